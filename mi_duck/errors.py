@@ -1,0 +1,63 @@
+"""The errors a user can meet, each with the exit code that workflow managers read.
+
+::
+
+    MiDuckError                          base; never raised itself
+    |- DataError               exit 65   missing column, null gene, unknown label, changed files
+    |- CheckpointError              65   torn, foreign or newer checkpoint or model; fingerprint differs
+    |- IncompleteRunError           69   an instance was lost; coverage of what was trained is below 100 %
+    |- StorageError                 74   disk full, read-only, I/O error
+    |- RunBusyError                 75   another process holds this run or instance; try again
+    |- PlanError                    78   the user's numbers cannot work together
+    `- MemoryBudgetError           137   too little memory: refused before training, or killed
+
+A message says what was found, where, and what to do, in one line.
+"""
+
+
+class MiDuckError(Exception):
+    """Base of every error that is shown to the user as one line; never raised itself."""
+
+    exit_code: int = 70
+
+
+class DataError(MiDuckError):
+    """The input data cannot be used as they are."""
+
+    exit_code = 65
+
+
+class CheckpointError(MiDuckError):
+    """A file of a run or a model is torn, foreign, newer, or belongs to other data or settings."""
+
+    exit_code = 65
+
+
+class IncompleteRunError(MiDuckError):
+    """An instance was lost, so less than all genes were trained."""
+
+    exit_code = 69
+
+
+class StorageError(MiDuckError):
+    """The disk is full, read-only, or failed."""
+
+    exit_code = 74
+
+
+class RunBusyError(MiDuckError):
+    """Another process holds this run or instance."""
+
+    exit_code = 75
+
+
+class PlanError(MiDuckError):
+    """The user's numbers cannot work together; the message carries the smallest change that works."""
+
+    exit_code = 78
+
+
+class MemoryBudgetError(MiDuckError):
+    """The machine or its allocation has too little memory for the plan, or a child outgrew it."""
+
+    exit_code = 137
