@@ -1,0 +1,150 @@
+"""Builds ``run.duckdb``: tables over the run's files, materialised, so that the file opens anywhere and survives a move.
+
+It is built under another name and renamed, and can be built again from the files at any time.
+"""
+
+import json
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from mi_duck.checkpoint import storage_errors, sync_folder
+from mi_duck.database import Database
+from mi_duck.folders import RunFolder
+from mi_duck.plan import Plan
+from mi_duck.train import is_trained
+
+
+def write_catalogue(folder: RunFolder, plan: Plan, provenance: dict[str, Any]) -> None:
+    """Write ``run.duckdb`` from the plan, the genes, the instances, the metrics and the predictions.
+
+    Raises
+    ------
+    StorageError
+        The disk is full or read-only.
+    """
+    temporary = folder.catalogue.with_name(".run.duckdb.tmp")
+    with storage_errors(folder.root):
+        temporary.unlink(missing_ok=True)
+        with Database(temporary) as db:
+            db.load("gene_index", _genes(folder))
+            db.load("instances", _instances(folder, plan))
+            db.table("instance_genes")
+            db.table("coverage", n_genes_dataset=plan.n_genes_dataset)
+            db.load("genes", _with_class_columns(db.arrow("catalogue_genes"), plan))
+            db.load("gene_folds", db.arrow("catalogue_folds"))
+            db.table("memory_per_gene", bytes_per_row=_bytes_per_row(plan))
+            db.load("memory_measurements", _measurements(folder, plan))
+            db.load("metrics", _metrics(folder))
+            db.load_parquet("predictions", folder.out_of_fold)
+            db.load("runs", _run(plan, provenance))
+            db.drop("gene_index")
+        temporary.replace(folder.catalogue)
+        sync_folder(folder.root)
+
+
+def _genes(folder: RunFolder) -> pa.Table:
+    return pq.read_table(folder.genes)
+
+
+def _with_class_columns(genes: pa.Table, plan: Plan) -> pa.Table:
+    """Replace the list of rows per class by one column a class, named after it."""
+    counts = list(zip(*genes["label_counts"].to_pylist(), strict=True))
+    place = genes.schema.get_field_index("label_counts")
+    genes = genes.remove_column(place)
+    for index, name in enumerate(plan.classes):
+        genes = genes.add_column(place + index, f"n_{name}", pa.array(counts[index], pa.int64()))
+    return genes
+
+
+def _bytes_per_row(plan: Plan) -> float:
+    """Return bytes a row from the plan's own predictions: their slope, or their ratio where all are of one size."""
+    largest = max(plan.instances, key=lambda instance: instance.n_rows)
+    return largest.predicted_bytes / largest.n_rows
+
+
+def _instances(folder: RunFolder, plan: Plan) -> pa.Table:
+    weights = {}
+    if folder.summary.is_file():
+        members = json.loads(folder.summary.read_bytes())["members"]
+        weights = {member["instance_id"]: member["weight"] for member in members}
+    rows = []
+    for instance in plan.instances:
+        measured = measurement(folder, plan, instance.instance_id)
+        rows.append(
+            {
+                "instance_id": instance.instance_id,
+                "first_rank": instance.first_rank,
+                "stop_rank": instance.stop_rank,
+                "n_genes": instance.n_genes,
+                "n_rows": instance.n_rows,
+                "predicted_bytes": instance.predicted_bytes,
+                "measured_peak_bytes": measured.get("peak_bytes"),
+                "predicted_seconds": None,
+                "wall_seconds": measured.get("wall_seconds"),
+                "status": "done" if is_trained(folder, plan, instance) else "to do",
+                "weight": weights.get(instance.instance_id),
+            }
+        )
+    whole = pa.int64()
+    return pa.Table.from_pylist(
+        rows,
+        schema=pa.schema(
+            [(name, whole) for name in ("instance_id", "first_rank", "stop_rank", "n_genes", "n_rows", "predicted_bytes")]
+            + [("measured_peak_bytes", whole), ("predicted_seconds", pa.float64()), ("wall_seconds", pa.float64())]
+            + [("status", pa.string()), ("weight", pa.float64())]
+        ),
+    )
+
+
+def measurement(folder: RunFolder, plan: Plan, instance_id: int) -> dict[str, Any]:
+    """Return peak memory and time of an instance, empty where it was not trained."""
+    path = folder.instance(plan.instances[instance_id]) / "measurement.json"
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def _measurements(folder: RunFolder, plan: Plan) -> pa.Table:
+    rows = [
+        {
+            "phase": "training",
+            "instance_id": instance.instance_id,
+            "n_genes": instance.n_genes,
+            "n_rows": instance.n_rows,
+            "n_features": len(plan.features),
+            "predicted_bytes": instance.predicted_bytes,
+            "peak_bytes": measurement(folder, plan, instance.instance_id).get("peak_bytes"),
+        }
+        for instance in plan.instances
+    ]
+    whole = pa.int64()
+    names = ("instance_id", "n_genes", "n_rows", "n_features", "predicted_bytes", "peak_bytes")
+    return pa.Table.from_pylist(rows, schema=pa.schema([("phase", pa.string()), *((name, whole) for name in names)]))
+
+
+def _metrics(folder: RunFolder) -> pa.Table:
+    whole, real = pa.int64(), pa.float64()
+    kinds = {"instance_id": whole, "fold": whole, "n_genes": whole, "n_rows": whole, "is_chosen": pa.bool_()}
+    kinds |= dict.fromkeys(("value", "low", "high"), real)
+    return pa_csv.read_csv(folder.metrics, convert_options=pa_csv.ConvertOptions(column_types=kinds))
+
+
+def _run(plan: Plan, provenance: dict[str, Any]) -> pa.Table:
+    return pa.Table.from_pylist(
+        [
+            {
+                "run_id": provenance["plan_sha256"],
+                "dataset_fingerprint": plan.dataset_fingerprint,
+                "settings": json.dumps(provenance["settings"], sort_keys=True),
+                "versions": json.dumps(provenance["versions"], sort_keys=True),
+                "started_at": provenance["started_at"],
+                "finished_at": provenance["finished_at"],
+                "status": provenance["status"],
+            }
+        ]
+    )

@@ -1,0 +1,148 @@
+"""Writes, hashes and reads files: whole or absent, versioned, never pickle; the ``.miduck`` format.
+
+A ``.miduck`` file is 8 bytes ``MIDUCK01``, the SHA-256 of all that follows, the length of the header (8 bytes, little
+endian), the header (JSON: the parts with their sizes), and one zstd frame with the parts one after the other. Its hash
+is checked before any parser, native or not, sees the bytes, and the header bounds what is decompressed.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+from mi_duck.errors import CheckpointError, StorageError
+
+MAGIC = b"MIDUCK01"
+LARGEST_MODEL = 8 << 30
+LARGEST_HEADER = 16 << 20
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn errors of the file system into one line that names the path and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or path
+        advice = {
+            errno.ENOSPC: "free some space and run the same command again",
+            errno.EDQUOT: "raise the quota and run the same command again",
+            errno.EROFS: "choose another --out",
+            errno.EACCES: "change the permissions or choose another --out",
+            errno.EPERM: "change the permissions or choose another --out",
+        }.get(error.errno or 0, "check the path and the disk")
+        raise StorageError(f"cannot write {where}: {error.strerror or error}; {advice}") from error
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the free space of the disk that holds a folder."""
+    return shutil.disk_usage(folder).free
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file so that its name shows either all of it or what was there before."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with storage_errors(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON with sorted keys and without NaN, whole or not at all."""
+    write_file(path, (json.dumps(values, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename inside a folder survive a power loss."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_files(folder: Path) -> None:
+    """Flush every file of a folder to the disk, and the folder itself."""
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            handle = os.open(file, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+    sync_folder(folder)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal text."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def pack(parts: Mapping[str, bytes]) -> bytes:
+    """Return the bytes of a ``.miduck`` file; the same parts give the same bytes."""
+    header = json.dumps({"format": 1, "parts": [[name, len(data)] for name, data in parts.items()]}).encode()
+    body = zstandard.ZstdCompressor(level=6, write_content_size=True).compress(b"".join(parts.values()))
+    rest = len(header).to_bytes(8, "little") + header + body
+    return MAGIC + hashlib.sha256(rest).digest() + rest
+
+
+def unpack(data: bytes, source: str) -> dict[str, bytes]:
+    """Return the parts of a ``.miduck`` file.
+
+    Parameters
+    ----------
+    data
+        All bytes of the file.
+    source
+        Its name, for messages.
+
+    Raises
+    ------
+    CheckpointError
+        The bytes are no such file, of a newer format, or not those that were written.
+    """
+    if data[:6] != MAGIC[:6]:
+        raise CheckpointError(f"{source} is no mi_duck model; models end in .miduck and come from 'mi-duck run'")
+    if data[:8] != MAGIC:
+        raise CheckpointError(f"{source} has a newer format ({data[6:8]!r}); update mi_duck")
+    rest = data[40:]
+    if hashlib.sha256(rest).digest() != data[8:40]:
+        raise CheckpointError(f"{source} is damaged: its hash differs; copy it again or train again")
+    length = int.from_bytes(rest[:8], "little")
+    if length > LARGEST_HEADER:
+        raise CheckpointError(f"{source} has a header of {length:,} bytes, more than any model has")
+    header = json.loads(rest[8 : 8 + length])
+    size = sum(n for _, n in header["parts"])
+    if size > LARGEST_MODEL:
+        raise CheckpointError(f"{source} would unpack to {size / 1e9:.1f} GB, more than any model has")
+    body = zstandard.ZstdDecompressor().decompress(rest[8 + length :], max_output_size=size)
+    parts, begin = {}, 0
+    for name, n in header["parts"]:
+        parts[name] = body[begin : begin + n]
+        begin += n
+    return parts
+
+
+def read_parts(path: Path) -> dict[str, bytes]:
+    """Read a ``.miduck`` file; see `unpack`."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    return unpack(data, str(path))

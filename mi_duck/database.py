@@ -1,0 +1,213 @@
+"""Owns the DuckDB connection: finds the files in ``sql/``, runs them by name, streams their results.
+
+Every step of SQL is one file with one SELECT; Python decides whether its result becomes a table, rows in memory or a
+Parquet file. DuckDB's errors are wrapped here, once, with the name of the file and its parameters.
+"""
+
+import glob
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import duckdb
+import pyarrow as pa
+
+from mi_duck.errors import DataError, MemoryBudgetError, StorageError
+
+HERE = Path(__file__).resolve().parent
+
+
+def sql_folder() -> Path:
+    """Return the folder of the SQL files: inside an installed package, or beside it in a checkout."""
+    return next(folder for folder in (HERE / "sql", HERE.parent / "sql") if folder.is_dir())
+
+
+def quoted(identifier: str) -> str:
+    """Quote a column or table name for SQL.
+
+    Examples
+    --------
+    >>> print(quoted('odd "name'))
+    "odd ""name"
+    """
+    if "\x00" in identifier:
+        raise DataError(f"the name {identifier!r} holds a zero character, which no SQL name can")
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+class Database:
+    """One DuckDB connection with named SQL.
+
+    Parameters
+    ----------
+    path
+        Database file, or None for a database in memory.
+    read_only
+        Open an existing file without the right to change it, and without access to any other file.
+    memory_bytes
+        Limit of DuckDB's buffers; its other allocations come on top (about 200 MB).
+    threads
+        Threads, or None for all.
+    scratch
+        Folder for what does not fit the limit, or None: then nothing is spilled.
+    """
+
+    def __init__(
+        self,
+        path: Path | None = None,
+        *,
+        read_only: bool = False,
+        memory_bytes: int = 1 << 30,
+        threads: int | None = None,
+        scratch: Path | None = None,
+    ) -> None:
+        settings: dict[str, str | bool | int | float | list[str]] = {
+            "memory_limit": f"{max(memory_bytes, 64 << 20) // 1_000_000}MB",
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+            "allow_community_extensions": "false",
+            "preserve_insertion_order": "true",
+            "temp_directory": str(scratch) if scratch else "",
+        }
+        if threads is not None:
+            settings["threads"] = threads
+        if read_only:
+            settings |= {"enable_external_access": "false", "lock_configuration": "true"}
+        with _wrapped("opening", {"path": str(path)}):
+            self._connection = duckdb.connect(
+                str(path) if path else ":memory:", read_only=read_only, config=settings
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    def open_source(
+        self,
+        files: Sequence[Path],
+        *,
+        gene_column: str,
+        label_column: str,
+        fold_column: str,
+    ) -> None:
+        """Make the view ``source_rows`` (gene_id, fold_group, label_text, file, row_number) over Parquet files.
+
+        The names of the user's columns are values here, quoted by one function; everything after reads the view.
+        """
+        with _wrapped("source_rows", {"files": len(files)}):
+            parquet = self._connection.read_parquet(
+                self.patterns(files), filename=True, file_row_number=True, hive_partitioning=True
+            )
+            parquet.project(
+                f"{quoted(gene_column)}::varchar as gene_id, "
+                f"{quoted(fold_column)}::varchar as fold_group, "
+                f"{quoted(label_column)}::varchar as label_text, "
+                "filename as file, file_row_number as row_number"
+            ).create_view("source_rows")
+
+    @staticmethod
+    def patterns(files: Sequence[Path]) -> list[str]:
+        """Return paths in which glob characters stand for themselves."""
+        return [glob.escape(str(file)) for file in files]
+
+    def table(self, name: str, /, **parameters: Any) -> None:
+        """Run ``sql/<name>.sql`` and keep its result as the table of that name."""
+        text = self._text(name)
+        with _wrapped(name, parameters):
+            self._connection.execute(f"create or replace table {quoted(name.split('/')[-1])} as {text}", parameters)
+
+    def rows(self, name: str, /, **parameters: Any) -> list[dict[str, Any]]:
+        """Run ``sql/<name>.sql`` and return its rows, each a dictionary by column."""
+        return self.arrow(name, **parameters).to_pylist()  # type: ignore[no-any-return]
+
+    def arrow(self, name: str, /, **parameters: Any) -> pa.Table:
+        """Run ``sql/<name>.sql`` and return its result as one Arrow table."""
+        with _wrapped(name, parameters):
+            return self._connection.sql(self._text(name), params=parameters or None).to_arrow_table()
+
+    def load(self, name: str, table: pa.Table) -> None:
+        """Copy an Arrow table into a table of the database."""
+        with _wrapped(name, {"rows": table.num_rows}):
+            cursor = self._connection.cursor()
+            cursor.register("arrow_table", table)
+            cursor.execute(f"create or replace table {quoted(name)} as select * from arrow_table")
+            cursor.unregister("arrow_table")
+
+    def load_parquet(self, name: str, file: Path) -> None:
+        """Copy a Parquet file of ours into a table of the database."""
+        with _wrapped(name, {"file": str(file)}):
+            self._connection.read_parquet(self.patterns([file])).create(name)
+
+    def drop(self, table: str) -> None:
+        """Drop a table."""
+        with _wrapped(table, {}):
+            self._connection.execute(f"drop table {quoted(table)}")
+
+    def read(self, table: str) -> pa.Table:
+        """Return a whole table as Arrow, in its order."""
+        with _wrapped(table, {}):
+            return self._connection.sql(f"select * from {quoted(table)}").to_arrow_table()
+
+    def query(self, text: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Run SQL that the user wrote; return column names and rows.
+
+        Raises
+        ------
+        DataError
+            With DuckDB's own words, where the text is not one valid statement.
+        """
+        with _wrapped("query", {}, user=True):
+            result = self._connection.execute(text)
+            names = [column[0] for column in result.description or []]
+            return names, result.fetchall()
+
+    def table_names(self) -> list[str]:
+        """Return the names of all tables and views, sorted."""
+        names = self._connection.execute("select table_name from information_schema.tables order by all").fetchall()
+        return [name for (name,) in names]
+
+    @staticmethod
+    def _text(name: str) -> str:
+        return (sql_folder() / f"{name}.sql").read_text(encoding="utf-8")
+
+
+@contextmanager
+def _wrapped(name: str, parameters: Mapping[str, Any], *, user: bool = False) -> Iterator[None]:
+    """Turn DuckDB's errors into ours, with the name of the SQL file and its parameters."""
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        raise MemoryBudgetError(f"{name} needs more memory than DuckDB may use: {_line(error)}") from error
+    except duckdb.IOException as error:
+        raise StorageError(f"{name}: {_line(error)}") from error
+    except (duckdb.InvalidInputException, duckdb.ConversionException) as error:
+        raise DataError(f"{name} ({_short(parameters)}): {_line(error)}") from error
+    except duckdb.Error as error:
+        if user:
+            raise DataError(_line(error)) from error
+        raise
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _short(parameters: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={str(value)[:60]}" for key, value in parameters.items())
+
+
+def named_queries() -> dict[str, str]:
+    """Return the queries that ``mi-duck sql --name`` knows: name to the first sentence of its header."""
+    found = {}
+    for file in sorted((sql_folder() / "named").glob("*.sql")):
+        with file.open(encoding="utf-8") as lines:
+            found[file.stem] = lines.readline().removeprefix("--").strip().removeprefix(f"{file.stem}: ")
+    return found
+
+

@@ -1,0 +1,323 @@
+"""Opens a folder of Parquet files: finds the files, checks their schemas, chooses the features, fingerprints all.
+
+Nothing but footers is read here.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mi_duck.errors import DataError, StorageError
+
+CLASSES = ("neither", "donor", "acceptor")
+PLACES = (
+    "gene_id gene_name gene_type transcript_id chrom strand position absolute_position window_start window_end "
+    "transcript_count overlap_cluster row_id"
+).split()
+LEAKS = "pred_type true_position predicted_position score".split()
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A feature table as it lies on disk; one row is one candidate position of a gene.
+
+    Parameters
+    ----------
+    location
+        What the user named: a file, a folder, or a glob pattern.
+    files
+        Parquet files, sorted by name.
+    gene_column, label_column, fold_column
+        Columns of the gene, the label, and the unit of independence (the gene column if there is no better).
+    position_column
+        Integer column that orders the rows of a gene, or None.
+    features
+        Feature columns in the order that models use.
+    classes
+        Class names; the place of a name is its label.
+    labels
+        Texts of the labels in the data, in the order of ``classes``.
+    base_scores
+        For each class the feature with the base model's score, or empty where one is absent.
+    excluded
+        (column, reason) for every column that is no feature.
+    n_rows
+        Rows.
+    fingerprint
+        SHA-256 of file names, sizes and Parquet footers.
+    """
+
+    location: str
+    files: tuple[Path, ...]
+    gene_column: str
+    label_column: str
+    fold_column: str
+    position_column: str | None
+    features: tuple[str, ...]
+    classes: tuple[str, ...]
+    labels: tuple[str, ...]
+    base_scores: tuple[str, ...]
+    excluded: tuple[tuple[str, str], ...]
+    n_rows: int
+    fingerprint: str
+
+
+def open_dataset(
+    location: str,
+    *,
+    gene_column: str = "gene_id",
+    label_column: str = "splice_type",
+    classes: Sequence[str] = CLASSES,
+    fold_by: str | None = None,
+    exclude: str | None = None,
+    exclude_features: Path | None = None,
+    base_score_columns: Sequence[str] | None = None,
+) -> Dataset:
+    """Open a dataset and check all that its footers can tell.
+
+    Parameters
+    ----------
+    location
+        Parquet file, folder (its ``master/`` sub-folder is found by itself), Hive-partitioned folder or glob.
+    gene_column, label_column
+        Names of the columns with the gene and the label.
+    classes
+        Class names, two or more; the place of a name is its label.
+    fold_by
+        Column with the unit of independence; by default ``overlap_cluster`` if present, else the gene.
+    exclude
+        Regular expression; columns that it finds a match in are no features.
+    exclude_features
+        Text file with one column name a line; these are no features.
+    base_score_columns
+        Columns with the base model's scores, one for each class; by default ``<class>_score`` where all exist.
+
+    Raises
+    ------
+    DataError
+        No Parquet file, a file that is none, schemas that differ, a missing or doubled column, no feature, no row.
+    """
+    files = parquet_files(location)
+    schema, n_rows, fingerprint = _read_footers(files)
+    partitions = _partition_keys(files[0])
+    columns = [*schema.names, *partitions]
+    for column, flag in ((gene_column, "--gene-column"), (label_column, "--label-column"), (fold_by, "--fold-by")):
+        if column is not None and column not in columns:
+            raise DataError(
+                f"no column '{column}' in {files[0]}; columns are {_some(columns)} (set {flag})"
+            )
+    if len(classes) < 2 or len(set(classes)) < len(classes):
+        raise DataError(f"--classes needs two or more different names, got {', '.join(classes)}")
+    if n_rows == 0:
+        raise DataError(f"no rows in {location}: {len(files)} Parquet file(s), all empty")
+    fold_column = fold_by or ("overlap_cluster" if "overlap_cluster" in columns else gene_column)
+    unwanted = _unwanted(exclude_features, schema.names)
+    features, excluded = [], []
+    for field in schema:
+        reason = _reason_to_exclude(
+            field, {gene_column: "the gene", label_column: "the label", fold_by: "--fold-by"}, unwanted, exclude
+        )
+        if reason is None:
+            features.append(field.name)
+        else:
+            excluded.append((field.name, reason))
+    if not features:
+        raise DataError(f"no feature column in {files[0]}: " + _some([f"{name} ({why})" for name, why in excluded]))
+    integers = label_column in schema.names and pa.types.is_integer(schema.field(label_column).type)
+    position = "position" if "position" in schema.names else None
+    if position and not pa.types.is_integer(schema.field(position).type):
+        raise DataError(f"column 'position' in {files[0]} is {schema.field(position).type}, not an integer")
+    return Dataset(
+        location=location,
+        files=files,
+        gene_column=gene_column,
+        label_column=label_column,
+        fold_column=fold_column,
+        position_column=position,
+        features=tuple(features),
+        classes=tuple(classes),
+        labels=tuple(str(index) for index in range(len(classes))) if integers else tuple(classes),
+        base_scores=_base_scores(base_score_columns, classes, features),
+        excluded=tuple(excluded),
+        n_rows=n_rows,
+        fingerprint=fingerprint,
+    )
+
+
+def parquet_files(location: str) -> tuple[Path, ...]:
+    """Return the Parquet files that a path or glob names, sorted by name.
+
+    Hidden files and those that begin with an underscore are passed over, as every Parquet reader does.
+
+    Raises
+    ------
+    DataError
+        Nothing is there, or no Parquet file is in the folder.
+    """
+    path = Path(location)
+    try:
+        if path.is_dir():
+            folder = path / "master" if (path / "master").is_dir() else path
+            found = [
+                file
+                for file in folder.rglob("*.parquet")
+                if not any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)
+            ]
+            missing = f"no *.parquet file in {folder}; point to a folder that holds some"
+        elif path.exists():
+            found, missing = [path], ""
+        else:
+            anchor = Path(path.anchor)
+            found = sorted(anchor.glob(str(path.relative_to(anchor)))) if re.search(r"[*?\[]", location) else []
+            missing = f"nothing is at {location}; name a Parquet file, a folder of them, or a glob pattern"
+    except OSError as error:
+        raise StorageError(f"cannot read {location}: {error.strerror}") from error
+    if not found:
+        raise DataError(missing)
+    unusual = next((file for file in found if not file.is_file()), None)
+    if unusual:
+        raise DataError(f"{unusual} is not a regular file (a broken link, a folder or a pipe); remove it")
+    return tuple(sorted(found))
+
+
+def _read_footers(files: Sequence[Path]) -> tuple[pa.Schema, int, str]:
+    """Return the common schema, the number of rows and the fingerprint of all files."""
+    digest = hashlib.sha256()
+    first: pa.Schema | None = None
+    n_rows = 0
+    root = files[0].parent if len(files) == 1 else _common_folder(files)
+    for file in files:
+        digest.update(f"{file.relative_to(root).as_posix()}\0{file.stat().st_size}\0".encode())
+        digest.update(_footer(file))
+        try:
+            with pq.ParquetFile(file) as parquet:
+                schema, rows = parquet.schema_arrow.remove_metadata(), parquet.metadata.num_rows
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+            raise DataError(f"{file} cannot be read as Parquet: {' '.join(str(error).split())}") from error
+        n_rows += rows
+        if first is None:
+            first = schema
+            _refuse_doubled(schema, file)
+        elif not schema.equals(first):
+            _refuse_difference(first, files[0], schema, file)
+    if first is None:
+        raise DataError("no Parquet file given")
+    return first, n_rows, digest.hexdigest()
+
+
+def _common_folder(files: Sequence[Path]) -> Path:
+    parents = [set(file.parents) for file in files]
+    return max(set.intersection(*parents), key=lambda folder: len(folder.parts))
+
+
+def _footer(file: Path) -> bytes:
+    """Return the footer of a Parquet file, which holds schema, places and statistics of all its columns."""
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as handle:
+            handle.seek(max(size - 8, 0))
+            tail = handle.read()
+            if size < 12 or tail[4:] != b"PAR1":
+                raise DataError(f"{file} ({size:,} bytes) is no complete Parquet file; write it again or remove it")
+            length = int.from_bytes(tail[:4], "little")
+            if length > size - 12:
+                raise DataError(f"{file} is cut off: its footer says {length:,} bytes of {size:,}; write it again")
+            handle.seek(size - 8 - length)
+            return handle.read(length)
+    except OSError as error:
+        raise StorageError(f"cannot read {file}: {error.strerror}") from error
+
+
+def _refuse_doubled(schema: pa.Schema, file: Path) -> None:
+    """Names that differ in case alone are one column to SQL."""
+    seen: dict[str, str] = {}
+    for name in schema.names:
+        if name == "":
+            raise DataError(f"a column in {file} has no name; give it one")
+        if name.lower() in seen:
+            raise DataError(f"columns '{seen[name.lower()]}' and '{name}' in {file} are one name to SQL; rename one")
+        seen[name.lower()] = name
+
+
+def _refuse_difference(first: pa.Schema, first_file: Path, schema: pa.Schema, file: Path) -> None:
+    """Accept another order of columns; refuse another set of columns or another type."""
+    missing = [name for name in first.names if name not in schema.names]
+    surplus = [name for name in schema.names if name not in first.names]
+    if missing:
+        raise DataError(f"{file} lacks column(s) {_some(missing)} that {first_file} has; give all files one schema")
+    if surplus:
+        raise DataError(f"{file} has column(s) {_some(surplus)} that {first_file} lacks; give all files one schema")
+    for field in first:
+        if not schema.field(field.name).type.equals(field.type):
+            raise DataError(
+                f"column '{field.name}' is {schema.field(field.name).type} in {file} but {field.type} in {first_file}"
+                "; give all files one schema"
+            )
+
+
+def _partition_keys(file: Path) -> list[str]:
+    """Return the names of Hive partition keys, as in ``chrom=4/part.parquet``."""
+    return [part.split("=", 1)[0] for part in file.parts[:-1] if "=" in part]
+
+
+def _unwanted(exclude_features: Path | None, names: Sequence[str]) -> set[str]:
+    if exclude_features is None:
+        return set()
+    try:
+        lines = exclude_features.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read --exclude-features {exclude_features}: {error}") from error
+    unwanted = {line.strip() for line in lines if line.strip() and not line.startswith("#")}
+    unknown = sorted(unwanted - set(names))
+    if unknown:
+        raise DataError(f"{exclude_features} names column(s) {_some(unknown)} that the dataset lacks")
+    return unwanted
+
+
+def _reason_to_exclude(
+    field: pa.Field, roles: dict[str | None, str], unwanted: set[str], pattern: str | None
+) -> str | None:
+    """Return why a column is no feature, or None if it is one."""
+    if field.name in roles:
+        return roles[field.name]
+    if field.name in PLACES:
+        return "an id or a place"
+    if field.name in LEAKS:
+        return "tells the label"
+    if field.name in unwanted:
+        return "--exclude-features"
+    if pattern is not None:
+        try:
+            if re.search(pattern, field.name):
+                return "--exclude"
+        except re.error as error:
+            raise DataError(f"--exclude '{pattern}' is no regular expression: {error}") from error
+    kind = field.type
+    if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return None
+    return f"{kind}, not a number"
+
+
+def _base_scores(
+    given: Sequence[str] | None, classes: Sequence[str], features: Sequence[str]
+) -> tuple[str, ...]:
+    """Return the base score of each class; nothing where one is absent and none was asked for."""
+    names = tuple(given) if given else tuple(f"{name}_score" for name in classes)
+    missing = [name for name in names if name not in features]
+    if given and (missing or len(names) != len(classes)):
+        raise DataError(
+            f"--base-score-columns needs one feature for each of {', '.join(classes)}; got {', '.join(names)}"
+            + (f", of which {_some(missing)} are no features" if missing else "")
+        )
+    return () if missing else names
+
+
+def _some(names: Sequence[str], limit: int = 8) -> str:
+    """Return the first names, and how many more there are."""
+    short = [name if len(name) <= 40 else name[:37] + "..." for name in names[:limit]]
+    return ", ".join(short) + (f" and {len(names) - limit:,} more" if len(names) > limit else "")

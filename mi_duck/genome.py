@@ -1,0 +1,336 @@
+"""FASTA and annotation to a dataset: one row per candidate position, in Parquet files of whole genes.
+
+Two passes over the genome, one contig in memory at a time. `survey` checks that sequence and annotation
+belong together and fits the base scores. The second pass draws the candidates of each gene, cuts their
+windows and writes the rows; `row_columns`, which computes the columns, never sees a label.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from mi_duck.annotation import read_annotation
+from mi_duck.base_scores import cluster_fold
+from mi_duck.candidates import complete_genes, draw_candidates
+from mi_duck.columns import dataset_schema, feature_columns, gene_facts
+from mi_duck.errors import DataError, StorageError
+from mi_duck.loci import Gene, count_overlaps, strand_sites
+from mi_duck.parts import Block, row_groups, write_parts
+from mi_duck.score_file import ScoreTable, read_base_scores
+from mi_duck.sequence import read_fasta, windows
+from mi_duck.survey import survey
+
+Report = Callable[[str, int, int], None]
+
+SMALLEST_WINDOW = 44
+
+
+@dataclass(frozen=True, slots=True)
+class BuildSummary:
+    """What was built.
+
+    Attributes
+    ----------
+    n_genes, n_rows, n_files, n_features
+        Genes with introns, candidate positions, Parquet files, feature columns.
+    n_neither, n_donors, n_acceptors
+        Rows per class.
+    n_clusters
+        Overlap clusters of genes.
+    n_complete_genes
+        Genes of which every position is a row.
+    n_introns, gt_ag_fraction
+        Different introns, and the share that begins GT and ends AG: 0.97 to 0.99 in most genomes; far less
+        says that FASTA and annotation do not belong together.
+    n_short_introns, n_ambiguous_sites
+        Gaps below 20 nt that are no introns; positions left out because they are donor and acceptor at once.
+    n_genes_without_introns, n_genes_without_rows, n_genes_without_sequence, n_contigs_without_sequence
+        Annotated genes (contigs) that give no rows; without rows: every site is ambiguous.
+    n_exons_without_strand, n_exons_without_gene, n_split_genes
+        Exon lines ignored; gene ids at several places, made one gene per place.
+    n_rows_without_scores
+        Rows that ``base_scores`` has no score for; their score features are null.
+    seconds
+        Wall time.
+    """
+
+    n_genes: int
+    n_rows: int
+    n_files: int
+    n_features: int
+    n_neither: int
+    n_donors: int
+    n_acceptors: int
+    n_clusters: int
+    n_complete_genes: int
+    n_introns: int
+    gt_ag_fraction: float
+    n_short_introns: int
+    n_ambiguous_sites: int
+    n_genes_without_introns: int
+    n_genes_without_rows: int
+    n_genes_without_sequence: int
+    n_contigs_without_sequence: int
+    n_exons_without_strand: int
+    n_exons_without_gene: int
+    n_split_genes: int
+    n_rows_without_scores: int
+    seconds: float
+
+
+def build(
+    fasta: Path,
+    annotation: Path,
+    out: Path,
+    *,
+    negatives_per_site: float = 9.0,
+    hard_negatives: float = 0.5,
+    base_scores: Path | None = None,
+    annotation_features: bool = False,
+    all_positions: int = 0,
+    genes_per_file: int = 500,
+    window: int = 500,
+    seed: int = 42,
+    report: Report | None = None,
+) -> BuildSummary:
+    """Build a dataset from a genome and its annotation.
+
+    Parameters
+    ----------
+    fasta
+        Genome, plain or gzip; contigs are matched by the first word of their headers.
+    annotation
+        GTF or GFF3, plain or gzip.
+    out
+        Folder to make: ``master/part-*.parquet`` and ``build.json``. It must not exist or be empty.
+    negatives_per_site
+        Negatives drawn per splice site of a gene, 0 or more.
+    hard_negatives
+        Share of them that is hard (decoys and neighbours of sites), 0 to 1.
+    base_scores
+        File with the scores of another model instead of cross-fitted position weight matrices.
+    annotation_features
+        Add gene_start, gene_end, n_transcripts, n_exons, n_introns: the same for all rows of a gene, but they
+        do not exist for a new sequence, and they depend on how well a gene has been studied.
+    all_positions
+        Number of genes, of at most 20,000 nt and chosen by seed, of which every position is a row.
+    genes_per_file
+        Genes in one Parquet file.
+    window
+        Letters of the k-mer window, even, 44 or more: half upstream of the position, half from it on.
+    seed
+        Any integer. The same input and settings give the same files, byte for byte.
+    report
+        Called with (stage, genes done, genes); stages are "annotation", "splice sites", "rows".
+
+    Returns
+    -------
+    BuildSummary
+        Counts and the wall time.
+
+    Raises
+    ------
+    DataError
+        Input that cannot be used, settings out of range, or ``out`` holds something.
+    StorageError
+        The dataset cannot be written.
+
+    Notes
+    -----
+    A gene's rows are in one file; genes are in the order of contigs, starts and gene ids, rows in that of the
+    transcript. Row groups have at most 8,192 rows and page checksums. Everything is written to a hidden
+    folder beside ``out``, which is renamed at the end.
+    """
+    started = time.monotonic()
+    _check_settings(negatives_per_site, hard_negatives, all_positions, genes_per_file, window)
+    told: Report = report or (lambda stage, done, total: None)
+    with _published(out) as folder:
+        annotated = read_annotation(annotation)
+        told("annotation", len(annotated.genes), len(annotated.genes))
+        found = survey(fasta, annotated.genes, padding=window // 2, seed=seed, report=told)
+        genes = [gene for gene in found.genes if gene.introns]
+        table = read_base_scores(base_scores, genes) if base_scores is not None else None
+        overlaps = dict(
+            zip((gene.gene_id for gene in found.genes), count_overlaps(found.genes).tolist(), strict=True)
+        )
+        facts = gene_facts(
+            genes,
+            clusters=found.clusters,
+            n_overlaps=[overlaps[gene.gene_id] for gene in genes],
+            contig_lengths=found.contig_lengths,
+        )
+        rows = _gene_rows(
+            fasta,
+            genes,
+            table=table,
+            negatives_per_site=negatives_per_site,
+            hard_negatives=hard_negatives,
+            complete=complete_genes(genes, all_positions, seed),
+            window=window,
+            seed=seed,
+        )
+        written = write_parts(
+            folder / "master",
+            row_groups(rows, genes_per_file),
+            facts,
+            matrices=found.matrices if table is None else None,
+            folds=np.array([cluster_fold(found.clusters[gene.gene_id], seed) for gene in genes], np.int64),
+            schema=dataset_schema(annotation_features=annotation_features),
+            report=told,
+        )
+        if written.n_without_scores == sum(written.class_rows):
+            raise DataError(
+                f"no row is among the positions of {base_scores}; they must be 1-based, on the gene's strand"
+            )
+        n_neither, n_donors, n_acceptors = written.class_rows
+        summary = BuildSummary(
+            n_genes=written.n_genes,
+            n_rows=sum(written.class_rows),
+            n_files=written.n_files,
+            n_features=len(feature_columns(annotation_features=annotation_features)),
+            n_neither=n_neither,
+            n_donors=n_donors,
+            n_acceptors=n_acceptors,
+            n_clusters=len(set(found.clusters.values())),
+            n_complete_genes=all_positions,
+            n_introns=found.n_introns,
+            gt_ag_fraction=found.gt_ag_fraction,
+            n_short_introns=annotated.n_short_introns,
+            n_ambiguous_sites=sum(sites.ambiguous.size for sites in strand_sites(genes).values()),
+            n_genes_without_introns=len(found.genes) - len(genes),
+            n_genes_without_rows=len(genes) - written.n_genes,
+            n_genes_without_sequence=found.n_genes_without_sequence,
+            n_contigs_without_sequence=found.n_contigs_without_sequence,
+            n_exons_without_strand=annotated.n_exons_without_strand,
+            n_exons_without_gene=annotated.n_exons_without_gene,
+            n_split_genes=annotated.n_split_genes,
+            n_rows_without_scores=written.n_without_scores,
+            seconds=time.monotonic() - started,
+        )
+        settings = {
+            "negatives_per_site": negatives_per_site,
+            "hard_negatives": hard_negatives,
+            "annotation_features": annotation_features,
+            "all_positions": all_positions,
+            "genes_per_file": genes_per_file,
+            "window": window,
+            "seed": seed,
+        }
+        inputs = {"fasta": fasta, "annotation": annotation, "base_scores": base_scores}
+        _write_json(folder / "build.json", inputs, settings, summary)
+    return summary
+
+
+def _check_settings(
+    negatives_per_site: float, hard_negatives: float, all_positions: int, genes_per_file: int, window: int
+) -> None:
+    """Refuse settings out of range; written so that NaN is refused too."""
+    if not 0 <= negatives_per_site < float("inf"):
+        raise DataError(f"{negatives_per_site} negatives per site; give 0 or more")
+    if not 0 <= hard_negatives <= 1:
+        raise DataError(f"{hard_negatives} of the negatives are to be hard; give a share between 0 and 1")
+    if all_positions < 0 or genes_per_file < 1:
+        raise DataError(
+            f"all positions of {all_positions} genes, {genes_per_file} genes per file; give at least 0 and 1"
+        )
+    if window < SMALLEST_WINDOW or window % 2:
+        raise DataError(f"a window of {window} nt; give an even number of at least {SMALLEST_WINDOW}")
+    if negatives_per_site == 0 and all_positions == 0:
+        raise DataError(
+            "0 negatives per site and 0 genes with all positions: no row would be neither; raise one"
+        )
+
+
+@contextmanager
+def _published(out: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside ``out``; rename it to ``out`` at the end, remove it after an error."""
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file; choose another folder")
+    try:
+        if out.exists() and any(out.iterdir()):
+            raise DataError(f"{out} exists and is not empty; remove it or choose another folder")
+        partial = out.absolute().parent / f".{out.absolute().name}.{os.getpid()}.partial"
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            if out.exists():
+                out.rmdir()
+            partial.rename(out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise StorageError(f"cannot write {out}: {error.strerror or error}") from error
+
+
+def _gene_rows(
+    fasta: Path,
+    genes: Sequence[Gene],
+    *,
+    table: ScoreTable | None,
+    negatives_per_site: float,
+    hard_negatives: float,
+    complete: frozenset[str],
+    window: int,
+    seed: int,
+) -> Iterator[Block]:
+    """Second pass: yield the rows of each gene, genes in the order given, which is that of the contigs."""
+    by_contig: dict[str, list[int]] = defaultdict(list)
+    for index, gene in enumerate(genes):
+        by_contig[gene.chrom].append(index)
+    for contig in read_fasta(fasta):
+        local = by_contig.get(contig.name, [])
+        sites = strand_sites(genes[index] for index in local)
+        for index in local:
+            gene = genes[index]
+            rows = draw_candidates(
+                gene,
+                contig.letters,
+                sites[gene.chrom, gene.strand],
+                negatives_per_site=negatives_per_site,
+                hard_negatives=hard_negatives,
+                is_complete=gene.gene_id in complete,
+                seed=seed,
+            )
+            positions = gene.start + rows.offsets if gene.strand == "+" else gene.end - rows.offsets
+            if table is None:
+                scores = np.empty((len(positions), 0))
+            else:
+                found = table.around(gene.chrom, gene.strand, positions)
+                scores = np.column_stack([found.donor, found.acceptor, found.neither, found.context])
+            yield Block(
+                np.full(len(positions), index, np.int64),
+                rows.offsets,
+                rows.labels,
+                windows(contig.letters, positions, gene.strand, window),
+                scores,
+            )
+
+
+def _write_json(
+    path: Path, inputs: Mapping[str, Path | None], settings: Mapping[str, object], summary: BuildSummary
+) -> None:
+    """Record inputs, settings, counts and versions; no times, so that equal builds give equal files."""
+    from mi_duck import __version__  # not at the top: the package's own module may import this one
+
+    counts = asdict(summary)
+    del counts["seconds"]
+    record = {
+        "format": 1,
+        "inputs": {
+            name: {"name": path.name, "bytes": path.stat().st_size} if path is not None else None
+            for name, path in inputs.items()
+        },
+        "settings": settings,
+        "counts": counts,
+        "versions": {"mi_duck": __version__, "numpy": np.__version__, "pyarrow": pa.__version__},
+    }
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

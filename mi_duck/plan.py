@@ -1,0 +1,455 @@
+"""Cuts genes into overlapping instances that fit a memory budget; pure arithmetic on rows per gene.
+
+Genes stand in their seeded order; an instance is a window of consecutive ranks. Every neighbouring pair of windows
+shares exactly ``floor(overlap x target)`` genes, no other pair shares any, nothing wraps around, and the windows are
+balanced by rows within the cap of genes.
+
+Precedence, strongest first: memory budget, full coverage, most instances, at least three of them, genes an instance,
+balance. What cannot be met is refused with the shortfall and the smallest change that works.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mi_duck.errors import CheckpointError, MemoryBudgetError, PlanError
+from mi_duck.resources import GIB, Budget
+
+PLAN_VERSION = 1
+LEAST_INSTANCES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One model trained on one window of genes.
+
+    Parameters
+    ----------
+    instance_id
+        From 0.
+    first_rank, stop_rank
+        Half-open range of gene ranks.
+    n_genes, n_rows
+        Its genes and their rows.
+    predicted_bytes
+        Predicted peak memory of the process that trains it.
+    """
+
+    instance_id: int
+    first_rank: int
+    stop_rank: int
+    n_genes: int
+    n_rows: int
+    predicted_bytes: int
+
+    @property
+    def name(self) -> str:
+        """Folder of the instance."""
+        return f"instance_{self.instance_id:02d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A range of genes that the same instances need; written once, read by each of them.
+
+    Parameters
+    ----------
+    segment_id
+        From 0.
+    first_rank, stop_rank
+        Half-open range of gene ranks.
+    first_row, stop_row
+        The same in rows of the total order.
+    """
+
+    segment_id: int
+    first_rank: int
+    stop_rank: int
+    first_row: int
+    stop_row: int
+
+    @property
+    def name(self) -> str:
+        """Folder of the segment."""
+        return f"segment_{self.segment_id:03d}"
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the segment."""
+        return self.stop_row - self.first_row
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What training depends on beside data and genes; part of every checkpoint's key.
+
+    Parameters
+    ----------
+    seed
+        Seed of everything.
+    n_folds
+        Folds of the cross-validation.
+    n_estimators
+        Most boosting rounds.
+    early_stopping_patience
+        Rounds without a better score on the stopping genes before a fit stops; 0 never stops.
+    max_depth, learning_rate, max_bin
+        As in XGBoost.
+    calibrate
+        Whether calibration may be chosen; else scores are left as they are.
+    """
+
+    seed: int
+    n_folds: int
+    n_estimators: int
+    early_stopping_patience: int
+    max_depth: int
+    learning_rate: float
+    max_bin: int
+    calibrate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The truth of a run: written once, never re-made; what every later step reads.
+
+    Parameters
+    ----------
+    version
+        Format of the file.
+    location, files
+        The dataset, and its files with absolute paths.
+    dataset_fingerprint
+        SHA-256 of names, sizes and footers.
+    gene_column, label_column, fold_column, position_column, classes, labels, base_scores
+        As in `mi_duck.dataset.Dataset`.
+    small_features, wide_features
+        Features stored as one byte (whole numbers 0 to 255 without a null), and as float32.
+    features
+        All features in the order that models use.
+    sample_genes
+        Genes sampled from the dataset, or None.
+    n_genes_dataset, n_genes, n_rows
+        Genes of the dataset; genes and rows selected.
+    genes_sha256
+        Hash of ``genes.parquet``, which holds ranks, folds and rows of every gene.
+    settings
+        Of the training.
+    strategy
+        ``single`` or ``multi``.
+    genes_per_instance, overlap_genes
+        Cap of genes a window, and genes shared by every neighbouring pair.
+    budget_bytes, budget_source
+        Memory that one instance may take, and the bound that decided it.
+    memory_is_measured
+        Whether the predictions rest on measurements of this machine.
+    record_bytes
+        Bytes of one row in the segments.
+    instances, segments
+        The windows, and the ranges between their borders.
+    """
+
+    version: int
+    location: str
+    files: tuple[str, ...]
+    dataset_fingerprint: str
+    gene_column: str
+    label_column: str
+    fold_column: str
+    position_column: str | None
+    classes: tuple[str, ...]
+    labels: tuple[str, ...]
+    base_scores: tuple[str, ...]
+    features: tuple[str, ...]
+    small_features: tuple[str, ...]
+    wide_features: tuple[str, ...]
+    sample_genes: int | None
+    n_genes_dataset: int
+    n_genes: int
+    n_rows: int
+    genes_sha256: str
+    settings: Settings
+    strategy: str
+    genes_per_instance: int
+    overlap_genes: int
+    budget_bytes: int
+    budget_source: str
+    memory_is_measured: bool
+    record_bytes: int
+    instances: tuple[Instance, ...]
+    segments: tuple[Segment, ...]
+
+    def to_json(self) -> str:
+        """Return the plan as JSON text."""
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        """Read a plan.
+
+        Raises
+        ------
+        CheckpointError
+            The text is no plan, or one of another version.
+        """
+        try:
+            values: dict[str, Any] = json.loads(text)
+            if values.get("version") != PLAN_VERSION:
+                raise CheckpointError(f"the plan has format {values.get('version')}, this program reads {PLAN_VERSION}")
+            for name, value in values.items():
+                values[name] = tuple(value) if isinstance(value, list) else value
+            values["settings"] = Settings(**values["settings"])
+            values["instances"] = tuple(Instance(**value) for value in values["instances"])
+            values["segments"] = tuple(Segment(**value) for value in values["segments"])
+            return cls(**values)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CheckpointError(f"plan.json is damaged: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Result of the cut: starts and stops of the windows, cap of genes, shared genes, and remarks for the user."""
+
+    ranges: tuple[tuple[int, int], ...]
+    genes_per_instance: int
+    overlap_genes: int
+    remarks: tuple[str, ...]
+
+
+def overlap_genes(target: int, overlap: float) -> int:
+    """Return floor(overlap x target), free of binary rounding.
+
+    Examples
+    --------
+    >>> overlap_genes(100, 0.29)
+    29
+    """
+    return int(Fraction(str(overlap)) * target)
+
+
+def instances_needed(n_genes: int, target: int, overlap: float) -> int:
+    """Return the least number of windows of at most ``target`` genes that cover all genes.
+
+    Examples
+    --------
+    >>> instances_needed(9280, 1500, 0.1), instances_needed(9280, 1024, 0.1)
+    (7, 10)
+    """
+    shared = overlap_genes(target, overlap)
+    return max(1, -(-(n_genes - shared) // (target - shared)))
+
+
+def smallest_target(n_genes: int, n_instances: int, overlap: float) -> int:
+    """Return the least cap of genes with which ``n_instances`` windows cover all genes.
+
+    n windows of g genes cover n g - (n - 1) floor(overlap g) genes, which rises strictly with g.
+    """
+    low, high = 1, n_genes
+    while low < high:
+        middle = (low + high) // 2
+        if instances_needed(n_genes, middle, overlap) <= n_instances:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def cut_windows(
+    gene_rows: NDArray[np.int64],
+    *,
+    genes_per_instance: int,
+    overlap: float,
+    max_instances: int,
+    rows_limit: int,
+    auto_adjust: bool,
+    budget: Budget,
+    predict_bytes: Callable[[int], int],
+) -> Windows:
+    """Cut genes into at least three overlapping windows within all limits.
+
+    Parameters
+    ----------
+    gene_rows
+        Rows of each gene in rank order, shape (n_genes,).
+    genes_per_instance
+        Target; grows or shrinks only with ``auto_adjust``.
+    overlap
+        Share of the target that neighbours share, 0 to 0.5.
+    max_instances
+        Most windows.
+    rows_limit
+        Most rows of one window: what the memory budget holds.
+    auto_adjust
+        Whether the target may change.
+    budget
+        The memory budget, for messages and exit codes.
+    predict_bytes
+        Peak memory of a number of rows, for messages.
+
+    Raises
+    ------
+    PlanError
+        The user's numbers cannot work together.
+    MemoryBudgetError
+        The machine's memory is too small for full coverage.
+    """
+    n_genes = len(gene_rows)
+    before = np.concatenate([[0], np.cumsum(gene_rows)])
+    refuse = _refusal(budget)
+    remarks = []
+    largest = int(gene_rows.max())
+    if largest > rows_limit:
+        raise refuse(
+            f"the largest gene alone has {largest:,} rows and needs {predict_bytes(largest) / GIB:.2f} GiB, but the budget "
+            f"is {budget.budget_bytes / GIB:.2f} GiB ({budget.won})"
+            + ("; set --max-memory-per-instance-gb to that" if budget.is_users_number else "; use a larger machine")
+        )
+    target = min(genes_per_instance, n_genes)
+    n = instances_needed(n_genes, target, overlap)
+    if n < LEAST_INSTANCES:
+        n = LEAST_INSTANCES
+        if n > max_instances:
+            raise PlanError(f"--max-instances {max_instances} is below {n}, the least for an ensemble; set --strategy single")
+        if n_genes < LEAST_INSTANCES:
+            raise PlanError(f"{n_genes} genes cannot make {n} instances; set --strategy single")
+        target = smallest_target(n_genes, n, overlap)
+        remarks.append(f"at least {n} instances are made, so an instance has up to {target:,} genes")
+    elif n > max_instances:
+        enough = smallest_target(n_genes, max_instances, overlap)
+        if not auto_adjust:
+            shared = overlap_genes(target, overlap)
+            covered = max_instances * target - (max_instances - 1) * shared
+            raise PlanError(
+                f"--max-instances {max_instances} of {target:,} genes cover {covered:,} of {n_genes:,} genes; set "
+                f"--max-instances {n} or --genes-per-instance {enough} or leave --auto-adjust-instance-size on"
+            )
+        remarks.append(f"--max-instances {max_instances} needs {enough:,} genes an instance instead of {target:,}")
+        target, n = enough, max_instances
+    starts = _balanced_starts(before, n, target, overlap_genes(target, overlap), rows_limit)
+    if starts is None:
+        fewest = max(n + 1, -(-int(before[-1]) // rows_limit))
+        for more in range(fewest, n_genes + 1) if auto_adjust else ():
+            smaller = smallest_target(n_genes, more, overlap)
+            if smaller <= overlap_genes(smaller, overlap) or instances_needed(n_genes, smaller, overlap) != more:
+                continue
+            if _reachable(before, more, smaller, overlap_genes(smaller, overlap), rows_limit) is not None:
+                if more > max_instances:
+                    raise refuse(
+                        f"the budget of {budget.budget_bytes / GIB:.2f} GiB ({budget.won}) holds {rows_limit:,} rows, so "
+                        f"{more} instances are needed to cover all {n_genes:,} genes, but --max-instances is "
+                        f"{max_instances}; set --max-instances {more} or allow "
+                        f"{_bytes_needed(before, max_instances, overlap, predict_bytes) / GIB:.2f} GiB an instance"
+                    )
+                remarks.append(
+                    f"the budget holds {rows_limit:,} rows, so an instance has up to {smaller:,} genes instead of {target:,}"
+                )
+                n, target = more, smaller
+                break
+        else:
+            raise refuse(
+                f"an instance of {target:,} genes needs up to "
+                f"{_bytes_needed(before, n, overlap, predict_bytes) / GIB:.2f} GiB, but the budget is "
+                f"{budget.budget_bytes / GIB:.2f} GiB ({budget.won}); allow that much or set a smaller --genes-per-instance"
+            )
+        starts = _balanced_starts(before, n, target, overlap_genes(target, overlap), rows_limit)
+        if starts is None:
+            raise PlanError(f"no cut into {n} instances of {target:,} genes exists")
+    shared = overlap_genes(target, overlap)
+    ranges = tuple((start, after + shared) for start, after in pairwise(starts)) + ((starts[-1], n_genes),)
+    return Windows(ranges, target, shared, tuple(remarks))
+
+
+def _refusal(budget: Budget) -> type[PlanError] | type[MemoryBudgetError]:
+    """Return the error of a budget that cannot be met: the user's number, or the machine's."""
+    return PlanError if budget.is_users_number else MemoryBudgetError
+
+
+def _bytes_needed(
+    before: NDArray[np.int64], n: int, overlap: float, predict_bytes: Callable[[int], int]
+) -> int:
+    """Return the peak memory of the largest of ``n`` balanced windows."""
+    n_genes = len(before) - 1
+    target = smallest_target(n_genes, n, overlap)
+    shared = overlap_genes(target, overlap)
+    starts = _balanced_starts(before, n, target, shared, int(before[-1]))
+    if starts is None:
+        return predict_bytes(int(before[-1]))
+    stops = [*(start + shared for start in starts[1:]), n_genes]
+    return max(predict_bytes(int(before[stop] - before[start])) for start, stop in zip(starts, stops, strict=True))
+
+
+def _reachable(
+    before: NDArray[np.int64], n: int, cap: int, shared: int, rows_limit: int
+) -> list[NDArray[np.bool_]] | None:
+    """Return for each window the starts that can be reached with windows of at most ``rows_limit`` rows.
+
+    A window that begins at s ends ``shared`` genes after its successor's start, so the successor may begin at
+    s + least .. s + cap - shared, less where rows run out. Windows beside a middle one must not meet: its successor
+    starts at least ``shared`` genes after it.
+    """
+    n_genes = len(before) - 1
+    places = np.arange(n_genes)
+    latest = np.searchsorted(before, before[:-1] + rows_limit, side="right") - 1 - shared
+    latest = np.minimum(np.minimum(latest, places + cap - shared), n_genes - 1)
+    reached = np.zeros(n_genes, dtype=bool)
+    reached[0] = True
+    all_reached = [reached]
+    for window in range(n - 1):
+        least = 1 if window == 0 else max(shared, 1)
+        valid = reached & (latest >= places + least)
+        change = np.zeros(n_genes + 2, dtype=np.int64)
+        np.add.at(change, places[valid] + least, 1)
+        np.add.at(change, latest[valid] + 1, -1)
+        reached = np.cumsum(change)[:n_genes] > 0
+        all_reached.append(reached)
+    sizes = n_genes - places
+    last = (sizes > (shared if n > 1 else 0)) & (sizes <= cap) & (before[-1] - before[:-1] <= rows_limit)
+    all_reached[-1] = reached & last
+    return all_reached if all_reached[-1].any() else None
+
+
+def _balanced_starts(
+    before: NDArray[np.int64], n: int, cap: int, shared: int, rows_limit: int
+) -> list[int] | None:
+    """Return the starts of ``n`` windows whose largest has the fewest rows, or None where no cut fits."""
+    if _reachable(before, n, cap, shared, rows_limit) is None:
+        return None
+    low, high = 0, rows_limit
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _reachable(before, n, cap, shared, middle) is not None else (middle, high)
+    reached = _reachable(before, n, cap, shared, high)
+    if reached is None:
+        return None
+    n_genes = len(before) - 1
+    places = np.arange(n_genes)
+    # from the last window backwards, the start that brings each window nearest to the mean
+    mean = (before[-1] + (n - 1) * shared * before[-1] / n_genes) / n
+    starts = [int(_nearest(places[reached[-1]], before[-1] - before[places[reached[-1]]], mean))]
+    for window in range(n - 2, -1, -1):
+        after = starts[0]
+        least = 1 if window == 0 else max(shared, 1)
+        rows = before[after + shared] - before[:-1]
+        fits = reached[window] & (places + least <= after) & (places + cap - shared >= after) & (rows <= high)
+        starts.insert(0, int(_nearest(places[fits], rows[fits], mean)))
+    return starts
+
+
+def _nearest(places: NDArray[np.int64], rows: NDArray[np.int64], mean: float) -> int:
+    return int(places[np.argmin(np.abs(rows - mean))])
+
+
+def make_segments(instances: tuple[Instance, ...], gene_rows: NDArray[np.int64]) -> tuple[Segment, ...]:
+    """Return the ranges between all borders of windows: what one instance has alone, what two neighbours share."""
+    before = np.concatenate([[0], np.cumsum(gene_rows)])
+    borders = sorted({rank for instance in instances for rank in (instance.first_rank, instance.stop_rank)})
+    return tuple(
+        Segment(number, first, stop, int(before[first]), int(before[stop]))
+        for number, (first, stop) in enumerate(pairwise(borders))
+    )

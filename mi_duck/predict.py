@@ -1,0 +1,159 @@
+"""Streams Parquet through a model to Parquet in bounded memory; every id and the order are kept."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mi_duck.checkpoint import storage_errors, sync_folder
+from mi_duck.dataset import parquet_files
+from mi_duck.ensemble import ConsolidatedMetaModel, InstanceModel, feature_matrix, vote
+from mi_duck.calibrate import probabilities
+from mi_duck.errors import DataError
+
+BATCH_BYTES = 64 << 20
+
+Report = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class PredictSummary:
+    """Rows predicted, and how many features of the model its trees use and were read."""
+
+    n_rows: int
+    n_features_read: int
+
+
+def predict_file(
+    model: ConsolidatedMetaModel | InstanceModel, location: str, out: Path, *, report: Report
+) -> PredictSummary:
+    """Predict every row of a dataset into one Parquet file.
+
+    Parameters
+    ----------
+    model
+        The model.
+    location
+        Parquet file, folder or glob; files in the order of their names.
+    out
+        Parquet file to write, whole or not at all: every column of the input that is no feature, then ``p_<class>``,
+        ``prediction`` (class name) and, for an ensemble, ``spread_<class>``, the standard deviation over its members.
+    report
+        Told (stage, rows done, rows of all).
+
+    Raises
+    ------
+    DataError
+        A feature is missing or not a number, no row is there.
+    StorageError
+        The disk is full or read-only.
+    """
+    files = parquet_files(location)
+    if out.suffix != ".parquet":
+        raise DataError(f"--out {out} does not end in .parquet; name one Parquet file")
+    if out.resolve() in {file.resolve() for file in files}:
+        raise DataError(f"--out {out} is one of the input files; choose another")
+    used = used_features(model)
+    schema = _checked_schema(files, model.features)
+    kept = [field.name for field in schema if field.name not in set(model.features)]
+    results = [*(f"p_{name}" for name in model.classes), "prediction", *(f"spread_{name}" for name in model.classes)]
+    doubled = sorted(set(kept) & set(results))
+    if doubled:
+        raise DataError(f"column(s) {', '.join(doubled)} of {files[0]} would be written twice; rename them")
+    total = sum(pq.read_metadata(file).num_rows for file in files)
+    batch_rows = max(256, BATCH_BYTES // (4 * len(model.features)))
+    temporary = out.with_name(f".{out.name}.tmp")
+    writer: pq.ParquetWriter | None = None
+    done = 0
+    with storage_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            for batch in _batches(files, [*kept, *used], batch_rows):
+                table = _predicted(model, batch, kept, used)
+                if writer is None:
+                    writer = pq.ParquetWriter(temporary, table.schema, compression="zstd", write_page_checksum=True)
+                writer.write_table(table)
+                done += len(table)
+                report("predicting", done, total)
+        except BaseException:
+            if writer is not None:
+                writer.close()
+            temporary.unlink(missing_ok=True)
+            raise
+        if writer is None:
+            raise DataError(f"no rows in {location}")
+        writer.close()
+        temporary.replace(out)
+        sync_folder(out.parent)
+    return PredictSummary(done, len(used))
+
+
+def used_features(model: ConsolidatedMetaModel | InstanceModel) -> list[str]:
+    """Return the features that at least one split of the model looks at; no other can change a prediction."""
+    numbers = {
+        int(name[1:]) for booster in model.get_base_models() for name in booster.get_score(importance_type="weight")
+    }
+    return [name for number, name in enumerate(model.features) if number in numbers]
+
+
+def _checked_schema(files: Sequence[Path], features: Sequence[str]) -> pa.Schema:
+    """Return the first file's schema; every file must have every feature, used or not, as a number."""
+    first: pa.Schema | None = None
+    for file in files:
+        try:
+            schema = pq.read_schema(file)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DataError(f"{file} cannot be read as Parquet: {' '.join(str(error).split())}") from error
+        missing = [name for name in features if name not in schema.names]
+        if missing:
+            raise DataError(
+                f"{file} lacks {len(missing):,} of {len(features):,} features of the model: {', '.join(missing[:8])}"
+            )
+        for name in features:
+            kind = schema.field(name).type
+            if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+                raise DataError(f"feature '{name}' is {kind} in {file}, not a number")
+        if first is None:
+            first = schema
+        elif set(schema.names) != set(first.names):
+            raise DataError(f"{file} has other columns than {files[0]}; give all files one schema")
+    if first is None:
+        raise DataError("no Parquet file given")
+    return first
+
+
+def _batches(files: Sequence[Path], columns: Sequence[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
+    for file in files:
+        try:
+            with pq.ParquetFile(file, page_checksum_verification=True, buffer_size=1 << 20) as parquet:
+                for batch in parquet.iter_batches(batch_rows, columns=list(columns), use_threads=False):
+                    if batch.num_rows:
+                        yield batch
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DataError(f"{file} is damaged: {' '.join(str(error).split())}") from error
+
+
+def _predicted(
+    model: ConsolidatedMetaModel | InstanceModel, batch: pa.RecordBatch, kept: Sequence[str], used: Sequence[str]
+) -> pa.Table:
+    """Return ids and predictions of one batch; features that no tree uses are left missing."""
+    matrix = np.full((batch.num_rows, len(model.features)), np.nan, dtype=np.float32)
+    places = {name: number for number, name in enumerate(model.features)}
+    matrix[:, [places[name] for name in used]] = feature_matrix(batch, used)
+    columns = {name: batch[name] for name in kept}
+    if isinstance(model, ConsolidatedMetaModel):
+        members = model.predict_members(matrix)
+        chances: NDArray[np.float64] = vote(members, model.weights)
+    else:
+        chances = probabilities(model.margins(matrix), model.calibrators)
+    names = pa.array(model.classes)
+    columns |= {f"p_{name}": pa.array(chances[:, index].astype(np.float32)) for index, name in enumerate(model.classes)}
+    columns["prediction"] = names.take(pa.array(chances.argmax(axis=1)))
+    if isinstance(model, ConsolidatedMetaModel):
+        spread = members.std(axis=0).astype(np.float32)
+        columns |= {f"spread_{name}": pa.array(spread[:, index]) for index, name in enumerate(model.classes)}
+    return pa.table(columns)

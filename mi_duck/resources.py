@@ -1,0 +1,149 @@
+"""What this process may really use: control groups, scheduler, limits and the machine; the smallest bound wins."""
+
+import os
+import resource
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+GIB = 1 << 30
+NO_LIMIT = 1 << 60
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """One limit on memory.
+
+    Parameters
+    ----------
+    source
+        Where it comes from, in words.
+    available_bytes
+        Bytes that this process and its children may still take under it.
+    is_users_number
+        Whether a number of the user sets it, rather than the machine or the allocation.
+    """
+
+    source: str
+    available_bytes: int
+    is_users_number: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Bytes that one training process may take, and the bound that decided it.
+
+    Parameters
+    ----------
+    budget_bytes
+        The budget.
+    won
+        The bound that won, in words.
+    is_users_number
+        Whether the user's flag was the bound (then a refusal is exit 78, else 137).
+    available_bytes
+        Memory that this process may use, before the safety factor.
+    """
+
+    budget_bytes: int
+    won: str
+    is_users_number: bool
+    available_bytes: int
+
+
+def memory_budget(*, max_gb: float, safety_factor: float, root: Path = Path("/")) -> Budget:
+    """Return min(``max_gb``, ``safety_factor`` x available memory).
+
+    Parameters
+    ----------
+    max_gb
+        The user's limit for one instance, GiB.
+    safety_factor
+        Share of the available memory that may be planned, 0 to 1.
+    root
+        Where ``sys`` and ``proc`` are found; another folder in tests.
+    """
+    machine = min(memory_bounds(root=root, environment=os.environ), key=lambda bound: bound.available_bytes)
+    planned = int(machine.available_bytes * safety_factor)
+    user = int(max_gb * GIB)
+    if user <= planned:
+        return Budget(user, f"--max-memory-per-instance-gb {max_gb:g}", True, machine.available_bytes)
+    return Budget(
+        planned,
+        f"{safety_factor:g} of {machine.available_bytes / GIB:.1f} GiB available ({machine.source})",
+        False,
+        machine.available_bytes,
+    )
+
+
+def memory_bounds(*, root: Path, environment: Mapping[str, str]) -> list[Bound]:
+    """Return every bound on memory that can be found; at least that of the machine."""
+    bounds = [Bound("memory of the machine", psutil.virtual_memory().available)]
+    bounds += _control_groups(root)
+    bounds += _scheduler(environment)
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY:
+        bounds.append(Bound("RLIMIT_AS", max(soft - psutil.Process().memory_info().vms, 0)))
+    return bounds
+
+
+def _control_groups(root: Path) -> list[Bound]:
+    """Limits of the control groups of this process and their ancestors, version 1, 2 and hybrid."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    bounds = []
+    for line in lines:
+        parts = line.split(":", 2)
+        if len(parts) != 3:
+            continue
+        _, controllers, path = parts
+        if controllers == "":
+            mounts, names = ["sys/fs/cgroup", "sys/fs/cgroup/unified"], ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            mounts = ["sys/fs/cgroup/memory"]
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        for mount in mounts:
+            group = Path(path.lstrip("/"))
+            # inside a container the path may be that of the host; then only the mount itself is there
+            for folder in [group, *group.parents]:
+                limit = _number(root / mount / folder / names[0])
+                if limit is None or limit >= NO_LIMIT:
+                    continue
+                used = _number(root / mount / folder / names[1]) or 0
+                cache = _field(root / mount / folder / "memory.stat", names[2])
+                bounds.append(Bound(f"control group /{folder} ({names[0]})", max(limit - max(used - cache, 0), 0)))
+    return bounds
+
+
+def _number(file: Path) -> int | None:
+    try:
+        return int(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _field(file: Path, name: str) -> int:
+    """Return one number of a file of ``name value`` lines, 0 where it is absent."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{name} ")), 0)
+
+
+def _scheduler(environment: Mapping[str, str]) -> list[Bound]:
+    """Memory that Slurm gave to this job on this node."""
+    node, per_cpu, cpus = (
+        environment.get(name, "") for name in ("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "SLURM_CPUS_ON_NODE")
+    )
+    if node.isdigit() and int(node) > 0:
+        return [Bound("SLURM_MEM_PER_NODE", int(node) << 20)]
+    if per_cpu.isdigit() and cpus.isdigit() and int(per_cpu) > 0:
+        return [Bound("SLURM_MEM_PER_CPU", int(per_cpu) * int(cpus) << 20)]
+    return []

@@ -1,0 +1,210 @@
+"""First pass over the genome: does it belong to the annotation, and what do splice sites look like."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mi_duck.base_scores import (
+    ACCEPTOR_OFFSETS,
+    DONOR_OFFSETS,
+    N_FOLDS,
+    SiteMatrices,
+    cluster_fold,
+    fit_matrices,
+    letter_counts,
+)
+from mi_duck.errors import DataError
+from mi_duck.loci import Gene, overlap_clusters, strand_sites
+from mi_duck.sequence import Letters, encode, read_fasta, windows
+
+_COMPOSITION_BLOCK = 1 << 20
+_LISTED_NAMES = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Survey:
+    """What the first pass found.
+
+    Attributes
+    ----------
+    genes
+        Every gene whose contig has a sequence, in the order of contigs in the FASTA file, then start, gene
+        id.
+    contig_lengths
+        Contig name to length in nt, for contigs with genes.
+    clusters
+        Gene id to overlap cluster, for the genes with introns.
+    matrices
+        Base-score matrices of each fold.
+    n_introns
+        Different (chromosome, strand, start, end).
+    gt_ag_fraction
+        Share of the introns that begin GT and end AG: 0.97 to 0.99 in most genomes; far less says that FASTA
+        and annotation do not belong together.
+    n_contigs_without_sequence, n_genes_without_sequence
+        Annotated contigs that the FASTA file lacks, and the genes on them.
+    """
+
+    genes: tuple[Gene, ...]
+    contig_lengths: dict[str, int]
+    clusters: dict[str, str]
+    matrices: SiteMatrices
+    n_introns: int
+    gt_ag_fraction: float
+    n_contigs_without_sequence: int
+    n_genes_without_sequence: int
+
+
+def survey(
+    fasta: Path,
+    genes: Sequence[Gene],
+    *,
+    padding: int,
+    seed: int,
+    report: Callable[[str, int, int], None] | None = None,
+) -> Survey:
+    """Read the genome once, and fit the base scores.
+
+    Parameters
+    ----------
+    fasta
+        The genome.
+    genes
+        Every annotated gene.
+    padding
+        Half a window, nt: genes closer than twice this are in one cluster.
+    seed
+        Any integer; chooses the folds of the clusters.
+    report
+        Called with ("splice sites", genes done, genes).
+
+    Returns
+    -------
+    Survey
+        See there.
+
+    Raises
+    ------
+    DataError
+        The FASTA file cannot be used, shares no contig name with the annotation, a gene ends beyond its
+        contig, or no gene with a sequence has an intron.
+    """
+    by_contig: dict[str, list[Gene]] = defaultdict(list)
+    for gene in genes:
+        by_contig[gene.chrom].append(gene)
+    with_introns = [gene for gene in genes if gene.introns]
+    clusters = dict(
+        zip(
+            (gene.gene_id for gene in with_introns),
+            overlap_clusters(with_introns, padding),
+            strict=True,
+        )
+    )
+    folds = {gene_id: cluster_fold(cluster, seed) for gene_id, cluster in clusters.items()}
+    ordered: list[Gene] = []
+    names: list[str] = []
+    lengths: dict[str, int] = {}
+    donors = np.zeros((N_FOLDS, _width(DONOR_OFFSETS), 5), np.int64)
+    acceptors = np.zeros((N_FOLDS, _width(ACCEPTOR_OFFSETS), 5), np.int64)
+    composition = np.zeros(4, np.int64)
+    n_introns = n_gt_ag = 0
+    for contig in read_fasta(fasta):
+        names.append(contig.name)
+        local = by_contig.get(contig.name)
+        if local is None:
+            continue
+        lengths[contig.name] = contig.letters.size
+        _check_ends(fasta, local, contig.letters.size)
+        ordered.extend(sorted(local, key=lambda gene: (gene.start, gene.gene_id)))
+        composition += _composition(contig.letters)
+        for (_, strand), sites in strand_sites(local).items():
+            spliced = [gene for gene in local if gene.strand == strand and gene.introns]
+            positions, site_folds = _site_folds(spliced, folds)
+            for counts, places, offsets in (
+                (donors, sites.donors, DONOR_OFFSETS),
+                (acceptors, sites.acceptors, ACCEPTOR_OFFSETS),
+            ):
+                found = site_folds[np.searchsorted(positions, places)]
+                counts += letter_counts(_around(contig.letters, places, strand, offsets), found)
+            introns = np.array(sorted({intron for gene in spliced for intron in gene.introns}), np.int64)
+            n_introns += len(introns)
+            n_gt_ag += _count_gt_ag(contig.letters, introns, strand)
+        if report is not None:
+            report("splice sites", len(ordered), len(genes))
+    _check_names(fasta, list(by_contig), names, lengths)
+    spans = np.zeros(N_FOLDS, np.int64)
+    for gene in ordered:
+        if gene.introns:
+            spans[folds[gene.gene_id]] += gene.end - gene.start + 1
+    if not n_introns:
+        raise DataError(f"none of the {len(ordered):,} genes with a sequence in {fasta} has an intron")
+    return Survey(
+        genes=tuple(ordered),
+        contig_lengths=lengths,
+        clusters={gene.gene_id: clusters[gene.gene_id] for gene in ordered if gene.introns},
+        matrices=fit_matrices(donors, acceptors, composition, spans),
+        n_introns=n_introns,
+        gt_ag_fraction=n_gt_ag / n_introns,
+        n_contigs_without_sequence=len(by_contig) - len(lengths),
+        n_genes_without_sequence=len(genes) - len(ordered),
+    )
+
+
+def _width(offsets: tuple[int, int]) -> int:
+    return offsets[1] - offsets[0] + 1
+
+
+def _check_ends(fasta: Path, genes: Sequence[Gene], length: int) -> None:
+    last = max(genes, key=lambda gene: gene.end)
+    if last.end > length:
+        raise DataError(
+            f"gene {last.gene_id} ends at {last.end:,}, but contig {last.chrom} in {fasta} has {length:,} nt"
+            "; give the FASTA file of the annotation's assembly"
+        )
+
+
+def _check_names(fasta: Path, annotated: list[str], names: list[str], matched: dict[str, int]) -> None:
+    if matched:
+        return
+    sides = []
+    for side in (annotated, names):
+        more = f" and {len(side) - _LISTED_NAMES:,} more" if len(side) > _LISTED_NAMES else ""
+        sides.append(", ".join(side[:_LISTED_NAMES]) + more)
+    raise DataError(
+        f"no contig of {fasta} is in the annotation, which has {sides[0]}; the FASTA file has {sides[1]}; "
+        "use files with the same names"
+    )
+
+
+def _composition(letters: Letters) -> NDArray[np.int64]:
+    """Count A, C, G, T by blocks: bincount widens its input to 8 bytes a letter."""
+    counts = np.zeros(5, np.int64)
+    for first in range(0, letters.size, _COMPOSITION_BLOCK):
+        counts += np.bincount(letters[first : first + _COMPOSITION_BLOCK], minlength=5)
+    return counts[:4]
+
+
+def _site_folds(genes: Sequence[Gene], folds: dict[str, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the ends of all introns, ascending, and their folds; genes that share a site share a cluster."""
+    pairs = {place: folds[gene.gene_id] for gene in genes for intron in gene.introns for place in intron}
+    positions = np.array(sorted(pairs), np.int64)
+    return positions, np.array([pairs[place] for place in positions.tolist()], np.int64)
+
+
+def _around(letters: Letters, positions: NDArray[np.int64], strand: str, offsets: tuple[int, int]) -> Letters:
+    """Cut the letters at the offsets from each position, along the strand."""
+    half = max(-offsets[0], offsets[1] + 1)
+    return windows(letters, positions, strand, 2 * half)[:, half + offsets[0] : half + offsets[1] + 1]
+
+
+def _count_gt_ag(letters: Letters, introns: NDArray[np.int64], strand: str) -> int:
+    """Count the introns (n, 2) of a strand whose first two letters are GT and whose last two are AG."""
+    left, right = introns.T
+    donor, acceptor = (left, right) if strand == "+" else (right, left)
+    begins = (_around(letters, donor, strand, (1, 2)) == encode("GT")).all(axis=1)
+    ends = (_around(letters, acceptor, strand, (-2, -1)) == encode("AG")).all(axis=1)
+    return int((begins & ends).sum())

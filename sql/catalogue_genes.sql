@@ -1,0 +1,29 @@
+-- catalogue_genes: one row per gene for the catalogue; rows of each class still in one list.
+-- grain:   gene_id
+-- reads:   gene_index, instance_genes
+-- params:
+-- columns: gene_id      varchar   the gene
+--          fold_group   varchar   its fold group
+--          n_rows       bigint    its rows
+--          label_counts bigint[]  rows of each class
+--          fold         bigint    its fold
+--          is_holdout   boolean   whether it is kept from all training
+--          n_instances  bigint    instances that train on it
+with members as (
+    select
+        gene_id,
+        count(*) as n_instances
+    from instance_genes
+    group by all
+)
+select
+    gene_index.gene_id,
+    gene_index.fold_group,
+    gene_index.n_rows,
+    gene_index.label_counts,
+    gene_index.fold,
+    gene_index.is_holdout,
+    coalesce(members.n_instances, 0) as n_instances
+from gene_index
+left join members using (gene_id)
+order by gene_index.gene_rank

@@ -1,0 +1,24 @@
+-- genes: the gene index with the fold of each gene; the file genes.parquet of a run.
+-- grain:   gene_id
+-- reads:   gene_index, gene_folds
+-- params:
+-- columns: gene_id      varchar   the gene
+--          fold_group   varchar   its fold group
+--          n_rows       bigint    its rows
+--          label_counts bigint[]  rows of each class
+--          gene_rank    bigint    its place in the seeded order
+--          first_row    bigint    rows of all genes of lower rank
+--          fold         bigint    its fold
+--          is_holdout   boolean   whether it is kept from all training
+select
+    gene_index.gene_id,
+    gene_index.fold_group,
+    gene_index.n_rows,
+    gene_index.label_counts,
+    gene_index.gene_rank,
+    gene_index.first_row,
+    gene_folds.fold,
+    false as is_holdout
+from gene_index
+join gene_folds using (gene_id)
+order by gene_index.gene_rank

@@ -1,0 +1,3 @@
+-- coverage: genes and rows of the dataset, selected, and trained.
+select *
+from coverage

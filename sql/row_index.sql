@@ -1,0 +1,44 @@
+-- row_index: where the rows of each selected gene lie: runs of neighbouring rows of one gene in one row group.
+-- grain:   file, row_group, first_row
+-- reads:   source_rows (gene_id, file, row_number), gene_index, row_groups
+-- params:
+-- columns: file      varchar  path of the file
+--          row_group bigint   number of the row group in the file
+--          first_row bigint   first row of the run, counted in the row group
+--          n_rows    bigint   rows of the run
+--          gene_rank bigint   the gene
+with places as (
+    select
+        source_rows.file,
+        source_rows.row_number,
+        gene_index.gene_rank
+    from source_rows
+    join gene_index using (gene_id)
+),
+grouped as (
+    select
+        places.file,
+        row_groups.row_group,
+        places.row_number - row_groups.first_row as place,
+        places.gene_rank
+    from places
+    asof join row_groups on places.file = row_groups.file and places.row_number >= row_groups.first_row
+),
+islands as (
+    select
+        file,
+        row_group,
+        place,
+        gene_rank,
+        place - row_number() over (partition by file, row_group, gene_rank order by place) as island
+    from grouped
+)
+select
+    file,
+    row_group,
+    min(place) as first_row,
+    count(*) as n_rows,
+    gene_rank
+from islands
+group by file, row_group, gene_rank, island
+order by file, row_group, first_row
