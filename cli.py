@@ -1,0 +1,782 @@
+"""Command line of mi_duck: parse, call one function, print. Results go to stdout, progress and messages to stderr."""
+
+import json
+import logging
+import math
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, Literal
+
+import typer
+import typer.core
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mi_duck import __version__
+from mi_duck.errors import MiDuckError
+
+logger = logging.getLogger("mi_duck")
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+output = Console(highlight=False, soft_wrap=True)
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+class Commands(typer.core.TyperGroup):
+    """Turns the errors of mi_duck into one line and their exit code, in one place."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; print ``error: ...`` for what the user can mend."""
+        try:
+            return super().invoke(ctx)
+        except MiDuckError as error:
+            errors.print(f"error: {error}", markup=False)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            errors.print("interrupted; the same command goes on where it stopped")
+            raise typer.Exit(130) from error
+        except BrokenPipeError as error:
+            # whoever read our output has gone, as `| head` does; nothing is left to say
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from error
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train, check and use gene-aware ensembles of XGBoost models on feature tables larger than memory.",
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"mi-duck {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Set up messages and signals."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_Messages()], force=True)
+    signal.signal(signal.SIGTERM, _terminated)
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    errors.print("terminated; the same command goes on where it stopped")
+    raise SystemExit(143)
+
+
+class _Messages(logging.Handler):
+    """Prints messages above the progress bar, whole lines, without markup."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one message."""
+        errors.print(self.format(record), markup=False)
+
+
+@contextmanager
+def reporting() -> Iterator[Any]:
+    """Give a function report(stage, done, total): a bar on a terminal, a line now and then elsewhere."""
+    if errors.is_terminal:
+        columns = (
+            TextColumn("{task.description:<40}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=errors, transient=True) as progress:
+            tasks: dict[str, Any] = {}
+
+            def show(stage: str, done: int, total: int) -> None:
+                if stage not in tasks:
+                    for old in tasks.values():
+                        progress.remove_task(old)
+                    tasks.clear()
+                    tasks[stage] = progress.add_task(stage, total=total)
+                progress.update(tasks[stage], completed=done, total=total)
+
+            yield show
+    else:
+        import time
+
+        last: dict[str, float] = {"": time.monotonic()}
+
+        def line(stage: str, done: int, total: int) -> None:
+            now = time.monotonic()
+            if now - max(last.values()) > SECONDS_BETWEEN_LINES:
+                last[stage] = now
+                logger.info("    %s: %s of %s", stage, f"{done:,}", f"{total:,}")
+
+        yield line
+
+
+# ---- options that several commands share ------------------------------------------------------------------------------
+
+DatasetArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="DATASET", help="Parquet file, folder of them, or glob.", show_default=False),
+]
+DatasetOption = Annotated[str | None, typer.Option("--dataset", help="The same as DATASET.", show_default=False)]
+OutOption = Annotated[Path | None, typer.Option("--out", "--out-dir", help="Folder of the run.", show_default=False)]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of every choice.", min=0, max=2**31 - 1)]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(help="Threads; by default all cores of this process.", min=1, max=1024, show_default=False),
+]
+GeneColumn = Annotated[str, typer.Option(help="Column with the gene.")]
+LabelColumn = Annotated[str, typer.Option(help="Column with the label.")]
+ClassNames = Annotated[str, typer.Option(help="Class names, comma separated; their order is the label's number.")]
+FoldBy = Annotated[
+    str | None,
+    typer.Option(
+        help="Column with the unit of independence; by default overlap_cluster if present, else the gene.",
+        show_default=False,
+    ),
+]
+Exclude = Annotated[
+    str | None, typer.Option(help="Regular expression of columns that are no features.", show_default=False)
+]
+ExcludeFeatures = Annotated[
+    Path | None,
+    typer.Option(help="Text file with a column name a line; these are no features.", show_default=False),
+]
+BaseScoreColumns = Annotated[
+    str | None,
+    typer.Option(
+        help="Columns with the base model's score of each class, comma separated; by default CLASS_score.",
+        show_default=False,
+    ),
+]
+TrainAllGenes = Annotated[
+    bool, typer.Option("--train-all-genes", help="Use all genes, in several instances above 1,500.")
+]
+SampleGenes = Annotated[
+    int | None, typer.Option(help="Use this many whole genes, chosen by seed.", min=2, show_default=False)
+]
+GenesPerInstance = Annotated[
+    int, typer.Option(help="Genes an instance: a target, see --auto-adjust-instance-size.", min=1, max=10**7)
+]
+MaxInstances = Annotated[int, typer.Option(help="Most instances.", min=1, max=10_000)]
+InstanceOverlap = Annotated[float, typer.Option(help="Share of the target that neighbours share.", min=0.0, max=0.5)]
+MemoryPerGene = Annotated[
+    float | None,
+    typer.Option(help="MiB a gene, instead of the memory model.", min=0.001, max=1e6, show_default=False),
+]
+MaxMemory = Annotated[float, typer.Option(help="Most memory of one instance, GiB.", min=0.1, max=1e6)]
+SafetyFactor = Annotated[
+    float, typer.Option(help="Share of the available memory that a plan may take.", min=0.05, max=1.0)
+]
+AutoAdjust = Annotated[
+    bool,
+    typer.Option(
+        "--auto-adjust-instance-size/--no-auto-adjust-instance-size",
+        help="Let the genes an instance follow memory and --max-instances.",
+    ),
+]
+Estimators = Annotated[int, typer.Option(help="Most boosting rounds.", min=1, max=100_000)]
+Folds = Annotated[int, typer.Option(help="Folds of the cross-validation.", min=2, max=100)]
+Patience = Annotated[
+    int, typer.Option(help="Rounds without gain before a fit stops; 0 never stops.", min=0, max=100_000)
+]
+Depth = Annotated[int, typer.Option(help="Depth of the trees.", min=1, max=16)]
+LearningRate = Annotated[float, typer.Option(help="Step of boosting.", min=1e-4, max=1.0)]
+MaxBin = Annotated[int, typer.Option(help="Most histogram bins a feature.", min=2, max=65_536)]
+Calibrate = Annotated[
+    bool,
+    typer.Option(
+        "--calibrate-per-class/--no-calibrate-per-class",
+        help="Calibrate each class if it lowers the log loss.",
+    ),
+]
+Strategy = Annotated[
+    Literal["auto", "single", "multi"], typer.Option(help="One model (single), several (multi), or what fits (auto).")
+]
+
+
+def _threads(threads: int | None) -> int:
+    return threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+
+
+def _required(value: Any, what: str) -> Any:
+    if value is None:
+        raise typer.BadParameter(f"missing {what}")
+    return value
+
+
+def _finite(**numbers: float | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and not math.isfinite(number):
+            raise typer.BadParameter(f"{number} is not a finite number", param_hint=f"--{name.replace('_', '-')}")
+
+
+def _dataset(values: dict[str, Any]) -> Any:
+    """Open the dataset that the options of a command name."""
+    from mi_duck.dataset import open_dataset
+
+    if values["dataset"] is not None and values["dataset_option"] is not None:
+        raise typer.BadParameter("name the dataset once: DATASET or --dataset")
+    scores = values["base_score_columns"]
+    return open_dataset(
+        _required(values["dataset"] or values["dataset_option"], "DATASET"),
+        gene_column=values["gene_column"],
+        label_column=values["label_column"],
+        classes=[name.strip() for name in values["classes"].split(",")],
+        fold_by=values["fold_by"],
+        exclude=values["exclude"],
+        exclude_features=values["exclude_features"],
+        base_score_columns=[name.strip() for name in scores.split(",")] if scores else None,
+    )
+
+
+def _options(values: dict[str, Any]) -> Any:
+    """Return what the options of ``plan`` and ``run`` ask of a plan."""
+    from mi_duck.planning import PlanOptions
+
+    _finite(
+        instance_overlap=values["instance_overlap"],
+        max_memory_per_instance_gb=values["max_memory_per_instance_gb"],
+    )
+    if values["train_all_genes"] and values["sample_genes"] is not None:
+        raise typer.BadParameter("--train-all-genes and --sample-genes exclude each other; give one")
+    return PlanOptions(**{name: values[name] for name in PlanOptions.__slots__})
+
+
+def _settings(values: dict[str, Any]) -> Any:
+    """Return the settings of the training."""
+    from mi_duck.plan import Settings
+
+    return Settings(
+        seed=values["seed"],
+        n_folds=values["n_folds"],
+        n_estimators=values["n_estimators"],
+        early_stopping_patience=values["early_stopping_patience"],
+        max_depth=values["max_depth"],
+        learning_rate=values["learning_rate"],
+        max_bin=values["max_bin"],
+        calibrate=values["calibrate_per_class"],
+    )
+
+
+def _announce(dataset: Any) -> None:
+    """Print what is a feature and what is not, and why."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in dataset.excluded:
+        by_reason.setdefault(reason, []).append(name)
+    logger.info(
+        "%s: %s files, %s rows, %s features",
+        dataset.location,
+        f"{len(dataset.files):,}",
+        f"{dataset.n_rows:,}",
+        f"{len(dataset.features):,}",
+    )
+    for reason, names in by_reason.items():
+        logger.info("    no feature (%s): %s", reason, ", ".join(names))
+    if not dataset.base_scores:
+        logger.info("    no base scores for every class: the comparison with a base model is left out")
+
+
+# ---- commands ---------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for dataset, run and predictions.")] = Path("mi_duck_demo"),
+    seed: SeedOption = 42,
+    threads: ThreadsOption = None,
+) -> None:
+    """Run the main job on bundled real data: fruit fly chromosome 4, from genome to predictions.
+
+    Example: mi-duck demo --out mi_duck_demo
+    """
+    from mi_duck.demo import run_demo
+
+    with reporting() as report:
+        paths = run_demo(out, seed=seed, threads=_threads(threads), report=report, say=logger.info)
+    _print_scores(paths["run"])
+    for name, path in paths.items():
+        output.print(f"{name:<12} {path}", markup=False)
+
+
+@app.command()
+def build(
+    fasta: Annotated[Path, typer.Option(help="Genome, FASTA, plain or gzip.")],
+    annotation: Annotated[Path, typer.Option(help="Genes, GTF or GFF3, plain or gzip.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the dataset; absent or empty.")],
+    negatives_per_site: Annotated[
+        float, typer.Option(help="Rows that are no site, for each site.", min=0.0, max=1000.0)
+    ] = 9.0,
+    hard_negatives: Annotated[
+        float,
+        typer.Option(help="Share of these that are GT/AG decoys or neighbours of sites.", min=0.0, max=1.0),
+    ] = 0.5,
+    base_scores: Annotated[
+        Path | None, typer.Option(help="Scores of a base model: Parquet, TSV or BED.", show_default=False)
+    ] = None,
+    annotation_features: Annotated[
+        bool, typer.Option("--annotation-features", help="Add features that only annotated genes have.")
+    ] = False,
+    all_positions: Annotated[int, typer.Option(help="Write every position of this many genes.", min=0)] = 0,
+    window: Annotated[int, typer.Option(help="Letters round a position, even.", min=44, max=100_000)] = 500,
+    genes_per_file: Annotated[int, typer.Option(help="Genes a Parquet file.", min=1)] = 500,
+    seed: SeedOption = 42,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn a genome and its annotation into a dataset of candidate splice positions.
+
+    Example: mi-duck build --fasta genome.fa.gz --annotation genes.gtf.gz --out dataset
+    """
+    from mi_duck.genome import build as build_dataset
+
+    with reporting() as report:
+        summary = build_dataset(
+            fasta,
+            annotation,
+            out,
+            negatives_per_site=negatives_per_site,
+            hard_negatives=hard_negatives,
+            base_scores=base_scores,
+            annotation_features=annotation_features,
+            all_positions=all_positions,
+            genes_per_file=genes_per_file,
+            window=window,
+            seed=seed,
+            report=report,
+        )
+    _warn_about_build(summary)
+    _print_facts(asdict(summary), as_json)
+
+
+def _warn_about_build(summary: Any) -> None:
+    if summary.gt_ag_fraction < 0.9:
+        logger.warning(
+            "warning: only %.1f %% of introns begin GT and end AG; do FASTA and annotation belong together?",
+            100 * summary.gt_ag_fraction,
+        )
+    for name, words in {
+        "n_contigs_without_sequence": "contigs of the annotation are not in the FASTA",
+        "n_rows_without_scores": "rows have no base score in the file; their score features are null",
+        "n_exons_without_strand": "exon lines without a strand were ignored",
+        "n_exons_without_gene": "exon lines without a gene were ignored",
+        "n_ambiguous_sites": "positions are donor and acceptor at once and were left out",
+    }.items():
+        if getattr(summary, name):
+            logger.warning("warning: %s %s", f"{getattr(summary, name):,}", words)
+
+
+@app.command()
+def synth(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the dataset; absent or empty.")],
+    genes: Annotated[int, typer.Option(help="Genes.", min=1)] = 1500,
+    rows_per_gene: Annotated[float, typer.Option(help="Mean rows of a gene.", min=10.0)] = 391.0,
+    features: Annotated[int, typer.Option(help="Features.", min=20)] = 1167,
+    missing_fraction: Annotated[float, typer.Option(help="Share of nulls in a few columns.", min=0.0, max=0.9)] = 0.0,
+    shuffle_rows: Annotated[
+        bool, typer.Option("--shuffle-rows", help="Spread the rows of a gene over files and row groups.")
+    ] = False,
+    seed: SeedOption = 42,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a dataset with planted signals at any scale, for tests and benchmarks.
+
+    Example: mi-duck synth --genes 1500 --out synthetic
+    """
+    from mi_duck.synthetic import synthesise
+
+    with reporting() as report:
+        summary = synthesise(
+            out,
+            n_genes=genes,
+            rows_per_gene=rows_per_gene,
+            n_features=features,
+            missing_fraction=missing_fraction,
+            shuffle_rows=shuffle_rows,
+            seed=seed,
+            report=report,
+        )
+    _print_facts(asdict(summary), as_json)
+
+
+@app.command()
+def inspect(
+    dataset: DatasetArgument = None,
+    dataset_option: DatasetOption = None,
+    gene_column: GeneColumn = "gene_id",
+    label_column: LabelColumn = "splice_type",
+    classes: ClassNames = "neither,donor,acceptor",
+    fold_by: FoldBy = None,
+    exclude: Exclude = None,
+    exclude_features: ExcludeFeatures = None,
+    base_score_columns: BaseScoreColumns = None,
+    seed: SeedOption = 42,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show genes, rows a gene, class mix, features and warnings of a dataset.
+
+    Example: mi-duck inspect dataset
+    """
+    from mi_duck.planning import inspect as inspect_dataset
+
+    opened = _dataset(locals())
+    found = inspect_dataset(opened, threads=_threads(threads), seed=seed)
+    facts = {
+        "files": len(opened.files),
+        "rows": opened.n_rows,
+        "genes": found.genes.n_genes,
+        "fold groups": f"{found.genes.n_groups:,} of '{opened.fold_column}'",
+        "rows a gene": found.quantiles,
+        "class mix": dict(zip(opened.classes, found.genes.label_counts, strict=True)),
+        "features": {"all": len(opened.features)} | found.kinds,
+        "base scores": list(opened.base_scores),
+        "excluded": dict(opened.excluded),
+        "warnings": list(found.warnings),
+    }
+    _print_facts(facts, as_json)
+
+
+@app.command()
+def plan(
+    dataset: DatasetArgument = None,
+    dataset_option: DatasetOption = None,
+    out: OutOption = None,
+    gene_column: GeneColumn = "gene_id",
+    label_column: LabelColumn = "splice_type",
+    classes: ClassNames = "neither,donor,acceptor",
+    fold_by: FoldBy = None,
+    exclude: Exclude = None,
+    exclude_features: ExcludeFeatures = None,
+    base_score_columns: BaseScoreColumns = None,
+    train_all_genes: TrainAllGenes = False,
+    sample_genes: SampleGenes = None,
+    genes_per_instance: GenesPerInstance = 1500,
+    max_instances: MaxInstances = 10,
+    instance_overlap: InstanceOverlap = 0.1,
+    memory_per_gene_mb: MemoryPerGene = None,
+    max_memory_per_instance_gb: MaxMemory = 15.0,
+    memory_safety_factor: SafetyFactor = 0.6,
+    auto_adjust_instance_size: AutoAdjust = True,
+    strategy: Strategy = "auto",
+    n_estimators: Estimators = 800,
+    n_folds: Folds = 3,
+    early_stopping_patience: Patience = 30,
+    max_depth: Depth = 6,
+    learning_rate: LearningRate = 0.1,
+    max_bin: MaxBin = 256,
+    calibrate_per_class: Calibrate = True,
+    seed: SeedOption = 42,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Index genes, assign folds, and cut instances that fit the machine; write the plan of a run.
+
+    Example: mi-duck plan dataset --out run --max-memory-per-instance-gb 4
+    """
+    from mi_duck.pipeline import run_lock
+    from mi_duck.planning import make_plan
+
+    values = locals()
+    folder = _required(out, "--out RUN")
+    options, settings = _options(values), _settings(values)
+    opened = _dataset(values)
+    _announce(opened)
+    with run_lock(folder):
+        made = make_plan(opened, folder, options=options, settings=settings, threads=_threads(threads), say=logger.info)
+    if as_json:
+        print(made.to_json())
+    else:
+        _print_plan(made)
+
+
+@app.command()
+def run(
+    dataset: DatasetArgument = None,
+    dataset_option: DatasetOption = None,
+    out: OutOption = None,
+    gene_column: GeneColumn = "gene_id",
+    label_column: LabelColumn = "splice_type",
+    classes: ClassNames = "neither,donor,acceptor",
+    fold_by: FoldBy = None,
+    exclude: Exclude = None,
+    exclude_features: ExcludeFeatures = None,
+    base_score_columns: BaseScoreColumns = None,
+    train_all_genes: TrainAllGenes = False,
+    sample_genes: SampleGenes = None,
+    genes_per_instance: GenesPerInstance = 1500,
+    max_instances: MaxInstances = 10,
+    instance_overlap: InstanceOverlap = 0.1,
+    memory_per_gene_mb: MemoryPerGene = None,
+    max_memory_per_instance_gb: MaxMemory = 15.0,
+    memory_safety_factor: SafetyFactor = 0.6,
+    auto_adjust_instance_size: AutoAdjust = True,
+    strategy: Strategy = "auto",
+    resume_from_checkpoint: Annotated[
+        bool,
+        typer.Option(
+            "--resume-from-checkpoint/--no-resume-from-checkpoint", help="Go on in a folder that holds a run."
+        ),
+    ] = True,
+    force_retrain_all: Annotated[
+        bool, typer.Option("--force-retrain-all", help="Delete what the folder's run has done first.")
+    ] = False,
+    n_estimators: Estimators = 800,
+    n_folds: Folds = 3,
+    early_stopping_patience: Patience = 30,
+    max_depth: Depth = 6,
+    learning_rate: LearningRate = 0.1,
+    max_bin: MaxBin = 256,
+    calibrate_per_class: Calibrate = True,
+    seed: SeedOption = 42,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Plan, train, consolidate and evaluate; the same command goes on after an interruption.
+
+    Example: mi-duck run dataset --out run --train-all-genes
+    """
+    from mi_duck.pipeline import run as run_pipeline
+
+    values = locals()
+    folder = _required(out, "--out RUN")
+    options, settings = _options(values), _settings(values)
+    opened = _dataset(values)
+    _announce(opened)
+    with reporting() as report:
+        run_pipeline(
+            opened,
+            folder,
+            options=options,
+            settings=settings,
+            threads=_threads(threads),
+            resume=resume_from_checkpoint,
+            force=force_retrain_all,
+            report=report,
+            say=logger.info,
+        )
+    _print_scores(folder, as_json)
+
+
+@app.command()
+def train(
+    run: RunArgument,
+    instance: Annotated[
+        int | None,
+        typer.Option(help="This instance alone; by default all that are to do.", min=0, show_default=False),
+    ] = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Train the instances of a plan that are not done yet, or one alone.
+
+    Example: mi-duck train run --instance 3
+    """
+    from mi_duck.pipeline import train_run
+
+    with reporting() as report:
+        train_run(run, instance_id=instance, threads=_threads(threads), report=report, say=logger.info)
+
+
+@app.command()
+def status(run: RunArgument, as_json: JsonOption = False) -> None:
+    """Show which instances of a run are done.
+
+    Example: mi-duck status run
+    """
+    from mi_duck.pipeline import run_status
+
+    facts = run_status(run)
+    if as_json:
+        print(json.dumps(facts, indent=1))
+        return
+    rows = facts["instances"]
+    _print_table(list(rows[0]), [list(row.values()) for row in rows])
+    output.print(
+        f"{facts['n_done']} of {len(rows)} instances done; consolidated: {facts['is_consolidated']}; "
+        f"finished: {facts['is_finished']}"
+    )
+
+
+@app.command()
+def consolidate(run: RunArgument, threads: ThreadsOption = None) -> None:
+    """Join the trained instances of a run into one model, with thresholds from out-of-fold scores.
+
+    Example: mi-duck consolidate run
+    """
+    from mi_duck.pipeline import consolidate_alone
+
+    with reporting() as report:
+        consolidate_alone(run, threads=_threads(threads), report=report, say=logger.info)
+    output.print(str(run / "consolidated_model.miduck"), markup=False)
+
+
+@app.command()
+def evaluate(run: RunArgument, threads: ThreadsOption = None, as_json: JsonOption = False) -> None:
+    """Score base model, members and ensemble of a run on all rows out of fold; write metrics and catalogue.
+
+    Example: mi-duck evaluate run
+    """
+    from mi_duck.pipeline import evaluate_alone
+
+    with reporting() as report:
+        evaluate_alone(run, threads=_threads(threads), report=report)
+    _print_scores(run, as_json)
+
+
+@app.command()
+def predict(
+    model: Annotated[
+        Path,
+        typer.Argument(metavar="MODEL", help="Model file, run folder or instance folder.", show_default=False),
+    ],
+    dataset: Annotated[
+        str,
+        typer.Argument(metavar="DATASET", help="Parquet file, folder of them, or glob.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict every row of a dataset, in its order, with the spread over the members.
+
+    Example: mi-duck predict run dataset --out predictions.parquet
+    """
+    import time
+
+    from mi_duck.ensemble import load_unified_model
+    from mi_duck.predict import predict_file
+
+    loaded = load_unified_model(model)
+    for booster in loaded.get_base_models():
+        booster.set_param({"nthread": _threads(threads)})
+    begun = time.monotonic()
+    with reporting() as report:
+        summary = predict_file(loaded, dataset, out, report=report)
+    seconds = time.monotonic() - begun
+    facts = asdict(summary) | {
+        "seconds": round(seconds, 2),
+        "rows_per_second": round(summary.n_rows / seconds),
+        "out": str(out),
+    }
+    _print_facts(facts, as_json)
+
+
+@app.command()
+def sql(
+    run: RunArgument,
+    query: Annotated[str | None, typer.Argument(metavar="QUERY", help="SQL text.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Option(help="A named query instead.", show_default=False)] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask SQL of a run's catalogue; without a query, list its tables and the named queries.
+
+    Examples: mi-duck sql run "select * from genes limit 5", or mi-duck sql run --name coverage
+    """
+    from mi_duck.catalogue import describe_catalogue, query_catalogue
+
+    if query is not None and name is not None:
+        raise typer.BadParameter("give a QUERY or --name, not both")
+    if query is None and name is None:
+        tables, queries = describe_catalogue(run)
+        if as_json:
+            print(json.dumps({"tables": tables, "queries": queries}, indent=1))
+            return
+        _print_table(
+            ["table", "rows", "columns"],
+            [[table, f"{facts['n_rows']:,}", ", ".join(facts["columns"])] for table, facts in tables.items()],
+        )
+        _print_table(["--name", "what it shows"], [[query_name, words] for query_name, words in queries.items()])
+        return
+    columns, rows = query_catalogue(run, query=query, name=name)
+    if as_json:
+        print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], default=str, indent=1))
+    else:
+        _print_table(columns, rows)
+
+
+# ---- printing ---------------------------------------------------------------------------------------------------------
+
+
+def _print_facts(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(facts, indent=1, default=str))
+        return
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {_number(number)}" for key, number in value.items()) or "none"
+        elif isinstance(value, list | tuple):
+            value = "; ".join(str(item) for item in value) or "none"
+        output.print(f"{name.replace('_', ' '):<28} {_number(value)}", markup=False)
+
+
+def _number(value: Any) -> str:
+    return (
+        f"{value:,}"
+        if isinstance(value, int) and not isinstance(value, bool)
+        else f"{value:.4g}"
+        if isinstance(value, float)
+        else str(value)
+    )
+
+
+def _print_table(columns: list[str], rows: list[Any]) -> None:
+    """Print a table: drawn on a terminal, tab-separated elsewhere so that other programs can read it."""
+    if not output.is_terminal:
+        print("\t".join(columns))
+        for row in rows:
+            print("\t".join("" if value is None else str(value) for value in row))
+        return
+    table = Table(*columns, header_style="bold", box=None)
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row))
+    output.print(table)
+
+
+def _print_plan(made: Any) -> None:
+    rows = [
+        [
+            one.name,
+            f"{one.first_rank:,}",
+            f"{one.stop_rank:,}",
+            f"{one.n_genes:,}",
+            f"{one.n_rows:,}",
+            f"{one.predicted_bytes / 2**30:.2f}",
+        ]
+        for one in made.instances
+    ]
+    _print_table(["instance", "first gene", "stop", "genes", "rows", "predicted GiB"], rows)
+    slots = sum(one.n_genes for one in made.instances)
+    output.print(
+        f"{made.strategy}: {len(made.instances)} instances, neighbours share {made.overlap_genes:,} genes, "
+        f"redundancy {slots / made.n_genes:.3f}, coverage {made.n_genes:,}/{made.n_genes:,}"
+    )
+
+
+def _print_scores(folder: Path, as_json: bool = False) -> None:
+    """Print the small table of scores: average precision a class, macro F1, log loss, each with its interval."""
+    from mi_duck.catalogue import score_table
+
+    columns, rows = score_table(folder)
+    if as_json:
+        print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=1))
+        return
+    output.print(
+        "Scores on all rows, each by boosters that never saw the row's fold group; 95 % intervals over fold groups:"
+    )
+    _print_table(columns, rows)
+
+
+if __name__ == "__main__":
+    app(prog_name="mi-duck")

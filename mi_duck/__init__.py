@@ -1,3 +1,24 @@
-"""Gene-aware ensembles of XGBoost models on feature tables larger than memory."""
+"""Gene-aware ensembles of XGBoost models on feature tables larger than memory.
+
+The public names are loaded when they are first used, so that a child process imports no more than it needs.
+"""
+
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
+__all__ = ["ConsolidatedMetaModel", "InstanceModel", "load_unified_model", "open_dataset"]
+
+_HOMES = {
+    "ConsolidatedMetaModel": "mi_duck.ensemble",
+    "InstanceModel": "mi_duck.ensemble",
+    "load_unified_model": "mi_duck.ensemble",
+    "open_dataset": "mi_duck.dataset",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mi_duck' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)

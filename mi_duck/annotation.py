@@ -148,9 +148,7 @@ def _feature_lines(path: Path, text: Iterable[str]) -> Iterator[tuple[int, list[
             return
         fields = line.split("\t")
         if len(fields) != 9:
-            raise DataError(
-                f"line {number} of {path} has {len(fields)} columns between tabs, not 9; give GTF or GFF3"
-            )
+            raise DataError(f"line {number} of {path} has {len(fields)} columns between tabs, not 9; give GTF or GFF3")
         yield number, fields
 
 

@@ -107,7 +107,9 @@ def calibrate(
     methods
         Those to choose from; ``("none",)`` switches calibration off.
     """
-    final, by_fold, losses = [], [[] for _ in range(n_folds)], []
+    final: list[Calibrator] = []
+    by_fold: list[list[Calibrator]] = [[] for _ in range(n_folds)]
+    losses: list[dict[str, float]] = []
     for index in range(margins.shape[1]):
         margin, truth = margins[:, index].astype(np.float64), labels == index
         fitted = {

@@ -4,6 +4,7 @@ It is built under another name and renamed, and can be built again from the file
 """
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +12,8 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from mi_duck.checkpoint import storage_errors, sync_folder
-from mi_duck.database import Database
+from mi_duck.database import Database, named_queries, named_text, quoted
+from mi_duck.errors import CheckpointError, DataError
 from mi_duck.folders import RunFolder
 from mi_duck.plan import Plan
 from mi_duck.train import is_trained
@@ -92,8 +94,15 @@ def _instances(folder: RunFolder, plan: Plan) -> pa.Table:
     return pa.Table.from_pylist(
         rows,
         schema=pa.schema(
-            [(name, whole) for name in ("instance_id", "first_rank", "stop_rank", "n_genes", "n_rows", "predicted_bytes")]
-            + [("measured_peak_bytes", whole), ("predicted_seconds", pa.float64()), ("wall_seconds", pa.float64())]
+            [
+                (name, whole)
+                for name in ("instance_id", "first_rank", "stop_rank", "n_genes", "n_rows", "predicted_bytes")
+            ]
+            + [
+                ("measured_peak_bytes", whole),
+                ("predicted_seconds", pa.float64()),
+                ("wall_seconds", pa.float64()),
+            ]
             + [("status", pa.string()), ("weight", pa.float64())]
         ),
     )
@@ -148,3 +157,65 @@ def _run(plan: Plan, provenance: dict[str, Any]) -> pa.Table:
             }
         ]
     )
+
+
+def open_catalogue(folder: RunFolder) -> Database:
+    """Open ``run.duckdb`` for reading, locked against everything else.
+
+    Raises
+    ------
+    CheckpointError
+        The run has no catalogue yet.
+    """
+    if not folder.catalogue.is_file():
+        raise CheckpointError(
+            f"no run.duckdb in {folder.root}; 'mi-duck run' or 'mi-duck evaluate {folder.root}' writes it"
+        )
+    return Database(folder.catalogue, read_only=True)
+
+
+def describe_catalogue(root: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Return rows and columns of every table of a run's catalogue, and the named queries."""
+    with open_catalogue(RunFolder(root)) as db:
+        tables = {}
+        for name in db.table_names():
+            columns, _ = db.query(f"from {quoted(name)} limit 0")
+            _, rows = db.query(f"select count(*) from {quoted(name)}")
+            tables[name] = {"n_rows": rows[0][0], "columns": columns}
+    return tables, named_queries()
+
+
+def query_catalogue(
+    root: Path, *, query: str | None = None, name: str | None = None
+) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Return columns and rows of a query, or of a named one, over a run's catalogue.
+
+    Raises
+    ------
+    DataError
+        The text is no valid SQL, or no query has that name.
+    """
+    if name is not None:
+        if name not in named_queries():
+            raise DataError(f"no query named '{name}'; there are {', '.join(named_queries())}")
+        query = named_text(name)
+    with open_catalogue(RunFolder(root)) as db:
+        return db.query(query or "")
+
+
+def score_table(root: Path) -> tuple[list[str], list[list[str]]]:
+    """Return the scores of a run as a small table: a line for base model, each member and ensemble."""
+    _, rows = query_catalogue(root, name="scores")
+    columns = ["model"]
+    lines: dict[str, list[str]] = {}
+    wanted = {"average_precision": "AP", "f1": "F1", "log_loss": "log loss"}
+    for scope, instance_id, metric, name, value, low, high in rows:
+        if metric == "f1" and name != "macro":
+            continue
+        title = wanted[metric] if name == "all" else f"{wanted[metric]} {name}"
+        if title not in columns:
+            columns.append(title)
+        who = scope if instance_id is None else f"instance_{instance_id:02d}"
+        lines.setdefault(who, [who]).append(f"{value:.4f} ({low:.4f}-{high:.4f})")
+    order = sorted(lines, key=lambda who: (who != "base", who == "ensemble", who))
+    return columns, [lines[who] for who in order]

@@ -68,14 +68,21 @@ def run_child(function: str, arguments: Mapping[str, Any], *, threads: int, repo
         The child died in another way.
     """
     read_end, write_end = os.pipe()
-    environment = os.environ | ALLOCATOR | {
-        "OMP_NUM_THREADS": str(threads),
-        "OPENBLAS_NUM_THREADS": str(threads),
-        "MI_DUCK_PIPE": str(write_end),
-    }
+    environment = (
+        os.environ
+        | ALLOCATOR
+        | {
+            "OMP_NUM_THREADS": str(threads),
+            "OPENBLAS_NUM_THREADS": str(threads),
+            "MI_DUCK_PIPE": str(write_end),
+        }
+    )
     begun = time.monotonic()
     child = subprocess.Popen(
-        [sys.executable, "-m", "mi_duck.children"], stdin=subprocess.PIPE, env=environment, pass_fds=(write_end,)
+        [sys.executable, "-m", "mi_duck.children"],
+        stdin=subprocess.PIPE,
+        env=environment,
+        pass_fds=(write_end,),
     )
     os.close(write_end)
     answers: dict[str, Any] = {}

@@ -69,16 +69,15 @@ class Database:
             "autoload_known_extensions": "false",
             "allow_community_extensions": "false",
             "preserve_insertion_order": "true",
-            "temp_directory": str(scratch) if scratch else "",
         }
+        if not read_only:
+            settings["temp_directory"] = str(scratch) if scratch else ""
         if threads is not None:
             settings["threads"] = threads
         if read_only:
             settings |= {"enable_external_access": "false", "lock_configuration": "true"}
         with _wrapped("opening", {"path": str(path)}):
-            self._connection = duckdb.connect(
-                str(path) if path else ":memory:", read_only=read_only, config=settings
-            )
+            self._connection = duckdb.connect(str(path) if path else ":memory:", read_only=read_only, config=settings)
 
     def __enter__(self) -> Self:
         return self
@@ -211,3 +210,6 @@ def named_queries() -> dict[str, str]:
     return found
 
 
+def named_text(name: str) -> str:
+    """Return the SQL of a named query."""
+    return (sql_folder() / "named" / f"{name}.sql").read_text(encoding="utf-8")

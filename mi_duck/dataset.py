@@ -15,11 +15,22 @@ import pyarrow.parquet as pq
 from mi_duck.errors import DataError, StorageError
 
 CLASSES = ("neither", "donor", "acceptor")
-PLACES = (
-    "gene_id gene_name gene_type transcript_id chrom strand position absolute_position window_start window_end "
-    "transcript_count overlap_cluster row_id"
-).split()
-LEAKS = "pred_type true_position predicted_position score".split()
+PLACES = [
+    "gene_id",
+    "gene_name",
+    "gene_type",
+    "transcript_id",
+    "chrom",
+    "strand",
+    "position",
+    "absolute_position",
+    "window_start",
+    "window_end",
+    "transcript_count",
+    "overlap_cluster",
+    "row_id",
+]
+LEAKS = ["pred_type", "true_position", "predicted_position", "score"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +117,13 @@ def open_dataset(
     schema, n_rows, fingerprint = _read_footers(files)
     partitions = _partition_keys(files[0])
     columns = [*schema.names, *partitions]
-    for column, flag in ((gene_column, "--gene-column"), (label_column, "--label-column"), (fold_by, "--fold-by")):
+    for column, flag in (
+        (gene_column, "--gene-column"),
+        (label_column, "--label-column"),
+        (fold_by, "--fold-by"),
+    ):
         if column is not None and column not in columns:
-            raise DataError(
-                f"no column '{column}' in {files[0]}; columns are {_some(columns)} (set {flag})"
-            )
+            raise DataError(f"no column '{column}' in {files[0]}; columns are {_some(columns)} (set {flag})")
     if len(classes) < 2 or len(set(classes)) < len(classes):
         raise DataError(f"--classes needs two or more different names, got {', '.join(classes)}")
     if n_rows == 0:
@@ -120,7 +133,10 @@ def open_dataset(
     features, excluded = [], []
     for field in schema:
         reason = _reason_to_exclude(
-            field, {gene_column: "the gene", label_column: "the label", fold_by: "--fold-by"}, unwanted, exclude
+            field,
+            {gene_column: "the gene", label_column: "the label", fold_by: "--fold-by"},
+            unwanted,
+            exclude,
         )
         if reason is None:
             features.append(field.name)
@@ -303,9 +319,7 @@ def _reason_to_exclude(
     return f"{kind}, not a number"
 
 
-def _base_scores(
-    given: Sequence[str] | None, classes: Sequence[str], features: Sequence[str]
-) -> tuple[str, ...]:
+def _base_scores(given: Sequence[str] | None, classes: Sequence[str], features: Sequence[str]) -> tuple[str, ...]:
     """Return the base score of each class; nothing where one is absent and none was asked for."""
     names = tuple(given) if given else tuple(f"{name}_score" for name in classes)
     missing = [name for name in names if name not in features]

@@ -44,9 +44,7 @@ class InstanceModel:
 
     def margins(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return log-odds of each class against the rest, shape (n_rows, n_classes)."""
-        return np.column_stack(
-            [booster.inplace_predict(matrix, predict_type="margin") for booster in self.boosters]
-        )
+        return np.column_stack([booster.inplace_predict(matrix, predict_type="margin") for booster in self.boosters])
 
     def predict_proba(self, rows: Any) -> NDArray[np.float32]:
         """Return calibrated probabilities, shape (n_rows, n_classes), float32; rows sum to 1."""
@@ -226,6 +224,7 @@ def shap_values(
     path-dependent without a background, interventional with one.
     """
     margin = booster.inplace_predict(matrix, predict_type="margin")
+    values: NDArray[np.float64]
     if background is None:
         parts = booster.predict(xgb.DMatrix(matrix), pred_contribs=True).astype(np.float64)
         values, base = parts[:, :-1], parts[:, -1]
@@ -237,15 +236,16 @@ def shap_values(
         explainer = shap.TreeExplainer(booster, data=background, feature_perturbation="interventional")
         values = np.asarray(explainer.shap_values(matrix), dtype=np.float64)
         base = np.full(len(matrix), float(np.ravel(explainer.expected_value)[0]))
-    error = np.abs(values.sum(axis=1) + base - margin) / np.maximum(1, np.abs(margin))
-    if error.size and error.max() > 1e-4:
-        raise DataError(f"SHAP values miss the margin by {error.max():.1e}; they would mislead, so none are given")
+    gap = np.abs(values.sum(axis=1) + base - margin) / np.maximum(1, np.abs(margin))
+    if gap.size and gap.max() > 1e-4:
+        raise DataError(f"SHAP values miss the margin by {gap.max():.1e}; they would mislead, so none are given")
     return values
 
 
 def vote(chances: NDArray[np.float64], weights: Sequence[float]) -> NDArray[np.float64]:
     """Return the weighted mean over members of probabilities, shape (n_members, n_rows, n_classes) in."""
-    return np.einsum("m,mrc->rc", np.asarray(weights), chances)
+    mean: NDArray[np.float64] = np.einsum("m,mrc->rc", np.asarray(weights), chances)
+    return mean
 
 
 def feature_matrix(rows: Any, features: Sequence[str]) -> NDArray[np.float32]:
@@ -258,7 +258,9 @@ def feature_matrix(rows: Any, features: Sequence[str]) -> NDArray[np.float32]:
     """
     if isinstance(rows, np.ndarray):
         if rows.ndim != 2 or rows.shape[1] != len(features):
-            raise DataError(f"an array of shape {rows.shape} cannot be {len(features)} features; name the columns instead")
+            raise DataError(
+                f"an array of shape {rows.shape} cannot be {len(features)} features; name the columns instead"
+            )
         matrix = np.ascontiguousarray(rows, dtype=np.float32)
     else:
         if isinstance(rows, pa.Table | pa.RecordBatch):
@@ -268,16 +270,22 @@ def feature_matrix(rows: Any, features: Sequence[str]) -> NDArray[np.float32]:
         elif hasattr(rows, "columns"):
             names = set(rows.columns)
         else:
-            raise DataError(f"rows of type {type(rows).__name__} have no named columns; give an Arrow table or a data frame")
+            raise DataError(
+                f"rows of type {type(rows).__name__} have no named columns; give an Arrow table or a data frame"
+            )
         missing = [name for name in features if name not in names]
         if missing:
-            raise DataError(f"feature(s) {', '.join(missing[:8])} missing of {len(features)} that the model was trained on")
+            raise DataError(
+                f"feature(s) {', '.join(missing[:8])} missing of {len(features)} that the model was trained on"
+            )
         n_rows = len(rows) if not isinstance(rows, Mapping) else len(rows[features[0]])
         matrix = np.empty((n_rows, len(features)), dtype=np.float32)
         for place, name in enumerate(features):
             column = rows[name]
             if isinstance(column, pa.Array | pa.ChunkedArray):
-                column = column.to_numpy() if isinstance(column, pa.ChunkedArray) else column.to_numpy(zero_copy_only=False)
+                column = (
+                    column.to_numpy() if isinstance(column, pa.ChunkedArray) else column.to_numpy(zero_copy_only=False)
+                )
             matrix[:, place] = column
     if np.isinf(matrix).any():
         bad = features[int(np.flatnonzero(np.isinf(matrix).any(axis=0))[0])]
@@ -335,7 +343,9 @@ def load_unified_model(path: str | Path) -> ConsolidatedMetaModel | InstanceMode
     """
     path = Path(path)
     if path.is_dir():
-        found = [path / name for name in ("consolidated_model.miduck", "model_multiclass.miduck") if (path / name).is_file()]
+        found = [
+            path / name for name in ("consolidated_model.miduck", "model_multiclass.miduck") if (path / name).is_file()
+        ]
         if not found:
             raise CheckpointError(f"no model in {path}; 'mi-duck consolidate' makes it once the instances are trained")
         path = found[0]
@@ -345,7 +355,9 @@ def load_unified_model(path: str | Path) -> ConsolidatedMetaModel | InstanceMode
         if facts["kind"] == "instance":
             return _member(facts, facts, [parts[f"booster_{index}.ubj"] for index in range(len(facts["classes"]))])
         if facts["kind"] != "ensemble" or facts["version"] != MODEL_VERSION:
-            raise CheckpointError(f"{path} holds '{facts['kind']}', version {facts.get('version')}, not a model to predict with")
+            raise CheckpointError(
+                f"{path} holds '{facts['kind']}', version {facts.get('version')}, not a model to predict with"
+            )
         members = tuple(
             _member(facts, one, [parts[f"booster_{number}_{index}.ubj"] for index in range(len(facts["classes"]))])
             for number, one in enumerate(facts["members"])

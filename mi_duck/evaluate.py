@@ -68,10 +68,7 @@ def score(
     n_groups = int(groups.max()) + 1
     weights = _draw(n_groups, seed, draws)
     precision = np.column_stack(
-        [
-            average_precisions(chances[:, index], labels == index, groups, weights)
-            for index in range(len(classes))
-        ]
+        [average_precisions(chances[:, index], labels == index, groups, weights) for index in range(len(classes))]
     )
     confusion = _confusion(chances, labels, groups, n_groups, len(classes))
     f1 = _f1(np.einsum("dg,gij->dij", weights, confusion))
@@ -89,7 +86,7 @@ def score(
 def point_scores(
     chances: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]], classes: Sequence[str]
 ) -> dict[str, float]:
-    """Return the same scores without intervals, named ``<class>_ap``, ``<class>_f1``, ``macro_ap``, ``macro_f1``, ``log_loss``."""
+    """Return the same scores without intervals: ``<class>_ap``, ``<class>_f1``, ``macro_ap``, ``macro_f1``, ``log_loss``."""
     found = score(chances, labels, np.zeros(len(labels), dtype=np.int64), classes, seed=0, draws=0)
     short = {"average_precision": "ap", "f1": "f1"}
     return {
@@ -156,17 +153,16 @@ def _f1(confusion: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return F1 of each class, shape (n_draws, n_classes): 2 TP / (2 TP + FP + FN), 0 where nothing is there."""
     hits = np.diagonal(confusion, axis1=1, axis2=2)
     size = confusion.sum(axis=1) + confusion.sum(axis=2)
-    return np.divide(2 * hits, size, out=np.zeros_like(size), where=size > 0)
+    f1: NDArray[np.float64] = np.divide(2 * hits, size, out=np.zeros_like(size), where=size > 0)
+    return f1
 
 
 def _of_label(chances: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
     return np.take_along_axis(chances, labels[:, None].astype(np.int64), axis=1)[:, 0].astype(np.float64)
 
 
-def _group_sums(
-    values: NDArray[np.float64], groups: NDArray[np.integer[Any]], n_groups: int
-) -> NDArray[np.float64]:
-    return np.bincount(groups, weights=values, minlength=n_groups)
+def _group_sums(values: NDArray[np.float64], groups: NDArray[np.integer[Any]], n_groups: int) -> NDArray[np.float64]:
+    return np.bincount(groups, weights=values, minlength=n_groups).astype(np.float64)
 
 
 def _metric(metric: str, class_name: str, values: NDArray[np.float64]) -> Metric:

@@ -161,9 +161,7 @@ def score_features(
         values["donor_acceptor_peak_ratio"] = values["donor_peak_height_ratio"] / (
             values["acceptor_peak_height_ratio"] + _EPSILON
         )
-        values["type_signal_difference"] = (
-            values["donor_signal_strength"] - values["acceptor_signal_strength"]
-        )
+        values["type_signal_difference"] = values["donor_signal_strength"] - values["acceptor_signal_strength"]
         values["score_difference_ratio"] = (d - a) / (d + a + _EPSILON)
         values["signal_strength_ratio"] = values["donor_signal_strength"] / (
             values["acceptor_signal_strength"] + _EPSILON
@@ -212,9 +210,7 @@ def _probability_features(d: Float64s, a: Float64s, n: Float64s) -> dict[str, np
         "splice_neither_diff": (site - n) / (np.maximum(site, n) + _EPSILON),
         "donor_acceptor_logodds": np.log(d + _EPSILON) - np.log(a + _EPSILON),
         "splice_neither_logodds": np.log(d + a + _EPSILON) - np.log(n + _EPSILON),
-        "probability_entropy": -(
-            d * np.log(d + _EPSILON) + a * np.log(a + _EPSILON) + n * np.log(n + _EPSILON)
-        ),
+        "probability_entropy": -(d * np.log(d + _EPSILON) + a * np.log(a + _EPSILON) + n * np.log(n + _EPSILON)),
     }
 
 

@@ -83,5 +83,7 @@ class RunFolder:
         try:
             text = self.plan.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"no plan in {self.root}; make one with 'mi-duck plan DATASET --out {self.root}'") from error
+            raise CheckpointError(
+                f"no plan in {self.root}; make one with 'mi-duck plan DATASET --out {self.root}'"
+            ) from error
         return Plan.from_json(text)

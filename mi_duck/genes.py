@@ -93,7 +93,9 @@ def index_genes(db: Database, dataset: Dataset, *, seed: int, sample_genes: int 
             + (f" among the {sample_genes:,} sampled genes; sample more" if sample_genes else " (set --classes)")
         )
     if summary["n_genes"] == 1:
-        raise DataError(f"only one gene in column '{dataset.gene_column}' of {dataset.location}; two or more are needed")
+        raise DataError(
+            f"only one gene in column '{dataset.gene_column}' of {dataset.location}; two or more are needed"
+        )
     return GeneIndex(
         seed=seed,
         n_genes=int(summary["n_genes"]),

@@ -159,9 +159,7 @@ def build(
         found = survey(fasta, annotated.genes, padding=window // 2, seed=seed, report=told)
         genes = [gene for gene in found.genes if gene.introns]
         table = read_base_scores(base_scores, genes) if base_scores is not None else None
-        overlaps = dict(
-            zip((gene.gene_id for gene in found.genes), count_overlaps(found.genes).tolist(), strict=True)
-        )
+        overlaps = dict(zip((gene.gene_id for gene in found.genes), count_overlaps(found.genes).tolist(), strict=True))
         facts = gene_facts(
             genes,
             clusters=found.clusters,
@@ -245,9 +243,7 @@ def _check_settings(
     if window < SMALLEST_WINDOW or window % 2:
         raise DataError(f"a window of {window} nt; give an even number of at least {SMALLEST_WINDOW}")
     if negatives_per_site == 0 and all_positions == 0:
-        raise DataError(
-            "0 negatives per site and 0 genes with all positions: no row would be neither; raise one"
-        )
+        raise DataError("0 negatives per site and 0 genes with all positions: no row would be neither; raise one")
 
 
 @contextmanager

@@ -95,9 +95,7 @@ def predict_out_of_fold(*, run: str, threads: int, report: Report) -> dict[str, 
                     weights = [1 / len(models)] * len(models)
                     combined = vote(chances, weights)
                     tables = (
-                        out_of_fold_table(
-                            plan, genes, keys[rows], fold, combined, first_row=segment.first_row + begin
-                        ),
+                        out_of_fold_table(plan, genes, keys[rows], fold, combined, first_row=segment.first_row + begin),
                         _member_table(plan, [one.instance_id for one in trained], chances, matrix[:, base]),
                     )
                     if not writers:
@@ -120,9 +118,7 @@ def predict_out_of_fold(*, run: str, threads: int, report: Report) -> dict[str, 
         sync_folder(folder.root)
     every, truth = np.concatenate(confident), np.concatenate(labels)
     return {
-        "thresholds": {
-            name: best_threshold(every[:, index], truth == index) for index, name in enumerate(plan.classes)
-        }
+        "thresholds": {name: best_threshold(every[:, index], truth == index) for index, name in enumerate(plan.classes)}
     }
 
 
@@ -185,6 +181,7 @@ def evaluate_run(*, run: str, threads: int, report: Report) -> None:
     rows = []
     for done, (scope, number) in enumerate(scopes):
         report("scoring base, members and ensemble", done, len(scopes))
+        chances: NDArray[np.floating[Any]]
         if scope == "ensemble":
             chances = _matrix(folder.out_of_fold, [f"p_{name}" for name in plan.classes])
         elif scope == "member":
@@ -203,10 +200,12 @@ def evaluate_run(*, run: str, threads: int, report: Report) -> None:
     report("scoring base, members and ensemble", len(scopes), len(scopes))
 
 
-def _row(
-    plan: Plan, scope: str, number: int | None, metric: Metric, n_genes: int, n_rows: int
-) -> dict[str, Any]:
-    variant = {"base": "cross-fitted calibration", "member": "own calibration", "ensemble": "probability voting, uniform weights"}
+def _row(plan: Plan, scope: str, number: int | None, metric: Metric, n_genes: int, n_rows: int) -> dict[str, Any]:
+    variant = {
+        "base": "cross-fitted calibration",
+        "member": "own calibration",
+        "ensemble": "probability voting, uniform weights",
+    }
     return {
         "scope": scope,
         "instance_id": "" if number is None else number,

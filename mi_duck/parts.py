@@ -47,9 +47,7 @@ class Block:
         return len(self.genes)
 
     def __getitem__(self, rows: slice) -> "Block":
-        return Block(
-            self.genes[rows], self.offsets[rows], self.labels[rows], self.windows[rows], self.scores[rows]
-        )
+        return Block(self.genes[rows], self.offsets[rows], self.labels[rows], self.windows[rows], self.scores[rows])
 
 
 @dataclass(frozen=True, slots=True)

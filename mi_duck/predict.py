@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mi_duck.calibrate import probabilities
 from mi_duck.checkpoint import storage_errors, sync_folder
 from mi_duck.dataset import parquet_files
 from mi_duck.ensemble import ConsolidatedMetaModel, InstanceModel, feature_matrix, vote
-from mi_duck.calibrate import probabilities
 from mi_duck.errors import DataError
 
 BATCH_BYTES = 64 << 20
@@ -60,7 +60,11 @@ def predict_file(
     used = used_features(model)
     schema = _checked_schema(files, model.features)
     kept = [field.name for field in schema if field.name not in set(model.features)]
-    results = [*(f"p_{name}" for name in model.classes), "prediction", *(f"spread_{name}" for name in model.classes)]
+    results = [
+        *(f"p_{name}" for name in model.classes),
+        "prediction",
+        *(f"spread_{name}" for name in model.classes),
+    ]
     doubled = sorted(set(kept) & set(results))
     if doubled:
         raise DataError(f"column(s) {', '.join(doubled)} of {files[0]} would be written twice; rename them")
@@ -138,7 +142,10 @@ def _batches(files: Sequence[Path], columns: Sequence[str], batch_rows: int) -> 
 
 
 def _predicted(
-    model: ConsolidatedMetaModel | InstanceModel, batch: pa.RecordBatch, kept: Sequence[str], used: Sequence[str]
+    model: ConsolidatedMetaModel | InstanceModel,
+    batch: pa.RecordBatch,
+    kept: Sequence[str],
+    used: Sequence[str],
 ) -> pa.Table:
     """Return ids and predictions of one batch; features that no tree uses are left missing."""
     matrix = np.full((batch.num_rows, len(model.features)), np.nan, dtype=np.float32)

@@ -102,7 +102,10 @@ def _control_groups(root: Path) -> list[Bound]:
             continue
         _, controllers, path = parts
         if controllers == "":
-            mounts, names = ["sys/fs/cgroup", "sys/fs/cgroup/unified"], ("memory.max", "memory.current", "inactive_file")
+            mounts, names = (
+                ["sys/fs/cgroup", "sys/fs/cgroup/unified"],
+                ("memory.max", "memory.current", "inactive_file"),
+            )
         elif "memory" in controllers.split(","):
             mounts = ["sys/fs/cgroup/memory"]
             names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")

@@ -47,9 +47,7 @@ class ScoreTable:
         """Return the scores at (n,) 1-based positions and at their neighbours along the strand."""
         own = self.at(chrom, strand, positions)
         downstream = 1 if strand == "+" else -1
-        context = [
-            self.at(chrom, strand, positions + shift * downstream)[:, :2].max(axis=1) for shift in NEIGHBOURS
-        ]
+        context = [self.at(chrom, strand, positions + shift * downstream)[:, :2].max(axis=1) for shift in NEIGHBOURS]
         return BaseScores(own[:, 0], own[:, 1], own[:, 2], np.stack(context, axis=1))
 
 
@@ -210,9 +208,7 @@ def _bed_blocks(path: Path, first: bytes, rest: BinaryIO) -> Iterator[_Block]:
         if line.strip() and not line.startswith((b"#", b"track", b"browser")):
             name = fields[3].lower() if len(fields) >= 6 else ""
             if ("donor" in name) == ("acceptor" in name):
-                raise DataError(
-                    f"{line[:60]!r} in {path}: the fourth of six columns must say donor or acceptor"
-                )
+                raise DataError(f"{line[:60]!r} in {path}: the fourth of six columns must say donor or acceptor")
             try:
                 position, score = int(fields[1]) + 1, float(fields[4])
             except ValueError as error:

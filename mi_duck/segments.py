@@ -38,9 +38,7 @@ def segments_bytes(plan: Plan) -> int:
 
 def record_type(plan: Plan) -> np.dtype[np.void]:
     """Return the type of one row in ``features.bin``: ``small`` (bytes) then ``wide`` (float32)."""
-    return np.dtype(
-        [("small", "u1", (len(plan.small_features),)), ("wide", "<f4", (len(plan.wide_features),))]
-    )
+    return np.dtype([("small", "u1", (len(plan.small_features),)), ("wide", "<f4", (len(plan.wide_features),))])
 
 
 def write_segments(
@@ -157,7 +155,7 @@ def _open(plan: Plan, segment: Segment, folder: Path) -> tuple[int, int]:
 
 def _write_at(handle: int, records: NDArray[np.void], place: int) -> None:
     """Write records at a place counted in records, whatever the kernel takes at once."""
-    data = memoryview(np.ascontiguousarray(records).view(np.uint8)).cast("B")
+    data = np.ascontiguousarray(records).view(np.uint8).data.cast("B")
     offset = place * records.dtype.itemsize
     while len(data):
         written = os.pwrite(handle, data, offset)
@@ -250,8 +248,8 @@ def _finish(plan: Plan, segment: Segment, folder: Path) -> None:
                 keys, rows = keys[order], rows[order]
                 _write_at(features, rows, begin)
                 _write_at(keys_file, keys, begin)
-            hashes["features.bin"].update(rows)
-            hashes["keys.bin"].update(keys)
+            hashes["features.bin"].update(rows.data)
+            hashes["keys.bin"].update(keys.data)
             begin += len(keys)
         os.fsync(features)
         os.fsync(keys_file)
@@ -285,13 +283,14 @@ def _row_hash(keys: NDArray[np.void], rows: NDArray[np.void]) -> NDArray[np.uint
     data[:, rows.dtype.itemsize] = keys["label"]
     words = data.view(np.uint64)
     factors = np.random.Generator(np.random.PCG64(0)).integers(0, 1 << 63, words.shape[1], dtype=np.uint64) * 2 + 1
-    return (words * factors).sum(axis=1, dtype=np.uint64)
+    digest: NDArray[np.uint64] = (words * factors).sum(axis=1, dtype=np.uint64)
+    return digest
 
 
 def _read_at(handle: int, record: np.dtype[np.void], place: int, n: int) -> NDArray[np.void]:
     """Read ``n`` records from a place counted in records."""
     rows = np.empty(n, dtype=record)
-    view = memoryview(rows.view(np.uint8)).cast("B")
+    view = rows.view(np.uint8).data.cast("B")
     offset = place * record.itemsize
     while len(view):
         got = os.preadv(handle, [view], offset)
@@ -333,7 +332,12 @@ class SegmentReader:
             manifest = json.loads((folder / "segment.json").read_bytes())
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{folder} is no finished segment; run the same command again") from error
-        expected = (self.plan.dataset_fingerprint, self.plan.genes_sha256, segment.first_rank, segment.stop_rank)
+        expected = (
+            self.plan.dataset_fingerprint,
+            self.plan.genes_sha256,
+            segment.first_rank,
+            segment.stop_rank,
+        )
         found = tuple(manifest.get(key) for key in ("dataset_fingerprint", "genes_sha256", "first_rank", "stop_rank"))
         if found != expected:
             raise CheckpointError(f"{folder} belongs to another plan; remove the run's scratch folder")
@@ -355,9 +359,7 @@ class SegmentReader:
             Columns in the order of ``plan.features``; valid until the next is taken.
         """
         plan = self.plan
-        small, wide = (
-            _columns(plan.features, names) for names in (plan.small_features, plan.wide_features)
-        )
+        small, wide = (_columns(plan.features, names) for names in (plan.small_features, plan.wide_features))
         record = record_type(plan)
         matrix = np.empty((batch_rows, len(plan.features)), dtype=np.float32)
         for segment in self.segments:

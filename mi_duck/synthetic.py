@@ -68,9 +68,7 @@ _MOTIF_SLOTS = 4
 # Standard deviation of the gene's own shift of every drawn column, against 1 within the gene.
 _GENE_EFFECT = 0.5
 
-_SIGNALS = tuple(
-    f"signal_{kind}_{i}" for kind, weights in _SIGNAL_WEIGHTS.items() for i in range(len(weights))
-)
+_SIGNALS = tuple(f"signal_{kind}_{i}" for kind, weights in _SIGNAL_WEIGHTS.items() for i in range(len(weights)))
 _PLACE_FEATURES = ("gene_length", "distance_to_start", "distance_to_end", "num_overlaps")
 _WINDOW_FEATURES = ("gc_content", "sequence_length", "sequence_complexity")
 _KMERS = tuple(f"{k}mer_{''.join(bases)}" for k in (3, 5) for bases in itertools.product("ACGT", repeat=k))
@@ -390,12 +388,8 @@ def _genes(seed: int, n_genes: int, rows_per_gene: float, n_noise: int) -> Itera
             # Log-normal with mean 1 times the share wanted, so that genes differ and their mean stays.
             site_fraction=min(_SITE_FRACTION * math.exp(rng.normal(-0.08, 0.4)), 0.5),
             # What 256 random byte values stand for: A 0, C 1, G 2, T 3 in the gene's own composition.
-            bases=np.repeat(
-                np.arange(4, dtype=np.uint8), [128 - n_strong, n_strong, n_strong, 128 - n_strong]
-            ),
-            effects=rng.normal(0, _GENE_EFFECT, len(BASE_SCORES) + len(_SIGNALS) + n_noise).astype(
-                np.float32
-            ),
+            bases=np.repeat(np.arange(4, dtype=np.uint8), [128 - n_strong, n_strong, n_strong, 128 - n_strong]),
+            effects=rng.normal(0, _GENE_EFFECT, len(BASE_SCORES) + len(_SIGNALS) + n_noise).astype(np.float32),
             positions=positions,
         )
         is_linked = links_next
@@ -478,9 +472,7 @@ def _feature_columns(rows: Columns) -> Columns:
     return {
         **rows,
         **score_features(rows["donor_score"], rows["acceptor_score"], rows["neither_score"], rows["context"]),
-        "gc_content": (np.count_nonzero((window == 1) | (window == 2), axis=1) / WINDOW_LENGTH).astype(
-            np.float32
-        ),
+        "gc_content": (np.count_nonzero((window == 1) | (window == 2), axis=1) / WINDOW_LENGTH).astype(np.float32),
         "sequence_length": np.full(len(window), WINDOW_LENGTH, dtype=np.int32),
         # Shannon entropy of the 3-mer counts over its maximum.
         "sequence_complexity": (share_logs[trimer_counts].sum(axis=0) / math.log(64)).astype(np.float32),
@@ -573,9 +565,7 @@ class _FileWriter:
             compression_level=1,
             use_dictionary=list(_TEXT),
             # Small counts: against plain, a third less time to write, half to read (Arrow, DuckDB), smaller.
-            column_encoding={
-                name: "DELTA_BINARY_PACKED" for name in features if feature_kind(name) == "k-mer"
-            },
+            column_encoding={name: "DELTA_BINARY_PACKED" for name in features if feature_kind(name) == "k-mer"},
             write_page_checksum=True,
             write_statistics=True,
         )
@@ -605,10 +595,7 @@ class _FileWriter:
         columns["splice_type"] = np.array(CLASSES, dtype=object)[columns["label"]]
         missing = dict(zip(_MISSING_COLUMNS, columns["is_missing"].T, strict=True))
         batch = pa.record_batch(
-            [
-                pa.array(columns[field.name], field.type, mask=missing.get(field.name))
-                for field in self._schema
-            ],
+            [pa.array(columns[field.name], field.type, mask=missing.get(field.name)) for field in self._schema],
             schema=self._schema,
         )
         self._writer.write_batch(batch, row_group_size=ROW_GROUP_ROWS)

@@ -72,10 +72,13 @@ def read_genes(folder: RunFolder, plan: Plan) -> Genes:
         The file is not the one that the plan was made with.
     """
     if not folder.genes.is_file() or file_sha256(folder.genes) != plan.genes_sha256:
-        raise CheckpointError(f"{folder.genes} is not the one that plan.json was made with; plan anew into another folder")
+        raise CheckpointError(
+            f"{folder.genes} is not the one that plan.json was made with; plan anew into another folder"
+        )
     table = pq.read_table(folder.genes, columns=["gene_id", "fold_group", "fold"])
     return Genes(
-        *(table[name].to_numpy() for name in ("gene_id", "fold_group")),
+        gene_id=table["gene_id"].to_numpy(),
+        group=table["fold_group"].to_numpy(),
         fold=table["fold"].to_numpy().astype(np.int64),
     )
 
@@ -153,7 +156,13 @@ def train_instance(*, run: str, instance_id: int, threads: int, report: Report) 
         for index, name in enumerate(plan.classes):
             stage = f"fold {number + 1}/{settings.n_folds} {name}"
             fit = fit_booster(
-                matrix, label == index, weight, is_stopping & ~held_out, settings, threads, _rounds(report, stage, settings)
+                matrix,
+                label == index,
+                weight,
+                is_stopping & ~held_out,
+                settings,
+                threads,
+                _rounds(report, stage, settings),
             )
             margins[held_out, index] = fit.booster.predict(matrix, output_margin=True)[held_out]
             fits.append(fit)
@@ -188,9 +197,7 @@ def train_instance(*, run: str, instance_id: int, threads: int, report: Report) 
     return {"rounds": rounds}
 
 
-def stopping_groups(
-    groups: NDArray[np.object_], folds: NDArray[np.int64], fold: int, seed: int
-) -> NDArray[np.object_]:
+def stopping_groups(groups: NDArray[np.object_], folds: NDArray[np.int64], fold: int, seed: int) -> NDArray[np.object_]:
     """Return a tenth of the fold groups outside a fold, at least one, chosen by hash.
 
     Early stopping looks at these: they are neither trained on nor scored in this fold.
@@ -248,7 +255,9 @@ def fit_booster(
     is_watched = is_stopping.any()
     if patience and is_watched:
         watch.append(
-            xgb.callback.EarlyStopping(patience, metric_name="stopping", data_name="rows", maximize=False, save_best=False)
+            xgb.callback.EarlyStopping(
+                rounds=patience, metric_name="stopping", data_name="rows", maximize=False, save_best=False
+            )
         )
     in_training = weight > 0
     curve: list[tuple[float, float]] = []
@@ -352,12 +361,17 @@ def _write(
             )
         )
         (temporary / "genes.txt").write_text(
-            "".join(f"{gene}\n" for gene in genes.gene_id[instance.first_rank : instance.stop_rank]), encoding="utf-8"
+            "".join(f"{gene}\n" for gene in genes.gene_id[instance.first_rank : instance.stop_rank]),
+            encoding="utf-8",
         )
         _write_csv(
             temporary / "gene_cv_metrics.csv",
             [
-                {"fold": number, "test_rows": int(rows.sum()), "test_genes": len(np.unique(keys["gene_rank"][rows]))}
+                {
+                    "fold": number,
+                    "test_rows": int(rows.sum()),
+                    "test_genes": len(np.unique(keys["gene_rank"][rows])),
+                }
                 | point_scores(chances[rows], keys["label"][rows], plan.classes)
                 for number in range(plan.settings.n_folds)
                 for rows in [fold == number]
@@ -394,7 +408,10 @@ def _write(
         write_json(
             temporary / "calibration.json",
             {
-                name: {"method": calibration.final[index].method, "cross_fitted_log_loss": calibration.log_loss[index]}
+                name: {
+                    "method": calibration.final[index].method,
+                    "cross_fitted_log_loss": calibration.log_loss[index],
+                }
                 for index, name in enumerate(plan.classes)
             },
         )

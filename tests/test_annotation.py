@@ -23,10 +23,7 @@ def read(tmp_path: Path, text: str) -> Annotation:
 
 
 def shape(annotation: Annotation) -> list[tuple[str, str, str, int, int, tuple[tuple[int, int], ...]]]:
-    return [
-        (gene.gene_id, gene.chrom, gene.strand, gene.start, gene.end, gene.introns)
-        for gene in annotation.genes
-    ]
+    return [(gene.gene_id, gene.chrom, gene.strand, gene.start, gene.end, gene.introns) for gene in annotation.genes]
 
 
 def test_fruit_fly__has_93_genes_with_899_introns() -> None:

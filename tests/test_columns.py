@@ -22,12 +22,8 @@ def even_scores(n_rows: int) -> BaseScores:
     return BaseScores(third, third, third, np.full((n_rows, 4), 1 / 3))
 
 
-def columns(
-    genes: list[int], offsets: list[int], cut: np.ndarray, scores: BaseScores | None = None
-) -> pa.Table:
-    facts = gene_facts(
-        [PLUS, MINUS], clusters={"P": "x", "M": "x"}, n_overlaps=[1, 1], contig_lengths={"c": 100}
-    )
+def columns(genes: list[int], offsets: list[int], cut: np.ndarray, scores: BaseScores | None = None) -> pa.Table:
+    facts = gene_facts([PLUS, MINUS], clusters={"P": "x", "M": "x"}, n_overlaps=[1, 1], contig_lengths={"c": 100})
     found = row_columns(facts, np.array(genes), np.array(offsets), cut, scores or even_scores(len(genes)))
     return pa.table(found)
 
@@ -44,9 +40,7 @@ def test_schema__names_every_column_once_with_kmers_last() -> None:
 
 
 def test_places__follow_the_strand_and_windows_end_with_the_contig() -> None:
-    cut = np.concatenate(
-        [windows(LETTERS, np.array([15]), "+", 44), windows(LETTERS, np.array([96]), "-", 44)]
-    )
+    cut = np.concatenate([windows(LETTERS, np.array([15]), "+", 44), windows(LETTERS, np.array([96]), "-", 44)])
     row = columns([0, 1], [4, 4], cut).to_pydict()
     assert row["gene_id"] == ["P", "M"]
     assert row["position"] == [4, 4]

@@ -59,9 +59,7 @@ BY_HAND = {
 
 def one_row(donor: float, acceptor: float, neither: float, context: list[float]) -> dict[str, float]:
     """Return the features of a single row as numbers."""
-    columns = score_features(
-        np.array([donor]), np.array([acceptor]), np.array([neither]), np.array([context])
-    )
+    columns = score_features(np.array([donor]), np.array([acceptor]), np.array([neither]), np.array([context]))
     return {name: column[0].item() for name, column in columns.items()}
 
 

@@ -27,9 +27,7 @@ def make_genome(folder: Path, *, exons_of_b: tuple[tuple[int, int], ...] = ((0, 
     rng = np.random.default_rng(7)
     contigs = {name: rng.choice(list("ACGT"), length) for name, length in (("c1", 25_000), ("c2", 2_000))}
     lines = []
-    genes = [
-        (f"G{i}", "c1", "+-"[i % 2], 1_000 + 2_000 * i, ((0, 199), (400, 599), (700, 999))) for i in range(10)
-    ]
+    genes = [(f"G{i}", "c1", "+-"[i % 2], 1_000 + 2_000 * i, ((0, 199), (400, 599), (700, 999))) for i in range(10)]
     genes += [("B", "c1", "+", 1_500, exons_of_b), ("Z", "c2", "-", 100, ((0, 99), (200, 299)))]
     for gene, chrom, strand, start, exons in genes:
         for first, last in exons:
@@ -41,9 +39,7 @@ def make_genome(folder: Path, *, exons_of_b: tuple[tuple[int, int], ...] = ((0, 
             contigs[chrom][start + left : start + left + 2] = list(begin)
             contigs[chrom][start + right - 3 : start + right - 1] = list(end)
     contigs["c1"][5_000:5_010] = "N"
-    (folder / "genome.fa").write_text(
-        "".join(f">{name} x\n{''.join(text)}\n" for name, text in contigs.items())
-    )
+    (folder / "genome.fa").write_text("".join(f">{name} x\n{''.join(text)}\n" for name, text in contigs.items()))
     (folder / "genes.gtf").write_text("\n".join(lines) + "\n")
 
 
@@ -88,9 +84,7 @@ def test_build__writes_the_rows_that_the_annotation_implies(genome: Path) -> Non
 
 def test_sites__have_the_letters_of_their_class_beside_them(genome: Path) -> None:
     contigs = dict(
-        part.split(" x\n")
-        for part in (genome / "genome.fa").read_text().replace("\n>", ">").split(">")
-        if part
+        part.split(" x\n") for part in (genome / "genome.fa").read_text().replace("\n>", ">").split(">") if part
     )
     table = built(genome)[1]
     for chrom, strand, position, label in zip(
@@ -166,10 +160,7 @@ def write_scores(path: Path, *, chrom: str = "c1", step: int = 1) -> None:
     lines = ["chrom\tposition\tstrand\tdonor_score\tacceptor_score"]
     for name, length in ((chrom, 25_000), ("c2", 2_000)):
         for strand in "+-":
-            lines += [
-                f"{name}\t{p}\t{strand}\t{p % 97 / 200:.3f}\t{p % 89 / 200:.3f}"
-                for p in range(1, length, step)
-            ]
+            lines += [f"{name}\t{p}\t{strand}\t{p % 97 / 200:.3f}\t{p % 89 / 200:.3f}" for p in range(1, length, step)]
     path.write_text("\n".join(lines) + "\n")
 
 
@@ -185,9 +176,7 @@ def test_base_scores__come_from_the_file_and_missing_ones_are_null(genome: Path)
 
 def test_annotation_features__are_one_value_per_gene(genome: Path) -> None:
     table = built(genome, annotation_features=True)[1]
-    values = keyed(
-        table, ["gene_id", "gene_start", "gene_end", "n_transcripts", "n_exons", "n_introns"]
-    ).values()
+    values = keyed(table, ["gene_id", "gene_start", "gene_end", "n_transcripts", "n_exons", "n_introns"]).values()
     assert len(set(values)) == 12
     assert ("B", 1_500, 1_799, 1, 2, 1) in values
 
@@ -197,8 +186,7 @@ def test_build__is_reproducible_byte_for_byte(genome: Path) -> None:
     (genome / "genome.fa.gz").write_bytes(gzip.compress((genome / "genome.fa").read_bytes()))
     build(genome / "genome.fa.gz", genome / "genes.gtf", genome / "two", genes_per_file=4)
     contents = [
-        {path.name: path.read_bytes() for path in (genome / name / "master").iterdir()}
-        for name in ("one", "two")
+        {path.name: path.read_bytes() for path in (genome / name / "master").iterdir()} for name in ("one", "two")
     ]
     assert contents[0] == contents[1]
     other = built(genome, "other", seed=43)[1]

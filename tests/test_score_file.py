@@ -33,9 +33,7 @@ def test_table__is_joined_by_place_and_neither_is_the_rest(tmp_path: Path) -> No
 
 def test_context__follows_the_strand(tmp_path: Path) -> None:
     rows = "".join(f"c\t{110 + i}\t-\t{i / 10}\t0.0\n" for i in range(5))
-    scores = read_base_scores(written(tmp_path, f"{HEADER}\n{rows}"), [MINUS]).around(
-        "c", "-", np.array([112])
-    )
+    scores = read_base_scores(written(tmp_path, f"{HEADER}\n{rows}"), [MINUS]).around("c", "-", np.array([112]))
     # upstream of 112 on the minus strand are 114 and 113
     assert np.allclose(scores.context, [[0.4, 0.3, 0.1, 0.0]])
     assert np.allclose(scores.donor, [0.2])
@@ -63,9 +61,7 @@ def test_parquet_and_gzip__give_the_same_scores(tmp_path: Path) -> None:
 
 
 def test_bed__unites_the_lines_of_a_position(tmp_path: Path) -> None:
-    text = (
-        "track name=x\nc\t11\t12\tgene_Donor\t800\t+\nc\t11\t12\tx_acceptor\t100\t+\nc\t12\t13\tdonor\t5\t+\n"
-    )
+    text = "track name=x\nc\t11\t12\tgene_Donor\t800\t+\nc\t11\t12\tx_acceptor\t100\t+\nc\t12\t13\tdonor\t5\t+\n"
     found = read_base_scores(written(tmp_path, text), [PLUS]).at("c", "+", np.array([12, 13]))
     # starts are 0-based; scores above 1 are thousandths
     assert np.allclose(found, [[0.8, 0.1, 0.1], [0.005, 0, 0.995]])

@@ -24,9 +24,7 @@ def test_fasta__names_are_first_words_and_case_and_lines_do_not_matter(tmp_path:
 
 
 @pytest.mark.parametrize("block", [1, 2, 7, 64])
-def test_fasta__does_not_depend_on_the_block_size(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
-) -> None:
+def test_fasta__does_not_depend_on_the_block_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     path = tmp_path / "genome.fa.gz"
     path.write_bytes(gzip.compress(b">a x\nACGTACGT\nAC\n>b\nGG\n\n>c\nT"))
     expected = [("a", [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]), ("b", [2, 2]), ("c", [3])]
@@ -102,10 +100,7 @@ def test_kmer_counts__equal_a_plain_loop() -> None:
     for row in (0, 255, 256, 599):  # around the borders of the batches
         text = "".join("ACGTN"[code] for code in letters[row])
         expected = Counter(
-            f"{k}mer_{text[i : i + k]}"
-            for k in (3, 5)
-            for i in range(60 - k + 1)
-            if "N" not in text[i : i + k]
+            f"{k}mer_{text[i : i + k]}" for k in (3, 5) for i in range(60 - k + 1) if "N" not in text[i : i + k]
         )
         assert {name: int(n) for name, n in zip(names, counts[row], strict=True) if n} == expected
 

@@ -141,9 +141,7 @@ def test_positions__are_unique_and_increase_inside_a_gene(
 
 def test_places__agree_with_each_other(narrow: tuple[pa.Table, SyntheticSummary, Any]) -> None:
     table, _, _ = narrow
-    length, start, end = (
-        column(table, name) for name in ("gene_length", "distance_to_start", "distance_to_end")
-    )
+    length, start, end = (column(table, name) for name in ("gene_length", "distance_to_start", "distance_to_end"))
     assert (start + end == length - 1).all()
     assert min(start.min(), end.min()) >= 0
     plus = column(table, "strand") == "+"
@@ -197,10 +195,7 @@ def test_gene_sizes__are_heavy_tailed_with_the_mean_asked_for(
 
 def test_kmer_counts__belong_to_one_window(full: tuple[pa.Table, SyntheticSummary, Path]) -> None:
     table, _, _ = full
-    counts = {
-        k: np.stack([column(table, n) for n in feature_names(1167) if n.startswith(f"{k}mer")])
-        for k in (3, 5)
-    }
+    counts = {k: np.stack([column(table, n) for n in feature_names(1167) if n.startswith(f"{k}mer")]) for k in (3, 5)}
     trimers, pentamers = counts[3].astype(int), counts[5].astype(int)
     assert (trimers.sum(axis=0) == 498).all()
     assert (pentamers.sum(axis=0) == 496).all()
@@ -393,9 +388,7 @@ def test_feature_names__are_as_many_as_asked_for_and_nested() -> None:
         ({"n_files": 6}, "number of files must lie between 1 and 5; got 6"),
     ],
 )
-def test_numbers_outside_their_range__are_refused(
-    tmp_path: Path, settings: dict[str, Any], message: str
-) -> None:
+def test_numbers_outside_their_range__are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         synthesise(tmp_path / "d", **{"n_genes": 5, **settings})
     assert list(tmp_path.iterdir()) == []
@@ -434,9 +427,7 @@ def test_interrupted_call__leaves_nothing_behind(tmp_path: Path) -> None:
 
 def test_report__counts_genes(tmp_path: Path) -> None:
     calls: list[tuple[str, int, int]] = []
-    synthesise(
-        tmp_path / "d", n_genes=3, rows_per_gene=10, n_features=20, report=lambda *call: calls.append(call)
-    )
+    synthesise(tmp_path / "d", n_genes=3, rows_per_gene=10, n_features=20, report=lambda *call: calls.append(call))
     assert calls == [("synthesise", 1, 3), ("synthesise", 2, 3), ("synthesise", 3, 3)]
 
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mi_duck.errors import MemoryBudgetError, PlanError
-from mi_duck.plan import Windows, cut_windows, instances_needed, overlap_genes
 from mi_duck.resources import GIB, Budget
+from mi_duck.windows import Windows, cut_windows, instances_needed, overlap_genes
 
 USERS = Budget(4 * GIB, "--max-memory-per-instance-gb 4", True, 64 * GIB)
 MACHINES = Budget(4 * GIB, "0.6 of 6.7 GiB available", False, 7 * GIB)
@@ -41,9 +41,14 @@ def check(windows: Windows, n_genes: int) -> None:
 @pytest.mark.parametrize(
     ("target", "overlap", "n", "shared", "redundancy"),
     # redundancy: (9280 + (n - 1) x shared) / 9280
-    [(1500, 0.1, 7, 150, 1.097), (1024, 0.1, 10, 102, 1.099), (800, 0.2, 15, 160, 1.241), (3000, 0.1, 4, 300, 1.097)],
+    [
+        (1500, 0.1, 7, 150, 1.097),
+        (1024, 0.1, 10, 102, 1.099),
+        (800, 0.2, 15, 160, 1.241),
+        (3000, 0.1, 4, 300, 1.097),
+    ],
 )
-def test_plan__examples_of_the_design_documents(
+def test_windows__examples_of_the_design_documents(
     target: int, overlap: float, n: int, shared: int, redundancy: float
 ) -> None:
     windows = cut(np.full(9280, 400), genes_per_instance=target, overlap=overlap)
@@ -62,7 +67,7 @@ def test_plan__examples_of_the_design_documents(
     overlap=st.decimals(0, "0.5", places=3).map(float),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_plan__any_numbers_give_full_coverage_and_exact_overlap(
+def test_windows__any_numbers_give_full_coverage_and_exact_overlap(
     n_genes: int, target: int, overlap: float, seed: int
 ) -> None:
     rows = np.maximum(1, np.random.default_rng(seed).lognormal(3, 1.5, n_genes)).astype(np.int64)
@@ -82,14 +87,18 @@ def test_plan__any_numbers_give_full_coverage_and_exact_overlap(
     adjust=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_plan__limits_hold_or_are_refused(
+def test_windows__limits_hold_or_are_refused(
     n_genes: int, target: int, overlap: float, max_instances: int, share: float, adjust: bool, seed: int
 ) -> None:
     rows = np.maximum(1, np.random.default_rng(seed).lognormal(3, 1.5, n_genes)).astype(np.int64)
     limit = max(1, int(rows.sum() * share))
     try:
         windows = cut(
-            rows, genes_per_instance=target, overlap=overlap, max_instances=max_instances, rows_limit=limit,
+            rows,
+            genes_per_instance=target,
+            overlap=overlap,
+            max_instances=max_instances,
+            rows_limit=limit,
             auto_adjust=adjust,
         )
     except PlanError:
@@ -101,7 +110,7 @@ def test_plan__limits_hold_or_are_refused(
         assert windows.genes_per_instance <= target
 
 
-def test_plan__windows_are_balanced_by_rows() -> None:
+def test_windows__windows_are_balanced_by_rows() -> None:
     rows = np.maximum(10, np.random.default_rng(1).lognormal(5.5, 1, 9280)).astype(np.int64)
     windows = cut(rows)
     sizes = np.array([rows[first:stop].sum() for first, stop in windows.ranges])
@@ -112,7 +121,7 @@ def test_plan__windows_are_balanced_by_rows() -> None:
     assert sizes.max() / sizes.min() < 1.05
 
 
-def test_plan__at_least_three_instances() -> None:
+def test_windows__at_least_three_instances() -> None:
     # 3 windows of 33 genes that share 3: 99 - 6 = 93
     windows = cut(np.full(93, 10))
     assert (len(windows.ranges), windows.genes_per_instance, windows.overlap_genes) == (3, 33, 3)
@@ -122,18 +131,20 @@ def test_plan__at_least_three_instances() -> None:
         cut(np.full(93, 10), max_instances=2)
 
 
-def test_plan__most_instances_bind_before_genes_an_instance() -> None:
+def test_windows__most_instances_bind_before_genes_an_instance() -> None:
     windows = cut(np.full(9280, 400), genes_per_instance=800, max_instances=10)
     check(windows, 9280)
     assert len(windows.ranges) == 10
     # 10 g - 9 floor(g / 10) >= 9280 first holds at g = 1019: 10,190 - 909 = 9,281
     assert windows.genes_per_instance == 1019
     # hard: 10 x 800 - 9 x 80 = 7,280 genes
-    with pytest.raises(PlanError, match=r"cover 7,280 of 9,280 genes; set --max-instances 13 or --genes-per-instance 1019"):
+    with pytest.raises(
+        PlanError, match=r"cover 7,280 of 9,280 genes; set --max-instances 13 or --genes-per-instance 1019"
+    ):
         cut(np.full(9280, 400), genes_per_instance=800, max_instances=10, auto_adjust=False)
 
 
-def test_plan__budget_binds_before_everything() -> None:
+def test_windows__budget_binds_before_everything() -> None:
     windows = cut(np.full(1000, 10), genes_per_instance=400, rows_limit=1000)
     check(windows, 1000)
     assert all((stop - first) * 10 <= 1000 for first, stop in windows.ranges)
@@ -145,7 +156,7 @@ def test_plan__budget_binds_before_everything() -> None:
         cut(np.full(1000, 10), genes_per_instance=400, rows_limit=1000, auto_adjust=False)
 
 
-def test_plan__overlap_is_free_of_binary_rounding() -> None:
+def test_windows__overlap_is_free_of_binary_rounding() -> None:
     # 100 x 0.29 is 28.999999999999996 in binary
     assert overlap_genes(100, 0.29) == 29
     assert instances_needed(9280, 1500, 0.1) == 7

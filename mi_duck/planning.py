@@ -1,0 +1,323 @@
+"""From a dataset to the plan of a run: index genes, assign folds, predict memory, cut instances."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from mi_duck.checkpoint import file_sha256, storage_errors, write_file
+from mi_duck.database import Database
+from mi_duck.dataset import Dataset
+from mi_duck.errors import CheckpointError, DataError, MemoryBudgetError, PlanError
+from mi_duck.folders import RunFolder
+from mi_duck.genes import Fold, GeneIndex, assign_folds, index_genes
+from mi_duck.memory import Layout, MemoryModel
+from mi_duck.plan import PLAN_VERSION, Instance, Plan, Settings, make_segments
+from mi_duck.resources import GIB, Budget, memory_budget
+from mi_duck.segments import segments_bytes
+from mi_duck.windows import Windows, cut_windows
+
+MULTI_ABOVE_GENES = 1500
+EXACT_IN_FLOAT32 = 1 << 24
+SQL_BYTES = 1 << 30
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """What the user may ask of a plan; the flags of the command line under their names."""
+
+    train_all_genes: bool = False
+    sample_genes: int | None = None
+    genes_per_instance: int = 1500
+    max_instances: int = 10
+    instance_overlap: float = 0.1
+    memory_per_gene_mb: float | None = None
+    max_memory_per_instance_gb: float = 15.0
+    memory_safety_factor: float = 0.6
+    auto_adjust_instance_size: bool = True
+    strategy: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What `inspect` found: the dataset, its genes, quantiles of rows per gene, features by kind, warnings."""
+
+    dataset: Dataset
+    genes: GeneIndex
+    quantiles: dict[str, int]
+    kinds: dict[str, int]
+    warnings: tuple[str, ...]
+
+
+def inspect(dataset: Dataset, *, threads: int, seed: int) -> Inspection:
+    """Describe a dataset from its footers and one pass over gene, label and group."""
+    with Database(threads=threads, memory_bytes=SQL_BYTES) as db:
+        genes = index_genes(db, dataset, seed=seed)
+        statistics = {row["name"]: row for row in db.rows("column_statistics", files=Database.patterns(dataset.files))}
+        rows = db.read("gene_index")["n_rows"].to_numpy()
+    small, wide = split_features(dataset, statistics)
+    quantiles = {
+        f"{share:.0%}": int(np.quantile(rows, share, method="lower")) for share in (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
+    }
+    kinds = {"whole numbers 0 to 255 (one byte)": len(small), "other numbers (float32)": len(wide)}
+    return Inspection(dataset, genes, quantiles, kinds, data_warnings(dataset, statistics))
+
+
+def split_features(
+    dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the features that fit one byte, by what the footers say, and the others."""
+    kinds = pq.read_schema(dataset.files[0])
+    small = []
+    for name in dataset.features:
+        facts = statistics[name]
+        kind = str(kinds.field(name).type)
+        if (
+            facts["is_known"]
+            and facts["n_nulls"] == 0
+            and (
+                kind == "bool"
+                or ("int" in kind and facts["low"] is not None and facts["low"] >= 0 and facts["high"] <= 255)
+            )
+        ):
+            small.append(name)
+    return tuple(small), tuple(name for name in dataset.features if name not in set(small))
+
+
+def data_warnings(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return what the user may want to change, from the footers alone."""
+    kinds = pq.read_schema(dataset.files[0])
+    large, empty, constant = [], [], []
+    for name in dataset.features:
+        facts = statistics[name]
+        if not facts["is_known"]:
+            continue
+        if facts["low"] is None and facts["n_nulls"] == dataset.n_rows:
+            empty.append(name)
+        elif facts["low"] is not None and facts["low"] == facts["high"] and facts["n_nulls"] == 0:
+            constant.append(name)
+        elif "int" in str(kinds.field(name).type) and max(-facts["low"], facts["high"]) > EXACT_IN_FLOAT32:
+            large.append(name)
+    found = []
+    if large:
+        found.append(f"whole numbers beyond 2^24 lose their last digits as float32: {_some(large)}")
+    if empty:
+        found.append(f"features without any value: {_some(empty)}")
+    if constant:
+        found.append(f"features with one value only: {_some(constant)}")
+    return tuple(found)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8:,} more" if len(names) > 8 else "")
+
+
+def make_plan(
+    dataset: Dataset,
+    out: Path,
+    *,
+    options: PlanOptions,
+    settings: Settings,
+    threads: int,
+    say: Say,
+) -> Plan:
+    """Index genes, assign folds, predict memory, cut instances; write ``genes.parquet`` and ``plan.json``.
+
+    Parameters
+    ----------
+    dataset
+        The dataset.
+    out
+        Run folder; must not hold a plan.
+    options, settings
+        What the user asked for.
+    threads
+        Threads of the training, which count a little in its memory.
+    say
+        Takes messages for the user.
+
+    Raises
+    ------
+    DataError, PlanError, MemoryBudgetError
+        See `mi_duck.genes`, `mi_duck.plan`.
+    """
+    folder = RunFolder(out)
+    if folder.plan.exists():
+        raise CheckpointError(
+            f"{out} holds a plan already; 'mi-duck train {out}' goes on with it, or choose another --out"
+        )
+    if any(file.is_relative_to(out.resolve()) for file in (file.resolve() for file in dataset.files)):
+        raise DataError(f"--out {out} holds the dataset itself; choose another folder")
+    if options.train_all_genes and options.sample_genes is not None:
+        raise PlanError("--train-all-genes and --sample-genes exclude each other; give one")
+    with Database(threads=threads, memory_bytes=SQL_BYTES) as db:
+        if options.sample_genes is not None:
+            index = index_genes(db, dataset, seed=settings.seed, sample_genes=options.sample_genes)
+            say(f"Sampling {index.n_genes:,} genes out of {index.n_genes_dataset:,}")
+            say(f"Selected {index.n_rows:,} rows from {index.n_genes:,} genes")
+        else:
+            index = index_genes(db, dataset, seed=settings.seed)
+        folds = assign_folds(db, dataset, n_folds=settings.n_folds, seed=settings.seed)
+        statistics = {row["name"]: row for row in db.rows("column_statistics", files=Database.patterns(dataset.files))}
+        table = db.arrow("genes")
+    for warning in data_warnings(dataset, statistics):
+        say(f"warning: {warning}")
+    small, wide = split_features(dataset, statistics)
+    model = MemoryModel(_layout(dataset, statistics, settings, threads), options.memory_per_gene_mb)
+    budget = memory_budget(max_gb=options.max_memory_per_instance_gb, safety_factor=options.memory_safety_factor)
+    gene_rows = table["n_rows"].to_numpy()
+    strategy, windows = _choose(index, gene_rows, model, budget, options)
+    for remark in windows.remarks:
+        say(remark)
+    _advise(windows, strategy, say)
+    before = np.concatenate([[0], np.cumsum(gene_rows)])
+    instances = tuple(
+        Instance(
+            number,
+            first,
+            stop,
+            stop - first,
+            int(before[stop] - before[first]),
+            model.predict_bytes(int(before[stop] - before[first]), stop - first),
+        )
+        for number, (first, stop) in enumerate(windows.ranges)
+    )
+    _check_classes(instances, table, dataset, settings)
+    with storage_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        temporary = out / ".genes.parquet.tmp"
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+        temporary.replace(folder.genes)
+    plan = Plan(
+        version=PLAN_VERSION,
+        location=dataset.location,
+        files=tuple(str(file.resolve()) for file in dataset.files),
+        dataset_fingerprint=dataset.fingerprint,
+        gene_column=dataset.gene_column,
+        label_column=dataset.label_column,
+        fold_column=dataset.fold_column,
+        position_column=dataset.position_column,
+        classes=dataset.classes,
+        labels=dataset.labels,
+        base_scores=dataset.base_scores,
+        features=dataset.features,
+        small_features=small,
+        wide_features=wide,
+        sample_genes=options.sample_genes,
+        n_genes_dataset=index.n_genes_dataset,
+        n_genes=index.n_genes,
+        n_rows=index.n_rows,
+        genes_sha256=file_sha256(folder.genes),
+        settings=settings,
+        strategy=strategy,
+        genes_per_instance=windows.genes_per_instance,
+        overlap_genes=windows.overlap_genes,
+        budget_bytes=budget.budget_bytes,
+        budget_source=budget.won,
+        memory_is_measured=model.is_measured,
+        record_bytes=len(small) + 4 * len(wide),
+        instances=instances,
+        segments=make_segments(instances, gene_rows),
+    )
+    write_file(folder.plan, plan.to_json().encode())
+    _say_plan(plan, folds, say)
+    return plan
+
+
+def _layout(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]], settings: Settings, threads: int) -> Layout:
+    """Return what memory depends on, from the footers: bins of whole-number columns are bounded by their range."""
+    bins, has_missing = 0, False
+    kinds = pq.read_schema(dataset.files[0])
+    for name in dataset.features:
+        facts = statistics[name]
+        whole = "int" in str(kinds.field(name).type) and facts["is_known"] and facts["low"] is not None
+        bins += min(settings.max_bin, int(facts["high"] - facts["low"]) + 1) if whole else settings.max_bin
+        has_missing |= not facts["is_known"] or facts["n_nulls"] > 0
+    return Layout(len(dataset.features), bins, has_missing, settings.max_bin, settings.max_depth, threads)
+
+
+def _choose(
+    index: GeneIndex, gene_rows: Any, model: MemoryModel, budget: Budget, options: PlanOptions
+) -> tuple[str, Windows]:
+    """Return the strategy and its windows: one window over all genes for ``single``."""
+    whole = Windows(((0, index.n_genes),), index.n_genes, 0, ())
+    single_bytes = model.predict_bytes(index.n_rows, index.n_genes)
+    strategy = options.strategy
+    if strategy == "auto":
+        prefers_multi = options.train_all_genes and index.n_genes > MULTI_ABOVE_GENES
+        strategy = "multi" if prefers_multi or single_bytes > budget.budget_bytes else "single"
+    if strategy == "single":
+        if single_bytes > budget.budget_bytes:
+            kind = PlanError if budget.is_users_number else MemoryBudgetError
+            raise kind(
+                f"a single model of {index.n_rows:,} rows needs {single_bytes / GIB:.2f} GiB, but the budget is "
+                f"{budget.budget_bytes / GIB:.2f} GiB ({budget.won}); set --strategy multi"
+            )
+        return strategy, whole
+    if options.memory_per_gene_mb is None:
+        rows_limit, genes = model.rows_within(budget.budget_bytes), options.genes_per_instance
+    else:
+        rows_limit = int(gene_rows.sum())
+        most = int((budget.budget_bytes - model.predict_bytes(0, 0)) / (options.memory_per_gene_mb * (1 << 20)))
+        genes = min(options.genes_per_instance, most)
+        if genes < 1 or (genes < options.genes_per_instance and not options.auto_adjust_instance_size):
+            raise PlanError(
+                f"--genes-per-instance {options.genes_per_instance} at --memory-per-gene-mb {options.memory_per_gene_mb:g} needs "
+                f"{model.predict_bytes(0, options.genes_per_instance) / GIB:.2f} GiB, but the budget is "
+                f"{budget.budget_bytes / GIB:.2f} GiB ({budget.won}), which holds {max(most, 0):,} genes"
+            )
+    if rows_limit == 0:
+        kind = PlanError if budget.is_users_number else MemoryBudgetError
+        raise kind(
+            f"the budget of {budget.budget_bytes / GIB:.2f} GiB ({budget.won}) holds no row; training needs "
+            f"{model.predict_bytes(int(gene_rows.max()), 1) / GIB:.2f} GiB for the largest gene alone"
+        )
+    return strategy, cut_windows(
+        gene_rows,
+        genes_per_instance=genes,
+        overlap=options.instance_overlap,
+        max_instances=options.max_instances,
+        rows_limit=rows_limit,
+        auto_adjust=options.auto_adjust_instance_size,
+        budget=budget,
+        predict_bytes=lambda rows: model.predict_bytes(rows, 1),
+    )
+
+
+def _advise(windows: Windows, strategy: str, say: Say) -> None:
+    """Print what experience says about sizes; it binds nothing."""
+    if strategy == "multi" and not 500 <= windows.genes_per_instance <= 5000:
+        say(f"warning: {windows.genes_per_instance:,} genes an instance; 500 to 5,000 are usual")
+
+
+def _check_classes(instances: tuple[Instance, ...], genes: Any, dataset: Dataset, settings: Settings) -> None:
+    """Refuse a plan in which some fold of some instance would train without a class."""
+    counts = np.array(genes["label_counts"].to_pylist(), dtype=np.int64)
+    folds = genes["fold"].to_numpy()
+    for instance in instances:
+        window = slice(instance.first_rank, instance.stop_rank)
+        for fold in range(settings.n_folds):
+            training = counts[window][folds[window] != fold].sum(axis=0)
+            if (training == 0).any():
+                name = dataset.classes[int(np.flatnonzero(training == 0)[0])]
+                raise PlanError(
+                    f"{instance.name} has no row of class {name} outside fold {fold}; set a larger --genes-per-instance or "
+                    "fewer --n-folds"
+                )
+
+
+def _say_plan(plan: Plan, folds: tuple[Fold, ...], say: Say) -> None:
+    say(
+        f"{plan.n_genes:,} genes, {plan.n_rows:,} rows, {len(plan.features):,} features "
+        f"({len(plan.small_features):,} as bytes); {len(folds)} folds over '{plan.fold_column}'"
+    )
+    say(
+        f"budget {plan.budget_bytes / GIB:.2f} GiB an instance: {plan.budget_source}; predictions are "
+        + ("measured" if plan.memory_is_measured else "by formula, not yet measured")
+    )
+    say(f"disk for the run's scratch: {segments_bytes(plan) / 1e9:.2f} GB")
