@@ -1,12 +1,14 @@
 """Command line of mi_duck: parse, call one function, print. Results go to stdout, progress and messages to stderr."""
 
+import io
 import json
 import logging
 import math
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -22,9 +24,19 @@ from rich.table import Table
 from mi_duck import __version__
 from mi_duck.errors import MiDuckError
 
+
+class Screen(Console):
+    """A console whose reader may leave, as `| head` does: the rest is dropped, and the work goes on."""
+
+    def on_broken_pipe(self) -> None:
+        """Drop what is left to print."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
 logger = logging.getLogger("mi_duck")
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
-output = Console(highlight=False, soft_wrap=True)
+errors = Screen(stderr=True, highlight=False, soft_wrap=True)
+output = Screen(highlight=False, soft_wrap=True)
 
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -35,9 +47,11 @@ class Commands(typer.core.TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run a command; print ``error: ...`` for what the user can mend."""
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # here, where a reader that left is no error
+            return result
         except MiDuckError as error:
-            errors.print(f"error: {error}", markup=False)
+            errors.print(f"error: {' '.join(str(error).splitlines())}", markup=False)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
             errors.print("interrupted; the same command goes on where it stopped")
@@ -46,6 +60,14 @@ class Commands(typer.core.TyperGroup):
             # whoever read our output has gone, as `| head` does; nothing is left to say
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from error
+        except typer.Abort:
+            raise
+        except Exception as error:
+            if hasattr(error, "exit_code"):  # one of Typer's own
+                raise
+            traceback.print_exc()
+            errors.print("this is a bug in mi_duck: please report the lines above and the command")
+            raise typer.Exit(70) from error
 
 
 app = typer.Typer(
@@ -70,6 +92,8 @@ def main(
     ] = False,
 ) -> None:
     """Set up messages and signals."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack letters of a name
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_Messages()], force=True)
     signal.signal(signal.SIGTERM, _terminated)
 
@@ -218,10 +242,11 @@ def _required(value: Any, what: str) -> Any:
     return value
 
 
-def _finite(**numbers: float | None) -> None:
-    for name, number in numbers.items():
-        if number is not None and not math.isfinite(number):
-            raise typer.BadParameter(f"{number} is not a finite number", param_hint=f"--{name.replace('_', '-')}")
+def _finite(values: Mapping[str, Any]) -> None:
+    """Refuse nan, which no range refuses."""
+    for name, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise typer.BadParameter(f"{value} is not a finite number", param_hint=f"--{name.replace('_', '-')}")
 
 
 def _dataset(values: dict[str, Any]) -> Any:
@@ -247,10 +272,7 @@ def _options(values: dict[str, Any]) -> Any:
     """Return what the options of ``plan`` and ``run`` ask of a plan."""
     from mi_duck.planning import PlanOptions
 
-    _finite(
-        instance_overlap=values["instance_overlap"],
-        max_memory_per_instance_gb=values["max_memory_per_instance_gb"],
-    )
+    _finite(values)
     if values["train_all_genes"] and values["sample_genes"] is not None:
         raise typer.BadParameter("--train-all-genes and --sample-genes exclude each other; give one")
     return PlanOptions(**{name: values[name] for name in PlanOptions.__slots__})
@@ -342,6 +364,7 @@ def build(
     """
     from mi_duck.genome import build as build_dataset
 
+    _finite(locals())
     with reporting() as report:
         summary = build_dataset(
             fasta,
@@ -397,6 +420,7 @@ def synth(
     """
     from mi_duck.synthetic import synthesise
 
+    _finite(locals())
     with reporting() as report:
         summary = synthesise(
             out,
@@ -599,7 +623,7 @@ def status(run: RunArgument, as_json: JsonOption = False) -> None:
 
     facts = run_status(run)
     if as_json:
-        print(json.dumps(facts, indent=1))
+        _print_json(facts)
         return
     rows = facts["instances"]
     _print_table(list(rows[0]), [list(row.values()) for row in rows])
@@ -691,7 +715,7 @@ def sql(
     if query is None and name is None:
         tables, queries = describe_catalogue(run)
         if as_json:
-            print(json.dumps({"tables": tables, "queries": queries}, indent=1))
+            _print_json({"tables": tables, "queries": queries})
             return
         _print_table(
             ["table", "rows", "columns"],
@@ -701,7 +725,7 @@ def sql(
         return
     columns, rows = query_catalogue(run, query=query, name=name)
     if as_json:
-        print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], default=str, indent=1))
+        _print_json([dict(zip(_unique(columns), row, strict=True)) for row in rows])
     else:
         _print_table(columns, rows)
 
@@ -709,9 +733,27 @@ def sql(
 # ---- printing ---------------------------------------------------------------------------------------------------------
 
 
+def _print_json(value: Any) -> None:
+    print(json.dumps(_plain(value), indent=1, default=str, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    """Return a value without NaN and infinities, which JSON lacks: they become null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _unique(names: list[str]) -> list[str]:
+    """Return names of which none is lost as a key: the second ``a`` becomes ``a_2``."""
+    return [name if name not in names[:at] else f"{name}_{names[:at].count(name) + 1}" for at, name in enumerate(names)]
+
+
 def _print_facts(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(facts, indent=1, default=str))
+        _print_json(facts)
         return
     for name, value in facts.items():
         if isinstance(value, dict):
@@ -770,7 +812,7 @@ def _print_scores(folder: Path, as_json: bool = False) -> None:
 
     columns, rows = score_table(folder)
     if as_json:
-        print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=1))
+        _print_json([dict(zip(columns, row, strict=True)) for row in rows])
         return
     output.print(
         "Scores on all rows, each by boosters that never saw the row's fold group; 95 % intervals over fold groups:"

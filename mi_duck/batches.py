@@ -1,4 +1,11 @@
-"""Streams the rows of segments into one quantised matrix, without ever holding a float matrix of them."""
+"""Streams the rows of segments into one quantised matrix, without ever holding a float matrix of them.
+
+XGBoost finds the cuts of all columns by sketching them side by side, which takes a megabyte a column for half a million
+rows, and a pass over the data. Whole numbers in one byte need no sketch: their distinct values are their cuts. So only the
+other columns are sketched, and the cuts of all go into the big matrix by way of a *carrier*, a matrix of a few hundred rows
+that holds nothing but cut points (``ref=``). The cuts are the same, so the trees are; building W takes 3 passes
+instead of 4 and no sketch memory (``benchmarks/bench_matrix.py``).
+"""
 
 import ctypes
 import sys
@@ -11,23 +18,32 @@ from numpy.typing import NDArray
 from mi_duck.memory import BATCH_ROWS
 from mi_duck.segments import SegmentReader
 
+PASSES = 3  # of XGBoost over the data with a reference matrix
+WIDE_BATCH_ROWS = 16_384  # a batch of few columns must be long to be worth XGBoost's work on it: half the time
+CARRIER_SHARE = 0.5  # with more wide columns than this, sketching them apart would take as much as the whole
+
 
 class GeneBatches(xgb.DataIter):  # type: ignore[misc]
-    """Feeds `SegmentReader` to XGBoost, batch by batch; XGBoost asks for all data four times."""
+    """Feeds batches to XGBoost, which asks for all of them several times.
 
-    def __init__(self, reader: SegmentReader, report: Callable[[int], None]) -> None:
+    Parameters
+    ----------
+    batches
+        Makes the iterator of one pass; each array it yields may be reused for the next.
+    report
+        Told the rows handed over so far, over all passes.
+    """
+
+    def __init__(self, batches: Callable[[], Iterator[NDArray[np.float32]]], report: Callable[[int], None]) -> None:
         super().__init__()
-        self._reader = reader
+        self._make = batches
         self._report = report
-        self._passes = -1
         self._rows = 0
         self._batches: Iterator[NDArray[np.float32]] = iter(())
 
     def reset(self) -> None:
         """Begin the next pass."""
-        self._passes += 1
-        self._rows = 0
-        self._batches = self._reader.matrices(BATCH_ROWS)
+        self._batches = self._make()
 
     def next(self, input_data: Callable[..., None]) -> bool:
         """Hand over the next batch; False when there is none."""
@@ -35,7 +51,7 @@ class GeneBatches(xgb.DataIter):  # type: ignore[misc]
         if matrix is None:
             return False
         self._rows += len(matrix)
-        self._report(self._passes * self._reader.n_rows + self._rows)
+        self._report(self._rows)
         # a new view each time: XGBoost takes an object it has seen for data it has seen
         input_data(data=matrix.view())
         return True
@@ -57,9 +73,55 @@ def build_matrix(
     report
         Told the rows read so far, over all passes.
     """
-    matrix = xgb.QuantileDMatrix(GeneBatches(reader, report), max_bin=max_bin, nthread=threads)
+    carrier = None
+    if len(reader.plan.wide_features) <= CARRIER_SHARE * len(reader.plan.features):
+        carrier = cut_carrier(reader, max_bin=max_bin, threads=threads)
+        trim_heap()
+    batches = GeneBatches(lambda: reader.matrices(BATCH_ROWS), report)
+    matrix = xgb.QuantileDMatrix(batches, max_bin=max_bin, nthread=threads, ref=carrier)
+    del carrier
     trim_heap()
     return matrix
+
+
+def cut_carrier(reader: SegmentReader, *, max_bin: int, threads: int) -> xgb.QuantileDMatrix | None:
+    """Return a tiny matrix whose cuts are those of all rows, or None where a byte column has too many values for it.
+
+    XGBoost cuts a column with few distinct values v0 < v1 < ... at v1, v2, ...; so a column whose distinct values are
+    the smallest value and all cuts but the last has exactly these cuts. (The last cut only closes the last bin.)
+    """
+    plan = reader.plan
+    n_small = len(plan.small_features)
+    is_there = np.zeros((n_small, 256), dtype=bool)
+    offsets = np.arange(n_small, dtype=np.int32) * 256
+    lowest = np.full(len(plan.wide_features), np.inf, dtype=np.float32)
+    for small, wide in reader.records(BATCH_ROWS):
+        is_there.ravel()[small + offsets] = True
+        if wide.shape[1]:
+            lowest = np.fmin(lowest, np.fmin.reduce(wide, axis=0))
+    if is_there.sum(axis=1).max(initial=0) > max_bin:
+        return None
+    values = {
+        name: np.flatnonzero(is_there[place]).astype(np.float32) for place, name in enumerate(plan.small_features)
+    }
+    if plan.wide_features:
+        sketched = xgb.QuantileDMatrix(
+            GeneBatches(lambda: (wide for _, wide in reader.records(WIDE_BATCH_ROWS)), lambda rows: None),
+            max_bin=max_bin,
+            nthread=threads,
+        )
+        starts, cuts = sketched.get_quantile_cut()
+        for place, name in enumerate(plan.wide_features):
+            # the first number is a bound below the smallest value, the last one a bound above the largest
+            inner = cuts[starts[place] + 1 : starts[place + 1] - 1]
+            values[name] = np.append(lowest[place], inner) if np.isfinite(lowest[place]) else np.empty(0, np.float32)
+    matrix = np.full((max(len(column) for column in values.values()), len(plan.features)), np.nan, dtype=np.float32)
+    for place, name in enumerate(plan.features):
+        column = values[name]
+        if len(column):
+            matrix[: len(column), place] = column
+            matrix[len(column) :, place] = column[-1]
+    return xgb.QuantileDMatrix(matrix, max_bin=max_bin, nthread=threads)
 
 
 def trim_heap() -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from mi_duck.checkpoint import storage_errors, sync_folder
+from mi_duck.checkpoint import publish, storage_errors
 from mi_duck.database import Database, named_queries, named_text, quoted
 from mi_duck.errors import CheckpointError, DataError
 from mi_duck.folders import RunFolder
@@ -29,7 +29,8 @@ def write_catalogue(folder: RunFolder, plan: Plan, provenance: dict[str, Any]) -
     """
     temporary = folder.catalogue.with_name(".run.duckdb.tmp")
     with storage_errors(folder.root):
-        temporary.unlink(missing_ok=True)
+        for stale in (temporary, temporary.with_name(f"{temporary.name}.wal")):
+            stale.unlink(missing_ok=True)
         with Database(temporary) as db:
             db.load("gene_index", _genes(folder))
             db.load("instances", _instances(folder, plan))
@@ -43,8 +44,7 @@ def write_catalogue(folder: RunFolder, plan: Plan, provenance: dict[str, Any]) -
             db.load_parquet("predictions", folder.out_of_fold)
             db.load("runs", _run(plan, provenance))
             db.drop("gene_index")
-        temporary.replace(folder.catalogue)
-        sync_folder(folder.root)
+        publish(temporary, folder.catalogue)
 
 
 def _genes(folder: RunFolder) -> pa.Table:

@@ -76,6 +76,17 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def publish(temporary: Path, target: Path) -> None:
+    """Give a finished file its name, after its bytes have reached the disk."""
+    handle = os.open(temporary, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    temporary.replace(target)
+    sync_folder(target.parent)
+
+
 def sync_files(folder: Path) -> None:
     """Flush every file of a folder to the disk, and the folder itself."""
     for file in sorted(folder.rglob("*")):
@@ -127,13 +138,20 @@ def unpack(data: bytes, source: str) -> dict[str, bytes]:
     length = int.from_bytes(rest[:8], "little")
     if length > LARGEST_HEADER:
         raise CheckpointError(f"{source} has a header of {length:,} bytes, more than any model has")
-    header = json.loads(rest[8 : 8 + length])
-    size = sum(n for _, n in header["parts"])
-    if size > LARGEST_MODEL:
-        raise CheckpointError(f"{source} would unpack to {size / 1e9:.1f} GB, more than any model has")
-    body = zstandard.ZstdDecompressor().decompress(rest[8 + length :], max_output_size=size)
+    try:
+        sizes = {str(name): int(n) for name, n in json.loads(rest[8 : 8 + length])["parts"]}
+        size = sum(sizes.values())
+        if size > LARGEST_MODEL:
+            raise CheckpointError(f"{source} would unpack to {size / 1e9:.1f} GB, more than any model has")
+        frame = rest[8 + length :]
+        # the decompressor believes the frame's own size, so that is compared before it allocates
+        if min(sizes.values(), default=0) < 0 or zstandard.frame_content_size(frame) != size:
+            raise CheckpointError(f"{source} is no model that mi_duck wrote: its sizes contradict each other")
+        body = zstandard.ZstdDecompressor().decompress(frame)
+    except (ValueError, KeyError, TypeError, RecursionError, zstandard.ZstdError) as error:
+        raise CheckpointError(f"{source} is no model that mi_duck wrote: {error}") from error
     parts, begin = {}, 0
-    for name, n in header["parts"]:
+    for name, n in sizes.items():
         parts[name] = body[begin : begin + n]
         begin += n
     return parts

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from mi_duck.errors import DataError, MemoryBudgetError, StorageError
 
@@ -98,10 +99,15 @@ class Database:
         """Make the view ``source_rows`` (gene_id, fold_group, label_text, file, row_number) over Parquet files.
 
         The names of the user's columns are values here, quoted by one function; everything after reads the view.
+        Folder names such as ``chrom=4`` count only where the files lack one of the three columns, and as text: a
+        number would make one gene of ``007`` and ``7``.
         """
         with _wrapped("source_rows", {"files": len(files)}):
-            parquet = self._connection.read_parquet(
-                self.patterns(files), filename=True, file_row_number=True, hive_partitioning=True
+            needs_folders = not {gene_column, label_column, fold_column} <= set(pq.read_schema(files[0]).names)
+            parquet = self._connection.sql(
+                "from read_parquet($files, filename = true, file_row_number = true, "
+                "hive_partitioning = $needs_folders, hive_types_autocast = false)",
+                params={"files": self.patterns(files), "needs_folders": needs_folders},
             )
             parquet.project(
                 f"{quoted(gene_column)}::varchar as gene_id, "
@@ -162,7 +168,10 @@ class Database:
             With DuckDB's own words, where the text is not one valid statement.
         """
         with _wrapped("query", {}, user=True):
-            result = self._connection.execute(text)
+            statements = self._connection.extract_statements(text)
+            if len(statements) != 1:
+                raise DataError(f"the query holds {len(statements)} SQL statements; give exactly one")
+            result = self._connection.execute(statements[0])
             names = [column[0] for column in result.description or []]
             return names, result.fetchall()
 
@@ -185,11 +194,13 @@ def _wrapped(name: str, parameters: Mapping[str, Any], *, user: bool = False) ->
         raise MemoryBudgetError(f"{name} needs more memory than DuckDB may use: {_line(error)}") from error
     except duckdb.IOException as error:
         raise StorageError(f"{name}: {_line(error)}") from error
-    except (duckdb.InvalidInputException, duckdb.ConversionException) as error:
-        raise DataError(f"{name} ({_short(parameters)}): {_line(error)}") from error
     except duckdb.Error as error:
         if user:
             raise DataError(_line(error)) from error
+        if isinstance(error, (duckdb.InvalidInputException, duckdb.ConversionException)):
+            raise DataError(f"{name} ({_short(parameters)}): {_line(error)}") from error
+        if type(error) is duckdb.Error:  # what the Parquet reader raises at bytes that make no sense
+            raise DataError(f"{name}: a Parquet file is damaged ({_line(error)}); write it again") from error
         raise
 
 

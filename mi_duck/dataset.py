@@ -4,6 +4,7 @@ Nothing but footers is read here.
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -115,20 +116,20 @@ def open_dataset(
     """
     files = parquet_files(location)
     schema, n_rows, fingerprint = _read_footers(files)
-    partitions = _partition_keys(files[0])
-    columns = [*schema.names, *partitions]
+    if len(classes) < 2 or len(set(classes)) < len(classes) or "" in classes:
+        raise DataError(f"--classes needs two or more different names, got {', '.join(classes)}")
+    if gene_column == label_column:
+        raise DataError(f"--gene-column and --label-column both name '{gene_column}'; give the gene and the label")
+    if n_rows == 0:
+        raise DataError(f"no rows in {location}: {len(files)} Parquet file(s), all empty")
+    columns = [*schema.names, *_partition_keys(files[0])]
+    fold_column = fold_by or ("overlap_cluster" if "overlap_cluster" in columns else gene_column)
     for column, flag in (
         (gene_column, "--gene-column"),
         (label_column, "--label-column"),
-        (fold_by, "--fold-by"),
+        (fold_column, "--fold-by"),
     ):
-        if column is not None and column not in columns:
-            raise DataError(f"no column '{column}' in {files[0]}; columns are {_some(columns)} (set {flag})")
-    if len(classes) < 2 or len(set(classes)) < len(classes):
-        raise DataError(f"--classes needs two or more different names, got {', '.join(classes)}")
-    if n_rows == 0:
-        raise DataError(f"no rows in {location}: {len(files)} Parquet file(s), all empty")
-    fold_column = fold_by or ("overlap_cluster" if "overlap_cluster" in columns else gene_column)
+        _check_role(column, flag, schema, files)
     unwanted = _unwanted(exclude_features, schema.names)
     features, excluded = [], []
     for field in schema:
@@ -144,10 +145,10 @@ def open_dataset(
             excluded.append((field.name, reason))
     if not features:
         raise DataError(f"no feature column in {files[0]}: " + _some([f"{name} ({why})" for name, why in excluded]))
-    integers = label_column in schema.names and pa.types.is_integer(schema.field(label_column).type)
+    integers = pa.types.is_integer(schema.field(label_column).type)
     position = "position" if "position" in schema.names else None
     if position and not pa.types.is_integer(schema.field(position).type):
-        raise DataError(f"column 'position' in {files[0]} is {schema.field(position).type}, not an integer")
+        raise DataError(f"column 'position' in {files[0]} is {schema.field(position).type}, not an integer; cast it")
     return Dataset(
         location=location,
         files=files,
@@ -165,6 +166,33 @@ def open_dataset(
     )
 
 
+def _check_role(column: str, flag: str, schema: pa.Schema, files: Sequence[Path]) -> None:
+    """Refuse a gene, label or fold column that is absent, or whose values are no names."""
+    if column in schema.names:
+        kind = schema.field(column).type
+        values = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not (
+            pa.types.is_string(values)
+            or pa.types.is_large_string(values)
+            or pa.types.is_string_view(values)
+            or pa.types.is_integer(values)
+            or pa.types.is_null(values)
+        ):
+            raise DataError(
+                f"column '{column}' is {kind} in {files[0]}, neither text nor integer; cast it or choose another ({flag})"
+            )
+        return
+    keys = [_partition_keys(file) for file in files]
+    if column not in keys[0]:
+        columns = _some([*schema.names, *keys[0]])
+        raise DataError(f"no column '{column}' in {files[0]}; columns are {columns} (set {flag})")
+    if flag == "--label-column":
+        raise DataError(f"label '{column}' is a folder name over {files[0]}, not a column; write it into the files")
+    other = next((file for file, own in zip(files, keys, strict=True) if own != keys[0]), None)
+    if other:
+        raise DataError(f"{other} lies under other partition folders than {files[0]}; give all files the same keys")
+
+
 def parquet_files(location: str) -> tuple[Path, ...]:
     """Return the Parquet files that a path or glob names, sorted by name.
 
@@ -176,13 +204,15 @@ def parquet_files(location: str) -> tuple[Path, ...]:
         Nothing is there, or no Parquet file is in the folder.
     """
     path = Path(location)
+    if not location:
+        raise DataError("the name of the dataset is empty; name a Parquet file, a folder of them, or a glob pattern")
     try:
         if path.is_dir():
             folder = path / "master" if (path / "master").is_dir() else path
             found = [
                 file
                 for file in folder.rglob("*.parquet")
-                if not any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)
+                if not any(part.startswith((".", "_")) for part in file.relative_to(folder).parts) and not file.is_dir()
             ]
             missing = f"no *.parquet file in {folder}; point to a folder that holds some"
         elif path.exists():
@@ -193,11 +223,15 @@ def parquet_files(location: str) -> tuple[Path, ...]:
             missing = f"nothing is at {location}; name a Parquet file, a folder of them, or a glob pattern"
     except OSError as error:
         raise StorageError(f"cannot read {location}: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"{location} is no glob pattern: {error}") from error
     if not found:
         raise DataError(missing)
-    unusual = next((file for file in found if not file.is_file()), None)
-    if unusual:
-        raise DataError(f"{unusual} is not a regular file (a broken link, a folder or a pipe); remove it")
+    for file in found:
+        if not file.is_file():
+            raise DataError(f"{file} is not a regular file (a broken link, a folder or a pipe); remove it")
+        if str(file).encode("utf-8", "ignore") != os.fsencode(file):
+            raise DataError(f"the name of {str(file)!r} is not UTF-8, so SQL cannot open it; rename it")
     return tuple(sorted(found))
 
 
@@ -214,11 +248,13 @@ def _read_footers(files: Sequence[Path]) -> tuple[pa.Schema, int, str]:
             with pq.ParquetFile(file) as parquet:
                 schema, rows = parquet.schema_arrow.remove_metadata(), parquet.metadata.num_rows
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-            raise DataError(f"{file} cannot be read as Parquet: {' '.join(str(error).split())}") from error
+            raise DataError(
+                f"{file} cannot be read as Parquet ({' '.join(str(error).split())}); write it again"
+            ) from error
         n_rows += rows
         if first is None:
             first = schema
-            _refuse_doubled(schema, file)
+            _refuse_names(schema, file)
         elif not schema.equals(first):
             _refuse_difference(first, files[0], schema, file)
     if first is None:
@@ -238,6 +274,8 @@ def _footer(file: Path) -> bytes:
         with file.open("rb") as handle:
             handle.seek(max(size - 8, 0))
             tail = handle.read()
+            if tail[4:] == b"PARE":
+                raise DataError(f"{file} is encrypted; write it without encryption")
             if size < 12 or tail[4:] != b"PAR1":
                 raise DataError(f"{file} ({size:,} bytes) is no complete Parquet file; write it again or remove it")
             length = int.from_bytes(tail[:4], "little")
@@ -249,12 +287,16 @@ def _footer(file: Path) -> bytes:
         raise StorageError(f"cannot read {file}: {error.strerror}") from error
 
 
-def _refuse_doubled(schema: pa.Schema, file: Path) -> None:
-    """Names that differ in case alone are one column to SQL."""
+def _refuse_names(schema: pa.Schema, file: Path) -> None:
+    """Names that differ in case alone are one column to SQL, and two names are taken by its reader."""
     seen: dict[str, str] = {}
     for name in schema.names:
         if name == "":
             raise DataError(f"a column in {file} has no name; give it one")
+        if name.lower() in ("filename", "file_row_number"):
+            raise DataError(
+                f"column '{name}' in {file} has a name that the Parquet reader of SQL uses itself; rename it"
+            )
         if name.lower() in seen:
             raise DataError(f"columns '{seen[name.lower()]}' and '{name}' in {file} are one name to SQL; rename one")
         seen[name.lower()] = name
@@ -262,8 +304,9 @@ def _refuse_doubled(schema: pa.Schema, file: Path) -> None:
 
 def _refuse_difference(first: pa.Schema, first_file: Path, schema: pa.Schema, file: Path) -> None:
     """Accept another order of columns; refuse another set of columns or another type."""
-    missing = [name for name in first.names if name not in schema.names]
-    surplus = [name for name in schema.names if name not in first.names]
+    names, first_names = set(schema.names), set(first.names)
+    missing = [name for name in first.names if name not in names]
+    surplus = [name for name in schema.names if name not in first_names]
     if missing:
         raise DataError(f"{file} lacks column(s) {_some(missing)} that {first_file} has; give all files one schema")
     if surplus:
@@ -285,7 +328,7 @@ def _unwanted(exclude_features: Path | None, names: Sequence[str]) -> set[str]:
     if exclude_features is None:
         return set()
     try:
-        lines = exclude_features.read_text(encoding="utf-8").splitlines()
+        lines = exclude_features.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read --exclude-features {exclude_features}: {error}") from error
     unwanted = {line.strip() for line in lines if line.strip() and not line.startswith("#")}
@@ -316,7 +359,7 @@ def _reason_to_exclude(
     kind = field.type
     if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return None
-    return f"{kind}, not a number"
+    return f"{kind}, not an integer, float or boolean"
 
 
 def _base_scores(given: Sequence[str] | None, classes: Sequence[str], features: Sequence[str]) -> tuple[str, ...]:

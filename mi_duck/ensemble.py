@@ -42,6 +42,50 @@ class InstanceModel:
     calibrators: tuple[Calibrator, ...]
     metadata: dict[str, Any]
 
+    def as_ensemble(self) -> "ConsolidatedMetaModel":
+        """Return the ensemble of this one member: the same probabilities, the whole interface."""
+        return ConsolidatedMetaModel((self,), (1.0,), "single", {}, self.metadata["n_genes"])
+
+    @property
+    def total_instances(self) -> int:
+        """One."""
+        return 1
+
+    @property
+    def instance_models(self) -> list["InstanceModel"]:
+        """Return the model itself as its only member."""
+        return [self]
+
+    @property
+    def voting_weights(self) -> list[float]:
+        """Weight of this model: all of it."""
+        return [1.0]
+
+    @property
+    def instance_weights(self) -> list[float]:
+        """Weight of this model, under its other name."""
+        return [1.0]
+
+    @property
+    def consolidation_method(self) -> str:
+        """``single``: there is nothing to join."""
+        return "single"
+
+    @property
+    def instance_metadata(self) -> list[dict[str, Any]]:
+        """Instance number, genes, rows and rounds."""
+        return [self.metadata]
+
+    @property
+    def total_genes_covered(self) -> int:
+        """Genes that the model was trained on."""
+        return int(self.metadata["n_genes"])
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """None: they are fitted on the whole run."""
+        return {}
+
     def margins(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return log-odds of each class against the rest, shape (n_rows, n_classes)."""
         return np.column_stack([booster.inplace_predict(matrix, predict_type="margin") for booster in self.boosters])
@@ -62,6 +106,16 @@ class InstanceModel:
     def get_base_models(self) -> list[xgb.Booster]:
         """Return the boosters in the order of classes."""
         return list(self.boosters)
+
+    def get_comprehensive_shap_models(self) -> dict[str, dict[str, Any]]:
+        """Return every booster by class, as an ensemble of one instance does."""
+        return self.as_ensemble().get_comprehensive_shap_models()
+
+    def compute_ensemble_shap_importance(
+        self, rows: Any, background_data: Any | None = None
+    ) -> dict[str, dict[str, float]]:
+        """Return mean absolute SHAP values, as an ensemble of one instance does."""
+        return self.as_ensemble().compute_ensemble_shap_importance(rows, background_data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,14 +308,17 @@ def feature_matrix(rows: Any, features: Sequence[str]) -> NDArray[np.float32]:
     Raises
     ------
     DataError
-        A feature is missing, an array has another width, a value is infinite.
+        A feature is missing or no number, an array has another width, a value is infinite or too large for float32.
     """
     if isinstance(rows, np.ndarray):
         if rows.ndim != 2 or rows.shape[1] != len(features):
             raise DataError(
                 f"an array of shape {rows.shape} cannot be {len(features)} features; name the columns instead"
             )
-        matrix = np.ascontiguousarray(rows, dtype=np.float32)
+        if rows.dtype.kind not in "biuf":
+            raise DataError(f"an array of {rows.dtype} holds no numbers; convert it, with NaN for missing values")
+        with np.errstate(over="ignore"):
+            matrix = np.ascontiguousarray(rows, dtype=np.float32)
     else:
         if isinstance(rows, pa.Table | pa.RecordBatch):
             names = set(rows.schema.names)
@@ -278,19 +335,35 @@ def feature_matrix(rows: Any, features: Sequence[str]) -> NDArray[np.float32]:
             raise DataError(
                 f"feature(s) {', '.join(missing[:8])} missing of {len(features)} that the model was trained on"
             )
-        n_rows = len(rows) if not isinstance(rows, Mapping) else len(rows[features[0]])
+        n_rows = len(rows) if not isinstance(rows, Mapping) else np.size(rows[features[0]])
         matrix = np.empty((n_rows, len(features)), dtype=np.float32)
         for place, name in enumerate(features):
-            column = rows[name]
-            if isinstance(column, pa.Array | pa.ChunkedArray):
-                column = (
-                    column.to_numpy() if isinstance(column, pa.ChunkedArray) else column.to_numpy(zero_copy_only=False)
-                )
-            matrix[:, place] = column
+            try:
+                column = _numbers(rows[name])
+                if column.shape != (n_rows,):
+                    raise ValueError(f"its shape is {column.shape}")
+                # what is too large for float32 becomes infinite, which is refused below
+                with np.errstate(over="ignore"):
+                    matrix[:, place] = column
+            except (TypeError, ValueError, KeyError, pa.ArrowInvalid) as error:
+                raise DataError(f"feature '{name}' is no column of {n_rows:,} numbers: {error}") from error
     if np.isinf(matrix).any():
         bad = features[int(np.flatnonzero(np.isinf(matrix).any(axis=0))[0])]
-        raise DataError(f"infinite value in feature '{bad}'; replace it by null")
+        raise DataError(f"infinite value, or one too large for float32, in feature '{bad}'; replace it by null")
     return matrix
+
+
+def _numbers(column: Any) -> Any:
+    """Return a column as NumPy numbers; nulls become NaN, text and dates are refused even where they look like numbers."""
+    if isinstance(column, pa.Array | pa.ChunkedArray):
+        if pa.types.is_boolean(column.type) or pa.types.is_null(column.type):
+            column = column.cast(pa.float32())
+        column = column.to_numpy() if isinstance(column, pa.ChunkedArray) else column.to_numpy(zero_copy_only=False)
+    elif not hasattr(column, "dtype"):
+        column = np.asarray(column)
+    if column.dtype.kind not in "biuf":
+        raise TypeError(f"its values are {column.dtype}")
+    return column if isinstance(column, np.ndarray) else column.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
 def consolidate(

@@ -117,18 +117,19 @@ def _check_rows(db: Database, dataset: Dataset) -> None:
     unknown = db.rows("checks/unknown_label")
     if unknown:
         row = unknown[0]
+        label = "null" if row["label_text"] is None else repr(row["label_text"])
         raise DataError(
-            f"unknown label {row['label_text']!r} in {_count(row['n_rows'])} row(s) of column '{dataset.label_column}', "
+            f"unknown label {label} in {_count(row['n_rows'])} row(s) of column '{dataset.label_column}', "
             f"first in {row['first_file']}; known are {', '.join(dataset.labels)} (set --classes)"
         )
     for row in db.rows("checks/null_group"):
         raise DataError(
-            f"gene '{row['gene_id']}' has rows without '{dataset.fold_column}' in {row['first_file']}; "
+            f"gene {row['gene_id']!r} has rows without '{dataset.fold_column}' in {row['first_file']}; "
             "fill it or choose another --fold-by"
         )
     for row in db.rows("checks/split_gene"):
         raise DataError(
-            f"gene '{row['gene_id']}' stands in {row['n_groups']} groups of '{dataset.fold_column}'; "
+            f"gene {row['gene_id']!r} stands in {row['n_groups']} groups of '{dataset.fold_column}'; "
             "a gene must lie in one (choose another --fold-by)"
         )
 

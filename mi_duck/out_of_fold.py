@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mi_duck.calibrate import METHODS, Calibrator, calibrate, probabilities
-from mi_duck.checkpoint import read_parts, storage_errors, sync_folder, write_file
+from mi_duck.checkpoint import publish, read_parts, storage_errors, write_file
 from mi_duck.children import Report
 from mi_duck.ensemble import load_booster, vote
 from mi_duck.errors import CheckpointError
@@ -40,9 +40,17 @@ class FoldModels:
 
 
 def read_fold_models(path: Path) -> FoldModels:
-    """Read ``fold_models.miduck``."""
+    """Read ``fold_models.miduck``.
+
+    Raises
+    ------
+    CheckpointError
+        The file is damaged, or holds another kind of model.
+    """
     parts = read_parts(path)
     facts = json.loads(parts["model.json"])
+    if facts["kind"] != "folds":
+        raise CheckpointError(f"{path} holds '{facts['kind']}', no fold models")
     return FoldModels(
         tuple(
             tuple(load_booster(parts[f"booster_{fold}_{index}.ubj"]) for index in range(len(facts["classes"])))
@@ -114,8 +122,7 @@ def predict_out_of_fold(*, run: str, threads: int, report: Report) -> dict[str, 
             for writer in writers:
                 writer.close()
         for path, target in zip(partial, targets, strict=True):
-            path.replace(target)
-        sync_folder(folder.root)
+            publish(path, target)
     every, truth = np.concatenate(confident), np.concatenate(labels)
     return {
         "thresholds": {name: best_threshold(every[:, index], truth == index) for index, name in enumerate(plan.classes)}

@@ -1,8 +1,10 @@
 """Streams Parquet through a model to Parquet in bounded memory; every id and the order are kept."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mi_duck.calibrate import probabilities
-from mi_duck.checkpoint import storage_errors, sync_folder
+from mi_duck.checkpoint import publish, storage_errors
 from mi_duck.dataset import parquet_files
 from mi_duck.ensemble import ConsolidatedMetaModel, InstanceModel, feature_matrix, vote
 from mi_duck.errors import DataError
@@ -40,8 +42,9 @@ def predict_file(
     location
         Parquet file, folder or glob; files in the order of their names.
     out
-        Parquet file to write, whole or not at all: every column of the input that is no feature, then ``p_<class>``,
-        ``prediction`` (class name) and, for an ensemble, ``spread_<class>``, the standard deviation over its members.
+        Parquet file to write, whole or not at all: every column of the input that is no feature, those of folder names
+        such as ``chrom=4``, as text, then ``p_<class>``, ``prediction`` (class name) and, for an ensemble,
+        ``spread_<class>``, the standard deviation over its members.
     report
         Told (stage, rows done, rows of all).
 
@@ -57,15 +60,22 @@ def predict_file(
         raise DataError(f"--out {out} does not end in .parquet; name one Parquet file")
     if out.resolve() in {file.resolve() for file in files}:
         raise DataError(f"--out {out} is one of the input files; choose another")
+    if Path(location).is_dir() and out.resolve().is_relative_to(Path(location).resolve()):
+        raise DataError(f"--out {out} would become part of the dataset {location}; choose another folder")
     used = used_features(model)
     schema = _checked_schema(files, model.features)
-    kept = [field.name for field in schema if field.name not in set(model.features)]
+    features = set(model.features)
+    kept = [name for name in schema.names if name not in features]
+    keys = set(_folder_values(files[0], schema.names))
+    other = next((file for file in files if set(_folder_values(file, schema.names)) != keys), None)
+    if other:
+        raise DataError(f"{other} lies under other partition folders than {files[0]}; give all files the same keys")
     results = [
         *(f"p_{name}" for name in model.classes),
         "prediction",
         *(f"spread_{name}" for name in model.classes),
     ]
-    doubled = sorted(set(kept) & set(results))
+    doubled = sorted({*kept, *keys} & set(results))
     if doubled:
         raise DataError(f"column(s) {', '.join(doubled)} of {files[0]} would be written twice; rename them")
     total = sum(pq.read_metadata(file).num_rows for file in files)
@@ -76,23 +86,23 @@ def predict_file(
     with storage_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
-            for batch in _batches(files, [*kept, *used], batch_rows):
-                table = _predicted(model, batch, kept, used)
+            for file, batch in _batches(files, [*kept, *used], batch_rows):
+                table = _predicted(model, batch, kept, used, _folder_values(file, schema.names))
                 if writer is None:
                     writer = pq.ParquetWriter(temporary, table.schema, compression="zstd", write_page_checksum=True)
                 writer.write_table(table)
                 done += len(table)
                 report("predicting", done, total)
+            if writer is None:
+                raise DataError(f"no rows in {location}")
+            writer.close()
+            publish(temporary, out)
         except BaseException:
             if writer is not None:
-                writer.close()
+                with suppress(OSError):  # a full disk cannot take the footer either
+                    writer.close()
             temporary.unlink(missing_ok=True)
             raise
-        if writer is None:
-            raise DataError(f"no rows in {location}")
-        writer.close()
-        temporary.replace(out)
-        sync_folder(out.parent)
     return PredictSummary(done, len(used))
 
 
@@ -107,36 +117,53 @@ def used_features(model: ConsolidatedMetaModel | InstanceModel) -> list[str]:
 def _checked_schema(files: Sequence[Path], features: Sequence[str]) -> pa.Schema:
     """Return the first file's schema; every file must have every feature, used or not, as a number."""
     first: pa.Schema | None = None
+    wanted = set(features)
     for file in files:
         try:
             schema = pq.read_schema(file)
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(f"{file} cannot be read as Parquet: {' '.join(str(error).split())}") from error
-        missing = [name for name in features if name not in schema.names]
+        there = set(schema.names)
+        missing = [name for name in features if name not in there]
         if missing:
             raise DataError(
                 f"{file} lacks {len(missing):,} of {len(features):,} features of the model: {', '.join(missing[:8])}"
             )
+        if len(there) < len(schema.names):
+            doubled = sorted(name for name in there if schema.names.count(name) > 1)
+            raise DataError(f"{file} has two columns named {', '.join(doubled[:8])}; rename one")
         for name in features:
             kind = schema.field(name).type
             if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
                 raise DataError(f"feature '{name}' is {kind} in {file}, not a number")
         if first is None:
             first = schema
-        elif set(schema.names) != set(first.names):
+        elif there != set(first.names):
             raise DataError(f"{file} has other columns than {files[0]}; give all files one schema")
+        for name in (name for name in first.names if name not in wanted):
+            if schema.field(name).type != first.field(name).type:
+                raise DataError(
+                    f"column '{name}' is {schema.field(name).type} in {file} but {first.field(name).type} in {files[0]}; "
+                    "give all files one schema"
+                )
     if first is None:
         raise DataError("no Parquet file given")
     return first
 
 
-def _batches(files: Sequence[Path], columns: Sequence[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
+def _folder_values(file: Path, names: Sequence[str]) -> dict[str, str]:
+    """Return what the folders of a Hive-partitioned dataset say of a file's rows: key to value."""
+    pairs = (part.split("=", 1) for part in file.parts[:-1] if "=" in part)
+    return {key: unquote(value) for key, value in pairs if key not in names}
+
+
+def _batches(files: Sequence[Path], columns: Sequence[str], batch_rows: int) -> Iterator[tuple[Path, pa.RecordBatch]]:
     for file in files:
         try:
             with pq.ParquetFile(file, page_checksum_verification=True, buffer_size=1 << 20) as parquet:
                 for batch in parquet.iter_batches(batch_rows, columns=list(columns), use_threads=False):
                     if batch.num_rows:
-                        yield batch
+                        yield file, batch
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(f"{file} is damaged: {' '.join(str(error).split())}") from error
 
@@ -146,12 +173,14 @@ def _predicted(
     batch: pa.RecordBatch,
     kept: Sequence[str],
     used: Sequence[str],
+    of_folders: dict[str, str],
 ) -> pa.Table:
     """Return ids and predictions of one batch; features that no tree uses are left missing."""
     matrix = np.full((batch.num_rows, len(model.features)), np.nan, dtype=np.float32)
     places = {name: number for number, name in enumerate(model.features)}
     matrix[:, [places[name] for name in used]] = feature_matrix(batch, used)
     columns = {name: batch[name] for name in kept}
+    columns |= {name: pa.array([value] * len(batch), pa.string()) for name, value in of_folders.items()}
     if isinstance(model, ConsolidatedMetaModel):
         members = model.predict_members(matrix)
         chances: NDArray[np.float64] = vote(members, model.weights)

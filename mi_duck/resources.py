@@ -92,7 +92,7 @@ def memory_bounds(*, root: Path, environment: Mapping[str, str]) -> list[Bound]:
 def _control_groups(root: Path) -> list[Bound]:
     """Limits of the control groups of this process and their ancestors, version 1, 2 and hybrid."""
     try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+        lines = os.fsdecode((root / "proc/self/cgroup").read_bytes()).splitlines()
     except OSError:
         return []
     bounds = []
@@ -116,11 +116,12 @@ def _control_groups(root: Path) -> list[Bound]:
             # inside a container the path may be that of the host; then only the mount itself is there
             for folder in [group, *group.parents]:
                 limit = _number(root / mount / folder / names[0])
-                if limit is None or limit >= NO_LIMIT:
+                if limit is None or not 0 < limit < NO_LIMIT:
                     continue
                 used = _number(root / mount / folder / names[1]) or 0
                 cache = _field(root / mount / folder / "memory.stat", names[2])
-                bounds.append(Bound(f"control group /{folder} ({names[0]})", max(limit - max(used - cache, 0), 0)))
+                name = "/" + "/".join(folder.parts)
+                bounds.append(Bound(f"control group {name} ({names[0]})", max(limit - max(used - cache, 0), 0)))
     return bounds
 
 
@@ -134,10 +135,10 @@ def _number(file: Path) -> int | None:
 def _field(file: Path, name: str) -> int:
     """Return one number of a file of ``name value`` lines, 0 where it is absent."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except OSError:
+        pairs = [line.split() for line in file.read_text(encoding="utf-8").splitlines()]
+        return next((int(pair[1]) for pair in pairs if len(pair) == 2 and pair[0] == name), 0)
+    except (OSError, ValueError):
         return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith(f"{name} ")), 0)
 
 
 def _scheduler(environment: Mapping[str, str]) -> list[Bound]:
@@ -145,8 +146,8 @@ def _scheduler(environment: Mapping[str, str]) -> list[Bound]:
     node, per_cpu, cpus = (
         environment.get(name, "") for name in ("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "SLURM_CPUS_ON_NODE")
     )
-    if node.isdigit() and int(node) > 0:
+    if node.isdecimal() and int(node) > 0:
         return [Bound("SLURM_MEM_PER_NODE", int(node) << 20)]
-    if per_cpu.isdigit() and cpus.isdigit() and int(per_cpu) > 0:
+    if per_cpu.isdecimal() and cpus.isdecimal() and int(per_cpu) * int(cpus) > 0:
         return [Bound("SLURM_MEM_PER_CPU", int(per_cpu) * int(cpus) << 20)]
     return []

@@ -1,34 +1,23 @@
-"""One pass over the Parquet files writes every selected row to its place in a segment, in small types.
+"""The rows of a run in small types: what a segment is, and how it is read.
 
 A segment is a range of gene ranks. Its rows lie in the total order (gene rank, position, hash of the row), which does
-not depend on the order of files, on batches or on threads, as fixed-size records in two files: ``features.bin`` holds the
-whole-number features as one byte each and then the others as float32, ``keys.bin`` holds `KEYS`. The gene index
-knows each gene's rows beforehand, so a row is written to its gene's place at once; a second look at each segment
-sorts the rows inside their genes and hashes the files.
+not depend on the order of files, on batches or on threads, as fixed-size records in two files: ``features.bin`` holds
+the whole-number features as one byte each and then the others as float32, ``keys.bin`` holds `KEYS`.
 """
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from hashlib import sha256
-from itertools import groupby
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mi_duck.checkpoint import file_sha256, free_bytes, storage_errors, write_file
-from mi_duck.database import Database
-from mi_duck.errors import CheckpointError, DataError, StorageError
+from mi_duck.checkpoint import file_sha256
+from mi_duck.errors import CheckpointError
 from mi_duck.plan import Plan, Segment
 
 KEYS = np.dtype([("position", "<i8"), ("gene_rank", "<i4"), ("label", "u1")])
-BATCH_ROWS = 4096
-SORT_BYTES = 32 << 20
-
-Report = Callable[[str, int, int], None]
 
 
 def segments_bytes(plan: Plan) -> int:
@@ -41,253 +30,7 @@ def record_type(plan: Plan) -> np.dtype[np.void]:
     return np.dtype([("small", "u1", (len(plan.small_features),)), ("wide", "<f4", (len(plan.wide_features),))])
 
 
-def write_segments(
-    db: Database, plan: Plan, folder: Path, *, report: Report, wanted: Sequence[Segment] | None = None
-) -> None:
-    """Write the segments that are not there yet.
-
-    Parameters
-    ----------
-    db
-        Database with the tables ``source_rows``, ``gene_index`` and ``row_groups``.
-    plan
-        The plan; its files are read once, and of them only the row groups that hold a wanted gene.
-    folder
-        Where segments lie.
-    report
-        Told (stage, rows done, rows of all).
-    wanted
-        Segments to write, by default all.
-
-    Raises
-    ------
-    DataError
-        A value is infinite or too large for float32, a file changed since the plan was made.
-    StorageError
-        The disk is too small or fails; names the bytes needed.
-    """
-    missing = [
-        segment for segment in (wanted or plan.segments) if not (folder / segment.name / "segment.json").is_file()
-    ]
-    if not missing:
-        return
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        needed = sum(segment.n_rows for segment in missing) * (plan.record_bytes + KEYS.itemsize)
-        free = free_bytes(folder)
-        if needed > free:
-            raise StorageError(
-                f"the segments need {needed / 1e9:.2f} GB in {folder}, where {free / 1e9:.2f} GB are free; free the rest"
-            )
-        _place_rows(db, plan, folder, missing, report)
-        done = 0
-        for segment in missing:
-            report("sorting rows", done, sum(segment.n_rows for segment in missing))
-            _finish(plan, segment, folder / segment.name)
-            done += segment.n_rows
-
-
-def _place_rows(db: Database, plan: Plan, folder: Path, missing: Sequence[Segment], report: Report) -> None:
-    """Read each needed row group once and write its rows to their genes' places."""
-    genes = db.read("gene_index").sort_by("gene_rank")
-    first_row = genes["first_row"].to_numpy()
-    gene_rows = genes["n_rows"].to_numpy()
-    filled = np.zeros(len(genes), dtype=np.int64)
-    segment_of_gene = np.full(len(genes), -1, dtype=np.int64)
-    handles = []
-    for number, segment in enumerate(missing):
-        segment_of_gene[segment.first_rank : segment.stop_rank] = number
-        handles.append(_open(plan, segment, folder / segment.name))
-    total = sum(segment.n_rows for segment in missing)
-    done = 0
-    try:
-        runs = db.arrow("row_index")
-        keep = segment_of_gene[runs["gene_rank"].to_numpy()] >= 0
-        runs = runs.filter(pa.array(keep))
-        columns = [runs[name].to_pylist() for name in ("file", "row_group", "first_row", "n_rows", "gene_rank")]
-        for file, of_file in groupby(zip(*columns, strict=True), key=lambda run: run[0]):
-            with _open_parquet(Path(file), plan) as parquet:
-                for row_group, of_group in groupby(of_file, key=lambda run: run[1]):
-                    pieces = [(first, n_rows, rank) for _, _, first, n_rows, rank in of_group]
-                    for first, records, keys in _batches(parquet, file, row_group, plan):
-                        stop = first + len(records)
-                        # runs are sorted by first row, so those of this batch are at the front
-                        while pieces and pieces[0][0] < stop:
-                            begin, n_rows, rank = pieces.pop(0)
-                            n = min(n_rows, stop - begin)
-                            if n < n_rows:
-                                pieces.insert(0, (begin + n, n_rows - n, rank))
-                            if filled[rank] + n > gene_rows[rank]:
-                                raise DataError(f"{file} changed since the plan was made; plan anew")
-                            number = segment_of_gene[rank]
-                            place = int(first_row[rank] + filled[rank] - missing[number].first_row)
-                            part = slice(begin - first, begin - first + n)
-                            keys["gene_rank"][part] = rank
-                            _write_at(handles[number][0], records[part], place)
-                            _write_at(handles[number][1], keys[part], place)
-                            filled[rank] += n
-                            done += n
-                        report("partitioning rows", done, total)
-        short = np.flatnonzero((filled != gene_rows) & (segment_of_gene >= 0))
-        if len(short):
-            gene = genes["gene_id"][int(short[0])].as_py()
-            raise DataError(
-                f"gene '{gene}' has {filled[short[0]]:,} rows now and had {gene_rows[short[0]]:,} when the plan was made; "
-                "the files changed: plan anew"
-            )
-    finally:
-        for pair in handles:
-            for handle in pair:
-                os.close(handle)
-
-
-def _open(plan: Plan, segment: Segment, folder: Path) -> tuple[int, int]:
-    """Open the two files of a segment at their full size, so that a full disk is met here."""
-    folder.mkdir(parents=True, exist_ok=True)
-    opened = []
-    for name, size in (("features.bin", record_type(plan).itemsize), ("keys.bin", KEYS.itemsize)):
-        handle = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-        opened.append(handle)
-        if segment.n_rows and hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(handle, 0, segment.n_rows * size)
-    return opened[0], opened[1]
-
-
-def _write_at(handle: int, records: NDArray[np.void], place: int) -> None:
-    """Write records at a place counted in records, whatever the kernel takes at once."""
-    data = np.ascontiguousarray(records).view(np.uint8).data.cast("B")
-    offset = place * records.dtype.itemsize
-    while len(data):
-        written = os.pwrite(handle, data, offset)
-        data, offset = data[written:], offset + written
-
-
-def _open_parquet(file: Path, plan: Plan) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(file, page_checksum_verification=True, memory_map=False, buffer_size=1 << 20)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{file} cannot be read as Parquet: {' '.join(str(error).split())}") from error
-
-
-def _batches(
-    parquet: pq.ParquetFile, file: str, row_group: int, plan: Plan
-) -> Iterator[tuple[int, NDArray[np.void], NDArray[np.void]]]:
-    """Yield (first row in the row group, records, keys) for one row group, batch by batch."""
-    columns = [*plan.features, plan.label_column] + ([plan.position_column] if plan.position_column else [])
-    codes = {text: code for code, text in enumerate(plan.labels)}
-    first = 0
-    try:
-        for batch in parquet.iter_batches(
-            BATCH_ROWS, row_groups=[row_group], columns=list(dict.fromkeys(columns)), use_threads=False
-        ):
-            n = batch.num_rows
-            records = np.empty(n, dtype=record_type(plan))
-            keys = np.zeros(n, dtype=KEYS)
-            _fill(records["small"], batch, plan.small_features, file)
-            _fill(records["wide"], batch, plan.wide_features, file)
-            keys["label"] = [codes[str(text)] for text in batch[plan.label_column].to_pylist()]
-            if plan.position_column:
-                if batch[plan.position_column].null_count:
-                    raise DataError(f"null in column '{plan.position_column}' of {file}; fill it or remove the rows")
-                keys["position"] = batch[plan.position_column].to_numpy()
-            yield first, records, keys
-            first += n
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{file} is damaged in row group {row_group}: {' '.join(str(error).split())}") from error
-    except KeyError as error:
-        raise DataError(f"unknown label {error} in column '{plan.label_column}' of {file}; the file changed") from error
-
-
-def _fill(target: NDArray[np.generic], batch: pa.RecordBatch, names: Sequence[str], file: str) -> None:
-    """Copy columns side by side into row-major records, by way of a column-major block that stays in the cache."""
-    block = np.empty((len(names), batch.num_rows), dtype=target.dtype)
-    for number, name in enumerate(names):
-        column = batch[name]
-        if target.dtype == np.uint8:
-            if column.null_count:
-                raise DataError(f"null in column '{name}' of {file}, though its footer says there is none")
-            values = column.to_numpy(zero_copy_only=False)
-            block[number] = values
-            if values.dtype != np.uint8 and not np.array_equal(block[number], values):
-                raise DataError(f"column '{name}' of {file} leaves 0..255, though its footer says it does not")
-        else:
-            with np.errstate(over="ignore"):
-                block[number] = column.to_numpy(zero_copy_only=False)
-    if target.dtype != np.uint8 and np.isinf(block).any():
-        name = names[int(np.flatnonzero(np.isinf(block).any(axis=1))[0])]
-        raise DataError(
-            f"infinite value, or one too large for float32, in column '{name}' of {file}; replace it by null or leave the "
-            "column out (--exclude)"
-        )
-    for begin in range(0, batch.num_rows, 512):
-        target[begin : begin + 512] = block[:, begin : begin + 512].T
-
-
-def _finish(plan: Plan, segment: Segment, folder: Path) -> None:
-    """Sort the rows inside their genes by (position, hash of the row), hash both files, write the manifest."""
-    record = record_type(plan)
-    hashes = {"features.bin": sha256(), "keys.bin": sha256()}
-    features = os.open(folder / "features.bin", os.O_RDWR)
-    keys_file = os.open(folder / "keys.bin", os.O_RDWR)
-    try:
-        begin = 0
-        rows_at_once = max(1, SORT_BYTES // record.itemsize)
-        while begin < segment.n_rows:
-            keys = _read_at(keys_file, KEYS, begin, min(rows_at_once, segment.n_rows - begin))
-            # whole genes: stop before the last gene unless it is the last of the segment or fills the chunk alone
-            stop = begin + len(keys)
-            if stop < segment.n_rows:
-                cut = int(np.searchsorted(keys["gene_rank"], keys["gene_rank"][-1]))
-                if cut == 0:
-                    rows_at_once *= 2
-                    continue
-                keys = keys[:cut]
-            rows = _read_at(features, record, begin, len(keys))
-            order = _total_order(keys, rows)
-            if order is not None:
-                keys, rows = keys[order], rows[order]
-                _write_at(features, rows, begin)
-                _write_at(keys_file, keys, begin)
-            hashes["features.bin"].update(rows.data)
-            hashes["keys.bin"].update(keys.data)
-            begin += len(keys)
-        os.fsync(features)
-        os.fsync(keys_file)
-    finally:
-        os.close(features)
-        os.close(keys_file)
-    manifest = {
-        "dataset_fingerprint": plan.dataset_fingerprint,
-        "genes_sha256": plan.genes_sha256,
-        "first_rank": segment.first_rank,
-        "stop_rank": segment.stop_rank,
-        "sha256": {name: digest.hexdigest() for name, digest in hashes.items()},
-    }
-    write_file(folder / "segment.json", json.dumps(manifest, indent=1).encode())
-
-
-def _total_order(keys: NDArray[np.void], rows: NDArray[np.void]) -> NDArray[np.int64] | None:
-    """Return the order of rows by (gene rank, position, hash of the row), or None where they stand in it."""
-    rank, position = keys["gene_rank"], keys["position"]
-    same_gene = rank[1:] == rank[:-1]
-    if not (same_gene & (position[1:] <= position[:-1])).any():
-        return None
-    return np.lexsort((_row_hash(keys, rows), position, rank))
-
-
-def _row_hash(keys: NDArray[np.void], rows: NDArray[np.void]) -> NDArray[np.uint64]:
-    """Return a hash of each row's features and label: a sum of its 64-bit words times fixed odd numbers."""
-    n = len(rows)
-    data = np.zeros((n, -(-(rows.dtype.itemsize + 1) // 8) * 8), dtype=np.uint8)
-    data[:, : rows.dtype.itemsize] = rows.view(np.uint8).reshape(n, -1)
-    data[:, rows.dtype.itemsize] = keys["label"]
-    words = data.view(np.uint64)
-    factors = np.random.Generator(np.random.PCG64(0)).integers(0, 1 << 63, words.shape[1], dtype=np.uint64) * 2 + 1
-    digest: NDArray[np.uint64] = (words * factors).sum(axis=1, dtype=np.uint64)
-    return digest
-
-
-def _read_at(handle: int, record: np.dtype[np.void], place: int, n: int) -> NDArray[np.void]:
+def read_at(handle: int, record: np.dtype[np.void], place: int, n: int) -> NDArray[np.void]:
     """Read ``n`` records from a place counted in records."""
     rows = np.empty(n, dtype=record)
     view = rows.view(np.uint8).data.cast("B")
@@ -350,8 +93,17 @@ class SegmentReader:
         parts = [np.fromfile(self.folder / segment.name / "keys.bin", dtype=KEYS) for segment in self.segments]
         return np.concatenate(parts)
 
+    def records(self, batch_rows: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+        """Yield the byte columns and the float32 columns of all rows, batch by batch, each a contiguous copy."""
+        record = record_type(self.plan)
+        for segment in self.segments:
+            with (self.folder / segment.name / "features.bin").open("rb", buffering=0) as file:
+                for begin in range(0, segment.n_rows, batch_rows):
+                    rows = read_at(file.fileno(), record, begin, min(batch_rows, segment.n_rows - begin))
+                    yield np.ascontiguousarray(rows["small"]), np.ascontiguousarray(rows["wide"])
+
     def matrices(self, batch_rows: int) -> Iterator[NDArray[np.float32]]:
-        """Yield the features of all rows, batch by batch, each a new view of one reused array.
+        """Yield the features of all rows, batch by batch, each a view of one reused array.
 
         Yields
         ------
@@ -360,16 +112,12 @@ class SegmentReader:
         """
         plan = self.plan
         small, wide = (_columns(plan.features, names) for names in (plan.small_features, plan.wide_features))
-        record = record_type(plan)
         matrix = np.empty((batch_rows, len(plan.features)), dtype=np.float32)
-        for segment in self.segments:
-            with (self.folder / segment.name / "features.bin").open("rb", buffering=0) as file:
-                for begin in range(0, segment.n_rows, batch_rows):
-                    n = min(batch_rows, segment.n_rows - begin)
-                    rows = _read_at(file.fileno(), record, begin, n)
-                    matrix[:n, small] = rows["small"]
-                    matrix[:n, wide] = rows["wide"]
-                    yield matrix[:n]
+        for small_columns, wide_columns in self.records(batch_rows):
+            n = len(small_columns)
+            matrix[:n, small] = small_columns
+            matrix[:n, wide] = wide_columns
+            yield matrix[:n]
 
 
 def _columns(features: Sequence[str], names: Sequence[str]) -> slice | NDArray[np.int64]:

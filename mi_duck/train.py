@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import xgboost as xgb
 from numpy.typing import NDArray
 
-from mi_duck.batches import build_matrix, trim_heap
+from mi_duck.batches import PASSES, build_matrix, trim_heap
 from mi_duck.calibrate import METHODS, Calibration, calibrate, probabilities
 from mi_duck.checkpoint import file_sha256, pack, storage_errors, sync_files, sync_folder, write_json
 from mi_duck.children import Report, peak_bytes
@@ -37,21 +37,24 @@ UNHASHED = ("measurement.json",)  # times and peaks differ between equal runs
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """One booster and how it came to be.
+    """One booster and how it came to be; as bytes, because a booster in memory keeps its training matrix there.
 
     Parameters
     ----------
-    booster
-        Its first ``rounds`` rounds.
+    raw
+        Its first ``rounds`` rounds, UBJSON.
     rounds
         Rounds kept.
     curve
         For each round trained: log loss on the training rows and on the stopping rows, shape (n_rounds, 2).
+    held_out_margins
+        Log-odds of the held-out rows, shape (n_held_out,).
     """
 
-    booster: xgb.Booster
+    raw: bytes
     rounds: int
     curve: NDArray[np.float64]
+    held_out_margins: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +78,14 @@ def read_genes(folder: RunFolder, plan: Plan) -> Genes:
         raise CheckpointError(
             f"{folder.genes} is not the one that plan.json was made with; plan anew into another folder"
         )
-    table = pq.read_table(folder.genes, columns=["gene_id", "fold_group", "fold"])
+    # not read_table: it loads Arrow's query engine and starts its threads, 48 MB in the process that trains
+    with pq.ParquetFile(folder.genes) as parquet:
+        table = parquet.read(columns=["gene_id", "fold_group", "fold"], use_threads=False)
+    # to_pylist, because to_numpy of a table's column loads pandas: 30 MB
     return Genes(
-        gene_id=table["gene_id"].to_numpy(),
-        group=table["fold_group"].to_numpy(),
-        fold=table["fold"].to_numpy().astype(np.int64),
+        gene_id=np.array(table["gene_id"].to_pylist(), dtype=object),
+        group=np.array(table["fold_group"].to_pylist(), dtype=object),
+        fold=np.array(table["fold"].to_pylist(), dtype=np.int64),
     )
 
 
@@ -142,7 +148,7 @@ def train_instance(*, run: str, instance_id: int, threads: int, report: Report) 
         reader,
         max_bin=settings.max_bin,
         threads=threads,
-        report=lambda rows: report("building the matrix", rows, 4 * reader.n_rows),
+        report=lambda rows: report("building the matrix", rows, PASSES * reader.n_rows),
     )
     window = slice(instance.first_rank, instance.stop_rank)
     margins = np.zeros((reader.n_rows, len(plan.classes)), dtype=np.float32)
@@ -159,12 +165,13 @@ def train_instance(*, run: str, instance_id: int, threads: int, report: Report) 
                 matrix,
                 label == index,
                 weight,
-                is_stopping & ~held_out,
                 settings,
                 threads,
                 _rounds(report, stage, settings),
+                is_stopping=is_stopping & ~held_out,
+                held_out=held_out,
             )
-            margins[held_out, index] = fit.booster.predict(matrix, output_margin=True)[held_out]
+            margins[held_out, index] = fit.held_out_margins
             fits.append(fit)
         fold_fits.append(fits)
     rounds = [
@@ -172,13 +179,11 @@ def train_instance(*, run: str, instance_id: int, threads: int, report: Report) 
         for index in range(len(plan.classes))
     ]
     everything = np.ones(reader.n_rows, dtype=np.float32)
-    nothing = np.zeros(reader.n_rows, dtype=bool)
     final = [
         fit_booster(
             matrix,
             label == index,
             everything,
-            nothing,
             settings,
             threads,
             _rounds(report, f"final {name}", settings),
@@ -213,11 +218,12 @@ def fit_booster(
     matrix: xgb.QuantileDMatrix,
     truth: NDArray[np.bool_],
     weight: NDArray[np.float32],
-    is_stopping: NDArray[np.bool_],
     settings: Settings,
     threads: int,
     on_round: Callable[[int], None],
     *,
+    is_stopping: NDArray[np.bool_] | None = None,
+    held_out: NDArray[np.bool_] | None = None,
     rounds: int | None = None,
 ) -> Fit:
     """Fit one one-vs-rest booster on the rows of weight 1.
@@ -226,12 +232,14 @@ def fit_booster(
     ----------
     matrix
         Quantised matrix of all rows; its labels and weights are replaced.
-    truth, weight, is_stopping
-        Label, weight, and whether early stopping looks at the row; shape (n_rows,).
+    truth, weight
+        Label and weight of each row, shape (n_rows,).
     settings, threads
         Of the training.
     on_round
         Told the number of rounds done.
+    is_stopping, held_out
+        Rows that early stopping looks at, and rows to predict, shape (n_rows,).
     rounds
         Exact number of rounds; by default early stopping decides, within ``n_estimators``.
     """
@@ -248,40 +256,51 @@ def fit_booster(
         "disable_default_eval_metric": True,
     }
     watch: list[xgb.callback.TrainingCallback] = [_Watch(on_round)]
-    patience = settings.early_stopping_patience
+    curve: list[tuple[float, float]] = []
     if rounds is not None:
         booster = xgb.train(parameters, matrix, rounds, callbacks=watch)
-        return Fit(booster, rounds, np.zeros((0, 2)))
-    is_watched = is_stopping.any()
-    if patience and is_watched:
-        watch.append(
-            xgb.callback.EarlyStopping(
-                rounds=patience, metric_name="stopping", data_name="rows", maximize=False, save_best=False
+    else:
+        stops = bool(settings.early_stopping_patience and is_stopping is not None and is_stopping.any())
+        if stops:
+            watch.append(
+                xgb.callback.EarlyStopping(
+                    rounds=settings.early_stopping_patience, metric_name="stopping", data_name="rows", maximize=False
+                )
             )
+        booster = xgb.train(
+            parameters,
+            matrix,
+            settings.n_estimators,
+            evals=[(matrix, "rows")],
+            custom_metric=_log_losses(truth, weight > 0, is_stopping if stops else None, curve),
+            callbacks=watch,
+            verbose_eval=False,
         )
-    in_training = weight > 0
-    curve: list[tuple[float, float]] = []
+        rounds = booster.best_iteration + 1 if stops else booster.num_boosted_rounds()
+    margins = (
+        np.empty(0, dtype=np.float32)
+        if held_out is None
+        else booster.predict(matrix, output_margin=True, iteration_range=(0, rounds))[held_out]
+    )
+    return Fit(bytes(booster[:rounds].save_raw("ubj")), rounds, np.array(curve).reshape(-1, 2), margins)
+
+
+def _log_losses(
+    truth: NDArray[np.bool_],
+    in_training: NDArray[np.bool_],
+    is_stopping: NDArray[np.bool_] | None,
+    curve: list[tuple[float, float]],
+) -> Callable[[NDArray[np.float32], xgb.DMatrix], list[tuple[str, float]]]:
+    """Return XGBoost's custom metric: log loss on training and on stopping rows, also kept in ``curve``."""
 
     def log_losses(chance: NDArray[np.float32], _: xgb.DMatrix) -> list[tuple[str, float]]:
-        surprise = -np.log(np.clip(np.where(truth, chance, 1 - chance), 1e-7, 1).astype(np.float64))
-        point = (
-            float(surprise[in_training].mean()),
-            float(surprise[is_stopping].mean()) if is_watched else float("nan"),
-        )
-        curve.append(point)
-        return [("training", point[0]), ("stopping", point[1])]
+        surprise = -np.log(np.clip(np.where(truth, chance, 1 - chance), 1e-7, 1))
+        training = float(surprise[in_training].mean(dtype=np.float64))
+        stopping = float("nan") if is_stopping is None else float(surprise[is_stopping].mean(dtype=np.float64))
+        curve.append((training, stopping))
+        return [("training", training), ("stopping", stopping)]
 
-    booster = xgb.train(
-        parameters,
-        matrix,
-        settings.n_estimators,
-        evals=[(matrix, "rows")],
-        custom_metric=log_losses,
-        callbacks=watch,
-        verbose_eval=False,
-    )
-    kept = booster.best_iteration + 1 if patience and is_watched else booster.num_boosted_rounds()
-    return Fit(booster[:kept], kept, np.array(curve))
+    return log_losses
 
 
 class _Watch(xgb.callback.TrainingCallback):  # type: ignore[misc]
@@ -338,7 +357,7 @@ def _write(
                         }
                     )
                 }
-                | {f"booster_{index}.ubj": bytes(fit.booster.save_raw("ubj")) for index, fit in enumerate(final)}
+                | {f"booster_{index}.ubj": fit.raw for index, fit in enumerate(final)}
             )
         )
         (temporary / "fold_models.miduck").write_bytes(
@@ -354,7 +373,7 @@ def _write(
                     )
                 }
                 | {
-                    f"booster_{number}_{index}.ubj": bytes(fit.booster.save_raw("ubj"))
+                    f"booster_{number}_{index}.ubj": fit.raw
                     for number, fits in enumerate(fold_fits)
                     for index, fit in enumerate(fits)
                 }

@@ -1,5 +1,6 @@
 -- null_group: genes without a fold group; none is a pass.
 -- grain:   gene_id
+-- nulls:   gene_id
 -- reads:   label_counts
 -- params:
 -- columns: gene_id    varchar  the gene
@@ -8,6 +9,6 @@ select
     gene_id,
     min(first_file) as first_file
 from label_counts
-where fold_group is null
+where fold_group is null or fold_group = ''
 group by all
 order by gene_id

@@ -1,0 +1,86 @@
+"""Given tables for the tests of single SQL files, typed as the header of the file that makes them says."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from headers import header_of, sql_files
+
+from mi_duck.database import Database
+
+TYPES = {
+    "varchar": pa.string(),
+    "bigint": pa.int64(),
+    "integer": pa.int32(),
+    "hugeint": pa.int64(),
+    "boolean": pa.bool_(),
+    "double": pa.float64(),
+    "bigint[]": pa.list_(pa.int64()),
+}
+MADE_ELSEWHERE = {
+    "source_rows": {
+        "gene_id": "varchar",
+        "fold_group": "varchar",
+        "label_text": "varchar",
+        "file": "varchar",
+        "row_number": "bigint",
+    },
+    "instances": {
+        "instance_id": "bigint",
+        "first_rank": "bigint",
+        "stop_rank": "bigint",
+        "n_genes": "bigint",
+        "n_rows": "bigint",
+        "predicted_bytes": "bigint",
+        "measured_peak_bytes": "bigint",
+        "wall_seconds": "double",
+        "status": "varchar",
+        "weight": "double",
+    },
+    "metrics": {
+        "scope": "varchar",
+        "instance_id": "bigint",
+        "metric": "varchar",
+        "class": "varchar",
+        "value": "double",
+        "low": "double",
+        "high": "double",
+        "evaluated_on": "varchar",
+    },
+}
+"""Tables that Python makes, not a file in ``sql/``: a view over Parquet, the plan's instances, the scores."""
+
+Given = Callable[[str, str], None]
+
+
+@pytest.fixture
+def given(db: Database) -> Given:
+    """Return ``given(table, text)``: loads a table written as text.
+
+    The first line names columns, each further line is a row; cells are divided by white space, ``-`` is null, ``''`` is
+    the empty text, ``1/2/3`` a list.
+    """
+
+    def load(table: str, text: str) -> None:
+        heading, *lines = [line.split() for line in text.strip().splitlines()]
+        kinds = header_of(table).columns if table in sql_files("*.sql") else MADE_ELSEWHERE[table]
+        # the index of a finished run carries the fold and the mark of held-out genes too
+        kinds = kinds | {"fold": "bigint", "is_holdout": "boolean"} if table == "gene_index" else kinds
+        rows = [dict(zip(heading, map(_cell, line, (kinds[name] for name in heading)), strict=True)) for line in lines]
+        schema = pa.schema([(name, TYPES[kinds[name]]) for name in heading])
+        db.load(table, pa.Table.from_pylist(rows, schema=schema))
+
+    return load
+
+
+def _cell(text: str, kind: str) -> Any:
+    if text == "-":
+        return None
+    if kind == "varchar":
+        return text.replace("''", "")
+    if kind == "boolean":
+        return text == "true"
+    if kind == "bigint[]":
+        return [int(part) for part in text.split("/")]
+    return float(text) if kind == "double" else int(text)

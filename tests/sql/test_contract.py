@@ -1,0 +1,134 @@
+"""The contract of every file in ``sql/``: one SELECT, and a header that says the truth about it."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+import pytest
+from headers import code_of, header_of, sql_files, text_of
+
+from mi_duck.database import Database, named_queries, quoted
+
+STEPS = sql_files("*.sql", "checks/*.sql")
+NAMED = sql_files("named/*.sql")
+PARAMETERS = {
+    "seed": 42,
+    "n_folds": 2,
+    "n_classes": 3,
+    "n_genes": None,
+    "n_genes_dataset": 3,
+    "labels": ["neither", "donor", "acceptor"],
+    "bytes_per_row": 1500.5,
+}
+"""A value for every parameter of every file; ``files`` is added by `tables`."""
+ORDER = [
+    "label_counts",
+    "sampled_genes",
+    "gene_index",
+    "gene_folds",
+    "row_groups",
+    "genes",
+    "instance_genes",
+    "coverage",
+]
+"""Files whose tables others read, in the order of the data."""
+
+
+@pytest.fixture
+def tables(db: Database, tiny: Path, given: Callable[[str, str], None]) -> dict[str, object]:
+    """Make every table that some file reads, over three genes; return the parameters."""
+    files = sorted(tiny.glob("*.parquet"))
+    parameters = PARAMETERS | {"files": Database.patterns(files)}
+    db.open_source(files, gene_column="gene_id", label_column="splice_type", fold_column="gene_id")
+    given(
+        "instances",
+        """
+        instance_id first_rank stop_rank n_genes n_rows predicted_bytes measured_peak_bytes wall_seconds status weight
+        0           0          2         2       5      1000            -                   -            to_do  -
+        1           1          3         2       3      1000            900                 1.5          done   1.0
+        """,
+    )
+    given("metrics", "scope instance_id metric class value low high evaluated_on\n ensemble - f1 macro 0.5 0.4 0.6 oof")
+    for name in ORDER:
+        db.table(name, **{key: parameters[key] for key in header_of(name).params})
+        if name == "genes":  # a finished run reads the index from its file, which has folds
+            db.load("gene_index", db.read("genes"))
+    return parameters
+
+
+@pytest.mark.parametrize("name", STEPS + NAMED)
+def test_sql_file__is_one_select(name: str) -> None:
+    statements = duckdb.extract_statements(text_of(name))
+    assert [statement.type for statement in statements] == [duckdb.StatementType.SELECT]
+    assert ";" not in code_of(name)
+
+
+@pytest.mark.parametrize("name", STEPS + NAMED)
+def test_sql_file__is_lower_case_and_repeatable(name: str) -> None:
+    """`hash` changes between releases, `random` and `using sample` between runs."""
+    code = code_of(name)
+    # names in double quotes may be anything; there are none
+    assert code == code.lower()
+    assert not re.search(r"\bhash\s*\(|\brandom\s*\(|\busing\s+sample\b|\btablesample\b", code)
+    assert "\t" not in code
+    assert max(map(len, text_of(name).splitlines())) <= 120
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_sql_header__names_the_file_and_its_parameters(name: str) -> None:
+    header = header_of(name)
+    (statement,) = duckdb.extract_statements(text_of(name))
+    assert header.name == Path(name).name
+    assert header.sentence.endswith(".")
+    assert set(header.params) == statement.named_parameters
+    assert set(header.grain) <= set(header.columns)
+    assert set(header.nulls) <= set(header.grain)
+    assert header.sentence.endswith("none is a pass.") == name.startswith("checks/")
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_sql_header__names_what_is_read(name: str) -> None:
+    code = code_of(name)
+    steps = set(re.findall(r"(\w+) as (?:materialized )?\(", code))
+    read = set(re.findall(r"\b(?:from|join)\s+(\w+)\b(?!\()", code)) - steps
+    reads = re.sub(r"\([^)]*\)", "", header_of(name).reads)
+    named = {part.split()[0] for part in reads.split(",") if "one line per row" not in part}
+    assert (named if reads != "the Parquet footers" else set()) == read
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_sql_header__columns_types_and_grain_hold(name: str, db: Database, tables: dict[str, object]) -> None:
+    """A check may find nothing; its columns and types are those of its header all the same."""
+    header = header_of(name)
+    db.table(name, **{key: tables[key] for key in header.params})
+    table = quoted(header.name)
+    _, described = db.query(f"describe {table}")
+    assert {row[0]: row[1].lower() for row in described} == header.columns
+    assert [row[0] for row in described] == list(header.columns)
+    grain = ", ".join(header.grain)
+    nulls = " or ".join(f"{column} is null" for column in header.grain if column not in header.nulls) or "false"
+    _, ((n_rows, n_different, n_null),) = db.query(
+        f"select (select count(*) from {table}), (select count(*) from (select distinct {grain} from {table})), "
+        f"(select count(*) from {table} where {nulls})"
+    )
+    assert (n_different, n_null) == (n_rows, 0)
+    assert (n_rows == 0) == name.startswith("checks/")
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_named_query__says_what_it_shows_and_runs(name: str, db: Database, tables: dict[str, object]) -> None:
+    """Named queries see the tables of the catalogue and take no parameters."""
+    first, *rest = text_of(name).splitlines()
+    assert re.fullmatch(rf"-- {Path(name).name}: .+\.", first)
+    assert not any(line.startswith("--") for line in rest)
+    (statement,) = duckdb.extract_statements(text_of(name))
+    assert statement.named_parameters == set()
+    columns, rows = db.query(text_of(name))
+    assert len(set(columns)) == len(columns)
+    assert rows
+
+
+def test_named_queries__are_listed_with_their_sentence() -> None:
+    assert list(named_queries()) == [Path(name).name for name in NAMED]
+    assert named_queries()["overlaps"] == "genes shared by each pair of instances."

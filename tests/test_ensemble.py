@@ -1,0 +1,344 @@
+"""One file that predicts: members averaged, features by name, nothing run that is not a model."""
+
+import builtins
+import json
+import pickle
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import xgboost as xgb
+from test_pipeline import finished_run
+
+from mi_duck.calibrate import Calibrator, probabilities
+from mi_duck.checkpoint import read_parts
+from mi_duck.ensemble import (
+    ConsolidatedMetaModel,
+    InstanceModel,
+    consolidate,
+    load_unified_model,
+    save_model,
+    shap_values,
+)
+from mi_duck.errors import CheckpointError, DataError
+from mi_duck.folders import RunFolder
+
+
+@pytest.fixture(scope="module")
+def run(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished_run(small_dataset, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def model(run: Path) -> ConsolidatedMetaModel:
+    loaded = load_unified_model(run)
+    assert isinstance(loaded, ConsolidatedMetaModel)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def rows(small_dataset: Path) -> pa.Table:
+    return pq.read_table(small_dataset / "master").slice(0, 400)
+
+
+@pytest.fixture(scope="module")
+def matrix(model: ConsolidatedMetaModel, rows: pa.Table) -> np.ndarray:
+    return np.column_stack([rows[name].to_numpy().astype(np.float32) for name in model.features])
+
+
+def member(
+    features: tuple[str, ...] = ("a", "b"), classes: tuple[str, ...] = ("x", "y"), seed: int = 0
+) -> InstanceModel:
+    rng = np.random.default_rng(seed)
+    data = xgb.DMatrix(rng.normal(size=(50, len(features))), label=rng.integers(0, 2, 50))
+    boosters = tuple(xgb.train({"max_depth": 2, "objective": "binary:logistic"}, data, 3) for _ in classes)
+    facts = {"instance_id": seed, "n_genes": 5, "n_rows": 50, "rounds": [3] * len(classes)}
+    return InstanceModel(features, classes, boosters, tuple(Calibrator("none") for _ in classes), facts)
+
+
+def test_ensemble__is_the_mean_of_the_members_calibrated_probabilities(
+    run: Path, model: ConsolidatedMetaModel, matrix: np.ndarray
+) -> None:
+    """Worked out from the bytes of the instances' own files."""
+    chances = []
+    for where in sorted(run.glob("multi_instance_training/*")):
+        parts = read_parts(where / "model_multiclass.miduck")
+        facts = json.loads(parts["model.json"])
+        margins = [
+            xgb.Booster(model_file=bytearray(parts[f"booster_{index}.ubj"])).inplace_predict(
+                matrix, predict_type="margin"
+            )
+            for index in range(3)
+        ]
+        calibrators = [Calibrator.from_dict(values) for values in facts["calibrators"]]
+        chances.append(probabilities(np.column_stack(margins), calibrators))
+    assert len(chances) == model.total_instances >= 3
+    found = model.predict_proba(matrix)
+    assert np.abs(found - np.mean(chances, axis=0)).max() < 1e-7
+    assert found.shape == (400, 3)
+    assert found.dtype == np.float32
+    assert found.sum(axis=1) == pytest.approx(1, abs=1e-6)
+    assert (model.predict(matrix) == found.argmax(axis=1)).all()
+
+
+def test_ensemble__has_the_whole_interface(run: Path, model: ConsolidatedMetaModel) -> None:
+    plan = RunFolder(run).read_plan()
+    n = len(plan.instances)
+    assert model.get_feature_names() == list(plan.features)
+    assert model.classes == plan.classes == ("neither", "donor", "acceptor")
+    assert model.total_instances == len(model.instance_models) == n
+    assert model.voting_weights == model.instance_weights == [1 / n] * n
+    assert model.consolidation_method == "probability"
+    assert [facts["instance_id"] for facts in model.instance_metadata] == list(range(n))
+    assert model.total_genes_covered == plan.n_genes == 60
+    assert len(model.get_base_models()) == 3 * n
+    shap_models = model.get_comprehensive_shap_models()
+    assert list(shap_models) == [f"instance_{number}" for number in range(n)]
+    assert set(shap_models["instance_0"]) == {"neither_model", "donor_model", "acceptor_model", "weight", "instance_id"}
+    assert set(model.thresholds) == set(model.classes)
+    assert all(0 < value < 1 for value in model.thresholds.values())
+
+
+def test_instance_model__has_the_same_interface(run: Path, model: ConsolidatedMetaModel, matrix: np.ndarray) -> None:
+    one = load_unified_model(run / "multi_instance_training" / "instance_00")
+    assert isinstance(one, InstanceModel)
+    public = {name for name in dir(ConsolidatedMetaModel) if not name.startswith("_")}
+    assert public - set(dir(InstanceModel)) == {"members", "weights", "voting", "n_genes", "predict_members"}
+    assert (one.total_instances, one.voting_weights, one.instance_weights) == (1, [1.0], [1.0])
+    assert one.instance_models == [one]
+    assert one.instance_metadata == [one.metadata]
+    assert one.total_genes_covered == one.metadata["n_genes"] == 24
+    assert one.consolidation_method == "single"
+    assert one.thresholds == {}
+    assert list(one.get_comprehensive_shap_models()) == ["instance_0"]
+    assert np.array_equal(one.as_ensemble().predict_proba(matrix), one.predict_proba(matrix))
+    assert one.compute_ensemble_shap_importance(matrix) == one.as_ensemble().compute_ensemble_shap_importance(matrix)
+    assert (one.predict(matrix) == one.predict_proba(matrix).argmax(axis=1)).all()
+
+
+def test_predict_proba__finds_features_by_name(
+    model: ConsolidatedMetaModel, rows: pa.Table, matrix: np.ndarray
+) -> None:
+    """Reordered and surplus columns, tables, batches, data frames and mappings all give the same."""
+    expected = model.predict_proba(matrix)
+    turned = rows.select(rows.column_names[::-1])
+    for given in (
+        rows,
+        turned,
+        turned.combine_chunks().to_batches()[0],
+        rows.to_pandas(),
+        turned.to_pandas().assign(surplus="text"),
+        {name: rows[name].to_numpy() for name in turned.column_names},
+        {name: rows[name].to_pylist() for name in model.features},
+    ):
+        assert np.array_equal(model.predict_proba(given), expected)
+
+
+def test_predict_proba__missing_renamed_and_misshapen_features_are_errors(
+    model: ConsolidatedMetaModel, rows: pa.Table, matrix: np.ndarray
+) -> None:
+    name = model.features[3]
+    for given, words in (
+        (rows.drop_columns([name]), f"{name} missing"),
+        (rows.rename_columns({name: name.upper() + "x"}), f"{name} missing"),
+        (rows.to_pandas().drop(columns=name), f"{name} missing"),
+        (matrix[:, :-1], r"shape \(400, 59\) cannot be 60 features"),
+        (np.column_stack([matrix, matrix[:, :1]]), "cannot be 60 features"),
+        (matrix[0], "cannot be 60 features"),
+        ([1.0, 2.0], "type list have no named columns"),
+        (matrix.astype(str), "holds no numbers"),
+        (matrix.astype(object), "holds no numbers"),
+        ({column: 1.0 for column in model.features}, "is no column of"),
+    ):
+        with pytest.raises(DataError, match=words):
+            model.predict_proba(given)
+
+
+@pytest.mark.parametrize("bad", [["1"] * 400, [None] * 399 + ["x"], pd.date_range("2020", periods=400), [[1.0]] * 400])
+def test_predict_proba__a_feature_that_is_no_number_is_named(
+    model: ConsolidatedMetaModel, rows: pa.Table, bad: Any
+) -> None:
+    name = model.features[2]
+    table = rows.set_column(rows.column_names.index(name), name, pa.array(bad))
+    for given in (table, table.to_pandas()):
+        with pytest.raises(DataError, match=f"feature '{name}' is no column of 400 numbers"):
+            model.predict_proba(given)
+
+
+def test_predict_proba__null_nan_and_a_column_of_no_type_are_missing(
+    model: ConsolidatedMetaModel, rows: pa.Table, matrix: np.ndarray
+) -> None:
+    place = 2
+    name = model.features[place]
+    matrix = matrix.copy()
+    matrix[:, place] = np.nan
+    expected = model.predict_proba(matrix)
+    at = rows.column_names.index(name)
+    for column in (
+        pa.nulls(400),
+        pa.nulls(400, pa.int16()),
+        pa.nulls(400, pa.bool_()),
+        pa.array(np.full(400, np.nan)),
+    ):
+        assert np.array_equal(model.predict_proba(rows.set_column(at, name, column)), expected)
+    frame = rows.to_pandas()
+    frame[name] = pd.array([None] * 400, dtype="Int64")
+    assert np.array_equal(model.predict_proba(frame), expected)
+
+
+def test_predict_proba__booleans_are_zero_and_one() -> None:
+    one = member()
+    numbers = one.predict_proba({"a": np.array([0.0, 1.0]), "b": np.array([1.0, np.nan])})
+    for given in (
+        pa.table({"a": [False, True], "b": [True, None]}),
+        pd.DataFrame({"a": [False, True], "b": pd.array([True, None], dtype="boolean")}),
+    ):
+        assert np.array_equal(one.predict_proba(given), numbers)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 1e300])
+def test_predict_proba__infinite_and_too_large_values_name_the_feature(value: float) -> None:
+    with pytest.raises(DataError, match="feature 'b'; replace it by null"):
+        member().predict_proba(np.array([[0.0, value]]))
+    with pytest.raises(DataError, match="feature 'b'; replace it by null"):
+        member().predict_proba(pa.table({"a": [0.0], "b": [value]}))
+
+
+def test_predict_proba__no_rows_give_no_rows(model: ConsolidatedMetaModel, rows: pa.Table, matrix: np.ndarray) -> None:
+    assert model.predict_proba(rows.slice(0, 0)).shape == model.predict_proba(matrix[:0]).shape == (0, 3)
+
+
+def test_predict_proba__needs_no_pandas(
+    model: ConsolidatedMetaModel, rows: pa.Table, matrix: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model file and Arrow are enough."""
+    imported = builtins.__import__
+
+    def without_pandas(name: str, *arguments: Any, **options: Any) -> Any:
+        if name.split(".")[0] in ("pandas", "sklearn"):
+            raise ImportError(name)
+        return imported(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without_pandas)
+    assert np.array_equal(model.predict_proba(rows), model.predict_proba(matrix))
+
+
+def test_load_unified_model__takes_a_run_an_instance_a_file_and_text(
+    run: Path, model: ConsolidatedMetaModel, matrix: np.ndarray
+) -> None:
+    expected = model.predict_proba(matrix)
+    for place in (str(run), run / "consolidated_model.miduck"):
+        assert np.array_equal(load_unified_model(place).predict_proba(matrix), expected)
+    instance = run / "multi_instance_training" / "instance_01"
+    for place in (instance, str(instance / "model_multiclass.miduck")):
+        assert np.array_equal(
+            load_unified_model(place).predict_proba(matrix), model.instance_models[1].predict_proba(matrix)
+        )
+
+
+def test_load_unified_model__says_what_is_not_there(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.miduck").write_text("no model")
+    for place, words in (
+        (tmp_path, "no model in"),
+        (tmp_path / "nothing", "cannot read"),
+        (tmp_path / "text.miduck", "no mi_duck model"),
+        (run / "multi_instance_training" / "instance_00" / "fold_models.miduck", "not a model to predict with"),
+        (run / "run.duckdb", "no mi_duck model"),
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            load_unified_model(place)
+
+
+def test_load_unified_model__damaged_files_are_refused_never_a_crash(run: Path, tmp_path: Path) -> None:
+    """Bit flips at 100 random places and 30 truncations."""
+    whole = (run / "consolidated_model.miduck").read_bytes()
+    draw = random.Random(0)
+    file = tmp_path / "model.miduck"
+    for _ in range(100):
+        damaged = bytearray(whole)
+        damaged[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+        file.write_bytes(damaged)
+        with pytest.raises(CheckpointError):
+            load_unified_model(file)
+    for length in range(0, len(whole), len(whole) // 29):
+        file.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError):
+            load_unified_model(file)
+
+
+def test_load_unified_model__runs_no_pickle(run: Path, matrix: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("pickle was used")
+
+    for name in ("load", "loads", "Unpickler", "dumps", "dump"):
+        monkeypatch.setattr(pickle, name, refuse)
+    loaded = load_unified_model(run)
+    assert loaded.predict_proba(matrix).shape == (400, 3)
+
+
+def test_save_model__gives_the_same_bytes_and_the_same_model(
+    run: Path, model: ConsolidatedMetaModel, matrix: np.ndarray, tmp_path: Path
+) -> None:
+    save_model(tmp_path / "a.miduck", model)
+    assert (tmp_path / "a.miduck").read_bytes() == (run / "consolidated_model.miduck").read_bytes()
+    again = load_unified_model(tmp_path / "a.miduck")
+    assert np.array_equal(again.predict_proba(matrix), model.predict_proba(matrix))
+    assert again.thresholds == model.thresholds
+
+
+def test_save_model__is_small(run: Path) -> None:
+    """Nine boosters of at most 20 rounds of depth 4, and 60 names: about 5 kB a booster."""
+    assert (run / "consolidated_model.miduck").stat().st_size < 150_000
+
+
+def test_consolidate__members_with_other_features_or_classes_are_refused() -> None:
+    for other in (member(("b", "a")), member(("a", "c")), member(("a", "b", "c")), member(classes=("y", "x"))):
+        with pytest.raises(CheckpointError, match="differ in features or classes"):
+            consolidate([member(), other], n_genes=5, thresholds={})
+    model = consolidate([member(), member(seed=1)], n_genes=5, thresholds={"x": 0.5, "y": 0.5})
+    assert sum(model.weights) == 1
+
+
+def test_shap_values__add_up_to_the_margin(model: ConsolidatedMetaModel, matrix: np.ndarray) -> None:
+    for booster in model.get_base_models()[:3]:
+        margin = booster.inplace_predict(matrix, predict_type="margin")
+        base = booster.predict(xgb.DMatrix(matrix[:1]), pred_contribs=True)[0, -1]
+        values = shap_values(booster, matrix)
+        assert values.shape == matrix.shape
+        assert values.sum(axis=1) + base == pytest.approx(margin, abs=1e-4)
+
+
+def test_shap_values__against_a_background_add_up_too(model: ConsolidatedMetaModel, matrix: np.ndarray) -> None:
+    pytest.importorskip("shap")
+    booster = model.get_base_models()[1]
+    values = shap_values(booster, matrix[:20], matrix[100:150])
+    mean = booster.inplace_predict(matrix[100:150], predict_type="margin").mean()
+    margin = booster.inplace_predict(matrix[:20], predict_type="margin")
+    assert values.sum(axis=1) + mean == pytest.approx(margin, abs=1e-4)
+
+
+def test_shap_importance__is_named_by_class_and_joins_members_by_weight(
+    model: ConsolidatedMetaModel, matrix: np.ndarray
+) -> None:
+    found = model.compute_ensemble_shap_importance(matrix)
+    assert list(found) == ["neither", "donor", "acceptor", "ensemble"]
+    assert all(list(values) == list(model.features) for values in found.values())
+    donor = np.mean([np.abs(shap_values(one.boosters[1], matrix)).mean(axis=0) for one in model.members], axis=0)
+    assert list(found["donor"].values()) == pytest.approx(donor, abs=1e-9)
+    name = model.features[0]
+    assert found["ensemble"][name] == pytest.approx(np.mean([found[one][name] for one in model.classes]))
+
+
+def test_shap_importance__planted_features_come_first(model: ConsolidatedMetaModel, small_dataset: Path) -> None:
+    """Useless columns are below every strong signal of the class."""
+    truth = json.loads((small_dataset / "truth.json").read_bytes())
+    rows = pq.read_table(small_dataset / "master")
+    found = model.compute_ensemble_shap_importance(rows)
+    for name in ("donor", "acceptor"):
+        strongest = max(truth["informative"][name], key=truth["informative"][name].get)
+        assert found[name][strongest] > max(found[name][useless] for useless in truth["useless"])

@@ -1,0 +1,228 @@
+"""Predictions keep every id and the order, read only what the trees use, and are whole or absent."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from test_pipeline import call, finished_run, mi_duck, quiet
+
+from mi_duck.ensemble import ConsolidatedMetaModel, load_unified_model
+from mi_duck.errors import DataError, StorageError
+from mi_duck.predict import predict_file, used_features
+
+CLASSES = ("neither", "donor", "acceptor")
+
+
+@pytest.fixture(scope="module")
+def run(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished_run(small_dataset, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def model(run: Path) -> ConsolidatedMetaModel:
+    loaded = load_unified_model(run)
+    assert isinstance(loaded, ConsolidatedMetaModel)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def rows(small_dataset: Path) -> pa.Table:
+    return pq.read_table(small_dataset / "master")
+
+
+def predicted(model: ConsolidatedMetaModel, data: Path, out: Path) -> pa.Table:
+    summary = predict_file(model, str(data), out, report=quiet)
+    table = pq.read_table(out)
+    assert summary.n_rows == len(table)
+    return table
+
+
+def write(folder: Path, *tables: pa.Table, row_group_rows: int = 5_000) -> Path:
+    folder.mkdir(parents=True)
+    for number, table in enumerate(tables):
+        pq.write_table(table, folder / f"{number}.parquet", row_group_size=row_group_rows)
+    return folder
+
+
+def test_predict_file__keeps_ids_and_order_over_files_and_row_groups(
+    model: ConsolidatedMetaModel, rows: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three files, small row groups, batches of 256 rows: equal to one call in memory."""
+    monkeypatch.setattr("mi_duck.predict.BATCH_BYTES", 1)
+    turned = rows.take(pa.array(np.random.default_rng(0).permutation(len(rows))))
+    files = turned.slice(0, 1000), turned.slice(1000, 1), turned.slice(1001)
+    found = predicted(model, write(tmp_path / "data", *files, row_group_rows=300), tmp_path / "out.parquet")
+    ids = [name for name in rows.column_names if name not in set(model.features)]
+    assert found.select(ids).equals(turned.select(ids))
+    members = model.predict_members(turned)
+    for index, name in enumerate(CLASSES):
+        assert found[f"p_{name}"].to_numpy() == pytest.approx(model.predict_proba(turned)[:, index], abs=1e-7)
+        assert found[f"spread_{name}"].to_numpy() == pytest.approx(members.std(axis=0)[:, index], abs=1e-6)
+    assert found["prediction"].to_pylist() == [CLASSES[index] for index in model.predict(turned)]
+    assert found.column_names == [
+        *ids,
+        *(f"p_{name}" for name in CLASSES),
+        "prediction",
+        *(f"spread_{name}" for name in CLASSES),
+    ]
+
+
+def test_predict_file__of_an_instance_has_no_spread(
+    run: Path, rows: pa.Table, small_dataset: Path, tmp_path: Path
+) -> None:
+    one = load_unified_model(run / "multi_instance_training" / "instance_00")
+    summary = predict_file(one, str(small_dataset), tmp_path / "out.parquet", report=quiet)
+    found = pq.read_table(tmp_path / "out.parquet")
+    assert found["p_donor"].to_numpy() == pytest.approx(one.predict_proba(rows)[:, 1], abs=1e-7)
+    assert not [name for name in found.column_names if name.startswith("spread")]
+    assert summary.n_rows == len(rows)
+
+
+def test_predict_file__reads_only_the_columns_that_the_trees_use(
+    model: ConsolidatedMetaModel, rows: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[list[str]] = []
+    iterate = pq.ParquetFile.iter_batches
+
+    def watched(self: pq.ParquetFile, *arguments: object, **options: object) -> object:
+        read.append(list(options["columns"]))  # type: ignore[call-overload]
+        return iterate(self, *arguments, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", watched)
+    data = write(tmp_path / "data", rows)
+    used = used_features(model)
+    found = predicted(model, data, tmp_path / "out.parquet")
+    assert set(read[0]) & set(model.features) == set(used)
+    assert 0 < len(used) < len(model.features)
+    trees = {name for one in model.get_base_models() for name in one.get_score(importance_type="gain")}
+    assert set(used) == {model.features[int(name[1:])] for name in trees}
+    # what is not read cannot matter: nonsense in an unused column changes nothing
+    unused = next(name for name in model.features if name not in used)
+    nonsense = rows.set_column(rows.column_names.index(unused), unused, pa.array(np.full(len(rows), np.inf)))
+    again = predicted(model, write(tmp_path / "nonsense", nonsense), tmp_path / "again.parquet")
+    assert again.equals(found)
+
+
+def test_predict_file__reordered_and_surplus_columns_change_nothing(
+    model: ConsolidatedMetaModel, rows: pa.Table, small_dataset: Path, tmp_path: Path
+) -> None:
+    found = predicted(model, small_dataset, tmp_path / "a.parquet")
+    turned = rows.select(rows.column_names[::-1]).append_column("note", pa.array(["x"] * len(rows)))
+    again = predicted(model, write(tmp_path / "data", turned), tmp_path / "b.parquet")
+    assert again.select(found.column_names).equals(found)
+    assert again["note"].to_pylist()[:2] == ["x", "x"]
+
+
+def test_predict_file__needs_no_label_and_no_gene(model: ConsolidatedMetaModel, rows: pa.Table, tmp_path: Path) -> None:
+    bare = rows.select(list(model.features))
+    found = predicted(model, write(tmp_path / "data", bare), tmp_path / "out.parquet")
+    assert found.column_names[0] == "p_neither"
+
+
+def test_predict_file__keeps_what_folders_say(model: ConsolidatedMetaModel, rows: pa.Table, tmp_path: Path) -> None:
+    part = rows.slice(0, 10).drop_columns(["chrom"])
+    for name in ("4", "a%2Fb"):
+        write(tmp_path / "data" / f"chrom={name}", part)
+    found = predicted(model, tmp_path / "data", tmp_path / "out.parquet")
+    assert found["chrom"].to_pylist() == ["4"] * 10 + ["a/b"] * 10
+    write(tmp_path / "data" / "region=5", part)
+    with pytest.raises(DataError, match="other partition folders"):
+        predicted(model, tmp_path / "data", tmp_path / "out.parquet")
+
+
+def test_predict_file__refuses_what_is_no_table_of_the_model(
+    model: ConsolidatedMetaModel, rows: pa.Table, tmp_path: Path
+) -> None:
+    name = model.features[0]
+    at = rows.column_names.index(name)
+    text = rows.set_column(at, name, pa.array(["1.0"] * len(rows)))
+    ids = rows.set_column(0, "gene_id", pa.array(range(len(rows))))
+    cases = {
+        "missing": ((rows.drop_columns([name]),), f"lacks 1 of 60 features of the model: {name}"),
+        "renamed": ((rows.rename_columns({name: "Donor"}),), f"lacks 1 of 60 .*{name}"),
+        "text": ((text,), f"feature '{name}' is string in .*, not a number"),
+        "second": ((rows, rows.drop_columns([name])), "1.parquet lacks 1 of 60"),
+        "surplus": ((rows, rows.append_column("x", pa.nulls(len(rows)))), "has other columns than"),
+        "types": ((rows, ids), "column 'gene_id' is int64 in .*1.parquet but string in .*0.parquet"),
+        "written": ((rows.append_column("p_donor", rows[name]),), "p_donor .* would be written twice"),
+        "empty": ((rows.slice(0, 0),), "no rows"),
+        "infinite": ((rows.set_column(at, name, pa.array(np.full(len(rows), np.inf))),), f"infinite .* '{name}'"),
+    }
+    assert name in used_features(model)
+    for case, (tables, words) in cases.items():
+        data = write(tmp_path / case, *tables)
+        with pytest.raises(DataError, match=words):
+            predict_file(model, str(data), tmp_path / "out" / "p.parquet", report=quiet)
+        assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
+
+
+def test_predict_file__two_columns_of_one_name_are_refused(
+    model: ConsolidatedMetaModel, rows: pa.Table, tmp_path: Path
+) -> None:
+    doubled = pa.Table.from_arrays([*rows.columns, rows["gene_id"]], names=[*rows.column_names, "gene_id"])
+    with pytest.raises(DataError, match="two columns named gene_id"):
+        predict_file(model, str(write(tmp_path / "data", doubled)), tmp_path / "out.parquet", report=quiet)
+
+
+def test_predict_file__never_writes_over_its_input(
+    model: ConsolidatedMetaModel, rows: pa.Table, tmp_path: Path
+) -> None:
+    data = write(tmp_path / "data", rows.slice(0, 10))
+    before = (data / "0.parquet").read_bytes()
+    (tmp_path / "link.parquet").symlink_to(data / "0.parquet")
+    for out, words in (
+        (data / "0.parquet", "one of the input files"),
+        (tmp_path / "link.parquet", "one of the input files"),
+        (data / "new.parquet", "become part of the dataset"),
+        (data / "deep" / "new.parquet", "become part of the dataset"),
+        (tmp_path / "out.csv", "does not end in .parquet"),
+    ):
+        with pytest.raises(DataError, match=words):
+            predict_file(model, str(data), out, report=quiet)
+    assert [file.name for file in data.iterdir()] == ["0.parquet"]
+    assert (data / "0.parquet").read_bytes() == before
+
+
+def test_predict_file__is_whole_or_absent(model: ConsolidatedMetaModel, rows: pa.Table, tmp_path: Path) -> None:
+    """Damage in the second file: what was at the place before stays, and nothing is left beside it."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for number in range(2):
+        pq.write_table(rows, data / f"{number}.parquet", write_page_checksum=True)
+    whole = bytearray((data / "1.parquet").read_bytes())
+    whole[len(whole) // 3] ^= 8
+    (data / "1.parquet").write_bytes(whole)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "p.parquet").write_bytes(b"before")
+    with pytest.raises(DataError, match="1.parquet is damaged"):
+        predict_file(model, str(data), tmp_path / "out" / "p.parquet", report=quiet)
+    assert [(file.name, file.read_bytes()) for file in (tmp_path / "out").iterdir()] == [("p.parquet", b"before")]
+
+
+def test_predict_file__a_place_that_cannot_be_written_is_a_storage_error(
+    model: ConsolidatedMetaModel, small_dataset: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "folder.parquet" / "x").mkdir(parents=True)
+    for out in (tmp_path / "file" / "p.parquet", tmp_path / "folder.parquet"):
+        with pytest.raises(StorageError, match="cannot write"):
+            predict_file(model, str(small_dataset), out, report=quiet)
+    assert {file.name for file in tmp_path.iterdir()} == {"file", "folder.parquet"}
+
+
+def test_predict__command_equals_memory_and_works_after_a_move(
+    run: Path, model: ConsolidatedMetaModel, rows: pa.Table, tmp_path: Path
+) -> None:
+    """In a process of its own, from the model file alone, with names that hold spaces."""
+    (tmp_path / "a place").mkdir()
+    shutil.copy(run / "consolidated_model.miduck", tmp_path / "a place" / "my model.miduck")
+    data = write(tmp_path / "a place" / "data [1]", rows)
+    done = mi_duck("predict", "my model.miduck", "data [1]", "--out", "p q.parquet", "--json", cwd=tmp_path / "a place")
+    assert f'"n_rows": {len(rows)}' in done.stdout
+    found = pq.read_table(tmp_path / "a place" / "p q.parquet")
+    assert found["p_donor"].to_numpy() == pytest.approx(model.predict_proba(rows)[:, 1], abs=1e-7)
+    again = call("predict", run, data / "*.parquet", "--out", tmp_path / "b.parquet", "--threads", 1)
+    assert again.exit_code == 65  # the brackets of the folder's name are a pattern here
