@@ -1,0 +1,76 @@
+"""The wheel holds what a run needs, and the README says what is true of the command line."""
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Unpack the wheel of this checkout into a folder of its own."""
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "site")
+    return folder / "site"
+
+
+def call(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(installed)}
+    return subprocess.run(
+        [sys.executable, "-m", "mi_duck", *arguments], cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+def test_wheel__runs_from_another_folder(installed: Path, tmp_path: Path) -> None:
+    """SQL files, command line and bundled data are inside; a path with a space is no obstacle."""
+    folder = tmp_path / "another folder"
+    folder.mkdir()
+    where = call(installed, folder, "--version")
+    assert (where.returncode, where.stdout.split()[0]) == (0, "mi-duck")
+    assert (
+        call(
+            installed, folder, "synth", "--genes", "40", "--rows-per-gene", "60", "--features", "30", "--out", "data"
+        ).returncode
+        == 0
+    )
+    done = call(installed, folder, "run", "data", "--out", "run", "--strategy", "multi", "--n-estimators", "3")
+    assert done.returncode == 0, done.stderr
+    covered = call(installed, folder, "sql", "run", "--name", "coverage")
+    assert covered.stdout.splitlines()[1].split("\t")[-1] == "1.0"
+    assert (installed / "mi_duck" / "data" / "dmel_chr4" / "SOURCE.md").is_file()
+
+
+def test_wheel__holds_every_sql_file(installed: Path) -> None:
+    inside = {
+        file.relative_to(installed / "mi_duck" / "sql") for file in (installed / "mi_duck" / "sql").rglob("*.sql")
+    }
+    assert inside == {file.relative_to(ROOT / "sql") for file in (ROOT / "sql").rglob("*.sql")}
+    assert inside
+
+
+def test_readme__names_only_commands_and_files_that_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    helped = subprocess.run([sys.executable, "cli.py", "--help"], cwd=ROOT, capture_output=True, text=True).stdout
+    for command in re.findall(r"mi-duck ([a-z]+)", text):
+        assert command in helped, command
+    for name in re.findall(r"\b([a-z_]+\.py)\b", text):
+        assert (ROOT / name).is_file() or (ROOT / "mi_duck" / name).is_file() or (ROOT / "tests" / name).is_file(), name
+    for name in re.findall(r"\b([a-z_]+\.sql)\b", text):
+        assert (ROOT / "sql" / name).is_file(), name
+    targets = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^make ([a-z]+)", text, flags=re.M):
+        assert f"\n{target}:" in targets, target
