@@ -11,7 +11,7 @@ from math import ceil
 
 MARGIN = 1.1  # the formula misses the last batch and the slack of the allocator: up to a tenth
 BASE_BYTES = 260 << 20  # interpreter, NumPy, Arrow and XGBoost loaded
-BATCH_ROWS = 2048
+BATCH_ROWS = 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,9 +24,9 @@ from mi_duck.ensemble import load_booster, vote
 from mi_duck.errors import CheckpointError
 from mi_duck.evaluate import Metric, score
 from mi_duck.folders import RunFolder
+from mi_duck.instances import is_trained, out_of_fold_table, read_genes
 from mi_duck.plan import Plan
 from mi_duck.segments import SegmentReader
-from mi_duck.train import is_trained, out_of_fold_table, read_genes
 
 BATCH_BYTES = 64 << 20
 

@@ -28,11 +28,11 @@ from mi_duck.errors import (
     RunBusyError,
 )
 from mi_duck.folders import RunFolder
+from mi_duck.instances import is_trained
 from mi_duck.partition import write_segments
 from mi_duck.plan import Instance, Plan, Settings
 from mi_duck.planning import SQL_BYTES, PlanOptions, Say, make_plan
 from mi_duck.resources import GIB
-from mi_duck.train import is_trained
 
 
 @contextmanager

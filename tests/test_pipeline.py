@@ -276,12 +276,12 @@ def test_run__on_a_folder_in_use_is_75(run: Path, small_dataset: Path) -> None:
 
 
 def test_run__with_changed_settings_or_data_is_65_and_says_what_changed(
-    run: Path, small_dataset: Path, synthetic: object, tmp_path: Path
+    run: Path, small_dataset: Path, tmp_path: Path
 ) -> None:
     before = fingerprint(run)
     for flags, words in (
         (("--max-depth", "5"), "max_depth: 4 then, 5 now"),
-        (("--learning-rate", "0.2", "--seed", "1"), "seed: 42 then, 1 now; learning_rate: 0.3 then, 0.2 now"),
+        (("--learning-rate", "0.2", "--seed", "1"), "learning_rate: 0.3 then, 0.2 now; seed: 42 then, 1 now"),
         (("--instance-overlap", "0.2"), "instance_overlap: 0.1 then, 0.2 now"),
         (("--sample-genes", "30"), "sample_genes: None then, 30 now"),
         (("--exclude", "^5mer"), "features differ"),
@@ -309,20 +309,19 @@ def test_run__of_a_folder_planned_with_other_options_is_65(small_dataset: Path, 
     assert "instance_overlap: 0.1 then, 0.4 now" in result.stderr
 
 
-def test_run__without_resume_is_refused_and_force_begins_anew(small_dataset: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    flags = (*SMALL, "--strategy", "single", "--n-estimators", "2")
-    (tmp_path / "run").mkdir()
-    (out / "notes.txt").write_text("mine")
-    mi_duck("run", small_dataset, "--out", out, *flags)
-    first = (out / "consolidated_model.miduck").read_bytes()
-    refused = call("run", small_dataset, "--out", out, *flags, "--no-resume-from-checkpoint")
+def test_run__without_resume_is_refused_and_force_begins_anew(run: Path, small_dataset: Path, tmp_path: Path) -> None:
+    refused = call("run", small_dataset, "--out", run, *SMALL, "--no-resume-from-checkpoint")
     assert refused.exit_code == 65
     assert "holds a run already" in refused.stderr
-    forced = mi_duck("run", small_dataset, "--out", out, *flags, "--max-depth", 2, "--force-retrain-all")
+    out = tmp_path / "run"
+    shutil.copytree(run, out)
+    (out / "notes.txt").write_text("mine")
+    flags = (*SMALL, "--strategy", "single", "--n-estimators", "2")
+    forced = mi_duck("run", small_dataset, "--out", out, *flags, "--force-retrain-all")
     assert "reusing" not in forced.stderr
-    assert RunFolder(out).read_plan().settings.max_depth == 2
-    assert (out / "consolidated_model.miduck").read_bytes() != first
+    assert [file.name for file in (out / "multi_instance_training").iterdir()] == ["instance_00"]
+    assert RunFolder(out).read_plan().settings.n_estimators == 2
+    assert json.loads(call("status", out, "--json").stdout)["is_finished"]
     assert (out / "notes.txt").read_text() == "mine"
 
 

@@ -19,7 +19,8 @@ from mi_duck.checkpoint import read_parts
 from mi_duck.folders import RunFolder
 from mi_duck.plan import Instance, Plan
 from mi_duck.segments import SegmentReader, segments_of
-from mi_duck.train import is_trained, read_genes, stopping_groups
+from mi_duck.instances import is_trained, read_genes
+from mi_duck.train import stopping_groups
 
 
 @dataclasses.dataclass

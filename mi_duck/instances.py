@@ -1,0 +1,304 @@
+"""The folder of a trained instance: what is in it, how it is written whole or not at all, when it counts as done."""
+
+import csv
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mi_duck.calibrate import Calibration, probabilities
+from mi_duck.checkpoint import file_sha256, pack, storage_errors, sync_files, sync_folder, write_json
+from mi_duck.children import peak_bytes
+from mi_duck.errors import CheckpointError
+from mi_duck.evaluate import point_scores
+from mi_duck.folders import RunFolder
+from mi_duck.plan import Instance, Plan, Settings
+
+INSTANCE_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Genes:
+    """Genes of the run by rank: id, fold group and fold, each of shape (n_genes,)."""
+
+    gene_id: NDArray[np.object_]
+    group: NDArray[np.object_]
+    fold: NDArray[np.int64]
+
+
+def read_genes(folder: RunFolder, plan: Plan) -> Genes:
+    """Read the genes of a run by rank.
+
+    Raises
+    ------
+    CheckpointError
+        The file is not the one that the plan was made with.
+    """
+    if not folder.genes.is_file() or file_sha256(folder.genes) != plan.genes_sha256:
+        raise CheckpointError(
+            f"{folder.genes} is not the one that plan.json was made with; plan anew into another folder"
+        )
+    # not read_table: it loads Arrow's query engine and starts its threads, 48 MB in the process that trains
+    with pq.ParquetFile(folder.genes) as parquet:
+        table = parquet.read(columns=["gene_id", "fold_group", "fold"], use_threads=False)
+    # to_pylist, because to_numpy of a table's column loads pandas: 30 MB
+    return Genes(
+        gene_id=np.array(table["gene_id"].to_pylist(), dtype=object),
+        group=np.array(table["fold_group"].to_pylist(), dtype=object),
+        fold=np.array(table["fold"].to_pylist(), dtype=np.int64),
+    )
+
+
+def checkpoint_key(plan: Plan, instance: Instance) -> str:
+    """Return the hash of all that an instance's models depend on: data, genes, folds, features, settings, format."""
+    facts = {
+        "version": INSTANCE_VERSION,
+        "dataset": plan.dataset_fingerprint,
+        "genes": plan.genes_sha256,
+        "ranks": [instance.first_rank, instance.stop_rank],
+        "features": plan.features,
+        "classes": plan.classes,
+        "settings": {name: getattr(plan.settings, name) for name in Settings.__slots__},
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def is_trained(folder: RunFolder, plan: Plan, instance: Instance) -> bool:
+    """Return whether an instance is finished for this plan and all its files are whole."""
+    where = folder.instance(instance)
+    try:
+        manifest = json.loads((where / "manifest.json").read_bytes())
+        return manifest["key"] == checkpoint_key(plan, instance) and all(
+            file_sha256(where / name) == digest for name, digest in manifest["sha256"].items()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # torn, or JSON of another form
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """One booster and how it came to be; as bytes, because a booster in memory keeps its training matrix there.
+
+    Parameters
+    ----------
+    raw
+        Its first ``rounds`` rounds, UBJSON.
+    rounds
+        Rounds kept.
+    curve
+        For each round trained: log loss on the training rows and on the stopping rows, shape (n_rounds, 2).
+    held_out_margins
+        Log-odds of the held-out rows, shape (n_held_out,).
+    """
+
+    raw: bytes
+    rounds: int
+    curve: NDArray[np.float64]
+    held_out_margins: NDArray[np.float32]
+
+
+def write_instance(
+    folder: RunFolder,
+    plan: Plan,
+    instance: Instance,
+    genes: Genes,
+    keys: NDArray[np.void],
+    fold: NDArray[np.int8],
+    margins: NDArray[np.float32],
+    fold_fits: list[list[Fit]],
+    final: list[Fit],
+    calibration: Calibration,
+) -> None:
+    """Write the instance's folder beside its place and rename it there."""
+    where = folder.instance(instance)
+    temporary = where.with_name(f".{where.name}.tmp")
+    chances = np.zeros(margins.shape)
+    for number, calibrators in enumerate(calibration.by_fold):
+        chances[fold == number] = probabilities(margins[fold == number], calibrators)
+    facts = {"features": plan.features, "classes": plan.classes}
+    with storage_errors(temporary):
+        _remove(temporary)
+        temporary.mkdir(parents=True)
+        (temporary / "model_multiclass.miduck").write_bytes(
+            pack(
+                {
+                    "model.json": _json(
+                        facts
+                        | {
+                            "kind": "instance",
+                            "instance_id": instance.instance_id,
+                            "n_genes": instance.n_genes,
+                            "n_rows": instance.n_rows,
+                            "rounds": [fit.rounds for fit in final],
+                            "calibrators": [one.to_dict() for one in calibration.final],
+                        }
+                    )
+                }
+                | {f"booster_{index}.ubj": fit.raw for index, fit in enumerate(final)}
+            )
+        )
+        (temporary / "fold_models.miduck").write_bytes(
+            pack(
+                {
+                    "model.json": _json(
+                        facts
+                        | {
+                            "kind": "folds",
+                            "rounds": [[fit.rounds for fit in fits] for fits in fold_fits],
+                            "calibrators": [[one.to_dict() for one in row] for row in calibration.by_fold],
+                        }
+                    )
+                }
+                | {
+                    f"booster_{number}_{index}.ubj": fit.raw
+                    for number, fits in enumerate(fold_fits)
+                    for index, fit in enumerate(fits)
+                }
+            )
+        )
+        (temporary / "genes.txt").write_text(
+            "".join(f"{gene}\n" for gene in genes.gene_id[instance.first_rank : instance.stop_rank]),
+            encoding="utf-8",
+        )
+        _write_csv(
+            temporary / "gene_cv_metrics.csv",
+            [
+                {
+                    "fold": number,
+                    "test_rows": int(rows.sum()),
+                    "test_genes": len(np.unique(keys["gene_rank"][rows])),
+                }
+                | point_scores(chances[rows], keys["label"][rows], plan.classes)
+                for number in range(plan.settings.n_folds)
+                for rows in [fold == number]
+                if rows.any()
+            ],
+        )
+        _write_csv(
+            temporary / "feature_manifest.csv",
+            [
+                {
+                    "feature": name,
+                    "stored_as": "uint8" if name in set(plan.small_features) else "float32",
+                    "missing_as": "missing",
+                }
+                for name in plan.features
+            ],
+        )
+        _write_csv(
+            temporary / "learning_curves.csv",
+            [
+                {
+                    "fold": number,
+                    "class": name,
+                    "round": step + 1,
+                    "training_log_loss": repr(float(training)),
+                    "stopping_log_loss": repr(float(stopping)),
+                    "is_kept": int(step < fits[index].rounds),
+                }
+                for number, fits in enumerate(fold_fits)
+                for index, name in enumerate(plan.classes)
+                for step, (training, stopping) in enumerate(fits[index].curve)
+            ],
+        )
+        write_json(
+            temporary / "calibration.json",
+            {
+                name: {
+                    "method": calibration.final[index].method,
+                    "cross_fitted_log_loss": calibration.log_loss[index],
+                }
+                for index, name in enumerate(plan.classes)
+            },
+        )
+        pq.write_table(
+            out_of_fold_table(plan, genes, keys, fold, chances, margins),
+            temporary / "oof_predictions.parquet",
+            compression="zstd",
+            write_page_checksum=True,
+        )
+        names = sorted(file.name for file in temporary.iterdir())
+        hashes = {name: file_sha256(temporary / name) for name in names}
+        write_json(temporary / "measurement.json", {"peak_bytes": peak_bytes()})
+        sync_files(temporary)
+        write_json(
+            temporary / "manifest.json",
+            {
+                "key": checkpoint_key(plan, instance),
+                "version": INSTANCE_VERSION,
+                "instance_id": instance.instance_id,
+                "dataset_fingerprint": plan.dataset_fingerprint,
+                "n_genes": instance.n_genes,
+                "n_rows": instance.n_rows,
+                "sha256": hashes,
+            },
+        )
+        _remove(where)
+        temporary.replace(where)
+        sync_folder(where.parent)
+
+
+def out_of_fold_table(
+    plan: Plan,
+    genes: Genes,
+    keys: NDArray[np.void],
+    fold: NDArray[np.int8],
+    chances: NDArray[np.floating[Any]],
+    margins: NDArray[np.float32] | None = None,
+    first_row: int | None = None,
+) -> pa.Table:
+    """Return the rows of an ``oof_predictions.parquet``: row_id, gene_id, position, label, fold, p_<class>, margins.
+
+    A row_id is the place of the row in the total order of the run, so it names the same row in every file of it.
+    """
+    n = len(keys)
+    begin = _first_row(plan, int(keys["gene_rank"][0])) if first_row is None else first_row
+    ranks, codes = np.unique(keys["gene_rank"], return_inverse=True)
+    columns: dict[str, Any] = {
+        "row_id": pa.array(np.arange(begin, begin + n)),
+        "gene_id": pa.DictionaryArray.from_arrays(
+            pa.array(codes.astype(np.int32)), pa.array(genes.gene_id[ranks], pa.string())
+        ),
+        "position": pa.array(keys["position"]) if plan.position_column else pa.nulls(n, pa.int64()),
+        "label": pa.DictionaryArray.from_arrays(pa.array(keys["label"].astype(np.int32)), pa.array(plan.classes)),
+        "fold": pa.array(fold),
+    }
+    for index, name in enumerate(plan.classes):
+        columns[f"p_{name}"] = pa.array(chances[:, index].astype(np.float32))
+    if margins is not None:
+        for index, name in enumerate(plan.classes):
+            columns[f"margin_{name}"] = pa.array(margins[:, index])
+    return pa.table(columns)
+
+
+def _first_row(plan: Plan, rank: int) -> int:
+    """Return the place in the total order of the first row of a segment's first gene."""
+    return next(segment.first_row for segment in plan.segments if segment.first_rank == rank)
+
+
+def _remove(folder: Path) -> None:
+    """Delete a flat folder of ours, manifest first, so that a half-deleted one never counts as finished."""
+    if folder.is_dir():
+        (folder / "manifest.json").unlink(missing_ok=True)
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
+
+
+def _json(values: Any) -> bytes:
+    return json.dumps(values, sort_keys=True).encode()
+
+
+def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    path.write_text(text.getvalue(), encoding="utf-8")

@@ -1,0 +1,169 @@
+"""The catalogue holds what the run's files hold, opens anywhere, and lets nobody write."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+from test_pipeline import finished_run
+
+from mi_duck.catalogue import describe_catalogue, query_catalogue, score_table, write_catalogue
+from mi_duck.errors import CheckpointError, DataError
+from mi_duck.folders import RunFolder
+
+TABLES = {
+    "genes": "gene_id fold_group n_rows n_neither n_donor n_acceptor fold is_holdout n_instances",
+    "gene_folds": "gene_id fold_group fold",
+    "instances": "instance_id first_rank stop_rank n_genes n_rows predicted_bytes measured_peak_bytes predicted_seconds "
+    "wall_seconds status weight",
+    "instance_genes": "instance_id gene_id",
+    "coverage": "n_genes_dataset n_genes n_genes_trained n_rows n_rows_trained coverage_fraction",
+    "memory_per_gene": "gene_id n_rows predicted_bytes",
+    "memory_measurements": "phase instance_id n_genes n_rows n_features predicted_bytes peak_bytes",
+    "metrics": "scope instance_id evaluated_on variant is_chosen fold class metric value low high n_genes n_rows",
+    "predictions": "row_id gene_id position label fold p_neither p_donor p_acceptor",
+    "runs": "run_id dataset_fingerprint settings versions started_at finished_at status",
+}
+
+
+@pytest.fixture(scope="module")
+def run(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished_run(small_dataset, tmp_path_factory)
+
+
+def ask(run: Path, query: str) -> list[tuple[object, ...]]:
+    return query_catalogue(run, query=query)[1]
+
+
+def test_describe_catalogue__has_the_promised_tables_and_columns(run: Path) -> None:
+    tables, queries = describe_catalogue(run)
+    assert set(tables) == set(TABLES)
+    for name, columns in TABLES.items():
+        assert set(columns.split()) <= set(tables[name]["columns"]), name
+        assert tables[name]["n_rows"] > 0
+    assert {"coverage", "folds", "instances", "overlaps", "scores"} <= set(queries)
+    assert all(queries.values())
+
+
+def test_catalogue__numbers_equal_those_of_the_files(run: Path) -> None:
+    plan = RunFolder(run).read_plan()
+    n = len(plan.instances)
+    assert ask(run, "select n_genes_dataset, n_genes, n_genes_trained, coverage_fraction from coverage") == [
+        (60, 60, 60, 1.0)
+    ]
+    genes = pq.read_table(run / "genes.parquet")
+    assert ask(run, "select gene_id, fold from gene_folds") == list(
+        zip(genes["gene_id"].to_pylist(), genes["fold"].to_pylist(), strict=True)
+    )
+    assert ask(run, "select count(*), sum(n_rows), min(n_instances) from genes") == [(60, plan.n_rows, 1)]
+    assert ask(run, "select count(*) from genes where n_neither + n_donor + n_acceptor <> n_rows") == [(0,)]
+    assert ask(run, "select instance_id, n_genes, status, weight from instances") == [
+        (one.instance_id, one.n_genes, "done", 1 / n) for one in plan.instances
+    ]
+    assert ask(run, "select count(*) from instance_genes") == [(sum(one.n_genes for one in plan.instances),)]
+    assert ask(run, "select sum(n_instances) from genes") == ask(run, "select count(*) from instance_genes")
+    with (run / "metrics.csv").open() as file:
+        values = [(row["scope"], row["class"], row["metric"], float(row["value"])) for row in csv.DictReader(file)]
+    assert ask(run, "select scope, class, metric, value from metrics") == values
+    predictions = pq.read_table(run / "oof_predictions.parquet")
+    assert ask(run, "select row_id, gene_id, p_donor from predictions") == list(
+        zip(*(predictions[name].to_pylist() for name in ("row_id", "gene_id", "p_donor")), strict=True)
+    )
+    settings = json.loads(str(ask(run, "select settings from runs")[0][0]))
+    assert settings["n_estimators"] == plan.settings.n_estimators
+    assert all(peak > 10 << 20 for (peak,) in ask(run, "select measured_peak_bytes from instances"))
+
+
+def test_catalogue__neighbours_share_the_planned_genes_and_no_others_any(run: Path) -> None:
+    plan = RunFolder(run).read_plan()
+    _, rows = query_catalogue(run, name="overlaps")
+    assert rows == [(number, number + 1, plan.overlap_genes) for number in range(len(plan.instances) - 1)]
+
+
+def test_catalogue__every_named_query_runs(run: Path) -> None:
+    for name in describe_catalogue(run)[1]:
+        columns, rows = query_catalogue(run, name=name)
+        assert columns
+        assert rows
+
+
+def test_catalogue__opens_with_plain_duckdb_after_a_move(run: Path, tmp_path: Path) -> None:
+    """Nothing in it points to a file."""
+    shutil.copy(run / "run.duckdb", tmp_path / "moved.duckdb")
+    with duckdb.connect(str(tmp_path / "moved.duckdb"), read_only=True) as connection:
+        n = connection.execute("select count(*) from predictions").fetchall()
+        kinds = connection.execute("select distinct table_type from information_schema.tables").fetchall()
+    assert n == ask(run, "select count(*) from predictions")
+    assert kinds == [("BASE TABLE",)]
+
+
+def test_write_catalogue__can_be_built_again_over_what_a_killed_one_left(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(run, out)
+    tables = sorted(TABLES)
+    before = {name: ask(run, f"from {name} order by all") for name in tables}
+    for name in (".run.duckdb.tmp", ".run.duckdb.tmp.wal", "run.duckdb"):
+        (out / name).write_bytes(b"half a file")
+    folder = RunFolder(out)
+    write_catalogue(folder, folder.read_plan(), json.loads(folder.provenance.read_bytes()))
+    assert {name: ask(out, f"from {name} order by all") for name in tables} == before
+    assert not [file for file in out.iterdir() if ".tmp" in file.name or file.suffix == ".wal"]
+
+
+def test_score_table__has_a_line_for_base_each_member_and_ensemble(run: Path) -> None:
+    columns, rows = score_table(run)
+    n = len(RunFolder(run).read_plan().instances)
+    assert [row[0] for row in rows] == ["base", *(f"instance_{number:02d}" for number in range(n)), "ensemble"]
+    assert all(len(row) == len(columns) for row in rows)
+    at = columns.index("AP macro")
+    value = ask(
+        run, "select value from metrics where scope = 'ensemble' and metric = 'average_precision' and class = 'macro'"
+    )
+    assert rows[-1][at].startswith(f"{value[0][0]:.4f} (")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "create table stolen (a int)",
+        "insert into genes select * from genes",
+        "delete from genes",
+        "update genes set fold = 0",
+        "drop table genes",
+        "attach 'other.duckdb'",
+        "select * from read_csv('/etc/passwd')",
+        "select * from read_text('/etc/passwd')",
+        "select * from glob('/*')",
+        "select * from '{run}/oof_predictions.parquet'",
+        "copy genes to '{run}/stolen.csv'",
+        "export database '{run}/stolen'",
+        "set enable_external_access = true",
+        "reset lock_configuration",
+        "install httpfs",
+        "load httpfs",
+    ],
+)
+def test_query_catalogue__changes_nothing_and_reads_no_other_file(run: Path, query: str) -> None:
+    before = sorted(file.name for file in run.iterdir())
+    with pytest.raises(DataError):
+        query_catalogue(run, query=query.format(run=run))
+    assert sorted(file.name for file in run.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "query", ["", ";", "selec 1", "select", "select * from nothing", "select 1; select 2", "select 'a"]
+)
+def test_query_catalogue__what_is_no_single_statement_is_one_line(run: Path, query: str) -> None:
+    with pytest.raises(DataError) as caught:
+        query_catalogue(run, query=query)
+    assert "\n" not in str(caught.value)
+
+
+def test_query_catalogue__says_which_names_there_are(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no query named '\.\./genes'; there are coverage, folds, instances"):
+        query_catalogue(run, name="../genes")
+    with pytest.raises(CheckpointError, match="no run.duckdb in"):
+        query_catalogue(tmp_path, query="select 1")

@@ -1,0 +1,685 @@
+"""Commands: help, flags, exit codes, one line for what the user can mend, and nothing half-written."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import typer.main
+from test_pipeline import COMMAND, SMALL, call, finished_run, mi_duck, partitioned, planned
+from typer.testing import Result
+
+from cli import app
+from mi_duck import __version__
+from mi_duck.folders import RunFolder
+from mi_duck.pipeline import run_lock
+from mi_duck.plan import Plan
+
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def run(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished_run(small_dataset, tmp_path_factory)
+
+
+def assert_refused(result: Result, code: int, words: str) -> None:
+    """Check the exit code and that one line, and no traceback, says what is wrong."""
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    if code == 2:
+        assert "Usage" in result.stderr
+        assert "Error" in result.stderr
+    else:
+        lines = result.stderr.splitlines()
+        assert lines[-1].startswith("error: ")
+        assert [line for line in lines if line.startswith("error:")] == lines[-1:]
+        assert words in lines[-1]
+    assert words in " ".join(result.stderr.replace("│", " ").split())
+
+
+def contents(folder: Path) -> list[str]:
+    """Return what a user sees in a folder, deep."""
+    return sorted(
+        str(file.relative_to(folder)) for file in folder.rglob("*") if not file.name.startswith(".") and file.is_file()
+    )
+
+
+# ---- help -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help__of_every_command_has_an_example(name: str) -> None:
+    for flag in ("--help", "-h"):
+        result = call(name, flag)
+        assert result.exit_code == 0
+        assert f"mi-duck {name}" in " ".join(result.stdout.split())
+        assert "Example" in result.stdout
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help__of_every_option_says_something(name: str) -> None:
+    for parameter in COMMANDS[name].params:
+        assert parameter.name == "help" or (parameter.help and parameter.help[0].isupper()), parameter.name
+
+
+def test_help__of_all_lists_the_commands() -> None:
+    result = call("--help")
+    assert result.exit_code == 0
+    assert all(name in result.stdout for name in COMMANDS)
+    assert call("--version").stdout.strip() == f"mi-duck {__version__}"
+
+
+def test_module_and_script__are_the_same_command(tmp_path: Path) -> None:
+    for command in (COMMAND, [COMMAND[0], "-m", "mi_duck"]):
+        options: dict[str, Any] = {"cwd": Path(COMMAND[1]).parent} if "-m" in command else {"cwd": tmp_path}
+        done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False, **options)
+        assert (done.returncode, done.stdout) == (0, f"mi-duck {__version__}\n")
+
+
+# ---- every flag acts --------------------------------------------------------------------------------------------------
+
+BASE = ("--strategy", "multi", "--genes-per-instance", "24", "--threads", "1", "--max-memory-per-instance-gb", "2")
+
+
+def setting(name: str) -> Callable[[Plan], Any]:
+    return lambda plan: getattr(plan.settings, name)
+
+
+def field(name: str) -> Callable[[Plan], Any]:
+    return lambda plan: getattr(plan, name)
+
+
+def shape(plan: Plan) -> Any:
+    return [(one.first_rank, one.stop_rank) for one in plan.instances]
+
+
+# flag, value, what of the plan it changes, what that becomes (None: something else than before)
+ACTS: dict[str, tuple[tuple[str, ...], Callable[[Plan], Any], Any]] = {
+    "--n-estimators": (("7",), setting("n_estimators"), 7),
+    "--n-folds": (("4",), setting("n_folds"), 4),
+    "--early-stopping-patience": (("3",), setting("early_stopping_patience"), 3),
+    "--max-depth": (("3",), setting("max_depth"), 3),
+    "--learning-rate": (("0.25",), setting("learning_rate"), 0.25),
+    "--max-bin": (("32",), setting("max_bin"), 32),
+    "--no-calibrate-per-class": ((), setting("calibrate"), False),
+    "--calibrate-per-class": (("--no-calibrate-per-class", "--calibrate-per-class"), setting("calibrate"), True),
+    "--seed": (("1",), field("genes_sha256"), None),
+    "--sample-genes": (("40",), field("n_genes"), 40),
+    "--genes-per-instance": (("15",), lambda plan: len(plan.instances), 5),
+    "--max-instances": (("4", "--genes-per-instance", "10"), lambda plan: len(plan.instances), 4),
+    "--instance-overlap": (("0.5",), field("overlap_genes"), None),
+    "--strategy": (("single",), field("strategy"), "single"),
+    "--memory-per-gene-mb": (("50",), lambda plan: plan.instances[0].predicted_bytes, None),
+    "--max-memory-per-instance-gb": (("1.5",), field("budget_bytes"), 3 << 29),
+    "--memory-safety-factor": (("0.05",), field("budget_source"), None),
+    "--exclude": (("^5mer",), lambda plan: [name for name in plan.features if name.startswith("5mer")], []),
+    "--base-score-columns": (("neither_score,donor_score,signal_donor_0",), field("base_scores"), None),
+    "--fold-by": (("gene_id",), field("fold_column"), "gene_id"),
+    "--threads": (("64",), lambda plan: plan.instances[0].predicted_bytes, None),
+}
+ELSEWHERE = {
+    "--help": "test_help",
+    "-h": "test_help",
+    "--json": "test_json",
+    "--dataset": "test_names_of_the_seeds",
+    "--out": "every test",
+    "--out-dir": "test_names_of_the_seeds",
+    "--gene-column": "test_columns",
+    "--label-column": "test_columns",
+    "--classes": "test_columns",
+    "--exclude-features": "test_exclude_features",
+    "--train-all-genes": "test_train_all_genes",
+    "--auto-adjust-instance-size": "test_auto_adjust",
+    "--no-auto-adjust-instance-size": "test_auto_adjust",
+    "--resume-from-checkpoint": "test_pipeline",
+    "--no-resume-from-checkpoint": "test_pipeline",
+    "--force-retrain-all": "test_pipeline",
+}
+
+
+@pytest.fixture(scope="module")
+def plain(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    out = tmp_path_factory.mktemp("plain") / "run"
+    assert call("plan", small_dataset, "--out", out, *BASE).exit_code == 0
+    return RunFolder(out).read_plan()
+
+
+def test_flags__every_one_of_plan_and_run_is_tested() -> None:
+    for name in ("plan", "run"):
+        flags = {flag for one in COMMANDS[name].params for flag in (*one.opts, *one.secondary_opts) if flag[0] == "-"}
+        assert flags - set(ACTS) - set(ELSEWHERE) == set()
+
+
+@pytest.mark.parametrize("flag", sorted(ACTS))
+def test_flags__each_changes_the_plan(flag: str, small_dataset: Path, plain: Plan, tmp_path: Path) -> None:
+    values, read, expected = ACTS[flag]
+    extra = ("--max-memory-per-instance-gb", "1000000") if flag == "--memory-safety-factor" else ()
+    arguments = values if values and values[0].startswith("--") else (flag, *values)
+    result = call("plan", small_dataset, "--out", tmp_path / "run", *BASE, *extra, *arguments)
+    assert result.exit_code == 0, result.output
+    found = read(RunFolder(tmp_path / "run").read_plan())
+    if flag != "--calibrate-per-class":
+        assert found != read(plain)
+    if expected is not None:
+        assert found == expected
+
+
+def test_flags__settings_change_the_trained_models(small_dataset: Path, run: Path, tmp_path: Path) -> None:
+    """One instance trained with other settings: they reach the boosters, not the plan alone."""
+    flags = ("--n-estimators", "3", "--max-depth", "1", "--max-bin", "4", "--no-calibrate-per-class", "--n-folds", "2")
+    out = planned(small_dataset, tmp_path / "run", *flags, "--early-stopping-patience", "0")
+    assert call("train", out, "--instance", "1", "--threads", "1").exit_code == 0
+    where = out / "multi_instance_training" / "instance_01"
+    assert not (where.parent / "instance_00").exists()
+    assert {line.split(",")[0] for line in (where / "gene_cv_metrics.csv").read_text().splitlines()[1:]} == {"0", "1"}
+    calibration = json.loads((where / "calibration.json").read_bytes())
+    assert {one["method"] for one in calibration.values()} == {"none"}
+    assert (where / "model_multiclass.miduck").stat().st_size < 10_000
+
+
+def test_names_of_the_seeds__are_accepted(small_dataset: Path, plain: Plan, tmp_path: Path) -> None:
+    result = call("plan", "--dataset", small_dataset, "--out-dir", tmp_path / "run", *BASE)
+    assert result.exit_code == 0
+    assert shape(RunFolder(tmp_path / "run").read_plan()) == shape(plain)
+    twice = call("plan", small_dataset, "--dataset", small_dataset, "--out", tmp_path / "b")
+    assert_refused(twice, 2, "name the dataset once")
+    assert_refused(call("plan", "--out", tmp_path / "b"), 2, "missing DATASET")
+    assert_refused(call("run", small_dataset), 2, "missing --out RUN")
+
+
+def test_columns__gene_label_and_classes_may_have_other_names(small_dataset: Path, plain: Plan, tmp_path: Path) -> None:
+    rows = pq.read_table(small_dataset / "master")
+    label = pa.array([plain.classes.index(text) for text in rows["splice_type"].to_pylist()])
+    rows = rows.drop_columns(["splice_type"]).append_column("y", label).rename_columns({"gene_id": "locus"})
+    (tmp_path / "data").mkdir()
+    pq.write_table(rows, tmp_path / "data" / "a.parquet")
+    flags = ("--gene-column", "locus", "--label-column", "y", "--classes", "none, five, three")
+    result = call("plan", tmp_path / "data", "--out", tmp_path / "run", *BASE, *flags)
+    assert result.exit_code == 0, result.output
+    made = RunFolder(tmp_path / "run").read_plan()
+    assert (made.gene_column, made.label_column, made.classes) == ("locus", "y", ("none", "five", "three"))
+    assert shape(made) == shape(plain)
+
+
+def test_exclude_features__names_columns_in_a_file(small_dataset: Path, plain: Plan, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text(f"# two\n{plain.features[0]}\n\n{plain.features[5]}\n")
+    result = call("plan", small_dataset, "--out", tmp_path / "run", *BASE, "--exclude-features", tmp_path / "names.txt")
+    assert result.exit_code == 0
+    left = set(plain.features) - set(RunFolder(tmp_path / "run").read_plan().features)
+    assert left == {plain.features[0], plain.features[5]}
+    assert "--exclude-features" in result.stderr  # the list is printed
+
+
+@pytest.fixture(scope="module")
+def many_genes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of 1,600 genes of six rows and one feature."""
+    folder = tmp_path_factory.mktemp("many")
+    n = 9_600
+    columns = {
+        "gene_id": [f"g{number // 6}" for number in range(n)],
+        "splice_type": [("neither", "donor", "acceptor")[number % 3] for number in range(n)],
+        "x": np.random.default_rng(0).normal(size=n),
+    }
+    pq.write_table(pa.table(columns), folder / "a.parquet")
+    return folder
+
+
+def test_train_all_genes__makes_several_instances_above_1500(many_genes: Path, tmp_path: Path) -> None:
+    for name, flags, strategy in (("a", (), "single"), ("b", ("--train-all-genes",), "multi")):
+        assert call("plan", many_genes, "--out", tmp_path / name, *flags).exit_code == 0
+        assert RunFolder(tmp_path / name).read_plan().strategy == strategy
+    both = call("plan", many_genes, "--out", tmp_path / "c", "--train-all-genes", "--sample-genes", "50")
+    assert_refused(both, 2, "exclude each other")
+
+
+def test_auto_adjust__lets_the_size_follow_or_refuses(many_genes: Path, tmp_path: Path) -> None:
+    flags = ("--strategy", "multi", "--genes-per-instance", "200", "--max-instances", "4")
+    assert call("plan", many_genes, "--out", tmp_path / "a", *flags, "--auto-adjust-instance-size").exit_code == 0
+    assert len(RunFolder(tmp_path / "a").read_plan().instances) == 4
+    hard = call("plan", many_genes, "--out", tmp_path / "b", *flags, "--no-auto-adjust-instance-size")
+    assert_refused(hard, 78, "cover 740 of 1,600 genes")  # 4 x 200 - 3 x 20
+    assert contents(tmp_path / "b") == []
+
+
+# ---- results ----------------------------------------------------------------------------------------------------------
+
+
+def test_json__is_valid_and_alone_on_standard_output(run: Path, small_dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "p.parquet"
+    for arguments in (
+        ("inspect", small_dataset, "--json"),
+        ("plan", small_dataset, "--out", tmp_path / "run", "--json"),
+        ("synth", "--genes", "3", "--features", "20", "--out", tmp_path / "synth", "--json"),
+        ("run", small_dataset, "--out", run, *SMALL, "--json"),
+        ("evaluate", run, "--json"),
+        ("status", run, "--json"),
+        ("predict", run, small_dataset, "--out", out, "--json"),
+        ("sql", run, "--json"),
+        ("sql", run, "--name", "coverage", "--json"),
+        ("sql", run, "from genes limit 2", "--json"),
+    ):
+        result = call(*arguments)
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)
+
+
+def test_json__has_no_nan_and_loses_no_column(run: Path) -> None:
+    query = "select 'nan'::double as x, ['inf'::double] as y, 1 as a, 2 as a, date '2020-01-01' as d, 1.5::decimal(4,2) as e"
+    result = call("sql", run, query, "--json")
+    assert json.loads(result.stdout, parse_constant=lambda word: pytest.fail(word)) == [
+        {"x": None, "y": [None], "a": 1, "a_2": 2, "d": "2020-01-01", "e": "1.50"}
+    ]
+
+
+def test_inspect__shows_genes_classes_features_and_warnings(small_dataset: Path, tmp_path: Path) -> None:
+    facts = json.loads(call("inspect", small_dataset, "--json").stdout)
+    truth = json.loads((small_dataset / "truth.json").read_bytes())
+    assert facts["genes"] == 60
+    assert facts["class mix"] == truth["class_rows"]
+    assert facts["features"]["all"] == 60
+    assert facts["rows"] == sum(truth["class_rows"].values())
+    rows = pq.read_table(small_dataset / "master")
+    odd = {"big": pa.array(np.full(len(rows), 1 << 60)), "one": pa.array(np.ones(len(rows)))}
+    odd |= {"empty": pa.nulls(len(rows), pa.float32())}
+    for name, column in odd.items():
+        rows = rows.append_column(name, column)
+    big = rows["big"].to_numpy().copy()
+    big[0] = 3
+    rows = rows.set_column(rows.column_names.index("big"), "big", pa.array(big))
+    pq.write_table(rows, tmp_path / "a.parquet")
+    words = " ".join(call("inspect", tmp_path / "a.parquet").stdout.split())
+    assert "beyond 2^24 lose their last digits as float32: big" in words
+    assert "without any value: empty" in words
+    assert "with one value only: one" in words
+
+
+def test_sql__lists_queries_and_answers(run: Path) -> None:
+    listed = call("sql", run)
+    assert "predictions\t" in listed.stdout
+    assert "overlaps\tgenes shared by each pair of instances." in listed.stdout
+    assert call("sql", run, "select 1 as a, null as b").stdout == "a\tb\n1\t\n"
+    named = call("sql", run, "--name", "coverage")
+    assert named.stdout.splitlines()[1].split("\t")[:3] == ["60", "60", "60"]
+    assert_refused(call("sql", run, "select 1", "--name", "coverage"), 2, "not both")
+    assert_refused(call("sql", run, "--name", "nothing"), 65, "no query named 'nothing'")
+    assert_refused(call("sql", run, "selec 1"), 65, "syntax error")
+    assert_refused(call("sql", run, "create table a (b int)"), 65, "read-only")
+
+
+def test_status__shows_what_is_done(run: Path) -> None:
+    result = call("status", run)
+    assert result.stdout.splitlines()[1].startswith("instance_00\tdone\t24\t")
+    assert "3 of 3 instances done; consolidated: True; finished: True" in result.stdout
+
+
+def test_plan__prints_what_it_made(small_dataset: Path, tmp_path: Path) -> None:
+    result = call("plan", small_dataset, "--out", tmp_path / "run", *BASE, "--sample-genes", "40")
+    assert "Sampling 40 genes out of 60" in result.stderr
+    assert "rows from 40 genes" in result.stderr
+    assert "no feature (the gene): gene_id" in result.stderr
+    assert "multi: 3 instances" in result.stdout
+    assert "coverage 40/40" in result.stdout
+
+
+# ---- exit codes and bad input -----------------------------------------------------------------------------------------
+
+
+def table(n_genes: int = 12, rows: int = 30, seed: int = 0) -> dict[str, Any]:
+    """Return columns of a good small dataset."""
+    rng = np.random.default_rng(seed)
+    n = n_genes * rows
+    return {
+        "gene_id": [f"g{number // rows}" for number in range(n)],
+        "position": list(range(n)),
+        "splice_type": [("neither", "donor", "acceptor")[number % 3] for number in range(n)],
+        "x": rng.normal(size=n),
+        "y": pa.array(rng.integers(0, 256, n), pa.uint8()),
+    }
+
+
+def changed(**columns: Any) -> dict[str, Any]:
+    return {name: column for name, column in (table() | columns).items() if column is not None}
+
+
+def every(values: Sequence[Any]) -> list[Any]:
+    """Return these values over and over for the rows of `table`."""
+    return [values[number % len(values)] for number in range(360)]
+
+
+def first(value: Any, others: Sequence[Any]) -> list[Any]:
+    return [value, *every(others)[1:]]
+
+
+LABELS = ("neither", "donor", "acceptor")
+
+# numbers as in the list of bad inputs: (columns, flags, exit code, words)
+BAD_DATA: dict[str, tuple[dict[str, Any], tuple[str, ...], int, str]] = {
+    "30 one gene": (changed(gene_id=["g"] * 360), (), 65, "only one gene in"),
+    "31 fewer genes than folds": (changed(gene_id=every(["a", "b"])), (), 78, "fold"),
+    "32 fewer genes than instances": (
+        changed(gene_id=every(["a", "b"])),
+        ("--strategy", "multi", "--n-folds", "2"),
+        78,
+        "2 genes cannot make 3 instances",
+    ),
+    "33 one gene with most rows": (changed(gene_id=["g0"] * 330 + [f"g{n // 10}" for n in range(30)]), (), 78, "fold"),
+    "34 a gene beyond the memory": (changed(), ("--max-memory-per-instance-gb", "0.1"), 78, "0.10 GiB"),
+    "24 no gene column": (changed(gene_id=None), (), 65, "no column 'gene_id' in"),
+    "25 null gene": (changed(gene_id=first(None, ["a", "b", "c"])), (), 65, "without a gene"),
+    "39 no label column": (changed(splice_type=None), (), 65, "no column 'splice_type' in"),
+    "40 null label": (changed(splice_type=first(None, LABELS)), (), 65, "label"),
+    "41 unknown class": (changed(splice_type=first("5ss", LABELS)), (), 65, "5ss"),
+    "42 mixed labels": (changed(splice_type=every(["0", "neither", "donor", "acceptor"])), (), 65, "0"),
+    "43 a class absent": (changed(splice_type=every(["neither", "donor"])), (), 65, "acceptor"),
+    "46 one site in all": (changed(splice_type=first("donor", ["neither", "acceptor"])), (), 78, "donor"),
+    "47 one label": (changed(splice_type=["neither"] * 360), (), 65, "donor"),
+    "48 labels from one": (changed(splice_type=every([1, 2, 3])), (), 65, "3"),
+    "no feature": (changed(x=None, y=None), (), 65, "no feature column"),
+    "text as base score": (
+        changed(z=["a"] * 360),
+        ("--base-score-columns", "x,y,z"),
+        65,
+        "--base-score-columns needs one feature",
+    ),
+    "exclude all": (changed(), ("--exclude", "."), 65, "no feature column"),
+    "bad expression": (changed(), ("--exclude", "["), 65, "is no regular expression"),
+    "absent file of names": (changed(), ("--exclude-features", "absent.txt"), 65, "absent.txt"),
+    "one class name": (changed(), ("--classes", "neither"), 65, "--classes needs two or more"),
+    "doubled class name": (changed(), ("--classes", "a,a,b"), 65, "--classes needs two or more"),
+    "absent fold column": (changed(), ("--fold-by", "nothing"), 65, "no column 'nothing'"),
+    "more genes sampled than there are": (changed(), ("--sample-genes", "1000"), 78, "1,000"),
+    "63 too few instances": (
+        changed(),
+        ("--strategy", "multi", "--genes-per-instance", "2", "--max-instances", "4", "--no-auto-adjust-instance-size"),
+        78,
+        "--max-instances 4 of 2 genes",
+    ),
+    "44 a class absent from an instance": (
+        changed(splice_type=["donor", "neither", "acceptor"] * 10 + ["neither", "acceptor"] * 165),
+        ("--strategy", "multi", "--genes-per-instance", "4"),
+        78,
+        "donor",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", sorted(BAD_DATA))
+def test_plan__bad_data_are_refused_in_one_line_and_nothing_is_written(case: str, tmp_path: Path) -> None:
+    columns, flags, code, words = BAD_DATA[case]
+    (tmp_path / "data").mkdir()
+    pq.write_table(pa.table(columns), tmp_path / "data" / "a.parquet")
+    before = (tmp_path / "data" / "a.parquet").read_bytes()
+    result = call("plan", tmp_path / "data", "--out", tmp_path / "run", *flags)
+    assert_refused(result, code, words)
+    assert contents(tmp_path) == ["data/a.parquet"]
+    assert (tmp_path / "data" / "a.parquet").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("52 infinite", pa.array(first(np.inf, [0.5]))),
+        ("55 too large", pa.array(first(-1e300, [0.5]))),
+    ],
+)
+def test_run__a_bad_value_is_refused_before_any_training(name: str, column: pa.Array, tmp_path: Path) -> None:
+    pq.write_table(pa.table(changed(**{name: column})), tmp_path / "a.parquet")
+    result = call("run", tmp_path / "a.parquet", "--out", tmp_path / "run", "--threads", "1")
+    assert_refused(result, 65, f"column '{name}' of")
+    assert not (tmp_path / "run" / "multi_instance_training").exists()
+
+
+GOOD_DATA: dict[str, dict[str, Any]] = {
+    "28 versioned genes": changed(gene_id=[f"ENSG{number // 60}.{number // 30 % 2}" for number in range(360)]),
+    "29 integer genes": changed(gene_id=[number // 30 for number in range(360)]),
+    "27 genes that differ in case or by a space": changed(gene_id=every(["g", "G", "g ", "h", "H", "i", "j"])),
+    "36 genes not together": changed(gene_id=every([f"g{number}" for number in range(7)])),
+    "37 doubled rows": changed(position=[0] * 360, x=[1.0] * 360, y=[1] * 360),
+    "50 no value": changed(x=pa.nulls(360, pa.float64())),
+    "51 one value": changed(x=[1.0] * 360),
+    "53 nan and null": changed(x=pa.array(every([None, np.nan, 1.0]))),
+    "54 negative zero": changed(x=every([-0.0, 0.0, 1e-45, 5e-324])),
+    "56 beyond 2^53": changed(x=pa.array(every([(1 << 60) + 1, 5, -(1 << 62)]))),
+    "57 bytes to the end": changed(y=pa.array(every([0, 255]), pa.uint8())),
+    "58 other kinds": changed(
+        when=pa.array([0] * 360, pa.timestamp("us")),
+        several=pa.array([[1, 2]] * 360),
+        nested=pa.array([{"a": 1}] * 360),
+        coded=pa.array(["a", "b"] * 180).dictionary_encode(),
+        exact=pa.array([1] * 360).cast(pa.decimal128(30, 2)),
+        flag=every([True, False, None]),
+        half=pa.array(np.zeros(360, np.float16)),
+    ),
+    "20 odd names": changed(**{'se"lect': every([1, 2]), "f[0]<": every([3, 4, 5]), "weiß 🦆": every([0.5, 0.6])}),
+}
+
+
+def test_train__odd_but_good_data_are_trained_on(tmp_path: Path) -> None:
+    """All kinds through plan, segments and boosters in this process; two rounds are enough."""
+    from mi_duck.train import train_instance
+
+    for number, columns in enumerate(GOOD_DATA.values()):
+        data = tmp_path / f"data {number}"
+        data.mkdir()
+        pq.write_table(pa.table(columns), data / "a.parquet")
+        out = partitioned(data, tmp_path / f"run {number}", "--strategy", "single", "--n-estimators", "2")
+        train_instance(run=str(out), instance_id=0, threads=1, report=lambda *step: None)
+        assert (out / "multi_instance_training" / "instance_00" / "manifest.json").is_file()
+
+
+def test_plan__says_which_columns_are_no_features(tmp_path: Path) -> None:
+    pq.write_table(pa.table(GOOD_DATA["58 other kinds"]), tmp_path / "a.parquet")
+    result = call("plan", tmp_path / "a.parquet", "--out", tmp_path / "run")
+    for name, kind in (("when", "timestamp[us]"), ("several", "list"), ("nested", "struct"), ("exact", "decimal128")):
+        assert any(kind in line and name in line for line in result.stderr.splitlines()), name
+    assert set(RunFolder(tmp_path / "run").read_plan().features) == {"x", "y", "flag", "half"}
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--instance-overlap", "-0.1"),
+        ("--instance-overlap", "0.51"),
+        ("--instance-overlap", "1"),
+        ("--instance-overlap", "nan"),
+        ("--genes-per-instance", "0"),
+        ("--genes-per-instance", "1000000000"),
+        ("--max-instances", "0"),
+        ("--max-memory-per-instance-gb", "0"),
+        ("--max-memory-per-instance-gb", "-1"),
+        ("--max-memory-per-instance-gb", "nan"),
+        ("--max-memory-per-instance-gb", "inf"),
+        ("--max-memory-per-instance-gb", "12GB"),
+        ("--max-memory-per-instance-gb", "1000000000"),
+        ("--memory-per-gene-mb", "nan"),
+        ("--memory-safety-factor", "nan"),
+        ("--learning-rate", "nan"),
+        ("--learning-rate", "0"),
+        ("--n-folds", "1"),
+        ("--n-estimators", "0"),
+        ("--max-depth", "99"),
+        ("--max-bin", "1"),
+        ("--seed", "-1"),
+        ("--threads", "0"),
+        ("--strategy", "both"),
+        ("--sample-genes", "1"),
+        ("--no-such-flag",),
+    ],
+)
+def test_plan__a_value_outside_its_range_is_2(flags: tuple[str, ...], small_dataset: Path, tmp_path: Path) -> None:
+    for command in ("plan", "run"):
+        assert_refused(call(command, small_dataset, "--out", tmp_path / "run", *flags), 2, flags[0])
+    assert not (tmp_path / "run").exists()
+
+
+def test_synth__nan_is_2(tmp_path: Path) -> None:
+    for flag in ("--rows-per-gene", "--missing-fraction"):
+        assert_refused(call("synth", "--out", tmp_path / "s", "--genes", "3", flag, "nan"), 2, flag)
+    assert not (tmp_path / "s").exists()
+
+
+def test_overlap__none_and_half_are_fine(small_dataset: Path, tmp_path: Path) -> None:
+    for name, overlap, shared in (("a", "0", 0), ("b", "0.5", 12)):
+        assert (
+            call("plan", small_dataset, "--out", tmp_path / name, *BASE, "--instance-overlap", overlap).exit_code == 0
+        )
+        plan = RunFolder(tmp_path / name).read_plan()
+        pairs = zip(plan.instances, plan.instances[1:], strict=False)
+        assert {one.stop_rank - other.first_rank for one, other in pairs} == {plan.overlap_genes}
+        assert plan.overlap_genes <= shared
+
+
+@pytest.mark.parametrize("place", ["data", "data/run", "data/master/run"])
+def test_plan__never_writes_into_the_dataset(place: str, tmp_path: Path) -> None:
+    (tmp_path / "data" / "master").mkdir(parents=True)
+    pq.write_table(pa.table(table()), tmp_path / "data" / "master" / "a.parquet")
+    for command in ("plan", "run"):
+        assert_refused(call(command, tmp_path / "data", "--out", tmp_path / place), 65, "--out")
+    assert contents(tmp_path) == ["data/master/a.parquet"]
+
+
+def test_exit_codes__storage_busy_and_memory(
+    small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert_refused(call("plan", small_dataset, "--out", tmp_path / "file"), 74, "cannot write")
+    assert_refused(call("run", small_dataset, "--out", tmp_path / "file" / "run"), 74, "cannot write")
+    with run_lock(tmp_path / "run"):
+        assert_refused(call("plan", small_dataset, "--out", tmp_path / "run"), 75, "another mi-duck works on")
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "300")
+    refused = call("plan", small_dataset, "--out", tmp_path / "run", "--strategy", "multi")
+    assert_refused(refused, 137, "SLURM_MEM_PER_NODE")
+    assert contents(tmp_path) == ["file"]
+
+
+def test_exit_codes__a_full_disk_while_training_is_74(small_dataset: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk: the segments do not fit, and nothing counts as done."""
+    out = planned(small_dataset, tmp_path / "run")
+    limited = ["bash", "-c", 'ulimit -f 64; "$@"', "bash", *COMMAND, "train", str(out), "--threads", "1"]
+    done = subprocess.run(limited, capture_output=True, text=True, check=False)
+    assert done.returncode == 74, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: cannot write")
+    assert "Traceback" not in done.stderr
+    assert json.loads(call("status", out, "--json").stdout)["n_done"] == 0
+
+
+def test_exit_codes__a_bug_is_70_with_a_request(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stumble(root: Path) -> None:
+        raise RuntimeError("surprise")
+
+    monkeypatch.setattr("mi_duck.pipeline.run_status", stumble)
+    result = call("status", run)
+    assert result.exit_code == 70
+    assert "RuntimeError: surprise" in result.stderr
+    assert "please report" in result.stderr
+
+
+def test_commands__on_a_folder_that_is_no_run_are_65(tmp_path: Path, run: Path, small_dataset: Path) -> None:
+    for arguments, words in (
+        (("status", tmp_path), "no plan in"),
+        (("train", tmp_path), "no plan in"),
+        (("train", tmp_path / "absent"), "no plan in"),
+        (("consolidate", tmp_path), "no plan in"),
+        (("evaluate", tmp_path), "no plan in"),
+        (("sql", tmp_path, "select 1"), "no run.duckdb in"),
+        (("sql", tmp_path), "no run.duckdb in"),
+        (("predict", tmp_path, small_dataset, "--out", tmp_path / "p.parquet"), "no model in"),
+        (("predict", tmp_path / "absent", small_dataset, "--out", tmp_path / "p.parquet"), "cannot read"),
+        (("inspect", tmp_path), "no *.parquet file in"),
+        (("inspect", tmp_path / "absent"), "nothing is at"),
+    ):
+        assert_refused(call(*arguments), 65, words)
+    assert contents(tmp_path) == []
+    assert not (tmp_path / "absent").exists()
+    assert_refused(call("train", run, "--instance", "3"), 78, "the plan has instances 0 to 2")
+    assert_refused(call("train", run, "--instance", "-1"), 2, "--instance")
+
+
+def test_predict__bad_input_is_65_and_leaves_no_file(run: Path, small_dataset: Path, tmp_path: Path) -> None:
+    rows = pq.read_table(small_dataset / "master")
+    name = RunFolder(run).read_plan().features[0]
+    for case, bad, words in (
+        ("missing", rows.drop_columns([name]), f"lacks 1 of 60 features of the model: {name}"),
+        ("renamed", rows.rename_columns({name: "other"}), f"lacks 1 of 60 features of the model: {name}"),
+        ("text", rows.set_column(rows.column_names.index(name), name, pa.array(["a"] * len(rows))), "not a number"),
+    ):
+        pq.write_table(bad, tmp_path / f"{case}.parquet")
+        refused = call("predict", run, tmp_path / f"{case}.parquet", "--out", tmp_path / "out" / "p.parquet")
+        assert_refused(refused, 65, words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_plan__a_second_plan_into_a_folder_is_65(run: Path, small_dataset: Path) -> None:
+    before = asdict(RunFolder(run).read_plan())
+    assert_refused(call("plan", small_dataset, "--out", run), 65, "holds a plan already")
+    assert asdict(RunFolder(run).read_plan()) == before
+
+
+# ---- terminals and pipes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments", [("sql", "{run}", "from range(300000)"), ("status", "{run}", "--json"), ("sql", "{run}")]
+)
+def test_output__to_a_pipe_that_closes_gives_no_traceback(arguments: tuple[str, ...], run: Path) -> None:
+    code, words = left_alone([one.format(run=run) for one in arguments], lines=1)
+    assert (code, words) == (0, "")
+
+
+def left_alone(arguments: Sequence[object], *, lines: int) -> tuple[int, str]:
+    """Run a command, read some lines of its output and leave; return its exit code and its standard error."""
+    with subprocess.Popen(
+        [*COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for _ in range(lines):
+            process.stdout.readline()
+        process.stdout.close()
+        words = process.stderr.read()
+    return process.returncode, words
+
+
+def test_output__a_reader_that_leaves_at_once_does_not_matter(run: Path, small_dataset: Path) -> None:
+    for arguments in (("inspect", small_dataset), ("status", run, "--json")):
+        assert left_alone(arguments, lines=0) == (0, "")
+
+
+def test_train__goes_on_when_nobody_reads_its_messages(small_dataset: Path, tmp_path: Path) -> None:
+    out = planned(small_dataset, tmp_path / "run", "--strategy", "single", "--n-estimators", "2")
+    with subprocess.Popen([*COMMAND, "train", str(out), "--threads", "1"], stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        process.stderr.close()
+    assert process.returncode == 0
+    assert json.loads(call("status", out, "--json").stdout)["n_done"] == 1
+
+
+def test_output__works_on_a_narrow_terminal_without_unicode(tmp_path: Path) -> None:
+    rows = changed(**{"weiß": every([0.5, 0.6])})
+    pq.write_table(pa.table(rows), tmp_path / "größe.parquet")
+    done = mi_duck(
+        "inspect",
+        tmp_path / "größe.parquet",
+        "--exclude",
+        "weiß",
+        env={"PYTHONIOENCODING": "ascii", "COLUMNS": "20", "PATH": "/usr/bin", "TERM": "dumb"},
+    )
+    assert "wei\\xdf" in done.stdout
+
+
+def test_paths__with_spaces_quotes_and_pattern_characters(small_dataset: Path, tmp_path: Path) -> None:
+    place = tmp_path / "it's a [place]; --x *?"
+    shutil.copytree(small_dataset, place / "d's [1]")
+    file = next((place / "d's [1]").rglob("*.parquet"))
+    file.rename(file.with_name("part 0 %20 ;drop.parquet"))
+    out = partitioned(place / "d's [1]", place / "run *", "--strategy", "single", "--n-estimators", "1")
+    assert RunFolder(out).read_plan().n_genes == 60
+    assert json.loads(call("status", out, "--json").stdout)["n_done"] == 0
