@@ -510,8 +510,8 @@ def plan(
 
     Example: mi-duck plan dataset --out run --max-memory-per-instance-gb 4
     """
-    from mi_duck.pipeline import run_lock
     from mi_duck.planning import make_plan
+    from mi_duck.stages import run_lock
 
     values = locals()
     folder = _required(out, "--out RUN")

@@ -33,20 +33,25 @@ class Genes:
     fold: NDArray[np.int64]
 
 
-def read_genes(folder: RunFolder, plan: Plan) -> Genes:
-    """Read the genes of a run by rank.
+def genes_file(folder: RunFolder, plan: Plan) -> Path:
+    """Return the file of genes, once it is known to be the one that the plan was made with.
 
     Raises
     ------
     CheckpointError
-        The file is not the one that the plan was made with.
+        It is not.
     """
     if not folder.genes.is_file() or file_sha256(folder.genes) != plan.genes_sha256:
         raise CheckpointError(
             f"{folder.genes} is not the one that plan.json was made with; plan anew into another folder"
         )
+    return folder.genes
+
+
+def read_genes(folder: RunFolder, plan: Plan) -> Genes:
+    """Read the genes of a run by rank; see `genes_file`."""
     # not read_table: it loads Arrow's query engine and starts its threads, 48 MB in the process that trains
-    with pq.ParquetFile(folder.genes) as parquet:
+    with pq.ParquetFile(genes_file(folder, plan)) as parquet:
         table = parquet.read(columns=["gene_id", "fold_group", "fold"], use_threads=False)
     # to_pylist, because to_numpy of a table's column loads pandas: 30 MB
     return Genes(

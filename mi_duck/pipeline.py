@@ -1,11 +1,8 @@
 """The whole run as one readable function, and each of its stages alone; the only module that knows their order."""
 
-import fcntl
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,210 +11,18 @@ from typing import Any
 from mi_duck import __version__
 from mi_duck.catalogue import measurement, write_catalogue
 from mi_duck.checkpoint import file_sha256, storage_errors, write_json
-from mi_duck.children import Report, run_child
-from mi_duck.database import Database
-from mi_duck.dataset import Dataset, open_dataset
-from mi_duck.ensemble import InstanceModel, consolidate, load_unified_model, save_model
+from mi_duck.children import Report
+from mi_duck.dataset import Dataset
 from mi_duck.errors import (
     CheckpointError,
-    DataError,
-    IncompleteRunError,
-    MemoryBudgetError,
-    MiDuckError,
     PlanError,
-    RunBusyError,
 )
 from mi_duck.folders import RunFolder
 from mi_duck.instances import is_trained
-from mi_duck.partition import write_segments
-from mi_duck.plan import Instance, Plan, Settings
-from mi_duck.planning import SQL_BYTES, PlanOptions, Say, make_plan
+from mi_duck.plan import Plan, Settings
+from mi_duck.planning import PlanOptions, Say, make_plan
 from mi_duck.resources import GIB
-
-
-@contextmanager
-def run_lock(out: Path) -> Iterator[None]:
-    """Hold the run folder for this process alone.
-
-    Raises
-    ------
-    RunBusyError
-        Another process holds it.
-    """
-    with storage_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        handle = (out / ".lock").open("w")
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunBusyError(f"another mi-duck works on {out}; wait for it or choose another --out") from error
-        yield
-
-
-def open_planned(plan: Plan) -> Dataset:
-    """Open the dataset of a plan again and check that it is the same.
-
-    Raises
-    ------
-    DataError
-        It changed or is gone.
-    """
-    location = plan.location
-    if not Path(location).exists() and plan.files:
-        location = str(Path(plan.files[0]).parent)
-    dataset = open_dataset(
-        location,
-        gene_column=plan.gene_column,
-        label_column=plan.label_column,
-        classes=plan.classes,
-        fold_by=None if plan.fold_column in (plan.gene_column, "overlap_cluster") else plan.fold_column,
-    )
-    if dataset.fingerprint != plan.dataset_fingerprint:
-        raise DataError(f"{plan.location} changed since plan.json was made; restore it or plan anew into another --out")
-    return dataset
-
-
-def partition(folder: RunFolder, plan: Plan, *, threads: int, report: Report) -> None:
-    """Write the segments that are missing, in a child process."""
-    run_child(
-        "mi_duck.pipeline:partition_here",
-        {"run": str(folder.root), "threads": threads},
-        threads=threads,
-        report=report,
-    )
-
-
-def partition_here(*, run: str, threads: int, report: Report) -> None:
-    """Write the segments that are missing, in this process."""
-    folder = RunFolder(Path(run))
-    plan = folder.read_plan()
-    if all((folder.segments / segment.name / "segment.json").is_file() for segment in plan.segments):
-        return
-    dataset = open_planned(plan)
-    with Database(threads=threads, memory_bytes=SQL_BYTES, scratch=folder.scratch / "sql") as db:
-        db.open_source(
-            dataset.files,
-            gene_column=plan.gene_column,
-            label_column=plan.label_column,
-            fold_column=plan.fold_column,
-        )
-        db.load_parquet("gene_index", folder.genes)
-        db.table("row_groups", files=Database.patterns(dataset.files))
-        write_segments(db, plan, folder.segments, report=report)
-
-
-def train(folder: RunFolder, plan: Plan, *, threads: int, report: Report, say: Say) -> None:
-    """Train every instance that is not done, one child process each.
-
-    Raises
-    ------
-    MemoryBudgetError, IncompleteRunError
-        An instance died; the others are done.
-    """
-    done = [instance for instance in plan.instances if is_trained(folder, plan, instance)]
-    if done:
-        say(f"Checkpointing: found {len(done)} existing instance{'s' if len(done) > 1 else ''} to reuse")
-    if len(done) < len(plan.instances):
-        partition(folder, plan, threads=threads, report=report)
-    lost: list[tuple[Instance, MiDuckError]] = []
-    for instance in plan.instances:
-        place = f"[Instance {instance.instance_id + 1}/{len(plan.instances)}]"
-        if instance in done:
-            say(f"{place} reusing {instance.name}")
-            continue
-        say(f"{place} training on {instance.n_genes:,} genes, {instance.n_rows:,} rows")
-        try:
-            train_one(folder, instance, threads=threads, report=report, say=say)
-        except (MemoryBudgetError, IncompleteRunError) as error:
-            say(f"{place} lost: {error}")
-            lost.append((instance, error))
-    if lost:
-        raise type(lost[0][1])(
-            f"{len(lost)} of {len(plan.instances)} instances lost ({', '.join(instance.name for instance, _ in lost)}); "
-            f"first cause: {lost[0][1]}; the same command tries them again"
-        )
-
-
-def train_one(folder: RunFolder, instance: Instance, *, threads: int, report: Report, say: Say) -> None:
-    """Train one instance in a child process and note its peak memory and time."""
-    result = run_child(
-        "mi_duck.train:train_instance",
-        {"run": str(folder.root), "instance_id": instance.instance_id, "threads": threads},
-        threads=threads,
-        report=report,
-    )
-    write_json(
-        folder.instance(instance) / "measurement.json",
-        {"peak_bytes": result.peak_bytes, "wall_seconds": round(result.wall_seconds, 3)},
-    )
-    say(
-        f"    {result.wall_seconds:.0f} s, peak {result.peak_bytes / GIB:.2f} GiB (predicted "
-        f"{instance.predicted_bytes / GIB:.2f}), rounds {', '.join(str(n) for n in result.value['rounds'])}"
-    )
-
-
-def consolidate_run(folder: RunFolder, plan: Plan, *, threads: int, report: Report, say: Say) -> None:
-    """Score all rows out of fold and join the trained instances into one model file.
-
-    Raises
-    ------
-    IncompleteRunError
-        An instance is not trained; the model of the others is written, with its coverage inside.
-    """
-    partition(folder, plan, threads=threads, report=report)
-    scored = run_child(
-        "mi_duck.out_of_fold:predict_out_of_fold",
-        {"run": str(folder.root), "threads": threads},
-        threads=threads,
-        report=report,
-    )
-    trained = [instance for instance in plan.instances if is_trained(folder, plan, instance)]
-    covered = {rank for instance in trained for rank in range(instance.first_rank, instance.stop_rank)}
-    members = [load_unified_model(folder.instance(instance)) for instance in trained]
-    model = consolidate(
-        [member for member in members if isinstance(member, InstanceModel)],
-        n_genes=len(covered),
-        thresholds=scored.value["thresholds"],
-    )
-    save_model(folder.model, model)
-    write_json(
-        folder.summary,
-        {
-            "model_sha256": file_sha256(folder.model),
-            "voting": model.voting,
-            "n_genes": plan.n_genes,
-            "n_genes_trained": len(covered),
-            "coverage_fraction": len(covered) / plan.n_genes,
-            "thresholds": model.thresholds,
-            "members": [
-                {
-                    "instance_id": instance.instance_id,
-                    "n_genes": instance.n_genes,
-                    "n_rows": instance.n_rows,
-                    "weight": weight,
-                    "model_sha256": file_sha256(folder.instance(instance) / "model_multiclass.miduck"),
-                }
-                for instance, weight in zip(trained, model.weights, strict=True)
-            ],
-        },
-    )
-    say(f"Gene coverage: {len(covered):,}/{plan.n_genes:,} ({len(covered) / plan.n_genes:.1%})")
-    if len(trained) < len(plan.instances):
-        raise IncompleteRunError(
-            f"{len(plan.instances) - len(trained)} of {len(plan.instances)} instances are not trained, so the model covers "
-            f"{len(covered):,} of {plan.n_genes:,} genes; 'mi-duck train {folder.root}' goes on"
-        )
-
-
-def evaluate(folder: RunFolder, *, threads: int, report: Report) -> None:
-    """Score base model, members and ensemble; write ``metrics.csv`` and ``run.duckdb``."""
-    run_child(
-        "mi_duck.out_of_fold:evaluate_run",
-        {"run": str(folder.root), "threads": threads},
-        threads=threads,
-        report=report,
-    )
+from mi_duck.stages import consolidate_run, evaluate, partition, run_lock, train, train_one
 
 
 def run(
@@ -246,14 +51,6 @@ def run(
         Take progress and messages.
     """
     folder = RunFolder(out)
-    request = {
-        "dataset": dataset.fingerprint,
-        "features": list(dataset.features),
-        "classes": list(dataset.classes),
-        "columns": [dataset.gene_column, dataset.label_column, dataset.fold_column],
-        "options": asdict(options),
-        "settings": asdict(settings),
-    }
     with run_lock(out):
         if force:
             _forget(folder)
@@ -263,10 +60,9 @@ def run(
                     f"{out} holds a run already; leave --resume-from-checkpoint on or choose another --out"
                 )
             plan = folder.read_plan()
-            _refuse_other_request(folder, request)
+            _refuse_other_request(folder, plan, dataset, options, settings)
         else:
             plan = make_plan(dataset, out, options=options, settings=settings, threads=threads, say=say)
-            write_json(out / ".request.json", request)
         started = datetime.now(UTC).isoformat(timespec="seconds")
         train(folder, plan, threads=threads, report=report, say=say)
         if is_finished(folder, plan):
@@ -305,7 +101,7 @@ def is_finished(folder: RunFolder, plan: Plan) -> bool:
             and folder.catalogue.is_file()
             and folder.metrics.is_file()
         )
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
@@ -316,25 +112,22 @@ def versions() -> dict[str, str]:
     }
 
 
-def _refuse_other_request(folder: RunFolder, request: dict[str, Any]) -> None:
+def _refuse_other_request(
+    folder: RunFolder, plan: Plan, dataset: Dataset, options: PlanOptions, settings: Settings
+) -> None:
     """Refuse to go on with a run that was begun with other data or settings; name what differs."""
-    try:
-        before = json.loads((folder.root / ".request.json").read_bytes())
-    except (OSError, ValueError):
-        before = request  # planned by 'mi-duck plan': the plan is the truth
-        plan = folder.read_plan()
-        if plan.dataset_fingerprint != request["dataset"] or asdict(plan.settings) != request["settings"]:
-            before = {"dataset": plan.dataset_fingerprint, "settings": asdict(plan.settings)}
-    changed = []
-    for name, value in before.items():
-        if isinstance(value, dict):
-            changed += [
-                f"{key}: {old} then, {request[name].get(key)} now"
-                for key, old in value.items()
-                if request[name].get(key) != old
-            ]
-        elif request[name] != value:
-            changed.append(f"{name} differ" if name != "dataset" else "the dataset's files changed")
+    changed = sorted(
+        f"{name}: {old} then, {now[name]} now"
+        for before, now in ((plan.options, asdict(options)), (asdict(plan.settings), asdict(settings)))
+        for name, old in before.items()
+        if now[name] != old
+    )
+    changed += [f"{name} differ" for name in ("features", "classes") if getattr(plan, name) != getattr(dataset, name)]
+    columns = ("gene_column", "label_column", "fold_column", "base_scores")
+    if any(getattr(plan, name) != getattr(dataset, name) for name in columns):
+        changed.append("columns differ")
+    if plan.dataset_fingerprint != dataset.fingerprint:
+        changed.append("the dataset's files changed")
     if changed:
         raise CheckpointError(
             f"{folder.root} was begun otherwise ({'; '.join(changed[:4])}); choose another --out or add --force-retrain-all"
@@ -346,7 +139,6 @@ def _forget(folder: RunFolder) -> None:
     with storage_errors(folder.root):
         for file in (
             folder.plan,
-            folder.root / ".request.json",
             folder.genes,
             folder.out_of_fold,
             folder.model,

@@ -127,6 +127,8 @@ class Plan:
         Genes of the dataset; genes and rows selected.
     genes_sha256
         Hash of ``genes.parquet``, which holds ranks, folds and rows of every gene.
+    options
+        What the user asked of the plan, by the names of the flags; a run of other options is another run.
     settings
         Of the training.
     strategy
@@ -162,6 +164,7 @@ class Plan:
     n_genes: int
     n_rows: int
     genes_sha256: str
+    options: dict[str, Any]
     settings: Settings
     strategy: str
     genes_per_instance: int
@@ -196,7 +199,7 @@ class Plan:
             values["instances"] = tuple(Instance(**value) for value in values["instances"])
             values["segments"] = tuple(Segment(**value) for value in values["segments"])
             return cls(**values)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"plan.json is damaged: {error}") from error
 
 

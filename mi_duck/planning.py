@@ -1,7 +1,7 @@
 """From a dataset to the plan of a run: index genes, assign folds, predict memory, cut instances."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +195,7 @@ def make_plan(
         temporary.replace(folder.genes)
     plan = Plan(
         version=PLAN_VERSION,
-        location=dataset.location,
+        location=str(Path(dataset.location).absolute()),  # a later step may run elsewhere
         files=tuple(str(file.resolve()) for file in dataset.files),
         dataset_fingerprint=dataset.fingerprint,
         gene_column=dataset.gene_column,
@@ -213,6 +213,7 @@ def make_plan(
         n_genes=index.n_genes,
         n_rows=index.n_rows,
         genes_sha256=file_sha256(folder.genes),
+        options=asdict(options),
         settings=settings,
         strategy=strategy,
         genes_per_instance=windows.genes_per_instance,

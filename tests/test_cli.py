@@ -19,8 +19,8 @@ from typer.testing import Result
 from cli import app
 from mi_duck import __version__
 from mi_duck.folders import RunFolder
-from mi_duck.pipeline import run_lock
 from mi_duck.plan import Plan
+from mi_duck.stages import run_lock
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 

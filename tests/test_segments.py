@@ -13,8 +13,8 @@ from test_pipeline import partitioned, planned, quiet
 
 from mi_duck.errors import CheckpointError, DataError
 from mi_duck.folders import RunFolder
-from mi_duck.pipeline import partition_here
 from mi_duck.segments import KEYS, SegmentReader, record_type, segments_of
+from mi_duck.stages import partition_here
 
 N_GENES = 24
 

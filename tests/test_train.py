@@ -17,9 +17,9 @@ from test_pipeline import SMALL, mi_duck, planned, trained
 
 from mi_duck.checkpoint import read_parts
 from mi_duck.folders import RunFolder
+from mi_duck.instances import is_trained, read_genes
 from mi_duck.plan import Instance, Plan
 from mi_duck.segments import SegmentReader, segments_of
-from mi_duck.instances import is_trained, read_genes
 from mi_duck.train import stopping_groups
 
 
