@@ -191,7 +191,10 @@ def main() -> int:
             last = now
             send(progress=[stage, done, total])
 
-    call = json.load(sys.stdin)
+    request = sys.stdin.read()
+    if not request:  # the parent was interrupted before it could ask
+        return 1
+    call = json.loads(request)
     module, name = call["function"].split(":")
     try:
         with _absent("pandas", "sklearn"):

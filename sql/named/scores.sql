@@ -9,4 +9,4 @@ select
     round(high, 4) as high
 from metrics
 where evaluated_on = 'oof'
-order by metric, class, scope, instance_id
+order by rowid
