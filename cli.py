@@ -510,16 +510,25 @@ def plan(
 
     Example: mi-duck plan dataset --out run --max-memory-per-instance-gb 4
     """
-    from mi_duck.planning import make_plan
+    from mi_duck.planning import check_place, make_plan
     from mi_duck.stages import run_lock
 
     values = locals()
     folder = _required(out, "--out RUN")
     options, settings = _options(values), _settings(values)
     opened = _dataset(values)
+    check_place(opened, folder)
     _announce(opened)
-    with run_lock(folder):
-        made = make_plan(opened, folder, options=options, settings=settings, threads=_threads(threads), say=logger.info)
+    with run_lock(folder), reporting() as report:
+        made = make_plan(
+            opened,
+            folder,
+            options=options,
+            settings=settings,
+            threads=_threads(threads),
+            report=report,
+            say=logger.info,
+        )
     if as_json:
         print(made.to_json())
     else:

@@ -15,12 +15,10 @@ import numpy as np
 import xgboost as xgb
 from numpy.typing import NDArray
 
-from mi_duck.memory import BATCH_ROWS
+from mi_duck.memory import BATCH_ROWS, CARRIER_SHARE, WIDE_BATCH_ROWS
 from mi_duck.segments import SegmentReader
 
 PASSES = 3  # of XGBoost over the data with a reference matrix
-WIDE_BATCH_ROWS = 16_384  # a batch of few columns must be long to be worth XGBoost's work on it: half the time
-CARRIER_SHARE = 0.5  # with more wide columns than this, sketching them apart would take as much as the whole
 
 
 class GeneBatches(xgb.DataIter):  # type: ignore[misc]
@@ -58,7 +56,12 @@ class GeneBatches(xgb.DataIter):  # type: ignore[misc]
 
 
 def build_matrix(
-    reader: SegmentReader, *, max_bin: int, threads: int, report: Callable[[int], None]
+    reader: SegmentReader,
+    carrier: xgb.QuantileDMatrix | None,
+    *,
+    max_bin: int,
+    threads: int,
+    report: Callable[[int], None],
 ) -> xgb.QuantileDMatrix:
     """Return the quantised matrix of all rows of a reader, in their order.
 
@@ -66,6 +69,8 @@ def build_matrix(
     ----------
     reader
         The rows.
+    carrier
+        Holds the cuts, see `cut_carrier`; without one XGBoost sketches all columns.
     max_bin
         Most bins a feature; must equal that of the training parameters.
     threads
@@ -73,25 +78,24 @@ def build_matrix(
     report
         Told the rows read so far, over all passes.
     """
-    carrier = None
-    if len(reader.plan.wide_features) <= CARRIER_SHARE * len(reader.plan.features):
-        carrier = cut_carrier(reader, max_bin=max_bin, threads=threads)
-        trim_heap()
     batches = GeneBatches(lambda: reader.matrices(BATCH_ROWS), report)
     matrix = xgb.QuantileDMatrix(batches, max_bin=max_bin, nthread=threads, ref=carrier)
-    del carrier
     trim_heap()
     return matrix
 
 
 def cut_carrier(reader: SegmentReader, *, max_bin: int, threads: int) -> xgb.QuantileDMatrix | None:
-    """Return a tiny matrix whose cuts are those of all rows, or None where a byte column has too many values for it.
+    """Return a tiny matrix whose cuts are those of all rows; None where sketching all columns at once is no dearer.
+
+    That is where most columns are wide, or where a byte column has more values than bins.
 
     XGBoost cuts a column with few distinct values v0 < v1 < ... at v1, v2, ...; so a column whose distinct values are
     the smallest value and all cuts but the last has exactly these cuts. (The last cut only closes the last bin.)
     """
     plan = reader.plan
     n_small = len(plan.small_features)
+    if len(plan.wide_features) > CARRIER_SHARE * len(plan.features):
+        return None
     is_there = np.zeros((n_small, 256), dtype=bool)
     offsets = np.arange(n_small, dtype=np.int32) * 256
     lowest = np.full(len(plan.wide_features), np.inf, dtype=np.float32)
@@ -121,7 +125,9 @@ def cut_carrier(reader: SegmentReader, *, max_bin: int, threads: int) -> xgb.Qua
         if len(column):
             matrix[: len(column), place] = column
             matrix[len(column) :, place] = column[-1]
-    return xgb.QuantileDMatrix(matrix, max_bin=max_bin, nthread=threads)
+    carrier = xgb.QuantileDMatrix(matrix, max_bin=max_bin, nthread=threads)
+    trim_heap()
+    return carrier
 
 
 def trim_heap() -> None:

@@ -38,7 +38,7 @@ def write_catalogue(folder: RunFolder, plan: Plan, provenance: dict[str, Any]) -
             db.table("coverage", n_genes_dataset=plan.n_genes_dataset)
             db.load("genes", _with_class_columns(db.arrow("catalogue_genes"), plan))
             db.load("gene_folds", db.arrow("catalogue_folds"))
-            db.table("memory_per_gene", bytes_per_row=_bytes_per_row(plan))
+            db.table("memory_per_gene", bytes_per_row=plan.bytes_per_row)
             db.load("memory_measurements", _measurements(folder, plan))
             db.load("metrics", _metrics(folder))
             db.load_parquet("predictions", folder.out_of_fold)
@@ -59,12 +59,6 @@ def _with_class_columns(genes: pa.Table, plan: Plan) -> pa.Table:
     for index, name in enumerate(plan.classes):
         genes = genes.add_column(place + index, f"n_{name}", pa.array(counts[index], pa.int64()))
     return genes
-
-
-def _bytes_per_row(plan: Plan) -> float:
-    """Return bytes a row from the plan's own predictions: their slope, or their ratio where all are of one size."""
-    largest = max(plan.instances, key=lambda instance: instance.n_rows)
-    return largest.predicted_bytes / largest.n_rows
 
 
 def _instances(folder: RunFolder, plan: Plan) -> pa.Table:

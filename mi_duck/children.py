@@ -25,6 +25,7 @@ from mi_duck import errors
 from mi_duck.errors import IncompleteRunError, MemoryBudgetError, MiDuckError
 
 Report = Callable[[str, int, int], None]
+Say = Callable[[str], None]
 
 # Freed memory goes back to the system at once instead of staying in the heap: .4 GiB at a thousand features.
 ALLOCATOR = {
@@ -152,6 +153,28 @@ def peak_bytes(pid: int | None = None) -> int:
         return peak if sys.platform == "darwin" else peak * 1024
     line = next((line for line in status.splitlines() if line.startswith("VmHWM:")), "VmHWM: 0")
     return int(line.split()[1]) * 1024
+
+
+class PeakMeter:
+    """Reads the peak memory of this process phase by phase, where the system lets a process reset its peak (Linux)."""
+
+    def __init__(self) -> None:
+        self.peaks: dict[str, int] = {}
+        self._resets = self._reset()
+
+    def mark(self, phase: str) -> None:
+        """End a phase: note its peak in bytes and begin the next."""
+        if self._resets:
+            self.peaks[phase] = peak_bytes()
+            self._reset()
+
+    @staticmethod
+    def _reset() -> bool:
+        try:
+            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+        except OSError:
+            return False
+        return True
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from mi_duck.errors import DataError, MemoryBudgetError, StorageError
 
 HERE = Path(__file__).resolve().parent
+SQL_BYTES = 1 << 30  # what the buffers of DuckDB may take while a run is planned and partitioned
 
 
 def sql_folder() -> Path:

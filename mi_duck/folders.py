@@ -24,6 +24,11 @@ class RunFolder:
         return self.root / "genes.parquet"
 
     @property
+    def memory(self) -> Path:
+        """Measurements of memory that the plan rests on."""
+        return self.root / "memory.json"
+
+    @property
     def scratch(self) -> Path:
         """What is deleted at the end."""
         return self.root / ".scratch"

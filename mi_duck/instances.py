@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from mi_duck.calibrate import Calibration, probabilities
 from mi_duck.checkpoint import file_sha256, pack, storage_errors, sync_files, sync_folder, write_json
-from mi_duck.children import peak_bytes
 from mi_duck.errors import CheckpointError
 from mi_duck.evaluate import point_scores
 from mi_duck.folders import RunFolder
@@ -231,7 +230,6 @@ def write_instance(
         )
         names = sorted(file.name for file in temporary.iterdir())
         hashes = {name: file_sha256(temporary / name) for name in names}
-        write_json(temporary / "measurement.json", {"peak_bytes": peak_bytes()})
         sync_files(temporary)
         write_json(
             temporary / "manifest.json",

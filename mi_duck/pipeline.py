@@ -11,7 +11,7 @@ from typing import Any
 from mi_duck import __version__
 from mi_duck.catalogue import measurement, write_catalogue
 from mi_duck.checkpoint import file_sha256, storage_errors, write_json
-from mi_duck.children import Report
+from mi_duck.children import Report, Say
 from mi_duck.dataset import Dataset
 from mi_duck.errors import (
     CheckpointError,
@@ -20,7 +20,7 @@ from mi_duck.errors import (
 from mi_duck.folders import RunFolder
 from mi_duck.instances import is_trained
 from mi_duck.plan import Plan, Settings
-from mi_duck.planning import PlanOptions, Say, make_plan
+from mi_duck.planning import PlanOptions, check_place, make_plan
 from mi_duck.resources import GIB
 from mi_duck.stages import consolidate_run, evaluate, partition, run_lock, train, train_one
 
@@ -51,6 +51,7 @@ def run(
         Take progress and messages.
     """
     folder = RunFolder(out)
+    check_place(dataset, out)
     with run_lock(out):
         if force:
             _forget(folder)
@@ -62,7 +63,7 @@ def run(
             plan = folder.read_plan()
             _refuse_other_request(folder, plan, dataset, options, settings)
         else:
-            plan = make_plan(dataset, out, options=options, settings=settings, threads=threads, say=say)
+            plan = make_plan(dataset, out, options=options, settings=settings, threads=threads, report=report, say=say)
         started = datetime.now(UTC).isoformat(timespec="seconds")
         train(folder, plan, threads=threads, report=report, say=say)
         if is_finished(folder, plan):
@@ -173,11 +174,12 @@ def train_run(root: Path, *, instance_id: int | None, threads: int, report: Repo
         raise PlanError(f"--instance {instance_id}: the plan has instances 0 to {len(plan.instances) - 1}")
     instance = plan.instances[instance_id]
     place = f"[Instance {instance_id + 1}/{len(plan.instances)}]"
-    with run_lock(root):
+    with run_lock(root, shared=True), run_lock(root, name=f".lock_{instance.name}"):
         if is_trained(folder, plan, instance):
             say(f"{place} reusing {instance.name}")
             return
-        partition(folder, plan, threads=threads, report=report)
+        with run_lock(root, name=".lock_partition", wait=True):
+            partition(folder, plan, threads=threads, report=report)
         say(f"{place} training on {instance.n_genes:,} genes, {instance.n_rows:,} rows")
         train_one(folder, instance, threads=threads, report=report, say=say)
 

@@ -139,6 +139,8 @@ class Plan:
         Memory that one instance may take, and the bound that decided it.
     memory_is_measured
         Whether the predictions rest on measurements of this machine.
+    bytes_per_row
+        What one more row adds to the predicted peak.
     record_bytes
         Bytes of one row in the segments.
     instances, segments
@@ -172,6 +174,7 @@ class Plan:
     budget_bytes: int
     budget_source: str
     memory_is_measured: bool
+    bytes_per_row: float
     record_bytes: int
     instances: tuple[Instance, ...]
     segments: tuple[Segment, ...]

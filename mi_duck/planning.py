@@ -1,7 +1,8 @@
 """From a dataset to the plan of a run: index genes, assign folds, predict memory, cut instances."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +10,21 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from mi_duck.checkpoint import file_sha256, storage_errors, write_file
-from mi_duck.database import Database
+from mi_duck.children import Report, Say
+from mi_duck.database import SQL_BYTES, Database
 from mi_duck.dataset import Dataset
 from mi_duck.errors import CheckpointError, DataError, MemoryBudgetError, PlanError
 from mi_duck.folders import RunFolder
 from mi_duck.genes import Fold, GeneIndex, assign_folds, index_genes
 from mi_duck.memory import Layout, MemoryModel
 from mi_duck.plan import PLAN_VERSION, Instance, Plan, Settings, make_segments
+from mi_duck.probes import is_worth_probing, measure, probe_sizes
 from mi_duck.resources import GIB, Budget, memory_budget
 from mi_duck.segments import segments_bytes
 from mi_duck.windows import Windows, cut_windows
 
 MULTI_ABOVE_GENES = 1500
 EXACT_IN_FLOAT32 = 1 << 24
-SQL_BYTES = 1 << 30
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +117,21 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8:,} more" if len(names) > 8 else "")
 
 
+def check_place(dataset: Dataset, out: Path) -> None:
+    """Refuse a run folder that holds the dataset or lies in its folder, where its files would become data.
+
+    Raises
+    ------
+    DataError
+        The two are not apart.
+    """
+    place = out.resolve()
+    if any(file.resolve().is_relative_to(place) for file in dataset.files):
+        raise DataError(f"--out {out} holds the dataset itself; choose another folder")
+    if Path(dataset.location).is_dir() and place.is_relative_to(Path(dataset.location).resolve()):
+        raise DataError(f"--out {out} would become part of the dataset {dataset.location}; choose another folder")
+
+
 def make_plan(
     dataset: Dataset,
     out: Path,
@@ -124,6 +139,7 @@ def make_plan(
     options: PlanOptions,
     settings: Settings,
     threads: int,
+    report: Report,
     say: Say,
 ) -> Plan:
     """Index genes, assign folds, predict memory, cut instances; write ``genes.parquet`` and ``plan.json``.
@@ -138,8 +154,8 @@ def make_plan(
         What the user asked for.
     threads
         Threads of the training, which count a little in its memory.
-    say
-        Takes messages for the user.
+    report, say
+        Take progress and messages for the user.
 
     Raises
     ------
@@ -151,8 +167,6 @@ def make_plan(
         raise CheckpointError(
             f"{out} holds a plan already; 'mi-duck train {out}' goes on with it, or choose another --out"
         )
-    if any(file.is_relative_to(out.resolve()) for file in (file.resolve() for file in dataset.files)):
-        raise DataError(f"--out {out} holds the dataset itself; choose another folder")
     if options.train_all_genes and options.sample_genes is not None:
         raise PlanError("--train-all-genes and --sample-genes exclude each other; give one")
     with Database(threads=threads, memory_bytes=SQL_BYTES) as db:
@@ -168,32 +182,12 @@ def make_plan(
     for warning in data_warnings(dataset, statistics):
         say(f"warning: {warning}")
     small, wide = split_features(dataset, statistics)
-    model = MemoryModel(_layout(dataset, statistics, settings, threads), options.memory_per_gene_mb)
-    budget = memory_budget(max_gb=options.max_memory_per_instance_gb, safety_factor=options.memory_safety_factor)
-    gene_rows = table["n_rows"].to_numpy()
-    strategy, windows = _choose(index, gene_rows, model, budget, options)
-    for remark in windows.remarks:
-        say(remark)
-    _advise(windows, strategy, say)
-    before = np.concatenate([[0], np.cumsum(gene_rows)])
-    instances = tuple(
-        Instance(
-            number,
-            first,
-            stop,
-            stop - first,
-            int(before[stop] - before[first]),
-            model.predict_bytes(int(before[stop] - before[first]), stop - first),
-        )
-        for number, (first, stop) in enumerate(windows.ranges)
-    )
-    _check_classes(instances, table, dataset, settings)
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         temporary = out / ".genes.parquet.tmp"
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
         temporary.replace(folder.genes)
-    plan = Plan(
+    draft = Plan(
         version=PLAN_VERSION,
         location=str(Path(dataset.location).absolute()),  # a later step may run elsewhere
         files=tuple(str(file.resolve()) for file in dataset.files),
@@ -215,22 +209,87 @@ def make_plan(
         genes_sha256=file_sha256(folder.genes),
         options=asdict(options),
         settings=settings,
+        strategy="",
+        genes_per_instance=options.genes_per_instance,
+        overlap_genes=0,
+        budget_bytes=0,
+        budget_source="",
+        memory_is_measured=False,
+        bytes_per_row=0.0,
+        record_bytes=len(small) + 4 * len(wide),
+        instances=(),
+        segments=(),
+    )
+    is_made = False
+    try:
+        model = MemoryModel(_layout(dataset, statistics, settings, threads, len(wide)), options.memory_per_gene_mb)
+        plan = _with_instances(
+            folder, draft, index, table, dataset, model, options, threads=threads, report=report, say=say
+        )
+        write_file(folder.plan, plan.to_json().encode())
+        is_made = True
+    finally:
+        if not is_made:
+            folder.genes.unlink(missing_ok=True)
+        shutil.rmtree(folder.scratch, ignore_errors=True)
+    _say_plan(plan, folds, say)
+    return plan
+
+
+def _with_instances(
+    folder: RunFolder,
+    draft: Plan,
+    index: GeneIndex,
+    genes: Any,
+    dataset: Dataset,
+    model: MemoryModel,
+    options: PlanOptions,
+    *,
+    threads: int,
+    report: Report,
+    say: Say,
+) -> Plan:
+    """Return the plan with instances cut within the budget, by measured memory where measuring is worth it."""
+    gene_rows = genes["n_rows"].to_numpy()
+    sizes = probe_sizes(gene_rows, options.genes_per_instance) if options.memory_per_gene_mb is None else []
+    if is_worth_probing(draft, gene_rows, sizes):
+        model = measure(model, folder, draft, gene_rows, sizes=sizes, threads=threads, report=report)
+    budget = memory_budget(max_gb=options.max_memory_per_instance_gb, safety_factor=options.memory_safety_factor)
+    strategy, windows = _choose(index, gene_rows, model, budget, options)
+    for remark in windows.remarks:
+        say(remark)
+    _advise(windows, strategy, say)
+    before = np.concatenate([[0], np.cumsum(gene_rows)])
+    instances = tuple(
+        Instance(
+            number,
+            first,
+            stop,
+            stop - first,
+            int(before[stop] - before[first]),
+            model.predict_bytes(int(before[stop] - before[first]), stop - first),
+        )
+        for number, (first, stop) in enumerate(windows.ranges)
+    )
+    _check_classes(instances, genes, dataset, draft.settings)
+    return replace(
+        draft,
         strategy=strategy,
         genes_per_instance=windows.genes_per_instance,
         overlap_genes=windows.overlap_genes,
         budget_bytes=budget.budget_bytes,
         budget_source=budget.won,
         memory_is_measured=model.is_measured,
-        record_bytes=len(small) + 4 * len(wide),
+        bytes_per_row=model.bytes_per_row()
+        or (options.memory_per_gene_mb or 0) * (1 << 20) * index.n_genes / index.n_rows,
         instances=instances,
         segments=make_segments(instances, gene_rows),
     )
-    write_file(folder.plan, plan.to_json().encode())
-    _say_plan(plan, folds, say)
-    return plan
 
 
-def _layout(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]], settings: Settings, threads: int) -> Layout:
+def _layout(
+    dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]], settings: Settings, threads: int, n_wide: int
+) -> Layout:
     """Return what memory depends on, from the footers: bins of whole-number columns are bounded by their range."""
     bins, has_missing = 0, False
     kinds = pq.read_schema(dataset.files[0])
@@ -239,7 +298,16 @@ def _layout(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]], setti
         whole = "int" in str(kinds.field(name).type) and facts["is_known"] and facts["low"] is not None
         bins += min(settings.max_bin, int(facts["high"] - facts["low"]) + 1) if whole else settings.max_bin
         has_missing |= not facts["is_known"] or facts["n_nulls"] > 0
-    return Layout(len(dataset.features), bins, has_missing, settings.max_bin, settings.max_depth, threads)
+    return Layout(
+        n_features=len(dataset.features),
+        n_wide=n_wide,
+        bins=bins,
+        has_missing=has_missing,
+        n_classes=len(dataset.classes),
+        max_bin=settings.max_bin,
+        max_depth=settings.max_depth,
+        threads=threads,
+    )
 
 
 def _choose(

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mi_duck.checkpoint import file_sha256, storage_errors, write_json
-from mi_duck.children import Report, run_child
-from mi_duck.database import Database
+from mi_duck.children import Report, Say, run_child
+from mi_duck.database import SQL_BYTES, Database
 from mi_duck.dataset import Dataset, open_dataset
 from mi_duck.ensemble import InstanceModel, consolidate, load_unified_model, save_model
 from mi_duck.errors import DataError, IncompleteRunError, MemoryBudgetError, MiDuckError, RunBusyError
@@ -15,13 +15,23 @@ from mi_duck.folders import RunFolder
 from mi_duck.instances import genes_file, is_trained
 from mi_duck.partition import write_segments
 from mi_duck.plan import Instance, Plan
-from mi_duck.planning import SQL_BYTES, Say
 from mi_duck.resources import GIB
 
 
 @contextmanager
-def run_lock(out: Path) -> Iterator[None]:
-    """Hold the run folder for this process alone.
+def run_lock(out: Path, *, name: str = ".lock", shared: bool = False, wait: bool = False) -> Iterator[None]:
+    """Hold a lock of the run folder.
+
+    Parameters
+    ----------
+    out
+        The run folder.
+    name
+        ``.lock`` is the whole run; an instance and the partition of the rows have their own.
+    shared
+        Hold it together with others that ask for it so: several instances may be trained at once, by array jobs.
+    wait
+        Wait for it instead of giving up.
 
     Raises
     ------
@@ -30,10 +40,10 @@ def run_lock(out: Path) -> Iterator[None]:
     """
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        handle = (out / ".lock").open("w")
+        handle = (out / name).open("w")
     with handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise RunBusyError(f"another mi-duck works on {out}; wait for it or choose another --out") from error
         yield
@@ -128,12 +138,14 @@ def train_one(folder: RunFolder, instance: Instance, *, threads: int, report: Re
         threads=threads,
         report=report,
     )
+    phases: dict[str, int] = result.value["phases"]
+    peak = max([result.peak_bytes, *phases.values()])
     write_json(
         folder.instance(instance) / "measurement.json",
-        {"peak_bytes": result.peak_bytes, "wall_seconds": round(result.wall_seconds, 3)},
+        {"peak_bytes": peak, "phases": phases, "wall_seconds": round(result.wall_seconds, 3)},
     )
     say(
-        f"    {result.wall_seconds:.0f} s, peak {result.peak_bytes / GIB:.2f} GiB (predicted "
+        f"    {result.wall_seconds:.0f} s, peak {peak / GIB:.2f} GiB (predicted "
         f"{instance.predicted_bytes / GIB:.2f}), rounds {', '.join(str(n) for n in result.value['rounds'])}"
     )
 

@@ -14,9 +14,9 @@ import numpy as np
 import xgboost as xgb
 from numpy.typing import NDArray
 
-from mi_duck.batches import PASSES, build_matrix, trim_heap
+from mi_duck.batches import PASSES, build_matrix, cut_carrier, trim_heap
 from mi_duck.calibrate import METHODS, calibrate
-from mi_duck.children import Report
+from mi_duck.children import PeakMeter, Report
 from mi_duck.folders import RunFolder
 from mi_duck.instances import Fit, read_genes, write_instance
 from mi_duck.plan import Settings
@@ -42,7 +42,7 @@ def train_instance(*, run: str, instance_id: int, threads: int, report: Report) 
     Returns
     -------
     dict
-        ``rounds`` of each final booster.
+        ``rounds`` of each final booster, and ``phases``: peak memory of each phase in bytes, where the system tells.
     """
     folder = RunFolder(Path(run))
     plan = folder.read_plan()
@@ -54,12 +54,18 @@ def train_instance(*, run: str, instance_id: int, threads: int, report: Report) 
     gene = keys["gene_rank"]
     fold = genes.fold[gene].astype(np.int8)
     settings = plan.settings
+    meter = PeakMeter()
+    carrier = cut_carrier(reader, max_bin=settings.max_bin, threads=threads)
+    meter.mark("cuts")
     matrix = build_matrix(
         reader,
+        carrier,
         max_bin=settings.max_bin,
         threads=threads,
         report=lambda rows: report("building the matrix", rows, PASSES * reader.n_rows),
     )
+    del carrier
+    meter.mark("matrix")
     window = slice(instance.first_rank, instance.stop_rank)
     margins = np.zeros((reader.n_rows, len(plan.classes)), dtype=np.float32)
     fold_fits: list[list[Fit]] = []
@@ -103,13 +109,15 @@ def train_instance(*, run: str, instance_id: int, threads: int, report: Report) 
     ]
     del matrix
     trim_heap()
+    meter.mark("boost")
     report("calibrating", 0, 1)
     calibration = calibrate(
         margins, label, fold, n_folds=settings.n_folds, methods=METHODS if settings.calibrate else ("none",)
     )
     write_instance(folder, plan, instance, genes, keys, fold, margins, fold_fits, final, calibration)
     report("calibrating", 1, 1)
-    return {"rounds": rounds}
+    meter.mark("finish")
+    return {"rounds": rounds, "phases": meter.peaks}
 
 
 def stopping_groups(groups: NDArray[np.object_], folds: NDArray[np.int64], fold: int, seed: int) -> NDArray[np.object_]:

@@ -43,7 +43,6 @@ MODULES: dict[str, set[str]] = {
     # from plan to model
     "segments": {"numpy"},
     "partition": {"numpy", "pyarrow"},
-    "planning": {"numpy", "pyarrow"},
     "batches": {"numpy", "xgboost"},
     "calibrate": {"numpy", "sklearn"},
     "evaluate": {"numpy"},
@@ -55,6 +54,8 @@ MODULES: dict[str, set[str]] = {
     "catalogue": {"pyarrow"},
     # the order of all steps
     "stages": set(),
+    "probes": {"numpy"},
+    "planning": {"numpy", "pyarrow"},
     "pipeline": set(),
     "demo": set(),
 }

@@ -4,18 +4,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mi_duck.memory import BASE_BYTES, Layout, MemoryModel
+from mi_duck.memory import (
+    BASE_BYTES,
+    PHASES,
+    Layout,
+    MemoryModel,
+    MemoryPoint,
+    growing_bytes,
+    slope_ratio,
+    with_points,
+)
 
 layouts = st.builds(
     Layout,
     n_features=st.integers(1, 50_000),
+    n_wide=st.integers(0, 50_000),
+    n_classes=st.integers(2, 10),
     bins=st.integers(1, 10_000_000),
     has_missing=st.booleans(),
     max_bin=st.integers(2, 65_536),
     max_depth=st.integers(1, 16),
     threads=st.integers(1, 128),
 )
-WORK = Layout(n_features=1167, bins=40_000, has_missing=False, max_bin=256, max_depth=6, threads=2)
+WORK = Layout(
+    n_features=1167, n_wide=76, bins=40_000, has_missing=False, n_classes=3, max_bin=256, max_depth=6, threads=2
+)
 
 
 @given(layouts, st.integers(0, 10**9), st.integers(0, 10**7))
@@ -68,12 +81,33 @@ def test_predict_bytes__counts_what_the_matrix_keeps() -> None:
 def test_bytes_per_row__is_the_slope() -> None:
     model = MemoryModel(WORK)
     slope = model.bytes_per_row()
-    # two bytes and an eighth a cell, eight bytes a row, sixty for gradients and places, and a tenth on top
-    assert slope == pytest.approx(1.1 * (1167 * 2.125 + 8 + 60), rel=1e-3)
+    # two bytes and an eighth a cell; a row: 8 for its pointer, 13 for its keys, 12 for margins, 68 for boosting; a tenth on top
+    assert slope == pytest.approx(1.1 * (1167 * 2.125 + 8 + 13 + 12 + 68), rel=1e-3)
 
 
 def test_predict_bytes__follows_the_users_megabytes_per_gene() -> None:
     model = MemoryModel(WORK, megabytes_per_gene=8.0)
-    # 260 MiB and 8 MiB for each of 1,500 genes, whatever their rows
-    assert model.predict_bytes(1, 1500) == model.predict_bytes(10**9, 1500) == (260 + 8 * 1500) << 20
+    # 160 MiB and 8 MiB for each of 1,500 genes, whatever their rows
+    assert model.predict_bytes(1, 1500) == model.predict_bytes(10**9, 1500) == (160 + 8 * 1500) << 20
     assert model.predict_bytes(10**6, 1501) - model.predict_bytes(10**6, 1500) == 8 << 20
+
+
+def point(phase: str, n_rows: int, peak_bytes: int) -> MemoryPoint:
+    return MemoryPoint(phase, n_genes=1, n_rows=n_rows, n_features=1167, peak_bytes=peak_bytes)
+
+
+def test_measured_model__gives_back_what_was_measured_and_adds_what_grows() -> None:
+    """The constant of a phase is the largest excess of a measured peak over the arithmetic; no margin is added."""
+    points = [
+        point(phase, rows, (100 << 20) + extra + growing_bytes(phase, rows, WORK))
+        for phase in PHASES
+        for rows, extra in ((10_000, 0), (40_000, 1 << 20))
+    ]
+    model = with_points(MemoryModel(WORK), points)
+    assert model.is_measured
+    assert model.base_bytes("boost") == 101 << 20
+    assert model.predict_bytes(587_000, 1500) == (101 << 20) + growing_bytes("boost", 587_000, WORK)
+    # from 10,000 to 40,000 rows the measured peak grew by the arithmetic and one MiB
+    grown = growing_bytes("boost", 40_000, WORK) - growing_bytes("boost", 10_000, WORK)
+    assert slope_ratio(model, "boost") == pytest.approx(1 + (1 << 20) / grown)
+    assert slope_ratio(MemoryModel(WORK), "boost") is None

@@ -314,7 +314,7 @@ def test_train__another_seed_gives_other_models(run: Path, small_dataset: Path, 
 def test_train__folder_holds_what_its_manifest_lists(first: Trained) -> None:
     manifest = json.loads(first.path("manifest.json").read_bytes())
     files = {file.name for file in first.path("").iterdir()}
-    assert files == {*manifest["sha256"], "manifest.json", "measurement.json"}
+    assert files == {*manifest["sha256"], "manifest.json"}
     genes = first.path("genes.txt").read_text().splitlines()
     assert len(genes) == len(set(genes)) == first.instance.n_genes == manifest["n_genes"]
     with first.path("gene_cv_metrics.csv").open() as file:
