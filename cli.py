@@ -688,7 +688,7 @@ def predict(
     """
     import time
 
-    from mi_duck.ensemble import load_unified_model
+    from mi_duck.model_files import load_unified_model
     from mi_duck.predict import predict_file
 
     loaded = load_unified_model(model)

@@ -12,7 +12,7 @@ __all__ = ["ConsolidatedMetaModel", "InstanceModel", "load_unified_model", "open
 _HOMES = {
     "ConsolidatedMetaModel": "mi_duck.ensemble",
     "InstanceModel": "mi_duck.ensemble",
-    "load_unified_model": "mi_duck.ensemble",
+    "load_unified_model": "mi_duck.model_files",
     "open_dataset": "mi_duck.dataset",
 }
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from mi_duck.children import Report
 from mi_duck.dataset import open_dataset
-from mi_duck.ensemble import load_unified_model
 from mi_duck.genome import build
+from mi_duck.model_files import load_unified_model
 from mi_duck.pipeline import run
 from mi_duck.plan import Settings
 from mi_duck.planning import PlanOptions

@@ -1,13 +1,10 @@
 """Joins instances into one model: members, weights, voting; features matched by name, always.
 
-A model file holds native boosters and JSON, never code. `load_unified_model` reads an instance's model, the consolidated
-one, or the folder of either.
+Nothing here touches files; `mi_duck.model_files` writes and reads models.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +13,7 @@ import xgboost as xgb
 from numpy.typing import NDArray
 
 from mi_duck.calibrate import Calibrator, probabilities
-from mi_duck.checkpoint import pack, read_parts, write_file
 from mi_duck.errors import CheckpointError, DataError
-
-MODEL_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,78 +375,3 @@ def consolidate(
             raise CheckpointError("the instances differ in features or classes; train them in one run")
     weight = 1 / len(members)
     return ConsolidatedMetaModel(tuple(members), (weight,) * len(members), "probability", dict(thresholds), n_genes)
-
-
-def save_model(path: Path, model: ConsolidatedMetaModel) -> None:
-    """Write the consolidated model."""
-    facts = {
-        "kind": "ensemble",
-        "version": MODEL_VERSION,
-        "features": model.features,
-        "classes": model.classes,
-        "weights": model.weights,
-        "voting": model.voting,
-        "thresholds": model.thresholds,
-        "n_genes": model.n_genes,
-        "members": [
-            member.metadata | {"calibrators": [one.to_dict() for one in member.calibrators]} for member in model.members
-        ],
-    }
-    parts = {"model.json": json.dumps(facts, sort_keys=True).encode()} | {
-        f"booster_{number}_{index}.ubj": bytes(booster.save_raw("ubj"))
-        for number, member in enumerate(model.members)
-        for index, booster in enumerate(member.boosters)
-    }
-    write_file(path, pack(parts))
-
-
-def load_unified_model(path: str | Path) -> ConsolidatedMetaModel | InstanceModel:
-    """Read a model: a run folder, an instance folder, or a ``.miduck`` file of either.
-
-    Raises
-    ------
-    CheckpointError
-        Nothing is there, or the file is damaged, foreign or newer.
-    """
-    path = Path(path)
-    if path.is_dir():
-        found = [
-            path / name for name in ("consolidated_model.miduck", "model_multiclass.miduck") if (path / name).is_file()
-        ]
-        if not found:
-            raise CheckpointError(f"no model in {path}; 'mi-duck consolidate' makes it once the instances are trained")
-        path = found[0]
-    parts = read_parts(path)
-    try:
-        facts = json.loads(parts["model.json"])
-        if facts["kind"] == "instance":
-            return _member(facts, facts, [parts[f"booster_{index}.ubj"] for index in range(len(facts["classes"]))])
-        if facts["kind"] != "ensemble" or facts["version"] != MODEL_VERSION:
-            raise CheckpointError(
-                f"{path} holds '{facts['kind']}', version {facts.get('version')}, not a model to predict with"
-            )
-        members = tuple(
-            _member(facts, one, [parts[f"booster_{number}_{index}.ubj"] for index in range(len(facts["classes"]))])
-            for number, one in enumerate(facts["members"])
-        )
-        return ConsolidatedMetaModel(
-            members, tuple(facts["weights"]), facts["voting"], facts["thresholds"], facts["n_genes"]
-        )
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} lacks a part of a model: {error}") from error
-
-
-def _member(facts: dict[str, Any], one: dict[str, Any], boosters: Sequence[bytes]) -> InstanceModel:
-    names = ("instance_id", "n_genes", "n_rows", "rounds")
-    return InstanceModel(
-        tuple(facts["features"]),
-        tuple(facts["classes"]),
-        tuple(load_booster(data) for data in boosters),
-        tuple(Calibrator.from_dict(values) for values in one["calibrators"]),
-        {name: one[name] for name in names},
-    )
-
-
-def load_booster(data: bytes) -> xgb.Booster:
-    """Return a booster from its verified bytes."""
-    return xgb.Booster(model_file=bytearray(data))

@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from mi_duck.calibrate import METHODS, Calibrator, calibrate, probabilities
 from mi_duck.checkpoint import publish, read_parts, storage_errors, write_file
 from mi_duck.children import Report
-from mi_duck.ensemble import load_booster, vote
+from mi_duck.ensemble import vote
 from mi_duck.errors import CheckpointError
 from mi_duck.evaluate import Metric, score
 from mi_duck.folders import RunFolder
 from mi_duck.instances import is_trained, out_of_fold_table, read_genes
+from mi_duck.model_files import load_booster
 from mi_duck.plan import Plan
 from mi_duck.segments import SegmentReader
 

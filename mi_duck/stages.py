@@ -9,10 +9,11 @@ from mi_duck.checkpoint import file_sha256, storage_errors, write_json
 from mi_duck.children import Report, Say, run_child
 from mi_duck.database import SQL_BYTES, Database
 from mi_duck.dataset import Dataset, open_dataset
-from mi_duck.ensemble import InstanceModel, consolidate, load_unified_model, save_model
+from mi_duck.ensemble import InstanceModel, consolidate
 from mi_duck.errors import DataError, IncompleteRunError, MemoryBudgetError, MiDuckError, RunBusyError
 from mi_duck.folders import RunFolder
 from mi_duck.instances import genes_file, is_trained
+from mi_duck.model_files import load_unified_model, save_model
 from mi_duck.partition import write_segments
 from mi_duck.plan import Instance, Plan
 from mi_duck.resources import GIB

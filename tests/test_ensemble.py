@@ -17,16 +17,10 @@ from test_pipeline import finished_run
 
 from mi_duck.calibrate import Calibrator, probabilities
 from mi_duck.checkpoint import read_parts
-from mi_duck.ensemble import (
-    ConsolidatedMetaModel,
-    InstanceModel,
-    consolidate,
-    load_unified_model,
-    save_model,
-    shap_values,
-)
+from mi_duck.ensemble import ConsolidatedMetaModel, InstanceModel, consolidate, shap_values
 from mi_duck.errors import CheckpointError, DataError
 from mi_duck.folders import RunFolder
+from mi_duck.model_files import load_unified_model, save_model
 
 
 @pytest.fixture(scope="module")

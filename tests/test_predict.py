@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from test_pipeline import call, finished_run, mi_duck, quiet
 
-from mi_duck.ensemble import ConsolidatedMetaModel, load_unified_model
+from mi_duck.ensemble import ConsolidatedMetaModel
 from mi_duck.errors import DataError, StorageError
+from mi_duck.model_files import load_unified_model
 from mi_duck.predict import predict_file, used_features
 
 CLASSES = ("neither", "donor", "acceptor")
