@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -454,7 +455,7 @@ def inspect(
 
     Example: mi-duck inspect dataset
     """
-    from mi_duck.planning import inspect as inspect_dataset
+    from mi_duck.inspection import inspect as inspect_dataset
 
     opened = _dataset(locals())
     found = inspect_dataset(opened, threads=_threads(threads), seed=seed)
@@ -471,6 +472,59 @@ def inspect(
         "warnings": list(found.warnings),
     }
     _print_facts(facts, as_json)
+
+
+@app.command()
+def memory(
+    dataset: DatasetArgument = None,
+    dataset_option: DatasetOption = None,
+    gene_column: GeneColumn = "gene_id",
+    label_column: LabelColumn = "splice_type",
+    classes: ClassNames = "neither,donor,acceptor",
+    fold_by: FoldBy = None,
+    exclude: Exclude = None,
+    exclude_features: ExcludeFeatures = None,
+    base_score_columns: BaseScoreColumns = None,
+    genes_per_instance: GenesPerInstance = 1500,
+    n_folds: Folds = 3,
+    max_depth: Depth = 6,
+    max_bin: MaxBin = 256,
+    seed: SeedOption = 42,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what a gene costs in memory: probes, the fit, and its check on a third of an instance and a whole one.
+
+    Example: mi-duck memory dataset --genes-per-instance 1500
+    """
+    from mi_duck.measuring import measure_dataset
+    from mi_duck.planning import PlanOptions
+
+    values = locals()
+    defaults = {
+        "n_estimators": 1,
+        "early_stopping_patience": 0,
+        "learning_rate": 0.1,
+        "calibrate_per_class": True,
+    }
+    settings = _settings(values | defaults)
+    opened = _dataset(values)
+    with tempfile.TemporaryDirectory(prefix="mi_duck_memory_") as scratch, reporting() as report:
+        facts = measure_dataset(
+            opened,
+            Path(scratch),
+            options=PlanOptions(genes_per_instance=genes_per_instance),
+            settings=settings,
+            threads=_threads(threads),
+            report=report,
+            say=logger.info,
+        )
+    if as_json:
+        print(json.dumps(facts, indent=1))
+        return
+    rows = facts["sizes"]
+    _print_table(list(rows[0]), [list(row.values()) for row in rows])
+    _print_facts({name: value for name, value in facts.items() if name != "sizes"}, False)
 
 
 @app.command()

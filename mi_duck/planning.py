@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mi_duck.checkpoint import file_sha256, storage_errors, write_file
@@ -16,6 +17,7 @@ from mi_duck.dataset import Dataset
 from mi_duck.errors import CheckpointError, DataError, MemoryBudgetError, PlanError
 from mi_duck.folders import RunFolder
 from mi_duck.genes import Fold, GeneIndex, assign_folds, index_genes
+from mi_duck.inspection import data_warnings, split_features
 from mi_duck.memory import Layout, MemoryModel
 from mi_duck.plan import PLAN_VERSION, Instance, Plan, Settings, make_segments
 from mi_duck.probes import is_worth_probing, measure, probe_sizes
@@ -24,7 +26,6 @@ from mi_duck.segments import segments_bytes
 from mi_duck.windows import Windows, cut_windows
 
 MULTI_ABOVE_GENES = 1500
-EXACT_IN_FLOAT32 = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,80 +42,6 @@ class PlanOptions:
     memory_safety_factor: float = 0.6
     auto_adjust_instance_size: bool = True
     strategy: str = "auto"
-
-
-@dataclass(frozen=True, slots=True)
-class Inspection:
-    """What `inspect` found: the dataset, its genes, quantiles of rows per gene, features by kind, warnings."""
-
-    dataset: Dataset
-    genes: GeneIndex
-    quantiles: dict[str, int]
-    kinds: dict[str, int]
-    warnings: tuple[str, ...]
-
-
-def inspect(dataset: Dataset, *, threads: int, seed: int) -> Inspection:
-    """Describe a dataset from its footers and one pass over gene, label and group."""
-    with Database(threads=threads, memory_bytes=SQL_BYTES) as db:
-        genes = index_genes(db, dataset, seed=seed)
-        statistics = {row["name"]: row for row in db.rows("column_statistics", files=Database.patterns(dataset.files))}
-        rows = db.read("gene_index")["n_rows"].to_numpy()
-    small, wide = split_features(dataset, statistics)
-    quantiles = {
-        f"{share:.0%}": int(np.quantile(rows, share, method="lower")) for share in (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
-    }
-    kinds = {"whole numbers 0 to 255 (one byte)": len(small), "other numbers (float32)": len(wide)}
-    return Inspection(dataset, genes, quantiles, kinds, data_warnings(dataset, statistics))
-
-
-def split_features(
-    dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the features that fit one byte, by what the footers say, and the others."""
-    kinds = pq.read_schema(dataset.files[0])
-    small = []
-    for name in dataset.features:
-        facts = statistics[name]
-        kind = str(kinds.field(name).type)
-        if (
-            facts["is_known"]
-            and facts["n_nulls"] == 0
-            and (
-                kind == "bool"
-                or ("int" in kind and facts["low"] is not None and facts["low"] >= 0 and facts["high"] <= 255)
-            )
-        ):
-            small.append(name)
-    return tuple(small), tuple(name for name in dataset.features if name not in set(small))
-
-
-def data_warnings(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
-    """Return what the user may want to change, from the footers alone."""
-    kinds = pq.read_schema(dataset.files[0])
-    large, empty, constant = [], [], []
-    for name in dataset.features:
-        facts = statistics[name]
-        if not facts["is_known"]:
-            continue
-        if facts["low"] is None and facts["n_nulls"] == dataset.n_rows:
-            empty.append(name)
-        elif facts["low"] is not None and facts["low"] == facts["high"] and facts["n_nulls"] == 0:
-            constant.append(name)
-        elif "int" in str(kinds.field(name).type) and max(-facts["low"], facts["high"]) > EXACT_IN_FLOAT32:
-            large.append(name)
-    found = []
-    if large:
-        found.append(f"whole numbers beyond 2^24 lose their last digits as float32: {_some(large)}")
-    if empty:
-        found.append(f"features without any value: {_some(empty)}")
-    if constant:
-        found.append(f"features with one value only: {_some(constant)}")
-    return tuple(found)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8:,} more" if len(names) > 8 else "")
 
 
 def check_place(dataset: Dataset, out: Path) -> None:
@@ -167,6 +94,35 @@ def make_plan(
         raise CheckpointError(
             f"{out} holds a plan already; 'mi-duck train {out}' goes on with it, or choose another --out"
         )
+    is_made = False
+    try:
+        draft = draft_plan(dataset, folder, options, settings, threads, say)
+        plan = _with_instances(draft, dataset, folder, options, threads=threads, report=report, say=say)
+        write_file(folder.plan, plan.to_json().encode())
+        is_made = True
+    finally:
+        if not is_made:
+            folder.genes.unlink(missing_ok=True)
+        shutil.rmtree(folder.scratch, ignore_errors=True)
+    _say_plan(plan, draft.folds, say)
+    return plan
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A plan without instances, the tables it was made from, and the memory model by formula."""
+
+    plan: Plan
+    index: GeneIndex
+    folds: tuple[Fold, ...]
+    genes: pa.Table
+    model: MemoryModel
+
+
+def draft_plan(
+    dataset: Dataset, folder: RunFolder, options: PlanOptions, settings: Settings, threads: int, say: Say
+) -> Draft:
+    """Index the genes, assign folds, write ``genes.parquet``; all of a plan but its instances."""
     if options.train_all_genes and options.sample_genes is not None:
         raise PlanError("--train-all-genes and --sample-genes exclude each other; give one")
     with Database(threads=threads, memory_bytes=SQL_BYTES) as db:
@@ -182,12 +138,12 @@ def make_plan(
     for warning in data_warnings(dataset, statistics):
         say(f"warning: {warning}")
     small, wide = split_features(dataset, statistics)
-    with storage_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        temporary = out / ".genes.parquet.tmp"
+    with storage_errors(folder.root):
+        folder.root.mkdir(parents=True, exist_ok=True)
+        temporary = folder.root / ".genes.parquet.tmp"
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
         temporary.replace(folder.genes)
-    draft = Plan(
+    plan = Plan(
         version=PLAN_VERSION,
         location=str(Path(dataset.location).absolute()),  # a later step may run elsewhere
         files=tuple(str(file.resolve()) for file in dataset.files),
@@ -220,29 +176,14 @@ def make_plan(
         instances=(),
         segments=(),
     )
-    is_made = False
-    try:
-        model = MemoryModel(_layout(dataset, statistics, settings, threads, len(wide)), options.memory_per_gene_mb)
-        plan = _with_instances(
-            folder, draft, index, table, dataset, model, options, threads=threads, report=report, say=say
-        )
-        write_file(folder.plan, plan.to_json().encode())
-        is_made = True
-    finally:
-        if not is_made:
-            folder.genes.unlink(missing_ok=True)
-        shutil.rmtree(folder.scratch, ignore_errors=True)
-    _say_plan(plan, folds, say)
-    return plan
+    layout = _layout(dataset, statistics, settings, threads, len(wide))
+    return Draft(plan, index, folds, table, MemoryModel(layout, options.memory_per_gene_mb))
 
 
 def _with_instances(
-    folder: RunFolder,
-    draft: Plan,
-    index: GeneIndex,
-    genes: Any,
+    draft: Draft,
     dataset: Dataset,
-    model: MemoryModel,
+    folder: RunFolder,
     options: PlanOptions,
     *,
     threads: int,
@@ -250,10 +191,11 @@ def _with_instances(
     say: Say,
 ) -> Plan:
     """Return the plan with instances cut within the budget, by measured memory where measuring is worth it."""
-    gene_rows = genes["n_rows"].to_numpy()
+    index, model = draft.index, draft.model
+    gene_rows = draft.genes["n_rows"].to_numpy()
     sizes = probe_sizes(gene_rows, options.genes_per_instance) if options.memory_per_gene_mb is None else []
-    if is_worth_probing(draft, gene_rows, sizes):
-        model = measure(model, folder, draft, gene_rows, sizes=sizes, threads=threads, report=report)
+    if is_worth_probing(draft.plan, gene_rows, sizes):
+        model = measure(model, folder, draft.plan, gene_rows, sizes=sizes, threads=threads, report=report)
     budget = memory_budget(max_gb=options.max_memory_per_instance_gb, safety_factor=options.memory_safety_factor)
     strategy, windows = _choose(index, gene_rows, model, budget, options)
     for remark in windows.remarks:
@@ -271,9 +213,9 @@ def _with_instances(
         )
         for number, (first, stop) in enumerate(windows.ranges)
     )
-    _check_classes(instances, genes, dataset, draft.settings)
+    _check_classes(instances, draft.genes, dataset, draft.plan.settings)
     return replace(
-        draft,
+        draft.plan,
         strategy=strategy,
         genes_per_instance=windows.genes_per_instance,
         overlap_genes=windows.overlap_genes,

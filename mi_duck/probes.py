@@ -21,8 +21,8 @@ from mi_duck.plan import Instance, Plan, Segment
 from mi_duck.stages import partition
 
 PROBE_ROUNDS = 2
-SHARES = (1 / 24, 1 / 8)  # of an instance's rows
-LEAST_ROWS, MOST_ROWS = 2_000, 80_000
+LARGEST_SHARE = 8  # the larger probe has an eighth of an instance's rows, the smaller a third of that
+LEAST_ROWS, MOST_ROWS = 6_000, 80_000
 SECONDS_PER_CELL_AND_ROUND = 1.1e-9  # of one booster on two cores (benchmarks/bench_rounds.py measures it)
 SECONDS_PER_CELL_BUILT = 60e-9
 SECONDS_TO_START = 3.0
@@ -49,10 +49,10 @@ def probe_sizes(gene_rows: NDArray[np.int64], genes_per_instance: int) -> list[i
     """
     before = np.cumsum(gene_rows)
     whole = int(before[min(genes_per_instance, len(before)) - 1])
-    if whole < 4 * LEAST_ROWS:
+    if whole < 2 * LEAST_ROWS:
         return []
-    sizes = [int(np.clip(whole * share, LEAST_ROWS, MOST_ROWS)) for share in SHARES]
-    return sorted({int(np.searchsorted(before, size)) + 1 for size in sizes})
+    largest = int(np.clip(whole // LARGEST_SHARE, LEAST_ROWS, MOST_ROWS))
+    return sorted({int(np.searchsorted(before, size)) + 1 for size in (largest // 3, largest)})
 
 
 def is_worth_probing(plan: Plan, gene_rows: NDArray[np.int64], sizes: Sequence[int]) -> bool:
@@ -101,7 +101,7 @@ def measure(
         points = []
         for done, size in enumerate(sizes):
             report("measuring memory", done, len(sizes))
-            points += _probe(folder, plan, gene_rows, size, threads=threads)
+            points += probe(folder, plan, gene_rows, size, threads=threads, report=report)
         report("measuring memory", len(sizes), len(sizes))
     measured = with_points(model, points)
     write_json(
@@ -128,34 +128,34 @@ def _read(folder: RunFolder, key: Mapping[str, object]) -> list[MemoryPoint] | N
         return None
 
 
-def _probe(
-    folder: RunFolder, plan: Plan, gene_rows: NDArray[np.int64], n_genes: int, *, threads: int
+def probe(
+    folder: RunFolder, plan: Plan, gene_rows: NDArray[np.int64], n_genes: int, *, threads: int, report: Report
 ) -> list[MemoryPoint]:
-    """Train on the first genes and return the peak of each phase."""
+    """Train on the first genes in a child process and return the peak of each phase."""
     n_rows = int(gene_rows[:n_genes].sum())
-    probe = RunFolder(folder.scratch / f"probe_{n_genes}")
-    probe.root.mkdir(parents=True, exist_ok=True)
-    shutil.copy(folder.genes, probe.genes)
+    small_run = RunFolder(folder.scratch / f"probe_{n_genes}")
+    small_run.root.mkdir(parents=True, exist_ok=True)
+    shutil.copy(folder.genes, small_run.genes)
     small = replace(
         plan,
         instances=(Instance(0, 0, n_genes, n_genes, n_rows, 0),),
         segments=(Segment(0, 0, n_genes, 0, n_rows),),
         settings=replace(plan.settings, n_estimators=PROBE_ROUNDS, early_stopping_patience=0),
     )
-    write_file(probe.plan, small.to_json().encode())
+    write_file(small_run.plan, small.to_json().encode())
 
-    def quiet(stage: str, done: int, total: int) -> None:
-        """Say nothing: the stage of a probe would be taken for that of the run."""
+    def named(stage: str, done: int, total: int) -> None:
+        report(f"probe of {n_rows:,} rows: {stage}", done, total)
 
-    partition(probe, small, threads=threads, report=quiet)
+    partition(small_run, small, threads=threads, report=named)
     result = run_child(
         "mi_duck.train:train_instance",
-        {"run": str(probe.root), "instance_id": 0, "threads": threads},
+        {"run": str(small_run.root), "instance_id": 0, "threads": threads},
         threads=threads,
-        report=quiet,
+        report=named,
     )
     phases: dict[str, int] = result.value["phases"]
     if set(phases) != set(PHASES):
         raise CheckpointError("this system does not tell the memory of each phase; set --memory-per-gene-mb instead")
-    shutil.rmtree(probe.root)
+    shutil.rmtree(small_run.root)
     return [MemoryPoint(phase, n_genes, n_rows, len(plan.features), phases[phase]) for phase in PHASES]

@@ -17,7 +17,7 @@ from mi_duck.database import Database
 from mi_duck.dataset import Dataset, open_dataset, parquet_files
 from mi_duck.errors import DataError, StorageError
 from mi_duck.genes import index_genes
-from mi_duck.planning import data_warnings
+from mi_duck.inspection import data_warnings
 
 WriteRows = Callable[..., Path]
 GOOD: dict[str, Any] = {

@@ -56,7 +56,9 @@ MODULES: dict[str, set[str]] = {
     # the order of all steps
     "stages": set(),
     "probes": {"numpy"},
+    "inspection": {"numpy", "pyarrow"},
     "planning": {"numpy", "pyarrow"},
+    "measuring": {"numpy"},
     "pipeline": set(),
     "demo": set(),
 }

@@ -97,7 +97,7 @@ def point(phase: str, n_rows: int, peak_bytes: int) -> MemoryPoint:
 
 
 def test_measured_model__gives_back_what_was_measured_and_adds_what_grows() -> None:
-    """The constant of a phase is the largest excess of a measured peak over the arithmetic; no margin is added."""
+    """The constant of a phase is the largest excess of a measured peak over the arithmetic; a small margin covers the rounds."""
     points = [
         point(phase, rows, (100 << 20) + extra + growing_bytes(phase, rows, WORK))
         for phase in PHASES
@@ -106,7 +106,7 @@ def test_measured_model__gives_back_what_was_measured_and_adds_what_grows() -> N
     model = with_points(MemoryModel(WORK), points)
     assert model.is_measured
     assert model.base_bytes("boost") == 101 << 20
-    assert model.predict_bytes(587_000, 1500) == (101 << 20) + growing_bytes("boost", 587_000, WORK)
+    assert model.predict_bytes(587_000, 1500) == int(1.015 * ((101 << 20) + growing_bytes("boost", 587_000, WORK)))
     # from 10,000 to 40,000 rows the measured peak grew by the arithmetic and one MiB
     grown = growing_bytes("boost", 40_000, WORK) - growing_bytes("boost", 10_000, WORK)
     assert slope_ratio(model, "boost") == pytest.approx(1 + (1 << 20) / grown)
