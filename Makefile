@@ -25,7 +25,7 @@ test: .venv/installed-dev
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN) -m pip install --quiet --editable ".[dev]"
+	$(BIN) -m pip install --quiet --editable ".[dev,shap]"
 	touch $@
 
 clean:

@@ -4,7 +4,7 @@ XGBoost finds the cuts of all columns by sketching them side by side, which take
 rows, and a pass over the data. Whole numbers in one byte need no sketch: their distinct values are their cuts. So only the
 other columns are sketched, and the cuts of all go into the big matrix by way of a *carrier*, a matrix of a few hundred rows
 that holds nothing but cut points (``ref=``). The cuts are the same, so the trees are; building W takes 3 passes
-instead of 4 and no sketch memory (``benchmarks/bench_matrix.py``).
+instead of 4, and the sketches are those of the few wide columns (``benchmarks/bench_matrix.py``).
 """
 
 import ctypes

@@ -336,3 +336,20 @@ def test_shap_importance__planted_features_come_first(model: ConsolidatedMetaMod
     for name in ("donor", "acceptor"):
         strongest = max(truth["informative"][name], key=truth["informative"][name].get)
         assert found[name][strongest] > max(found[name][useless] for useless in truth["useless"])
+
+
+def test_shap_values__equal_those_of_the_shap_package(model: ConsolidatedMetaModel, matrix: np.ndarray) -> None:
+    """Path-dependent without a background, interventional with one; the sum to the margin is checked inside."""
+    import shap
+
+    booster = model.get_base_models()[1]
+    rows = matrix[:20]
+    theirs = shap.TreeExplainer(booster).shap_values(rows)
+    np.testing.assert_allclose(shap_values(booster, rows), theirs, atol=1e-5)
+    background = matrix[20:60]
+    found = shap_values(booster, rows, background)
+    theirs = shap.TreeExplainer(booster, data=background, feature_perturbation="interventional").shap_values(rows)
+    np.testing.assert_allclose(found, theirs, atol=1e-5)
+    assert not np.allclose(found, shap_values(booster, rows), atol=1e-3)
+    importance = model.compute_ensemble_shap_importance(rows, background_data=background)
+    assert set(importance) == {"neither", "donor", "acceptor", "ensemble"}

@@ -1,0 +1,62 @@
+"""Does a carrier of cuts make building the matrix cheaper, and are the trees the same? A question of seconds and bytes.
+
+Usage: python benchmarks/bench_matrix.py [GENES]   (1,500 genes make W: 582,222 rows, 1,167 features)
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import numpy as np
+import xgboost as xgb
+from harness import costs, print_machine, workplace
+
+from mi_duck.batches import build_matrix, cut_carrier
+from mi_duck.dataset import open_dataset
+from mi_duck.folders import RunFolder
+from mi_duck.plan import Settings
+from mi_duck.planning import PlanOptions, make_plan
+from mi_duck.segments import SegmentReader
+from mi_duck.stages import partition_here
+from mi_duck.synthetic import synthesise
+
+THREADS = 2
+
+
+def quiet(*_: object) -> None:
+    """Take messages and progress."""
+
+
+def main(n_genes: int) -> None:
+    """Print seconds and peak memory of partition, carrier and matrix, with and without the carrier."""
+    print_machine()
+    with workplace() as folder:
+        synthesise(folder / "data", n_genes=n_genes)
+        settings = Settings(42, 2, 5, 0, 6, 0.1, 256, True)
+        options = PlanOptions(strategy="single", memory_per_gene_mb=0.1)
+        dataset = open_dataset(str(folder / "data"))
+        plan = make_plan(
+            dataset, folder / "run", options=options, settings=settings, threads=THREADS, report=quiet, say=quiet
+        )
+        run = RunFolder(folder / "run")
+        _, cost = costs(lambda: partition_here(run=str(run.root), threads=THREADS, report=quiet))
+        print(f"partition: {cost.wall:.1f} s wall, {cost.cpu:.1f} s CPU")
+        reader = SegmentReader(plan, plan.segments, run.segments)
+        carrier, cost = costs(lambda: cut_carrier(reader, max_bin=256, threads=THREADS))
+        print(f"carrier:   {cost.wall:.1f} s wall, {cost.cpu:.1f} s CPU, peak so far {cost.peak:.0f} MiB")
+        raw = []
+        for name, cuts in (("with", carrier), ("without", None)):
+            matrix, cost = costs(
+                lambda cuts=cuts: build_matrix(reader, cuts, max_bin=256, threads=THREADS, report=quiet)  # type: ignore[misc]
+            )
+            print(f"{name:<8} carrier: {cost.wall:.1f} s wall, {cost.cpu:.1f} s CPU, peak so far {cost.peak:.0f} MiB")
+            matrix.set_label((reader.keys()["label"] == 1).astype(np.float32))
+            booster = xgb.train({"objective": "binary:logistic", "max_bin": 256, "nthread": THREADS}, matrix, 5)
+            raw.append(bytes(booster.save_raw("ubj")))
+            del matrix, booster
+        print(f"trees of 5 rounds are byte-identical: {raw[0] == raw[1]}")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1500)

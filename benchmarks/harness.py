@@ -1,0 +1,49 @@
+"""What every benchmark prints beside its answer: the machine, the versions, wall and CPU seconds, peak memory."""
+
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+
+from mi_duck.children import peak_bytes
+from mi_duck.pipeline import versions
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Wall seconds, CPU seconds of this process, and its peak memory in MiB."""
+
+    wall: float
+    cpu: float
+    peak: float
+
+
+def costs(work: Callable[[], T]) -> tuple[T, Cost]:
+    """Run something once and return its result and what it cost."""
+    wall, cpu = time.monotonic(), time.process_time()
+    result = work()
+    return result, Cost(time.monotonic() - wall, time.process_time() - cpu, peak_bytes() / 2**20)
+
+
+def print_machine() -> None:
+    """Print cores, memory, load and versions, so that figures can be placed."""
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    print(f"{platform.system()} {platform.machine()}, {psutil.cpu_count()} cores, ", end="")
+    print(f"{psutil.virtual_memory().total / 2**30:.0f} GiB, load {load}")
+    print(", ".join(f"{name} {version}" for name, version in versions().items()))
+
+
+@contextmanager
+def workplace() -> Iterator[Path]:
+    """Give a folder that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="mi_duck_bench_") as folder:
+        yield Path(folder)

@@ -1,0 +1,19 @@
+"""Every benchmark runs at toy size, so that none rots."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+TOYS = {"bench_matrix.py": ["20"], "bench_memory_per_gene.py": ["36"]}
+
+
+@pytest.mark.parametrize("name", sorted(file.name for file in BENCHMARKS.glob("bench_*.py")))
+def test_benchmark__runs_at_toy_size(name: str) -> None:
+    done = subprocess.run([sys.executable, BENCHMARKS / name, *TOYS[name]], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "cores" in done.stdout
+    if name == "bench_matrix.py":
+        assert "byte-identical: True" in done.stdout
