@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -58,6 +60,25 @@ def test_measure__predicts_a_size_that_was_not_probed(wide_dataset: Path, tmp_pa
     again = measure(draft.model, folder, draft.plan, rows, sizes=[10], threads=2, report=quiet)
     assert again.points == model.points
     assert not list(folder.scratch.glob("probe_*"))
+
+
+def test_measure__sees_nan_that_footers_do_not_count(wide_dataset: Path, tmp_path: Path) -> None:
+    """One NaN makes XGBoost store four bytes a value and more; the growth of the probes shows it."""
+    (source,) = wide_dataset.rglob("*.parquet")
+    table = pq.read_table(source)
+    values = table["donor_score"].to_numpy().copy()
+    values[::7] = np.nan
+    place = table.schema.get_field_index("donor_score")
+    (tmp_path / "data").mkdir()
+    pq.write_table(table.set_column(place, "donor_score", pa.array(values)), tmp_path / "data" / "a.parquet")
+    folder = RunFolder(tmp_path / "run")
+    draft = draft_plan(open_dataset(str(tmp_path / "data")), folder, PlanOptions(), SETTINGS, 2, quiet)
+    assert not draft.model.layout.has_missing
+    rows = draft.genes["n_rows"].to_numpy()
+    model = measure(draft.model, folder, draft.plan, rows, sizes=[30, 75], threads=2, report=quiet)
+    assert model.layout.has_missing
+    measured = max(point.peak_bytes for point in probe(folder, draft.plan, rows, 300, threads=2, report=quiet))
+    assert 0.95 <= model.predict_bytes(int(rows.sum()), 300) / measured <= 1.25
 
 
 def test_probe_sizes__are_parts_of_an_instance_within_bounds() -> None:
