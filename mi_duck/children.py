@@ -80,7 +80,7 @@ def run_child(function: str, arguments: Mapping[str, Any], *, threads: int, repo
         | ALLOCATOR
         | {
             "OMP_NUM_THREADS": str(threads),
-            "OPENBLAS_NUM_THREADS": str(threads),
+            "OPENBLAS_NUM_THREADS": "1",  # its sums depend on its threads in the last bit, and calibrators with them
             "PYTHONPATH": os.pathsep.join(sys.path),
             "MI_DUCK_PIPE": str(write_end),
             "MI_DUCK_PARENT": str(os.getpid()),
