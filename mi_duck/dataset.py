@@ -144,7 +144,9 @@ def open_dataset(
         else:
             excluded.append((field.name, reason))
     if not features:
-        raise DataError(f"no feature column in {files[0]}: " + _some([f"{name} ({why})" for name, why in excluded]))
+        raise DataError(
+            f"no feature column in {files[0]}: " + some_names([f"{name} ({why})" for name, why in excluded])
+        )
     integers = pa.types.is_integer(schema.field(label_column).type)
     position = "position" if "position" in schema.names else None
     if position and not pa.types.is_integer(schema.field(position).type):
@@ -184,7 +186,7 @@ def _check_role(column: str, flag: str, schema: pa.Schema, files: Sequence[Path]
         return
     keys = [_partition_keys(file) for file in files]
     if column not in keys[0]:
-        columns = _some([*schema.names, *keys[0]])
+        columns = some_names([*schema.names, *keys[0]])
         raise DataError(f"no column '{column}' in {files[0]}; columns are {columns} (set {flag})")
     if flag == "--label-column":
         raise DataError(f"label '{column}' is a folder name over {files[0]}, not a column; write it into the files")
@@ -308,9 +310,13 @@ def _refuse_difference(first: pa.Schema, first_file: Path, schema: pa.Schema, fi
     missing = [name for name in first.names if name not in names]
     surplus = [name for name in schema.names if name not in first_names]
     if missing:
-        raise DataError(f"{file} lacks column(s) {_some(missing)} that {first_file} has; give all files one schema")
+        raise DataError(
+            f"{file} lacks column(s) {some_names(missing)} that {first_file} has; give all files one schema"
+        )
     if surplus:
-        raise DataError(f"{file} has column(s) {_some(surplus)} that {first_file} lacks; give all files one schema")
+        raise DataError(
+            f"{file} has column(s) {some_names(surplus)} that {first_file} lacks; give all files one schema"
+        )
     for field in first:
         if not schema.field(field.name).type.equals(field.type):
             raise DataError(
@@ -334,7 +340,7 @@ def _unwanted(exclude_features: Path | None, names: Sequence[str]) -> set[str]:
     unwanted = {line.strip() for line in lines if line.strip() and not line.startswith("#")}
     unknown = sorted(unwanted - set(names))
     if unknown:
-        raise DataError(f"{exclude_features} names column(s) {_some(unknown)} that the dataset lacks")
+        raise DataError(f"{exclude_features} names column(s) {some_names(unknown)} that the dataset lacks")
     return unwanted
 
 
@@ -369,12 +375,12 @@ def _base_scores(given: Sequence[str] | None, classes: Sequence[str], features: 
     if given and (missing or len(names) != len(classes)):
         raise DataError(
             f"--base-score-columns needs one feature for each of {', '.join(classes)}; got {', '.join(names)}"
-            + (f", of which {_some(missing)} are no features" if missing else "")
+            + (f", of which {some_names(missing)} are no features" if missing else "")
         )
     return () if missing else names
 
 
-def _some(names: Sequence[str], limit: int = 8) -> str:
+def some_names(names: Sequence[str], limit: int = 8) -> str:
     """Return the first names, and how many more there are."""
     short = [name if len(name) <= 40 else name[:37] + "..." for name in names[:limit]]
     return ", ".join(short) + (f" and {len(names) - limit:,} more" if len(names) > limit else "")

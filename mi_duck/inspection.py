@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from mi_duck.database import SQL_BYTES, Database
-from mi_duck.dataset import Dataset
+from mi_duck.dataset import Dataset, some_names
 from mi_duck.genes import GeneIndex, index_genes
 
 EXACT_IN_FLOAT32 = 1 << 24
@@ -76,13 +76,9 @@ def data_warnings(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]])
             large.append(name)
     found = []
     if large:
-        found.append(f"whole numbers beyond 2^24 lose their last digits as float32: {_some(large)}")
+        found.append(f"whole numbers beyond 2^24 lose their last digits as float32: {some_names(large)}")
     if empty:
-        found.append(f"features without any value: {_some(empty)}")
+        found.append(f"features without any value: {some_names(empty)}")
     if constant:
-        found.append(f"features with one value only: {_some(constant)}")
+        found.append(f"features with one value only: {some_names(constant)}")
     return tuple(found)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8:,} more" if len(names) > 8 else "")

@@ -5,7 +5,7 @@ holds it; a second look at each segment sorts the rows inside their genes and ha
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mi_duck.checkpoint import free_bytes, storage_errors, write_json
+from mi_duck.children import Report
 from mi_duck.database import Database
 from mi_duck.errors import DataError, StorageError
 from mi_duck.plan import Plan, Segment
@@ -23,8 +24,6 @@ from mi_duck.segments import KEYS, read_at, record_type
 
 BATCH_ROWS = 4096
 SORT_BYTES = 32 << 20
-
-Report = Callable[[str, int, int], None]
 
 
 def write_segments(

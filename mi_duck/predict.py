@@ -1,6 +1,6 @@
 """Streams Parquet through a model to Parquet in bounded memory; every id and the order are kept."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from mi_duck.calibrate import probabilities
 from mi_duck.checkpoint import publish, storage_errors
+from mi_duck.children import Report
 from mi_duck.dataset import parquet_files
 from mi_duck.ensemble import ConsolidatedMetaModel, InstanceModel, feature_matrix, vote
 from mi_duck.errors import DataError
 
 BATCH_BYTES = 64 << 20
-
-Report = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
