@@ -252,7 +252,7 @@ def _finite(values: Mapping[str, Any]) -> None:
 
 def _dataset(values: dict[str, Any]) -> Any:
     """Open the dataset that the options of a command name."""
-    from mi_duck.dataset import open_dataset
+    from mi_duck.data.dataset import open_dataset
 
     if values["dataset"] is not None and values["dataset_option"] is not None:
         raise typer.BadParameter("name the dataset once: DATASET or --dataset")
@@ -271,7 +271,7 @@ def _dataset(values: dict[str, Any]) -> Any:
 
 def _options(values: dict[str, Any]) -> Any:
     """Return what the options of ``plan`` and ``run`` ask of a plan."""
-    from mi_duck.planning import PlanOptions
+    from mi_duck.plan.planning import PlanOptions
 
     _finite(values)
     if values["train_all_genes"] and values["sample_genes"] is not None:
@@ -281,7 +281,7 @@ def _options(values: dict[str, Any]) -> Any:
 
 def _settings(values: dict[str, Any]) -> Any:
     """Return the settings of the training."""
-    from mi_duck.plan import Settings
+    from mi_duck.plan.plan import Settings
 
     return Settings(
         seed=values["seed"],
@@ -363,7 +363,7 @@ def build(
 
     Example: mi-duck build --fasta genome.fa.gz --annotation genes.gtf.gz --out dataset
     """
-    from mi_duck.genome import build as build_dataset
+    from mi_duck.genome.build import build as build_dataset
 
     _finite(locals())
     with reporting() as report:
@@ -419,7 +419,7 @@ def synth(
 
     Example: mi-duck synth --genes 1500 --out synthetic
     """
-    from mi_duck.synthetic import synthesise
+    from mi_duck.genome.synthetic import synthesise
 
     _finite(locals())
     with reporting() as report:
@@ -455,7 +455,7 @@ def inspect(
 
     Example: mi-duck inspect dataset
     """
-    from mi_duck.inspection import inspect as inspect_dataset
+    from mi_duck.data.inspection import inspect as inspect_dataset
 
     opened = _dataset(locals())
     found = inspect_dataset(opened, threads=_threads(threads), seed=seed)
@@ -497,8 +497,8 @@ def memory(
 
     Example: mi-duck memory dataset --genes-per-instance 1500
     """
-    from mi_duck.measuring import measure_dataset
-    from mi_duck.planning import PlanOptions
+    from mi_duck.plan.measuring import measure_dataset
+    from mi_duck.plan.planning import PlanOptions
 
     values = locals()
     defaults = {
@@ -564,7 +564,7 @@ def plan(
 
     Example: mi-duck plan dataset --out run --max-memory-per-instance-gb 4
     """
-    from mi_duck.planning import check_place, make_plan
+    from mi_duck.plan.planning import check_place, make_plan
     from mi_duck.stages import run_lock
 
     values = locals()
@@ -742,8 +742,8 @@ def predict(
     """
     import time
 
-    from mi_duck.model_files import load_unified_model
-    from mi_duck.predict import predict_file
+    from mi_duck.ensemble.model_files import load_unified_model
+    from mi_duck.ensemble.predict import predict_file
 
     loaded = load_unified_model(model)
     for booster in loaded.get_base_models():

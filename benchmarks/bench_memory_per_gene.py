@@ -10,11 +10,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from harness import print_machine, workplace
 
-from mi_duck.dataset import open_dataset
-from mi_duck.measuring import measure_dataset
-from mi_duck.plan import Settings
-from mi_duck.planning import PlanOptions
-from mi_duck.synthetic import synthesise
+from mi_duck.data.dataset import open_dataset
+from mi_duck.genome.synthetic import synthesise
+from mi_duck.plan.measuring import measure_dataset
+from mi_duck.plan.plan import Settings
+from mi_duck.plan.planning import PlanOptions
 
 LAYOUTS = {
     "k-mer counts, dense": {"n_features": 1167},

@@ -10,10 +10,10 @@ __version__ = "0.1.0"
 __all__ = ["ConsolidatedMetaModel", "InstanceModel", "load_unified_model", "open_dataset"]
 
 _HOMES = {
-    "ConsolidatedMetaModel": "mi_duck.ensemble",
-    "InstanceModel": "mi_duck.ensemble",
-    "load_unified_model": "mi_duck.model_files",
-    "open_dataset": "mi_duck.dataset",
+    "ConsolidatedMetaModel": "mi_duck.ensemble.ensemble",
+    "InstanceModel": "mi_duck.ensemble.ensemble",
+    "load_unified_model": "mi_duck.ensemble.model_files",
+    "open_dataset": "mi_duck.data.dataset",
 }
 
 

@@ -15,8 +15,8 @@ from mi_duck.checkpoint import publish, storage_errors
 from mi_duck.database import Database, named_queries, named_text, quoted
 from mi_duck.errors import CheckpointError, DataError
 from mi_duck.folders import RunFolder
-from mi_duck.instances import is_trained
-from mi_duck.plan import Plan
+from mi_duck.plan.plan import Plan
+from mi_duck.train.instances import is_trained
 
 
 def write_catalogue(folder: RunFolder, plan: Plan, provenance: dict[str, Any]) -> None:

@@ -4,15 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mi_duck.children import Report
-from mi_duck.dataset import open_dataset
-from mi_duck.genome import build
-from mi_duck.model_files import load_unified_model
+from mi_duck.data.dataset import open_dataset
+from mi_duck.ensemble.model_files import load_unified_model
+from mi_duck.ensemble.predict import predict_file
+from mi_duck.genome.build import build
 from mi_duck.pipeline import run
-from mi_duck.plan import Settings
-from mi_duck.planning import PlanOptions
-from mi_duck.predict import predict_file
+from mi_duck.plan.plan import Settings
+from mi_duck.plan.planning import PlanOptions
 
-DATA = Path(__file__).resolve().parent / "data" / "dmel_chr4"
+DATA = Path(__file__).resolve().parent / "bundled" / "dmel_chr4"
 GENES_PER_INSTANCE = 40  # 93 genes make 3 instances
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mi_duck.errors import CheckpointError
-from mi_duck.plan import Instance, Plan
+from mi_duck.plan.plan import Instance, Plan
 
 
 @dataclass(frozen=True, slots=True)

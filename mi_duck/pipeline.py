@@ -12,17 +12,17 @@ from mi_duck import __version__
 from mi_duck.catalogue import measurement, write_catalogue
 from mi_duck.checkpoint import file_sha256, storage_errors, write_json
 from mi_duck.children import Report, Say
-from mi_duck.dataset import Dataset
+from mi_duck.data.dataset import Dataset
 from mi_duck.errors import (
     CheckpointError,
     PlanError,
 )
 from mi_duck.folders import RunFolder
-from mi_duck.instances import is_trained
-from mi_duck.plan import Plan, Settings
-from mi_duck.planning import PlanOptions, check_place, make_plan
+from mi_duck.plan.plan import Plan, Settings
+from mi_duck.plan.planning import PlanOptions, check_place, make_plan
 from mi_duck.resources import GIB
 from mi_duck.stages import consolidate_run, evaluate, partition, run_lock, train, train_one
+from mi_duck.train.instances import is_trained
 
 
 def run(
@@ -42,7 +42,7 @@ def run(
     Parameters
     ----------
     dataset, out, options, settings, threads
-        As for `mi_duck.planning.make_plan`.
+        As for `mi_duck.plan.planning.make_plan`.
     resume
         Whether to go on in a folder that holds a run; else that is refused.
     force

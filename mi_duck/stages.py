@@ -7,16 +7,16 @@ from pathlib import Path
 
 from mi_duck.checkpoint import file_sha256, storage_errors, write_json
 from mi_duck.children import Report, Say, run_child
+from mi_duck.data.dataset import Dataset, open_dataset
 from mi_duck.database import SQL_BYTES, Database
-from mi_duck.dataset import Dataset, open_dataset
-from mi_duck.ensemble import InstanceModel, consolidate
+from mi_duck.ensemble.ensemble import InstanceModel, consolidate
+from mi_duck.ensemble.model_files import load_unified_model, save_model
 from mi_duck.errors import DataError, IncompleteRunError, MemoryBudgetError, MiDuckError, RunBusyError
 from mi_duck.folders import RunFolder
-from mi_duck.instances import genes_file, is_trained
-from mi_duck.model_files import load_unified_model, save_model
-from mi_duck.partition import write_segments
-from mi_duck.plan import Instance, Plan
+from mi_duck.plan.plan import Instance, Plan
 from mi_duck.resources import GIB
+from mi_duck.train.instances import genes_file, is_trained
+from mi_duck.train.partition import write_segments
 
 
 @contextmanager
@@ -134,7 +134,7 @@ def train(folder: RunFolder, plan: Plan, *, threads: int, report: Report, say: S
 def train_one(folder: RunFolder, instance: Instance, *, threads: int, report: Report, say: Say) -> None:
     """Train one instance in a child process and note its peak memory and time."""
     result = run_child(
-        "mi_duck.train:train_instance",
+        "mi_duck.train.train:train_instance",
         {"run": str(folder.root), "instance_id": instance.instance_id, "threads": threads},
         threads=threads,
         report=report,
@@ -161,7 +161,7 @@ def consolidate_run(folder: RunFolder, plan: Plan, *, threads: int, report: Repo
     """
     partition(folder, plan, threads=threads, report=report)
     scored = run_child(
-        "mi_duck.out_of_fold:predict_out_of_fold",
+        "mi_duck.ensemble.out_of_fold:predict_out_of_fold",
         {"run": str(folder.root), "threads": threads},
         threads=threads,
         report=report,
@@ -207,7 +207,7 @@ def consolidate_run(folder: RunFolder, plan: Plan, *, threads: int, report: Repo
 def evaluate(folder: RunFolder, *, threads: int, report: Report) -> None:
     """Score base model, members and ensemble; write ``metrics.csv`` and ``run.duckdb``."""
     run_child(
-        "mi_duck.out_of_fold:evaluate_run",
+        "mi_duck.ensemble.out_of_fold:evaluate_run",
         {"run": str(folder.root), "threads": threads},
         threads=threads,
         report=report,

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mi_duck.database import Database
-from mi_duck.synthetic import synthesise
+from mi_duck.genome.synthetic import synthesise
 
 THREE_GENES: list[dict[str, Any]] = [
     {"gene_id": "A", "position": 1, "splice_type": "neither", "donor_score": 0.1, "5mer_GTAAG": 0},

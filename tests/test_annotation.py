@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from mi_duck.annotation import Annotation, read_annotation
 from mi_duck.errors import DataError
+from mi_duck.genome.annotation import Annotation, read_annotation
 
-DMEL = Path(__file__).parent.parent / "mi_duck" / "data" / "dmel_chr4" / "DmelanDM6_4.exons.gtf.gz"
+DMEL = Path(__file__).parent.parent / "mi_duck" / "bundled" / "dmel_chr4" / "DmelanDM6_4.exons.gtf.gz"
 
 
 def lines(*rows: str) -> str:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from mi_duck.base_scores import N_FOLDS, cluster_fold, fit_matrices, letter_counts, matrix_scores
-from mi_duck.sequence import encode
+from mi_duck.genome.base_scores import N_FOLDS, cluster_fold, fit_matrices, letter_counts, matrix_scores
+from mi_duck.genome.sequence import encode
 
 EVEN = np.array([1_000, 1_000, 1_000, 1_000])
 SPANS = np.full(N_FOLDS, 10_000)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mi_duck.calibrate import LEAST, METHODS, Calibrator, calibrate, logistic, probabilities
+from mi_duck.train.calibrate import LEAST, METHODS, Calibrator, calibrate, logistic, probabilities
 
 N = 6_000
 

@@ -19,7 +19,7 @@ from typer.testing import Result
 from cli import app
 from mi_duck import __version__
 from mi_duck.folders import RunFolder
-from mi_duck.plan import Plan
+from mi_duck.plan.plan import Plan
 from mi_duck.stages import run_lock
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -476,7 +476,7 @@ GOOD_DATA: dict[str, dict[str, Any]] = {
 
 def test_train__odd_but_good_data_are_trained_on(tmp_path: Path) -> None:
     """All kinds through plan, segments and boosters in this process; two rounds are enough."""
-    from mi_duck.train import train_instance
+    from mi_duck.train.train import train_instance
 
     for number, columns in enumerate(GOOD_DATA.values()):
         data = tmp_path / f"data {number}"

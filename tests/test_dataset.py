@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mi_duck.data.dataset import Dataset, open_dataset, parquet_files
+from mi_duck.data.genes import index_genes
+from mi_duck.data.inspection import data_warnings
 from mi_duck.database import Database
-from mi_duck.dataset import Dataset, open_dataset, parquet_files
 from mi_duck.errors import DataError, StorageError
-from mi_duck.genes import index_genes
-from mi_duck.inspection import data_warnings
 
 WriteRows = Callable[..., Path]
 GOOD: dict[str, Any] = {

@@ -15,12 +15,12 @@ import pytest
 import xgboost as xgb
 from test_pipeline import finished_run
 
-from mi_duck.calibrate import Calibrator, probabilities
 from mi_duck.checkpoint import read_parts
-from mi_duck.ensemble import ConsolidatedMetaModel, InstanceModel, consolidate, shap_values
+from mi_duck.ensemble.ensemble import ConsolidatedMetaModel, InstanceModel, consolidate, shap_values
+from mi_duck.ensemble.model_files import load_unified_model, save_model
 from mi_duck.errors import CheckpointError, DataError
 from mi_duck.folders import RunFolder
-from mi_duck.model_files import load_unified_model, save_model
+from mi_duck.train.calibrate import Calibrator, probabilities
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, f1_score, log_loss
 
-from mi_duck.evaluate import Metric, average_precisions, point_scores, score
+from mi_duck.train.evaluate import Metric, average_precisions, point_scores, score
 
 CLASSES = ("neither", "donor", "acceptor")
 

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from mi_duck.errors import DataError, StorageError
-from mi_duck.genome import BuildSummary, build
+from mi_duck.genome.build import BuildSummary, build
 
-DATA = Path(__file__).parent.parent / "mi_duck" / "data" / "dmel_chr4"
+DATA = Path(__file__).parent.parent / "mi_duck" / "bundled" / "dmel_chr4"
 DMEL_FASTA = DATA / "DmelanDM6_4_GCF_000001215.4_Release_6_plus_ISO1_MT_genomic.fna.gz"
 DMEL_GTF = DATA / "DmelanDM6_4.exons.gtf.gz"
 COMPLEMENT = str.maketrans("ACGT", "TGCA")

@@ -16,49 +16,49 @@ MODULES: dict[str, set[str]] = {
     # the errors a user can meet
     "errors": set(),
     # from genome to dataset
-    "sequence": {"numpy"},
-    "loci": {"numpy"},
-    "annotation": set(),
-    "candidates": {"numpy"},
-    "base_scores": {"numpy"},
-    "score_file": {"numpy", "pyarrow"},
-    "survey": {"numpy"},
-    "features": {"numpy"},
-    "columns": {"numpy", "pyarrow"},
-    "parts": {"numpy", "pyarrow"},
-    "genome": {"numpy", "pyarrow"},
-    "synthetic_rows": {"numpy"},
-    "synthetic": {"numpy", "pyarrow"},
+    "genome.sequence": {"numpy"},
+    "genome.loci": {"numpy"},
+    "genome.annotation": set(),
+    "genome.candidates": {"numpy"},
+    "genome.base_scores": {"numpy"},
+    "genome.score_file": {"numpy", "pyarrow"},
+    "genome.survey": {"numpy"},
+    "genome.features": {"numpy"},
+    "genome.columns": {"numpy", "pyarrow"},
+    "genome.parts": {"numpy", "pyarrow"},
+    "genome.build": {"numpy", "pyarrow"},
+    "genome.synthetic_rows": {"numpy"},
+    "genome.synthetic": {"numpy", "pyarrow"},
     # from dataset to plan
     "database": {"duckdb", "pyarrow"},
-    "dataset": {"pyarrow"},
-    "genes": set(),
+    "data.dataset": {"pyarrow"},
+    "data.genes": set(),
     "resources": {"psutil"},
-    "memory": set(),
-    "windows": {"numpy"},
-    "plan": {"numpy"},
+    "plan.memory": set(),
+    "plan.windows": {"numpy"},
+    "plan.plan": {"numpy"},
     "checkpoint": {"zstandard"},
     "folders": set(),
     "children": set(),
     # from plan to model
-    "segments": {"numpy"},
-    "partition": {"numpy", "pyarrow"},
-    "batches": {"numpy", "xgboost"},
-    "calibrate": {"numpy", "sklearn"},
-    "evaluate": {"numpy"},
-    "instances": {"numpy", "pyarrow"},
-    "train": {"numpy", "xgboost"},
-    "ensemble": {"numpy", "pyarrow", "shap", "xgboost"},
-    "model_files": {"xgboost"},
-    "out_of_fold": {"numpy", "pyarrow"},
-    "predict": {"numpy", "pyarrow"},
+    "train.segments": {"numpy"},
+    "train.partition": {"numpy", "pyarrow"},
+    "train.batches": {"numpy", "xgboost"},
+    "train.calibrate": {"numpy", "sklearn"},
+    "train.evaluate": {"numpy"},
+    "train.instances": {"numpy", "pyarrow"},
+    "train.train": {"numpy", "xgboost"},
+    "ensemble.ensemble": {"numpy", "pyarrow", "shap", "xgboost"},
+    "ensemble.model_files": {"xgboost"},
+    "ensemble.out_of_fold": {"numpy", "pyarrow"},
+    "ensemble.predict": {"numpy", "pyarrow"},
     "catalogue": {"pyarrow"},
     # the order of all steps
     "stages": set(),
-    "probes": {"numpy"},
-    "inspection": {"numpy", "pyarrow"},
-    "planning": {"numpy", "pyarrow"},
-    "measuring": {"numpy"},
+    "plan.probes": {"numpy"},
+    "data.inspection": {"numpy", "pyarrow"},
+    "plan.planning": {"numpy", "pyarrow"},
+    "plan.measuring": {"numpy"},
     "pipeline": set(),
     "demo": set(),
 }
@@ -101,22 +101,27 @@ def imports(tree: ast.AST) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative imports hide where a module comes from"
-            if node.module == "mi_duck":
-                yield from (f"mi_duck.{alias.name}" for alias in node.names)
+            if node.module == "mi_duck" or (PACKAGE.parent / str(node.module).replace(".", "/")).is_dir():
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
             else:
                 yield str(node.module)
 
 
 def test_modules__stand_in_the_table() -> None:
-    assert {file.stem for file in PACKAGE.glob("*.py")} == set(MODULES) | set(ANYWHERE)
-    assert not {file.stem for file in PACKAGE.glob("*.py")} & {"utils", "common", "base", "helpers", "sql", "cli"}
+    """Those of a stage lie in its folder, whose own module says what the stage does and nothing else."""
+    files = {file.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".") for file in PACKAGE.rglob("*.py")}
+    stages = {module.partition(".")[0] for module in MODULES if "." in module}
+    assert files == set(MODULES) | set(ANYWHERE) | {f"{stage}.__init__" for stage in stages}
+    assert not {name.rpartition(".")[2] for name in files} & {"utils", "common", "base", "helpers", "sql", "cli"}
+    for stage in stages:
+        assert len(tree_of(PACKAGE / stage / "__init__.py").body) == 1
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_module__imports_only_what_stands_above_it(module: str) -> None:
     order = list(MODULES)
     above = set(order[: order.index(module)])
-    for name in imports(tree_of(PACKAGE / f"{module}.py")):
+    for name in imports(tree_of(PACKAGE / f"{module.replace('.', '/')}.py")):
         package, _, inner = name.partition(".")
         if package == "mi_duck":
             assert inner in above | {"__version__"}, f"{module} imports {inner}, which does not stand above it"

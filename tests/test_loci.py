@@ -1,6 +1,6 @@
 """Tests of splice sites, overlap clusters and overlap counts."""
 
-from mi_duck.loci import Gene, count_overlaps, overlap_clusters, strand_sites
+from mi_duck.genome.loci import Gene, count_overlaps, overlap_clusters, strand_sites
 
 
 def gene(

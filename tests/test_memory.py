@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mi_duck.memory import (
+from mi_duck.plan.memory import (
     BASE_BYTES,
     PHASES,
     Layout,

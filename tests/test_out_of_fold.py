@@ -14,11 +14,11 @@ import xgboost as xgb
 from sklearn.metrics import average_precision_score, f1_score
 from test_pipeline import finished_run, planned, quiet, trained
 
-from mi_duck.calibrate import Calibrator, probabilities
 from mi_duck.checkpoint import read_parts
+from mi_duck.ensemble.out_of_fold import best_threshold, evaluate_run, predict_out_of_fold, read_fold_models
 from mi_duck.errors import CheckpointError
 from mi_duck.folders import RunFolder
-from mi_duck.out_of_fold import best_threshold, evaluate_run, predict_out_of_fold, read_fold_models
+from mi_duck.train.calibrate import Calibrator, probabilities
 
 CLASSES = ("neither", "donor", "acceptor")
 P = [f"p_{name}" for name in CLASSES]

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from test_pipeline import call, finished_run, mi_duck, quiet
 
-from mi_duck.ensemble import ConsolidatedMetaModel
+from mi_duck.ensemble.ensemble import ConsolidatedMetaModel
+from mi_duck.ensemble.model_files import load_unified_model
+from mi_duck.ensemble.predict import predict_file, used_features
 from mi_duck.errors import DataError, StorageError
-from mi_duck.model_files import load_unified_model
-from mi_duck.predict import predict_file, used_features
 
 CLASSES = ("neither", "donor", "acceptor")
 
@@ -52,7 +52,7 @@ def test_predict_file__keeps_ids_and_order_over_files_and_row_groups(
     model: ConsolidatedMetaModel, rows: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three files, small row groups, batches of 256 rows: equal to one call in memory."""
-    monkeypatch.setattr("mi_duck.predict.BATCH_BYTES", 1)
+    monkeypatch.setattr("mi_duck.ensemble.predict.BATCH_BYTES", 1)
     turned = rows.take(pa.array(np.random.default_rng(0).permutation(len(rows))))
     files = turned.slice(0, 1000), turned.slice(1000, 1), turned.slice(1001)
     found = predicted(model, write(tmp_path / "data", *files, row_group_rows=300), tmp_path / "out.parquet")

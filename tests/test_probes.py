@@ -11,14 +11,14 @@ import pytest
 from typer.testing import CliRunner
 
 from cli import app
-from mi_duck.dataset import open_dataset
+from mi_duck.data.dataset import open_dataset
 from mi_duck.errors import PlanError
 from mi_duck.folders import RunFolder
-from mi_duck.memory import PHASES
-from mi_duck.plan import Settings
-from mi_duck.planning import PlanOptions, draft_plan
-from mi_duck.probes import is_worth_probing, measure, probe, probe_sizes
-from mi_duck.synthetic import synthesise
+from mi_duck.genome.synthetic import synthesise
+from mi_duck.plan.memory import PHASES
+from mi_duck.plan.plan import Settings
+from mi_duck.plan.planning import PlanOptions, draft_plan
+from mi_duck.plan.probes import is_worth_probing, measure, probe, probe_sizes
 
 SETTINGS = Settings(
     seed=42,

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from mi_duck.errors import DataError
-from mi_duck.loci import Gene
-from mi_duck.score_file import read_base_scores
+from mi_duck.genome.loci import Gene
+from mi_duck.genome.score_file import read_base_scores
 
 PLUS = Gene("A", "", "", "c", "+", 10, 20, 1, 1, ())
 MINUS = Gene("B", "", "", "c", "-", 100, 120, 1, 1, ())

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mi_duck import sequence
 from mi_duck.errors import DataError
-from mi_duck.sequence import count_kmers, encode, kmer_names, read_fasta, reverse_complement, stretch, windows
+from mi_duck.genome import sequence
+from mi_duck.genome.sequence import count_kmers, encode, kmer_names, read_fasta, reverse_complement, stretch, windows
 
 
 def contigs(path: Path) -> list[tuple[str, list[int]]]:

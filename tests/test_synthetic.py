@@ -16,8 +16,8 @@ import xgboost
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from mi_duck.errors import DataError, StorageError
-from mi_duck.features import BASE_SCORES, SCORE_FEATURES, score_features
-from mi_duck.synthetic import CLASSES, SyntheticSummary, feature_names, synthesise
+from mi_duck.genome.features import BASE_SCORES, SCORE_FEATURES, score_features
+from mi_duck.genome.synthetic import CLASSES, SyntheticSummary, feature_names, synthesise
 
 IDENTIFIERS = {
     "gene_id": pa.string(),
@@ -434,7 +434,7 @@ def test_report__counts_genes(tmp_path: Path) -> None:
 PEAK_OF_ONE_CALL = """
 import sys
 from pathlib import Path
-from mi_duck.synthetic import synthesise
+from mi_duck.genome.synthetic import synthesise
 synthesise(Path(sys.argv[1]), n_genes=int(sys.argv[2]), rows_per_gene=40, n_features=40)
 status = Path("/proc/self/status").read_text()
 print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))

@@ -17,10 +17,10 @@ from test_pipeline import SMALL, mi_duck, planned, trained
 
 from mi_duck.checkpoint import read_parts
 from mi_duck.folders import RunFolder
-from mi_duck.instances import is_trained, read_genes
-from mi_duck.plan import Instance, Plan
-from mi_duck.segments import SegmentReader, segments_of
-from mi_duck.train import stopping_groups
+from mi_duck.plan.plan import Instance, Plan
+from mi_duck.train.instances import is_trained, read_genes
+from mi_duck.train.segments import SegmentReader, segments_of
+from mi_duck.train.train import stopping_groups
 
 
 @dataclasses.dataclass

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mi_duck.errors import MemoryBudgetError, PlanError
+from mi_duck.plan.windows import Windows, cut_windows, instances_needed, overlap_genes
 from mi_duck.resources import GIB, Budget
-from mi_duck.windows import Windows, cut_windows, instances_needed, overlap_genes
 
 USERS = Budget(4 * GIB, "--max-memory-per-instance-gb 4", True, 64 * GIB)
 MACHINES = Budget(4 * GIB, "0.6 of 6.7 GiB available", False, 7 * GIB)

@@ -24,8 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mi_duck.errors import DataError, StorageError
-from mi_duck.features import BASE_SCORES, SCORE_FEATURES, feature_kind
-from mi_duck.synthetic_rows import (
+from mi_duck.genome.features import BASE_SCORES, SCORE_FEATURES, feature_kind
+from mi_duck.genome.synthetic_rows import (
     CLASSES,
     KMERS,
     MISSING_COLUMNS,

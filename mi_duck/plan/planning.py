@@ -12,18 +12,18 @@ import pyarrow.parquet as pq
 
 from mi_duck.checkpoint import file_sha256, storage_errors, write_file
 from mi_duck.children import Report, Say
+from mi_duck.data.dataset import Dataset
+from mi_duck.data.genes import Fold, GeneIndex, assign_folds, index_genes
+from mi_duck.data.inspection import data_warnings, split_features
 from mi_duck.database import SQL_BYTES, Database
-from mi_duck.dataset import Dataset
 from mi_duck.errors import CheckpointError, DataError, MemoryBudgetError, PlanError
 from mi_duck.folders import RunFolder
-from mi_duck.genes import Fold, GeneIndex, assign_folds, index_genes
-from mi_duck.inspection import data_warnings, split_features
-from mi_duck.memory import Layout, MemoryModel
-from mi_duck.plan import PLAN_VERSION, Instance, Plan, Settings, make_segments
-from mi_duck.probes import is_worth_probing, measure, probe_sizes
+from mi_duck.plan.memory import Layout, MemoryModel
+from mi_duck.plan.plan import PLAN_VERSION, Instance, Plan, Settings, make_segments
+from mi_duck.plan.probes import is_worth_probing, measure, probe_sizes
+from mi_duck.plan.windows import Windows, cut_windows
 from mi_duck.resources import GIB, Budget, memory_budget
-from mi_duck.segments import segments_bytes
-from mi_duck.windows import Windows, cut_windows
+from mi_duck.train.segments import segments_bytes
 
 MULTI_ABOVE_GENES = 1500
 
@@ -87,7 +87,7 @@ def make_plan(
     Raises
     ------
     DataError, PlanError, MemoryBudgetError
-        See `mi_duck.genes`, `mi_duck.plan`.
+        See `mi_duck.data.genes`, `mi_duck.plan.plan`.
     """
     folder = RunFolder(out)
     if folder.plan.exists():

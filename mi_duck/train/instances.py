@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mi_duck.calibrate import Calibration, probabilities
 from mi_duck.checkpoint import file_sha256, pack, storage_errors, sync_files, sync_folder, write_json
 from mi_duck.errors import CheckpointError
-from mi_duck.evaluate import point_scores
 from mi_duck.folders import RunFolder
-from mi_duck.plan import Instance, Plan, Settings
+from mi_duck.plan.plan import Instance, Plan, Settings
+from mi_duck.train.calibrate import Calibration, probabilities
+from mi_duck.train.evaluate import point_scores
 
 INSTANCE_VERSION = 1
 

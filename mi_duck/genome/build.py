@@ -18,16 +18,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from mi_duck.annotation import read_annotation
-from mi_duck.base_scores import cluster_fold
-from mi_duck.candidates import complete_genes, draw_candidates
-from mi_duck.columns import dataset_schema, feature_columns, gene_facts
 from mi_duck.errors import DataError, StorageError
-from mi_duck.loci import Gene, count_overlaps, strand_sites
-from mi_duck.parts import Block, row_groups, write_parts
-from mi_duck.score_file import ScoreTable, read_base_scores
-from mi_duck.sequence import read_fasta, windows
-from mi_duck.survey import survey
+from mi_duck.genome.annotation import read_annotation
+from mi_duck.genome.base_scores import cluster_fold
+from mi_duck.genome.candidates import complete_genes, draw_candidates
+from mi_duck.genome.columns import dataset_schema, feature_columns, gene_facts
+from mi_duck.genome.loci import Gene, count_overlaps, strand_sites
+from mi_duck.genome.parts import Block, row_groups, write_parts
+from mi_duck.genome.score_file import ScoreTable, read_base_scores
+from mi_duck.genome.sequence import read_fasta, windows
+from mi_duck.genome.survey import survey
 
 Report = Callable[[str, int, int], None]
 

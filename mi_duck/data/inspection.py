@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from mi_duck.data.dataset import Dataset, some_names
+from mi_duck.data.genes import GeneIndex, index_genes
 from mi_duck.database import SQL_BYTES, Database
-from mi_duck.dataset import Dataset, some_names
-from mi_duck.genes import GeneIndex, index_genes
 
 EXACT_IN_FLOAT32 = 1 << 24
 

@@ -1,6 +1,6 @@
 """Joins instances into one model: members, weights, voting; features matched by name, always.
 
-Nothing here touches files; `mi_duck.model_files` writes and reads models.
+Nothing here touches files; `mi_duck.ensemble.model_files` writes and reads models.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,8 @@ import pyarrow as pa
 import xgboost as xgb
 from numpy.typing import NDArray
 
-from mi_duck.calibrate import Calibrator, probabilities
 from mi_duck.errors import CheckpointError, DataError
+from mi_duck.train.calibrate import Calibrator, probabilities
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mi_duck.base_scores import (
+from mi_duck.errors import DataError
+from mi_duck.genome.base_scores import (
     ACCEPTOR_OFFSETS,
     DONOR_OFFSETS,
     N_FOLDS,
@@ -17,9 +18,8 @@ from mi_duck.base_scores import (
     fit_matrices,
     letter_counts,
 )
-from mi_duck.errors import DataError
-from mi_duck.loci import Gene, overlap_clusters, strand_sites
-from mi_duck.sequence import Letters, encode, read_fasta, windows
+from mi_duck.genome.loci import Gene, overlap_clusters, strand_sites
+from mi_duck.genome.sequence import Letters, encode, read_fasta, windows
 
 _COMPOSITION_BLOCK = 1 << 20
 _LISTED_NAMES = 3

@@ -16,8 +16,8 @@ from mi_duck.checkpoint import write_file, write_json
 from mi_duck.children import Report, run_child
 from mi_duck.errors import CheckpointError
 from mi_duck.folders import RunFolder
-from mi_duck.memory import PHASES, MemoryModel, MemoryPoint, slope_ratio, with_points
-from mi_duck.plan import Instance, Plan, Segment
+from mi_duck.plan.memory import PHASES, MemoryModel, MemoryPoint, slope_ratio, with_points
+from mi_duck.plan.plan import Instance, Plan, Segment
 from mi_duck.stages import partition
 
 PROBE_ROUNDS = 2
@@ -154,7 +154,7 @@ def probe(
 
     partition(small_run, small, threads=threads, report=named)
     result = run_child(
-        "mi_duck.train:train_instance",
+        "mi_duck.train.train:train_instance",
         {"run": str(small_run.root), "instance_id": 0, "threads": threads},
         threads=threads,
         report=named,

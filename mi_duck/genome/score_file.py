@@ -11,10 +11,10 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mi_duck.base_scores import NEIGHBOURS, BaseScores, Floats
 from mi_duck.errors import DataError
-from mi_duck.loci import Gene
-from mi_duck.sequence import reading
+from mi_duck.genome.base_scores import NEIGHBOURS, BaseScores, Floats
+from mi_duck.genome.loci import Gene
+from mi_duck.genome.sequence import reading
 
 
 @dataclass(frozen=True, slots=True, eq=False)

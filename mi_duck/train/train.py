@@ -14,13 +14,13 @@ import numpy as np
 import xgboost as xgb
 from numpy.typing import NDArray
 
-from mi_duck.batches import PASSES, build_matrix, cut_carrier, trim_heap
-from mi_duck.calibrate import METHODS, calibrate
 from mi_duck.children import PeakMeter, Report
 from mi_duck.folders import RunFolder
-from mi_duck.instances import Fit, read_genes, write_instance
-from mi_duck.plan import Settings
-from mi_duck.segments import SegmentReader, segments_of
+from mi_duck.plan.plan import Settings
+from mi_duck.train.batches import PASSES, build_matrix, cut_carrier, trim_heap
+from mi_duck.train.calibrate import METHODS, calibrate
+from mi_duck.train.instances import Fit, read_genes, write_instance
+from mi_duck.train.segments import SegmentReader, segments_of
 
 STOPPING_SHARE = 0.1
 

@@ -116,7 +116,7 @@ class Plan:
     dataset_fingerprint
         SHA-256 of names, sizes and footers.
     gene_column, label_column, fold_column, position_column, classes, labels, base_scores
-        As in `mi_duck.dataset.Dataset`.
+        As in `mi_duck.data.dataset.Dataset`.
     small_features, wide_features
         Features stored as one byte (whole numbers 0 to 255 without a null), and as float32.
     features

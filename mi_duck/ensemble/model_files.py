@@ -7,10 +7,10 @@ from typing import Any
 
 import xgboost as xgb
 
-from mi_duck.calibrate import Calibrator
 from mi_duck.checkpoint import pack, read_parts, write_file
-from mi_duck.ensemble import ConsolidatedMetaModel, InstanceModel
+from mi_duck.ensemble.ensemble import ConsolidatedMetaModel, InstanceModel
 from mi_duck.errors import CheckpointError
+from mi_duck.train.calibrate import Calibrator
 
 MODEL_VERSION = 1
 

@@ -19,8 +19,8 @@ from mi_duck.checkpoint import free_bytes, storage_errors, write_json
 from mi_duck.children import Report
 from mi_duck.database import Database
 from mi_duck.errors import DataError, StorageError
-from mi_duck.plan import Plan, Segment
-from mi_duck.segments import KEYS, read_at, record_type
+from mi_duck.plan.plan import Plan, Segment
+from mi_duck.train.segments import KEYS, read_at, record_type
 
 BATCH_ROWS = 4096
 SORT_BYTES = 32 << 20

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 
 from mi_duck.children import Report, Say
-from mi_duck.dataset import Dataset
+from mi_duck.data.dataset import Dataset
 from mi_duck.errors import PlanError
 from mi_duck.folders import RunFolder
-from mi_duck.memory import PHASES, slope_ratio
-from mi_duck.plan import Settings
-from mi_duck.planning import PlanOptions, draft_plan
-from mi_duck.probes import measure, probe, probe_sizes
+from mi_duck.plan.memory import PHASES, slope_ratio
+from mi_duck.plan.plan import Settings
+from mi_duck.plan.planning import PlanOptions, draft_plan
+from mi_duck.plan.probes import measure, probe, probe_sizes
 
 MIB = 1 << 20
 
@@ -32,7 +32,7 @@ def measure_dataset(
     Parameters
     ----------
     dataset, options, settings, threads, report, say
-        As for `mi_duck.planning.make_plan`.
+        As for `mi_duck.plan.planning.make_plan`.
     root
         Folder in which the probes work; nothing in it is needed afterwards.
 

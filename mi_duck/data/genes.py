@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from decimal import Decimal
 
+from mi_duck.data.dataset import Dataset
 from mi_duck.database import Database
-from mi_duck.dataset import Dataset
 from mi_duck.errors import DataError, PlanError
 
 ROWS_PER_CLASS = 10

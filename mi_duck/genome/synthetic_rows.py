@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mi_duck.features import BASE_SCORES, score_features
+from mi_duck.genome.features import BASE_SCORES, score_features
 
 CLASSES: tuple[str, ...] = ("neither", "donor", "acceptor")
 """Labels by index."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mi_duck.checkpoint import file_sha256
 from mi_duck.errors import CheckpointError
-from mi_duck.plan import Plan, Segment
+from mi_duck.plan.plan import Plan, Segment
 
 KEYS = np.dtype([("position", "<i8"), ("gene_rank", "<i4"), ("label", "u1")])
 

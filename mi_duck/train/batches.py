@@ -15,8 +15,8 @@ import numpy as np
 import xgboost as xgb
 from numpy.typing import NDArray
 
-from mi_duck.memory import BATCH_ROWS, CARRIER_SHARE, WIDE_BATCH_ROWS
-from mi_duck.segments import SegmentReader
+from mi_duck.plan.memory import BATCH_ROWS, CARRIER_SHARE, WIDE_BATCH_ROWS
+from mi_duck.train.segments import SegmentReader
 
 PASSES = 3  # of XGBoost over the data with a reference matrix
 

@@ -17,17 +17,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mi_duck.calibrate import METHODS, Calibrator, calibrate, probabilities
 from mi_duck.checkpoint import publish, read_parts, storage_errors, write_file
 from mi_duck.children import Report
-from mi_duck.ensemble import vote
+from mi_duck.ensemble.ensemble import vote
+from mi_duck.ensemble.model_files import load_booster
 from mi_duck.errors import CheckpointError
-from mi_duck.evaluate import Metric, score
 from mi_duck.folders import RunFolder
-from mi_duck.instances import is_trained, out_of_fold_table, read_genes
-from mi_duck.model_files import load_booster
-from mi_duck.plan import Plan
-from mi_duck.segments import SegmentReader
+from mi_duck.plan.plan import Plan
+from mi_duck.train.calibrate import METHODS, Calibrator, calibrate, probabilities
+from mi_duck.train.evaluate import Metric, score
+from mi_duck.train.instances import is_trained, out_of_fold_table, read_genes
+from mi_duck.train.segments import SegmentReader
 
 BATCH_BYTES = 64 << 20
 

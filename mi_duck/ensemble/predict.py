@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mi_duck.calibrate import probabilities
 from mi_duck.checkpoint import publish, storage_errors
 from mi_duck.children import Report
-from mi_duck.dataset import parquet_files
-from mi_duck.ensemble import ConsolidatedMetaModel, InstanceModel, feature_matrix, vote
+from mi_duck.data.dataset import parquet_files
+from mi_duck.ensemble.ensemble import ConsolidatedMetaModel, InstanceModel, feature_matrix, vote
 from mi_duck.errors import DataError
+from mi_duck.train.calibrate import probabilities
 
 BATCH_BYTES = 64 << 20
 

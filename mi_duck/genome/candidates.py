@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mi_duck.errors import DataError
-from mi_duck.loci import Gene, StrandSites
-from mi_duck.sequence import Letters, reverse_complement, stretch
+from mi_duck.genome.loci import Gene, StrandSites
+from mi_duck.genome.sequence import Letters, reverse_complement, stretch
 
 CLASSES = ("neither", "donor", "acceptor")
 LARGEST_COMPLETE_GENE = 20_000

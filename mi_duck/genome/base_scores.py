@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mi_duck.sequence import Letters
+from mi_duck.genome.sequence import Letters
 
 N_FOLDS = 5
 # offsets from the site, first and last: 3 exonic and 6 intronic nt, 20 intronic and 3 exonic nt

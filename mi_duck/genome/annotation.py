@@ -25,8 +25,8 @@ from typing import TypeAlias
 from urllib.parse import unquote
 
 from mi_duck.errors import DataError
-from mi_duck.loci import Gene
-from mi_duck.sequence import reading
+from mi_duck.genome.loci import Gene
+from mi_duck.genome.sequence import reading
 
 SHORTEST_INTRON = 20
 

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mi_duck.base_scores import BaseScores, SiteMatrices, matrix_scores
-from mi_duck.candidates import CLASSES
-from mi_duck.columns import TEXT_COLUMNS, GeneFacts, row_columns
-from mi_duck.sequence import Letters
+from mi_duck.genome.base_scores import BaseScores, SiteMatrices, matrix_scores
+from mi_duck.genome.candidates import CLASSES
+from mi_duck.genome.columns import TEXT_COLUMNS, GeneFacts, row_columns
+from mi_duck.genome.sequence import Letters
 
 ROW_GROUP_ROWS = 8_192
 

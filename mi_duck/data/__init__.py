@@ -1,0 +1,1 @@
+"""From Parquet files to genes and folds."""

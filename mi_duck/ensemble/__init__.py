@@ -1,0 +1,1 @@
+"""From trained instances to one model and its predictions."""

@@ -1,0 +1,1 @@
+"""From genome and annotation, or from a seed, to a dataset."""

@@ -1,0 +1,1 @@
+"""From genes to a plan: what training takes, and which instances fit."""
