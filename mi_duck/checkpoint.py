@@ -5,12 +5,14 @@ endian), the header (JSON: the parts with their sizes), and one zstd frame with 
 is checked before any parser, native or not, sees the bytes, and the header bounds what is decompressed.
 """
 
+import csv
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -97,6 +99,29 @@ def sync_files(folder: Path) -> None:
             finally:
                 os.close(handle)
     sync_folder(folder)
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write records as a table, whole or not at all: a line each, columns from the first.
+
+    Real numbers are written so that they read back the same. Text that a spreadsheet would run as a formula gets an
+    apostrophe in front.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    write_file(path, text.getvalue().encode())
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):  # NumPy's too: its repr would name the type
+        return repr(float(value))
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return f"'{value}"
+    return value
 
 
 def file_sha256(path: Path) -> str:

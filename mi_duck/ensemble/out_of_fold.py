@@ -5,8 +5,6 @@ fold-k boosters, scored on the genes of fold k for every k, is an exact cross-va
 every row. No holdout is lost. The base model gets the same cross-fitted calibration before it is compared.
 """
 
-import csv
-import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mi_duck.checkpoint import publish, read_parts, storage_errors, write_file
+from mi_duck.checkpoint import publish, read_parts, storage_errors, write_csv
 from mi_duck.children import Report
 from mi_duck.ensemble.ensemble import vote
 from mi_duck.ensemble.model_files import load_booster
@@ -200,11 +198,7 @@ def evaluate_run(*, run: str, threads: int, report: Report) -> None:
             )
         for metric in score(chances, label, groups, plan.classes, seed=plan.settings.seed):
             rows.append(_row(plan, scope, number, metric, len(np.unique(rank)), len(label)))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_file(folder.metrics, text.getvalue().encode())
+    write_csv(folder.metrics, rows)
     report("scoring base, members and ensemble", len(scopes), len(scopes))
 
 
@@ -223,9 +217,9 @@ def _row(plan: Plan, scope: str, number: int | None, metric: Metric, n_genes: in
         "fold": "",
         "class": metric.class_name,
         "metric": metric.metric,
-        "value": repr(metric.value),
-        "low": repr(metric.low),
-        "high": repr(metric.high),
+        "value": metric.value,
+        "low": metric.low,
+        "high": metric.high,
         "n_genes": n_genes,
         "n_rows": n_rows,
     }

@@ -1,8 +1,6 @@
 """The folder of a trained instance: what is in it, how it is written whole or not at all, when it counts as done."""
 
-import csv
 import hashlib
-import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mi_duck.checkpoint import file_sha256, pack, storage_errors, sync_files, sync_folder, write_json
+from mi_duck.checkpoint import file_sha256, pack, storage_errors, sync_files, sync_folder, write_csv, write_json
 from mi_duck.errors import CheckpointError
 from mi_duck.folders import RunFolder
 from mi_duck.plan.plan import Instance, Plan, Settings
@@ -171,7 +169,7 @@ def write_instance(
             "".join(f"{gene}\n" for gene in genes.gene_id[instance.first_rank : instance.stop_rank]),
             encoding="utf-8",
         )
-        _write_csv(
+        write_csv(
             temporary / "gene_cv_metrics.csv",
             [
                 {
@@ -185,7 +183,7 @@ def write_instance(
                 if rows.any()
             ],
         )
-        _write_csv(
+        write_csv(
             temporary / "feature_manifest.csv",
             [
                 {
@@ -196,15 +194,15 @@ def write_instance(
                 for name in plan.features
             ],
         )
-        _write_csv(
+        write_csv(
             temporary / "learning_curves.csv",
             [
                 {
                     "fold": number,
                     "class": name,
                     "round": step + 1,
-                    "training_log_loss": repr(float(training)),
-                    "stopping_log_loss": repr(float(stopping)),
+                    "training_log_loss": float(training),
+                    "stopping_log_loss": float(stopping),
                     "is_kept": int(step < fits[index].rounds),
                 }
                 for number, fits in enumerate(fold_fits)
@@ -297,11 +295,3 @@ def _remove(folder: Path) -> None:
 
 def _json(values: Any) -> bytes:
     return json.dumps(values, sort_keys=True).encode()
-
-
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    path.write_text(text.getvalue(), encoding="utf-8")
