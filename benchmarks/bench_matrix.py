@@ -43,12 +43,13 @@ def main(n_genes: int) -> None:
         _, cost = costs(lambda: partition_here(run=str(run.root), threads=THREADS, report=quiet))
         print(f"partition: {cost.wall:.1f} s wall, {cost.cpu:.1f} s CPU")
         reader = SegmentReader(plan, plan.segments, run.segments)
-        carrier, cost = costs(lambda: cut_carrier(reader, max_bin=256, threads=THREADS))
+        every = np.ones(reader.n_rows, dtype=bool)
+        carrier, cost = costs(lambda: cut_carrier(reader, every, max_bin=256, threads=THREADS))
         print(f"carrier:   {cost.wall:.1f} s wall, {cost.cpu:.1f} s CPU, peak so far {cost.peak:.0f} MiB")
         raw = []
         for name, cuts in (("with", carrier), ("without", None)):
             matrix, cost = costs(
-                lambda cuts=cuts: build_matrix(reader, cuts, max_bin=256, threads=THREADS, report=quiet)  # type: ignore[misc]
+                lambda cuts=cuts: build_matrix(reader, every, cuts, max_bin=256, threads=THREADS, report=quiet)  # type: ignore[misc]
             )
             print(f"{name:<8} carrier: {cost.wall:.1f} s wall, {cost.cpu:.1f} s CPU, peak so far {cost.peak:.0f} MiB")
             matrix.set_label((reader.keys()["label"] == 1).astype(np.float32))

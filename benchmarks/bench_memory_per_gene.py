@@ -1,9 +1,14 @@
-"""How well does the memory measured on a few genes predict the peak of a whole instance? Several layouts and sizes.
+"""How well does the memory measured on a few genes predict the peak of training on many? Datasets, sizes, layouts.
 
-Usage: python benchmarks/bench_memory_per_gene.py [GENES ...]   (genes of the instance, default 500 1500)
+Each line that says ``check`` is a whole training process (all folds, all classes, two rounds) on genes that were not probed.
+
+Usage: python benchmarks/bench_memory_per_gene.py [--plot FILE] [NAME=DATASET:SIZE,SIZE...:LAYOUT,LAYOUT... ...]
+
+Without datasets three are drawn: k-mer counts, the same with missing values, few wide columns.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -12,42 +17,76 @@ from harness import print_machine, workplace
 
 from mi_duck.data.dataset import open_dataset
 from mi_duck.genome.synthetic import synthesise
-from mi_duck.plan.measuring import measure_dataset
+from mi_duck.plan.measuring import MemoryReport, measure_dataset
 from mi_duck.plan.plan import Settings
 from mi_duck.plan.planning import PlanOptions
+from mi_duck.report.canvas import save
+from mi_duck.report.plots import MemoryDot, memory_figure
 
-LAYOUTS = {
-    "k-mer counts, dense": {"n_features": 1167},
-    "with missing values": {"n_features": 1167, "missing_fraction": 0.05},
-    "few columns": {"n_features": 60},
+DRAWN = {
+    "k-mer counts": ({"n_features": 1167}, ("missing", "zeros", "external")),
+    "with missing values": ({"n_features": 1167, "missing_fraction": 0.05}, ("missing", "sentinel", "external")),
+    "few wide columns": ({"n_features": 60}, ("missing", "external")),
 }
+SIZES = (100, 500, 1500)
+MIB = 1 << 20
 
 
 def quiet(*_: object) -> None:
     """Take messages and progress."""
 
 
-def main(sizes: list[int]) -> None:
-    """Print predicted and measured peaks of every layout and size."""
+def measure(name: str, place: str, sizes: Sequence[int], layouts: Sequence[str], scratch: Path) -> list[MemoryReport]:
+    """Print predicted and measured peaks of every layout and size of one dataset."""
+    found = measure_dataset(
+        open_dataset(place),
+        scratch,
+        options=PlanOptions(genes_per_instance=max(sizes)),
+        settings=Settings(42, 3, 800, 30, 6, 0.1, 256, True),
+        threads=2,
+        report=quiet,
+        say=quiet,
+        layouts=layouts,
+        check_genes=sizes,
+    )
+    for one in (peak for report in found for peak in report.peaks):
+        use = "probe" if one.is_probe else "check"
+        figures = (f"{one.predicted_bytes / MIB:.1f}", f"{one.measured_bytes / MIB:.1f}", f"{one.ratio:.3f}")
+        print("\t".join([name, one.layout, use, str(one.n_genes), str(one.n_rows), *figures]), flush=True)
+    return found
+
+
+def main(arguments: list[str]) -> None:
+    """Measure what is asked for, or the drawn datasets."""
+    plot = None
+    if arguments[:1] == ["--plot"]:
+        plot, arguments = Path(arguments[1]), arguments[2:]
     print_machine()
-    print("layout\tuse\tgenes\trows\tpredicted MiB\tmeasured MiB\tratio")
-    settings = Settings(42, 3, 1, 0, 6, 0.1, 256, True)
-    for name, layout in LAYOUTS.items():
-        for n_genes in sizes:
-            with workplace() as folder:
-                synthesise(folder / "data", n_genes=n_genes, **layout)  # type: ignore[arg-type]
-                facts = measure_dataset(
-                    open_dataset(str(folder / "data")),
-                    folder / "run",
-                    options=PlanOptions(genes_per_instance=n_genes),
-                    settings=settings,
-                    threads=2,
-                    report=quiet,
-                    say=quiet,
-                )
-            for line in facts["sizes"]:
-                print("\t".join([name, *(str(value) for value in line.values())]), flush=True)
+    print("dataset\tlayout\tuse\tgenes\trows\tpredicted MiB\tmeasured MiB\tratio")
+    found = []
+    if arguments and "=" in arguments[0]:
+        for argument in arguments:
+            name, _, rest = argument.partition("=")
+            place, sizes, layouts = rest.rsplit(":", 2)
+            with workplace() as scratch:
+                found += measure(name, place, [int(size) for size in sizes.split(",")], layouts.split(","), scratch)
+    else:
+        wanted = [int(size) for size in arguments] or list(SIZES)
+        for name, (form, layouts) in DRAWN.items():
+            with workplace() as scratch:
+                synthesise(scratch / "data", n_genes=max(wanted), **form)  # type: ignore[arg-type]
+                found += measure(name, str(scratch / "data"), wanted, layouts, scratch / "run")
+    ratios = [one.ratio for report in found for one in report.peaks if not one.is_probe]
+    inside = sum(0.97 <= ratio <= 1.05 for ratio in ratios)
+    print(f"checks: {len(ratios)}, predicted over measured {min(ratios):.3f}-{max(ratios):.3f}, in .97-1.05: {inside}")
+    if plot is not None:
+        dots = [
+            MemoryDot(one.n_rows, float(one.measured_bytes), float(one.predicted_bytes), one.is_probe)
+            for report in found
+            for one in report.peaks
+        ]
+        save(memory_figure(dots, gene_bytes=list(found[0].gene_bytes)), plot)
 
 
 if __name__ == "__main__":
-    main([int(size) for size in sys.argv[1:]] or [500, 1500])
+    main(sys.argv[1:])

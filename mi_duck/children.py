@@ -38,6 +38,8 @@ ALLOCATOR = {
 THREADS = {"OMP_WAIT_POLICY": "passive"}
 OUT_OF_MEMORY = ("bad_alloc", "bad_malloc")  # XGBoost's error is a ValueError with the words of C++
 SECONDS_BETWEEN_REPORTS = 0.2
+SECONDS_BETWEEN_LOOKS = 0.02  # new pages come at 2-4 GB/s, so a limit is passed by less than 100 MB
+LEAST_LEFT = 192 << 20  # of the machine's memory; below it a machine swaps or freezes
 PR_SET_PDEATHSIG = 1
 
 
@@ -50,7 +52,9 @@ class ChildResult:
     wall_seconds: float
 
 
-def run_child(function: str, arguments: Mapping[str, Any], *, threads: int, report: Report) -> ChildResult:
+def run_child(
+    function: str, arguments: Mapping[str, Any], *, threads: int, report: Report, limit_bytes: int | None = None
+) -> ChildResult:
     """Run ``module:function`` in a child process and wait for it.
 
     Parameters
@@ -63,13 +67,16 @@ def run_child(function: str, arguments: Mapping[str, Any], *, threads: int, repo
         Threads of the numeric libraries in the child.
     report
         Told (stage, done, total) while the child works.
+    limit_bytes
+        Resident memory at which the child is killed; by default only the machine's own memory is watched.
 
     Raises
     ------
     MiDuckError
         The same error that the function raised in the child.
     MemoryBudgetError
-        The child was killed by signal 9, as the kernel does when memory runs out.
+        The child passed its limit or left the machine too little memory, and was killed here; or it was killed by signal
+        9, as the kernel does when memory runs out.
     IncompleteRunError
         The child died in another way.
     """
@@ -104,7 +111,12 @@ def run_child(function: str, arguments: Mapping[str, Any], *, threads: int, repo
                 child.stdin.write(json.dumps({"function": function, "arguments": dict(arguments)}).encode())
         while child.poll() is None:
             peak = max(peak, peak_bytes(child.pid))
-            time.sleep(0.05)
+            cause = _passes(child.pid, limit_bytes)
+            if cause:
+                child.kill()
+                child.wait()
+                raise MemoryBudgetError(f"{function.split(':')[-1]} was stopped: {cause}")
+            time.sleep(SECONDS_BETWEEN_LOOKS)
     finally:
         if child.poll() is None:
             child.terminate()
@@ -128,6 +140,22 @@ def run_child(function: str, arguments: Mapping[str, Any], *, threads: int, repo
         cause = f"of signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"with exit code {code}"
         raise IncompleteRunError(f"{function.split(':')[-1]} died {cause}; its last words, if any, are above")
     return ChildResult(answers["result"], max(peak, answers["peak_bytes"]), seconds)
+
+
+def _passes(pid: int, limit_bytes: int | None) -> str:
+    """Return why a process must not go on, in words; empty where it may."""
+    import psutil  # not at the top: a child has no use for it
+
+    try:
+        resident = psutil.Process(pid).memory_info().rss
+        left = psutil.virtual_memory().available
+    except psutil.NoSuchProcess:
+        return ""
+    if limit_bytes is not None and resident > limit_bytes:
+        return f"it holds {resident / (1 << 30):.2f} GiB, and its limit is {limit_bytes / (1 << 30):.2f} GiB"
+    if left < LEAST_LEFT:
+        return f"it holds {resident / (1 << 30):.2f} GiB, and only {left >> 20} MiB are left on the machine for everything else"
+    return ""
 
 
 def _read_lines(read_end: int, report: Report, answers: dict[str, Any]) -> None:

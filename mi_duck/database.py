@@ -96,8 +96,13 @@ class Database:
         gene_column: str,
         label_column: str,
         fold_column: str,
+        position_column: str | None = None,
+        site_scores: Sequence[str] = (),
     ) -> None:
-        """Make the view ``source_rows`` (gene_id, fold_group, label_text, file, row_number) over Parquet files.
+        """Make the view ``source_rows`` over Parquet files.
+
+        Its columns are gene_id, fold_group, label_text, position (null without such a column), site_score (the largest of
+        the given columns, null where one is), file, row_number.
 
         The names of the user's columns are values here, quoted by one function; everything after reads the view.
         Folder names such as ``chrom=4`` count only where the files lack one of the three columns, and as text: a
@@ -114,6 +119,8 @@ class Database:
                 f"{quoted(gene_column)}::varchar as gene_id, "
                 f"{quoted(fold_column)}::varchar as fold_group, "
                 f"{quoted(label_column)}::varchar as label_text, "
+                f"{quoted(position_column) if position_column else 'null'}::bigint as position, "
+                f"{_largest(site_scores)} as site_score, "
                 "filename as file, file_row_number as row_number"
             ).create_view("source_rows")
 
@@ -203,6 +210,14 @@ def _wrapped(name: str, parameters: Mapping[str, Any], *, user: bool = False) ->
         if type(error) is duckdb.Error:  # what the Parquet reader raises at bytes that make no sense
             raise DataError(f"{name}: a Parquet file is damaged ({_line(error)}); write it again") from error
         raise
+
+
+def _largest(columns: Sequence[str]) -> str:
+    """Return SQL for the largest of some columns of a row; null, which is unknown, where one is null or NaN."""
+    if not columns:
+        return "null::double"
+    known = " and ".join(f"{quoted(name)} is not null and not isnan({quoted(name)}::double)" for name in columns)
+    return f"case when {known} then greatest({', '.join(f'{quoted(name)}::double' for name in columns)}) end"
 
 
 def _line(error: Exception) -> str:

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
 
-from mi_duck.train.calibrate import LEAST, METHODS, Calibrator, calibrate, logistic, probabilities
+from mi_duck.train.calibrate import LEAST, METHODS, Calibrator, _fit, calibrate, logistic, probabilities
 
 N = 6_000
 
@@ -34,6 +35,18 @@ def test_calibrate__platt_repairs_a_slope_and_a_shift() -> None:
     assert found.final[1].slope == pytest.approx(1 / 3, abs=0.02)
     assert found.final[1].intercept == pytest.approx(-1, abs=0.1)
     assert found.log_loss[1]["platt"] < 0.8 * found.log_loss[1]["none"]
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 40.0])
+def test_platt__equals_scikit_learn(scale: float) -> None:
+    """Newton's own steps and a solver for many features find the same line, from a good start and from bad ones."""
+    margins, labels, _ = drawn(shift=-1)
+    margin = margins[:, 1].astype(np.float64) * scale
+    for truth in (labels == 1, labels == 0):
+        fitted = _fit("platt", margin, truth)
+        model = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1_000).fit(margin[:, None] / scale, truth)
+        assert fitted.slope * scale == pytest.approx(model.coef_[0, 0], rel=1e-4)
+        assert fitted.intercept == pytest.approx(model.intercept_[0], rel=1e-3)
 
 
 def test_calibrate__isotonic_repairs_what_no_slope_can() -> None:

@@ -3,9 +3,27 @@
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, f1_score, log_loss
+from sklearn.metrics import (
+    average_precision_score,
+    brier_score_loss,
+    f1_score,
+    log_loss,
+    precision_recall_fscore_support,
+    roc_auc_score,
+)
 
-from mi_duck.train.evaluate import Metric, average_precisions, point_scores, score
+from mi_duck.train.evaluate import (
+    METRICS,
+    Metric,
+    draw_weights,
+    drawn_scores,
+    equal_mass_bins,
+    headline_scores,
+    paired_difference,
+    point_scores,
+    score,
+)
+from mi_duck.train.ranking import ranking
 
 CLASSES = ("neither", "donor", "acceptor")
 
@@ -36,21 +54,6 @@ def test_average_precision__equals_scikit_learn_with_and_without_ties(ties: int 
     assert found["average_precision", "macro"].value == pytest.approx(np.mean(expected[1:]), abs=1e-12)
 
 
-@pytest.mark.parametrize("ties", [None, 2])
-def test_average_precision__a_group_drawn_twice_counts_as_its_rows_twice(ties: int | None) -> None:
-    chances, labels, groups = rows(n=200, n_groups=6, ties=ties)
-    weights = np.array([[1, 1, 1, 1, 1, 1], [2, 0, 1, 3, 0, 0], [0, 0, 0, 0, 6, 0]], dtype=float)
-    found = average_precisions(chances[:, 1], labels == 1, groups, weights)
-    for line, value in zip(weights, found, strict=True):
-        repeated = np.repeat(np.arange(len(labels)), line[groups].astype(int))
-        assert value == pytest.approx(average_precision_score(labels[repeated] == 1, chances[repeated, 1]), abs=1e-12)
-
-
-def test_average_precision__without_a_positive_is_no_number() -> None:
-    chances, labels, groups = rows(n=50)
-    assert np.isnan(average_precisions(chances[:, 1], labels == 9, groups, np.ones((1, 30)))).all()
-
-
 def test_f1_and_log_loss__equal_scikit_learn() -> None:
     chances, labels, groups = rows(ties=3)
     found = by_name(score(chances, labels, groups, CLASSES, seed=1, draws=5))
@@ -58,6 +61,124 @@ def test_f1_and_log_loss__equal_scikit_learn() -> None:
     assert [found["f1", name].value for name in CLASSES] == pytest.approx(f1, abs=1e-12)
     assert found["f1", "macro"].value == pytest.approx(f1.mean(), abs=1e-12)
     assert found["log_loss", "all"].value == pytest.approx(log_loss(labels, chances), abs=1e-12)
+
+
+def test_areas_calls_and_brier__equal_scikit_learn() -> None:
+    chances, labels, groups = rows(ties=5)
+    found = by_name(score(chances, labels, groups, CLASSES, seed=1, draws=5))
+    precision, recall, _, _ = precision_recall_fscore_support(labels, chances.argmax(axis=1))
+    for index, name in enumerate(CLASSES):
+        truth = labels == index
+        assert found["roc_auc", name].value == pytest.approx(roc_auc_score(truth, chances[:, index]), abs=1e-12)
+        assert found["brier", name].value == pytest.approx(brier_score_loss(truth, chances[:, index]), abs=1e-12)
+        assert found["log_loss", name].value == pytest.approx(log_loss(truth, chances[:, index]), abs=1e-12)
+        assert found["precision", name].value == pytest.approx(precision[index], abs=1e-12)
+        assert found["recall", name].value == pytest.approx(recall[index], abs=1e-12)
+    assert found["precision", "macro"].value == pytest.approx(precision.mean())
+    assert found["roc_auc", "macro"].value == pytest.approx(
+        np.mean([found["roc_auc", name].value for name in CLASSES[1:]])
+    )
+    assert found["brier", "all"].value == pytest.approx(np.square(chances - np.eye(3)[labels]).sum(axis=1).mean())
+
+
+def test_calibration_error__by_hand_of_bins_of_equal_mass() -> None:
+    """30 rows, 15 bins of two: probabilities .01, .02, ... .30, true where the number is odd.
+
+    Every bin has one true row, so its gap is |mean probability - .5|; the mean of the means is .155, all below .5.
+    """
+    chance = np.arange(1, 31) / 100
+    labels = np.arange(1, 31) % 2
+    found = by_name(score(np.column_stack([1 - chance, chance]), labels, np.arange(30) % 4, ("a", "b"), seed=0))
+    assert found["ece", "b"].value == pytest.approx(0.5 - 0.155)
+    assert found["ece", "a"].value == pytest.approx(0.5 - 0.155)
+
+
+def test_equal_mass_bins__hold_equal_rows_and_keep_equal_scores_together() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.random(3_000)
+    ranks = ranking(scores)
+    bins = equal_mass_bins(ranks.order, ranks.stops)
+    assert np.bincount(bins).tolist() == [200] * 15
+    assert (np.diff(bins[np.argsort(scores)]) >= 0).all()
+    coarse = np.round(scores, 1)
+    ranks = ranking(coarse)
+    bins = equal_mass_bins(ranks.order, ranks.stops)
+    assert all(len(set(bins[coarse == value])) == 1 for value in set(coarse))
+    assert set(equal_mass_bins(*(lambda one: (one.order, one.stops))(ranking(np.zeros(4))))) == {7}
+
+
+def test_calibration_error__is_small_for_true_probabilities_and_large_for_inflated_ones() -> None:
+    rng = np.random.default_rng(1)
+    chance = rng.random(60_000)
+    labels = (rng.random(60_000) < chance).astype(int)
+    groups = rng.integers(0, 50, 60_000)
+    for given, low, high in ((chance, 0, 0.01), (np.sqrt(chance), 0.15, 0.18)):
+        # the mean of sqrt(x) - x on [0, 1] is 2/3 - 1/2
+        found = by_name(score(np.column_stack([1 - given, given]), labels, groups, ("a", "b"), seed=0, draws=3))
+        assert low <= found["ece", "b"].value <= high
+
+
+def test_top_k_accuracy__is_the_mean_over_genes_with_sites() -> None:
+    """Gene 0 has two donors, one among its two best rows: 1/2. Gene 1 has one, its best row: 1. Gene 2 has none."""
+    chance = np.array([0.9, 0.8, 0.1, 0.2, 0.7, 0.6])
+    labels = np.array([1, 0, 1, 0, 1, 0])
+    genes = np.array([0, 0, 0, 1, 1, 2])
+    groups = np.array([0, 0, 0, 1, 1, 1])
+    chances = np.column_stack([1 - chance, chance])
+    found = by_name(score(chances, labels, groups, ("neither", "donor"), seed=0, draws=9, genes=genes))
+    assert found["top_k_accuracy", "donor"].value == pytest.approx(0.75)
+    assert found["top_k_accuracy", "macro"].value == pytest.approx(0.75)
+    # a draw of group 0 alone gives 1/2, of group 1 alone 1
+    assert (found["top_k_accuracy", "donor"].low, found["top_k_accuracy", "donor"].high) == (0.5, 1.0)
+    without = score(chances, labels, groups, ("neither", "donor"), seed=0, draws=0)
+    assert "top_k_accuracy" not in {one.metric for one in without}
+
+
+def test_drawn_scores__equal_those_of_rows_repeated_by_their_weight() -> None:
+    """Every metric, under every draw; bins of the calibration error alone are cut on the data as they are."""
+    chances, labels, groups = rows(n=400, n_groups=8, ties=6)
+    genes = groups * 5 + np.random.default_rng(0).integers(0, 5, 400)
+    weights = draw_weights(8, seed=3, draws=4)
+    metrics = [name for name in METRICS if name not in ("ece", "top_k_accuracy")]
+    drawn = drawn_scores(chances, labels, groups, CLASSES, weights=weights, genes=genes, metrics=metrics)
+    assert {name for name, _ in drawn} == set(metrics)
+    for place, line in enumerate(weights):
+        again = np.repeat(np.arange(400), line[groups])
+        alone = by_name(score(chances[again], labels[again], groups[again], CLASSES, seed=0, draws=0, metrics=metrics))
+        for key, values in drawn.items():
+            assert values[place] == pytest.approx(alone[key].value, abs=1e-12)
+
+
+def test_headline_scores__are_some_of_all() -> None:
+    chances, labels, groups = rows()
+    weights = draw_weights(30, seed=3, draws=4)
+    whole = drawn_scores(chances, labels, groups, CLASSES, weights=weights)
+    some = headline_scores(chances, labels, groups, CLASSES, weights=weights)
+    names = ("donor", "acceptor", "macro")
+    assert set(some) == {*(("average_precision", name) for name in names), ("f1", "macro"), ("log_loss", "all")}
+    assert all(np.array_equal(values, whole[key]) for key, values in some.items())
+
+
+def test_paired_difference__has_the_difference_and_a_narrower_interval_than_two_alone() -> None:
+    chances, labels, groups = rows(n=3_000, n_groups=60)
+    worse = 0.9 * chances + 0.1 / 3
+    one, other = (by_name(score(given, labels, groups, CLASSES, seed=4)) for given in (chances, worse))
+    found = by_name(paired_difference(chances, worse, labels, groups, CLASSES, seed=4))
+    key = ("log_loss", "all")
+    assert found[key].value == pytest.approx(one[key].value - other[key].value)
+    assert found[key].high - found[key].low < 0.3 * (one[key].high - one[key].low)
+    # the same order of scores: neither area moves in any draw
+    assert (found["roc_auc", "donor"].low, found["roc_auc", "donor"].high) == (0, 0)
+    none = by_name(paired_difference(chances, chances, labels, groups, CLASSES, seed=4))
+    assert all(metric.value == metric.low == metric.high == 0 for metric in none.values())
+
+
+def test_draw_weights__begin_with_the_data_and_draw_as_many_groups() -> None:
+    weights = draw_weights(40, seed=1, draws=10)
+    assert weights.dtype == np.uint8
+    assert (weights[0] == 1).all()
+    assert (weights.sum(axis=1) == 40).all()
+    assert np.array_equal(weights, draw_weights(40, seed=1, draws=10))
 
 
 def test_score__by_hand() -> None:
@@ -78,14 +199,17 @@ def test_score__by_hand() -> None:
 def test_score__perfect_predictions_are_perfect() -> None:
     _, labels, groups = rows()
     found = by_name(score(np.eye(3)[labels], labels, groups, CLASSES, seed=1, draws=20))
-    assert {(one.value, one.low, one.high) for one in found.values() if one.metric != "log_loss"} == {(1.0, 1.0, 1.0)}
-    assert found["log_loss", "all"].value == 0
+    errors = {"log_loss", "brier", "ece"}
+    assert {(one.value, one.low, one.high) for one in found.values() if one.metric not in errors} == {(1.0, 1.0, 1.0)}
+    assert {(one.value, one.low, one.high) for one in found.values() if one.metric in errors} == {(0.0, 0.0, 0.0)}
 
 
 def test_intervals__contain_the_value_and_shrink_with_more_groups() -> None:
     few = by_name(score(*rows(n=600, n_groups=20), CLASSES, seed=3))
     many = by_name(score(*rows(n=9_600, n_groups=320), CLASSES, seed=3))
     for key, one in few.items():
+        if one.metric == "ece":  # drawn data are noisier, so its interval lies high
+            continue
         assert one.low < one.value < one.high
         assert many[key].low < many[key].value < many[key].high
     for key in (("average_precision", "macro"), ("f1", "macro"), ("log_loss", "all")):
@@ -119,12 +243,17 @@ def test_point_scores__are_the_same_values_under_short_names() -> None:
     chances, labels, groups = rows()
     found = by_name(score(chances, labels, groups, CLASSES, seed=0, draws=3))
     short = point_scores(chances, labels, CLASSES)
+    of_class = ("ap", "auc", "f1", "precision", "recall", "brier", "ece", "log_loss")
+    of_macro = ("ap", "auc", "f1", "precision", "recall")
     assert set(short) == {
-        *(f"{name}_{kind}" for name in (*CLASSES, "macro") for kind in ("ap", "f1")),
+        *(f"{name}_{kind}" for name in CLASSES for kind in of_class),
+        *(f"macro_{kind}" for kind in of_macro),
         "log_loss",
+        "brier",
     }
     assert short["donor_ap"] == pytest.approx(found["average_precision", "donor"].value)
     assert short["macro_f1"] == pytest.approx(found["f1", "macro"].value)
+    assert "macro_top_k" in point_scores(chances, labels, CLASSES, genes=groups)
 
 
 def test_point_scores__of_a_fold_without_a_class_leave_its_precision_open() -> None:

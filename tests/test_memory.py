@@ -1,34 +1,135 @@
-"""The memory model: more rows never need less, and the rows within a budget are its exact inverse."""
+"""The memory model: its arithmetic by hand, its inverse, and the facts about XGBoost on which it rests, measured."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import product
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mi_duck.children import run_child
 from mi_duck.plan.memory import (
     BASE_BYTES,
+    CARRIER_SHARE,
     PHASES,
+    PLANNED,
     Layout,
     MemoryModel,
     MemoryPoint,
+    disk_bytes,
     growing_bytes,
     slope_ratio,
-    with_points,
 )
 
+MIB = 1 << 20
 layouts = st.builds(
     Layout,
     n_features=st.integers(1, 50_000),
     n_wide=st.integers(0, 50_000),
-    n_classes=st.integers(2, 10),
     bins=st.integers(1, 10_000_000),
-    has_missing=st.booleans(),
+    missing_share=st.floats(0, 1),
+    stored_share=st.floats(0, 1),
+    has_sparse_column=st.booleans(),
+    n_classes=st.integers(2, 10),
     max_bin=st.integers(2, 65_536),
     max_depth=st.integers(1, 16),
     threads=st.integers(1, 128),
+    cv=st.sampled_from(["matrices", "weights"]),
+    is_external=st.booleans(),
+    scored_per_row=st.floats(1, 20),
 )
 WORK = Layout(
-    n_features=1167, n_wide=76, bins=40_000, has_missing=False, n_classes=3, max_bin=256, max_depth=6, threads=2
+    n_features=1167,
+    n_wide=76,
+    bins=40_000,
+    missing_share=0.0,
+    stored_share=1.0,
+    has_sparse_column=False,
+    n_classes=3,
+    max_bin=256,
+    max_depth=6,
+    threads=2,
+    cv="weights",
 )
+
+
+# ---- arithmetic -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("cv", "by_row"), [("weights", 68), ("matrices", 48)])
+def test_growing_bytes__of_a_dense_matrix_by_hand(cv: str, by_row: int) -> None:
+    """587,000 x 1,167 = 685,029,000 cells: an index byte, a copied byte and a bit for each, and 8 bytes a row."""
+    layout = replace(WORK, cv=cv)
+    # 685,029,000 + floor(685,029,000 x 9 / 8) + 8 x 587,000 = 685,029,000 + 770,657,625 + 4,696,000
+    matrix = 1_460_382_625
+    keys, margins = 12 * 587_000, 3 * 4 * 587_000
+    assert growing_bytes("matrix", 587_000, layout) == matrix + keys + margins
+    assert growing_bytes("boost", 587_000, layout) == matrix + keys + margins + by_row * 587_000
+    # calibrating and writing: the keys as they are on disk, 40 bytes a class and 100 for every row
+    assert growing_bytes("finish", 587_000, layout) == keys + margins + (14 + 3 * 40 + 100) * 587_000
+
+
+def test_growing_bytes__of_the_cuts_counts_the_wide_columns_alone() -> None:
+    """Of 10 wide columns in 10,000 rows with 256 bins: a sketch holds 4,097 entries, of 64 + 16 x 2 bytes.
+
+    On l levels it holds 8 x 256 x l + 1 entries, enough for 2^l times as many rows: 4,098 on one, 16,388 on two.
+    """
+    layout = replace(WORK, n_wide=10)
+    sketches = 10 * (64 + 16 * 2) * 4_097
+    matrix = 10 * 10_000 + int(10 * 10_000 * 1.125) + 8 * 10_000
+    assert growing_bytes("cuts", 10_000, layout) == 12 * 10_000 + matrix + sketches
+    # with most columns wide all are sketched while the matrix is built
+    most = replace(WORK, n_wide=int(1167 * CARRIER_SHARE) + 1)
+    apart = growing_bytes("matrix", 10_000, WORK)
+    assert growing_bytes("matrix", 10_000, most) - apart == most.n_wide * (64 + 16 * 2) * 4_097
+
+
+@pytest.mark.parametrize(
+    ("missing_share", "stored_share", "has_sparse_column", "bins", "mib"),
+    [
+        (0.0, 1.0, False, 4_800, 37),  # counts of eight values in 600 columns
+        (1 / 18e6, 1.0, False, 154_200, 92),  # real numbers, one missing
+        (0.9 / 600, 1.0 - 0.9 / 600, True, 154_200, 229),  # real numbers, one column 90 % missing
+        # 26 % filled: 60 columns whole, 540 to 17.8 %, which is below a fifth
+        (0.74, 0.26, True, 4_800, 60),
+    ],
+)
+def test_growing_bytes__of_what_the_performance_notes_measured(
+    missing_share: float, stored_share: float, has_sparse_column: bool, bins: int, mib: int
+) -> None:
+    """30,000 rows x 600 columns; the notes count the cuts too, 20 bytes and 8 a thread for each bin."""
+    layout = replace(WORK, n_features=600, n_wide=0, missing_share=missing_share, stored_share=stored_share)
+    layout = replace(layout, has_sparse_column=has_sparse_column)
+    matrix = growing_bytes("matrix", 30_000, layout) - 30_000 * (12 + 12)
+    assert (matrix + 28 * bins) / MIB == pytest.approx(mib, rel=0.02)
+
+
+def test_growing_bytes__one_missing_value_takes_three_bytes_a_cell_more() -> None:
+    one = replace(WORK, missing_share=1e-12)
+    more = growing_bytes("boost", 587_000, one) - growing_bytes("boost", 587_000, WORK)
+    assert more == pytest.approx(3 * 685_029_000, rel=1e-6)
+
+
+def test_growing_bytes__rows_that_are_scored_and_not_trained_on_cost_their_keys_and_margins() -> None:
+    """Ten rows scored for each that is trained on: 9 more of 12 bytes of labels and folds and 12 of margins."""
+    sampled = replace(WORK, scored_per_row=10.0)
+    more = growing_bytes("boost", 1000, sampled) - growing_bytes("boost", 1000, WORK)
+    assert more == 9 * 1000 * (12 + 12)
+
+
+def test_growing_bytes__of_a_matrix_on_disk_has_no_cell_in_memory() -> None:
+    narrow, wide = (replace(WORK, is_external=True, n_features=n) for n in (100, 1167))
+    assert growing_bytes("boost", 587_000, narrow) == growing_bytes("boost", 587_000, wide)
+    assert growing_bytes("boost", 587_000, wide) == 587_000 * (12 + 12 + 68)
+    assert disk_bytes(587_000, wide) == 685_029_000
+    assert disk_bytes(587_000, replace(wide, missing_share=0.5)) == 2 * 685_029_000
+    assert disk_bytes(587_000, replace(wide, max_bin=257)) == 2 * 685_029_000
+
+
+# ---- the model --------------------------------------------------------------------------------------------------------
 
 
 @given(layouts, st.integers(0, 10**9), st.integers(0, 10**7))
@@ -45,20 +146,27 @@ def test_predict_bytes__never_falls_row_by_row_where_sketches_change_levels(layo
         assert steps == sorted(steps)
 
 
+@given(layouts, st.integers(0, 10**9))
+def test_needed_bytes__leave_room_above_the_prediction(layout: Layout, n_rows: int) -> None:
+    model = MemoryModel(layout)
+    predicted = model.predict_bytes(n_rows, 1)
+    assert predicted <= model.needed_bytes(n_rows, 1) == int(predicted / PLANNED)
+
+
 @given(layouts, st.integers(0, 1 << 42))
 def test_rows_within__is_the_exact_inverse(layout: Layout, budget: int) -> None:
     model = MemoryModel(layout)
     n_rows = model.rows_within(budget)
-    assert n_rows == 0 or model.predict_bytes(n_rows, 0) <= budget
-    assert model.predict_bytes(n_rows + 1, 0) > budget
+    assert n_rows == 0 or model.needed_bytes(n_rows, 0) <= budget
+    assert model.needed_bytes(n_rows + 1, 0) > budget
 
 
 @given(layouts, st.integers(1, 10**8))
-def test_rows_within__finds_the_rows_that_a_prediction_came_from(layout: Layout, n_rows: int) -> None:
+def test_rows_within__finds_the_rows_that_a_need_came_from(layout: Layout, n_rows: int) -> None:
     model = MemoryModel(layout)
-    found = model.rows_within(model.predict_bytes(n_rows, 0))
+    found = model.rows_within(model.needed_bytes(n_rows, 0))
     assert found >= n_rows
-    assert model.predict_bytes(found, 0) == model.predict_bytes(n_rows, 0)
+    assert model.needed_bytes(found, 0) == model.needed_bytes(n_rows, 0)
 
 
 def test_rows_within__is_zero_below_the_base() -> None:
@@ -70,19 +178,9 @@ def test_predict_bytes__of_a_gene_depends_on_its_rows_alone() -> None:
     assert model.predict_bytes(587_000, 1) == model.predict_bytes(587_000, 1500)
 
 
-def test_predict_bytes__counts_what_the_matrix_keeps() -> None:
-    """Two bytes a cell without missing values, five with them: 587,000 x 1,167 cells differ by three bytes."""
-    sparse = Layout(**{name: getattr(WORK, name) for name in WORK.__slots__} | {"has_missing": True})
-    more = MemoryModel(sparse).predict_bytes(587_000, 1) - MemoryModel(WORK).predict_bytes(587_000, 1)
-    # 587,000 x 1,167 x 3 bytes x 1.1 = 2,260,595,700
-    assert more == pytest.approx(2_260_595_700, rel=1e-6)
-
-
 def test_bytes_per_row__is_the_slope() -> None:
-    model = MemoryModel(WORK)
-    slope = model.bytes_per_row()
-    # two bytes and an eighth a cell; a row: 8 for its pointer, 13 for its keys, 12 for margins, 68 for boosting; a tenth on top
-    assert slope == pytest.approx(1.1 * (1167 * 2.125 + 8 + 13 + 12 + 68), rel=1e-3)
+    # 17 / 8 bytes a cell; a row: 8 for its pointer, 12 for label and fold, 12 for margins, 68 for boosting; a tenth on top
+    assert MemoryModel(WORK).bytes_per_row() == pytest.approx(1.1 * (1167 * 2.125 + 8 + 12 + 12 + 68), rel=1e-3)
 
 
 def test_predict_bytes__follows_the_users_megabytes_per_gene() -> None:
@@ -90,24 +188,130 @@ def test_predict_bytes__follows_the_users_megabytes_per_gene() -> None:
     # 160 MiB and 8 MiB for each of 1,500 genes, whatever their rows
     assert model.predict_bytes(1, 1500) == model.predict_bytes(10**9, 1500) == (160 + 8 * 1500) << 20
     assert model.predict_bytes(10**6, 1501) - model.predict_bytes(10**6, 1500) == 8 << 20
+    assert model.needed_bytes(1, 1500) == model.predict_bytes(1, 1500)  # the user's number, as it stands
+    assert not replace(model, measured_bytes=(1, 2, 3, 4)).is_measured
 
 
-def point(phase: str, n_rows: int, peak_bytes: int) -> MemoryPoint:
-    return MemoryPoint(phase, n_genes=1, n_rows=n_rows, n_features=1167, peak_bytes=peak_bytes)
+def test_to_dict__and_back_through_json() -> None:
+    for model in (
+        MemoryModel(WORK),
+        MemoryModel(replace(WORK, is_external=True, scored_per_row=3.25), 8.5, (1, 2, 3, 4)),
+    ):
+        assert MemoryModel.from_dict(json.loads(json.dumps(model.to_dict()))) == model
 
 
-def test_measured_model__gives_back_what_was_measured_and_adds_what_grows() -> None:
-    """The constant of a phase is the largest excess of a measured peak over the arithmetic; a small margin covers the rounds."""
-    points = [
-        point(phase, rows, (100 << 20) + extra + growing_bytes(phase, rows, WORK))
-        for phase in PHASES
-        for rows, extra in ((10_000, 0), (40_000, 1 << 20))
+def points(*sizes: tuple[int, int]) -> list[MemoryPoint]:
+    """Return measurements of every phase: 100 MiB, what grows with the rows, and something extra, for (rows, extra)."""
+    return [
+        MemoryPoint(phase, 1, rows, 1167, (100 << 20) + extra + growing_bytes(phase, rows, WORK))
+        for phase, (rows, extra) in product(PHASES, sizes)
     ]
-    model = with_points(MemoryModel(WORK), points)
+
+
+def test_with_points__give_back_what_was_measured_and_add_what_grows() -> None:
+    """The constant of a phase is the largest excess of a measured peak over the arithmetic; a small margin covers the rounds."""
+    measured = points((10_000, 0), (40_000, 1 << 20))
+    model = MemoryModel(WORK).with_points(measured)
     assert model.is_measured
-    assert model.base_bytes("boost") == 101 << 20
+    assert model.measured_bytes == (101 << 20,) * 4
     assert model.predict_bytes(587_000, 1500) == int(1.015 * ((101 << 20) + growing_bytes("boost", 587_000, WORK)))
     # from 10,000 to 40,000 rows the measured peak grew by the arithmetic and one MiB
     grown = growing_bytes("boost", 40_000, WORK) - growing_bytes("boost", 10_000, WORK)
-    assert slope_ratio(model, "boost") == pytest.approx(1 + (1 << 20) / grown)
-    assert slope_ratio(MemoryModel(WORK), "boost") is None
+    assert slope_ratio(measured, "boost", WORK) == pytest.approx(1 + (1 << 20) / grown)
+    assert slope_ratio(measured[:1], "cuts", WORK) is None
+    assert slope_ratio([], "boost", WORK) is None
+
+
+def test_with_layout__keeps_measured_constants_but_not_those_of_a_matrix_elsewhere() -> None:
+    model = MemoryModel(WORK).with_points(points((10_000, 0)))
+    zeros = replace(WORK, missing_share=0.5)
+    assert model.with_layout(zeros).measured_bytes == model.measured_bytes
+    assert model.with_layout(zeros).layout == zeros
+    on_disk = model.with_layout(replace(WORK, is_external=True))
+    assert on_disk.measured_bytes is None
+    # the formula of a matrix on disk holds its pages
+    assert on_disk.base_bytes("boost") > MemoryModel(WORK).base_bytes("boost")
+
+
+# ---- what XGBoost does, measured --------------------------------------------------------------------------------------
+
+N_FEATURES = 500
+ROWS = {
+    "dense": 40_000,
+    "two bytes a bin": 20_000,
+    "one missing": 20_000,
+    "zeros missing": 20_000,
+    "sparse column": 10_000,
+}
+
+
+def matrix_bytes(*, report: Callable[[str, int, int], None]) -> dict[str, tuple[int, int]]:
+    """Return for each kind what a finished matrix keeps in memory, and its cells that are not missing; a child runs it."""
+    import numpy as np
+    import psutil
+    import xgboost as xgb
+
+    from mi_duck.train.batches import GeneBatches, trim_heap
+
+    def build(kind: str) -> tuple[int, int]:
+        rng = np.random.default_rng(0)
+        rows = rng.integers(0, 8, (1000, N_FEATURES)).astype(np.float32)
+        n_values, max_bin = 8, 256
+        if kind == "zeros missing":
+            rows[rows < 4] = np.nan
+        elif kind == "sparse column":
+            rows[rng.random(1000) < 0.9, 0] = np.nan
+        elif kind == "two bytes a bin":
+            n_values, max_bin = 400, 512
+            rows[:, 0] = np.arange(1000) % n_values
+        values = np.tile(np.arange(n_values, dtype=np.float32)[:, None], (1, N_FEATURES))
+        values[:, 1:] %= 8
+
+        def batches() -> Iterator[np.ndarray]:
+            for number in range(ROWS[kind] // 1000):
+                batch = rows.copy()
+                if kind == "one missing" and number == 0:
+                    batch[0, 0] = np.nan
+                yield batch
+
+        carrier = xgb.QuantileDMatrix(values, max_bin=max_bin, nthread=1)  # loads what XGBoost loads once
+        trim_heap()
+        before = psutil.Process().memory_info().rss
+        matrix = xgb.QuantileDMatrix(GeneBatches(batches, lambda _: None), max_bin=max_bin, nthread=1, ref=carrier)
+        trim_heap()
+        return psutil.Process().memory_info().rss - before, matrix.num_nonmissing()
+
+    return {kind: build(kind) for kind in ROWS}
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[str, tuple[int, int]]:
+    child = run_child("test_memory:matrix_bytes", {}, threads=1, report=lambda *_: None)
+    found: dict[str, tuple[int, int]] = child.value
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads resident memory from /proc")
+@pytest.mark.parametrize(
+    ("kind", "by_cell"),
+    [
+        ("dense", 1 + 1 + 1 / 8),
+        ("two bytes a bin", 2 + 2 + 1 / 8),
+        ("one missing", 4 + 1 + 1 / 8),
+        ("zeros missing", 4 / 2 + 1 + 1 / 8),  # half of the cells are filled
+        ("sparse column", 4 + 1 + 1 / 8 + 8),
+    ],
+)
+def test_xgboost__keeps_as_many_bytes_a_cell_as_the_model_says(
+    kind: str, by_cell: float, measured: dict[str, tuple[int, int]]
+) -> None:
+    """Another version of XGBoost may store a matrix otherwise; then `growing_bytes` must follow."""
+    n_rows, cells = ROWS[kind], ROWS[kind] * N_FEATURES
+    n_bytes, n_filled = measured[kind]
+    assert n_bytes / cells == pytest.approx(by_cell, rel=0.03)
+    layout = replace(WORK, n_features=N_FEATURES, n_wide=0, max_bin=512 if kind == "two bytes a bin" else 256)
+    if n_filled < cells:
+        layout = replace(layout, missing_share=1 - n_filled / cells)
+    if kind == "sparse column":  # of which only what is there is stored, and row ids beside all
+        layout = replace(layout, has_sparse_column=True, stored_share=n_filled / cells)
+    assert n_bytes == pytest.approx(growing_bytes("matrix", n_rows, layout) - n_rows * (12 + 12), rel=0.03)

@@ -1,13 +1,15 @@
 """Measured memory: probes run real trainings, and what they measure predicts sizes that were not probed."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from cli import app
@@ -15,10 +17,11 @@ from mi_duck.data.dataset import open_dataset
 from mi_duck.errors import PlanError
 from mi_duck.folders import RunFolder
 from mi_duck.genome.synthetic import synthesise
-from mi_duck.plan.memory import PHASES
-from mi_duck.plan.plan import Settings
-from mi_duck.plan.planning import PlanOptions, draft_plan
-from mi_duck.plan.probes import is_worth_probing, measure, probe, probe_sizes
+from mi_duck.plan.filling import Filling, layout_of
+from mi_duck.plan.memory import PHASES, MemoryModel
+from mi_duck.plan.plan import Plan, Settings
+from mi_duck.plan.planning import Draft, PlanOptions, draft_plan
+from mi_duck.plan.probes import filling_of, is_worth_probing, measure, open_small_run, probe, probe_sizes
 
 SETTINGS = Settings(
     seed=42,
@@ -36,34 +39,87 @@ def quiet(*_: object) -> None:
     """Take messages and progress."""
 
 
+@dataclass
+class Small:
+    """A draft of a plan with its small run on disk."""
+
+    folder: RunFolder
+    draft: Draft
+    run: RunFolder
+    plan: Plan
+
+    @classmethod
+    def open(cls, dataset: Path, root: Path, sizes: list[int], **options: Any) -> "Small":
+        """Draft a plan and write the rows of the genes of lowest rank."""
+        folder = RunFolder(root)
+        made = PlanOptions(cv="weights", **options)
+        draft = draft_plan(open_dataset(str(dataset)), folder, made, SETTINGS, 1, quiet)
+        run, plan = open_small_run(folder, draft.plan, *rows_of(draft), sizes, threads=1, report=quiet)
+        return cls(folder, draft, run, replace(plan, strategy=options.get("strategy", "single")))
+
+    def model(self, **changes: Any) -> MemoryModel:
+        """Return the model by formula in the layout that the rows have."""
+        layout = layout_of(self.draft.model.layout, self.filling(), "missing", ())
+        return self.draft.model.with_layout(replace(layout, **changes))
+
+    def filling(self) -> Filling:
+        """Return how the columns of all genes of the small run are filled."""
+        return filling_of(self.run, self.plan, self.plan.n_genes)
+
+    def probes(self, n: int) -> Plan:
+        """Return the plan of the first instances alone."""
+        return replace(self.plan, instances=self.plan.instances[:n])
+
+    def peak(self, model: MemoryModel, number: int) -> int:
+        """Train an instance and return its peak."""
+        points, _ = probe(self.run, self.plan, self.plan.instances[number], model, threads=1, report=quiet)
+        return max(point.peak_bytes for point in points)
+
+
+def rows_of(draft: Draft) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return draft.genes["n_rows"].to_numpy(), draft.genes["n_training_rows"].to_numpy()
+
+
 @pytest.fixture(scope="module")
 def wide_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """300 genes of 100 rows with 600 features: an instance of some 100 MB above its constant."""
+    """300 genes of 80 rows with 400 features."""
     folder = tmp_path_factory.mktemp("wide") / "data"
-    synthesise(folder, n_genes=300, rows_per_gene=100, n_features=600)
+    synthesise(folder, n_genes=300, rows_per_gene=80, n_features=400)
     return folder
 
 
-def test_measure__predicts_a_size_that_was_not_probed(wide_dataset: Path, tmp_path: Path) -> None:
+def test_measure__predicts_a_size_that_was_not_probed_and_keeps_what_it_measured(
+    wide_dataset: Path, tmp_path: Path
+) -> None:
     """Within the goal of 3 per cent below and 5 above, at four times the rows of the largest probe."""
-    folder = RunFolder(tmp_path / "run")
-    draft = draft_plan(open_dataset(str(wide_dataset)), folder, PlanOptions(), SETTINGS, 2, quiet)
-    rows = draft.genes["n_rows"].to_numpy()
-    model = measure(draft.model, folder, draft.plan, rows, sizes=[30, 75], threads=2, report=quiet)
-    assert {point.phase for point in model.points} == set(PHASES)
-    points = probe(folder, draft.plan, rows, 300, threads=2, report=quiet)
-    measured = max(point.peak_bytes for point in points)
-    assert 0.97 <= model.predict_bytes(int(rows.sum()), 300) / measured <= 1.05
-    kept = json.loads(folder.memory.read_bytes())
-    assert len(kept["points"]) == 2 * len(PHASES)
-    # the same data and settings are not measured again
-    again = measure(draft.model, folder, draft.plan, rows, sizes=[10], threads=2, report=quiet)
-    assert again.points == model.points
-    assert not list(folder.scratch.glob("probe_*"))
+    small = Small.open(wide_dataset, tmp_path / "run", [25, 75, 300])
+    model, rates, found = measure(small.model(), small.folder, small.run, small.probes(2), threads=1, report=quiet)
+    assert model.is_measured
+    assert {point.phase for point in found.points} == set(PHASES)
+    assert len(found.points) == 2 * len(PHASES)
+    assert [point.n_rows for point in found.times] == [one.n_rows for one in small.plan.instances[:2]]
+    assert rates.per_cell_and_round > 0
+    measured = small.peak(model, 2)
+    predicted = model.predict_bytes(small.plan.instances[2].n_rows, 300)
+    assert 0.97 <= predicted / measured <= 1.05
+    kept = json.loads(small.folder.memory.read_bytes())
+    assert kept["base_bytes"] == {phase: model.base_bytes(phase) for phase in PHASES}
+    assert kept["rates"]["per_cell_and_round"] == rates.per_cell_and_round
+    # the same data and settings are not measured again; other ones are
+    again = measure(small.model(), small.folder, small.run, small.probes(2), threads=1, report=refuse)
+    assert again == (model, rates, found)
+    deeper = replace(small.probes(2), settings=replace(small.plan.settings, max_depth=4))
+    with pytest.raises(AssertionError, match="measuring"):
+        measure(small.model(), small.folder, small.run, deeper, threads=1, report=refuse)
 
 
-def test_measure__sees_nan_that_footers_do_not_count(wide_dataset: Path, tmp_path: Path) -> None:
-    """One NaN makes XGBoost store four bytes a value and more; the growth of the probes shows it."""
+def refuse(stage: str, done: int, total: int) -> None:
+    """Fail where something is measured."""
+    raise AssertionError(stage)
+
+
+def test_filling_of__sees_nan_that_footers_do_not_count(wide_dataset: Path, tmp_path: Path) -> None:
+    """Every seventh value of one column is NaN, in the genes of lowest rank and in the others."""
     (source,) = wide_dataset.rglob("*.parquet")
     table = pq.read_table(source)
     values = table["donor_score"].to_numpy().copy()
@@ -71,14 +127,44 @@ def test_measure__sees_nan_that_footers_do_not_count(wide_dataset: Path, tmp_pat
     place = table.schema.get_field_index("donor_score")
     (tmp_path / "data").mkdir()
     pq.write_table(table.set_column(place, "donor_score", pa.array(values)), tmp_path / "data" / "a.parquet")
-    folder = RunFolder(tmp_path / "run")
-    draft = draft_plan(open_dataset(str(tmp_path / "data")), folder, PlanOptions(), SETTINGS, 2, quiet)
-    assert not draft.model.layout.has_missing
-    rows = draft.genes["n_rows"].to_numpy()
-    model = measure(draft.model, folder, draft.plan, rows, sizes=[30, 75], threads=2, report=quiet)
-    assert model.layout.has_missing
-    measured = max(point.peak_bytes for point in probe(folder, draft.plan, rows, 300, threads=2, report=quiet))
-    assert 0.95 <= model.predict_bytes(int(rows.sum()), 300) / measured <= 1.25
+    small = Small.open(tmp_path / "data", tmp_path / "run", [10, 30])
+    assert small.draft.model.layout.missing_share == 0
+    filling = small.filling()
+    assert filling.n_rows == small.plan.instances[1].n_rows
+    assert {name: count for name, count in filling.missing.items() if count} == {
+        "donor_score": pytest.approx(filling.n_rows / 7, rel=0.1)
+    }
+    fewer = filling_of(small.run, small.plan, 10)
+    assert fewer.n_rows == small.plan.instances[0].n_rows
+    assert fewer.missing["donor_score"] < filling.missing["donor_score"]
+    assert small.model().layout.missing_share == pytest.approx(1 / 7 / 400, rel=0.1)
+    # counts of zeros are those of the rows
+    first = next(name for name in small.plan.small_features if 0 < filling.zeros[name] < filling.n_rows)
+    genes = set(pq.read_table(small.run.genes)["gene_id"].to_pylist()[:30])
+    chosen = [gene in genes for gene in table["gene_id"].to_pylist()]
+    assert filling.zeros[first] == int((table[first].to_numpy()[chosen] == 0).sum())
+
+
+def test_open_small_run__holds_the_genes_of_lowest_rank_alone(small_dataset: Path, tmp_path: Path) -> None:
+    small = Small.open(small_dataset, tmp_path / "run", [5, 12])
+    assert [(one.first_rank, one.stop_rank) for one in small.plan.instances] == [(0, 5), (0, 12)]
+    assert [(one.first_rank, one.stop_rank) for one in small.plan.segments] == [(0, 5), (5, 12)]
+    assert small.run.root.is_relative_to(small.folder.scratch)
+    assert small.run.read_plan() == replace(small.plan, strategy="")
+    gene_rows, _ = rows_of(small.draft)
+    for segment in small.plan.segments:
+        keys = (small.run.segments / segment.name / "keys.bin").stat().st_size
+        assert keys == 14 * int(gene_rows[segment.first_rank : segment.stop_rank].sum())
+
+
+def test_probe__of_sampled_negatives_counts_the_rows_that_are_trained_on(small_dataset: Path, tmp_path: Path) -> None:
+    small = Small.open(small_dataset, tmp_path / "run", [30], sample_negatives=0.2)
+    (instance,) = small.plan.instances
+    assert instance.n_training_rows < instance.n_rows
+    points, seconds = probe(small.run, small.plan, instance, small.model(), threads=1, report=quiet)
+    assert {point.n_rows for point in points} == {instance.n_training_rows} == {seconds.n_rows}
+    assert seconds.n_cells == instance.n_training_rows * len(small.plan.features)
+    assert (seconds.build_seconds > 0, seconds.boost_seconds > 0, seconds.rounds) == (True, True, 2)
 
 
 def test_probe_sizes__are_parts_of_an_instance_within_bounds() -> None:
@@ -90,13 +176,14 @@ def test_probe_sizes__are_parts_of_an_instance_within_bounds() -> None:
     assert probe_sizes(np.full(29, 400), 1500) == []
 
 
-def test_probes__are_left_out_where_they_would_take_too_long(small_dataset: Path, tmp_path: Path) -> None:
+def test_is_worth_probing__where_it_takes_a_tenth_of_the_run_at_most(small_dataset: Path, tmp_path: Path) -> None:
     draft = draft_plan(open_dataset(str(small_dataset)), RunFolder(tmp_path), PlanOptions(), SETTINGS, 1, quiet)
-    rows = draft.genes["n_rows"].to_numpy()
+    rows, _ = rows_of(draft)
+    # two starts of a child alone take longer than a tenth of a run of seconds
     assert not is_worth_probing(draft.plan, rows, [10, 20])
-    large = replace(draft.plan, n_rows=100_000_000)
-    assert is_worth_probing(large, rows, [10, 20])
-    assert not is_worth_probing(large, rows, [])
+    many = np.tile(rows, 10_000)
+    assert is_worth_probing(draft.plan, many, [10, 20])
+    assert not is_worth_probing(draft.plan, many, [])
 
 
 def test_memory__of_a_tiny_dataset_says_that_the_formula_is_used(small_dataset: Path) -> None:
@@ -105,13 +192,14 @@ def test_memory__of_a_tiny_dataset_says_that_the_formula_is_used(small_dataset: 
     assert "too few to measure memory on" in result.stderr
 
 
-def test_memory__prints_sizes_with_their_ratio(wide_dataset: Path) -> None:
-    result = CliRunner().invoke(
-        app, ["memory", str(wide_dataset), "--genes-per-instance", "200", "--n-folds", "2", "--json"]
-    )
+def test_memory__prints_sizes_with_their_ratio_and_draws_them(wide_dataset: Path, tmp_path: Path) -> None:
+    flags = ("--genes-per-instance", "200", "--n-folds", "2", "--cv", "weights", "--threads", "1")
+    plot = ("--plot", str(tmp_path / "memory.svg"))
+    result = CliRunner().invoke(app, ["memory", str(wide_dataset), *flags, *plot, "--json"])
     assert result.exit_code == 0, result.output
     facts = json.loads(result.stdout)
     assert [line["use"] for line in facts["sizes"]] == ["probe", "probe", "check", "check"]
     assert all(0.9 < line["ratio"] < 1.1 for line in facts["sizes"])
-    # 600 features of 2.125 bytes and some hundred bytes a row beside
-    assert 1275 < facts["bytes_per_row"] < 1475
+    # 400 features of 2.125 bytes, and 100 bytes a row beside
+    assert facts["bytes_per_row"] == pytest.approx(1.015 * (400 * 2.125 + 100), rel=0.01)
+    assert (tmp_path / "memory.svg").read_text().lstrip().startswith("<?xml")

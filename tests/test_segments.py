@@ -14,7 +14,7 @@ from test_pipeline import partitioned, planned, quiet
 from mi_duck.errors import CheckpointError, DataError
 from mi_duck.folders import RunFolder
 from mi_duck.stages import partition_here
-from mi_duck.train.segments import KEYS, SegmentReader, record_type, segments_of
+from mi_duck.train.segments import KEYS, USED, SegmentReader, read_filling, record_type, segments_of
 
 N_GENES = 24
 
@@ -143,6 +143,38 @@ def test_write_segments__byte_columns_take_one_byte_and_the_others_four(plain: P
         where = folder.segments / segment.name
         assert (where / "features.bin").stat().st_size == segment.n_rows * plan.record_bytes
         assert (where / "keys.bin").stat().st_size == segment.n_rows * KEYS.itemsize
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
+@pytest.mark.parametrize("batch_rows", [1, 7, 10_000])
+def test_matrices__of_wanted_rows_are_those_rows_in_their_order(plain: Path, share: float, batch_rows: int) -> None:
+    _, matrix = read_rows(plain)
+    folder = RunFolder(plain)
+    plan = folder.read_plan()
+    reader = SegmentReader(plan, plan.segments, folder.segments)
+    wanted = np.random.default_rng(0).random(reader.n_rows) < share
+    batches = [batch.copy() for batch in reader.matrices(batch_rows, wanted)]
+    assert all(0 < len(batch) <= batch_rows for batch in batches)
+    assert sum(map(len, batches)) == wanted.sum()
+    if batches:
+        assert np.concatenate(batches).tobytes() == matrix[wanted].tobytes()
+    # without sampled negatives every row is used
+    assert set(reader.keys()["use"]) == {USED}
+
+
+def test_read_filling__counts_zeros_of_byte_columns_and_missing_values_of_the_others(plain: Path) -> None:
+    _, matrix = read_rows(plain)
+    folder = RunFolder(plain)
+    plan = folder.read_plan()
+    found = read_filling(plan, plan.segments, folder.segments)
+    assert found.n_rows == len(matrix)
+    assert found.zeros == {name: int((matrix[:, FEATURES.index(name)] == 0).sum()) for name in SMALL}
+    assert found.missing == {
+        name: int(np.isnan(matrix[:, FEATURES.index(name)]).sum()) for name in FEATURES if name not in SMALL
+    }
+    parts = [read_filling(plan, [segment], folder.segments) for segment in plan.segments]
+    assert sum(part.missing["holes"] for part in parts) == found.missing["holes"] > 0
+    assert sum(part.zeros["counts"] for part in parts) == found.zeros["counts"] > 0
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -18,14 +18,15 @@ from test_pipeline import SMALL, mi_duck, planned, trained
 from mi_duck.checkpoint import read_parts
 from mi_duck.folders import RunFolder
 from mi_duck.plan.plan import Instance, Plan
-from mi_duck.train.instances import is_trained, read_genes
+from mi_duck.train.encoding import encoding_of
+from mi_duck.train.instances import TRAINED, is_trained, read_genes
 from mi_duck.train.segments import SegmentReader, segments_of
 from mi_duck.train.train import stopping_groups
 
 
 @dataclasses.dataclass
 class Trained:
-    """A trained instance with its rows as plain arrays."""
+    """A trained instance with its rows as plain arrays, and the matrix as XGBoost sees it."""
 
     folder: RunFolder
     plan: Plan
@@ -47,7 +48,9 @@ class Trained:
             folder,
             plan,
             instance,
-            np.concatenate([matrix.copy() for matrix in reader.matrices(1000)]),
+            encoding_of(plan.settings.layout, plan.zero_is_missing).apply(
+                np.concatenate([matrix.copy() for matrix in reader.matrices(1000)]), plan.features
+            ),
             keys["label"],
             genes.group[keys["gene_rank"]],
             genes.fold[keys["gene_rank"]],
@@ -108,14 +111,14 @@ def first(run: Path) -> Trained:
 
 
 @pytest.fixture(scope="module")
-def with_holes(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """One instance over columns of every kind: bytes, few reals, reals with nulls, one value, no value."""
+def holes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of 1,000 rows with columns of every kind: bytes, few reals, reals with nulls, one value, no value."""
     rng = np.random.default_rng(0)
     genes = np.repeat([f"g{number}" for number in range(20)], 50)
     label = rng.choice(3, 1000, p=[0.6, 0.2, 0.2])
     missing = rng.random(1000) < 0.3
-    root = tmp_path_factory.mktemp("holes")
-    (root / "data").mkdir()
+    folder = tmp_path_factory.mktemp("holes") / "data"
+    folder.mkdir()
     columns = {
         "gene_id": genes,
         "splice_type": np.array(["neither", "donor", "acceptor"])[label],
@@ -125,15 +128,39 @@ def with_holes(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         "all_bytes": pa.array(np.arange(1000) % 256, pa.uint8()),
         "real": rng.normal(label),
         "holes": pa.array(rng.normal(label), mask=missing),
+        "two_values": pa.array(np.where(label == 1, 1.0, 2.0), mask=rng.random(1000) < 0.3),
         "one_real": np.full(1000, 0.25),
         "no_value": pa.array(np.zeros(1000), mask=np.ones(1000, dtype=bool)),
         "negative": -np.abs(rng.normal(label)),
     }
-    pq.write_table(pa.table(columns), root / "data" / "a.parquet")
-    return Trained.open(trained(root / "data", root / "run", "--strategy", "single"))
+    pq.write_table(pa.table(columns), folder / "a.parquet")
+    return folder
 
 
-@pytest.mark.parametrize("which", ["first", "with_holes"])
+def trained_on(holes: Path, factory: pytest.TempPathFactory, layout: str) -> Trained:
+    return Trained.open(trained(holes, factory.mktemp(layout) / "run", "--strategy", "single", "--layout", layout))
+
+
+@pytest.fixture(scope="module")
+def with_holes(holes: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return trained_on(holes, tmp_path_factory, "missing")
+
+
+@pytest.fixture(scope="module")
+def with_zeros(holes: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    one = trained_on(holes, tmp_path_factory, "zeros")
+    assert set(one.plan.zero_is_missing) == set(one.plan.small_features)
+    return one
+
+
+@pytest.fixture(scope="module")
+def with_sentinel(holes: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    one = trained_on(holes, tmp_path_factory, "sentinel")
+    assert not np.isnan(one.matrix).any()
+    return one
+
+
+@pytest.mark.parametrize("which", ["first", "with_holes", "with_zeros", "with_sentinel"])
 def test_train__final_boosters_equal_plain_xgboost(which: str, request: pytest.FixtureRequest) -> None:
     """Streamed segments, cuts found apart and all, the trees are those of one matrix in memory."""
     one: Trained = request.getfixturevalue(which)
@@ -151,7 +178,7 @@ def test_train__final_boosters_equal_plain_xgboost(which: str, request: pytest.F
         )
 
 
-@pytest.mark.parametrize("which", ["first", "with_holes"])
+@pytest.mark.parametrize("which", ["first", "with_holes", "with_sentinel"])
 def test_train__zero_weights_equal_a_matrix_of_the_training_rows(which: str, request: pytest.FixtureRequest) -> None:
     """Boosters of each fold are byte for byte those of the training rows alone, cut as the whole matrix is.
 
@@ -174,6 +201,47 @@ def test_train__zero_weights_equal_a_matrix_of_the_training_rows(which: str, req
             ours = xgb.Booster(model_file=bytearray(parts[f"booster_{fold}_{index}.ubj"]))
             assert np.array_equal(ours.inplace_predict(one.matrix[rows]), alone.inplace_predict(one.matrix[rows]))
             assert which == "with_holes" or plain_bytes(ours) == plain_bytes(alone)
+
+
+def results(run: Path) -> dict[str, str]:
+    """Return the hash of models and predictions, which folds, threads and the place of the matrix must not change."""
+    names = ("model_multiclass.miduck", "fold_models.miduck", "oof_predictions.parquet")
+    return {name: digest for name, digest in model_hashes(run).items() if name.endswith(names)}
+
+
+@pytest.fixture(scope="module")
+def by_weights(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    flags = ("--strategy", "single", "--cv", "weights")
+    found = results(trained(small_dataset, tmp_path_factory.mktemp("weights") / "run", *flags))
+    assert len(found) == 3
+    return found
+
+
+@pytest.mark.parametrize(
+    ("threads", "flags"),
+    [
+        (2, ("--strategy", "single", "--cv", "matrices")),
+        (1, ("--strategy", "external", "--cv", "matrices")),
+        (2, ("--strategy", "external", "--cv", "weights")),
+    ],
+)
+def test_train__a_matrix_a_fold_zero_weights_and_a_matrix_on_disk_give_the_same_bytes(
+    threads: int,
+    flags: tuple[str, ...],
+    by_weights: dict[str, str],
+    small_dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where no value is missing: how folds are held out and where the matrix lies is a choice of time and memory alone."""
+    monkeypatch.setattr("mi_duck.train.batches.PAGE_ROWS", 1500)  # three pages on disk
+    run = trained(small_dataset, tmp_path / "run", *flags, threads=threads)
+    assert results(run) == by_weights
+    pages = run / ".scratch" / "pages"
+    assert pages.exists() == ("external" in flags)
+    assert [
+        file for file in pages.rglob("*") if file.is_file()
+    ] == []  # a matrix on disk goes with the process's last use
 
 
 def test_train__out_of_fold_margins_come_from_the_boosters_of_the_rows_fold(first: Trained) -> None:
@@ -281,12 +349,10 @@ def test_learning_curves__equal_the_log_loss_of_the_boosters(first: Trained) -> 
         assert float(row["training_log_loss"]) == pytest.approx(loss[~stopping & (first.fold != 1)].mean(), rel=1e-5)
 
 
-def test_train__one_and_two_threads_and_a_second_time_give_the_same_bytes(
+def test_train__child_processes_with_two_threads_give_the_same_bytes(
     run: Path, small_dataset: Path, tmp_path: Path
 ) -> None:
-    assert model_hashes(trained(small_dataset, tmp_path / "again", threads=1)) == model_hashes(run)
-    planned(small_dataset, tmp_path / "two")
-    mi_duck("train", tmp_path / "two", "--threads", 2)
+    mi_duck("train", planned(small_dataset, tmp_path / "two"), "--threads", 2)
     assert model_hashes(tmp_path / "two") == model_hashes(run)
 
 
@@ -325,7 +391,7 @@ def test_train__folder_holds_what_its_manifest_lists(first: Trained) -> None:
         assert [row["feature"] for row in csv.DictReader(file)] == list(first.plan.features)
 
 
-def test_is_trained__false_after_any_byte_of_any_hashed_file_changes(run: Path, tmp_path: Path) -> None:
+def test_is_trained__false_after_any_byte_of_what_training_wrote_changes(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
     plan = folder.read_plan()
@@ -333,7 +399,7 @@ def test_is_trained__false_after_any_byte_of_any_hashed_file_changes(run: Path, 
     where = folder.instance(instance)
     rng = np.random.default_rng(0)
     assert is_trained(folder, plan, instance)
-    for name in json.loads((where / "manifest.json").read_bytes())["sha256"]:
+    for name in TRAINED:
         whole = (where / name).read_bytes()
         place = int(rng.integers(len(whole)))
         for damaged in (whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :], whole[:place], whole + b"\n"):

@@ -21,7 +21,7 @@ def cut(gene_rows: np.ndarray, **options: object) -> Windows:
         "rows_limit": 1 << 60,
         "auto_adjust": True,
         "budget": USERS,
-        "predict_bytes": lambda rows: rows * 1000,
+        "needed_bytes": lambda rows: rows * 1000,
     }
     return cut_windows(gene_rows, **(values | options))  # type: ignore[arg-type]
 

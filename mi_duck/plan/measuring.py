@@ -1,20 +1,81 @@
 """What a gene costs in memory on a dataset: probes, the fit, and its check on sizes that were not probed."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mi_duck.children import Report, Say
 from mi_duck.data.dataset import Dataset
 from mi_duck.errors import PlanError
 from mi_duck.folders import RunFolder
-from mi_duck.plan.memory import PHASES, slope_ratio
-from mi_duck.plan.plan import Settings
+from mi_duck.plan.choices import choose_layout
+from mi_duck.plan.filling import Filling, layout_of, zeros_to_leave_out
+from mi_duck.plan.memory import PHASES, MemoryModel, MemoryPoint, slope_ratio
+from mi_duck.plan.plan import Plan, Settings
 from mi_duck.plan.planning import PlanOptions, draft_plan
-from mi_duck.plan.probes import measure, probe, probe_sizes
+from mi_duck.plan.probes import filling_of, measure, open_small_run, probe, probe_sizes
+from mi_duck.plan.timing import Rates
+from mi_duck.resources import memory_budget
 
-MIB = 1 << 20
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """One training process, predicted and measured.
+
+    Parameters
+    ----------
+    is_probe
+        Whether the model was fitted to it; else it is a check.
+    layout
+        ``missing``, ``zeros``, ``sentinel`` as in `mi_duck.plan.plan.Settings`, or ``external``: the first on disk.
+    n_genes, n_rows
+        Genes, and rows trained on.
+    predicted_bytes, measured_bytes
+        Peak resident memory of the process.
+    """
+
+    is_probe: bool
+    layout: str
+    n_genes: int
+    n_rows: int
+    predicted_bytes: int
+    measured_bytes: int
+
+    @property
+    def ratio(self) -> float:
+        """Predicted over measured."""
+        return self.predicted_bytes / self.measured_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReport:
+    """What was measured on one dataset in one layout.
+
+    Parameters
+    ----------
+    peaks
+        Probes, then checks, by size.
+    gene_bytes
+        What each gene costs: its training rows times the bytes of one, shape (n_genes,).
+    bytes_per_row
+        What one more row costs.
+    fixed_bytes
+        For each phase what it takes beside what grows with the rows.
+    slopes
+        For each phase measured over computed growth between the probes.
+    rates
+        Of time.
+    """
+
+    peaks: tuple[Peak, ...]
+    gene_bytes: NDArray[np.float64]
+    bytes_per_row: float
+    fixed_bytes: dict[str, int]
+    slopes: dict[str, float | None]
+    rates: Rates
 
 
 def measure_dataset(
@@ -26,7 +87,9 @@ def measure_dataset(
     threads: int,
     report: Report,
     say: Say,
-) -> dict[str, Any]:
+    layouts: Sequence[str] = (),
+    check_genes: Sequence[int] = (),
+) -> list[MemoryReport]:
     """Measure what a gene costs, and check the model on sizes that were not probed.
 
     Parameters
@@ -35,12 +98,15 @@ def measure_dataset(
         As for `mi_duck.plan.planning.make_plan`.
     root
         Folder in which the probes work; nothing in it is needed afterwards.
+    layouts
+        See `Peak`; by default the one that a plan would choose.
+    check_genes
+        Genes of the checks; by default a third of an instance and a whole one.
 
     Returns
     -------
-    dict
-        ``sizes``: a line for each probe and for a third of an instance and a whole one, with genes, rows, predicted and
-        measured MiB and their ratio; then the cost of a row, of genes of several sizes, and the fixed cost.
+    list of MemoryReport
+        One a layout.
 
     Raises
     ------
@@ -49,47 +115,65 @@ def measure_dataset(
     """
     folder = RunFolder(root)
     draft = draft_plan(dataset, folder, options, settings, threads, say)
-    gene_rows = draft.genes["n_rows"].to_numpy()
-    sizes = probe_sizes(gene_rows, options.genes_per_instance)
+    gene_rows, training_rows = (draft.genes[name].to_numpy() for name in ("n_rows", "n_training_rows"))
+    sizes = probe_sizes(training_rows, options.genes_per_instance)
     if not sizes:
         raise PlanError(f"{draft.index.n_rows:,} rows are too few to measure memory on; a plan uses the formula")
-    model = measure(draft.model, folder, draft.plan, gene_rows, sizes=sizes, threads=threads, report=report)
     whole = min(options.genes_per_instance, len(gene_rows))
-    checks = [
-        point
-        for n_genes in (whole // 3, whole)
-        for point in probe(folder, draft.plan, gene_rows, n_genes, threads=threads, report=report)
-    ]
-    lines = []
-    for use, points in (("probe", model.points), ("check", checks)):
-        for n_genes in sorted({point.n_genes for point in points}):
-            measured = max(point.peak_bytes for point in points if point.n_genes == n_genes)
-            n_rows = next(point.n_rows for point in points if point.n_genes == n_genes)
-            predicted = model.predict_bytes(n_rows, n_genes)
-            lines.append(
-                {
-                    "use": use,
-                    "genes": n_genes,
-                    "rows": n_rows,
-                    "predicted_mib": round(predicted / MIB, 1),
-                    "measured_mib": round(measured / MIB, 1),
-                    "ratio": round(predicted / measured, 3),
-                }
+    checked = sorted(set(check_genes or (whole // 3, whole)))
+    small_run, small = open_small_run(
+        folder, draft.plan, gene_rows, training_rows, [*sizes, *checked], threads=threads, report=report
+    )
+    filling = filling_of(small_run, small, max(sizes))
+    if not layouts:
+        budget = memory_budget(max_gb=options.max_memory_per_instance_gb, safety_factor=options.memory_safety_factor)
+        layout, reason = choose_layout(
+            options.layout, draft.model, filling, training_rows, genes_per_instance=whole, budget=budget
+        )
+        say(f"layout '{layout}': {reason}")
+        layouts = ["external" if options.strategy == "external" else layout]
+    found = []
+    for layout in layouts:
+        model, laid_out = _laid_out(draft.model, small, filling, layout)
+        probed = replace(laid_out, instances=small.instances[: len(sizes)])
+        model, rates, measured = measure(model, folder, small_run, probed, threads=threads, report=report)
+        checks = [
+            point
+            for instance in small.instances[len(sizes) :]
+            for point in probe(small_run, laid_out, instance, model, threads=threads, report=report)[0]
+        ]
+        found.append(
+            MemoryReport(
+                peaks=(*_peaks(measured.points, model, layout, True), *_peaks(checks, model, layout, False)),
+                gene_bytes=training_rows * model.bytes_per_row(),
+                bytes_per_row=model.bytes_per_row(),
+                fixed_bytes={phase: model.base_bytes(phase) for phase in PHASES},
+                slopes={phase: slope_ratio(measured.points, phase, model.layout) for phase in PHASES},
+                rates=rates,
             )
-    per_row = model.bytes_per_row()
-    return {
-        "sizes": lines,
-        "bytes_per_row": round(per_row, 1),
-        "fixed_mib": {phase: round(model.base_bytes(phase) / MIB, 1) for phase in PHASES},
-        "slope_measured_over_computed": {phase: round(slope_ratio(model, phase) or 0, 3) for phase in PHASES},
-        "mib_per_gene": {
-            name: round(float(rows) * per_row / MIB, 3)
-            for name, rows in (
-                ("smallest", gene_rows.min()),
-                ("median", np.median(gene_rows)),
-                ("mean", gene_rows.mean()),
-                ("largest", gene_rows.max()),
-            )
-        },
-        "instance_at_8_mib_a_gene": round(8.0 * whole, 1),
-    }
+        )
+    return found
+
+
+def _laid_out(model: MemoryModel, small: Plan, filling: Filling, name: str) -> tuple[MemoryModel, Plan]:
+    """Return model and plan of a small run in a layout."""
+    layout = "missing" if name == "external" else name
+    zeros = zeros_to_leave_out(model.layout, filling) if layout == "zeros" else ()
+    facts = replace(layout_of(model.layout, filling, layout, zeros), is_external=name == "external")
+    return model.with_layout(facts), replace(
+        small,
+        settings=replace(small.settings, layout=layout),
+        zero_is_missing=zeros,
+        strategy="external" if name == "external" else "single",
+    )
+
+
+def _peaks(points: Sequence[MemoryPoint], model: MemoryModel, layout: str, is_probe: bool) -> list[Peak]:
+    """Return the peak of each process: that of its largest phase."""
+    found = []
+    for n_genes in sorted({point.n_genes for point in points}):
+        own = [point for point in points if point.n_genes == n_genes]
+        n_rows = own[0].n_rows
+        largest = max(point.peak_bytes for point in own)
+        found.append(Peak(is_probe, layout, n_genes, n_rows, model.predict_bytes(n_rows, n_genes), largest))
+    return found

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mi_duck.errors import CheckpointError
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,10 @@ class Instance:
         Half-open range of gene ranks.
     n_genes, n_rows
         Its genes and their rows.
-    predicted_bytes
-        Predicted peak memory of the process that trains it.
+    n_training_rows
+        Of these, rows that it is trained on; fewer where easy negatives are sampled.
+    predicted_bytes, predicted_seconds
+        Predicted peak memory of the process that trains it, and its time if no fit stops early.
     """
 
     instance_id: int
@@ -34,7 +36,9 @@ class Instance:
     stop_rank: int
     n_genes: int
     n_rows: int
+    n_training_rows: int
     predicted_bytes: int
+    predicted_seconds: float
 
     @property
     def name(self) -> str:
@@ -91,6 +95,14 @@ class Settings:
         As in XGBoost.
     calibrate
         Whether calibration may be chosen; else scores are left as they are.
+    layout
+        ``missing``: missing values stay missing; ``zeros``: zeros of `Plan.zero_is_missing` are missing too; ``sentinel``:
+        missing values are a number below all others.
+    cv
+        ``matrices``: each fold is trained on a matrix of its own rows; ``weights``: on the matrix of all rows, those that
+        are held out with weight zero.
+    sample_negatives
+        Share of the easy negatives that is trained on, with the inverse as their weight; 1 is all.
     """
 
     seed: int
@@ -101,6 +113,9 @@ class Settings:
     learning_rate: float
     max_bin: int
     calibrate: bool
+    layout: str = "missing"
+    cv: str = "matrices"
+    sample_negatives: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +134,12 @@ class Plan:
         As in `mi_duck.data.dataset.Dataset`.
     small_features, wide_features
         Features stored as one byte (whole numbers 0 to 255 without a null), and as float32.
+    zero_is_missing
+        Features whose zeros count as missing; part of the model.
+    easy_below
+        Negatives whose best site score lies below are easy; None where all rows are used.
+    pilot_genes
+        Genes of the lowest ranks that chose the features; they are trained on, never scored.
     features
         All features in the order that models use.
     sample_genes
@@ -132,19 +153,26 @@ class Plan:
     settings
         Of the training.
     strategy
-        ``single`` or ``multi``.
+        ``single``, ``multi``, or ``external``: one instance whose matrix lies on disk.
+    alternatives
+        What every strategy and layout would take; see `mi_duck.plan.alternatives`.
     genes_per_instance, overlap_genes
         Cap of genes a window, and genes shared by every neighbouring pair.
-    budget_bytes, budget_source
-        Memory that one instance may take, and the bound that decided it.
-    memory_is_measured
-        Whether the predictions rest on measurements of this machine.
+    budget_bytes, budget_source, budget_is_users_number
+        Memory that one instance may take, the bound that decided it, and whether that is a number of the user.
+    memory
+        What the predictions rest on; see `mi_duck.plan.memory.MemoryModel`.
     bytes_per_row
         What one more row adds to the predicted peak.
     record_bytes
         Bytes of one row in the segments.
     instances, segments
         The windows, and the ranges between their borders.
+    n_holdout_genes, n_holdout_rows, holdout_segments
+        Genes that nothing is trained on, their rows, and where these lie; their ranks follow on those of all others. They
+        are not among ``n_genes`` and ``n_rows``.
+    leaky_features
+        Features of the dataset that ``--auto-exclude-leaky`` left out.
     """
 
     version: int
@@ -161,6 +189,9 @@ class Plan:
     features: tuple[str, ...]
     small_features: tuple[str, ...]
     wide_features: tuple[str, ...]
+    zero_is_missing: tuple[str, ...]
+    easy_below: float | None
+    pilot_genes: int
     sample_genes: int | None
     n_genes_dataset: int
     n_genes: int
@@ -169,15 +200,26 @@ class Plan:
     options: dict[str, Any]
     settings: Settings
     strategy: str
+    alternatives: tuple[dict[str, Any], ...]
     genes_per_instance: int
     overlap_genes: int
     budget_bytes: int
     budget_source: str
-    memory_is_measured: bool
+    budget_is_users_number: bool
+    memory: dict[str, Any]
     bytes_per_row: float
     record_bytes: int
     instances: tuple[Instance, ...]
     segments: tuple[Segment, ...]
+    n_holdout_genes: int = 0
+    n_holdout_rows: int = 0
+    holdout_segments: tuple[Segment, ...] = ()
+    leaky_features: tuple[str, ...] = ()
+
+    @property
+    def all_segments(self) -> tuple[Segment, ...]:
+        """Segments of the instances, then those of the held-out genes."""
+        return self.segments + self.holdout_segments
 
     def to_json(self) -> str:
         """Return the plan as JSON text."""
@@ -201,6 +243,7 @@ class Plan:
             values["settings"] = Settings(**values["settings"])
             values["instances"] = tuple(Instance(**value) for value in values["instances"])
             values["segments"] = tuple(Segment(**value) for value in values["segments"])
+            values["holdout_segments"] = tuple(Segment(**value) for value in values["holdout_segments"])
             return cls(**values)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"plan.json is damaged: {error}") from error
@@ -214,3 +257,11 @@ def make_segments(instances: tuple[Instance, ...], gene_rows: NDArray[np.int64])
         Segment(number, first, stop, int(before[first]), int(before[stop]))
         for number, (first, stop) in enumerate(pairwise(borders))
     )
+
+
+def holdout_segments(plan: Plan, number: int) -> tuple[Segment, ...]:
+    """Return the one segment of all held-out genes, under a number, or none."""
+    if not plan.n_holdout_genes:
+        return ()
+    stop_rank, stop_row = plan.n_genes + plan.n_holdout_genes, plan.n_rows + plan.n_holdout_rows
+    return (Segment(number, plan.n_genes, stop_rank, plan.n_rows, stop_row),)

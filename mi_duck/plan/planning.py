@@ -9,23 +9,34 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from mi_duck.checkpoint import file_sha256, storage_errors, write_file
+from mi_duck.checkpoint import file_sha256, write_file
 from mi_duck.children import Report, Say
 from mi_duck.data.dataset import Dataset
-from mi_duck.data.genes import Fold, GeneIndex, assign_folds, index_genes
+from mi_duck.data.genes import Fold, GeneIndex, assign_folds, index_genes, say_selection, write_genes
 from mi_duck.data.inspection import data_warnings, split_features
+from mi_duck.data.leakage import LEAKY, without_leaks
 from mi_duck.database import SQL_BYTES, Database
-from mi_duck.errors import CheckpointError, DataError, MemoryBudgetError, PlanError
+from mi_duck.errors import CheckpointError, DataError, PlanError
 from mi_duck.folders import RunFolder
+from mi_duck.plan.choices import choose_cv, choose_layout, easy_below_score, screened
+from mi_duck.plan.filling import SPARSE, layout_of, zeros_to_leave_out
 from mi_duck.plan.memory import Layout, MemoryModel
-from mi_duck.plan.plan import PLAN_VERSION, Instance, Plan, Settings, make_segments
-from mi_duck.plan.probes import is_worth_probing, measure, probe_sizes
-from mi_duck.plan.windows import Windows, cut_windows
-from mi_duck.resources import GIB, Budget, memory_budget
+from mi_duck.plan.plan import PLAN_VERSION, Instance, Plan, Settings, holdout_segments, make_segments
+from mi_duck.plan.probes import (
+    LEAST_ROWS,
+    filling_of,
+    is_worth_probing,
+    measure,
+    open_small_run,
+    probe_sizes,
+)
+from mi_duck.plan.strategies import Demand, alternatives, choose_strategy, instance_seconds, windows_of
+from mi_duck.plan.timing import Rates
+from mi_duck.plan.windows import Windows
+from mi_duck.resources import GIB, memory_budget
 from mi_duck.train.segments import segments_bytes
-
-MULTI_ABOVE_GENES = 1500
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +53,14 @@ class PlanOptions:
     memory_safety_factor: float = 0.6
     auto_adjust_instance_size: bool = True
     strategy: str = "auto"
+    layout: str = "auto"
+    cv: str = "auto"
+    sample_negatives: float = 1.0
+    screen_features: int | None = None
+    voting: str = "probability"
+    weights: str = "uniform"
+    auto_exclude_leaky: bool = False
+    holdout_genes: str | None = None
 
 
 def check_place(dataset: Dataset, out: Path) -> None:
@@ -96,7 +115,7 @@ def make_plan(
         )
     is_made = False
     try:
-        draft = draft_plan(dataset, folder, options, settings, threads, say)
+        draft = draft_plan(dataset, folder, options, settings, threads, say, report=report)
         plan = _with_instances(draft, dataset, folder, options, threads=threads, report=report, say=say)
         write_file(folder.plan, plan.to_json().encode())
         is_made = True
@@ -116,33 +135,49 @@ class Draft:
     index: GeneIndex
     folds: tuple[Fold, ...]
     genes: pa.Table
+    bins: dict[str, int]
     model: MemoryModel
 
 
 def draft_plan(
-    dataset: Dataset, folder: RunFolder, options: PlanOptions, settings: Settings, threads: int, say: Say
+    dataset: Dataset,
+    folder: RunFolder,
+    options: PlanOptions,
+    settings: Settings,
+    threads: int,
+    say: Say,
+    *,
+    report: Report | None = None,
 ) -> Draft:
-    """Index the genes, assign folds, write ``genes.parquet``; all of a plan but its instances."""
+    """Index the genes, assign folds, write ``genes.parquet``; look for leaks where progress is reported."""
     if options.train_all_genes and options.sample_genes is not None:
         raise PlanError("--train-all-genes and --sample-genes exclude each other; give one")
     with Database(threads=threads, memory_bytes=SQL_BYTES) as db:
-        if options.sample_genes is not None:
-            index = index_genes(db, dataset, seed=settings.seed, sample_genes=options.sample_genes)
-            say(f"Sampling {index.n_genes:,} genes out of {index.n_genes_dataset:,}")
-            say(f"Selected {index.n_rows:,} rows from {index.n_genes:,} genes")
-        else:
-            index = index_genes(db, dataset, seed=settings.seed)
+        index = index_genes(
+            db, dataset, seed=settings.seed, sample_genes=options.sample_genes, holdout=options.holdout_genes
+        )
+        say_selection(index, dataset, say)
         folds = assign_folds(db, dataset, n_folds=settings.n_folds, seed=settings.seed)
         statistics = {row["name"]: row for row in db.rows("column_statistics", files=Database.patterns(dataset.files))}
         table = db.arrow("genes")
+        held_out, table = table.slice(index.n_genes), table.slice(0, index.n_genes)
+        if report is not None:
+            small, is_excluding = split_features(dataset, statistics)[0], options.auto_exclude_leaky
+            dataset = without_leaks(db, dataset, folder, small, settings.seed, is_excluding, threads, report, say)
+        easy_below = None
+        training_rows = table["n_rows"].to_pylist()
+        if options.sample_negatives < 1:
+            easy_below = easy_below_score(db, dataset, options.sample_negatives, settings.seed)
+            training_rows = db.arrow("gene_training_rows")["n_training_rows"].to_pylist()
+            say(
+                f"easy negatives: those whose site score is below {easy_below:.4g}; {options.sample_negatives:g} of them are "
+                f"trained on, {sum(training_rows):,} of {index.n_rows:,} rows in all; all rows are scored"
+            )
+        table = table.append_column("n_training_rows", pa.array(training_rows, pa.int64()))
     for warning in data_warnings(dataset, statistics):
         say(f"warning: {warning}")
     small, wide = split_features(dataset, statistics)
-    with storage_errors(folder.root):
-        folder.root.mkdir(parents=True, exist_ok=True)
-        temporary = folder.root / ".genes.parquet.tmp"
-        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
-        temporary.replace(folder.genes)
+    write_genes(folder.genes, table, held_out)
     plan = Plan(
         version=PLAN_VERSION,
         location=str(Path(dataset.location).absolute()),  # a later step may run elsewhere
@@ -158,26 +193,49 @@ def draft_plan(
         features=dataset.features,
         small_features=small,
         wide_features=wide,
+        zero_is_missing=(),
+        easy_below=easy_below,
+        pilot_genes=0,
         sample_genes=options.sample_genes,
         n_genes_dataset=index.n_genes_dataset,
         n_genes=index.n_genes,
         n_rows=index.n_rows,
         genes_sha256=file_sha256(folder.genes),
         options=asdict(options),
-        settings=settings,
+        settings=replace(settings, cv=choose_cv(options.cv, settings), sample_negatives=options.sample_negatives),
         strategy="",
+        alternatives=(),
         genes_per_instance=options.genes_per_instance,
         overlap_genes=0,
         budget_bytes=0,
         budget_source="",
-        memory_is_measured=False,
+        budget_is_users_number=False,
+        memory={},
         bytes_per_row=0.0,
         record_bytes=len(small) + 4 * len(wide),
         instances=(),
         segments=(),
+        n_holdout_genes=index.n_holdout_genes,
+        n_holdout_rows=index.n_holdout_rows,
+        leaky_features=tuple(name for name, why in dataset.excluded if why == LEAKY),
     )
-    layout = _layout(dataset, statistics, settings, threads, len(wide))
-    return Draft(plan, index, folds, table, MemoryModel(layout, options.memory_per_gene_mb))
+    bins = _bins(dataset, statistics, settings.max_bin)
+    n_missing = int(sum(statistics[name]["n_nulls"] or 0 for name in wide))  # DuckDB adds up to a Decimal
+    layout = Layout(
+        n_features=len(dataset.features),
+        n_wide=len(wide),
+        bins=sum(bins.values()),
+        missing_share=n_missing / (dataset.n_rows * len(dataset.features)),
+        stored_share=1.0,
+        has_sparse_column=any((statistics[name]["n_nulls"] or 0) > (1 - SPARSE) * dataset.n_rows for name in wide),
+        n_classes=len(dataset.classes),
+        max_bin=settings.max_bin,
+        max_depth=settings.max_depth,
+        threads=threads,
+        cv=plan.settings.cv,
+        scored_per_row=index.n_rows / sum(training_rows),
+    )
+    return Draft(plan, index, folds, table, bins, MemoryModel(layout, options.memory_per_gene_mb))
 
 
 def _with_instances(
@@ -190,18 +248,71 @@ def _with_instances(
     report: Report,
     say: Say,
 ) -> Plan:
-    """Return the plan with instances cut within the budget, by measured memory where measuring is worth it."""
-    index, model = draft.index, draft.model
+    """Return the plan with layout and instances, by measured memory where measuring is worth it."""
     gene_rows = draft.genes["n_rows"].to_numpy()
-    sizes = probe_sizes(gene_rows, options.genes_per_instance) if options.memory_per_gene_mb is None else []
-    if is_worth_probing(draft.plan, gene_rows, sizes):
-        model = measure(model, folder, draft.plan, gene_rows, sizes=sizes, threads=threads, report=report)
+    training_rows = draft.genes["n_training_rows"].to_numpy()
     budget = memory_budget(max_gb=options.max_memory_per_instance_gb, safety_factor=options.memory_safety_factor)
-    strategy, windows = _choose(index, gene_rows, model, budget, options)
+    if options.screen_features is not None:
+        plan, model = screened(
+            draft.plan,
+            draft.model,
+            draft.genes,
+            draft.bins,
+            folder,
+            wanted=options.screen_features,
+            threads=threads,
+            report=report,
+            say=say,
+        )
+        draft = replace(draft, plan=plan, model=model)
+    plan, model, rates = draft.plan, draft.model, Rates()
+    model = model.with_layout(replace(model.layout, is_external=options.strategy == "external"))
+    sizes = probe_sizes(training_rows, options.genes_per_instance) if options.memory_per_gene_mb is None else []
+    is_probed = is_worth_probing(plan, training_rows, sizes)
+    filling = None
+    if is_probed or options.layout == "zeros":
+        looked = sizes if is_probed else [_genes_of(training_rows, LEAST_ROWS)]
+        small_run, small = open_small_run(
+            folder, plan, gene_rows, training_rows, looked, threads=threads, report=report
+        )
+        filling = filling_of(small_run, small, max(looked))
+        layout, reason = choose_layout(
+            options.layout, model, filling, training_rows, genes_per_instance=options.genes_per_instance, budget=budget
+        )
+        say(f"layout '{layout}': {reason}")
+        zeros = zeros_to_leave_out(model.layout, filling)
+        plan = replace(
+            plan,
+            settings=replace(plan.settings, layout=layout),
+            zero_is_missing=zeros if layout == "zeros" else (),
+            strategy=options.strategy,
+        )
+        model = model.with_layout(layout_of(model.layout, filling, layout, zeros))
+        small = replace(small, settings=plan.settings, zero_is_missing=plan.zero_is_missing, strategy=plan.strategy)
+        if is_probed:
+            model, rates, _ = measure(model, folder, small_run, small, threads=threads, report=report)
+    elif options.layout == "sentinel":
+        plan = replace(plan, settings=replace(plan.settings, layout="sentinel"))
+        model = model.with_layout(replace(model.layout, missing_share=0.0, stored_share=1.0, has_sparse_column=False))
+    demand = Demand(
+        gene_rows=training_rows,
+        genes_per_instance=options.genes_per_instance,
+        overlap=options.instance_overlap,
+        max_instances=options.max_instances,
+        auto_adjust=options.auto_adjust_instance_size,
+        settings=plan.settings,
+        n_classes=len(plan.classes),
+        record_bytes=plan.record_bytes,
+        n_rows=plan.n_rows,
+    )
+    strategy = choose_strategy(options.strategy, demand, model, budget, train_all_genes=options.train_all_genes)
+    zeros = zeros_to_leave_out(model.layout, filling) if filling is not None else ()
+    found = alternatives(demand, model, rates, budget, filling, zeros, strategy=strategy)
+    windows = windows_of(strategy, demand, model, budget)
     for remark in windows.remarks:
         say(remark)
     _advise(windows, strategy, say)
-    before = np.concatenate([[0], np.cumsum(gene_rows)])
+    before, before_training = (np.concatenate([[0], np.cumsum(rows)]) for rows in (gene_rows, training_rows))
     instances = tuple(
         Instance(
             number,
@@ -209,95 +320,46 @@ def _with_instances(
             stop,
             stop - first,
             int(before[stop] - before[first]),
-            model.predict_bytes(int(before[stop] - before[first]), stop - first),
+            n_training,
+            model.predict_bytes(n_training, stop - first),
+            instance_seconds(strategy, n_training, demand, model, rates),
         )
         for number, (first, stop) in enumerate(windows.ranges)
+        for n_training in [int(before_training[stop] - before_training[first])]
     )
-    _check_classes(instances, draft.genes, dataset, draft.plan.settings)
+    _check_classes(instances, draft.genes, dataset, plan.settings)
     return replace(
-        draft.plan,
+        plan,
         strategy=strategy,
+        alternatives=tuple(asdict(one) for one in found),
         genes_per_instance=windows.genes_per_instance,
         overlap_genes=windows.overlap_genes,
         budget_bytes=budget.budget_bytes,
         budget_source=budget.won,
-        memory_is_measured=model.is_measured,
+        budget_is_users_number=budget.is_users_number,
+        memory=model.to_dict(),
         bytes_per_row=model.bytes_per_row()
-        or (options.memory_per_gene_mb or 0) * (1 << 20) * index.n_genes / index.n_rows,
+        or (options.memory_per_gene_mb or 0) * (1 << 20) * plan.n_genes / plan.n_rows,
         instances=instances,
-        segments=make_segments(instances, gene_rows),
+        segments=(segments := make_segments(instances, gene_rows)),
+        holdout_segments=holdout_segments(plan, len(segments)),
     )
 
 
-def _layout(
-    dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]], settings: Settings, threads: int, n_wide: int
-) -> Layout:
-    """Return what memory depends on, from the footers: bins of whole-number columns are bounded by their range."""
-    bins, has_missing = 0, False
+def _genes_of(gene_rows: NDArray[np.int64], n_rows: int) -> int:
+    """Return how many genes of lowest rank have a number of rows together; all if they have fewer."""
+    return min(int(np.searchsorted(np.cumsum(gene_rows), n_rows)) + 1, len(gene_rows))
+
+
+def _bins(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]], max_bin: int) -> dict[str, int]:
+    """Return the histogram bins of every feature, at most: those of whole numbers are bounded by their range."""
     kinds = pq.read_schema(dataset.files[0])
+    bins = {}
     for name in dataset.features:
         facts = statistics[name]
         whole = "int" in str(kinds.field(name).type) and facts["is_known"] and facts["low"] is not None
-        bins += min(settings.max_bin, int(facts["high"] - facts["low"]) + 1) if whole else settings.max_bin
-        has_missing |= not facts["is_known"] or facts["n_nulls"] > 0
-    return Layout(
-        n_features=len(dataset.features),
-        n_wide=n_wide,
-        bins=bins,
-        has_missing=has_missing,
-        n_classes=len(dataset.classes),
-        max_bin=settings.max_bin,
-        max_depth=settings.max_depth,
-        threads=threads,
-    )
-
-
-def _choose(
-    index: GeneIndex, gene_rows: Any, model: MemoryModel, budget: Budget, options: PlanOptions
-) -> tuple[str, Windows]:
-    """Return the strategy and its windows: one window over all genes for ``single``."""
-    whole = Windows(((0, index.n_genes),), index.n_genes, 0, ())
-    single_bytes = model.predict_bytes(index.n_rows, index.n_genes)
-    strategy = options.strategy
-    if strategy == "auto":
-        prefers_multi = options.train_all_genes and index.n_genes > MULTI_ABOVE_GENES
-        strategy = "multi" if prefers_multi or single_bytes > budget.budget_bytes else "single"
-    if strategy == "single":
-        if single_bytes > budget.budget_bytes:
-            kind = PlanError if budget.is_users_number else MemoryBudgetError
-            raise kind(
-                f"a single model of {index.n_rows:,} rows needs {single_bytes / GIB:.2f} GiB, but the budget is "
-                f"{budget.budget_bytes / GIB:.2f} GiB ({budget.won}); set --strategy multi"
-            )
-        return strategy, whole
-    if options.memory_per_gene_mb is None:
-        rows_limit, genes = model.rows_within(budget.budget_bytes), options.genes_per_instance
-    else:
-        rows_limit = int(gene_rows.sum())
-        most = int((budget.budget_bytes - model.predict_bytes(0, 0)) / (options.memory_per_gene_mb * (1 << 20)))
-        genes = min(options.genes_per_instance, most)
-        if genes < 1 or (genes < options.genes_per_instance and not options.auto_adjust_instance_size):
-            raise PlanError(
-                f"--genes-per-instance {options.genes_per_instance} at --memory-per-gene-mb {options.memory_per_gene_mb:g} needs "
-                f"{model.predict_bytes(0, options.genes_per_instance) / GIB:.2f} GiB, but the budget is "
-                f"{budget.budget_bytes / GIB:.2f} GiB ({budget.won}), which holds {max(most, 0):,} genes"
-            )
-    if rows_limit == 0:
-        kind = PlanError if budget.is_users_number else MemoryBudgetError
-        raise kind(
-            f"the budget of {budget.budget_bytes / GIB:.2f} GiB ({budget.won}) holds no row; training needs "
-            f"{model.predict_bytes(int(gene_rows.max()), 1) / GIB:.2f} GiB for the largest gene alone"
-        )
-    return strategy, cut_windows(
-        gene_rows,
-        genes_per_instance=genes,
-        overlap=options.instance_overlap,
-        max_instances=options.max_instances,
-        rows_limit=rows_limit,
-        auto_adjust=options.auto_adjust_instance_size,
-        budget=budget,
-        predict_bytes=lambda rows: model.predict_bytes(rows, 1),
-    )
+        bins[name] = min(max_bin, int(facts["high"] - facts["low"]) + 1) if whole else max_bin
+    return bins
 
 
 def _advise(windows: Windows, strategy: str, say: Say) -> None:
@@ -329,6 +391,6 @@ def _say_plan(plan: Plan, folds: tuple[Fold, ...], say: Say) -> None:
     )
     say(
         f"budget {plan.budget_bytes / GIB:.2f} GiB an instance: {plan.budget_source}; predictions are "
-        + ("measured" if plan.memory_is_measured else "by formula, not yet measured")
+        + ("measured" if MemoryModel.from_dict(plan.memory).is_measured else "by formula, not yet measured")
     )
     say(f"disk for the run's scratch: {segments_bytes(plan) / 1e9:.2f} GB")

@@ -1,13 +1,15 @@
-"""Measures memory: short trainings on a few genes of the user's data, in child processes, before the plan is made.
+"""Measures memory and time: short trainings on a few genes of the user's data, in child processes, before the plan is made.
 
-A probe is an ordinary run folder with one instance of the first genes in rank order and two rounds a booster, so what is
-measured is the code that will run. Probes are left out where they would take more than a tenth of the predicted run.
+The probes work in a small run folder of their own: one partition of the genes of lowest rank, one instance for each number
+of genes, two rounds a booster. So what is measured is the code that will run. Probes are left out where they would take
+more than a tenth of the predicted run.
 """
 
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,26 +18,26 @@ from mi_duck.checkpoint import write_file, write_json
 from mi_duck.children import Report, run_child
 from mi_duck.errors import CheckpointError
 from mi_duck.folders import RunFolder
-from mi_duck.plan.memory import PHASES, MemoryModel, MemoryPoint, slope_ratio, with_points
-from mi_duck.plan.plan import Instance, Plan, Segment
+from mi_duck.plan.filling import Filling
+from mi_duck.plan.memory import PHASES, MemoryModel, MemoryPoint, slope_ratio
+from mi_duck.plan.plan import Instance, Plan, make_segments
+from mi_duck.plan.timing import Rates, TimePoint, fit_rates, training_seconds, usual_rounds
 from mi_duck.stages import partition
+from mi_duck.train.segments import read_filling
 
 PROBE_ROUNDS = 2
+PILOT_ROUNDS = 60
 LARGEST_SHARE = 8  # the larger probe has an eighth of an instance's rows, the smaller a third of that
 LEAST_ROWS, MOST_ROWS = 6_000, 80_000
-SECONDS_PER_CELL_AND_ROUND = 1.1e-9  # of one booster on two cores: .7 s for 582,222 rows of 1,167 features
-SECONDS_PER_CELL_BUILT = 60e-9
-SECONDS_TO_START = 3.0
-USUAL_ROUNDS = 100
-GROWS_AS_MISSING = 1.5  # measured over computed growth; missing values make it 2.4
 WORTH = 0.1  # probes may take this share of the predicted run
 
 
-def predicted_seconds(n_rows: int, n_features: int, plan: Plan) -> float:
-    """Return roughly how long training takes if early stopping ends at the usual number of rounds."""
-    rounds = min(plan.settings.n_estimators, USUAL_ROUNDS)
-    boosters = len(plan.classes) * (plan.settings.n_folds + 1)
-    return n_rows * n_features * (rounds * boosters * SECONDS_PER_CELL_AND_ROUND + SECONDS_PER_CELL_BUILT)
+@dataclass(frozen=True, slots=True)
+class Measurements:
+    """What the probes found: memory of every phase, and time."""
+
+    points: tuple[MemoryPoint, ...]
+    times: tuple[TimePoint, ...]
 
 
 def probe_sizes(gene_rows: NDArray[np.int64], genes_per_instance: int) -> list[int]:
@@ -44,7 +46,7 @@ def probe_sizes(gene_rows: NDArray[np.int64], genes_per_instance: int) -> list[i
     Parameters
     ----------
     gene_rows
-        Rows of each gene in rank order, shape (n_genes,).
+        Training rows of each gene in rank order, shape (n_genes,).
     genes_per_instance
         Genes that an instance will have at most.
     """
@@ -60,107 +62,190 @@ def is_worth_probing(plan: Plan, gene_rows: NDArray[np.int64], sizes: Sequence[i
     """Return whether the probes take at most a tenth of the predicted run."""
     if not sizes:
         return False
-    probe = replace(plan, settings=replace(plan.settings, n_estimators=PROBE_ROUNDS))
-    spent = sum(
-        SECONDS_TO_START + predicted_seconds(int(gene_rows[:size].sum()), len(plan.features), probe) for size in sizes
+
+    def seconds(n_rows: int, rounds: int) -> float:
+        return training_seconds(Rates(), n_rows * len(plan.features), plan.settings, len(plan.classes), rounds)
+
+    spent = sum(seconds(int(gene_rows[:size].sum()), PROBE_ROUNDS) for size in sizes)
+    return spent <= WORTH * seconds(int(gene_rows.sum()), usual_rounds(plan.settings))
+
+
+def open_small_run(
+    folder: RunFolder,
+    plan: Plan,
+    gene_rows: NDArray[np.int64],
+    training_rows: NDArray[np.int64],
+    sizes: Sequence[int],
+    *,
+    threads: int,
+    report: Report,
+) -> tuple[RunFolder, Plan]:
+    """Write the rows of the genes of lowest rank into a small run folder and return it with its plan.
+
+    Parameters
+    ----------
+    folder
+        Of the run: holds ``genes.parquet``; the small one lies in its scratch.
+    plan
+        Draft of the plan: data, features and settings; its instances do not matter.
+    gene_rows, training_rows
+        Rows of each gene in rank order, and those that training uses, shape (n_genes,).
+    sizes
+        Genes of each instance of the small run, all from rank 0.
+    """
+    small_run = RunFolder(folder.scratch / "probes")
+    shutil.rmtree(small_run.root, ignore_errors=True)
+    small_run.root.mkdir(parents=True)
+    write_file(small_run.genes, folder.genes.read_bytes())
+    instances = tuple(
+        Instance(number, 0, size, size, int(gene_rows[:size].sum()), int(training_rows[:size].sum()), 0, 0.0)
+        for number, size in enumerate(sizes)
     )
-    return spent <= WORTH * predicted_seconds(plan.n_rows, len(plan.features), plan)
+    small = replace(
+        plan,
+        n_genes=max(sizes),
+        n_rows=int(gene_rows[: max(sizes)].sum()),
+        instances=instances,
+        segments=make_segments(instances, gene_rows),
+    )
+    _write_plan(small_run, small)
+    partition(small_run, small, threads=threads, report=report)
+    return small_run, small
+
+
+def filling_of(small_run: RunFolder, small: Plan, n_genes: int) -> Filling:
+    """Return how the columns of the first genes of the small run are filled."""
+    segments = [segment for segment in small.segments if segment.stop_rank <= n_genes]
+    return read_filling(small, segments, small_run.segments)
 
 
 def measure(
     model: MemoryModel,
     folder: RunFolder,
-    plan: Plan,
-    gene_rows: NDArray[np.int64],
+    small_run: RunFolder,
+    small: Plan,
     *,
-    sizes: Sequence[int],
     threads: int,
     report: Report,
-) -> MemoryModel:
-    """Train on prefixes of the genes in child processes and return the model with measured constants.
+) -> tuple[MemoryModel, Rates, Measurements]:
+    """Train every instance of a small run and return the model with measured constants, and measured rates.
 
     Parameters
     ----------
     model
         With the layout; its constants are replaced.
     folder
-        Of the run: holds ``genes.parquet``; probes work in its scratch, measurements are kept in ``memory.json``.
-    plan
-        Draft of the plan: data, features and settings; its instances do not matter.
-    gene_rows
-        Rows of each gene in rank order, shape (n_genes,).
-    sizes
-        Genes of each probe.
+        Of the run; measurements are kept in its ``memory.json`` and used again for the same data and settings.
+    small_run, small
+        See `open_small_run`; the plan with the settings to be measured.
     threads
         Threads of the training.
     report
         Told (stage, done, total).
     """
-    key = {"layout": asdict(model.layout), "dataset": plan.dataset_fingerprint, "genes": plan.genes_sha256}
-    points = _read(folder, key)
-    if points is None:
-        points = []
-        for done, size in enumerate(sizes):
-            report("measuring memory", done, len(sizes))
-            points += probe(folder, plan, gene_rows, size, threads=threads, report=report)
-        report("measuring memory", len(sizes), len(sizes))
-    measured = with_points(model, points)
-    growth = slope_ratio(measured, "matrix")
-    if growth is not None and growth > GROWS_AS_MISSING and not model.layout.has_missing:
-        # footers count nulls, not NaN; the matrix of the probes grew as one with missing values does
-        measured = with_points(replace(model, layout=replace(model.layout, has_missing=True)), points)
+    key = {
+        "layout": asdict(model.layout),
+        "settings": asdict(small.settings) | {"n_estimators": PROBE_ROUNDS},
+        "dataset": small.dataset_fingerprint,
+        "genes": small.genes_sha256,
+        "sizes": [instance.n_genes for instance in small.instances],
+    }
+    found = _read(folder, json.loads(json.dumps(key)))
+    if found is None:
+        probed = []
+        for instance in small.instances:
+            report("measuring memory", instance.instance_id, len(small.instances))
+            probed.append(probe(small_run, small, instance, model, threads=threads, report=report))
+        report("measuring memory", len(small.instances), len(small.instances))
+        found = Measurements(
+            tuple(point for points, _ in probed for point in points), tuple(seconds for _, seconds in probed)
+        )
+    measured = model.with_points(found.points)
+    rates = fit_rates(found.times, small.settings, len(small.classes), is_external=model.layout.is_external)
     write_json(
         folder.memory,
         {
             "key": key,
-            "points": [asdict(point) for point in points],
-            "slope_ratio": {phase: slope_ratio(measured, phase) for phase in PHASES},
+            "points": [asdict(point) for point in found.points],
+            "times": [asdict(point) for point in found.times],
+            "slope_ratio": {phase: slope_ratio(found.points, phase, model.layout) for phase in PHASES},
             "base_bytes": {phase: measured.base_bytes(phase) for phase in PHASES},
             "bytes_per_row": measured.bytes_per_row(),
+            "rates": asdict(rates),
         },
     )
-    return measured
+    return measured, rates, found
 
 
-def _read(folder: RunFolder, key: Mapping[str, object]) -> list[MemoryPoint] | None:
+def probe(
+    small_run: RunFolder, small: Plan, instance: Instance, model: MemoryModel, *, threads: int, report: Report
+) -> tuple[list[MemoryPoint], TimePoint]:
+    """Train one instance of a small run for two rounds a booster and return the peak of every phase, and the time.
+
+    Raises
+    ------
+    CheckpointError
+        The system does not tell the peak of a phase.
+    """
+    _write_plan(
+        small_run,
+        replace(small, settings=replace(small.settings, n_estimators=PROBE_ROUNDS, early_stopping_patience=0)),
+    )
+
+    def named(stage: str, done: int, total: int) -> None:
+        report(f"probe of {instance.n_rows:,} rows: {stage}", done, total)
+
+    result = run_child(
+        "mi_duck.train.train:train_instance",
+        {"run": str(small_run.root), "instance_id": instance.instance_id, "threads": threads},
+        threads=threads,
+        report=named,
+    )
+    found: dict[str, Any] = result.value
+    if set(found["phases"]) != set(PHASES):
+        raise CheckpointError("this system does not tell the memory of each phase; set --memory-per-gene-mb instead")
+    rows, genes = instance.n_training_rows, instance.n_genes
+    build, boost = found["build_seconds"], found["boost_seconds"]
+    return (
+        [MemoryPoint(phase, genes, rows, len(small.features), found["phases"][phase]) for phase in PHASES],
+        TimePoint(
+            n_rows=rows,
+            n_cells=int(rows * len(small.features) * (1 - model.layout.missing_share)),
+            build_seconds=build,
+            boost_seconds=boost,
+            start_seconds=max(result.wall_seconds - build - boost, 0.0),
+            rounds=PROBE_ROUNDS,
+        ),
+    )
+
+
+def screen(small_run: RunFolder, small: Plan, *, threads: int, report: Report) -> dict[str, float]:
+    """Return the total gain of every feature over all classes in a pilot on the genes of a small run."""
+    pilot = replace(small, settings=replace(small.settings, n_estimators=PILOT_ROUNDS, early_stopping_patience=0))
+    _write_plan(small_run, pilot)
+    result = run_child(
+        "mi_duck.train.train:feature_gains",
+        {"run": str(small_run.root), "instance_id": 0, "threads": threads},
+        threads=threads,
+        report=report,
+    )
+    gains: dict[str, float] = result.value
+    return gains
+
+
+def _write_plan(small_run: RunFolder, small: Plan) -> None:
+    write_file(small_run.plan, small.to_json().encode())
+
+
+def _read(folder: RunFolder, key: Mapping[str, object]) -> Measurements | None:
     """Return the measurements of an earlier plan of the same data and settings, if there are any."""
     try:
         found = json.loads(folder.memory.read_bytes())
         if found["key"] != key:
             return None
-        return [MemoryPoint(**point) for point in found["points"]]
+        return Measurements(
+            tuple(MemoryPoint(**point) for point in found["points"]),
+            tuple(TimePoint(**point) for point in found["times"]),
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def probe(
-    folder: RunFolder, plan: Plan, gene_rows: NDArray[np.int64], n_genes: int, *, threads: int, report: Report
-) -> list[MemoryPoint]:
-    """Train on the first genes in a child process and return the peak of each phase."""
-    n_rows = int(gene_rows[:n_genes].sum())
-    small_run = RunFolder(folder.scratch / f"probe_{n_genes}")
-    small_run.root.mkdir(parents=True, exist_ok=True)
-    shutil.copy(folder.genes, small_run.genes)
-    small = replace(
-        plan,
-        instances=(Instance(0, 0, n_genes, n_genes, n_rows, 0),),
-        segments=(Segment(0, 0, n_genes, 0, n_rows),),
-        settings=replace(plan.settings, n_estimators=PROBE_ROUNDS, early_stopping_patience=0),
-    )
-    write_file(small_run.plan, small.to_json().encode())
-
-    def named(stage: str, done: int, total: int) -> None:
-        report(f"probe of {n_rows:,} rows: {stage}", done, total)
-
-    partition(small_run, small, threads=threads, report=named)
-    result = run_child(
-        "mi_duck.train.train:train_instance",
-        {"run": str(small_run.root), "instance_id": 0, "threads": threads},
-        threads=threads,
-        report=named,
-    )
-    phases: dict[str, int] = result.value["phases"]
-    if set(phases) != set(PHASES):
-        raise CheckpointError("this system does not tell the memory of each phase; set --memory-per-gene-mb instead")
-    shutil.rmtree(small_run.root)
-    return [MemoryPoint(phase, n_genes, n_rows, len(plan.features), phases[phase]) for phase in PHASES]

@@ -79,7 +79,7 @@ def cut_windows(
     rows_limit: int,
     auto_adjust: bool,
     budget: Budget,
-    predict_bytes: Callable[[int], int],
+    needed_bytes: Callable[[int], int],
 ) -> Windows:
     """Cut genes into at least three overlapping windows within all limits.
 
@@ -99,7 +99,7 @@ def cut_windows(
         Whether the target may change.
     budget
         The memory budget, for messages and exit codes.
-    predict_bytes
+    needed_bytes
         Peak memory of a number of rows, for messages.
 
     Raises
@@ -116,7 +116,7 @@ def cut_windows(
     largest = int(gene_rows.max())
     if largest > rows_limit:
         raise refuse(
-            f"the largest gene alone has {largest:,} rows and needs {predict_bytes(largest) / GIB:.2f} GiB, but the budget "
+            f"the largest gene alone has {largest:,} rows and needs {needed_bytes(largest) / GIB:.2f} GiB, but the budget "
             f"is {budget.budget_bytes / GIB:.2f} GiB ({budget.won})"
             + ("; set --max-memory-per-instance-gb to that" if budget.is_users_number else "; use a larger machine")
         )
@@ -156,7 +156,7 @@ def cut_windows(
                         f"the budget of {budget.budget_bytes / GIB:.2f} GiB ({budget.won}) holds {rows_limit:,} rows, so "
                         f"{more} instances are needed to cover all {n_genes:,} genes, but --max-instances is "
                         f"{max_instances}; set --max-instances {more} or allow "
-                        f"{_bytes_needed(before, max_instances, overlap, predict_bytes) / GIB:.2f} GiB an instance"
+                        f"{_bytes_needed(before, max_instances, overlap, needed_bytes) / GIB:.2f} GiB an instance"
                     )
                 remarks.append(
                     f"the budget holds {rows_limit:,} rows, so an instance has up to {smaller:,} genes instead of {target:,}"
@@ -166,7 +166,7 @@ def cut_windows(
         else:
             raise refuse(
                 f"an instance of {target:,} genes needs up to "
-                f"{_bytes_needed(before, n, overlap, predict_bytes) / GIB:.2f} GiB, but the budget is "
+                f"{_bytes_needed(before, n, overlap, needed_bytes) / GIB:.2f} GiB, but the budget is "
                 f"{budget.budget_bytes / GIB:.2f} GiB ({budget.won}); allow that much or set a smaller --genes-per-instance"
             )
         starts = _balanced_starts(before, n, target, overlap_genes(target, overlap), rows_limit)
@@ -182,16 +182,16 @@ def _refusal(budget: Budget) -> type[PlanError] | type[MemoryBudgetError]:
     return PlanError if budget.is_users_number else MemoryBudgetError
 
 
-def _bytes_needed(before: NDArray[np.int64], n: int, overlap: float, predict_bytes: Callable[[int], int]) -> int:
+def _bytes_needed(before: NDArray[np.int64], n: int, overlap: float, needed_bytes: Callable[[int], int]) -> int:
     """Return the peak memory of the largest of ``n`` balanced windows."""
     n_genes = len(before) - 1
     target = smallest_target(n_genes, n, overlap)
     shared = overlap_genes(target, overlap)
     starts = _balanced_starts(before, n, target, shared, int(before[-1]))
     if starts is None:
-        return predict_bytes(int(before[-1]))
+        return needed_bytes(int(before[-1]))
     stops = [*(start + shared for start in starts[1:]), n_genes]
-    return max(predict_bytes(int(before[stop] - before[start])) for start, stop in zip(starts, stops, strict=True))
+    return max(needed_bytes(int(before[stop] - before[start])) for start, stop in zip(starts, stops, strict=True))
 
 
 def _reachable(

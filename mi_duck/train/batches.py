@@ -10,12 +10,13 @@ instead of 4, and the sketches are those of the few wide columns (``benchmarks/b
 import ctypes
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import xgboost as xgb
 from numpy.typing import NDArray
 
-from mi_duck.plan.memory import BATCH_ROWS, CARRIER_SHARE, WIDE_BATCH_ROWS
+from mi_duck.plan.memory import BATCH_ROWS, CARRIER_SHARE, PAGE_ROWS, WIDE_BATCH_ROWS
 from mi_duck.train.segments import SegmentReader
 
 PASSES = 3  # of XGBoost over the data with a reference matrix
@@ -32,8 +33,13 @@ class GeneBatches(xgb.DataIter):  # type: ignore[misc]
         Told the rows handed over so far, over all passes.
     """
 
-    def __init__(self, batches: Callable[[], Iterator[NDArray[np.float32]]], report: Callable[[int], None]) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        batches: Callable[[], Iterator[NDArray[np.float32]]],
+        report: Callable[[int], None],
+        cache: Path | None = None,
+    ) -> None:
+        super().__init__(cache_prefix=None if cache is None else str(cache))
         self._make = batches
         self._report = report
         self._rows = 0
@@ -57,18 +63,22 @@ class GeneBatches(xgb.DataIter):  # type: ignore[misc]
 
 def build_matrix(
     reader: SegmentReader,
+    wanted: NDArray[np.bool_],
     carrier: xgb.QuantileDMatrix | None,
     *,
     max_bin: int,
     threads: int,
     report: Callable[[int], None],
-) -> xgb.QuantileDMatrix:
-    """Return the quantised matrix of all rows of a reader, in their order.
+    cache: Path | None = None,
+) -> xgb.QuantileDMatrix | xgb.ExtMemQuantileDMatrix:
+    """Return the quantised matrix of the wanted rows of a reader, in their order.
 
     Parameters
     ----------
     reader
         The rows.
+    wanted
+        Which of them, shape (n_rows,).
     carrier
         Holds the cuts, see `cut_carrier`; without one XGBoost sketches all columns.
     max_bin
@@ -77,15 +87,28 @@ def build_matrix(
         Threads.
     report
         Told the rows read so far, over all passes.
+    cache
+        Beginning of the names of files that hold the matrix instead of memory; they go with the matrix.
     """
-    batches = GeneBatches(lambda: reader.matrices(BATCH_ROWS), report)
-    matrix = xgb.QuantileDMatrix(batches, max_bin=max_bin, nthread=threads, ref=carrier)
+
+    def encoded(batch_rows: int) -> Iterator[NDArray[np.float32]]:
+        return (reader.encoding.apply(rows, reader.plan.features) for rows in reader.matrices(batch_rows, wanted))
+
+    if cache is None:
+        batches = GeneBatches(lambda: encoded(BATCH_ROWS), report)
+        matrix = xgb.QuantileDMatrix(batches, max_bin=max_bin, nthread=threads, ref=carrier)
+    else:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        pages = GeneBatches(lambda: encoded(PAGE_ROWS), report, cache)
+        matrix = xgb.ExtMemQuantileDMatrix(pages, max_bin=max_bin, nthread=threads, ref=carrier)
     trim_heap()
     return matrix
 
 
-def cut_carrier(reader: SegmentReader, *, max_bin: int, threads: int) -> xgb.QuantileDMatrix | None:
-    """Return a tiny matrix whose cuts are those of all rows; None where sketching all columns at once is no dearer.
+def cut_carrier(
+    reader: SegmentReader, wanted: NDArray[np.bool_], *, max_bin: int, threads: int, cache: Path | None = None
+) -> xgb.QuantileDMatrix | None:
+    """Return a tiny matrix whose cuts are those of the wanted rows; None where sketching all columns at once is no dearer.
 
     That is where most columns are wide, or where a byte column has more values than bins.
 
@@ -99,21 +122,30 @@ def cut_carrier(reader: SegmentReader, *, max_bin: int, threads: int) -> xgb.Qua
     is_there = np.zeros((n_small, 256), dtype=bool)
     offsets = np.arange(n_small, dtype=np.int32) * 256
     lowest = np.full(len(plan.wide_features), np.inf, dtype=np.float32)
-    for small, wide in reader.records(BATCH_ROWS):
+    for small, wide in _wanted(reader, wanted, BATCH_ROWS):
         is_there.ravel()[small + offsets] = True
         if wide.shape[1]:
-            lowest = np.fmin(lowest, np.fmin.reduce(wide, axis=0))
+            encoded = reader.encoding.apply(wide, plan.wide_features)  # a sentinel is the smallest value of its column
+            lowest = np.fmin(lowest, np.fmin.reduce(encoded, axis=0))
+    for place, name in enumerate(plan.small_features):
+        if name in set(reader.encoding.zero_is_missing):
+            is_there[place, 0] = False
     if is_there.sum(axis=1).max(initial=0) > max_bin:
         return None
     values = {
         name: np.flatnonzero(is_there[place]).astype(np.float32) for place, name in enumerate(plan.small_features)
     }
     if plan.wide_features:
-        sketched = xgb.QuantileDMatrix(
-            GeneBatches(lambda: (wide for _, wide in reader.records(WIDE_BATCH_ROWS)), lambda rows: None),
-            max_bin=max_bin,
-            nthread=threads,
-        )
+
+        def columns() -> Iterator[NDArray[np.float32]]:
+            return (
+                reader.encoding.apply(wide, plan.wide_features) for _, wide in _wanted(reader, wanted, WIDE_BATCH_ROWS)
+            )
+
+        kind = xgb.QuantileDMatrix if cache is None else xgb.ExtMemQuantileDMatrix
+        if cache is not None:
+            cache.parent.mkdir(parents=True, exist_ok=True)
+        sketched = kind(GeneBatches(columns, lambda rows: None, cache), max_bin=max_bin, nthread=threads)
         starts, cuts = sketched.get_quantile_cut()
         for place, name in enumerate(plan.wide_features):
             # the first number is a bound below the smallest value, the last one a bound above the largest
@@ -128,6 +160,20 @@ def cut_carrier(reader: SegmentReader, *, max_bin: int, threads: int) -> xgb.Qua
     carrier = xgb.QuantileDMatrix(matrix, max_bin=max_bin, nthread=threads)
     trim_heap()
     return carrier
+
+
+def _wanted(
+    reader: SegmentReader, wanted: NDArray[np.bool_], batch_rows: int
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+    """Yield byte columns and float32 columns of the wanted rows, batch by batch, none empty."""
+    begin = 0
+    for small, wide in reader.records(batch_rows):
+        chosen = wanted[begin : begin + len(small)]
+        begin += len(small)
+        if chosen.all():
+            yield small, wide
+        elif chosen.any():
+            yield small[chosen], wide[chosen]
 
 
 def trim_heap() -> None:

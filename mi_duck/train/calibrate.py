@@ -11,7 +11,7 @@ Platt, Probabilistic outputs for support vector machines (1999). Zadrozny and El
 into accurate multiclass probability estimates (KDD 2002): one-vs-rest calibration, then normalisation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -107,22 +107,52 @@ def calibrate(
     methods
         Those to choose from; ``("none",)`` switches calibration off.
     """
-    final: list[Calibrator] = []
-    by_fold: list[list[Calibrator]] = [[] for _ in range(n_folds)]
-    losses: list[dict[str, float]] = []
-    for index in range(margins.shape[1]):
-        margin, truth = margins[:, index].astype(np.float64), labels == index
-        fitted = {
-            method: [_fit(method, margin[folds != fold], truth[folds != fold]) for fold in range(n_folds)]
-            for method in methods
-        }
-        loss = {method: _cross_fitted_loss(fitted[method], margin, truth, folds) for method in methods}
-        best = min(methods, key=lambda method: (loss[method], METHODS.index(method)))
-        final.append(_fit(best, margin, truth))
-        for fold in range(n_folds):
-            by_fold[fold].append(fitted[best][fold])
-        losses.append(loss)
-    return Calibration(tuple(final), tuple(tuple(row) for row in by_fold), tuple(losses))
+    return calibrate_joined(lambda fold: margins, labels, folds, n_folds=n_folds, methods=methods)
+
+
+def calibrate_joined(
+    margins_without: Callable[[int | None], NDArray[np.float32]],
+    labels: NDArray[np.integer[Any]],
+    folds: NDArray[np.integer[Any]],
+    *,
+    n_folds: int,
+    methods: Sequence[str] = METHODS,
+) -> Calibration:
+    """Do what `calibrate` does where the margins themselves were joined by something that was fitted.
+
+    Parameters
+    ----------
+    margins_without
+        Given a fold, returns margins of all rows joined by what was fitted without the fold; given None, by what was fitted on
+        all, as the final model does.
+    labels, folds, n_folds, methods
+        As for `calibrate`.
+    """
+    fitted: list[dict[str, list[Calibrator]]] = []
+    truths: list[NDArray[np.bool_]] = []
+    totals: list[dict[str, float]] = []
+    for fold in range(n_folds):
+        margins = margins_without(fold)
+        inside = folds == fold
+        for index in range(margins.shape[1]):
+            if fold == 0:
+                truths.append(labels == index)
+                fitted.append({method: [] for method in methods})
+                totals.append(dict.fromkeys(methods, 0.0))
+            margin, truth = margins[:, index].astype(np.float64), truths[index]
+            for method in methods:
+                one = _fit(method, margin[~inside], truth[~inside])
+                fitted[index][method].append(one)
+                chance = one.apply(margin[inside])
+                totals[index][method] -= float(np.log(np.where(truth[inside], chance, 1 - chance)).sum())
+    losses = [{method: total / max(len(labels), 1) for method, total in of_class.items()} for of_class in totals]
+    best = [min(methods, key=lambda method: (loss[method], METHODS.index(method))) for loss in losses]
+    margins = margins_without(None)
+    return Calibration(
+        tuple(_fit(method, margins[:, index].astype(np.float64), truths[index]) for index, method in enumerate(best)),
+        tuple(tuple(fitted[index][method][fold] for index, method in enumerate(best)) for fold in range(n_folds)),
+        tuple(losses),
+    )
 
 
 def probabilities(margins: NDArray[np.floating[Any]], calibrators: Sequence[Calibrator]) -> NDArray[np.float64]:
@@ -143,10 +173,7 @@ def _fit(method: str, margin: NDArray[np.float64], truth: NDArray[np.bool_]) -> 
     if method == "none" or truth.all() or not truth.any():
         return Calibrator("none")
     if method == "platt":
-        from sklearn.linear_model import LogisticRegression
-
-        model = LogisticRegression(C=np.inf, tol=1e-8, max_iter=200).fit(margin[:, None], truth)
-        return Calibrator("platt", float(model.coef_[0, 0]), float(model.intercept_[0]))
+        return Calibrator("platt", *_logistic_regression(margin, truth))
     from sklearn.isotonic import IsotonicRegression
 
     steps = IsotonicRegression(y_min=LEAST, y_max=1 - LEAST, out_of_bounds="clip").fit(margin, truth)
@@ -157,15 +184,47 @@ def _fit(method: str, margin: NDArray[np.float64], truth: NDArray[np.bool_]) -> 
     )
 
 
-def _cross_fitted_loss(
-    fitted: Sequence[Calibrator],
-    margin: NDArray[np.float64],
-    truth: NDArray[np.bool_],
-    folds: NDArray[np.integer[Any]],
-) -> float:
-    total = 0.0
-    for fold, calibrator in enumerate(fitted):
-        rows = folds == fold
-        chance = calibrator.apply(margin[rows])
-        total -= float(np.log(np.where(truth[rows], chance, 1 - chance)).sum())
-    return total / max(len(margin), 1)
+def _logistic_regression(margin: NDArray[np.float64], truth: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return slope and intercept of least log loss, by Newton's method.
+
+    It begins at the prior and ends where the gradient is nothing (1e-9 a row), also where the two classes are apart and the
+    slope could grow for ever. For one number a row that takes a fifth of the time of scikit-learn's solver.
+    """
+    n = len(margin)
+    centre, scale = float(margin.mean()), float(margin.std())
+    if scale <= 1e-9 * max(1.0, abs(centre)):  # nothing but rounding
+        scale = 1.0
+    x = (margin - centre) / scale
+    prior = float(truth.mean())
+    line = np.array([0.0, np.log(prior / (1 - prior))])
+    chance, loss = _fitted(x, line, truth)
+    for _ in range(100):
+        gap = chance - truth
+        gradient = np.array([gap @ x, gap.sum()]) / n
+        if np.abs(gradient).max() < 1e-9:
+            break
+        bend = chance * (1 - chance)
+        mixed = float(bend @ x)
+        curvature = np.array([[float((bend * x) @ x), mixed], [mixed, float(bend.sum())]]) / n
+        # the pseudo-inverse: where all margins are equal only the intercept moves
+        step = np.linalg.pinv(curvature, hermitian=True) @ gradient
+        size = 1.0
+        while size > 1e-6:
+            new_chance, new_loss = _fitted(x, line - size * step, truth)
+            if new_loss <= loss:
+                break
+            size /= 2
+        else:
+            break
+        line, chance, loss = line - size * step, new_chance, new_loss
+    slope = line[0] / scale
+    return float(slope), float(line[1] - slope * centre)
+
+
+def _fitted(
+    x: NDArray[np.float64], line: NDArray[np.float64], truth: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], float]:
+    """Return probabilities and log loss of a line (slope, intercept)."""
+    chance = logistic(line[0] * x + line[1])
+    right = np.where(truth, chance, 1 - chance)
+    return chance, -float(np.log(np.maximum(right, 1e-300)).mean())

@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import re
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,18 +19,24 @@ from mi_duck.errors import CheckpointError
 from mi_duck.folders import RunFolder
 from mi_duck.plan.plan import Instance, Plan, Settings
 from mi_duck.train.calibrate import Calibration, probabilities
+from mi_duck.train.encoding import encoding_of
 from mi_duck.train.evaluate import point_scores
 
-INSTANCE_VERSION = 1
+INSTANCE_VERSION = 2
+TRAINED = (
+    *("model_multiclass.miduck", "fold_models.miduck", "oof_predictions.parquet", "calibration.json"),
+    *("learning_curves.csv", "feature_manifest.csv", "genes.txt"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Genes:
-    """Genes of the run by rank: id, fold group and fold, each of shape (n_genes,)."""
+    """Genes by rank, from ``first_rank``: id, fold group and fold, each of shape (n_genes,)."""
 
     gene_id: NDArray[np.object_]
     group: NDArray[np.object_]
     fold: NDArray[np.int64]
+    first_rank: int = 0
 
 
 def genes_file(folder: RunFolder, plan: Plan) -> Path:
@@ -45,16 +54,18 @@ def genes_file(folder: RunFolder, plan: Plan) -> Path:
     return folder.genes
 
 
-def read_genes(folder: RunFolder, plan: Plan) -> Genes:
-    """Read the genes of a run by rank; see `genes_file`."""
+def read_genes(folder: RunFolder, plan: Plan, first_rank: int = 0, stop_rank: int | None = None) -> Genes:
+    """Read genes of a run by rank, by default all but those that are held out from it; see `genes_file`."""
     # not read_table: it loads Arrow's query engine and starts its threads, 48 MB in the process that trains
     with pq.ParquetFile(genes_file(folder, plan)) as parquet:
         table = parquet.read(columns=["gene_id", "fold_group", "fold"], use_threads=False)
+    table = table.slice(first_rank, (plan.n_genes if stop_rank is None else stop_rank) - first_rank)
     # to_pylist, because to_numpy of a table's column loads pandas: 30 MB
     return Genes(
         gene_id=np.array(table["gene_id"].to_pylist(), dtype=object),
         group=np.array(table["fold_group"].to_pylist(), dtype=object),
         fold=np.array(table["fold"].to_pylist(), dtype=np.int64),
+        first_rank=first_rank,
     )
 
 
@@ -67,18 +78,23 @@ def checkpoint_key(plan: Plan, instance: Instance) -> str:
         "ranks": [instance.first_rank, instance.stop_rank],
         "features": plan.features,
         "classes": plan.classes,
+        "encoding": encoding_of(plan.settings.layout, plan.zero_is_missing).to_dict(),
+        "easy_below": plan.easy_below,
         "settings": {name: getattr(plan.settings, name) for name in Settings.__slots__},
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def is_trained(folder: RunFolder, plan: Plan, instance: Instance) -> bool:
-    """Return whether an instance is finished for this plan and all its files are whole."""
+    """Return whether an instance is finished for this plan and all that training wrote is whole.
+
+    What describes it, such as plots, can be made again without training.
+    """
     where = folder.instance(instance)
     try:
         manifest = json.loads((where / "manifest.json").read_bytes())
         return manifest["key"] == checkpoint_key(plan, instance) and all(
-            file_sha256(where / name) == digest for name, digest in manifest["sha256"].items()
+            file_sha256(where / name) == manifest["sha256"][name] for name in TRAINED
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # torn, or JSON of another form
         return False
@@ -96,14 +112,11 @@ class Fit:
         Rounds kept.
     curve
         For each round trained: log loss on the training rows and on the stopping rows, shape (n_rounds, 2).
-    held_out_margins
-        Log-odds of the held-out rows, shape (n_held_out,).
     """
 
     raw: bytes
     rounds: int
     curve: NDArray[np.float64]
-    held_out_margins: NDArray[np.float32]
 
 
 def write_instance(
@@ -124,7 +137,8 @@ def write_instance(
     chances = np.zeros(margins.shape)
     for number, calibrators in enumerate(calibration.by_fold):
         chances[fold == number] = probabilities(margins[fold == number], calibrators)
-    facts = {"features": plan.features, "classes": plan.classes}
+    encoding = encoding_of(plan.settings.layout, plan.zero_is_missing)
+    facts = {"features": plan.features, "classes": plan.classes, "encoding": encoding.to_dict()}
     with storage_errors(temporary):
         _remove(temporary)
         temporary.mkdir(parents=True)
@@ -138,6 +152,7 @@ def write_instance(
                             "instance_id": instance.instance_id,
                             "n_genes": instance.n_genes,
                             "n_rows": instance.n_rows,
+                            "n_training_rows": instance.n_training_rows,
                             "rounds": [fit.rounds for fit in final],
                             "calibrators": [one.to_dict() for one in calibration.final],
                         }
@@ -166,7 +181,11 @@ def write_instance(
             )
         )
         (temporary / "genes.txt").write_text(
-            "".join(f"{gene}\n" for gene in genes.gene_id[instance.first_rank : instance.stop_rank]),
+            "".join(
+                f"{gene}\n"
+                for rank, gene in enumerate(genes.gene_id, genes.first_rank)
+                if instance.first_rank <= rank < instance.stop_rank
+            ),
             encoding="utf-8",
         )
         write_csv(
@@ -188,8 +207,9 @@ def write_instance(
             [
                 {
                     "feature": name,
-                    "stored_as": "uint8" if name in set(plan.small_features) else "float32",
-                    "missing_as": "missing",
+                    "kind": feature_kind(name, plan.base_scores),
+                    "dtype": "uint8" if name in set(plan.small_features) else "float32",
+                    "missing_as": encoding.missing_as(name),
                 }
                 for name in plan.features
             ],
@@ -265,7 +285,7 @@ def out_of_fold_table(
     columns: dict[str, Any] = {
         "row_id": pa.array(np.arange(begin, begin + n)),
         "gene_id": pa.DictionaryArray.from_arrays(
-            pa.array(codes.astype(np.int32)), pa.array(genes.gene_id[ranks], pa.string())
+            pa.array(codes.astype(np.int32)), pa.array(genes.gene_id[ranks - genes.first_rank], pa.string())
         ),
         "position": pa.array(keys["position"]) if plan.position_column else pa.nulls(n, pa.int64()),
         "label": pa.DictionaryArray.from_arrays(pa.array(keys["label"].astype(np.int32)), pa.array(plan.classes)),
@@ -279,18 +299,23 @@ def out_of_fold_table(
     return pa.table(columns)
 
 
+def feature_kind(name: str, base_scores: Sequence[str]) -> str:
+    """Return ``base score``, ``k-mer`` (such as ``5mer_GTAAG``) or ``other``."""
+    if name in base_scores:
+        return "base score"
+    return "k-mer" if re.fullmatch(r"\d+mer_[ACGTN]+", name) else "other"
+
+
 def _first_row(plan: Plan, rank: int) -> int:
     """Return the place in the total order of the first row of a segment's first gene."""
     return next(segment.first_row for segment in plan.segments if segment.first_rank == rank)
 
 
 def _remove(folder: Path) -> None:
-    """Delete a flat folder of ours, manifest first, so that a half-deleted one never counts as finished."""
+    """Delete a folder of ours, manifest first, so that a half-deleted one never counts as finished."""
     if folder.is_dir():
         (folder / "manifest.json").unlink(missing_ok=True)
-        for file in folder.iterdir():
-            file.unlink()
-        folder.rmdir()
+        shutil.rmtree(folder)
 
 
 def _json(values: Any) -> bytes:

@@ -20,7 +20,8 @@ from mi_duck.children import Report
 from mi_duck.database import Database
 from mi_duck.errors import DataError, StorageError
 from mi_duck.plan.plan import Plan, Segment
-from mi_duck.train.segments import KEYS, read_at, record_type
+from mi_duck.train.encoding import SENTINEL
+from mi_duck.train.segments import KEYS, USED, read_at, record_type
 
 BATCH_ROWS = 4096
 SORT_BYTES = 32 << 20
@@ -52,7 +53,7 @@ def write_segments(
         The disk is too small or fails; names the bytes needed.
     """
     missing = [
-        segment for segment in (wanted or plan.segments) if not (folder / segment.name / "segment.json").is_file()
+        segment for segment in (wanted or plan.all_segments) if not (folder / segment.name / "segment.json").is_file()
     ]
     if not missing:
         return
@@ -85,17 +86,29 @@ def _place_rows(db: Database, plan: Plan, folder: Path, missing: Sequence[Segmen
         handles.append(_open(plan, segment, folder / segment.name))
     total = sum(segment.n_rows for segment in missing)
     done = 0
+    if plan.easy_below is not None:
+        db.table(
+            "sampling",
+            easy_below=plan.easy_below,
+            share=plan.settings.sample_negatives,
+            seed=plan.settings.seed,
+            background=plan.labels[0],
+        )
     try:
         runs = db.arrow("row_index")
         keep = segment_of_gene[runs["gene_rank"].to_numpy()] >= 0
         runs = runs.filter(pa.array(keep))
         columns = [runs[name].to_pylist() for name in ("file", "row_group", "first_row", "n_rows", "gene_rank")]
         for file, of_file in groupby(zip(*columns, strict=True), key=lambda run: run[0]):
+            uses = None if plan.easy_below is None else db.arrow("row_uses", file=file)["use"].to_numpy()
             with _open_parquet(Path(file), plan) as parquet:
                 for row_group, of_group in groupby(of_file, key=lambda run: run[1]):
                     pieces = [(first, n_rows, rank) for _, _, first, n_rows, rank in of_group]
+                    group_begin = sum(parquet.metadata.row_group(other).num_rows for other in range(row_group))
                     for first, records, keys in _batches(parquet, file, row_group, plan):
                         stop = first + len(records)
+                        if uses is not None:
+                            keys["use"] = uses[group_begin + first : group_begin + stop]
                         # runs are sorted by first row, so those of this batch are at the front
                         while pieces and pieces[0][0] < stop:
                             begin, n_rows, rank = pieces.pop(0)
@@ -168,8 +181,13 @@ def _batches(
             n = batch.num_rows
             records = np.empty(n, dtype=record_type(plan))
             keys = np.zeros(n, dtype=KEYS)
+            keys["use"] = USED
             _fill(records["small"], batch, plan.small_features, file)
             _fill(records["wide"], batch, plan.wide_features, file)
+            if plan.settings.layout == "sentinel" and (records["wide"] <= SENTINEL).any():
+                raise DataError(
+                    f"{file} holds values of {SENTINEL:g} or less, which --layout sentinel keeps for missing ones; use another"
+                )
             keys["label"] = [codes[str(text)] for text in batch[plan.label_column].to_pylist()]
             if plan.position_column:
                 if batch[plan.position_column].null_count:
@@ -212,6 +230,8 @@ def _finish(plan: Plan, segment: Segment, folder: Path) -> None:
     """Sort the rows inside their genes by (position, hash of the row), hash both files, write the manifest."""
     record = record_type(plan)
     hashes = {"features.bin": sha256(), "keys.bin": sha256()}
+    zeros = np.zeros(len(plan.small_features), dtype=np.int64)
+    missing = np.zeros(len(plan.wide_features), dtype=np.int64)
     features = os.open(folder / "features.bin", os.O_RDWR)
     keys_file = os.open(folder / "keys.bin", os.O_RDWR)
     try:
@@ -235,6 +255,8 @@ def _finish(plan: Plan, segment: Segment, folder: Path) -> None:
                 _write_at(keys_file, keys, begin)
             hashes["features.bin"].update(rows.data)
             hashes["keys.bin"].update(keys.data)
+            zeros += len(rows) - np.count_nonzero(rows["small"], axis=0)
+            missing += np.count_nonzero(np.isnan(rows["wide"]), axis=0)
             begin += len(keys)
         os.fsync(features)
         os.fsync(keys_file)
@@ -246,6 +268,8 @@ def _finish(plan: Plan, segment: Segment, folder: Path) -> None:
         "genes_sha256": plan.genes_sha256,
         "first_rank": segment.first_rank,
         "stop_rank": segment.stop_rank,
+        "n_zero": zeros.tolist(),
+        "n_missing": missing.tolist(),
         "sha256": {name: digest.hexdigest() for name, digest in hashes.items()},
     }
     write_json(folder / "segment.json", manifest)

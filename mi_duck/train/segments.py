@@ -15,14 +15,17 @@ from numpy.typing import NDArray
 
 from mi_duck.checkpoint import file_sha256
 from mi_duck.errors import CheckpointError
+from mi_duck.plan.filling import Filling
 from mi_duck.plan.plan import Plan, Segment
+from mi_duck.train.encoding import encoding_of
 
-KEYS = np.dtype([("position", "<i8"), ("gene_rank", "<i4"), ("label", "u1")])
+KEYS = np.dtype([("position", "<i8"), ("gene_rank", "<i4"), ("label", "u1"), ("use", "u1")])
+LEFT_OUT, USED, USED_FOR_MANY = 0, 1, 2  # of a row in training; the last stands for 1 / share of the easy negatives
 
 
 def segments_bytes(plan: Plan) -> int:
     """Return the disk space that all segments take."""
-    return sum(segment.n_rows for segment in plan.segments) * (plan.record_bytes + KEYS.itemsize)
+    return sum(segment.n_rows for segment in plan.all_segments) * (plan.record_bytes + KEYS.itemsize)
 
 
 def record_type(plan: Plan) -> np.dtype[np.void]:
@@ -66,6 +69,7 @@ class SegmentReader:
         self.segments = tuple(segments)
         self.folder = folder
         self.n_rows = sum(segment.n_rows for segment in segments)
+        self.encoding = encoding_of(plan.settings.layout, plan.zero_is_missing)
         for segment in segments:
             self._verify(segment)
 
@@ -102,22 +106,61 @@ class SegmentReader:
                     rows = read_at(file.fileno(), record, begin, min(batch_rows, segment.n_rows - begin))
                     yield np.ascontiguousarray(rows["small"]), np.ascontiguousarray(rows["wide"])
 
-    def matrices(self, batch_rows: int) -> Iterator[NDArray[np.float32]]:
-        """Yield the features of all rows, batch by batch, each a view of one reused array.
+    def matrices(self, batch_rows: int, wanted: NDArray[np.bool_] | None = None) -> Iterator[NDArray[np.float32]]:
+        """Yield the features of rows as they are, batch by batch, each a view of one reused array.
+
+        Parameters
+        ----------
+        batch_rows
+            Rows read at once.
+        wanted
+            Which of all rows, shape (n_rows,); by default all.
 
         Yields
         ------
         ndarray of float32, shape (at most ``batch_rows``, n_features)
-            Columns in the order of ``plan.features``; valid until the next is taken.
+            Columns in the order of ``plan.features``, NaN where a value is missing; valid until the next is taken. Never
+            empty.
         """
         plan = self.plan
         small, wide = (_columns(plan.features, names) for names in (plan.small_features, plan.wide_features))
         matrix = np.empty((batch_rows, len(plan.features)), dtype=np.float32)
+        begin = 0
         for small_columns, wide_columns in self.records(batch_rows):
-            n = len(small_columns)
-            matrix[:n, small] = small_columns
-            matrix[:n, wide] = wide_columns
-            yield matrix[:n]
+            stop = begin + len(small_columns)
+            if wanted is not None and not wanted[begin:stop].all():
+                small_columns, wide_columns = small_columns[wanted[begin:stop]], wide_columns[wanted[begin:stop]]
+            begin, n = stop, len(small_columns)
+            if n:
+                matrix[:n, small] = small_columns
+                matrix[:n, wide] = wide_columns
+                yield matrix[:n]
+
+
+def read_filling(plan: Plan, segments: Sequence[Segment], folder: Path) -> Filling:
+    """Return how the columns of some segments are filled, as counted when they were written.
+
+    Raises
+    ------
+    CheckpointError
+        A segment is not finished.
+    """
+    zeros = np.zeros(len(plan.small_features), dtype=np.int64)
+    missing = np.zeros(len(plan.wide_features), dtype=np.int64)
+    for segment in segments:
+        try:
+            manifest = json.loads((folder / segment.name / "segment.json").read_bytes())
+            zeros += np.array(manifest["n_zero"], dtype=np.int64)
+            missing += np.array(manifest["n_missing"], dtype=np.int64)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{folder / segment.name} is no finished segment; run the same command again"
+            ) from error
+    return Filling(
+        sum(segment.n_rows for segment in segments),
+        dict(zip(plan.small_features, zeros.tolist(), strict=True)),
+        dict(zip(plan.wide_features, missing.tolist(), strict=True)),
+    )
 
 
 def _columns(features: Sequence[str], names: Sequence[str]) -> slice | NDArray[np.int64]:

@@ -23,6 +23,8 @@ MADE_ELSEWHERE = {
         "gene_id": "varchar",
         "fold_group": "varchar",
         "label_text": "varchar",
+        "position": "bigint",
+        "site_score": "double",
         "file": "varchar",
         "row_number": "bigint",
     },
@@ -41,6 +43,8 @@ MADE_ELSEWHERE = {
     "metrics": {
         "scope": "varchar",
         "instance_id": "bigint",
+        "variant": "varchar",
+        "is_chosen": "boolean",
         "metric": "varchar",
         "class": "varchar",
         "value": "double",

@@ -16,18 +16,29 @@ PARAMETERS = {
     "seed": 42,
     "n_folds": 2,
     "n_classes": 3,
-    "n_genes": None,
+    "n_genes": 3,
+    "fraction": 0.34,
+    "n_first": 2,
+    "rows_read": None,
+    "genes": None,
+    "n_rows": 2,
     "n_genes_dataset": 3,
     "labels": ["neither", "donor", "acceptor"],
     "bytes_per_row": 1500.5,
+    "background": "neither",
+    "share": 0.5,
+    "easy_below": 0.15,
 }
-"""A value for every parameter of every file; ``files`` is added by `tables`."""
+"""A value for every parameter of every file; ``files`` and ``file`` are added by `tables`."""
 ORDER = [
     "label_counts",
     "sampled_genes",
+    "holdout_groups",
     "gene_index",
+    "holdout_genes",
     "gene_folds",
     "row_groups",
+    "sampling",
     "genes",
     "instance_genes",
     "coverage",
@@ -39,8 +50,15 @@ ORDER = [
 def tables(db: Database, tiny: Path, given: Callable[[str, str], None]) -> dict[str, object]:
     """Make every table that some file reads, over three genes; return the parameters."""
     files = sorted(tiny.glob("*.parquet"))
-    parameters = PARAMETERS | {"files": Database.patterns(files)}
-    db.open_source(files, gene_column="gene_id", label_column="splice_type", fold_column="gene_id")
+    parameters = PARAMETERS | {"files": Database.patterns(files), "file": str(files[0])}
+    db.open_source(
+        files,
+        gene_column="gene_id",
+        label_column="splice_type",
+        fold_column="gene_id",
+        position_column="position",
+        site_scores=["donor_score"],
+    )
     given(
         "instances",
         """
@@ -49,7 +67,11 @@ def tables(db: Database, tiny: Path, given: Callable[[str, str], None]) -> dict[
         1           1          3         2       3      1000            900                 1.5          done   1.0
         """,
     )
-    given("metrics", "scope instance_id metric class value low high evaluated_on\n ensemble - f1 macro 0.5 0.4 0.6 oof")
+    given(
+        "metrics",
+        "scope instance_id variant is_chosen metric class value low high evaluated_on\n"
+        " ensemble - probability/uniform true f1 macro 0.5 0.4 0.6 oof",
+    )
     for name in ORDER:
         db.table(name, **{key: parameters[key] for key in header_of(name).params})
         if name == "genes":  # a finished run reads the index from its file, which has folds
@@ -93,7 +115,7 @@ def test_sql_header__names_what_is_read(name: str) -> None:
     steps = set(re.findall(r"(\w+) as (?:materialized )?\(", code))
     read = set(re.findall(r"\b(?:from|join)\s+(\w+)\b(?!\()", code)) - steps
     reads = re.sub(r"\([^)]*\)", "", header_of(name).reads)
-    named = {part.split()[0] for part in reads.split(",") if "one line per row" not in part}
+    named = {part.split()[0] for part in reads.split(",") if part.strip() and "one line per row" not in part}
     assert (named if reads != "the Parquet footers" else set()) == read
 
 

@@ -60,7 +60,7 @@ def test_fold_summary__counts_each_class_of_each_fold(db: Database, given: Given
     ]
 
 
-def test_genes__is_the_index_with_folds(db: Database, given: Given) -> None:
+def test_genes__is_the_index_with_folds_and_then_the_held_out_genes(db: Database, given: Given) -> None:
     given(
         "gene_index",
         """
@@ -70,9 +70,11 @@ def test_genes__is_the_index_with_folds(db: Database, given: Given) -> None:
         """,
     )
     given("gene_folds", "gene_id fold\n A 1\n B 0")
+    given("holdout_genes", "gene_id fold_group n_rows label_counts gene_rank first_row\n C c3 1 0/1 2 7")
     assert [tuple(row.values()) for row in db.rows("genes")] == [
         ("A", "c1", 5, [4, 1], 0, 0, 1, False),
         ("B", "c2", 2, [2, 0], 1, 5, 0, False),
+        ("C", "c3", 1, [0, 1], 2, 7, None, True),
     ]
 
 

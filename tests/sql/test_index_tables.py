@@ -73,6 +73,7 @@ def test_sampled_genes__takes_all_without_a_number(db: Database, given: Given) -
 def test_gene_index__ranks_groups_by_digest_and_keeps_their_genes_together(db: Database, given: Given) -> None:
     given("label_counts", LABEL_COUNTS)
     given("sampled_genes", "gene_id\n A\n B\n C")
+    given("holdout_groups", "fold_group")
     # md5("42:c1") = f5f3..., md5("42:c2") = 0ff0...: group c2 comes first, then A and C of c1 in the order of their names
     assert [md5(f"42:{group}".encode()).hexdigest()[:4] for group in ("c1", "c2")] == ["f5f3", "0ff0"]
     assert db.rows("gene_index", seed=42, n_classes=3) == [
@@ -91,7 +92,58 @@ def index(gene_id: str, group: str, n_rows: int, counts: list[int], rank: int, f
 def test_gene_index__holds_sampled_genes_alone(db: Database, given: Given) -> None:
     given("label_counts", LABEL_COUNTS)
     given("sampled_genes", "gene_id\n C")
+    given("holdout_groups", "fold_group")
     assert db.rows("gene_index", seed=42, n_classes=3) == [index("C", "c1", 3, [0, 0, 3], 0, 0)]
+
+
+def test_holdout_groups__take_a_share_of_the_sampled_groups_by_digest(db: Database, given: Given) -> None:
+    given("label_counts", LABEL_COUNTS)
+    given("sampled_genes", "gene_id\n A\n B\n C")
+    # md5("42:holdout:c1") = c10b..., md5("42:holdout:c2") = 26d4...: c2 is held out first; half of two groups is one
+    assert [md5(f"42:holdout:{group}".encode()).hexdigest()[:4] for group in ("c1", "c2")] == ["c10b", "26d4"]
+    for fraction, groups in ((0.2, set()), (0.25, {"c2"}), (0.5, {"c2"}), (0.75, {"c1", "c2"}), (None, set())):
+        rows = db.rows("holdout_groups", seed=42, fraction=fraction, genes=None)
+        assert {row["fold_group"] for row in rows} == groups, fraction
+    given("sampled_genes", "gene_id\n A\n C")
+    # c1 is the only group left, and half of one group rounds to one
+    assert db.rows("holdout_groups", seed=42, fraction=0.5, genes=None) == [{"fold_group": "c1"}]
+
+
+def test_holdout_groups__of_named_genes_are_whole_whether_sampled_or_not(db: Database, given: Given) -> None:
+    given("label_counts", LABEL_COUNTS)
+    given("sampled_genes", "gene_id\n A\n B")
+    for genes, groups in ((["C"], {"c1"}), (["A", "C"], {"c1"}), (["B", "X"], {"c2"}), (["X"], set())):
+        rows = db.rows("holdout_groups", seed=42, fraction=None, genes=genes)
+        assert {row["fold_group"] for row in rows} == groups, genes
+
+
+def test_holdout_genes__stand_behind_the_gene_index(db: Database, given: Given) -> None:
+    given("label_counts", LABEL_COUNTS)
+    given("sampled_genes", "gene_id\n A\n B\n C")
+    given("holdout_groups", "fold_group\n c1")
+    for name in ("gene_index", "holdout_genes"):
+        db.table(name, seed=42, n_classes=3)
+    assert db.read("gene_index").to_pylist() == [index("B", "c2", 2, [2, 0, 0], 0, 0)]
+    # behind B with its two rows: A with five, then C of the same group
+    assert db.read("holdout_genes").to_pylist() == [
+        index("A", "c1", 5, [4, 1, 0], 1, 2),
+        index("C", "c1", 3, [0, 0, 3], 2, 7),
+    ]
+
+
+def test_gene_marks__are_the_values_of_a_column_by_gene(db: Database, given: Given) -> None:
+    given(
+        "source_rows",
+        """
+        gene_id label_text
+        A       1
+        A       1
+        A       0
+        B       -
+        """,
+    )
+    rows = db.rows("gene_marks")
+    assert sorted(map(str, (tuple(row.values()) for row in rows))) == ["('A', '0')", "('A', '1')", "('B', None)"]
 
 
 def test_gene_summary__adds_up(db: Database, given: Given) -> None:

@@ -74,7 +74,6 @@ def test_catalogue_folds__are_those_of_the_index(run: Database) -> None:
         ("A", "c1", 0),
         ("B", "c2", 1),
         ("C", "c1", 0),
-        ("D", "c3", 1),
     ]
 
 
@@ -112,17 +111,31 @@ def test_named_overlaps__count_shared_genes_of_each_pair(run: Database) -> None:
     assert run.query(named_text("overlaps"))[1] == [(0, 1, 1)]
 
 
-def test_named_scores__leave_out_what_is_not_out_of_fold(run: Database, given: Given) -> None:
-    given(
-        "metrics",
-        """
-        scope    instance_id metric class value   low     high    evaluated_on
-        ensemble -           f1     macro 0.12345 0.11111 0.22222 oof
-        instance 0           f1     macro 0.5     0.4     0.6     oof
-        instance 0           f1     macro 0.9     0.8     0.9     fit
-        """,
-    )
+METRICS = """
+    scope      instance_id variant             is_chosen metric   class value    low     high    evaluated_on
+    base       -           calibrated          false     f1       macro 0.4      0.3     0.5     oof
+    member     0           own                 false     f1       macro 0.5      0.4     0.6     oof
+    member     0           own                 false     f1       macro 0.9      0.8     0.9     unseen
+    ensemble   -           margin/f1           false     log_loss all   0.3      0.2     0.4     oof
+    ensemble   -           probability/uniform true      log_loss all   0.123456 0.11111 0.22222 oof
+    ensemble   -           without             false     log_loss all   0.2      0.1     0.3     oof
+    difference -           lone                false     f1       macro 0.1      0.0     0.2     oof
+"""
+
+
+def test_named_scores__are_out_of_fold_and_of_the_chosen_variant(run: Database, given: Given) -> None:
+    given("metrics", METRICS)
     assert run.query(named_text("scores"))[1] == [
-        ("ensemble", None, "f1", "macro", 0.1235, 0.1111, 0.2222),
-        ("instance", 0, "f1", "macro", 0.5, 0.4, 0.6),
+        ("base", None, "f1", "macro", 0.4, 0.3, 0.5),
+        ("member", 0, "f1", "macro", 0.5, 0.4, 0.6),
+        ("ensemble", None, "log_loss", "all", 0.1235, 0.1111, 0.2222),
+    ]
+
+
+def test_named_variants__show_every_way_to_join(run: Database, given: Given) -> None:
+    given("metrics", METRICS)
+    assert run.query(named_text("variants"))[1] == [
+        ("margin/f1", False, "log_loss", "all", 0.3, 0.2, 0.4),
+        ("probability/uniform", True, "log_loss", "all", 0.123456, 0.11111, 0.22222),
+        ("without", False, "log_loss", "all", 0.2, 0.1, 0.3),
     ]

@@ -1,0 +1,163 @@
+"""Choices that make training smaller or faster: layout, folds by matrix or by weight, sampled negatives, screened features.
+
+What changes the model is chosen only where the user asks for it, or where memory leaves nothing else, and is said.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mi_duck.children import Report, Say
+from mi_duck.data.dataset import Dataset
+from mi_duck.database import Database
+from mi_duck.errors import PlanError
+from mi_duck.folders import RunFolder
+from mi_duck.plan.filling import Filling, layout_of
+from mi_duck.plan.memory import MemoryModel
+from mi_duck.plan.plan import Plan, Settings
+from mi_duck.plan.probes import open_small_run, screen
+from mi_duck.resources import GIB, Budget
+
+PILOT_GENES = 200
+EASY_SHARE = 0.9  # of the negatives: those that the base model finds easiest
+EASY_GENES = 2000  # genes whose negatives decide what is easy
+ROUNDS_WORTH_A_MATRIX = 40
+
+
+def choose_layout(
+    asked: str,
+    model: MemoryModel,
+    filling: Filling,
+    gene_rows: NDArray[np.int64],
+    *,
+    genes_per_instance: int,
+    budget: Budget,
+) -> tuple[str, str]:
+    """Return the layout and why: as asked; else missing values stay missing if an instance of the target size then fits."""
+    if asked != "auto":
+        return asked, "as --layout says"
+    if not filling.has_missing and not model.layout.missing_share:
+        return "missing", "no value is missing, so every cell takes a byte"
+    target = min(genes_per_instance, len(gene_rows))
+    rows = int(gene_rows.mean() * target)
+    kept, replaced = (
+        model.with_layout(layout_of(model.layout, filling, layout, ())).needed_bytes(rows, target)
+        for layout in ("missing", "sentinel")
+    )
+    if kept <= budget.budget_bytes or replaced > budget.budget_bytes:
+        return "missing", f"missing values stay missing; {target:,} genes take about {kept / GIB:.2f} GiB"
+    return "sentinel", (
+        f"{target:,} genes take about {replaced / GIB:.2f} GiB with a number below all others for missing values and "
+        f"{kept / GIB:.2f} GiB without; set --layout missing to keep them"
+    )
+
+
+def choose_cv(asked: str, settings: Settings) -> str:
+    """Return how folds are held out: as asked; else by what is faster.
+
+    A matrix for each fold saves a third of the time of its rounds and costs a pass over the rows; it pays from about 40
+    rounds (``benchmarks/bench_matrix.py``). The choice depends on the settings alone, so that the same settings
+    give the same models on every machine.
+    """
+    if asked != "auto":
+        return asked
+    return "matrices" if settings.n_estimators >= ROUNDS_WORTH_A_MATRIX else "weights"
+
+
+def easy_below_score(db: Database, dataset: Dataset, share: float, seed: int) -> float:
+    """Return the site score below which a negative is easy, and make the table ``sampling``.
+
+    Raises
+    ------
+    PlanError
+        There is no base score of the sites, or no negative has one.
+    """
+    if not dataset.base_scores:
+        raise PlanError("--sample-negatives needs a base score for every class (--base-score-columns)")
+    background = dataset.labels[0]
+    (row,) = db.rows("easy_below", background=background, share=EASY_SHARE, n_genes=EASY_GENES)
+    if row["easy_below"] is None:
+        raise PlanError(f"--sample-negatives: no row of class {dataset.classes[0]} has a base score for every site")
+    db.table("sampling", easy_below=row["easy_below"], share=share, seed=seed, background=background)
+    return float(row["easy_below"])
+
+
+def screened(
+    plan: Plan,
+    model: MemoryModel,
+    genes: pa.Table,
+    bins: Mapping[str, int],
+    folder: RunFolder,
+    *,
+    wanted: int,
+    threads: int,
+    report: Report,
+    say: Say,
+) -> tuple[Plan, MemoryModel]:
+    """Return plan and model with the features that a pilot on the genes of lowest rank gained most from.
+
+    Base scores stay, because they are what the model is compared with. The genes of the pilot are trained on but never
+    scored: they chose the features.
+
+    Parameters
+    ----------
+    plan, model
+        Draft of the plan, and the memory model of all features.
+    genes
+        The table ``genes`` by rank, with ``n_training_rows``.
+    bins
+        Histogram bins of every feature, at most.
+    folder
+        Of the run.
+    wanted
+        Features to keep beside the base scores.
+    threads, report, say
+        As for `mi_duck.plan.planning.make_plan`.
+
+    Raises
+    ------
+    PlanError
+        The genes are too few to spare a pilot.
+    """
+    if wanted >= len(plan.features):
+        say(f"--screen-features {wanted:,} keeps all {len(plan.features):,} features")
+        return plan, model
+    gene_rows, training_rows = (genes[name].to_numpy() for name in ("n_rows", "n_training_rows"))
+    groups = genes["fold_group"].to_pylist()
+    n_genes = min(PILOT_GENES, len(groups) // 4)
+    while 0 < n_genes < len(groups) and groups[n_genes] == groups[n_genes - 1]:
+        n_genes += 1  # a group is in the pilot whole or not at all
+    if n_genes == 0:
+        raise PlanError(f"{len(groups)} genes are too few to spare a pilot for --screen-features; leave it out")
+    small_run, small = open_small_run(folder, plan, gene_rows, training_rows, [n_genes], threads=threads, report=report)
+    gains = screen(small_run, small, threads=threads, report=report)
+    place = {name: number for number, name in enumerate(plan.features)}
+    best = sorted(plan.features, key=lambda name: (-gains[name], place[name]))
+    kept = set(plan.base_scores) | set(best[:wanted])
+    features = tuple(name for name in plan.features if name in kept)
+    small_features, wide = (
+        tuple(name for name in names if name in kept) for names in (plan.small_features, plan.wide_features)
+    )
+    share = sum(gains[name] for name in features) / max(sum(gains.values()), 1e-300)
+    say(
+        f"screening: a pilot on {n_genes:,} genes keeps {len(features):,} of {len(plan.features):,} features, "
+        f"{share:.1%} of the gain; these genes are trained on and not scored"
+    )
+    layout = replace(
+        model.layout,
+        n_features=len(features),
+        n_wide=len(wide),
+        bins=sum(bins[name] for name in features),
+    )
+    smaller = replace(
+        plan,
+        features=features,
+        small_features=small_features,
+        wide_features=wide,
+        record_bytes=len(small_features) + 4 * len(wide),
+        pilot_genes=n_genes,
+    )
+    return smaller, replace(model, layout=layout)

@@ -1,0 +1,76 @@
+"""How columns are filled, and which layouts of missing values and zeros that allows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mi_duck.plan.memory import Layout, growing_bytes
+
+LAYOUTS = ("missing", "zeros", "sentinel")
+SPARSE = 0.2  # XGBoost stores a column of fewer entries as pairs of row and bin; see PERFORMANCE of its column matrix
+
+
+@dataclass(frozen=True, slots=True)
+class Filling:
+    """Counts over some rows.
+
+    Parameters
+    ----------
+    n_rows
+        Rows looked at.
+    zeros
+        For each feature of one byte, rows that are zero.
+    missing
+        For each other feature, rows that are null or NaN.
+    """
+
+    n_rows: int
+    zeros: dict[str, int]
+    missing: dict[str, int]
+
+    @property
+    def has_missing(self) -> bool:
+        """Whether any value is missing."""
+        return any(self.missing.values())
+
+
+def layout_of(base: Layout, filling: Filling, layout: str, zero_is_missing: Sequence[str]) -> Layout:
+    """Return what memory depends on, for one way to treat missing values and zeros.
+
+    Parameters
+    ----------
+    base
+        The data and the training.
+    filling
+        Of the columns.
+    layout
+        One of `LAYOUTS`.
+    zero_is_missing
+        Features whose zeros count as missing in the layout ``zeros``.
+    """
+    if layout == "sentinel":
+        return replace(base, missing_share=0.0, stored_share=1.0, has_sparse_column=False)
+    absent = dict(filling.missing)
+    if layout == "zeros":
+        absent |= {name: filling.zeros[name] for name in zero_is_missing}
+    filled = [(filling.n_rows - count) / filling.n_rows for count in absent.values()]
+    n_features, n_whole = base.n_features, base.n_features - len(absent)
+    return replace(
+        base,
+        missing_share=sum(1 - share for share in filled) / n_features,
+        stored_share=(n_whole + sum(share if share < SPARSE else 1.0 for share in filled)) / n_features,
+        has_sparse_column=any(share < SPARSE for share in filled),
+    )
+
+
+def zeros_to_leave_out(base: Layout, filling: Filling) -> tuple[str, ...]:
+    """Return the features whose zeros count as missing in the layout ``zeros``: all of one byte, or those filled to a fifth.
+
+    A column filled to less makes XGBoost store row ids beside all columns; whichever choice takes less memory is taken.
+    """
+    everything = tuple(filling.zeros)
+    dense = tuple(name for name, zeros in filling.zeros.items() if (filling.n_rows - zeros) / filling.n_rows >= SPARSE)
+
+    def cost(names: tuple[str, ...]) -> int:
+        return growing_bytes("boost", 1_000_000, layout_of(base, filling, "zeros", names))
+
+    return min(everything, dense, key=cost)

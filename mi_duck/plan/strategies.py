@@ -1,0 +1,232 @@
+"""What each strategy and each layout would take: peak memory, time, disk, and whether it fits the budget.
+
+``single`` is one instance of all genes, ``multi`` several that overlap, ``external`` one instance whose matrix lies on disk
+(XGBoost's external memory): the same trees as ``single`` in a fraction of its memory, as fast as the disk or the system's
+cache of it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mi_duck.errors import MemoryBudgetError, PlanError
+from mi_duck.plan.filling import Filling, layout_of
+from mi_duck.plan.memory import MemoryModel, disk_bytes
+from mi_duck.plan.plan import Settings
+from mi_duck.plan.timing import EXTERNAL_FACTOR, SPARSE_FACTOR, Rates, training_seconds
+from mi_duck.plan.windows import Windows, cut_windows
+from mi_duck.resources import GIB, Budget
+
+STRATEGIES = ("single", "multi", "external")
+MULTI_ABOVE_GENES = 1500
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a plan must fit.
+
+    Parameters
+    ----------
+    gene_rows
+        Training rows of each gene in rank order, shape (n_genes,).
+    genes_per_instance, overlap, max_instances, auto_adjust
+        Of instances, as the user asked.
+    settings
+        Of the training.
+    n_classes
+        Boosters of one fit.
+    record_bytes
+        Of one row in the segments.
+    n_rows
+        Rows of all genes, trained on or not.
+    """
+
+    gene_rows: NDArray[np.int64]
+    genes_per_instance: int
+    overlap: float
+    max_instances: int
+    auto_adjust: bool
+    settings: Settings
+    n_classes: int
+    record_bytes: int
+    n_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """One way to train.
+
+    Parameters
+    ----------
+    strategy, layout
+        See the module and `mi_duck.plan.plan.Settings`.
+    n_instances, genes_per_instance
+        Of the plan; 0 where there is none.
+    peak_bytes
+        Predicted peak of the largest instance.
+    seconds
+        Predicted time of all instances if no fit stops early.
+    disk_bytes
+        Scratch: rows in small types and, of ``external``, the matrix.
+    is_feasible
+        Whether it fits the budget.
+    reason
+        Why not; empty where it does.
+    """
+
+    strategy: str
+    layout: str
+    n_instances: int
+    genes_per_instance: int
+    peak_bytes: int
+    seconds: float
+    disk_bytes: int
+    is_feasible: bool
+    reason: str
+
+
+def choose_strategy(asked: str, demand: Demand, model: MemoryModel, budget: Budget, *, train_all_genes: bool) -> str:
+    """Return the strategy: as asked, else the first of single and multi that fits.
+
+    Several instances come first where all genes are asked for expressly and are more than 1,500.
+    """
+    if asked != "auto":
+        return asked
+    if train_all_genes and len(demand.gene_rows) > MULTI_ABOVE_GENES:
+        return "multi"
+    single = model.needed_bytes(int(demand.gene_rows.sum()), len(demand.gene_rows))
+    return "single" if single <= budget.budget_bytes else "multi"
+
+
+def windows_of(strategy: str, demand: Demand, model: MemoryModel, budget: Budget) -> Windows:
+    """Return the windows of a strategy: one over all genes, or several.
+
+    Raises
+    ------
+    PlanError, MemoryBudgetError
+        It does not fit: the first where a number of the user is the bound.
+    """
+    gene_rows, n_genes = demand.gene_rows, len(demand.gene_rows)
+    refuse = PlanError if budget.is_users_number else MemoryBudgetError
+    words = f"the budget is {budget.budget_bytes / GIB:.2f} GiB ({budget.won})"
+    if strategy != "multi":
+        needed = model.needed_bytes(int(gene_rows.sum()), n_genes)
+        if needed > budget.budget_bytes:
+            what = "a single model" if strategy == "single" else "a model with its matrix on disk"
+            other = "--strategy multi" + (" or --strategy external" if strategy == "single" else "")
+            raise refuse(
+                f"{what} of {int(gene_rows.sum()):,} rows needs {needed / GIB:.2f} GiB, but {words}; set {other}"
+            )
+        return Windows(((0, n_genes),), n_genes, 0, ())
+    genes = demand.genes_per_instance
+    if model.megabytes_per_gene is None:
+        rows_limit = model.rows_within(budget.budget_bytes)
+    else:
+        rows_limit = int(gene_rows.sum())
+        most = int((budget.budget_bytes - model.predict_bytes(0, 0)) / (model.megabytes_per_gene * (1 << 20)))
+        if most < 1 or (most < genes and not demand.auto_adjust):
+            raise PlanError(
+                f"--genes-per-instance {genes} at --memory-per-gene-mb {model.megabytes_per_gene:g} needs "
+                f"{model.predict_bytes(0, genes) / GIB:.2f} GiB, but {words}, which holds {max(most, 0):,} genes"
+            )
+        genes = min(genes, most)
+    if rows_limit == 0:
+        needed = model.needed_bytes(int(gene_rows.max()), 1)
+        raise refuse(
+            f"the budget of {budget.budget_bytes / GIB:.2f} GiB ({budget.won}) holds no row; training needs "
+            f"{needed / GIB:.2f} GiB for the largest gene alone"
+        )
+    return cut_windows(
+        gene_rows,
+        genes_per_instance=genes,
+        overlap=demand.overlap,
+        max_instances=demand.max_instances,
+        rows_limit=rows_limit,
+        auto_adjust=demand.auto_adjust,
+        budget=budget,
+        needed_bytes=lambda rows: model.needed_bytes(rows, 1),
+    )
+
+
+def instance_seconds(strategy: str, n_rows: int, demand: Demand, model: MemoryModel, rates: Rates) -> float:
+    """Return the predicted time of one instance if no fit stops early."""
+    layout = model.layout
+    cells = n_rows * layout.n_features * (1 - layout.missing_share)
+    factor = EXTERNAL_FACTOR ** ((strategy == "external") - rates.is_external)
+    return factor * training_seconds(rates, cells, demand.settings, demand.n_classes, demand.settings.n_estimators)
+
+
+def alternatives(
+    demand: Demand,
+    model: MemoryModel,
+    rates: Rates,
+    budget: Budget,
+    filling: Filling | None,
+    zero_is_missing: Sequence[str],
+    *,
+    strategy: str,
+) -> tuple[Alternative, ...]:
+    """Return every strategy in the layout of the plan, then every other layout in the strategy of the plan.
+
+    Parameters
+    ----------
+    demand, model, rates, budget
+        What must fit, and what training takes.
+    filling
+        Of the columns; without it other layouts are not told.
+    zero_is_missing
+        Features whose zeros would count as missing.
+    strategy
+        Of the plan.
+    """
+    chosen = demand.settings.layout
+    found = [_alternative(one, chosen, demand, model, rates, budget) for one in STRATEGIES]
+    if filling is not None:
+        others = [layout for layout in ("missing", "zeros", "sentinel") if layout != chosen]
+        if not filling.has_missing:
+            others = [layout for layout in others if layout != "sentinel"]
+        for layout in others:
+            other = layout_of(model.layout, filling, layout, zero_is_missing)
+            factor = _cell_factor(other.missing_share) / _cell_factor(model.layout.missing_share)
+            slower = replace(rates, per_cell_and_round=rates.per_cell_and_round * factor)
+            found.append(_alternative(strategy, layout, demand, model.with_layout(other), slower, budget))
+    return tuple(found)
+
+
+def _cell_factor(missing_share: float) -> float:
+    return SPARSE_FACTOR if missing_share else 1.0
+
+
+def _alternative(
+    strategy: str, layout: str, demand: Demand, model: MemoryModel, rates: Rates, budget: Budget
+) -> Alternative:
+    is_external = strategy == "external"
+    own = (
+        model
+        if is_external == model.layout.is_external
+        else model.with_layout(replace(model.layout, is_external=is_external))
+    )
+    scratch = demand.n_rows * (demand.record_bytes + 14)
+    total = int(demand.gene_rows.sum())
+    if is_external:
+        scratch += disk_bytes(total, own.layout)
+    try:
+        windows = windows_of(strategy, demand, own, budget)
+    except (PlanError, MemoryBudgetError) as error:
+        peak = own.predict_bytes(total, len(demand.gene_rows)) if strategy != "multi" else 0
+        return Alternative(strategy, layout, 0, 0, peak, 0.0, scratch, False, str(error))
+    before = np.concatenate([[0], np.cumsum(demand.gene_rows)])
+    sizes = [(int(before[stop] - before[first]), stop - first) for first, stop in windows.ranges]
+    return Alternative(
+        strategy,
+        layout,
+        len(sizes),
+        windows.genes_per_instance,
+        max(own.predict_bytes(rows, genes) for rows, genes in sizes),
+        sum(instance_seconds(strategy, rows, demand, own, rates) for rows, _ in sizes),
+        scratch,
+        True,
+        "",
+    )

@@ -1,0 +1,241 @@
+"""Measures that depend on the order of scores alone, under many weightings of the rows at once.
+
+A bootstrap over fold groups draws each group 0, 1, 2 ... times. Rows are sorted once; a draw then needs one look-up of the
+group's weight a row and one running sum. 200 draws of 703,180 rows take .15 s for a class of 5 % and .5 s for one of 90 %.
+
+References
+----------
+Average precision: sum over thresholds of (R_n - R_{n-1}) P_n, as in scikit-learn's ``average_precision_score``. ROC area: the
+chance that a positive row scores above a negative one, equal scores counting half (Hanley and McNeil, Radiology 143, 1982).
+Gene top-k accuracy: Jaganathan et al., Predicting splicing from primary sequence (Cell 176, 2019), by gene.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Rows by falling score; equal scores are one block, that is, one threshold.
+
+    Parameters
+    ----------
+    order
+        Row at each place, shape (n_rows,).
+    stops
+        For each block the place behind its last row, rising, shape (n_blocks,).
+    """
+
+    order: NDArray[np.int64]
+    stops: NDArray[np.int64]
+
+    def block_of_place(self) -> NDArray[np.int64]:
+        """Return the block of each place, shape (n_rows,)."""
+        is_last = np.zeros(len(self.order), dtype=np.int64)
+        is_last[self.stops - 1] = 1
+        blocks: NDArray[np.int64] = np.cumsum(is_last) - is_last
+        return blocks
+
+
+def ranking(scores: NDArray[np.floating[Any]]) -> Ranking:
+    """Sort scores, shape (n_rows,), none of them NaN."""
+    order = np.argsort(-scores)
+    falling = scores[order]
+    is_last = np.ones(len(falling), dtype=np.bool_)
+    np.not_equal(falling[1:], falling[:-1], out=is_last[:-1])
+    stops = np.flatnonzero(is_last)
+    stops += 1
+    return Ranking(order, stops)
+
+
+def average_precisions(
+    ranks: Ranking, truth: NDArray[np.bool_], groups: NDArray[np.integer[Any]], weights: NDArray[np.integer[Any]]
+) -> NDArray[np.float64]:
+    """Return the average precision under each line of group weights; see `rank_scores`."""
+    return rank_scores(ranks, truth, groups, weights)[0]
+
+
+def roc_areas(
+    ranks: Ranking, truth: NDArray[np.bool_], groups: NDArray[np.integer[Any]], weights: NDArray[np.integer[Any]]
+) -> NDArray[np.float64]:
+    """Return the area under the ROC curve under each line of group weights; see `rank_scores`."""
+    return rank_scores(ranks, truth, groups, weights)[1]
+
+
+def rank_scores(
+    ranks: Ranking, truth: NDArray[np.bool_], groups: NDArray[np.integer[Any]], weights: NDArray[np.integer[Any]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return average precision and ROC area under each line of group weights.
+
+    Parameters
+    ----------
+    ranks
+        Of the scores.
+    truth, groups
+        Whether each row is positive, and its group, shape (n_rows,).
+    weights
+        How often each group counts, whole numbers, shape (n_draws, n_groups).
+
+    Returns
+    -------
+    average_precision, roc_auc
+        Each of shape (n_draws,); NaN where no positive has weight, and for the area where no negative has.
+
+    Notes
+    -----
+    Both are sums over the blocks of the rarer side, positive or negative, but for the average precision of a class that most
+    rows belong to: that one is a sum over all blocks.
+    """
+    precision, area = np.full(len(weights), np.nan), np.full(len(weights), np.nan)
+    positive = truth[ranks.order]
+    few_are_positive = 2 * np.count_nonzero(positive) <= len(positive)
+    side = _Side.of(ranks, positive if few_are_positive else ~positive, groups)
+    running = _Running(side.group_of_place, weights)
+    every = None if few_are_positive else _EveryBlock(ranks, positive, side.group_of_place, weights)
+    for draw, line in enumerate(weights):
+        sums = running.sums(line)
+        few = np.cumsum(line[side.group], dtype=np.int64)[side.last] if len(side.last) else np.zeros(1, dtype=np.int64)
+        total = int(few[-1])
+        rest = int(sums[-1]) - total
+        if total and few_are_positive:
+            precision[draw] = np.diff(few, prepend=0) @ (few / np.maximum(sums[side.stop], 1)) / total
+        elif rest and every is not None:
+            precision[draw] = every.average_precision(line, running, rest)
+        if total and rest:
+            steps = np.diff(few, prepend=0)
+            # of the other side: what lies above the block, and above or in it
+            above = sums[side.start] - (few - steps)
+            upto = sums[side.stop] - few
+            share = steps @ ((above + upto) / (2.0 * rest)) / total
+            area[draw] = 1 - share if few_are_positive else share
+    return precision, area
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """The rarer rows (positive or negative) by falling score, and the blocks that hold them.
+
+    Parameters
+    ----------
+    group_of_place
+        Group of the row at each place, all rows.
+    group
+        Group of each rare row.
+    last
+        For each block with rare rows, the number of its last one among the rare.
+    start, stop
+        Places before which the block begins and ends.
+    """
+
+    group_of_place: NDArray[np.intp]
+    group: NDArray[np.intp]
+    last: NDArray[np.int64]
+    start: NDArray[np.int64]
+    stop: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, ranks: Ranking, is_rare: NDArray[np.bool_], groups: NDArray[np.integer[Any]]) -> "_Side":
+        group_of_place = groups[ranks.order].astype(np.intp)
+        places = np.flatnonzero(is_rare)
+        block = np.searchsorted(ranks.stops, places, side="right")
+        last = np.flatnonzero(np.append(block[1:] != block[:-1], True)) if len(block) else block
+        used = block[last]
+        start = np.where(used > 0, ranks.stops[used - 1], 0)
+        return cls(group_of_place, group_of_place[places], last, start, ranks.stops[used])
+
+
+class _Running:
+    """Running sums of weights over places, in buffers of its own that each draw fills anew."""
+
+    def __init__(self, codes: NDArray[np.intp], weights: NDArray[np.integer[Any]]) -> None:
+        self.codes = codes
+        self.values = np.empty(len(codes), dtype=weights.dtype)
+        largest = len(codes) * int(weights.max(initial=1))
+        kind = np.int32 if largest < 1 << 31 else np.int64
+        self.sums_now: NDArray[np.signedinteger[Any]] = np.zeros(len(codes) + 1, dtype=kind)
+
+    def sums(
+        self, line: NDArray[np.integer[Any]], factor: NDArray[np.integer[Any]] | None = None
+    ) -> NDArray[np.signedinteger[Any]]:
+        """Return for each place the weight of all before it, shape (n_rows + 1,); valid until the next call."""
+        np.take(line, self.codes, out=self.values, mode="clip")
+        if factor is not None:
+            self.values *= factor
+        np.cumsum(self.values, out=self.sums_now[1:], dtype=self.sums_now.dtype)
+        return self.sums_now
+
+
+class _EveryBlock:
+    """The average precision of a frequent class: 1 - the mean over positives of the share of negatives from there up."""
+
+    def __init__(
+        self,
+        ranks: Ranking,
+        positive: NDArray[np.bool_],
+        group_of_place: NDArray[np.intp],
+        weights: NDArray[np.integer[Any]],
+    ) -> None:
+        self._last = None if len(ranks.stops) == len(positive) else ranks.stops - 1
+        self._positive = positive
+        self._negative = (~positive).astype(weights.dtype)
+        self._misses = _Running(group_of_place, weights)
+        self._share = np.zeros(len(ranks.stops))
+
+    def average_precision(self, line: NDArray[np.integer[Any]], running: _Running, n_hits: int) -> float:
+        """Return it for one line of weights, whose running sums were just made."""
+        seen, misses = running.sums_now[1:], self._misses.sums(line, self._negative)[1:]
+        if self._last is None:
+            steps = running.values * self._positive
+        else:
+            seen, misses = seen[self._last], misses[self._last]
+            steps = np.diff(seen, prepend=0) - np.diff(misses, prepend=0)
+        # rows without weight at the top divide 0 by 0, and count 0 times
+        np.divide(misses, seen, out=self._share, where=seen > 0)
+        return 1 - float(steps @ self._share) / n_hits
+
+
+def top_k_hits(
+    ranks: Ranking, truth: NDArray[np.bool_], genes: NDArray[np.integer[Any]], n_genes: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return for each gene its true rows k, and how many of them are among its k rows of highest score.
+
+    Parameters
+    ----------
+    ranks
+        Of the scores.
+    truth, genes
+        Whether each row is true, and its gene from 0, shape (n_rows,).
+    n_genes
+        Number of genes.
+
+    Returns
+    -------
+    sites, hits
+        Each of shape (n_genes,). Of rows with equal scores the earlier one counts first.
+    """
+    sites = np.bincount(genes[truth], minlength=n_genes)
+    hits = np.zeros(n_genes, dtype=np.int64)
+    block = np.empty(len(truth), dtype=np.int64)
+    block[ranks.order] = ranks.block_of_place()
+    rows = np.flatnonzero(sites[genes] > 0)
+    if not len(rows):
+        return sites, hits
+    gene, block = genes[rows].astype(np.int64), block[rows]
+    of_gene = np.sort(gene << 32 | block)
+    begin = np.searchsorted(of_gene >> 32, np.arange(n_genes))
+    with_sites = np.flatnonzero(sites)
+    # the block in which the k-th row of the gene lies: all rows of better blocks are among the k, of this one the first
+    edge = np.zeros(n_genes, dtype=np.int64)
+    edge[with_sites] = of_gene[begin[with_sites] + sites[with_sites] - 1] & 0xFFFFFFFF
+    better = block < edge[gene]
+    hits += np.bincount(gene[better & truth[rows]], minlength=n_genes)
+    left = sites - np.bincount(gene[better], minlength=n_genes)
+    tied = np.flatnonzero(block == edge[gene])
+    tied = tied[np.argsort(gene[tied], kind="stable")]
+    first = np.searchsorted(gene[tied], gene[tied])
+    taken = tied[np.arange(len(tied)) - first < left[gene[tied]]]
+    hits += np.bincount(gene[taken][truth[rows[taken]]], minlength=n_genes)
+    return sites, hits

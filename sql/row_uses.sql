@@ -1,0 +1,20 @@
+-- row_uses: what each row of one file is in training: sites and hard negatives always, easy negatives by chance.
+-- grain:   row_number
+-- reads:   source_rows (gene_id, label_text, position, site_score, file, row_number), sampling
+-- params:  $file  path of the file
+-- columns: row_number bigint   place of the row in the file
+--          use        utinyint 0 left out; 1 used; 2 used, and stands for 1 / share easy negatives
+select
+    source_rows.row_number,
+    case
+        when source_rows.label_text <> sampling.background then 1
+        when source_rows.site_score is null or source_rows.site_score >= sampling.easy_below then 1
+        when md5_number_lower(
+            concat_ws(':', sampling.seed, source_rows.gene_id, source_rows.position, source_rows.site_score)
+        ) < sampling.share * 18446744073709551616.0 then 2
+        else 0
+    end::utinyint as use
+from source_rows
+cross join sampling
+where source_rows.file = $file
+order by source_rows.row_number

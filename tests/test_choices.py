@@ -1,0 +1,323 @@
+"""Choices that make training smaller: layouts, folds, sampled negatives, screened features; what each changes and what not."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import md5
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import xgboost as xgb
+from test_pipeline import call, partitioned, quiet, trained
+
+from mi_duck.checkpoint import read_parts
+from mi_duck.folders import RunFolder
+from mi_duck.genome.synthetic import synthesise
+from mi_duck.plan.choices import ROUNDS_WORTH_A_MATRIX, choose_cv, choose_layout
+from mi_duck.plan.filling import Filling, layout_of
+from mi_duck.plan.memory import Layout, MemoryModel
+from mi_duck.plan.plan import Plan, Settings
+from mi_duck.resources import Budget
+from mi_duck.stages import partition_here
+from mi_duck.train.segments import LEFT_OUT, USED, USED_FOR_MANY, SegmentReader
+from mi_duck.train.train import train_instance
+
+SETTINGS = Settings(42, 3, 800, 30, 6, 0.1, 256, True)
+# 100 columns, ten of them real; one of these has holes
+MODEL = MemoryModel(
+    Layout(
+        n_features=100,
+        n_wide=10,
+        bins=5000,
+        missing_share=0.0,
+        stored_share=1.0,
+        has_sparse_column=False,
+        n_classes=3,
+        max_bin=256,
+        max_depth=6,
+        threads=1,
+        cv="matrices",
+    )
+)
+WHOLE = Filling(100, {f"count_{number}": 50 for number in range(90)}, {f"real_{number}": 0 for number in range(10)})
+HOLES = replace(WHOLE, missing=WHOLE.missing | {"real_3": 20})
+GENE_ROWS = np.full(3000, 400)
+
+
+# ---- layout and folds -------------------------------------------------------------------------------------------------
+
+
+def chosen(asked: str, filling: Filling, budget_bytes: int) -> str:
+    layout, reason = choose_layout(
+        asked, MODEL, filling, GENE_ROWS, genes_per_instance=1500, budget=Budget(budget_bytes, "", True, budget_bytes)
+    )
+    assert reason
+    return layout
+
+
+def test_choose_layout__replaces_missing_values_only_where_memory_leaves_nothing_else() -> None:
+    """What 1,500 genes of 400 rows need with holes, and with a number in their place."""
+    kept, replaced = (
+        MODEL.with_layout(layout_of(MODEL.layout, HOLES, layout, ())).needed_bytes(600_000, 1500)
+        for layout in ("missing", "sentinel")
+    )
+    assert replaced < kept
+    for budget, expected in (
+        (kept, "missing"),
+        (kept - 1, "sentinel"),
+        (replaced, "sentinel"),
+        (replaced - 1, "missing"),  # neither fits: smaller instances will do
+    ):
+        assert chosen("auto", HOLES, budget) == expected
+    for budget in (1, replaced, 1 << 40):
+        assert chosen("auto", WHOLE, budget) == "missing"
+        for asked in ("missing", "zeros", "sentinel"):
+            assert chosen(asked, HOLES, budget) == asked
+
+
+def test_choose_cv__depends_on_the_settings_alone() -> None:
+    few, many = (replace(SETTINGS, n_estimators=ROUNDS_WORTH_A_MATRIX + more) for more in (-1, 0))
+    assert [choose_cv("auto", one) for one in (few, many)] == ["weights", "matrices"]
+    assert [choose_cv("matrices", few), choose_cv("weights", many)] == ["matrices", "weights"]
+
+
+# ---- sampled negatives ------------------------------------------------------------------------------------------------
+
+SHARE = 0.25
+SAMPLED = ("--strategy", "single", "--sample-negatives", str(SHARE), "--cv", "weights")
+
+
+@dataclass
+class Sampled:
+    """A trained run with sampled negatives, its keys and features, and the same rows as they stand in the dataset."""
+
+    run: Path
+    plan: Plan
+    keys: np.ndarray
+    matrix: np.ndarray
+
+    @classmethod
+    def open(cls, run: Path) -> "Sampled":
+        """Read a partitioned run."""
+        folder = RunFolder(run)
+        plan = folder.read_plan()
+        reader = SegmentReader(plan, plan.segments, folder.segments)
+        return cls(run, plan, reader.keys(), np.concatenate([rows.copy() for rows in reader.matrices(1000)]))
+
+    @property
+    def site_score(self) -> np.ndarray:
+        """The larger of the sites' base scores."""
+        places = [self.plan.features.index(name) for name in ("donor_score", "acceptor_score")]
+        return np.asarray(self.matrix[:, places].max(axis=1))
+
+    @property
+    def is_easy(self) -> np.ndarray:
+        """Which rows are negatives whose score is below the threshold."""
+        return (self.keys["label"] == 0) & (self.site_score < np.float32(self.plan.easy_below or 0))
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """100 genes, some 6,000 rows."""
+    folder = tmp_path_factory.mktemp("choices") / "data"
+    synthesise(folder, n_genes=100, rows_per_gene=60, n_features=40)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sampled(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Sampled:
+    return Sampled.open(trained(dataset, tmp_path_factory.mktemp("sampled") / "run", *SAMPLED))
+
+
+def test_sampling__keeps_sites_hard_negatives_and_a_share_of_the_easy_ones(sampled: Sampled) -> None:
+    use, label = sampled.keys["use"], sampled.keys["label"]
+    negatives = np.sort(sampled.site_score[label == 0])
+    # the threshold is the .9 quantile of the negatives: the value at place ceil(.9 n)
+    assert sampled.plan.easy_below == pytest.approx(negatives[int(np.ceil(0.9 * len(negatives))) - 1], rel=1e-6)
+    assert (use[~sampled.is_easy] == USED).all()
+    assert set(np.unique(use[sampled.is_easy])) == {LEFT_OUT, USED_FOR_MANY}
+    # each kept one stands for 1 / share: the sum of weights is the number of easy negatives but for chance, here 5 %
+    assert (use == USED_FOR_MANY).sum() / SHARE == pytest.approx(sampled.is_easy.sum(), rel=0.05)
+
+
+def test_sampling__is_a_hash_of_gene_position_and_score(sampled: Sampled) -> None:
+    """The lower half of the MD5 of the row's names, as a number, lies below the share."""
+    genes = pq.read_table(RunFolder(sampled.run).genes)["gene_id"].to_pylist()
+    easy = np.flatnonzero(sampled.is_easy)
+    for row in easy[:: len(easy) // 200]:
+        # the score as DuckDB writes a float32 that became a double
+        name = f"42:{genes[sampled.keys['gene_rank'][row]]}:{sampled.keys['position'][row]}:{float(sampled.site_score[row])!r}"
+        number = int.from_bytes(md5(name.encode()).digest()[8:], "little")
+        assert (sampled.keys["use"][row] == USED_FOR_MANY) == (number < SHARE * 2**64)
+
+
+def test_sampling__the_plan_counts_the_rows_that_are_trained_on(sampled: Sampled) -> None:
+    (instance,) = sampled.plan.instances
+    n_used = int((sampled.keys["use"] != LEFT_OUT).sum())
+    assert instance.n_training_rows == n_used < 0.5 * instance.n_rows
+    genes = pq.read_table(RunFolder(sampled.run).genes)
+    counted = np.bincount(sampled.keys["gene_rank"][sampled.keys["use"] != LEFT_OUT], minlength=100)
+    assert genes["n_training_rows"].to_pylist() == counted.tolist()
+    model = MemoryModel.from_dict(sampled.plan.memory)
+    assert model.layout.scored_per_row == pytest.approx(instance.n_rows / n_used)
+    assert instance.predicted_bytes == model.predict_bytes(n_used, 100)
+
+
+def test_sampling__boosters_are_those_of_the_kept_rows_with_their_weights(sampled: Sampled) -> None:
+    """What is left out is in no matrix: plain XGBoost on the kept rows alone, easy ones four times, has the same trees."""
+    parts = read_parts(sampled.run / "multi_instance_training" / "instance_00" / "model_multiclass.miduck")
+    facts = json.loads(parts["model.json"])
+    is_used = sampled.keys["use"] != LEFT_OUT
+    weight = np.where(sampled.keys["use"] == USED_FOR_MANY, 1 / SHARE, 1.0)[is_used]
+    for index in range(3):
+        settings = sampled.plan.settings
+        matrix = xgb.QuantileDMatrix(sampled.matrix[is_used], max_bin=settings.max_bin, nthread=1)
+        matrix.set_label(sampled.keys["label"][is_used] == index)
+        matrix.set_weight(weight)
+        parameters = {
+            "objective": "binary:logistic",
+            "max_depth": settings.max_depth,
+            "learning_rate": settings.learning_rate,
+            "seed": settings.seed,
+            "nthread": 1,
+        }
+        plain = xgb.train(parameters, matrix, facts["rounds"][index])
+        ours = xgb.Booster(model_file=bytearray(parts[f"booster_{index}.ubj"]))
+        assert ours.get_dump(dump_format="json") == plain.get_dump(dump_format="json")
+
+
+def test_sampling__all_rows_are_scored_and_chances_stay_unbiased(sampled: Sampled) -> None:
+    """Of some 280 sites of a kind: a sixteenth by chance alone. Without weights three times as many would be expected."""
+    scored = pq.read_table(sampled.run / "multi_instance_training" / "instance_00" / "oof_predictions.parquet")
+    assert scored["row_id"].to_pylist() == list(range(sampled.plan.n_rows))
+    is_used = sampled.keys["use"] != LEFT_OUT
+    for index, name in enumerate(sampled.plan.classes):
+        is_class = sampled.keys["label"] == index
+        chance = 1 / (1 + np.exp(-scored[f"margin_{name}"].to_numpy().astype(np.float64)))
+        assert chance.mean() == pytest.approx(is_class.mean(), rel=0.02 if index == 0 else 0.12)
+        # on the rows that were trained on the classes are mixed otherwise
+        mixed = is_class[is_used].mean() / is_class.mean()
+        assert mixed < 0.85 if index == 0 else mixed > 2.5
+
+
+def test_sampling__chooses_the_same_rows_whatever_the_files_look_like(sampled: Sampled, tmp_path: Path) -> None:
+    """Rows of a gene over several files, in any order: keys and features are the same bytes."""
+    synthesise(tmp_path / "data", n_genes=100, rows_per_gene=60, n_features=40, n_files=3, shuffle_rows=True)
+    other = Sampled.open(partitioned(tmp_path / "data", tmp_path / "run", *SAMPLED))
+    assert other.keys.tobytes() == sampled.keys.tobytes()
+    assert other.matrix.tobytes() == sampled.matrix.tobytes()
+
+
+def test_sampling__a_share_of_one_is_no_sampling(dataset: Path, tmp_path: Path) -> None:
+    found = Sampled.open(partitioned(dataset, tmp_path / "run", "--sample-negatives", "1"))
+    assert found.plan.easy_below is None
+    assert set(found.keys["use"]) == {USED}
+
+
+def test_sampling__needs_base_scores(dataset: Path, tmp_path: Path) -> None:
+    for flags, words in (
+        (("--exclude", "^donor_score$"), "needs a base score for every class"),
+        (("--base-score-columns", "neither_score,nothing,nothing"), "no row of class neither has a base score"),
+    ):
+        data = tmp_path / "data"
+        if not data.exists():
+            data.mkdir()
+            rows = pq.read_table(next(dataset.rglob("*.parquet")))
+            pq.write_table(rows.append_column("nothing", pa.nulls(len(rows), pa.float32())), data / "a.parquet")
+        result = call("plan", data, "--out", tmp_path / "run", "--sample-negatives", "0.5", *flags)
+        assert result.exit_code == 78, result.output
+        assert words in result.stderr
+        assert not (tmp_path / "run" / "genes.parquet").exists()
+
+
+# ---- screened features ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def grouped(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the same rows with fold groups of seven genes each."""
+    folder = tmp_path_factory.mktemp("grouped") / "data"
+    folder.mkdir()
+    rows = pq.read_table(next(dataset.rglob("*.parquet")))
+    place = {gene: number for number, gene in enumerate(sorted(set(rows["gene_id"].to_pylist())))}
+    blocks = [f"block_{place[gene] // 7}" for gene in rows["gene_id"].to_pylist()]
+    pq.write_table(rows.append_column("block", pa.array(blocks)), folder / "a.parquet")
+    return folder
+
+
+def planned_with(data: Path, run: Path, *flags: str) -> tuple[Plan, str]:
+    result = call("plan", data, "--out", run, "--fold-by", "block", "--threads", "1", "--strategy", "single", *flags)
+    assert result.exit_code == 0, result.output
+    return RunFolder(run).read_plan(), result.stderr
+
+
+def planted(dataset: Path) -> dict[str, float]:
+    """Return the planted features with their weights, those of both classes added."""
+    truth = json.loads((dataset / "truth.json").read_bytes())["informative"]
+    found: dict[str, float] = {}
+    for weights in truth.values():
+        for name, weight in weights.items():
+            found[name] = found.get(name, 0.0) + weight
+    return found
+
+
+def test_screening__keeps_base_scores_and_the_planted_features(dataset: Path, grouped: Path, tmp_path: Path) -> None:
+    plan, said = planned_with(grouped, tmp_path / "run", "--screen-features", "18", "--n-estimators", "5")
+    assert set(plan.base_scores) == {"neither_score", "donor_score", "acceptor_score"} <= set(plan.features)
+    assert 18 <= len(plan.features) <= 21
+    strongest = {name for name, weight in planted(dataset).items() if weight >= 0.8}
+    assert len(strongest) == 8
+    assert strongest <= set(plan.features)
+    assert not [name for name in plan.features if name.startswith("noise_")]
+    assert plan.features == tuple(name for name in all_features(grouped) if name in set(plan.features))
+    assert plan.record_bytes == len(plan.small_features) + 4 * len(plan.wide_features)
+    assert set(plan.small_features) | set(plan.wide_features) == set(plan.features)
+    layout = MemoryModel.from_dict(plan.memory).layout
+    assert (layout.n_features, layout.n_wide) == (len(plan.features), len(plan.wide_features))
+    assert "trained on and not scored" in said
+    # the instance trains on what is left
+    trained_again(tmp_path / "run")
+    booster = read_parts(tmp_path / "run" / "multi_instance_training" / "instance_00" / "model_multiclass.miduck")
+    assert json.loads(booster["model.json"])["features"] == list(plan.features)
+
+
+def all_features(data: Path) -> Sequence[str]:
+    return pq.read_schema(next(data.rglob("*.parquet"))).names
+
+
+def trained_again(run: Path) -> None:
+    partition_here(run=str(run), threads=1, report=quiet)
+    train_instance(run=str(run), instance_id=0, threads=1, report=quiet)
+
+
+def test_screening__the_pilot_has_whole_groups_and_is_recorded(grouped: Path, tmp_path: Path) -> None:
+    """A quarter of 100 genes is 25; of groups of seven it takes 28, or more where a smaller group lies between."""
+    plan, _ = planned_with(grouped, tmp_path / "run", "--screen-features", "5", "--n-estimators", "2")
+    groups = pq.read_table(RunFolder(tmp_path / "run").genes)["fold_group"].to_pylist()
+    assert 25 <= plan.pilot_genes < 25 + 7
+    assert groups[plan.pilot_genes - 1] != groups[plan.pilot_genes]
+    assert not set(groups[: plan.pilot_genes]) & set(groups[plan.pilot_genes :])
+
+
+def test_screening__of_all_features_is_none(grouped: Path, tmp_path: Path) -> None:
+    plan, said = planned_with(grouped, tmp_path / "run", "--screen-features", "40", "--n-estimators", "2")
+    assert (len(plan.features), plan.pilot_genes) == (40, 0)
+    assert "keeps all 40 features" in said
+
+
+def test_screening__refuses_genes_too_few_for_a_pilot(tmp_path: Path) -> None:
+    """A quarter of three genes is none."""
+    columns = {
+        "gene_id": np.repeat(["A", "B", "C"], 60),
+        "splice_type": np.tile(["neither", "donor", "acceptor"], 60),
+        "x": np.arange(180.0),
+        "y": np.arange(180.0) % 7,
+    }
+    (tmp_path / "data").mkdir()
+    pq.write_table(pa.table(columns), tmp_path / "data" / "a.parquet")
+    result = call("plan", tmp_path / "data", "--out", tmp_path / "run", "--screen-features", "1", "--n-folds", "2")
+    assert result.exit_code == 78, result.output
+    assert "3 genes are too few to spare a pilot" in result.stderr

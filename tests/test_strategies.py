@@ -1,0 +1,218 @@
+"""Which way to train: one model, several, or one on disk; what each would take, and why some cannot."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_pipeline import call
+
+from mi_duck.errors import MemoryBudgetError, MiDuckError, PlanError
+from mi_duck.folders import RunFolder
+from mi_duck.plan.filling import Filling, layout_of
+from mi_duck.plan.memory import Layout, MemoryModel
+from mi_duck.plan.plan import Settings
+from mi_duck.plan.strategies import Alternative, Demand, alternatives, choose_strategy, instance_seconds, windows_of
+from mi_duck.plan.timing import Rates
+from mi_duck.resources import Budget
+
+LAYOUT = Layout(
+    n_features=400,
+    n_wide=10,
+    bins=5000,
+    missing_share=0.0,
+    stored_share=1.0,
+    has_sparse_column=False,
+    n_classes=3,
+    max_bin=256,
+    max_depth=6,
+    threads=1,
+    cv="matrices",
+)
+MODEL = MemoryModel(LAYOUT)
+SETTINGS = Settings(
+    seed=42,
+    n_folds=3,
+    n_estimators=100,
+    early_stopping_patience=0,
+    max_depth=6,
+    learning_rate=0.1,
+    max_bin=256,
+    calibrate=True,
+)
+# 3,000 genes of 400 rows: some 1 GiB in one matrix
+DEMAND = Demand(
+    gene_rows=np.full(3000, 400),
+    genes_per_instance=1500,
+    overlap=0.1,
+    max_instances=10,
+    auto_adjust=True,
+    settings=SETTINGS,
+    n_classes=3,
+    record_bytes=130,
+    n_rows=1_200_000,
+)
+NEEDED = MODEL.needed_bytes(1_200_000, 3000)
+
+
+def budget(n_bytes: int, *, is_users_number: bool = True) -> Budget:
+    return Budget(
+        n_bytes, "--max-memory-per-instance-gb" if is_users_number else "the machine", is_users_number, n_bytes
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "n_genes", "train_all_genes", "budget_bytes", "expected"),
+    [
+        ("single", 3000, True, 1, "single"),
+        ("multi", 3, False, 1 << 60, "multi"),
+        ("external", 3, False, 1 << 60, "external"),
+        ("auto", 3000, False, NEEDED, "single"),
+        ("auto", 3000, False, NEEDED - 1, "multi"),
+        ("auto", 3000, True, NEEDED, "multi"),
+        ("auto", 1501, True, NEEDED, "multi"),
+        ("auto", 1500, True, NEEDED, "single"),
+        ("auto", 3, False, 1, "multi"),  # which is refused, with its reason
+    ],
+)
+def test_choose_strategy__takes_the_first_that_fits(
+    asked: str, n_genes: int, train_all_genes: bool, budget_bytes: int, expected: str
+) -> None:
+    demand = replace(DEMAND, gene_rows=np.full(n_genes, 400))
+    found = choose_strategy(asked, demand, MODEL, budget(budget_bytes), train_all_genes=train_all_genes)
+    assert found == expected
+
+
+@pytest.mark.parametrize("is_users_number", [True, False])
+def test_windows_of__a_budget_too_small_for_one_model_is_enough_for_several(is_users_number: bool) -> None:
+    """A number of the user that cannot work is another error than a machine that is too small."""
+    enough, less = (budget(n_bytes, is_users_number=is_users_number) for n_bytes in (NEEDED, NEEDED - 1))
+    kind: type[MiDuckError] = PlanError if is_users_number else MemoryBudgetError
+    assert windows_of("single", DEMAND, MODEL, enough).ranges == ((0, 3000),)
+    with pytest.raises(
+        kind, match=r"a single model of 1,200,000 rows needs 1\.\d\d GiB, but the budget is 1\.\d\d GiB"
+    ) as one:
+        windows_of("single", DEMAND, MODEL, less)
+    assert one.value.exit_code == (78 if is_users_number else 137)
+    assert "--strategy multi or --strategy external" in str(one.value)
+    several = windows_of("multi", DEMAND, MODEL, less)
+    assert len(several.ranges) == 3
+    assert all(MODEL.needed_bytes((stop - first) * 400, 1) < NEEDED for first, stop in several.ranges)
+    with pytest.raises(kind, match="holds no row; training needs .* for the largest gene alone"):
+        windows_of("multi", DEMAND, MODEL, budget(1000, is_users_number=is_users_number))
+
+
+def test_windows_of__external_is_one_window_of_all_genes() -> None:
+    on_disk = MODEL.with_layout(replace(LAYOUT, is_external=True))
+    needed = on_disk.needed_bytes(1_200_000, 3000)
+    assert needed < NEEDED
+    assert windows_of("external", DEMAND, on_disk, budget(needed)).ranges == ((0, 3000),)
+    with pytest.raises(PlanError, match=r"with its matrix on disk of 1,200,000 rows .*; set --strategy multi$"):
+        windows_of("external", DEMAND, on_disk, budget(needed - 1))
+
+
+def test_windows_of__the_users_megabytes_per_gene_bind_by_genes() -> None:
+    model = replace(MODEL, megabytes_per_gene=1.0)
+    # 160 MiB and one for each gene: 1,160 MiB hold 1,000 genes
+    found = windows_of("multi", DEMAND, model, budget(1160 << 20))
+    assert found.genes_per_instance == 1000
+    with pytest.raises(PlanError, match="holds 1,000 genes"):
+        windows_of("multi", replace(DEMAND, auto_adjust=False), model, budget(1160 << 20))
+    with pytest.raises(PlanError, match="holds 0 genes"):
+        windows_of("multi", DEMAND, model, budget(160 << 20))
+
+
+def by_name(found: tuple[Alternative, ...]) -> dict[tuple[str, str], Alternative]:
+    return {(one.strategy, one.layout): one for one in found}
+
+
+def test_alternatives__tell_every_strategy_and_why_one_cannot_be() -> None:
+    found = by_name(alternatives(DEMAND, MODEL, Rates(), budget(NEEDED - 1), None, (), strategy="multi"))
+    assert list(found) == [("single", "missing"), ("multi", "missing"), ("external", "missing")]
+    single, multi, external = found.values()
+    assert (single.is_feasible, single.n_instances, single.peak_bytes) == (
+        False,
+        0,
+        MODEL.predict_bytes(1_200_000, 3000),
+    )
+    assert "needs" in single.reason
+    assert (multi.is_feasible, multi.reason, multi.n_instances) == (True, "", 3)
+    assert (external.is_feasible, external.n_instances, external.genes_per_instance) == (True, 1, 3000)
+    assert external.peak_bytes < single.peak_bytes
+    # 130 bytes of features and 14 of keys; the matrix on disk has a byte a cell
+    assert single.disk_bytes == multi.disk_bytes == 1_200_000 * 144
+    assert external.disk_bytes == 1_200_000 * (144 + 400)
+    # overlap costs: three windows share 100 or more genes in each pair
+    whole = instance_seconds("single", 1_200_000, DEMAND, MODEL, Rates())
+    assert multi.seconds > whole
+    assert external.seconds == pytest.approx(1.3 * whole)
+
+
+def test_alternatives__are_the_same_beside_a_plan_on_disk() -> None:
+    """A model that was measured on disk is not slowed down again, and tells the others by the formula."""
+    on_disk = MODEL.with_layout(replace(LAYOUT, is_external=True))
+    found = by_name(alternatives(DEMAND, on_disk, Rates(), budget(1 << 40), None, (), strategy="external"))
+    other = by_name(alternatives(DEMAND, MODEL, Rates(), budget(1 << 40), None, (), strategy="single"))
+    for name in found:
+        assert found[name].peak_bytes == other[name].peak_bytes
+        assert found[name].disk_bytes == other[name].disk_bytes
+
+
+def test_instance_seconds__are_longer_on_disk_unless_they_were_measured_there() -> None:
+    in_memory, on_disk = (
+        instance_seconds("external", 10_000, DEMAND, MODEL, Rates(is_external=is_external))
+        for is_external in (False, True)
+    )
+    assert in_memory == pytest.approx(1.3 * on_disk)
+    assert instance_seconds("single", 10_000, DEMAND, MODEL, Rates()) == on_disk
+    assert instance_seconds("multi", 10_000, DEMAND, MODEL, Rates(is_external=True)) == pytest.approx(on_disk / 1.3)
+
+
+def test_alternatives__tell_other_layouts_of_the_plans_strategy() -> None:
+    zeros = {f"count_{number}": 60 for number in range(390)}
+    holes = {f"real_{number}": 5 for number in range(10)}
+    filling = Filling(100, zeros, holes)
+    model = MODEL.with_layout(layout_of(LAYOUT, filling, "missing", ()))
+    enough = budget(1 << 40)
+    found = by_name(alternatives(DEMAND, model, Rates(), enough, filling, tuple(zeros), strategy="single"))
+    assert list(found)[3:] == [("single", "zeros"), ("single", "sentinel")]
+    missing, zero, sentinel = (found["single", layout] for layout in ("missing", "zeros", "sentinel"))
+    assert sentinel.peak_bytes < zero.peak_bytes < missing.peak_bytes
+    # 390 x .4 + 10 x .95 = 165.5 of 400 cells are visited, of missing 399.5; building takes the rest
+    assert zero.seconds < missing.seconds * 0.6
+    # where nothing is missing a sentinel has nothing to stand for
+    whole = Filling(100, zeros, dict.fromkeys(holes, 0))
+    found = by_name(alternatives(DEMAND, MODEL, Rates(), enough, whole, tuple(zeros), strategy="single"))
+    assert list(found)[3:] == [("single", "zeros")]
+
+
+# ---- plans ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "max_gb", "code"),
+    [("150", "100", 137), ("150", "0.11", 137), ("2000", "0.1", 78)],
+)
+def test_plan__a_refusal_says_whose_number_it_was(
+    megabytes: str, max_gb: str, code: int, small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm's allocation is the machine's number: .6 of 150 MiB is less than .11 GiB."""
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", megabytes)
+    flags = ("--strategy", "single", "--max-memory-per-instance-gb", max_gb)
+    result = call("plan", small_dataset, "--out", tmp_path / "run", *flags)
+    assert result.exit_code == code, result.output
+    assert "error: a single model of" in result.stderr
+    assert ("SLURM_MEM_PER_NODE" in result.stderr) == (code == 137)
+    assert not (tmp_path / "run" / "genes.parquet").exists()
+
+
+def test_plan__writes_what_every_strategy_would_take(small_dataset: Path, tmp_path: Path) -> None:
+    result = call("plan", small_dataset, "--out", tmp_path / "run", "--strategy", "external", "--threads", "1")
+    assert result.exit_code == 0, result.output
+    plan = RunFolder(tmp_path / "run").read_plan()
+    assert plan.strategy == "external"
+    assert len(plan.instances) == 1
+    found = {one["strategy"]: one for one in plan.alternatives}
+    assert set(found) == {"single", "multi", "external"}
+    assert found["external"]["peak_bytes"] == plan.instances[0].predicted_bytes
+    assert all(one["is_feasible"] == (not one["reason"]) for one in found.values())
