@@ -1,0 +1,349 @@
+"""From a model and a dataset to the folder ``comprehensive_shap_analysis``: tables, summary, figures; whole or not at all."""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mi_duck.checkpoint import file_sha256, storage_errors, sync_folder, write_file, write_json
+from mi_duck.children import Report
+from mi_duck.data.dataset import Dataset, open_dataset
+from mi_duck.ensemble.ensemble import ConsolidatedMetaModel, InstanceModel
+from mi_duck.ensemble.model_files import load_unified_model
+from mi_duck.errors import CheckpointError, DataError
+from mi_duck.explain import tables
+from mi_duck.explain.contributions import Contributions, explain
+from mi_duck.explain.files import ValueFiles, write_figures, write_sample, write_tables
+from mi_duck.explain.kmers import feature_groups, kmer_families
+from mi_duck.explain.rows import SampledRows, sample_rows
+from mi_duck.explain.tree_shap import TOLERANCE
+from mi_duck.folders import RunFolder
+from mi_duck.stages import open_planned
+
+SUMMARY = "shap_analysis_summary.json"
+VERSION = 1
+logger = logging.getLogger("mi_duck")
+
+EXPLAINS = {
+    "probability": "The ensemble averages the members' calibrated probabilities, and SHAP values add up only in log-odds. "
+    "So each member's margins are explained, exactly, before calibration, and the members' values are joined by the "
+    "ensemble's weights: this explains the members, not the averaged probability itself.",
+    "margin": "The ensemble averages the members' margins, so it equals one merged model of all trees with leaves scaled "
+    "by the weights: the weighted sum of the members' SHAP values, whose mean the tables call mean_value, is exactly that "
+    "model's, before calibration. Importance is the weighted mean of the members' absolute values.",
+    "single": "There is one model, and its margins are explained, exactly, before calibration.",
+}
+SAMPLING = (
+    "Every (N/n)-th row of a list ordered by class, then by the seed's order of fold groups and genes, then by position: "
+    "every row has the same chance, classes and genes their share. Rows may be among those that the model was trained on: "
+    "this says what the model uses, not how good it is."
+)
+STANDARD_ERROR = (
+    "Of a mean over the sampled rows, clustered by fold group (overlapping genes; the gene where the data name none): "
+    "sqrt(G/(G-1) sum_g (S_g - n_g m)^2) / n. 95 % intervals are 1.96 of them to each side."
+)
+
+
+def run_comprehensive_ensemble_shap_analysis(
+    dataset_path: str | Path,
+    model_path: str | Path,
+    out_dir: str | Path,
+    sample_size: int = 1000,
+    background_size: int = 0,
+    verbose: bool = False,
+    *,
+    gene_column: str = "gene_id",
+    label_column: str = "splice_type",
+    fold_by: str | None = None,
+    seed: int = 42,
+    with_figures: bool = True,
+    threads: int = 1,
+) -> dict[str, Any]:
+    """Explain every booster of a model on sampled rows and write tables, summary and figures.
+
+    Parameters
+    ----------
+    dataset_path
+        Parquet file, folder or glob with the model's features.
+    model_path
+        Model file, run folder or instance folder.
+    out_dir
+        Folder of the results: absent, empty, or of an earlier analysis, which is replaced.
+    sample_size
+        Rows to explain; all where there are fewer.
+    background_size
+        Rows of a background that makes the values interventional; 0 for path-dependent values.
+    verbose
+        Whether progress goes to the log.
+    gene_column, label_column, fold_by, seed, threads
+        As for a run.
+    with_figures
+        Whether to draw.
+
+    Returns
+    -------
+    dict
+        What ``shap_analysis_summary.json`` holds.
+
+    Raises
+    ------
+    DataError
+        The dataset lacks a feature, has unknown labels, a value does not add up, the folder holds other files.
+    CheckpointError
+        There is no model, or it is damaged.
+    StorageError
+        The folder cannot be written.
+    """
+    model = load_unified_model(model_path)
+    dataset = open_dataset(
+        str(dataset_path), gene_column=gene_column, label_column=label_column, classes=model.classes, fold_by=fold_by
+    )
+
+    def say(stage: str, done: int, total: int) -> None:
+        if verbose:
+            logger.info("    %s: %s of %s", stage, f"{done:,}", f"{total:,}")
+
+    return analyse(
+        dataset,
+        model,
+        Path(model_path),
+        Path(out_dir),
+        sample_size=sample_size,
+        background_size=background_size,
+        seed=seed,
+        with_figures=with_figures,
+        threads=threads,
+        report=say,
+    )
+
+
+def explain_run(
+    *, run: str, sample_size: int, background_size: int, with_figures: bool, threads: int, report: Report
+) -> None:
+    """Explain the consolidated model of a run on its dataset: ``comprehensive_shap_analysis`` and what points to it.
+
+    Raises
+    ------
+    CheckpointError
+        The run is not consolidated.
+    """
+    folder = RunFolder(Path(run))
+    plan = folder.read_plan()
+    if not folder.model.is_file():
+        raise CheckpointError(f"{run} has no consolidated model yet; run 'mi-duck consolidate {run}'")
+    analyse(
+        open_planned(plan),
+        load_unified_model(folder.root),
+        folder.root,
+        folder.shap,
+        sample_size=sample_size,
+        background_size=background_size,
+        seed=plan.settings.seed,
+        with_figures=with_figures,
+        threads=threads,
+        report=report,
+    )
+    write_file(folder.shap_importance, (folder.shap / "shap_importance_incremental.csv").read_bytes())
+    for instance in plan.instances:
+        table = folder.shap / "per_instance_results" / f"{instance.name}_shap_importance.csv"
+        if table.is_file() and folder.instance(instance).is_dir():
+            write_file(folder.instance(instance) / "shap_analysis" / "shap_importance.csv", table.read_bytes())
+
+
+def read_summary(folder: RunFolder) -> dict[str, Any]:
+    """Return the summary of an explained run."""
+    return dict(json.loads((folder.shap / SUMMARY).read_bytes()))
+
+
+def is_explained(folder: RunFolder, *, sample_size: int, background_size: int, with_figures: bool) -> bool:
+    """Return whether the model that a run holds was explained with so many rows, and nothing of that is missing."""
+    try:
+        summary = read_summary(folder)
+        return bool(
+            summary["version"] == VERSION
+            and summary["model_sha256"] == file_sha256(folder.model)
+            and summary["sampling"]["n_rows_wanted"] == sample_size
+            and summary["background"]["n_rows_wanted"] == background_size
+            and (not with_figures or any(name.endswith(".png") for name in summary["files"]))
+            and summary["suspects"] == _sorted(read_suspects(folder.root))
+            and all(file_sha256(folder.shap / name) == digest for name, digest in summary["files"].items())
+            and folder.shap_importance.is_file()
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def analyse(
+    dataset: Dataset,
+    model: ConsolidatedMetaModel | InstanceModel,
+    model_path: Path,
+    out: Path,
+    *,
+    sample_size: int,
+    background_size: int,
+    seed: int,
+    with_figures: bool,
+    threads: int,
+    report: Report,
+) -> dict[str, Any]:
+    """Explain a model on rows of an open dataset; see `run_comprehensive_ensemble_shap_analysis`."""
+    if sample_size < 1 or background_size < 0:
+        raise DataError(f"{sample_size} rows against {background_size} cannot be explained; give at least 1 and 0")
+    ensemble = model.as_ensemble() if isinstance(model, InstanceModel) else model
+    if tuple(dataset.classes) != ensemble.classes:
+        raise DataError(
+            f"the model has classes {', '.join(ensemble.classes)}, the dataset {', '.join(dataset.classes)}"
+        )
+    _check_place(out)
+    wanted = [sample_size, background_size] if background_size else [sample_size]
+    rows, *others = sample_rows(dataset, ensemble.features, n_rows=wanted, seed=seed, threads=threads, report=report)
+    background = others[0] if others else None
+    families, notes = kmer_families(ensemble.features)
+    names = tables.Names(
+        features=ensemble.features,
+        classes=ensemble.classes,
+        instances=tuple(f"instance_{one.metadata['instance_id']:02d}" for one in ensemble.members),
+        groups=(*feature_groups([tables.kind_of(name) for name in ensemble.features]), *families),
+        suspects=read_suspects(model_path) if model_path.is_dir() else None,
+    )
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        with storage_errors(out):
+            shutil.rmtree(temporary, ignore_errors=True)
+            (temporary / "values").mkdir(parents=True)
+        values = ValueFiles(temporary / "values", len(names.classes))
+        for member in ensemble.members:
+            for booster in member.boosters:
+                booster.set_param({"nthread": threads})
+        found = explain(
+            [member.boosters for member in ensemble.members],
+            ensemble.weights,
+            encoding=ensemble.members[0].encoding,
+            features=ensemble.features,
+            matrix=rows.matrix,
+            clusters=rows.cluster,
+            groups=names.groups,
+            background=None if background is None else background.matrix,
+            threads=threads,
+            keep=values.keep,
+            report=report,
+        )
+        correlations = tables.agreement(found)
+        report("writing tables and figures", 0, 2)
+        write_tables(temporary, found, names, correlations)
+        write_sample(temporary / "shap_sample.csv", rows, names.classes)
+        if background is not None:
+            write_sample(temporary / "shap_background.csv", background, names.classes)
+        report("writing tables and figures", 1, 2)
+        if with_figures:
+            write_figures(temporary, found, names, correlations, values, rows)
+        with storage_errors(out):
+            shutil.rmtree(temporary / "values")
+        summary = {
+            "version": VERSION,
+            "model_type": type(model).__name__,
+            "model_sha256": file_sha256(_model_file(model_path)),
+            "dataset_fingerprint": dataset.fingerprint,
+            "voting": ensemble.voting,
+            "instance_weights": list(ensemble.weights),
+            "method": "exact path-dependent TreeSHAP" if background is None else "interventional TreeSHAP",
+            "unit": "log-odds",
+            "explains": EXPLAINS[ensemble.voting],
+            "sampling": _sampling(rows, found, names.classes)
+            | {"n_rows_wanted": sample_size, "seed": seed, "rule": SAMPLING, "standard_error": STANDARD_ERROR},
+            "background": {
+                "n_rows_wanted": background_size,
+                "n_rows": 0 if background is None else len(background.label),
+                "seed": None if background is None else seed + 1,
+            },
+            "additivity": {
+                "largest_gap": found.largest_gap,
+                "tolerance": TOLERANCE,
+                "n_checked": found.n_rows * sum(len(member.boosters) for member in ensemble.members),
+                "rule": "abs(sum of values + base value - margin) / max(1, abs(margin)), every row and booster",
+            },
+            "n_row_trees": found.n_row_trees,
+            "notes": notes,
+            "files": {
+                file.relative_to(temporary).as_posix(): file_sha256(file)
+                for file in sorted(temporary.rglob("*"))
+                if file.is_file()
+            },
+        } | tables.summary_facts(found, names, correlations)
+        write_json(temporary / SUMMARY, summary)
+        _replace(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    report("writing tables and figures", 2, 2)
+    return summary
+
+
+def read_suspects(run: Path) -> frozenset[str] | None:
+    """Return the features that the leakage report of a run names, or None where there is no report.
+
+    Raises
+    ------
+    CheckpointError
+        The report is damaged.
+    """
+    path = RunFolder(run).root / "leakage_analysis" / "leakage.json"
+    if not path.is_file():
+        return None
+    try:
+        suspects = json.loads(path.read_bytes())["suspects"]
+        return frozenset(one if isinstance(one, str) else str(one["feature"]) for one in suspects)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} names no suspects: {error}; delete it or make it again") from error
+
+
+def _sorted(names: frozenset[str] | None) -> list[str] | None:
+    return None if names is None else sorted(names)
+
+
+def _model_file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    consolidated = path / "consolidated_model.miduck"
+    return consolidated if consolidated.is_file() else path / "model_multiclass.miduck"
+
+
+def _check_place(out: Path) -> None:
+    """Refuse a folder that holds what is not ours: it is replaced as a whole."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise DataError(f"{out} is no folder; choose another")
+    try:
+        ours = {*json.loads((out / SUMMARY).read_bytes())["files"], SUMMARY}
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = set()
+    other = [
+        name
+        for file in sorted(out.rglob("*"))
+        if file.is_file() and (name := file.relative_to(out).as_posix()) not in ours
+    ]
+    if other:
+        raise DataError(f"{out} holds other files than an earlier analysis, such as {other[0]}; choose another folder")
+
+
+def _replace(temporary: Path, out: Path) -> None:
+    with storage_errors(out):
+        if out.exists():
+            shutil.rmtree(out)
+        temporary.rename(out)
+        sync_folder(out.parent)
+
+
+def _sampling(rows: SampledRows, found: Contributions, classes: Sequence[str]) -> dict[str, Any]:
+    counts = np.bincount(rows.label, minlength=len(classes))
+    return {
+        "n_rows": found.n_rows,
+        "n_genes": len(set(rows.gene_id)),
+        "n_fold_groups": found.n_clusters,
+        "rows_by_class": dict(zip(classes, (int(count) for count in counts), strict=True)),
+    }
