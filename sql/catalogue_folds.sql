@@ -1,4 +1,4 @@
--- catalogue_folds: the fold of every gene.
+-- catalogue_folds: the fold of every gene that is not held out.
 -- grain:   gene_id
 -- reads:   gene_index
 -- params:
@@ -10,4 +10,5 @@ select
     fold_group,
     fold
 from gene_index
+where not is_holdout
 order by gene_rank

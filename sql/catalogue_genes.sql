@@ -6,7 +6,7 @@
 --          fold_group   varchar   its fold group
 --          n_rows       bigint    its rows
 --          label_counts bigint[]  rows of each class
---          fold         bigint    its fold
+--          fold         bigint    its fold, null where it is held out
 --          is_holdout   boolean   whether it is kept from all training
 --          n_instances  bigint    instances that train on it
 with members as (

@@ -1,6 +1,6 @@
--- gene_index: one row per gene, in the seeded order in which instances are cut.
+-- gene_index: one row per gene that is not held out, in the seeded order in which instances are cut.
 -- grain:   gene_id
--- reads:   label_counts, sampled_genes
+-- reads:   label_counts, sampled_genes, holdout_groups
 -- params:  $seed       any integer; the same seed gives the same order everywhere
 --          $n_classes  number of classes
 -- columns: gene_id      varchar   the gene
@@ -19,6 +19,7 @@ genes as (
         sum(n_rows)::bigint as n_rows
     from label_counts
     semi join sampled_genes using (gene_id)
+    anti join holdout_groups using (fold_group)
     group by all
 ),
 counts as (

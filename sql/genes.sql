@@ -1,14 +1,14 @@
--- genes: the gene index with the fold of each gene; the file genes.parquet of a run.
+-- genes: the gene index with the fold of each gene, then the held-out genes; the file genes.parquet of a run.
 -- grain:   gene_id
--- reads:   gene_index, gene_folds
+-- reads:   gene_index, gene_folds, holdout_genes
 -- params:
 -- columns: gene_id      varchar   the gene
 --          fold_group   varchar   its fold group
 --          n_rows       bigint    its rows
 --          label_counts bigint[]  rows of each class
---          gene_rank    bigint    its place in the seeded order
+--          gene_rank    bigint    its place in the seeded order; held-out genes come last
 --          first_row    bigint    rows of all genes of lower rank
---          fold         bigint    its fold
+--          fold         bigint    its fold, null where it is held out
 --          is_holdout   boolean   whether it is kept from all training
 select
     gene_index.gene_id,
@@ -21,4 +21,15 @@ select
     false as is_holdout
 from gene_index
 join gene_folds using (gene_id)
-order by gene_index.gene_rank
+union all
+select
+    gene_id,
+    fold_group,
+    n_rows,
+    label_counts,
+    gene_rank,
+    first_row,
+    null as fold,
+    true as is_holdout
+from holdout_genes
+order by gene_rank

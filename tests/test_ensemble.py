@@ -16,9 +16,10 @@ import xgboost as xgb
 from test_pipeline import finished_run
 
 from mi_duck.checkpoint import read_parts
-from mi_duck.ensemble.ensemble import ConsolidatedMetaModel, InstanceModel, consolidate, shap_values
+from mi_duck.ensemble.ensemble import ConsolidatedMetaModel, InstanceModel, consolidate
 from mi_duck.ensemble.model_files import load_unified_model, save_model
 from mi_duck.errors import CheckpointError, DataError
+from mi_duck.explain.tree_shap import shap_values
 from mi_duck.folders import RunFolder
 from mi_duck.train.calibrate import Calibrator, probabilities
 
@@ -51,7 +52,7 @@ def member(
     rng = np.random.default_rng(seed)
     data = xgb.DMatrix(rng.normal(size=(50, len(features))), label=rng.integers(0, 2, 50))
     boosters = tuple(xgb.train({"max_depth": 2, "objective": "binary:logistic"}, data, 3) for _ in classes)
-    facts = {"instance_id": seed, "n_genes": 5, "n_rows": 50, "rounds": [3] * len(classes)}
+    facts = {"instance_id": seed, "n_genes": 5, "n_rows": 50, "n_training_rows": 50, "rounds": [3] * len(classes)}
     return InstanceModel(features, classes, boosters, tuple(Calibrator("none") for _ in classes), facts)
 
 
@@ -95,14 +96,15 @@ def test_ensemble__has_the_whole_interface(run: Path, model: ConsolidatedMetaMod
     assert list(shap_models) == [f"instance_{number}" for number in range(n)]
     assert set(shap_models["instance_0"]) == {"neither_model", "donor_model", "acceptor_model", "weight", "instance_id"}
     assert set(model.thresholds) == set(model.classes)
-    assert all(0 < value < 1 for value in model.thresholds.values())
+    assert all(0 < kinds["best_f1"] < 1 for kinds in model.thresholds.values())
 
 
 def test_instance_model__has_the_same_interface(run: Path, model: ConsolidatedMetaModel, matrix: np.ndarray) -> None:
     one = load_unified_model(run / "multi_instance_training" / "instance_00")
     assert isinstance(one, InstanceModel)
     public = {name for name in dir(ConsolidatedMetaModel) if not name.startswith("_")}
-    assert public - set(dir(InstanceModel)) == {"members", "weights", "voting", "n_genes", "predict_members"}
+    of_members = {"predict_members", "margins_of_members", "chances_of_members", "join"}
+    assert public - set(dir(InstanceModel)) == {"members", "weights", "voting", "n_genes"} | of_members
     assert (one.total_instances, one.voting_weights, one.instance_weights) == (1, [1.0], [1.0])
     assert one.instance_models == [one]
     assert one.instance_metadata == [one.metadata]
@@ -294,8 +296,51 @@ def test_consolidate__members_with_other_features_or_classes_are_refused() -> No
     for other in (member(("b", "a")), member(("a", "c")), member(("a", "b", "c")), member(classes=("y", "x"))):
         with pytest.raises(CheckpointError, match="differ in features or classes"):
             consolidate([member(), other], n_genes=5, thresholds={})
-    model = consolidate([member(), member(seed=1)], n_genes=5, thresholds={"x": 0.5, "y": 0.5})
-    assert sum(model.weights) == 1
+    model = consolidate([member(), member(seed=1)], n_genes=5, thresholds={"x": {"best_f1": 0.5}})
+    assert model.weights == (0.5, 0.5)
+
+
+STEPS = Calibrator("isotonic", margins=(-1.0, 0.0, 2.0), probabilities=(0.1, 0.25, 0.9))
+
+
+def test_margin_voting__is_the_mean_of_margins_calibrated_once_and_normalised(tmp_path: Path) -> None:
+    """Worked out by hand, and the same after a file."""
+    members, weights = [member(), member(seed=1), member(seed=2)], (0.5, 0.3, 0.2)
+    calibrators = (Calibrator("platt", 0.7, -0.4), STEPS)
+    thresholds = {"x": {"best_f1": 0.5, "precision_0.9": None}, "y": {"best_f1": 0.25, "precision_0.9": 0.5}}
+    model = consolidate(
+        members, n_genes=5, thresholds=thresholds, voting="margin", weights=weights, calibrators=calibrators
+    )
+    matrix = np.random.default_rng(0).normal(size=(30, 2)).astype(np.float32)
+    mean = sum(weight * one.margins(matrix).astype(float) for weight, one in zip(weights, members, strict=True))
+    one = 1 / (1 + np.exp(-(0.7 * mean[:, 0] - 0.4)))
+    other = np.interp(mean[:, 1], STEPS.margins, STEPS.probabilities)
+    found = model.predict_proba(matrix)
+    np.testing.assert_allclose(found, np.column_stack([one, other]) / (one + other)[:, None], atol=1e-6)
+    assert model.consolidation_method == "margin"
+    save_model(tmp_path / "m.miduck", model)
+    again = load_unified_model(tmp_path / "m.miduck")
+    assert isinstance(again, ConsolidatedMetaModel)
+    assert np.array_equal(again.predict_proba(matrix), found)
+    assert (again.voting, again.weights, again.calibrators) == ("margin", weights, calibrators)
+    assert again.thresholds == thresholds
+
+
+def test_probability_voting__weighs_the_members_own_probabilities() -> None:
+    members = [member(), member(seed=1)]
+    matrix = np.random.default_rng(0).normal(size=(30, 2)).astype(np.float32)
+    model = consolidate(members, n_genes=5, thresholds={}, weights=(0.9, 0.1))
+    expected = 0.9 * members[0].predict_proba(matrix) + 0.1 * members[1].predict_proba(matrix)
+    np.testing.assert_allclose(model.predict_proba(matrix), expected, atol=1e-6)
+
+
+def test_consolidated_meta_model__without_what_its_voting_needs_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="margin voting has 0 calibrators"):
+        consolidate([member()], n_genes=5, thresholds={}, voting="margin")
+    with pytest.raises(CheckpointError, match="probability voting has 2 calibrators"):
+        consolidate([member()], n_genes=5, thresholds={}, calibrators=(STEPS, STEPS))
+    with pytest.raises(CheckpointError, match="voting 'loudest'"):
+        consolidate([member()], n_genes=5, thresholds={}, voting="loudest")
 
 
 def test_shap_values__add_up_to_the_margin(model: ConsolidatedMetaModel, matrix: np.ndarray) -> None:

@@ -89,6 +89,7 @@ def open_dataset(
     exclude: str | None = None,
     exclude_features: Path | None = None,
     base_score_columns: Sequence[str] | None = None,
+    holdout_genes: str | None = None,
 ) -> Dataset:
     """Open a dataset and check all that its footers can tell.
 
@@ -108,6 +109,8 @@ def open_dataset(
         Text file with one column name a line; these are no features.
     base_score_columns
         Columns with the base model's scores, one for each class; by default ``<class>_score`` where all exist.
+    holdout_genes
+        What ``--holdout-genes`` names: a column of that name is no feature.
 
     Raises
     ------
@@ -135,7 +138,12 @@ def open_dataset(
     for field in schema:
         reason = _reason_to_exclude(
             field,
-            {gene_column: "the gene", label_column: "the label", fold_by: "--fold-by"},
+            {
+                holdout_genes: "--holdout-genes",
+                gene_column: "the gene",
+                label_column: "the label",
+                fold_by: "--fold-by",
+            },
             unwanted,
             exclude,
         )

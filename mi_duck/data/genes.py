@@ -1,9 +1,16 @@
-"""From rows to genes in SQL: the gene index, gene sampling, global gene-aware folds, where each gene's rows lie."""
+"""From rows to genes in SQL: gene sampling, held-out genes, the gene index, global gene-aware folds."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 
-from mi_duck.data.dataset import Dataset
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mi_duck.checkpoint import storage_errors
+from mi_duck.data.dataset import Dataset, some_names
+from mi_duck.data.held_out import HeldOut, read_held_out
 from mi_duck.database import Database
 from mi_duck.errors import DataError, PlanError
 
@@ -12,22 +19,30 @@ ROWS_PER_CLASS = 10
 
 @dataclass(frozen=True, slots=True)
 class GeneIndex:
-    """What the table ``gene_index`` holds.
+    """What the tables ``gene_index`` and ``holdout_genes`` hold.
 
     Parameters
     ----------
     seed
         Seed of the order.
     n_genes, n_rows
-        Genes selected and their rows.
+        Genes selected and not held out, and their rows.
     n_genes_dataset
         Genes of the whole dataset.
     n_groups
-        Fold groups.
+        Their fold groups.
     largest_gene_rows
         Rows of the gene that has most.
     label_counts
         Rows of each class.
+    n_holdout_genes, n_holdout_rows, n_holdout_groups
+        Genes that are kept from all training, their rows and fold groups.
+    n_holdout_named
+        Of these, genes that the user named; the others share their groups. None where groups were drawn.
+    holdout_label_counts
+        Rows of each class in the held-out genes.
+    is_sample
+        Whether genes were sampled.
     """
 
     seed: int
@@ -37,6 +52,12 @@ class GeneIndex:
     n_groups: int
     largest_gene_rows: int
     label_counts: tuple[int, ...]
+    n_holdout_genes: int = 0
+    n_holdout_rows: int = 0
+    n_holdout_groups: int = 0
+    n_holdout_named: int | None = None
+    holdout_label_counts: tuple[int, ...] = ()
+    is_sample: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +71,10 @@ class Fold:
     label_counts: tuple[int, ...]
 
 
-def index_genes(db: Database, dataset: Dataset, *, seed: int, sample_genes: int | None = None) -> GeneIndex:
-    """Count the rows of every gene in one pass and order the genes by seed: table ``gene_index``.
+def index_genes(
+    db: Database, dataset: Dataset, *, seed: int, sample_genes: int | None = None, holdout: str | None = None
+) -> GeneIndex:
+    """Count the rows of every gene in one pass and order the genes by seed: tables ``gene_index``, ``holdout_genes``.
 
     Parameters
     ----------
@@ -63,19 +86,25 @@ def index_genes(db: Database, dataset: Dataset, *, seed: int, sample_genes: int 
         Seed of the sample and of the order; the result depends on nothing else but the set of genes.
     sample_genes
         Number of whole genes to choose from all files, or None for all.
+    holdout
+        What ``--holdout-genes`` names, see `mi_duck.data.held_out`: whole fold groups of these genes are not indexed.
 
     Raises
     ------
     DataError
-        A row without gene or group, a gene in two groups, an unknown label, a class without rows, one gene alone.
+        A row without gene or group, a gene in two groups, an unknown label, a class without rows, one gene alone, a
+        held-out gene that is not there.
     PlanError
-        More genes to sample than there are.
+        More genes to sample than there are, all genes held out, or none.
     """
+    held_out = HeldOut() if holdout is None else read_held_out(db, dataset, holdout)
     db.open_source(
         dataset.files,
         gene_column=dataset.gene_column,
         label_column=dataset.label_column,
         fold_column=dataset.fold_column,
+        position_column=dataset.position_column,
+        site_scores=dataset.base_scores[1:],
     )
     db.table("label_counts", labels=list(dataset.labels))
     _check_rows(db, dataset)
@@ -83,18 +112,30 @@ def index_genes(db: Database, dataset: Dataset, *, seed: int, sample_genes: int 
     if sample_genes is not None and sample_genes > n_dataset:
         raise PlanError(f"--sample-genes {sample_genes:,} of {n_dataset:,} genes; ask for at most {n_dataset:,}")
     db.table("sampled_genes", seed=seed, n_genes=sample_genes)
+    db.table("holdout_groups", seed=seed, fraction=held_out.fraction, genes=held_out.genes and list(held_out.genes))
     db.table("gene_index", seed=seed, n_classes=len(dataset.classes))
+    db.table("holdout_genes", seed=seed, n_classes=len(dataset.classes))
+    kept = _holdout_summary(db, dataset, held_out)
     (summary,) = db.rows("gene_summary")
+    if summary["n_genes"] == 0:
+        raise PlanError(f"--holdout-genes {holdout} holds out all genes; hold out fewer")
     counts = tuple(int(count) for count in summary["label_counts"])
     empty = [name for name, count in zip(dataset.classes, counts, strict=True) if count == 0]
     if empty:
         raise DataError(
             f"no row of class {', '.join(empty)} in column '{dataset.label_column}' of {dataset.location}"
-            + (f" among the {sample_genes:,} sampled genes; sample more" if sample_genes else " (set --classes)")
+            + (
+                " outside the held-out genes; hold out fewer"
+                if holdout is not None and all(sum(both) for both in zip(counts, kept[-1], strict=True))
+                else f" among the {sample_genes:,} sampled genes; sample more"
+                if sample_genes
+                else " (set --classes)"
+            )
         )
     if summary["n_genes"] == 1:
         raise DataError(
-            f"only one gene in column '{dataset.gene_column}' of {dataset.location}; two or more are needed"
+            f"only one gene in column '{dataset.gene_column}' of {dataset.location}"
+            + ("; two or more are needed" if holdout is None else " is not held out; two or more are needed")
         )
     return GeneIndex(
         seed=seed,
@@ -104,7 +145,70 @@ def index_genes(db: Database, dataset: Dataset, *, seed: int, sample_genes: int 
         n_groups=int(summary["n_groups"]),
         largest_gene_rows=int(summary["largest_gene_rows"]),
         label_counts=counts,
+        n_holdout_genes=kept[0],
+        n_holdout_rows=kept[1],
+        n_holdout_groups=kept[2],
+        n_holdout_named=kept[3],
+        holdout_label_counts=kept[4],
+        is_sample=sample_genes is not None,
     )
+
+
+def _holdout_summary(
+    db: Database, dataset: Dataset, held_out: HeldOut
+) -> tuple[int, int, int, int | None, tuple[int, ...]]:
+    """Return held-out genes, rows, groups, genes that were named, rows of each class; refuse names that mean nothing."""
+    if held_out == HeldOut():
+        return 0, 0, 0, None, ()
+    kept = db.read("holdout_genes")
+    genes = kept["gene_id"].to_pylist()
+    named = None
+    if held_out.genes is not None:
+        known = set(db.read("label_counts")["gene_id"].to_pylist())
+        unknown = [gene for gene in held_out.genes if gene not in known]
+        if unknown:
+            raise DataError(
+                f"--holdout-genes names {len(unknown):,} gene(s) that the dataset lacks: {some_names(unknown)}; remove them"
+            )
+        named = len(set(genes) & set(held_out.genes))
+    if not genes and held_out.fraction is not None:
+        (groups,) = db.rows("gene_summary")
+        raise PlanError(
+            f"--holdout-genes {held_out.fraction:g} of {groups['n_groups']:,} fold groups is none; hold out more"
+        )
+    if not genes:
+        raise PlanError("--holdout-genes names no gene among the sampled ones; sample more or name others")
+    counts = tuple(sum(of_class) for of_class in zip(*kept["label_counts"].to_pylist(), strict=True))
+    return len(genes), sum(kept["n_rows"].to_pylist()), len(set(kept["fold_group"].to_pylist())), named, counts
+
+
+def say_selection(index: GeneIndex, dataset: Dataset, say: Callable[[str], None]) -> None:
+    """Say which genes are sampled, which are held out, and what will not be scored on these."""
+    n_genes = index.n_genes + index.n_holdout_genes
+    if index.is_sample:
+        say(f"Sampling {n_genes:,} genes out of {index.n_genes_dataset:,}")
+        say(f"Selected {index.n_rows + index.n_holdout_rows:,} rows from {n_genes:,} genes")
+    if not index.n_holdout_genes:
+        return
+    others = 0 if index.n_holdout_named is None else index.n_holdout_genes - index.n_holdout_named
+    say(
+        f"Holding out {index.n_holdout_genes:,} genes of {index.n_holdout_groups:,} fold groups, {index.n_holdout_rows:,} rows: "
+        "no instance sees them"
+        + (f"; {others:,} of them only share '{dataset.fold_column}' with a named gene" if others else "")
+    )
+    absent = [name for name, n in zip(dataset.classes, index.holdout_label_counts, strict=True) if n == 0]
+    if absent:
+        say(f"warning: no held-out row of class {', '.join(absent)}; scores of it on held-out genes are left out")
+
+
+def write_genes(file: Path, table: pa.Table, held_out: pa.Table) -> None:
+    """Write ``genes.parquet``: the genes in the order of their ranks, then the held-out ones, which train on no row."""
+    held_out = held_out.append_column("n_training_rows", pa.array([0] * len(held_out), pa.int64()))
+    temporary = file.with_name(f".{file.name}.tmp")
+    with storage_errors(file.parent):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.concat_tables([table, held_out]), temporary, compression="zstd", write_page_checksum=True)
+        temporary.replace(file)
 
 
 def _check_rows(db: Database, dataset: Dataset) -> None:

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import xgboost as xgb
 from numpy.typing import NDArray
 
-from mi_duck.errors import CheckpointError, DataError
+from mi_duck.ensemble.matrix import feature_matrix
+from mi_duck.errors import CheckpointError
+from mi_duck.explain.contributions import explain
 from mi_duck.train.calibrate import Calibrator, probabilities
+from mi_duck.train.encoding import Encoding
+
+VOTINGS = ("probability", "margin", "single")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,8 @@ class InstanceModel:
         One a class.
     metadata
         Instance number, genes, rows, rounds.
+    encoding
+        What counts as missing.
     """
 
     features: tuple[str, ...]
@@ -35,6 +41,7 @@ class InstanceModel:
     boosters: tuple[xgb.Booster, ...]
     calibrators: tuple[Calibrator, ...]
     metadata: dict[str, Any]
+    encoding: Encoding = Encoding()
 
     def as_ensemble(self) -> "ConsolidatedMetaModel":
         """Return the ensemble of this one member: the same probabilities, the whole interface."""
@@ -76,12 +83,13 @@ class InstanceModel:
         return int(self.metadata["n_genes"])
 
     @property
-    def thresholds(self) -> dict[str, float]:
+    def thresholds(self) -> dict[str, dict[str, float | None]]:
         """None: they are fitted on the whole run."""
         return {}
 
     def margins(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return log-odds of each class against the rest, shape (n_rows, n_classes)."""
+        matrix = self.encoding.apply(matrix, self.features)
         return np.column_stack([booster.inplace_predict(matrix, predict_type="margin") for booster in self.boosters])
 
     def predict_proba(self, rows: Any) -> NDArray[np.float32]:
@@ -123,18 +131,30 @@ class ConsolidatedMetaModel:
     weights
         Weight of each member; they sum to 1.
     voting
-        ``probability``: the weighted mean of the members' calibrated probabilities.
+        ``probability``: the weighted mean of the members' calibrated probabilities. ``margin``: the weighted mean of their
+        log-odds for each class, calibrated once on top and normalised. ``single``: one member's own.
     thresholds
-        For each class the probability from which out-of-fold F1 is best.
+        For each class the probability from which it is called: for the best F1, a precision of .9, a recall of .9, all out of
+        fold; None where that is out of reach. See `mi_duck.ensemble.thresholds`.
     n_genes
         Genes that at least one member was trained on.
+    calibrators
+        Of margin voting, one a class; else none.
     """
 
     members: tuple[InstanceModel, ...]
     weights: tuple[float, ...]
     voting: str
-    thresholds: dict[str, float]
+    thresholds: dict[str, dict[str, float | None]]
     n_genes: int
+    calibrators: tuple[Calibrator, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a voting that nobody knows, and one whose calibrators are not there."""
+        if self.voting not in VOTINGS:
+            raise CheckpointError(f"a model of voting '{self.voting}'; this program knows {', '.join(VOTINGS)}")
+        if len(self.calibrators) != (len(self.classes) if self.voting == "margin" else 0):
+            raise CheckpointError(f"a model of {self.voting} voting has {len(self.calibrators)} calibrators on top")
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -183,8 +203,24 @@ class ConsolidatedMetaModel:
 
     def predict_members(self, rows: Any) -> NDArray[np.float64]:
         """Return the probabilities of every member, shape (n_members, n_rows, n_classes)."""
+        return self.chances_of_members(self.margins_of_members(rows))
+
+    def margins_of_members(self, rows: Any) -> NDArray[np.float32]:
+        """Return the log-odds of every member, shape (n_members, n_rows, n_classes)."""
         matrix = feature_matrix(rows, self.features)
-        return np.stack([probabilities(member.margins(matrix), member.calibrators) for member in self.members])
+        return np.stack([member.margins(matrix) for member in self.members])
+
+    def chances_of_members(self, margins: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return every member's calibrated probabilities from its log-odds, shape (n_members, n_rows, n_classes)."""
+        return np.stack(
+            [probabilities(own, member.calibrators) for own, member in zip(margins, self.members, strict=True)]
+        )
+
+    def join(self, margins: NDArray[np.float32], chances: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the ensemble's probabilities from its members' log-odds and probabilities, shape (n_rows, n_classes)."""
+        if self.voting == "margin":
+            return probabilities(vote(margins, self.weights).astype(np.float32), self.calibrators)
+        return vote(chances, self.weights)
 
     def predict_proba(self, rows: Any) -> NDArray[np.float32]:
         """Return probabilities, shape (n_rows, n_classes), float32; rows sum to 1.
@@ -200,7 +236,8 @@ class ConsolidatedMetaModel:
         DataError
             A feature is missing, or an array has another width.
         """
-        return vote(self.predict_members(rows), self.weights).astype(np.float32)
+        margins = self.margins_of_members(rows)
+        return self.join(margins, self.chances_of_members(margins)).astype(np.float32)
 
     def predict(self, rows: Any) -> NDArray[np.int64]:
         """Return the index of the most probable class, shape (n_rows,)."""
@@ -247,131 +284,66 @@ class ConsolidatedMetaModel:
         DataError
             Values do not add up to the margins within 1e-4, or the shap package is absent and a background is given.
         """
-        matrix = feature_matrix(rows, self.features)
         background = None if background_data is None else feature_matrix(background_data, self.features)
-        by_class = np.zeros((len(self.classes), len(self.features)))
-        for member, weight in zip(self.members, self.weights, strict=True):
-            for index, booster in enumerate(member.boosters):
-                by_class[index] += weight * np.abs(shap_values(booster, matrix, background)).mean(axis=0)
-        found = {name: _by_name(self.features, by_class[index]) for index, name in enumerate(self.classes)}
-        return found | {"ensemble": _by_name(self.features, by_class.mean(axis=0))}
+        found = explain(
+            [member.boosters for member in self.members],
+            self.weights,
+            encoding=self.members[0].encoding,
+            features=self.features,
+            matrix=feature_matrix(rows, self.features),
+            background=background,
+        )
+        by_class = {
+            name: _by_name(self.features, one.value) for name, one in zip(self.classes, found.by_class, strict=True)
+        }
+        return by_class | {"ensemble": _by_name(self.features, found.overall.value)}
 
 
 def _by_name(features: Sequence[str], values: NDArray[np.float64]) -> dict[str, float]:
     return dict(zip(features, (float(value) for value in values), strict=True))
 
 
-def shap_values(
-    booster: xgb.Booster, matrix: NDArray[np.float32], background: NDArray[np.float32] | None = None
-) -> NDArray[np.float64]:
-    """Return SHAP values of a booster's margin, shape (n_rows, n_features), checked to add up to it.
-
-    References
-    ----------
-    Lundberg et al., From local explanations to global understanding with explainable AI for trees (2020): exact TreeSHAP,
-    path-dependent without a background, interventional with one.
-    """
-    margin = booster.inplace_predict(matrix, predict_type="margin")
-    values: NDArray[np.float64]
-    if background is None:
-        parts = booster.predict(xgb.DMatrix(matrix), pred_contribs=True).astype(np.float64)
-        values, base = parts[:, :-1], parts[:, -1]
-    else:
-        try:
-            import shap
-        except ImportError as error:
-            raise DataError("a background needs the shap package: pip install 'mi-duck[shap]'") from error
-        explainer = shap.TreeExplainer(booster, data=background, feature_perturbation="interventional")
-        values = np.asarray(explainer.shap_values(matrix), dtype=np.float64)
-        base = np.full(len(matrix), float(np.ravel(explainer.expected_value)[0]))
-    gap = np.abs(values.sum(axis=1) + base - margin) / np.maximum(1, np.abs(margin))
-    if gap.size and gap.max() > 1e-4:
-        raise DataError(f"SHAP values miss the margin by {gap.max():.1e}; they would mislead, so none are given")
-    return values
-
-
-def vote(chances: NDArray[np.float64], weights: Sequence[float]) -> NDArray[np.float64]:
-    """Return the weighted mean over members of probabilities, shape (n_members, n_rows, n_classes) in."""
-    mean: NDArray[np.float64] = np.einsum("m,mrc->rc", np.asarray(weights), chances)
+def vote(values: NDArray[np.floating[Any]], weights: Sequence[float]) -> NDArray[np.float64]:
+    """Return the weighted mean over members of probabilities or margins, shape (n_members, n_rows, n_classes) in."""
+    mean: NDArray[np.float64] = np.einsum("m,mrc->rc", np.asarray(weights, dtype=np.float64), values)
     return mean
 
 
-def feature_matrix(rows: Any, features: Sequence[str]) -> NDArray[np.float32]:
-    """Return rows as a float32 matrix in the order of features; missing values are NaN.
-
-    Raises
-    ------
-    DataError
-        A feature is missing or no number, an array has another width, a value is infinite or too large for float32.
-    """
-    if isinstance(rows, np.ndarray):
-        if rows.ndim != 2 or rows.shape[1] != len(features):
-            raise DataError(
-                f"an array of shape {rows.shape} cannot be {len(features)} features; name the columns instead"
-            )
-        if rows.dtype.kind not in "biuf":
-            raise DataError(f"an array of {rows.dtype} holds no numbers; convert it, with NaN for missing values")
-        with np.errstate(over="ignore"):
-            matrix = np.ascontiguousarray(rows, dtype=np.float32)
-    else:
-        if isinstance(rows, pa.Table | pa.RecordBatch):
-            names = set(rows.schema.names)
-        elif isinstance(rows, Mapping):
-            names = set(rows)
-        elif hasattr(rows, "columns"):
-            names = set(rows.columns)
-        else:
-            raise DataError(
-                f"rows of type {type(rows).__name__} have no named columns; give an Arrow table or a data frame"
-            )
-        missing = [name for name in features if name not in names]
-        if missing:
-            raise DataError(
-                f"feature(s) {', '.join(missing[:8])} missing of {len(features)} that the model was trained on"
-            )
-        n_rows = len(rows) if not isinstance(rows, Mapping) else np.size(rows[features[0]])
-        matrix = np.empty((n_rows, len(features)), dtype=np.float32)
-        for place, name in enumerate(features):
-            try:
-                column = _numbers(rows[name])
-                if column.shape != (n_rows,):
-                    raise ValueError(f"its shape is {column.shape}")
-                # what is too large for float32 becomes infinite, which is refused below
-                with np.errstate(over="ignore"):
-                    matrix[:, place] = column
-            except (TypeError, ValueError, KeyError, pa.ArrowInvalid) as error:
-                raise DataError(f"feature '{name}' is no column of {n_rows:,} numbers: {error}") from error
-    if np.isinf(matrix).any():
-        bad = features[int(np.flatnonzero(np.isinf(matrix).any(axis=0))[0])]
-        raise DataError(f"infinite value, or one too large for float32, in feature '{bad}'; replace it by null")
-    return matrix
-
-
-def _numbers(column: Any) -> Any:
-    """Return a column as NumPy numbers; nulls become NaN, text and dates are refused even where they look like numbers."""
-    if isinstance(column, pa.Array | pa.ChunkedArray):
-        if pa.types.is_boolean(column.type) or pa.types.is_null(column.type):
-            column = column.cast(pa.float32())
-        column = column.to_numpy() if isinstance(column, pa.ChunkedArray) else column.to_numpy(zero_copy_only=False)
-    elif not hasattr(column, "dtype"):
-        column = np.asarray(column)
-    if column.dtype.kind not in "biuf":
-        raise TypeError(f"its values are {column.dtype}")
-    return column if isinstance(column, np.ndarray) else column.to_numpy(dtype=np.float64, na_value=np.nan)
-
-
 def consolidate(
-    members: Sequence[InstanceModel], *, n_genes: int, thresholds: Mapping[str, float]
+    members: Sequence[InstanceModel],
+    *,
+    n_genes: int,
+    thresholds: Mapping[str, Mapping[str, float | None]],
+    voting: str = "probability",
+    weights: Sequence[float] | None = None,
+    calibrators: Sequence[Calibrator] = (),
 ) -> ConsolidatedMetaModel:
-    """Join instances with equal weights.
+    """Join instances into one model.
+
+    Parameters
+    ----------
+    members
+        The instances.
+    n_genes, thresholds, voting, weights, calibrators
+        As in `ConsolidatedMetaModel`; by default all members weigh the same.
 
     Raises
     ------
     CheckpointError
-        Members differ in features or classes.
+        Members differ in features, classes or in what counts as missing.
     """
     for member in members[1:]:
-        if member.features != members[0].features or member.classes != members[0].classes:
+        if (member.features, member.classes, member.encoding) != (
+            members[0].features,
+            members[0].classes,
+            members[0].encoding,
+        ):
             raise CheckpointError("the instances differ in features or classes; train them in one run")
-    weight = 1 / len(members)
-    return ConsolidatedMetaModel(tuple(members), (weight,) * len(members), "probability", dict(thresholds), n_genes)
+    return ConsolidatedMetaModel(
+        tuple(members),
+        tuple(weights) if weights is not None else (1 / len(members),) * len(members),
+        voting,
+        {name: dict(kinds) for name, kinds in thresholds.items()},
+        n_genes,
+        tuple(calibrators),
+    )

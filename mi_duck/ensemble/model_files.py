@@ -1,18 +1,20 @@
 """The file of a model: writes and reads native boosters and JSON in one hashed ``.miduck`` file, never code."""
 
 import json
-from collections.abc import Sequence
+import pickletools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import xgboost as xgb
 
-from mi_duck.checkpoint import pack, read_parts, write_file
+from mi_duck.checkpoint import pack, read_parts, unpack, write_file
 from mi_duck.ensemble.ensemble import ConsolidatedMetaModel, InstanceModel
 from mi_duck.errors import CheckpointError
 from mi_duck.train.calibrate import Calibrator
+from mi_duck.train.encoding import Encoding
 
-MODEL_VERSION = 1
+MODEL_VERSION = 2
 
 
 def save_model(path: Path, model: ConsolidatedMetaModel) -> None:
@@ -22,9 +24,11 @@ def save_model(path: Path, model: ConsolidatedMetaModel) -> None:
         "version": MODEL_VERSION,
         "features": model.features,
         "classes": model.classes,
+        "encoding": model.members[0].encoding.to_dict(),
         "weights": model.weights,
         "voting": model.voting,
         "thresholds": model.thresholds,
+        "calibrators": [one.to_dict() for one in model.calibrators],
         "n_genes": model.n_genes,
         "members": [
             member.metadata | {"calibrators": [one.to_dict() for one in member.calibrators]} for member in model.members
@@ -39,7 +43,9 @@ def save_model(path: Path, model: ConsolidatedMetaModel) -> None:
 
 
 def load_unified_model(path: str | Path) -> ConsolidatedMetaModel | InstanceModel:
-    """Read a model: a run folder, an instance folder, or a ``.miduck`` file of either.
+    """Read a model: a run folder, an instance folder, a ``.miduck`` file of either, or a pickle that mi_duck exported.
+
+    Of a pickle the bytes of the model are taken out; nothing in it is run.
 
     Raises
     ------
@@ -54,34 +60,76 @@ def load_unified_model(path: str | Path) -> ConsolidatedMetaModel | InstanceMode
         if not found:
             raise CheckpointError(f"no model in {path}; 'mi-duck consolidate' makes it once the instances are trained")
         path = found[0]
-    parts = read_parts(path)
+    if path.suffix == ".pkl":
+        return model_from_bytes(_bytes_in_pickle(path), str(path))
+    return _from_parts(read_parts(path), str(path))
+
+
+def model_from_bytes(data: bytes, source: str) -> ConsolidatedMetaModel | InstanceModel:
+    """Read a model from the bytes of its file.
+
+    Parameters
+    ----------
+    data
+        All bytes of a ``.miduck`` file.
+    source
+        Its name, for messages.
+
+    Raises
+    ------
+    CheckpointError
+        The bytes are damaged, foreign or newer.
+    """
+    return _from_parts(unpack(data, source), source)
+
+
+def _bytes_in_pickle(path: Path) -> bytes:
+    """Return the bytes of a model's file that a pickle of `mi_duck.export` holds, by reading its instructions."""
+    try:
+        found = [value for _, value, _ in pickletools.genops(path.read_bytes()) if isinstance(value, bytes)]
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is no whole pickle: {error}") from error
+    if len(found) != 1:
+        raise CheckpointError(f"{path} is no pickle that mi_duck exported; loading any other would run its code")
+    return found[0]
+
+
+def _from_parts(parts: Mapping[str, bytes], source: str) -> ConsolidatedMetaModel | InstanceModel:
     try:
         facts = json.loads(parts["model.json"])
         if facts["kind"] == "instance":
             return _member(facts, facts, [parts[f"booster_{index}.ubj"] for index in range(len(facts["classes"]))])
         if facts["kind"] != "ensemble" or facts["version"] != MODEL_VERSION:
             raise CheckpointError(
-                f"{path} holds '{facts['kind']}', version {facts.get('version')}, not a model to predict with"
+                f"{source} holds '{facts['kind']}', version {facts.get('version')}, not a model to predict with"
             )
         members = tuple(
             _member(facts, one, [parts[f"booster_{number}_{index}.ubj"] for index in range(len(facts["classes"]))])
             for number, one in enumerate(facts["members"])
         )
         return ConsolidatedMetaModel(
-            members, tuple(facts["weights"]), facts["voting"], facts["thresholds"], facts["n_genes"]
+            members,
+            tuple(facts["weights"]),
+            facts["voting"],
+            facts["thresholds"],
+            facts["n_genes"],
+            tuple(Calibrator.from_dict(values) for values in facts["calibrators"]),
         )
     except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} lacks a part of a model: {error}") from error
+        raise CheckpointError(f"{source} lacks a part of a model: {error}") from error
 
 
 def _member(facts: dict[str, Any], one: dict[str, Any], boosters: Sequence[bytes]) -> InstanceModel:
-    names = ("instance_id", "n_genes", "n_rows", "rounds")
+    names = ("instance_id", "n_genes", "n_rows", "n_training_rows", "rounds")
     return InstanceModel(
         tuple(facts["features"]),
         tuple(facts["classes"]),
         tuple(load_booster(data) for data in boosters),
         tuple(Calibrator.from_dict(values) for values in one["calibrators"]),
         {name: one[name] for name in names},
+        Encoding.from_dict(facts["encoding"]),
     )
 
 

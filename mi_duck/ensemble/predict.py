@@ -9,12 +9,12 @@ from urllib.parse import unquote
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from mi_duck.checkpoint import publish, storage_errors
 from mi_duck.children import Report
 from mi_duck.data.dataset import parquet_files
-from mi_duck.ensemble.ensemble import ConsolidatedMetaModel, InstanceModel, feature_matrix, vote
+from mi_duck.ensemble.ensemble import ConsolidatedMetaModel, InstanceModel
+from mi_duck.ensemble.matrix import feature_matrix
 from mi_duck.errors import DataError
 from mi_duck.train.calibrate import probabilities
 
@@ -181,8 +181,9 @@ def _predicted(
     columns = {name: batch[name] for name in kept}
     columns |= {name: pa.array([value] * len(batch), pa.string()) for name, value in of_folders.items()}
     if isinstance(model, ConsolidatedMetaModel):
-        members = model.predict_members(matrix)
-        chances: NDArray[np.float64] = vote(members, model.weights)
+        margins = model.margins_of_members(matrix)
+        members = model.chances_of_members(margins)
+        chances = model.join(margins, members)
     else:
         chances = probabilities(model.margins(matrix), model.calibrators)
     names = pa.array(model.classes)

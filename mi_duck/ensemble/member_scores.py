@@ -1,0 +1,154 @@
+"""The scratch file of a run with every member's out-of-fold scores of every row: how it is written and read.
+
+``.scratch/members.parquet`` has a line a row in the total order of the run: ``gene_rank``, ``label``, ``fold``, ``position``;
+``margin:<instance>:<class>`` and ``p:<instance>:<class>``, log-odds and calibrated probabilities by the boosters that never saw
+the row's fold group; ``base:<column>``, the base scores as they are.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mi_duck.errors import CheckpointError
+from mi_duck.folders import RunFolder
+from mi_duck.plan.plan import Plan
+from mi_duck.train.segments import KEYS
+
+
+@dataclass(frozen=True, slots=True)
+class MemberScores:
+    """Rows of the file, and its scores on request: one member's at a time, so that memory does not grow with members.
+
+    Parameters
+    ----------
+    path
+        The file.
+    classes, base_columns
+        Names.
+    instance_ids
+        Members in it.
+    n_folds
+        Folds of the run.
+    gene_rank, label, fold
+        Of each row, shape (n_rows,).
+    """
+
+    path: Path
+    classes: tuple[str, ...]
+    base_columns: tuple[str, ...]
+    instance_ids: tuple[int, ...]
+    n_folds: int
+    gene_rank: NDArray[np.int32]
+    label: NDArray[np.uint8]
+    fold: NDArray[np.int8]
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the run."""
+        return len(self.label)
+
+    def margins(self, instance_id: int) -> NDArray[np.float32]:
+        """Return a member's log-odds, shape (n_rows, n_classes)."""
+        return self._columns([f"margin:{instance_id}:{name}" for name in self.classes])
+
+    def chances(self, instance_id: int) -> NDArray[np.float32]:
+        """Return a member's calibrated probabilities, shape (n_rows, n_classes)."""
+        return self._columns([f"p:{instance_id}:{name}" for name in self.classes])
+
+    def base(self) -> NDArray[np.float32]:
+        """Return the base scores, NaN where missing, shape (n_rows, n_classes)."""
+        return self._columns([f"base:{name}" for name in self.base_columns])
+
+    def positions(self) -> NDArray[np.int64] | None:
+        """Return where each row lies, shape (n_rows,), or None where the dataset does not say."""
+        column = pq.read_table(self.path, columns=["position"])["position"]
+        return None if column.null_count else column.to_numpy()
+
+    def keys(self) -> NDArray[np.void]:
+        """Return the keys of all rows, as segments hold them."""
+        keys = np.zeros(self.n_rows, dtype=KEYS)
+        keys["gene_rank"], keys["label"] = self.gene_rank, self.label
+        positions = self.positions()
+        if positions is not None:
+            keys["position"] = positions
+        return keys
+
+    def _columns(self, names: list[str]) -> NDArray[np.float32]:
+        values = np.empty((self.n_rows, len(names)), dtype=np.float32)
+        for place, name in enumerate(names):
+            values[:, place] = pq.read_table(self.path, columns=[name])[name].to_numpy()
+        return values
+
+
+def open_member_scores(folder: RunFolder, plan: Plan) -> MemberScores:
+    """Open the file of a run.
+
+    Raises
+    ------
+    CheckpointError
+        There is none: it is made with the consolidated model and deleted at the end of a run.
+    """
+    if not (folder.out_of_fold.is_file() and folder.members.is_file()):
+        raise CheckpointError(f"{folder.root} has no out-of-fold scores yet; run 'mi-duck consolidate {folder.root}'")
+    return read_member_scores(folder, plan)
+
+
+def read_member_scores(folder: RunFolder, plan: Plan) -> MemberScores:
+    """Open the file, which is known to be there."""
+    names = [name.split(":") for name in pq.read_schema(folder.members).names]
+    facts = pq.read_table(folder.members, columns=["gene_rank", "label", "fold"])
+    return MemberScores(
+        path=folder.members,
+        classes=plan.classes,
+        base_columns=plan.base_scores,
+        instance_ids=tuple(sorted({int(parts[1]) for parts in names if parts[0] == "margin"})),
+        n_folds=plan.settings.n_folds,
+        gene_rank=facts["gene_rank"].to_numpy(),
+        label=facts["label"].to_numpy(),
+        fold=facts["fold"].to_numpy(),
+    )
+
+
+def member_table(
+    plan: Plan,
+    keys: NDArray[np.void],
+    fold: NDArray[np.int8],
+    instance_ids: list[int],
+    margins: NDArray[np.float32],
+    chances: NDArray[np.float64],
+    base: NDArray[np.float32],
+) -> pa.Table:
+    """Return some rows of the file.
+
+    Parameters
+    ----------
+    plan
+        The plan.
+    keys, fold
+        Of the rows, shape (n_rows,).
+    instance_ids
+        The members.
+    margins, chances
+        Scores, shape (n_members, n_rows, n_classes).
+    base
+        Base scores, shape (n_rows, number of them).
+    """
+    columns = {
+        "gene_rank": pa.array(np.ascontiguousarray(keys["gene_rank"])),
+        "label": pa.array(np.ascontiguousarray(keys["label"])),
+        "fold": pa.array(fold),
+        "position": pa.array(np.ascontiguousarray(keys["position"]))
+        if plan.position_column
+        else pa.nulls(len(keys), pa.int64()),
+    }
+    for kind, values in (("margin", margins), ("p", chances)):
+        columns |= {
+            f"{kind}:{instance_id}:{name}": pa.array(values[place, :, index].astype(np.float32))
+            for place, instance_id in enumerate(instance_ids)
+            for index, name in enumerate(plan.classes)
+        }
+    return pa.table(columns | {f"base:{name}": pa.array(base[:, place]) for place, name in enumerate(plan.base_scores)})

@@ -1,0 +1,137 @@
+"""Errors of base model and ensemble are counted as anyone would count them."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.metrics import f1_score
+
+from mi_duck.ensemble.comparison import ANY_SITE, compare, gene_deltas, near_sites
+from mi_duck.train.evaluate import draw_weights
+
+CLASSES = ("neither", "donor", "acceptor")
+
+
+def drawn(n: int = 2_000) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray]:
+    """Return (base, meta, labels, genes, positions): the ensemble is the better one."""
+    rng = np.random.default_rng(2)
+    labels = rng.choice(3, n, p=[0.8, 0.1, 0.1])
+    models = []
+    for strength in (1.0, 2.0):
+        raw = np.exp(rng.normal(size=(n, 3)) + strength * np.eye(3)[labels])
+        models.append((raw / raw.sum(axis=1, keepdims=True)).astype(np.float32))
+    return *models, labels, np.sort(rng.integers(0, 40, n)), rng.integers(0, 3_000, n)  # type: ignore[return-value]
+
+
+def test_compare__counts_calls_at_argmax_and_at_a_half() -> None:
+    base, meta, labels, genes, positions = drawn()
+    weights = draw_weights(40, seed=0, draws=20)
+    found = compare(base, meta, labels, genes, genes, CLASSES, positions=positions, weights=weights)
+    assert list(found) == ["donor", "acceptor", ANY_SITE]
+    truth = labels == 1
+    for kind, calls in (
+        ("argmax", [model.argmax(axis=1) == 1 for model in (base, meta)]),
+        ("threshold_0.5", [model[:, 1] >= 0.5 for model in (base, meta)]),
+    ):
+        for who, called in zip(("base", "meta"), calls, strict=True):
+            counts = found["donor"][kind][who]
+            assert (counts["tp"], counts["fp"], counts["fn"]) == (
+                (called & truth).sum(),
+                (called & ~truth).sum(),
+                (~called & truth).sum(),
+            )
+            assert counts["f1"] == pytest.approx(f1_score(truth, called))
+        difference = found["donor"][kind]["difference"]["fp"]
+        assert difference["value"] == found["donor"][kind]["meta"]["fp"] - found["donor"][kind]["base"]["fp"]
+        assert difference["low"] <= difference["value"] <= difference["high"]
+    any_site = found[ANY_SITE]["argmax"]["meta"]
+    assert any_site["tp"] == ((meta.argmax(axis=1) > 0) & (labels > 0)).sum()
+
+
+def test_compare__at_matched_recall_the_ensemble_finds_as_many_with_the_highest_threshold() -> None:
+    base, meta, labels, genes, _ = drawn()
+    weights = draw_weights(40, seed=0, draws=5)
+    found = compare(base, meta, labels, genes, genes, CLASSES, positions=None, weights=weights)
+    matched = found["donor"]["matched_recall"]
+    assert matched["meta"]["tp"] == matched["base"]["tp"] == found["donor"]["argmax"]["base"]["tp"]
+    assert matched["meta"]["fp"] == ((meta[:, 1] >= matched["meta_threshold"]) & (labels != 1)).sum()
+    assert ((meta[:, 1] > matched["meta_threshold"]) & (labels == 1)).sum() < matched["base"]["tp"]
+    assert matched["meta"]["fp"] < matched["base"]["fp"]
+    assert "by_kind" not in found["donor"]
+    silent = np.tile(np.array([1, 0, 0], np.float32), (len(labels), 1))
+    found = compare(silent, meta, labels, genes, genes, CLASSES, positions=None, weights=weights)
+    assert "no recall to match" in found["donor"]["matched_recall"]["status"]
+    assert found["donor"]["argmax"]["base"]["precision"] is None
+
+
+def test_compare__kinds_of_errors_add_up() -> None:
+    base, meta, labels, genes, positions = drawn()
+    found = compare(
+        base, meta, labels, genes, genes, CLASSES, positions=positions, weights=draw_weights(40, seed=0, draws=2)
+    )
+    for of_class in found.values():
+        kinds = list(of_class["by_kind"].values())
+        assert sum(kind["n_rows"] for kind in kinds) == len(labels)
+        assert sum(kind["n_sites"] for kind in kinds) == of_class["n_sites"]
+        for who in ("base", "meta"):
+            for count in ("tp", "fp", "fn"):
+                assert sum(kind[who][count] for kind in kinds) == of_class["argmax"][who][count]
+
+
+def test_compare__of_two_classes_has_no_other_site() -> None:
+    base, meta, labels, genes, _ = drawn()
+    two = [np.column_stack([1 - model[:, 1], model[:, 1]]) for model in (base, meta)]
+    weights = draw_weights(40, seed=0, draws=2)
+    found = compare(*two, labels == 1, genes, genes, ("no", "yes"), positions=None, weights=weights)
+    assert list(found) == ["yes"]
+
+
+def test_near_sites__equal_brute_force() -> None:
+    """Another true site of the same gene at most 50 nt away, at another position; a row is not near itself."""
+    rng = np.random.default_rng(5)
+    genes, positions = rng.integers(0, 4, 300), rng.integers(-200, 2_000, 300)
+    truth = rng.random(300) < 0.05
+    expected = [
+        any(
+            truth[other] and genes[other] == genes[row] and 0 < abs(positions[other] - positions[row]) <= 50
+            for other in range(300)
+        )
+        for row in range(300)
+    ]
+    assert near_sites(truth, genes, positions).tolist() == expected
+    assert 20 < sum(expected) < 200
+    edge = near_sites(np.array([True, False, False]), np.zeros(3, int), np.array([100, 150, 151]))
+    assert edge.tolist() == [False, True, False]
+
+
+def test_gene_deltas__by_hand() -> None:
+    """Gene A has a donor (row 0) and row 1; gene C (number 2) one row; gene B no row and so no line."""
+    base = np.array([[0.5, 0.5], [0.4, 0.6], [0.9, 0.1]], dtype=np.float32)
+    meta = np.array([[0.2, 0.8], [0.8, 0.2], [0.6, 0.4]], dtype=np.float32)
+    lines = gene_deltas(
+        base, meta, np.array([1, 0, 0]), np.array([0, 0, 2]), ("neither", "donor"), gene_ids=("A", "B", "C")
+    )
+    assert [line["gene_id"] for line in lines] == ["A", "C"]
+    one, other = lines
+    assert (one["n_rows"], one["n_donor"]) == (2, 1)
+    assert one["log_loss_base"] == pytest.approx(-(np.log(0.5) + np.log(0.4)) / 2)
+    assert one["log_loss_meta"] == pytest.approx(-np.log(0.8))
+    assert one["log_loss_delta"] == pytest.approx(one["log_loss_meta"] - one["log_loss_base"])
+    # equal probabilities call the first class, so base errs on both rows; its best row for donor is the wrong one
+    assert (one["errors_base"], one["errors_meta"]) == (2, 0)
+    assert (one["top_k_donor_base"], one["top_k_donor_meta"]) == (0, 1)
+    assert (other["top_k_donor_base"], other["top_k_donor_meta"]) == (None, None)
+    alone = gene_deltas(
+        None, meta, np.array([1, 0, 0]), np.array([0, 0, 2]), ("neither", "donor"), gene_ids=("A", "B", "C")
+    )
+    assert list(alone[0]) == ["gene_id", "n_rows", "n_donor", "log_loss_meta", "errors_meta", "top_k_donor_meta"]
+
+
+def test_gene_deltas__add_up_to_the_whole() -> None:
+    base, meta, labels, genes, _ = drawn()
+    lines = gene_deltas(base, meta, labels, genes, CLASSES, gene_ids=[f"g{number}" for number in range(40)])
+    rows = np.array([line["n_rows"] for line in lines])
+    loss = np.array([line["log_loss_meta"] for line in lines])
+    assert rows.sum() == len(labels)
+    of_label = meta[np.arange(len(labels)), labels].astype(float)
+    assert (rows @ loss) / len(labels) == pytest.approx(-np.log(of_label).mean())
+    assert sum(line["errors_base"] for line in lines) == (base.argmax(axis=1) != labels).sum()

@@ -1,0 +1,40 @@
+"""Two runs of the same data are compared on the same rows by the same draws; others are refused."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from test_pipeline import call, finished_run
+
+from mi_duck.ensemble.versus import compare_runs
+from mi_duck.errors import CheckpointError
+
+
+@pytest.fixture
+def finished(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a finished run; only to be read."""
+    return finished_run(small_dataset, tmp_path_factory)
+
+
+def test_versus__a_run_and_itself_do_not_differ(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "copy")
+    found = compare_runs(finished, tmp_path / "copy")
+    assert found.one == found.other
+    assert all(gap.value == gap.low == gap.high == 0 for gap in found.difference)
+    assert {(one.metric, one.class_name) for one in found.one} >= {("log_loss", "all"), ("average_precision", "donor")}
+
+
+def test_versus__the_command_prints_a_line_for_every_metric(finished: Path) -> None:
+    result = call("compare", finished, finished)
+    assert result.exit_code == 0, result.output
+    assert "0.0000 (0.0000 to 0.0000)" in result.output
+
+
+def test_versus__runs_of_other_data_are_refused(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "copy")
+    plan = tmp_path / "copy" / "plan.json"
+    text = plan.read_text()
+    begin = text.index('"dataset_fingerprint": "') + len('"dataset_fingerprint": "')
+    plan.write_text(text[:begin] + ("0" if text[begin] != "0" else "1") + text[begin + 1 :])
+    with pytest.raises(CheckpointError, match="differ in dataset fingerprint"):
+        compare_runs(finished, tmp_path / "copy")
