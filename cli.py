@@ -228,8 +228,80 @@ Calibrate = Annotated[
         help="Calibrate each class if it lowers the log loss.",
     ),
 ]
+HoldoutGenes = Annotated[
+    str | None,
+    typer.Option(
+        help="Genes that nothing is trained on: a share of the fold groups, a text file of genes, or a column of 0 and 1.",
+        show_default=False,
+    ),
+]
+AutoExcludeLeaky = Annotated[
+    bool, typer.Option("--auto-exclude-leaky", help="Leave out features that the leakage report suspects.")
+]
+Voting = Annotated[
+    Literal["probability", "margin", "auto"],
+    typer.Option(
+        help="Mean of the members' probabilities, or of their log-odds, calibrated on top; auto takes the lower log loss."
+    ),
+]
+Weights = Annotated[
+    Literal["uniform", "f1", "fitted", "auto"],
+    typer.Option(
+        help="Weights of the members: equal, by F1, or fitted to the log loss; auto takes what has the lowest."
+    ),
+]
+CalibrationAnalysis = Annotated[
+    bool,
+    typer.Option(
+        "--calibration-analysis/--no-calibration-analysis",
+        help="Write what calibration did and how far probabilities can be believed: calibration_analysis/.",
+    ),
+]
+NeighSample = Annotated[
+    int,
+    typer.Option(help="True sites whose neighbourhood is written to neighbour_diagnostics/; 0 is none.", min=0),
+]
+MonitorOverfitting = Annotated[
+    bool,
+    typer.Option(
+        "--monitor-overfitting/--no-monitor-overfitting",
+        help="Judge the learning curves of every fold: overfitting/.",
+    ),
+]
+ShapSample = Annotated[int, typer.Option(help="Rows to explain by SHAP values.", min=1, max=1_000_000)]
+ShapBackground = Annotated[
+    int,
+    typer.Option(
+        help="Rows of a background that makes SHAP values interventional; 0 for exact path-dependent ones.", min=0
+    ),
+]
 Strategy = Annotated[
-    Literal["auto", "single", "multi"], typer.Option(help="One model (single), several (multi), or what fits (auto).")
+    Literal["auto", "single", "multi", "external"],
+    typer.Option(
+        help="One model (single), several (multi), what fits of these (auto), or one with its matrix on disk."
+    ),
+]
+LayoutOption = Annotated[
+    Literal["auto", "missing", "zeros", "sentinel"],
+    typer.Option(
+        help="Missing values stay missing, zeros of byte columns are missing too, or missing is a number below all others."
+    ),
+]
+CrossValidation = Annotated[
+    Literal["auto", "matrices", "weights"],
+    typer.Option("--cv", help="Hold folds out by a matrix for each, or by weight zero; auto takes the faster."),
+]
+SampleNegatives = Annotated[
+    float,
+    typer.Option(
+        help="Share of the easy negatives to train on, with the inverse as weight; 1 is all.", min=0.01, max=1.0
+    ),
+]
+ScreenFeatures = Annotated[
+    int | None,
+    typer.Option(
+        help="Keep the best features of a pilot on some genes, and the base scores.", min=1, show_default=False
+    ),
 ]
 
 
@@ -266,6 +338,7 @@ def _dataset(values: dict[str, Any]) -> Any:
         exclude=values["exclude"],
         exclude_features=values["exclude_features"],
         base_score_columns=[name.strip() for name in scores.split(",")] if scores else None,
+        holdout_genes=values.get("holdout_genes"),
     )
 
 
@@ -486,23 +559,30 @@ def memory(
     exclude_features: ExcludeFeatures = None,
     base_score_columns: BaseScoreColumns = None,
     genes_per_instance: GenesPerInstance = 1500,
+    strategy: Strategy = "auto",
+    layout: LayoutOption = "auto",
+    cv: CrossValidation = "auto",
+    sample_negatives: SampleNegatives = 1.0,
     n_folds: Folds = 3,
     max_depth: Depth = 6,
     max_bin: MaxBin = 256,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write the plot here: .pdf, .svg or .png.", show_default=False)
+    ] = None,
     seed: SeedOption = 42,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure what a gene costs in memory: probes, the fit, and its check on a third of an instance and a whole one.
 
-    Example: mi-duck memory dataset --genes-per-instance 1500
+    Example: mi-duck memory dataset --genes-per-instance 1500 --plot memory.pdf
     """
     from mi_duck.plan.measuring import measure_dataset
     from mi_duck.plan.planning import PlanOptions
 
     values = locals()
     defaults = {
-        "n_estimators": 1,
+        "n_estimators": 800,
         "early_stopping_patience": 0,
         "learning_rate": 0.1,
         "calibrate_per_class": True,
@@ -510,21 +590,31 @@ def memory(
     settings = _settings(values | defaults)
     opened = _dataset(values)
     with tempfile.TemporaryDirectory(prefix="mi_duck_memory_") as scratch, reporting() as report:
-        facts = measure_dataset(
+        (found,) = measure_dataset(
             opened,
             Path(scratch),
-            options=PlanOptions(genes_per_instance=genes_per_instance),
+            options=PlanOptions(
+                genes_per_instance=genes_per_instance,
+                strategy=strategy,
+                layout=layout,
+                cv=cv,
+                sample_negatives=sample_negatives,
+            ),
             settings=settings,
             threads=_threads(threads),
             report=report,
             say=logger.info,
         )
-    if as_json:
-        print(json.dumps(facts, indent=1))
-        return
-    rows = facts["sizes"]
-    _print_table(list(rows[0]), [list(row.values()) for row in rows])
-    _print_facts({name: value for name, value in facts.items() if name != "sizes"}, False)
+    if plot is not None:
+        from mi_duck.report.canvas import save
+        from mi_duck.report.plots import MemoryDot, memory_figure
+
+        dots = [
+            MemoryDot(one.n_rows, float(one.measured_bytes), float(one.predicted_bytes), one.is_probe)
+            for one in found.peaks
+        ]
+        save(memory_figure(dots, gene_bytes=list(found.gene_bytes)), plot)
+    _print_memory(found, genes_per_instance, as_json)
 
 
 @app.command()
@@ -549,6 +639,14 @@ def plan(
     memory_safety_factor: SafetyFactor = 0.6,
     auto_adjust_instance_size: AutoAdjust = True,
     strategy: Strategy = "auto",
+    layout: LayoutOption = "auto",
+    cv: CrossValidation = "auto",
+    sample_negatives: SampleNegatives = 1.0,
+    screen_features: ScreenFeatures = None,
+    voting: Voting = "probability",
+    weights: Weights = "uniform",
+    auto_exclude_leaky: AutoExcludeLeaky = False,
+    holdout_genes: HoldoutGenes = None,
     n_estimators: Estimators = 800,
     n_folds: Folds = 3,
     early_stopping_patience: Patience = 30,
@@ -611,6 +709,14 @@ def run(
     memory_safety_factor: SafetyFactor = 0.6,
     auto_adjust_instance_size: AutoAdjust = True,
     strategy: Strategy = "auto",
+    layout: LayoutOption = "auto",
+    cv: CrossValidation = "auto",
+    sample_negatives: SampleNegatives = 1.0,
+    screen_features: ScreenFeatures = None,
+    voting: Voting = "probability",
+    weights: Weights = "uniform",
+    auto_exclude_leaky: AutoExcludeLeaky = False,
+    holdout_genes: HoldoutGenes = None,
     resume_from_checkpoint: Annotated[
         bool,
         typer.Option(
@@ -620,6 +726,15 @@ def run(
     force_retrain_all: Annotated[
         bool, typer.Option("--force-retrain-all", help="Delete what the folder's run has done first.")
     ] = False,
+    minimal_diagnostics: Annotated[
+        bool, typer.Option("--minimal-diagnostics", help="Leave out plots, curves and scores on genes never seen.")
+    ] = False,
+    monitor_overfitting: MonitorOverfitting = True,
+    calibration_analysis: CalibrationAnalysis = True,
+    neigh_sample: NeighSample = 0,
+    skip_shap: Annotated[bool, typer.Option("--skip-shap", help="Leave out SHAP values.")] = False,
+    shap_sample: ShapSample = 1000,
+    shap_background: ShapBackground = 0,
     n_estimators: Estimators = 800,
     n_folds: Folds = 3,
     early_stopping_patience: Patience = 30,
@@ -651,6 +766,13 @@ def run(
             threads=_threads(threads),
             resume=resume_from_checkpoint,
             force=force_retrain_all,
+            minimal_diagnostics=minimal_diagnostics,
+            monitor_overfitting=monitor_overfitting,
+            calibration_analysis=calibration_analysis,
+            neigh_sample=neigh_sample,
+            with_shap=not skip_shap,
+            shap_sample=shap_sample,
+            shap_background=shap_background,
             report=report,
             say=logger.info,
         )
@@ -670,7 +792,7 @@ def train(
 
     Example: mi-duck train run --instance 3
     """
-    from mi_duck.pipeline import train_run
+    from mi_duck.runs import train_run
 
     with reporting() as report:
         train_run(run, instance_id=instance, threads=_threads(threads), report=report, say=logger.info)
@@ -682,7 +804,7 @@ def status(run: RunArgument, as_json: JsonOption = False) -> None:
 
     Example: mi-duck status run
     """
-    from mi_duck.pipeline import run_status
+    from mi_duck.runs import run_status
 
     facts = run_status(run)
     if as_json:
@@ -691,35 +813,135 @@ def status(run: RunArgument, as_json: JsonOption = False) -> None:
     rows = facts["instances"]
     _print_table(list(rows[0]), [list(row.values()) for row in rows])
     output.print(
-        f"{facts['n_done']} of {len(rows)} instances done; consolidated: {facts['is_consolidated']}; "
+        f"{facts['n_done']} of {len(rows)} instances done, at most {_duration(facts['seconds_left'])} of training left; "
+        f"consolidated: {facts['is_consolidated']}; "
         f"finished: {facts['is_finished']}"
     )
 
 
 @app.command()
-def consolidate(run: RunArgument, threads: ThreadsOption = None) -> None:
+def consolidate(
+    run: RunArgument,
+    voting: Annotated[
+        Literal["probability", "margin", "auto"] | None,
+        typer.Option(help="How votes are joined, instead of what the run was begun with.", show_default=False),
+    ] = None,
+    weights: Annotated[
+        Literal["uniform", "f1", "fitted", "auto"] | None,
+        typer.Option(help="Weights of the members, instead of what the run was begun with.", show_default=False),
+    ] = None,
+    threads: ThreadsOption = None,
+) -> None:
     """Join the trained instances of a run into one model, with thresholds from out-of-fold scores.
 
-    Example: mi-duck consolidate run
+    Example: mi-duck consolidate run --voting auto --weights auto
     """
-    from mi_duck.pipeline import consolidate_alone
+    from mi_duck.runs import consolidate_alone
 
     with reporting() as report:
-        consolidate_alone(run, threads=_threads(threads), report=report, say=logger.info)
+        consolidate_alone(
+            run, voting=voting, weights=weights, threads=_threads(threads), report=report, say=logger.info
+        )
     output.print(str(run / "consolidated_model.miduck"), markup=False)
 
 
 @app.command()
-def evaluate(run: RunArgument, threads: ThreadsOption = None, as_json: JsonOption = False) -> None:
+def evaluate(
+    run: RunArgument,
+    calibration_analysis: CalibrationAnalysis = True,
+    neigh_sample: NeighSample = 0,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Score base model, members and ensemble of a run on all rows out of fold; write metrics and catalogue.
 
     Example: mi-duck evaluate run
     """
-    from mi_duck.pipeline import evaluate_alone
+    from mi_duck.runs import evaluate_alone
 
     with reporting() as report:
-        evaluate_alone(run, threads=_threads(threads), report=report)
+        evaluate_alone(
+            run,
+            calibration_analysis=calibration_analysis,
+            neigh_sample=neigh_sample,
+            threads=_threads(threads),
+            report=report,
+        )
     _print_scores(run, as_json)
+
+
+@app.command(name="report")
+def write_report(run: RunArgument, monitor_overfitting: MonitorOverfitting = True, as_json: JsonOption = False) -> None:
+    """Write report.html of an evaluated run anew, with every figure, and print what it warns of.
+
+    Example: mi-duck report run
+    """
+    from mi_duck.runs import report_alone
+
+    with reporting() as report:
+        warnings = report_alone(run, with_overfitting=monitor_overfitting, report=report)
+    _print_facts({"report": str(run / "report.html"), "warnings": warnings}, as_json)
+
+
+@app.command()
+def explain(
+    run: RunArgument,
+    shap_sample: ShapSample = 1000,
+    shap_background: ShapBackground = 0,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Explain the model of a run by SHAP values: what each feature moves, in all classes, instances and together.
+
+    Example: mi-duck explain run --shap-sample 1000
+    """
+    from mi_duck.runs import explain_alone
+
+    with reporting() as report:
+        facts = explain_alone(
+            run,
+            sample_size=shap_sample,
+            background_size=shap_background,
+            threads=_threads(threads),
+            report=report,
+        )
+    if as_json:
+        _print_json(facts)
+        return
+    tops = {"ensemble": facts["top_10_features"]}
+    tops |= {name: one["top_10_features"] for name, one in facts["class_summaries"].items()}
+    for name, top in tops.items():
+        _print_table([f"feature, {name}", "mean |SHAP|"], [[feature, f"{value:.4f}"] for feature, value in top.items()])
+    output.print(str(run / "comprehensive_shap_analysis"), markup=False)
+
+
+@app.command()
+def compare(
+    run: RunArgument,
+    other: Annotated[Path, typer.Argument(metavar="OTHER", help="Folder of another run.", show_default=False)],
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the out-of-fold scores of two runs of the same data, by the same draws of fold groups.
+
+    Example: mi-duck compare run run_single
+    """
+    from mi_duck.ensemble.versus import compare_runs
+
+    found = compare_runs(run, other)
+    rows = [
+        {"metric": one.metric, "class": one.class_name}
+        | {title: _interval(part) for title, part in (("run", one), ("other", two), ("run - other", gap))}
+        for one, two, gap in zip(found.one, found.other, found.difference, strict=True)
+    ]
+    if as_json:
+        _print_json(asdict(found))
+        return
+    output.print(f"{found.n_rows:,} rows, 95 % intervals over {found.n_groups:,} fold groups")
+    _print_table(list(rows[0]), [list(row.values()) for row in rows])
+
+
+def _interval(metric: Any) -> str:
+    return f"{metric.value:.4f} ({metric.low:.4f} to {metric.high:.4f})"
 
 
 @app.command()
@@ -758,6 +980,26 @@ def predict(
         "out": str(out),
     }
     _print_facts(facts, as_json)
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    form: Annotated[
+        Literal["pickle", "xgboost", "onnx"],
+        typer.Option("--format", help="A pickle, native boosters with a recipe, or one ONNX file."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File or folder to write; by default in RUN.", show_default=False)
+    ] = None,
+) -> None:
+    """Write the consolidated model for other programs, after a check that it predicts the same.
+
+    Example: mi-duck export run --format onnx
+    """
+    from mi_duck.export import export_model
+
+    output.print(str(export_model(run, form, out=out)), markup=False)
 
 
 @app.command()
@@ -849,6 +1091,43 @@ def _print_table(columns: list[str], rows: list[Any]) -> None:
     output.print(table)
 
 
+def _print_memory(found: Any, genes_per_instance: int, as_json: bool) -> None:
+    """Print predicted and measured peaks, and what a gene costs."""
+    mib = 1 << 20
+    rows = [
+        {
+            "use": "probe" if one.is_probe else "check",
+            "layout": one.layout,
+            "genes": one.n_genes,
+            "rows": one.n_rows,
+            "predicted_mib": round(one.predicted_bytes / mib, 1),
+            "measured_mib": round(one.measured_bytes / mib, 1),
+            "ratio": round(one.ratio, 3),
+        }
+        for one in found.peaks
+    ]
+    ordered = sorted(found.gene_bytes)
+    facts = {
+        "bytes_per_row": round(found.bytes_per_row, 1),
+        "fixed_mib": {phase: round(size / mib, 1) for phase, size in found.fixed_bytes.items()},
+        "slope_measured_over_computed": {
+            phase: None if slope is None else round(slope, 3) for phase, slope in found.slopes.items()
+        },
+        "mib_per_gene": {
+            "smallest": round(ordered[0] / mib, 3),
+            "median": round(ordered[len(ordered) // 2] / mib, 3),
+            "mean": round(sum(ordered) / len(ordered) / mib, 3),
+            "largest": round(ordered[-1] / mib, 3),
+        },
+        "instance_at_8_mib_a_gene": 8.0 * min(genes_per_instance, len(ordered)),
+    }
+    if as_json:
+        print(json.dumps({"sizes": rows} | facts, indent=1))
+        return
+    _print_table(list(rows[0]), [list(row.values()) for row in rows])
+    _print_facts(facts, False)
+
+
 def _print_plan(made: Any) -> None:
     rows = [
         [
@@ -856,17 +1135,42 @@ def _print_plan(made: Any) -> None:
             f"{one.first_rank:,}",
             f"{one.stop_rank:,}",
             f"{one.n_genes:,}",
-            f"{one.n_rows:,}",
+            f"{one.n_training_rows:,}",
             f"{one.predicted_bytes / 2**30:.2f}",
+            _duration(one.predicted_seconds),
         ]
         for one in made.instances
     ]
-    _print_table(["instance", "first gene", "stop", "genes", "rows", "predicted GiB"], rows)
+    _print_table(["instance", "first gene", "stop", "genes", "rows", "predicted GiB", "at most"], rows)
     slots = sum(one.n_genes for one in made.instances)
     output.print(
         f"{made.strategy}: {len(made.instances)} instances, neighbours share {made.overlap_genes:,} genes, "
         f"redundancy {slots / made.n_genes:.3f}, coverage {made.n_genes:,}/{made.n_genes:,}"
     )
+    output.print("Ways to train these genes, the time if no fit stops early:", markup=False)
+    rows = [
+        [
+            one["strategy"],
+            one["layout"],
+            f"{one['n_instances']:,}" if one["is_feasible"] else "-",
+            f"{one['peak_bytes'] / 2**30:.2f}" if one["peak_bytes"] else "-",
+            _duration(one["seconds"]) if one["is_feasible"] else "-",
+            f"{one['disk_bytes'] / 1e9:.1f}",
+            "yes" if one["is_feasible"] else "no",
+        ]
+        for one in made.alternatives
+    ]
+    _print_table(["strategy", "layout", "instances", "peak GiB", "at most", "disk GB", "fits"], rows)
+    for one in made.alternatives:
+        if not one["is_feasible"]:
+            logger.info("    %s, %s: %s", one["strategy"], one["layout"], one["reason"])
+
+
+def _duration(seconds: float) -> str:
+    """Return a time as people say it."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _print_scores(folder: Path, as_json: bool = False) -> None:

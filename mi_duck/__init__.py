@@ -7,13 +7,20 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["ConsolidatedMetaModel", "InstanceModel", "load_unified_model", "open_dataset"]
+__all__ = [
+    "ConsolidatedMetaModel",
+    "InstanceModel",
+    "load_unified_model",
+    "open_dataset",
+    "run_comprehensive_ensemble_shap_analysis",
+]
 
 _HOMES = {
     "ConsolidatedMetaModel": "mi_duck.ensemble.ensemble",
     "InstanceModel": "mi_duck.ensemble.ensemble",
     "load_unified_model": "mi_duck.ensemble.model_files",
     "open_dataset": "mi_duck.data.dataset",
+    "run_comprehensive_ensemble_shap_analysis": "mi_duck.explain.analysis",
 }
 
 

@@ -15,8 +15,11 @@ from mi_duck.checkpoint import publish, storage_errors
 from mi_duck.database import Database, named_queries, named_text, quoted
 from mi_duck.errors import CheckpointError, DataError
 from mi_duck.folders import RunFolder
+from mi_duck.plan.memory import MemoryModel, growing_bytes
 from mi_duck.plan.plan import Plan
 from mi_duck.train.instances import is_trained
+
+GAIN = "ensemble - base"
 
 
 def write_catalogue(folder: RunFolder, plan: Plan, provenance: dict[str, Any]) -> None:
@@ -76,9 +79,10 @@ def _instances(folder: RunFolder, plan: Plan) -> pa.Table:
                 "stop_rank": instance.stop_rank,
                 "n_genes": instance.n_genes,
                 "n_rows": instance.n_rows,
+                "n_training_rows": instance.n_training_rows,
                 "predicted_bytes": instance.predicted_bytes,
                 "measured_peak_bytes": measured.get("peak_bytes"),
-                "predicted_seconds": None,
+                "predicted_seconds": instance.predicted_seconds,
                 "wall_seconds": measured.get("wall_seconds"),
                 "status": "done" if is_trained(folder, plan, instance) else "to do",
                 "weight": weights.get(instance.instance_id),
@@ -90,7 +94,15 @@ def _instances(folder: RunFolder, plan: Plan) -> pa.Table:
         schema=pa.schema(
             [
                 (name, whole)
-                for name in ("instance_id", "first_rank", "stop_rank", "n_genes", "n_rows", "predicted_bytes")
+                for name in (
+                    "instance_id",
+                    "first_rank",
+                    "stop_rank",
+                    "n_genes",
+                    "n_rows",
+                    "n_training_rows",
+                    "predicted_bytes",
+                )
             ]
             + [
                 ("measured_peak_bytes", whole),
@@ -118,16 +130,34 @@ def _measurements(folder: RunFolder, plan: Plan) -> pa.Table:
             "phase": "training",
             "instance_id": instance.instance_id,
             "n_genes": instance.n_genes,
-            "n_rows": instance.n_rows,
+            "n_rows": instance.n_training_rows,
             "n_features": len(plan.features),
             "predicted_bytes": instance.predicted_bytes,
             "peak_bytes": measurement(folder, plan, instance.instance_id).get("peak_bytes"),
         }
         for instance in plan.instances
-    ]
+    ] + _probes(folder, plan)
     whole = pa.int64()
     names = ("instance_id", "n_genes", "n_rows", "n_features", "predicted_bytes", "peak_bytes")
     return pa.Table.from_pylist(rows, schema=pa.schema([("phase", pa.string()), *((name, whole) for name in names)]))
+
+
+def _probes(folder: RunFolder, plan: Plan) -> list[dict[str, Any]]:
+    """Return the peaks of every phase of the probes that the plan rests on; none where it was made without."""
+    try:
+        points = json.loads(folder.memory.read_bytes())["points"]
+    except (OSError, ValueError, KeyError):
+        return []
+    model = MemoryModel.from_dict(plan.memory)
+    return [
+        point
+        | {
+            "phase": f"probe, {point['phase']}",
+            "predicted_bytes": model.base_bytes(point["phase"])
+            + growing_bytes(point["phase"], point["n_rows"], model.layout),
+        }
+        for point in points
+    ]
 
 
 def _metrics(folder: RunFolder) -> pa.Table:
@@ -198,18 +228,34 @@ def query_catalogue(
 
 
 def score_table(root: Path) -> tuple[list[str], list[list[str]]]:
-    """Return the scores of a run as a small table: a line for base model, each member and ensemble."""
+    """Return the scores of a run as a small table: base model, each member, the ensemble, and what it gains over the base.
+
+    Average precision a class, macro F1 and log loss, each with its interval where there is one.
+    """
     _, rows = query_catalogue(root, name="scores")
     columns = ["model"]
     lines: dict[str, list[str]] = {}
     wanted = {"average_precision": "AP", "f1": "F1", "log_loss": "log loss"}
     for scope, instance_id, metric, name, value, low, high in rows:
-        if metric == "f1" and name != "macro":
+        if metric not in wanted or (metric == "f1" and name != "macro") or (metric == "log_loss" and name != "all"):
             continue
         title = wanted[metric] if name == "all" else f"{wanted[metric]} {name}"
         if title not in columns:
             columns.append(title)
-        who = scope if instance_id is None else f"instance_{instance_id:02d}"
-        lines.setdefault(who, [who]).append(f"{value:.4f} ({low:.4f}-{high:.4f})")
-    order = sorted(lines, key=lambda who: (who != "base", who == "ensemble", who))
+        who = GAIN if scope == "difference" else scope if instance_id is None else f"instance_{instance_id:02d}"
+        lines.setdefault(who, [who]).append(_with_interval(value, low, high, signed=who == GAIN))
+    last = {"base": 0, "ensemble": 2, GAIN: 3}
+    order = sorted(lines, key=lambda who: (last.get(who, 1), who))
     return columns, [lines[who] for who in order]
+
+
+def _with_interval(value: float | None, low: float | None, high: float | None, *, signed: bool) -> str:
+    """Return a score as text; what cannot be computed is a dash."""
+    if value is None:
+        return "-"
+    form = "+.4f" if signed else ".4f"
+    if low is None or high is None:
+        return f"{value:{form}}"
+    return (
+        f"{value:{form}} ({low:{form}} to {high:{form}})" if signed else f"{value:{form}} ({low:{form}}-{high:{form}})"
+    )

@@ -64,9 +64,84 @@ class RunFolder:
         return self.root / "metrics.csv"
 
     @property
+    def page(self) -> Path:
+        """The report that people read."""
+        return self.root / "report.html"
+
+    @property
+    def overfitting(self) -> Path:
+        """Verdicts on the learning curves."""
+        return self.root / "overfitting"
+
+    @property
+    def thresholds(self) -> Path:
+        """The probability from which each class is called."""
+        return self.root / "thresholds.json"
+
+    @property
+    def curves(self) -> Path:
+        """Points of the ROC and precision-recall curves."""
+        return self.root / "curves.csv"
+
+    @property
+    def base_vs_meta(self) -> Path:
+        """Errors of the base model and of the ensemble."""
+        return self.root / "base_vs_meta.json"
+
+    @property
+    def gene_deltas(self) -> Path:
+        """Scores of base model and ensemble, gene by gene."""
+        return self.root / "gene_deltas.csv"
+
+    @property
+    def gene_coverage(self) -> Path:
+        """Fold and instances of every gene."""
+        return self.root / "gene_coverage_report.csv"
+
+    @property
+    def instance_comparison(self) -> Path:
+        """Scores of every instance on the same rows."""
+        return self.root / "instance_performance_comparison.csv"
+
+    @property
+    def calibration_analysis(self) -> Path:
+        """Folder of the calibration report."""
+        return self.root / "calibration_analysis"
+
+    @property
+    def neighbours(self) -> Path:
+        """Folder of the scores round sampled sites."""
+        return self.root / "neighbour_diagnostics"
+
+    @property
+    def shap(self) -> Path:
+        """What the features contribute: tables, figures, summary."""
+        return self.root / "comprehensive_shap_analysis"
+
+    @property
+    def shap_importance(self) -> Path:
+        """The same importances where the seeds look for them."""
+        return self.root / "feature_importance_analysis/shap_analysis/importance/shap_importance_incremental.csv"
+
+    @property
+    def leakage(self) -> Path:
+        """Folder of the leakage report."""
+        return self.root / "leakage_analysis"
+
+    @property
+    def holdout_predictions(self) -> Path:
+        """Predictions of the consolidated model for the genes that nothing was trained on."""
+        return self.root / "holdout_predictions.parquet"
+
+    @property
     def catalogue(self) -> Path:
         """Tables over the run's files."""
         return self.root / "run.duckdb"
+
+    @property
+    def training_summary(self) -> Path:
+        """The run as one page of plain text."""
+        return self.root / "unified_training_summary.txt"
 
     @property
     def provenance(self) -> Path:

@@ -9,20 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from mi_duck import __version__
-from mi_duck.catalogue import measurement, write_catalogue
+from mi_duck.catalogue import write_catalogue
 from mi_duck.checkpoint import file_sha256, storage_errors, write_json
-from mi_duck.children import Report, Say
+from mi_duck.children import Report, Say, run_child
 from mi_duck.data.dataset import Dataset
 from mi_duck.errors import (
     CheckpointError,
-    PlanError,
 )
+from mi_duck.explain.analysis import is_explained, read_summary
+from mi_duck.explain.tree_shap import check_background
 from mi_duck.folders import RunFolder
 from mi_duck.plan.plan import Plan, Settings
 from mi_duck.plan.planning import PlanOptions, check_place, make_plan
-from mi_duck.resources import GIB
-from mi_duck.stages import consolidate_run, evaluate, partition, run_lock, train, train_one
-from mi_duck.train.instances import is_trained
+from mi_duck.report.summary import write_summary
+from mi_duck.stages import (
+    consolidate_run,
+    describe_instances,
+    evaluate,
+    run_lock,
+    train,
+    write_page,
+)
 
 
 def run(
@@ -34,10 +41,17 @@ def run(
     threads: int,
     resume: bool = True,
     force: bool = False,
+    minimal_diagnostics: bool = False,
+    monitor_overfitting: bool = True,
+    calibration_analysis: bool = True,
+    neigh_sample: int = 0,
+    with_shap: bool = True,
+    shap_sample: int = 1000,
+    shap_background: int = 0,
     report: Report,
     say: Say,
 ) -> Plan:
-    """Plan, train, consolidate, evaluate; what is done already is not done again.
+    """Plan, train, consolidate, evaluate, explain; what is done already is not done again.
 
     Parameters
     ----------
@@ -47,11 +61,23 @@ def run(
         Whether to go on in a folder that holds a run; else that is refused.
     force
         Whether to delete the instances of such a run first.
+    minimal_diagnostics
+        Whether to leave out plots, curves and the instances' scores on genes that they never saw.
+    monitor_overfitting
+        Whether to judge the learning curves: ``overfitting/``.
+    calibration_analysis, neigh_sample
+        As in `mi_duck.ensemble.scoring.evaluate_run`.
+    with_shap
+        Whether to explain the model by SHAP values.
+    shap_sample, shap_background
+        Rows to explain, and rows of the background; see `mi_duck.explain.analysis`.
     report, say
         Take progress and messages.
     """
     folder = RunFolder(out)
     check_place(dataset, out)
+    if with_shap and shap_background:
+        check_background()
     with run_lock(out):
         if force:
             _forget(folder)
@@ -66,17 +92,63 @@ def run(
             plan = make_plan(dataset, out, options=options, settings=settings, threads=threads, report=report, say=say)
         started = datetime.now(UTC).isoformat(timespec="seconds")
         train(folder, plan, threads=threads, report=report, say=say)
-        if is_finished(folder, plan):
-            say(f"nothing to do: {out} is complete")
+        wanted_sites = 0 if minimal_diagnostics else neigh_sample
+        if is_finished(folder, plan) and not lacks_diagnostics(folder, calibration_analysis, wanted_sites):
+            if not with_shap or is_explained(
+                folder, sample_size=shap_sample, background_size=shap_background, with_figures=not minimal_diagnostics
+            ):
+                say(f"nothing to do: {out} is complete")
+                return plan
+            explain_model(
+                folder,
+                sample_size=shap_sample,
+                background_size=shap_background,
+                with_figures=not minimal_diagnostics,
+                threads=threads,
+                report=report,
+            )
+            write_page(folder, with_plots=not minimal_diagnostics, with_overfitting=monitor_overfitting, report=report)
             return plan
         consolidate_run(folder, plan, threads=threads, report=report, say=say)
-        evaluate(folder, threads=threads, report=report)
-        finish(folder, plan, started)
+        evaluate(
+            folder,
+            threads=threads,
+            calibration_analysis=calibration_analysis,
+            neigh_sample=wanted_sites,
+            is_minimal=minimal_diagnostics,
+            report=report,
+        )
+        describe_instances(folder, threads=threads, is_minimal=minimal_diagnostics, report=report)
+        if with_shap:
+            explain_model(
+                folder,
+                sample_size=shap_sample,
+                background_size=shap_background,
+                with_figures=not minimal_diagnostics,
+                threads=threads,
+                report=report,
+            )
+        finish(
+            folder,
+            plan,
+            started,
+            with_plots=not minimal_diagnostics,
+            with_overfitting=monitor_overfitting,
+            report=report,
+        )
     return plan
 
 
-def finish(folder: RunFolder, plan: Plan, started: str) -> None:
-    """Write the catalogue and, last, the provenance; delete the scratch."""
+def finish(
+    folder: RunFolder,
+    plan: Plan,
+    started: str,
+    *,
+    with_plots: bool = True,
+    with_overfitting: bool = True,
+    report: Report,
+) -> None:
+    """Write the catalogue, the report and, last, the provenance; delete the scratch."""
     provenance = {
         "plan_sha256": file_sha256(folder.plan),
         "model_sha256": file_sha256(folder.model),
@@ -88,8 +160,30 @@ def finish(folder: RunFolder, plan: Plan, started: str) -> None:
         "status": "finished",
     }
     write_catalogue(folder, plan, provenance)
+    warnings = write_page(folder, with_plots=with_plots, with_overfitting=with_overfitting, report=report)
+    write_summary(folder, plan, provenance, warnings=warnings)
     write_json(folder.provenance, provenance)
     shutil.rmtree(folder.scratch, ignore_errors=True)
+
+
+def explain_model(
+    folder: RunFolder, *, sample_size: int, background_size: int, with_figures: bool, threads: int, report: Report
+) -> dict[str, Any]:
+    """Explain the consolidated model in a child process, unless that is done; return the summary."""
+    if not is_explained(folder, sample_size=sample_size, background_size=background_size, with_figures=with_figures):
+        run_child(
+            "mi_duck.explain.analysis:explain_run",
+            {
+                "run": str(folder.root),
+                "sample_size": sample_size,
+                "background_size": background_size,
+                "with_figures": with_figures,
+                "threads": threads,
+            },
+            threads=threads,
+            report=report,
+        )
+    return read_summary(folder)
 
 
 def is_finished(folder: RunFolder, plan: Plan) -> bool:
@@ -106,6 +200,17 @@ def is_finished(folder: RunFolder, plan: Plan) -> bool:
         return False
 
 
+def lacks_diagnostics(folder: RunFolder, calibration_analysis: bool, neigh_sample: int) -> bool:
+    """Return whether tables are asked for that a finished run has not."""
+    if calibration_analysis and not (folder.calibration_analysis / "calibration.json").is_file():
+        return True
+    try:
+        asked = json.loads((folder.neighbours / "neighbours.json").read_bytes())["n_sites_asked"]
+    except (OSError, ValueError, KeyError, TypeError):
+        asked = 0
+    return bool(neigh_sample and neigh_sample != asked)
+
+
 def versions() -> dict[str, str]:
     """Return the versions of mi_duck and of what its results depend on."""
     return {"mi-duck": __version__} | {
@@ -117,13 +222,21 @@ def _refuse_other_request(
     folder: RunFolder, plan: Plan, dataset: Dataset, options: PlanOptions, settings: Settings
 ) -> None:
     """Refuse to go on with a run that was begun with other data or settings; name what differs."""
+    # of the settings that options decide, the plan holds what was decided
+    asked = {name: value for name, value in asdict(plan.settings).items() if name not in (*plan.options, "layout")}
     changed = sorted(
         f"{name}: {old} then, {now[name]} now"
-        for before, now in ((plan.options, asdict(options)), (asdict(plan.settings), asdict(settings)))
+        for before, now in ((plan.options, asdict(options)), (asked, asdict(settings)))
         for name, old in before.items()
         if now[name] != old
     )
-    changed += [f"{name} differ" for name in ("features", "classes") if getattr(plan, name) != getattr(dataset, name)]
+    # of the dataset's features a plan may leave out leaks, and those that a pilot found useless
+    usable = [name for name in dataset.features if name not in plan.leaky_features]
+    kept = usable if options.screen_features is None else [name for name in usable if name in plan.features]
+    if list(plan.features) != kept:
+        changed.append("features differ")
+    if plan.classes != dataset.classes:
+        changed.append("classes differ")
     columns = ("gene_column", "label_column", "fold_column", "base_scores")
     if any(getattr(plan, name) != getattr(dataset, name) for name in columns):
         changed.append("columns differ")
@@ -145,101 +258,30 @@ def _forget(folder: RunFolder) -> None:
             folder.model,
             folder.summary,
             folder.metrics,
+            folder.thresholds,
+            folder.curves,
+            folder.base_vs_meta,
+            folder.gene_deltas,
+            folder.gene_coverage,
+            folder.instance_comparison,
             folder.catalogue,
+            folder.training_summary,
             folder.provenance,
+            folder.page,
+            folder.holdout_predictions,
+            *folder.root.glob("*_base_vs_meta*.pdf"),
+            folder.root / "memory_per_gene.pdf",
         ):
             file.unlink(missing_ok=True)
-        for trash in (folder.scratch, folder.root / "multi_instance_training"):
+        for trash in (
+            folder.scratch,
+            folder.overfitting,
+            folder.calibration_analysis,
+            folder.neighbours,
+            folder.leakage,
+            folder.shap,
+            folder.root / "feature_importance_analysis",
+            folder.root / "multi_instance_training",
+        ):
             if trash.is_dir():
                 shutil.rmtree(trash)
-
-
-def train_run(root: Path, *, instance_id: int | None, threads: int, report: Report, say: Say) -> None:
-    """Train the instances of a plan that are not done, or one alone.
-
-    Raises
-    ------
-    CheckpointError
-        There is no plan.
-    PlanError
-        The plan has no such instance.
-    """
-    folder = RunFolder(root)
-    plan = folder.read_plan()
-    if instance_id is None:
-        with run_lock(root):
-            train(folder, plan, threads=threads, report=report, say=say)
-        return
-    if instance_id >= len(plan.instances):
-        raise PlanError(f"--instance {instance_id}: the plan has instances 0 to {len(plan.instances) - 1}")
-    instance = plan.instances[instance_id]
-    place = f"[Instance {instance_id + 1}/{len(plan.instances)}]"
-    with run_lock(root, shared=True), run_lock(root, name=f".lock_{instance.name}"):
-        if is_trained(folder, plan, instance):
-            say(f"{place} reusing {instance.name}")
-            return
-        with run_lock(root, name=".lock_partition", wait=True):
-            partition(folder, plan, threads=threads, report=report)
-        say(f"{place} training on {instance.n_genes:,} genes, {instance.n_rows:,} rows")
-        train_one(folder, instance, threads=threads, report=report, say=say)
-
-
-def run_status(root: Path) -> dict[str, Any]:
-    """Return what is done in a run, without touching it.
-
-    Raises
-    ------
-    CheckpointError
-        There is no plan.
-    """
-    folder = RunFolder(root)
-    plan = folder.read_plan()
-    instances = []
-    for instance in plan.instances:
-        done = is_trained(folder, plan, instance)
-        measured = measurement(folder, plan, instance.instance_id) if done else {}
-        instances.append(
-            {
-                "instance": instance.name,
-                "status": "done" if done else "to do",
-                "genes": instance.n_genes,
-                "rows": instance.n_rows,
-                "predicted_gib": round(instance.predicted_bytes / GIB, 2),
-                "peak_gib": round(measured["peak_bytes"] / GIB, 2) if "peak_bytes" in measured else None,
-                "wall_seconds": measured.get("wall_seconds"),
-            }
-        )
-    return {
-        "n_done": sum(one["status"] == "done" for one in instances),
-        "is_consolidated": folder.model.is_file(),
-        "is_finished": is_finished(folder, plan),
-        "instances": instances,
-    }
-
-
-def consolidate_alone(root: Path, *, threads: int, report: Report, say: Say) -> None:
-    """Join what is trained into one model, as a stage of its own."""
-    folder = RunFolder(root)
-    plan = folder.read_plan()
-    with run_lock(root):
-        consolidate_run(folder, plan, threads=threads, report=report, say=say)
-
-
-def evaluate_alone(root: Path, *, threads: int, report: Report) -> None:
-    """Score a consolidated run and write its catalogue, as a stage of its own.
-
-    Raises
-    ------
-    CheckpointError
-        The run is not consolidated.
-    """
-    folder = RunFolder(root)
-    plan = folder.read_plan()
-    with run_lock(root):
-        if not folder.model.is_file():
-            raise CheckpointError(f"{root} has no consolidated model yet; run 'mi-duck consolidate {root}'")
-        if is_finished(folder, plan):
-            return
-        started = datetime.now(UTC).isoformat(timespec="seconds")
-        evaluate(folder, threads=threads, report=report)
-        finish(folder, plan, started)

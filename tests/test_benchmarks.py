@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
-TOYS = {"bench_matrix.py": ["20"], "bench_memory_per_gene.py": ["36"]}
+TOYS = {"bench_matrix.py": ["20"], "bench_memory_per_gene.py": ["36"], "bench_shap.py": ["toy"]}
 
 
 @pytest.mark.parametrize("name", sorted(file.name for file in BENCHMARKS.glob("bench_*.py")))

@@ -113,16 +113,19 @@ def test_write_catalogue__can_be_built_again_over_what_a_killed_one_left(run: Pa
     assert not [file for file in out.iterdir() if ".tmp" in file.name or file.suffix == ".wal"]
 
 
-def test_score_table__has_a_line_for_base_each_member_and_ensemble(run: Path) -> None:
+def test_score_table__has_a_line_for_base_each_member_ensemble_and_gain(run: Path) -> None:
     columns, rows = score_table(run)
     n = len(RunFolder(run).read_plan().instances)
-    assert [row[0] for row in rows] == ["base", *(f"instance_{number:02d}" for number in range(n)), "ensemble"]
+    members = [f"instance_{number:02d}" for number in range(n)]
+    assert [row[0] for row in rows] == ["base", *members, "ensemble", "ensemble - base"]
+    assert columns[1:] == ["AP neither", "AP donor", "AP acceptor", "AP macro", "F1 macro", "log loss"]
     assert all(len(row) == len(columns) for row in rows)
     at = columns.index("AP macro")
-    value = ask(
-        run, "select value from metrics where scope = 'ensemble' and metric = 'average_precision' and class = 'macro'"
-    )
-    assert rows[-1][at].startswith(f"{value[0][0]:.4f} (")
+    where = "where metric = 'average_precision' and class = 'macro'"
+    value = ask(run, f"select value from metrics {where} and scope = 'ensemble' and is_chosen")
+    assert rows[-2][at].startswith(f"{value[0][0]:.4f} (")
+    value = ask(run, f"select value from metrics {where} and variant = 'ensemble - base'")
+    assert rows[-1][at].startswith(f"{value[0][0]:+.4f} (")
 
 
 @pytest.mark.parametrize(

@@ -32,34 +32,88 @@ MODULES: dict[str, set[str]] = {
     # from dataset to plan
     "database": {"duckdb", "pyarrow"},
     "data.dataset": {"pyarrow"},
-    "data.genes": set(),
+    "data.held_out": set(),
     "resources": {"psutil"},
     "plan.memory": set(),
+    "plan.filling": set(),
     "plan.windows": {"numpy"},
     "plan.plan": {"numpy"},
+    "plan.timing": set(),
+    "plan.strategies": {"numpy"},
     "checkpoint": {"zstandard"},
     "folders": set(),
-    "children": set(),
+    "children": {"psutil"},
+    "data.genes": {"pyarrow"},
+    "data.separation": {"numpy"},
+    "data.suspicion": set(),
+    "data.equality": {"numpy"},
+    "data.gene_sample": {"numpy", "pyarrow"},
     # from plan to model
+    "train.encoding": {"numpy"},
     "train.segments": {"numpy"},
     "train.partition": {"numpy", "pyarrow"},
     "train.batches": {"numpy", "xgboost"},
     "train.calibrate": {"numpy", "sklearn"},
+    "train.ranking": {"numpy"},
     "train.evaluate": {"numpy"},
     "train.instances": {"numpy", "pyarrow"},
     "train.train": {"numpy", "xgboost"},
-    "ensemble.ensemble": {"numpy", "pyarrow", "shap", "xgboost"},
+    "explain.estimates": {"numpy"},
+    "explain.kmers": {"numpy"},
+    "explain.tree_shap": {"numpy", "shap", "xgboost"},
+    "explain.contributions": {"numpy", "xgboost"},
+    "ensemble.matrix": {"numpy", "pyarrow"},
+    "ensemble.ensemble": {"numpy", "xgboost"},
     "ensemble.model_files": {"xgboost"},
+    "ensemble.merge": {"numpy", "xgboost"},
+    "ensemble.onnx_graph": {"numpy", "onnx", "onnxruntime", "xgboost"},
+    "ensemble.member_scores": {"numpy", "pyarrow"},
+    "ensemble.thresholds": {"numpy"},
+    "ensemble.weights": {"numpy"},
+    "ensemble.variants": {"numpy"},
     "ensemble.out_of_fold": {"numpy", "pyarrow"},
+    "ensemble.scored_rows": {"numpy"},
+    "ensemble.comparison": {"numpy"},
+    "ensemble.calibration_report": {"numpy"},
+    "ensemble.curve_points": {"numpy"},
+    "ensemble.neighbours": {"numpy"},
+    "ensemble.score_files": {"numpy", "pyarrow"},
+    "ensemble.scoring": {"numpy"},
+    "ensemble.versus": {"numpy", "pyarrow"},
+    "ensemble.holdout": {"numpy", "pyarrow"},
     "ensemble.predict": {"numpy", "pyarrow"},
     "catalogue": {"pyarrow"},
+    # from a finished run to what people read
+    "report.canvas": {"matplotlib"},
+    "report.leakage_plot": set(),
+    "report.plots": {"matplotlib"},
+    "report.fold_scores": {"numpy"},
+    "report.unseen": {"numpy", "pyarrow"},
+    "report.importance": {"matplotlib"},
+    "report.instance_files": {"numpy", "pyarrow"},
+    "report.summary": {"pyarrow"},
+    "report.records": set(),
+    "report.overfitting": set(),
+    "report.curves": set(),
+    "report.cautions": set(),
+    "report.tables": set(),
+    "report.page": {"jinja2", "matplotlib"},
+    "export": {"numpy", "xgboost"},
+    "explain.rows": {"numpy", "pyarrow"},
+    "explain.figures": {"matplotlib", "numpy"},
+    "explain.tables": {"numpy"},
+    "explain.files": {"matplotlib", "numpy"},
     # the order of all steps
     "stages": set(),
+    "explain.analysis": {"numpy"},
     "plan.probes": {"numpy"},
+    "plan.choices": {"numpy", "pyarrow"},
     "data.inspection": {"numpy", "pyarrow"},
+    "data.leakage": {"numpy"},
     "plan.planning": {"numpy", "pyarrow"},
     "plan.measuring": {"numpy"},
     "pipeline": set(),
+    "runs": set(),
     "demo": set(),
 }
 """Every module in the order of the data, with the packages it may use: it imports only modules above it."""
@@ -68,10 +122,17 @@ ANYWHERE = {
     "__init__": "names the public objects and loads each from its home when it is first used",
     "__main__": "runs cli.py",
 }
-INSIDE_FUNCTIONS = {"sklearn": "slow to import", "shap": "slow to import, and optional"}
+INSIDE_FUNCTIONS = {
+    "sklearn": "slow to import",
+    "shap": "slow to import, and optional",
+    "onnx": "optional",
+    "onnxruntime": "optional",
+    "matplotlib": "slow to import",
+    "jinja2": "only the page needs it",
+}
 LONGEST = 400
 LONGER: dict[str, tuple[int, str]] = {
-    "cli.py": (1000, "one short function a command; options are declarations"),
+    "cli.py": (1300, "one short function a command; options are declarations"),
 }
 """Files that may be longer, how long, and why; a line that is no longer needed must go."""
 
@@ -138,9 +199,12 @@ def test_imports__of_slow_packages_stand_inside_functions() -> None:
 
 @pytest.mark.parametrize("file", SOURCES, ids=name_of)
 def test_source__runs_no_code_from_data(file: Path) -> None:
-    """Pickle and its kin, and text that is run."""
+    """Pickle and its kin, and text that is run; the export writes a pickle and reads none."""
     tree = tree_of(file)
-    assert not {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "pandas"} & set(imports(tree))
+    runs_code = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "pandas"} & set(imports(tree))
+    assert runs_code == ({"pickle"} if name_of(file) == "mi_duck/export.py" else set())
+    used = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert {name for name in used if name.startswith("pickle.")} <= {"pickle.Pickler"}
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)

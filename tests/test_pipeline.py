@@ -83,7 +83,11 @@ def fingerprint(run: Path) -> dict[str, str]:
     names += ("consolidation_summary.json", "metrics.csv")
     files = [run / name for name in names]
     for folder in sorted(run.glob("multi_instance_training/*")):
-        files += [file for file in sorted(folder.iterdir()) if file.name != "measurement.json"]
+        files += [
+            file
+            for file in sorted(folder.rglob("*"))
+            if file.is_file() and file.name != "measurement.json" and file.parent.name != "shap_analysis"
+        ]
     return {str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 

@@ -1,0 +1,259 @@
+"""Completes the folders of trained instances: scores beside the base model, curves, importances, unseen genes.
+
+**Why** not while training: the base model's scores would have to stay in the process whose memory is counted, and genes
+that an instance never saw are known to all others. The files are added to a folder that is valid already; a kill at any
+moment leaves it so, because what is about to change is first taken out of the manifest, and what the manifest does not
+list is ignored.
+"""
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mi_duck.checkpoint import file_sha256, storage_errors, write_csv, write_file, write_json
+from mi_duck.children import Report
+from mi_duck.ensemble.ensemble import InstanceModel
+from mi_duck.ensemble.model_files import load_unified_model
+from mi_duck.errors import CheckpointError
+from mi_duck.folders import RunFolder
+from mi_duck.plan.plan import Instance, Plan
+from mi_duck.report.canvas import save
+from mi_duck.report.fold_scores import aggregate, areas, base_chances, fold_scores, site_chance
+from mi_duck.report.importance import importance_figure, importance_table
+from mi_duck.report.plots import Curve, curve_figure
+from mi_duck.report.unseen import FACTS, predict_unseen, unseen_file, unseen_scores
+from mi_duck.train.evaluate import point_scores
+from mi_duck.train.instances import Genes, is_trained, read_genes
+
+MOST_POINTS = 500
+FIRST = ("fold", "test_rows", "test_genes")
+SCORES = ("gene_cv_metrics.csv", "metrics_aggregate.json")
+IMPORTANCE = "feature_importance_analysis/importance.csv"
+UNSEEN = ("holdout_evaluation_results.csv", "holdout_evaluation_summary.json")
+CURVES = {"pr": "pr_base_vs_meta.pdf", "roc": "roc_base_vs_meta.pdf"}
+IMPORTANCE_PLOT = "feature_importance_analysis/importance.pdf"
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfFold:
+    """Rows of one instance by boosters that never saw their fold group.
+
+    Parameters
+    ----------
+    fold, label, rank
+        Fold, class and gene rank of each row, shape (n_rows,).
+    chances, base
+        Probabilities of instance and base model, shape (n_rows, n_classes); no base model is None.
+    """
+
+    fold: NDArray[np.integer[Any]]
+    label: NDArray[np.integer[Any]]
+    rank: NDArray[np.integer[Any]]
+    chances: NDArray[np.floating[Any]]
+    base: NDArray[np.floating[Any]] | None
+
+
+def describe_instances(*, run: str, threads: int, is_minimal: bool, report: Report) -> dict[str, Any]:
+    """Complete the folder of every trained instance of a run that is consolidated.
+
+    Parameters
+    ----------
+    run
+        Run folder with segments and the scratch file of base scores.
+    threads
+        Threads of XGBoost; the results do not depend on them.
+    is_minimal
+        Whether to leave out plots, curves and unseen genes.
+    report
+        Told (stage, done, total).
+
+    Returns
+    -------
+    dict
+        ``instances``: those whose folder was completed.
+
+    Raises
+    ------
+    CheckpointError
+        The run is not consolidated, or a file is damaged.
+    """
+    folder = RunFolder(Path(run))
+    plan = folder.read_plan()
+    genes = read_genes(folder, plan)
+    if not folder.members.is_file():
+        raise CheckpointError(f"{folder.root} has no out-of-fold scores yet; run 'mi-duck consolidate {folder.root}'")
+    trained = [instance for instance in plan.instances if is_trained(folder, plan, instance)]
+    if not is_minimal:
+        predict_unseen(folder, plan, genes, trained, threads=threads, report=report)
+    for done, instance in enumerate(trained):
+        report("completing the folders of instances", done, len(trained))
+        _describe(folder, plan, instance, genes, is_minimal=is_minimal)
+    report("completing the folders of instances", len(trained), len(trained))
+    return {"instances": [instance.instance_id for instance in trained]}
+
+
+def _describe(folder: RunFolder, plan: Plan, instance: Instance, genes: Genes, *, is_minimal: bool) -> None:
+    where = folder.instance(instance)
+    model = load_unified_model(where)
+    if not isinstance(model, InstanceModel):
+        raise CheckpointError(f"{where} holds an ensemble, no model of one instance")
+    rows = _read_rows(folder, plan, instance, genes)
+    names = [*SCORES, IMPORTANCE, *(() if is_minimal else (*UNSEEN, *CURVES.values(), IMPORTANCE_PLOT))]
+    with amended(where, names):
+        folds = _complete(where / SCORES[0], rows, plan.classes)
+        write_csv(where / SCORES[0], folds)
+        write_json(where / SCORES[1], aggregate(folds))
+        importance = importance_table(model)
+        write_csv(where / IMPORTANCE, importance)
+        if is_minimal:
+            return
+        results, summary = unseen_scores(unseen_file(folder, instance), plan, instance, genes)
+        if results:
+            write_csv(where / UNSEEN[0], results)
+        else:
+            write_file(where / UNSEEN[0], f"{','.join(FACTS)}\n".encode())
+        write_json(where / UNSEEN[1], summary)
+        for kind, name in CURVES.items():
+            panels = [("sites against other rows", _pair(kind, rows))] + [
+                (title, _pair(kind, rows, index=index)) for index, title in enumerate(plan.classes)
+            ]
+            save(curve_figure(panels, kind=kind), where / name)
+        save(importance_figure(importance), where / IMPORTANCE_PLOT)
+
+
+@contextmanager
+def amended(where: Path, names: Sequence[str]) -> Iterator[None]:
+    """Write files into a finished instance's folder, then list them with their hashes in its manifest.
+
+    Parameters
+    ----------
+    where
+        Folder with a manifest.
+    names
+        Relative paths of the files that are written inside the block; they may be there already.
+
+    Notes
+    -----
+    Files that change leave the manifest first, so the folder is valid at every moment: a manifest vouches for what it lists.
+    """
+    with storage_errors(where):
+        path = where / "manifest.json"
+        manifest = json.loads(path.read_bytes())
+        kept = {name: digest for name, digest in manifest["sha256"].items() if name not in set(names)}
+        if len(kept) < len(manifest["sha256"]):
+            write_json(path, manifest | {"sha256": kept})
+    yield
+    with storage_errors(where):
+        write_json(path, manifest | {"sha256": kept | {name: file_sha256(where / name) for name in names}})
+
+
+def _read_rows(folder: RunFolder, plan: Plan, instance: Instance, genes: Genes) -> OutOfFold:
+    names = [f"p_{name}" for name in plan.classes]
+    path = folder.instance(instance) / "oof_predictions.parquet"
+    table = pq.read_table(path, columns=["row_id", "gene_id", "label", "fold", *names]).unify_dictionaries()
+    rank_of = {gene: rank for rank, gene in enumerate(genes.gene_id.tolist())}
+    rank = _codes(table["gene_id"], rank_of)
+    is_scored = rank >= plan.pilot_genes  # a pilot chose the features by these genes, so they are not scored
+    fold, label = table["fold"].to_numpy(), _codes(table["label"], {name: at for at, name in enumerate(plan.classes)})
+    fold, label, rank = fold[is_scored], label[is_scored], rank[is_scored]
+    base = None
+    if plan.base_scores and len(rank):
+        first = table["row_id"][0].as_py()
+        scores = _slice(folder.members, [f"base:{name}" for name in plan.base_scores], first, len(table))[is_scored]
+        base = base_chances(scores, label, fold, n_folds=plan.settings.n_folds)
+    chances = np.column_stack([table[name].to_numpy()[is_scored] for name in names])
+    return OutOfFold(fold, label, rank, chances, base)
+
+
+def _complete(path: Path, rows: OutOfFold, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the table of folds that training wrote, on the rows that are scored, with the columns that it lacks."""
+    with path.open(encoding="utf-8", newline="") as file:
+        folds: list[dict[str, Any]] = list(csv.DictReader(file))
+    completed = []
+    for line in folds:
+        of_fold = rows.fold == int(line["fold"])
+        base = None if rows.base is None else rows.base[of_fold]
+        chances, label, rank = (values[of_fold] for values in (rows.chances, rows.label, rows.rank))
+        facts: dict[str, Any] = {"test_rows": len(label), "test_genes": len(np.unique(rank))}
+        if len(label):
+            known = point_scores(chances, label, classes)
+            facts |= {name: None if np.isnan(value) else value for name, value in known.items() if name in line}
+        else:
+            facts |= {name: None for name in line if name not in FIRST}
+        completed.append(line | facts | fold_scores(chances, base, label, rank, classes))
+    return completed
+
+
+def _pair(kind: str, rows: OutOfFold, *, index: int | None = None) -> list[Curve]:
+    """Return the curves of base model and instance for one class; without one for all sites against other rows."""
+    truth = rows.label > 0 if index is None else rows.label == index
+    curves = []
+    for scope, values in (("base", rows.base), ("member", rows.chances)):
+        if values is not None and len(truth):
+            score = site_chance(values) if index is None else values[:, index]
+            x, y = curve_points(score, truth, kind=kind)
+            area = areas(score, truth)[kind == "roc"]
+            words = "" if np.isnan(area) else f"{area:.3f}".removeprefix("0")
+            curves.append(Curve(scope, x.tolist(), y.tolist(), words))
+    return curves
+
+
+def curve_points(
+    scores: NDArray[np.floating[Any]], truth: NDArray[np.bool_], *, kind: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return at most 500 points of a curve, first and last among them, evenly spaced along it.
+
+    Parameters
+    ----------
+    scores, truth
+        Shape (n_rows,).
+    kind
+        ``roc``: false positive rate and recall; ``pr``: recall and precision.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+    hits = np.cumsum(truth[order])[ends].astype(np.float64)
+    called = ends + 1.0
+    recall = hits / max(hits[-1], 1)
+    if kind == "pr":
+        x, y = recall, hits / called
+    else:
+        x = np.append(0.0, (called - hits) / max(len(truth) - hits[-1], 1))
+        y = np.append(0.0, recall)
+    way = np.append(0.0, np.cumsum(np.hypot(np.diff(x), np.diff(y))))
+    if len(way) > MOST_POINTS:
+        kept = np.unique(np.searchsorted(way, np.linspace(0, way[-1], MOST_POINTS)).clip(0, len(way) - 1))
+        kept[-1] = len(way) - 1
+        x, y = x[kept], y[kept]
+    return x, y
+
+
+def _codes(column: Any, code_of: dict[str, int]) -> NDArray[np.int64]:
+    """Return the number of each text of a column."""
+    encoded = column.combine_chunks().dictionary_encode()
+    lookup = np.array([code_of[text] for text in encoded.dictionary.to_pylist()], dtype=np.int64)
+    codes: NDArray[np.int64] = lookup[encoded.indices.to_numpy()]
+    return codes
+
+
+def _slice(path: Path, names: Sequence[str], first: int, n_rows: int) -> NDArray[np.float32]:
+    """Return a range of rows of a Parquet file, reading only its row groups."""
+    parts = []
+    begin = 0
+    with pq.ParquetFile(path) as parquet:
+        for number in range(parquet.num_row_groups):
+            n = parquet.metadata.row_group(number).num_rows
+            low, high = max(first - begin, 0), min(first + n_rows - begin, n)
+            if low < high:
+                table = parquet.read_row_group(number, columns=list(names)).slice(low, high - low)
+                parts.append(np.column_stack([table[name].to_numpy() for name in names]))
+            begin += n
+    return np.concatenate(parts)

@@ -1,0 +1,333 @@
+"""Records to figures: curves, reliability, learning curves, bars with intervals, memory, windows of genes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mi_duck.report.canvas import BASE, ENSEMBLE, GRID, INK, MUTED, SERIES, new_figure, new_panels, short_label, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLORS = {"base": BASE, "ensemble": ENSEMBLE, "member": SERIES[5]}
+DASHES = {"base": (0, (4, 1.6)), "ensemble": "-", "member": "-"}
+LABELS = {"base": "base scores", "ensemble": "ensemble", "member": "member"}
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One ROC or precision-recall curve.
+
+    Parameters
+    ----------
+    scope
+        ``base``, ``ensemble`` or ``member``: decides colour, line style and label.
+    x, y
+        False positive rate and recall (ROC), or recall and precision.
+    area
+        Its area as text for the legend, such as ``.886 (.883-.888)``; empty for none.
+    """
+
+    scope: str
+    x: Sequence[float]
+    y: Sequence[float]
+    area: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """Predicted against observed, one value a bin.
+
+    Parameters
+    ----------
+    scope
+        ``base`` or ``ensemble``.
+    mean_probability, observed_fraction
+        Of the rows of each bin.
+    low, high
+        95 % interval of the observed fraction.
+    """
+
+    scope: str
+    mean_probability: Sequence[float]
+    observed_fraction: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class LearningCurve:
+    """Log loss by round of one fold.
+
+    Parameters
+    ----------
+    fold
+        From 0.
+    training, stopping
+        Log loss on the rows trained on, and on those that early stopping looks at, one value a round, nats a row.
+    best_round
+        Rounds kept, from 1.
+    """
+
+    fold: int
+    training: Sequence[float]
+    stopping: Sequence[float]
+    best_round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One value with its interval, and the scope that decides its colour; ``low`` and ``high`` may be None."""
+
+    label: str
+    value: float
+    low: float | None
+    high: float | None
+    scope: str = "ensemble"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The genes of one instance by rank, half-open, and its rows."""
+
+    label: str
+    first_rank: int
+    stop_rank: int
+    n_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryDot:
+    """Rows, measured and predicted peak memory in bytes of one training process; ``predicted`` may be None."""
+
+    n_rows: int
+    measured: float
+    predicted: float | None
+    is_probe: bool
+
+
+def curve_figure(panels: Sequence[tuple[str, Sequence[Curve]]], *, kind: str) -> "Figure":
+    """Draw ROC or precision-recall curves, a panel a class.
+
+    Parameters
+    ----------
+    panels
+        Title and curves of each panel.
+    kind
+        ``roc`` or ``pr``.
+    """
+    with style():
+        figure, axes = new_panels(len(panels))
+        for place, (title, curves) in zip(axes, panels, strict=True):
+            if kind == "roc":
+                place.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
+            drawn = sorted(curves, key=lambda curve: curve.scope == "ensemble")  # what matters lies on top
+            lines = [
+                place.plot(curve.x, curve.y, color=COLORS[curve.scope], linestyle=DASHES[curve.scope])[0]
+                for curve in drawn
+            ]
+            labels = [f"{LABELS[curve.scope]} {curve.area}".strip() for curve in drawn]
+            place.legend(lines, labels, loc="lower right" if kind == "roc" else "lower left")
+            place.set(xlim=(0, 1), ylim=(0, 1.02), title=short_label(title))
+            place.set_xlabel("false positive rate" if kind == "roc" else "recall")
+            place.set_ylabel("recall" if kind == "roc" else "precision")
+            _unit_ticks(place)
+    return figure
+
+
+def reliability_figure(panels: Sequence[tuple[str, Sequence[Reliability]]]) -> "Figure":
+    """Draw observed fraction against predicted probability with intervals, a panel a class."""
+    with style():
+        figure, axes = new_panels(len(panels))
+        for place, (title, lines) in zip(axes, panels, strict=True):
+            place.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
+            handles = []
+            for line in lines:
+                color, marker = COLORS[line.scope], "o" if line.scope == "ensemble" else "s"
+                place.vlines(line.mean_probability, line.low, line.high, color=color, linewidth=1)
+                handles += place.plot(
+                    line.mean_probability,
+                    line.observed_fraction,
+                    color=color,
+                    linestyle=DASHES[line.scope],
+                    linewidth=1,
+                    marker=marker,
+                    markersize=3.2,
+                )
+            place.legend(handles, [LABELS[line.scope] for line in lines], loc="upper left")
+            place.set(xlim=(0, 1), ylim=(0, 1.02), title=short_label(title))
+            place.set(xlabel="predicted probability", ylabel="observed fraction")
+            _unit_ticks(place)
+    return figure
+
+
+def learning_figure(panels: Sequence[tuple[str, Sequence[LearningCurve]]]) -> "Figure":
+    """Draw log loss by round for every fold, a panel a class: new genes solid, training genes dotted, best round marked."""
+    from matplotlib.lines import Line2D
+
+    with style():
+        figure, axes = new_panels(len(panels))
+        for place, (title, curves) in zip(axes, panels, strict=True):
+            for curve in curves:
+                color = SERIES[curve.fold % len(SERIES)]
+                rounds = range(1, len(curve.training) + 1)
+                place.plot(rounds, curve.training, color=color, linewidth=1, linestyle=(0, (1, 1.4)))
+                place.plot(rounds, curve.stopping, color=color, linewidth=1.4)
+                if curve.best_round <= len(curve.stopping):
+                    best = curve.stopping[curve.best_round - 1]
+                    place.plot([curve.best_round], [best], color=color, marker="o", markersize=4.5, clip_on=False)
+            place.set(title=short_label(title), xlabel="boosting round", ylabel="log loss (nats a row)")
+            place.set_xlim(left=0)
+            place.set_ylim(bottom=0)
+            handles = [
+                Line2D([], [], color=INK, linewidth=1.4),
+                Line2D([], [], color=INK, linewidth=1, linestyle=(0, (1, 1.4))),
+                Line2D([], [], color=INK, linewidth=0, marker="o", markersize=4.5),
+            ]
+            place.legend(handles, ["stopping genes", "training genes", "best round"], loc="upper right")
+    return figure
+
+
+def bar_figure(bars: Sequence[Bar], *, title: str, axis: str) -> "Figure":
+    """Draw horizontal bars from zero with intervals, the first at the top.
+
+    Parameters
+    ----------
+    bars
+        Label, value and interval of each.
+    title, axis
+        Title, and what the bars measure with its unit.
+    """
+    with style():
+        figure, (place,) = new_figure(4.6, 0.9 + 0.21 * len(bars))
+        heights = range(len(bars))
+        place.barh(heights, [bar.value for bar in bars], height=0.66, color=[COLORS[bar.scope] for bar in bars])
+        for height, bar in zip(heights, bars, strict=True):
+            if bar.low is not None and bar.high is not None:
+                place.hlines([height], bar.low, bar.high, color=INK, linewidth=1)
+        _names(place, [bar.label for bar in bars])
+        place.grid(visible=False, axis="y")
+        place.set(title=short_label(title, 64), xlabel=axis)
+    return figure
+
+
+def interval_figure(panels: Sequence[tuple[str, Sequence[Bar]]]) -> "Figure":
+    """Draw values as dots with intervals, a panel a metric, the models below each other in all of them."""
+    with style():
+        rows = max(len(bars) for _, bars in panels)
+        figure, axes = new_figure(1.0 + 1.75 * len(panels), 0.75 + 0.21 * rows, columns=len(panels), sharey=True)
+        for place, (title, bars) in zip(axes, panels, strict=True):
+            for height, bar in enumerate(bars):
+                color = COLORS[bar.scope]
+                if bar.low is not None and bar.high is not None:
+                    place.hlines([height], bar.low, bar.high, color=color, linewidth=1.6)
+                place.plot(
+                    [bar.value], [height], color=color, marker="s" if bar.scope == "base" else "o", markersize=4.5
+                )
+            _names(place, [bar.label for bar in bars])
+            place.locator_params(axis="x", nbins=4)
+            place.margins(x=0.12)
+            place.set_ylim(rows - 0.4, -0.6)
+            place.set_title(short_label(title))
+    return figure
+
+
+def memory_figure(
+    dots: Sequence[MemoryDot], *, gene_bytes: Sequence[float], budget_bytes: float | None = None
+) -> "Figure":
+    """Draw measured and predicted peak memory by rows, and a histogram of what a gene costs.
+
+    Parameters
+    ----------
+    dots
+        Training processes: instances of the run, and probes.
+    gene_bytes
+        Predicted bytes of every gene.
+    budget_bytes
+        Limit of one instance; drawn where it is near.
+    """
+    from matplotlib.lines import Line2D
+
+    mib, thousand = 2**20, 1000
+    with style():
+        figure, (left, right) = new_panels(2, width=3.2)
+        handles, labels = [], []
+        line = sorted((dot.n_rows / thousand, dot.predicted / mib) for dot in dots if dot.predicted is not None)
+        if line:
+            left.plot(*zip(*line, strict=True), color=SERIES[1], linewidth=1, marker="_", markersize=14)
+            handles.append(Line2D([], [], color=SERIES[1], linewidth=1, marker="_", markersize=9))
+            labels.append("predicted")
+        for is_probe, label, marker, face in (
+            (True, "measured, probe", "D", "none"),
+            (False, "measured, instance", "o", ENSEMBLE),
+        ):
+            some = [dot for dot in dots if dot.is_probe == is_probe]
+            if some:
+                handles += left.plot(
+                    [dot.n_rows / thousand for dot in some],
+                    [dot.measured / mib for dot in some],
+                    linestyle="none",
+                    marker=marker,
+                    markersize=4.5,
+                    color=ENSEMBLE,
+                    markerfacecolor=face,
+                )
+                labels.append(label)
+        highest = max([dot.measured for dot in dots] + [dot.predicted or 0 for dot in dots], default=0)
+        if budget_bytes is not None and budget_bytes < 2 * highest:
+            handles.append(left.axhline(budget_bytes / mib, color=INK, linewidth=1, linestyle=(0, (4, 1.6))))
+            labels.append("budget")
+        left.set(title="peak memory of training", xlabel="thousand rows", ylabel="MiB")
+        left.set_xlim(left=0)
+        left.set_ylim(bottom=0, top=1.45 * max(highest / mib, 1))
+        left.legend(handles, labels, loc="upper left")
+        sizes = [size / mib for size in gene_bytes]
+        right.hist(sizes, bins=40, color=ENSEMBLE)
+        if sizes:
+            middle = sorted(sizes)[len(sizes) // 2]
+            right.axvline(middle, color=INK, linewidth=1, linestyle=(0, (4, 1.6)))
+            right.annotate(
+                f"median {middle:.2g} MiB",
+                (middle, 0.94),
+                xycoords=("data", "axes fraction"),
+                xytext=(5, 0),
+                textcoords="offset points",
+                fontsize=7.5,
+            )
+        right.set_yscale("symlog", linthresh=1)
+        right.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        right.set_ylim(bottom=0)
+        right.set(title="what a gene costs", xlabel="MiB a gene", ylabel="genes (logarithmic)")
+    return figure
+
+
+def window_figure(windows: Sequence[Window], *, n_genes: int) -> "Figure":
+    """Draw which genes each instance trains on; what two neighbours share lies below each other, shaded."""
+    with style():
+        figure, (place,) = new_figure(6.4, 0.8 + 0.24 * len(windows))
+        for one, two in zip(windows, windows[1:], strict=False):
+            if two.first_rank < one.stop_rank:
+                place.axvspan(two.first_rank, one.stop_rank, color=GRID, linewidth=0)
+        heights = range(len(windows))
+        widths = [window.stop_rank - window.first_rank for window in windows]
+        place.barh(heights, widths, left=[window.first_rank for window in windows], height=0.62, color=ENSEMBLE)
+        _names(place, [window.label for window in windows])
+        place.grid(visible=False, axis="y")
+        place.set_xlim(0, n_genes)
+        place.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        place.set(xlabel="gene rank (the seeded order of genes); shaded: genes that two instances share")
+    return figure
+
+
+def _names(place: "Axes", labels: Sequence[str]) -> None:
+    """Name the rows of a horizontal chart, the first at the top."""
+    place.set_yticks(range(len(labels)), [short_label(label) for label in labels])
+    place.set_ylim(len(labels) - 0.4, -0.6)
+    place.tick_params(axis="y", length=0)
+
+
+def _unit_ticks(place: "Axes") -> None:
+    ticks = [0, 0.25, 0.5, 0.75, 1]
+    place.set_xticks(ticks, ["0", ".25", ".5", ".75", "1"])
+    place.set_yticks(ticks, ["0", ".25", ".5", ".75", "1"])

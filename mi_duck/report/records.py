@@ -1,0 +1,282 @@
+"""Files of a run to records that figures and the page show; what was not made is None, and nothing is filled in."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mi_duck.catalogue import open_catalogue
+from mi_duck.errors import CheckpointError
+from mi_duck.folders import RunFolder
+from mi_duck.report.plots import Curve, MemoryDot, Reliability
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One line of ``metrics.csv``; ``instance_id``, ``low`` and ``high`` are None where the file has none."""
+
+    scope: str
+    instance_id: int | None
+    evaluated_on: str
+    variant: str
+    is_chosen: bool
+    class_name: str
+    metric: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n_genes: int | None
+    n_rows: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecords:
+    """What a finished run tells.
+
+    Parameters
+    ----------
+    root
+        Its folder.
+    plan
+        ``plan.json``.
+    scores
+        ``metrics.csv``, the lines over all folds.
+    facts
+        The line of the catalogue's table ``runs``: dates, settings, versions.
+    genes, coverage
+        The catalogue's tables of these names.
+    gene_bytes
+        Predicted memory of every gene.
+    instances
+        The catalogue's table of this name.
+    """
+
+    root: Path
+    plan: dict[str, Any]
+    scores: tuple[Score, ...]
+    facts: dict[str, Any]
+    genes: list[dict[str, Any]]
+    coverage: dict[str, Any]
+    gene_bytes: list[float]
+    instances: list[dict[str, Any]]
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes; the first is the background."""
+        return list(self.plan["classes"])
+
+    def find(self, scope: str, metric: str, class_name: str, *, instance_id: int | None = None) -> Score | None:
+        """Return the score out of fold on all rows: of the chosen variant where several were tried."""
+        found = [
+            score
+            for score in self.scores
+            if (score.scope, score.metric, score.class_name) == (scope, metric, class_name)
+            and score.instance_id == instance_id
+            and score.evaluated_on == "oof"
+            and not score.variant.startswith("without ")  # the ensemble without one of its members
+        ]
+        return next((score for score in found if score.is_chosen), found[0] if found else None)
+
+
+def read_run(root: Path) -> RunRecords:
+    """Read a finished run.
+
+    Raises
+    ------
+    CheckpointError
+        There is no plan, no catalogue or no ``metrics.csv``, or the plan is damaged.
+    """
+    folder = RunFolder(root)
+    plan = read_json(folder.plan)
+    if plan is None:
+        raise CheckpointError(f"no plan in {root}; make one with 'mi-duck plan DATASET --out {root}'")
+    lines = read_rows(folder.metrics)
+    if lines is None:
+        raise CheckpointError(f"{root} is not evaluated yet; run 'mi-duck evaluate {root}'")
+    with open_catalogue(folder) as db:
+        facts = db.read("runs").to_pylist()[0]
+        genes = db.read("genes").to_pylist()
+        coverage = db.read("coverage").to_pylist()[0]
+        gene_bytes = db.read("memory_per_gene")["predicted_bytes"].to_pylist()
+        instances = db.read("instances").to_pylist()
+    scores = tuple(_score(line) for line in lines if not line.get("fold"))
+    return RunRecords(root, plan, scores, facts, genes, coverage, gene_bytes, instances)
+
+
+def read_rows(path: Path) -> list[dict[str, str]] | None:
+    """Return the lines of a table of ours by column, or None where there is no such file.
+
+    Raises
+    ------
+    CheckpointError
+        It is no text.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [{name: _text(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CheckpointError(f"cannot read {path}: {error}; make it again") from error
+
+
+def _text(value: str | None) -> str:
+    """Take back the apostrophe that guards a name which a spreadsheet would run as a formula."""
+    text = value or ""
+    return text[1:] if text[:1] == "'" and text[1:2] in tuple("=+-@\t\r") else text
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds, or None where there is no such file.
+
+    Raises
+    ------
+    CheckpointError
+        It holds no JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); make it again") from error
+
+
+def number(text: str | None) -> float | None:
+    """Return the number that a cell of a table holds, None for an empty one and for NaN.
+
+    Examples
+    --------
+    >>> number("0.5"), number(""), number("nan")
+    (0.5, None, None)
+    """
+    value = float(text) if text else float("nan")
+    return None if value != value else value
+
+
+def _whole(text: str | None) -> int | None:
+    value = number(text)
+    return None if value is None else int(value)
+
+
+def _score(line: dict[str, str]) -> Score:
+    return Score(
+        scope=line["scope"],
+        instance_id=_whole(line["instance_id"]),
+        evaluated_on=line["evaluated_on"],
+        variant=line["variant"],
+        is_chosen=line["is_chosen"] in ("1", "true", "True"),
+        class_name=line["class"],
+        metric=line["metric"],
+        value=number(line["value"]),
+        low=number(line["low"]),
+        high=number(line["high"]),
+        n_genes=_whole(line["n_genes"]),
+        n_rows=_whole(line["n_rows"]),
+    )
+
+
+def short(value: float | None, digits: int = 4) -> str:
+    """Return a number for a table: a dash where there is none, no zero before the point of a share.
+
+    Examples
+    --------
+    >>> short(0.88564), short(1.25, 2), short(-0.5), short(None)
+    ('.8856', '1.25', '−.5000', '–')
+    """
+    if value is None:
+        return "–"
+    text = f"{abs(value):.{digits}f}"
+    return ("−" if value < 0 and float(text) != 0 else "") + (text[1:] if text.startswith("0.") else text)
+
+
+def with_interval(score: Score | None, digits: int = 4) -> str:
+    """Return a score and its 95 % interval as text, as in ``.8856 (.8825–.8884)``; a dash where there is none."""
+    if score is None or score.value is None:
+        return "–"
+    return interval_text(score.value, score.low, score.high, digits)
+
+
+def interval_text(value: float, low: float | None, high: float | None, digits: int = 4) -> str:
+    """Return a value and its interval as text, the value alone where it has none."""
+    if low is None or high is None:
+        return short(value, digits)
+    return f"{short(value, digits)} ({short(low, digits)}{' to ' if low < 0 else '–'}{short(high, digits)})"
+
+
+def curve_panels(run: RunRecords, kind: str) -> list[tuple[str, list[Curve]]] | None:
+    """Return title and curves of each class from ``curves.csv``, or None where there is none.
+
+    Parameters
+    ----------
+    run
+        The run.
+    kind
+        ``roc`` or ``pr``; their areas are ``roc_auc`` and ``average_precision`` of ``metrics.csv``.
+    """
+    lines = read_rows(RunFolder(run.root).curves)
+    if lines is None:
+        return None
+    metric = "roc_auc" if kind == "roc" else "average_precision"
+    panels = []
+    for name in run.classes:
+        curves = []
+        for scope in ("base", "ensemble"):
+            some = [line for line in lines if (line["scope"], line["class"], line["kind"]) == (scope, name, kind)]
+            if some:
+                area = run.find(scope, metric, name)
+                curves.append(
+                    Curve(scope, _column(some, "x"), _column(some, "y"), with_interval(area, 3) if area else "")
+                )
+        if curves:
+            panels.append((name, curves))
+    return panels
+
+
+def reliability_panels(run: RunRecords) -> list[tuple[str, list[Reliability]]] | None:
+    """Return title and lines of each class from ``reliability.csv``, or None where there is none."""
+    lines = read_rows(RunFolder(run.root).calibration_analysis / "reliability.csv")
+    if lines is None:
+        return None
+    panels = []
+    for name in run.classes:
+        found = []
+        for scope in ("base", "ensemble"):
+            some = [line for line in lines if (line["scope"], line["class"]) == (scope, name)]
+            some.sort(key=lambda line: int(line["bin"]))
+            if some:
+                columns = ("mean_probability", "observed_fraction", "low", "high")
+                found.append(Reliability(scope, *(_column(some, column) for column in columns)))
+        if found:
+            panels.append((name, found))
+    return panels
+
+
+def _column(lines: Sequence[dict[str, str]], name: str) -> list[float]:
+    return [float(line[name] or "nan") for line in lines]
+
+
+def suspects_of(run: RunRecords) -> list[str] | None:
+    """Return the features that the leakage report suspects and that were not left out, or None where there is no report."""
+    found = read_json(RunFolder(run.root).leakage / "leakage.json")
+    if found is None:
+        return None
+    return [one["feature"] for one in found["suspects"] if one["feature"] not in found["excluded"]]
+
+
+def memory_dots(run: RunRecords) -> list[MemoryDot]:
+    """Return measured and predicted peak memory of the instances, and the probes of ``memory.json`` where there are any.
+
+    A probe's peak is that of its largest phase.
+    """
+    probes: dict[int, int] = {}
+    for point in (read_json(RunFolder(run.root).memory) or {}).get("points", []):
+        probes[point["n_rows"]] = max(probes.get(point["n_rows"], 0), point["peak_bytes"])
+    dots = [MemoryDot(rows, peak, None, True) for rows, peak in sorted(probes.items())]
+    return dots + [
+        MemoryDot(one["n_rows"], one["measured_peak_bytes"], one["predicted_bytes"], False)
+        for one in run.instances
+        if one["measured_peak_bytes"] is not None
+    ]

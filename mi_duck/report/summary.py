@@ -1,0 +1,196 @@
+"""The run as one page of plain text, ``unified_training_summary.txt``; it computes nothing.
+
+Every number is one of ``plan.json``, ``metrics.csv``, ``consolidation_summary.json`` or an instance's files, rounded.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from mi_duck.catalogue import measurement, score_table
+from mi_duck.checkpoint import write_file
+from mi_duck.folders import RunFolder
+from mi_duck.plan.plan import Plan
+from mi_duck.resources import GIB
+
+NAMES = {
+    "plan.json": "instances, folds, layout, settings, fingerprint of the data",
+    "genes.parquet": "every gene with its rank, fold group, fold and rows",
+    "multi_instance_training": "one folder an instance: models, predictions, scores, curves, importances",
+    "consolidated_model.miduck": "the model: mi-duck predict RUN DATASET --out FILE.parquet",
+    "consolidation_summary.json": "members, weights, voting, hashes, coverage",
+    "oof_predictions.parquet": "every row with probabilities by boosters that never saw its fold group",
+    "metrics.csv": "every score with its 95 % interval",
+    "run.duckdb": "all of it as tables: mi-duck sql RUN",
+    "report.html": "the run as one page with figures",
+    "unified_training_summary.txt": "this page",
+    "thresholds.json": "thresholds of every class, from out-of-fold scores",
+    "gene_coverage_report.csv": "every gene with the instances that trained on it",
+    "instance_performance_comparison.csv": "every instance on the same rows",
+    "gene_deltas.csv": "base model and ensemble on every gene",
+    "base_vs_meta.json": "base model against ensemble: errors, matched recall, kinds of errors",
+    "curves.csv": "points of the ROC and precision-recall curves",
+    "leakage_analysis": "features that may give the label away",
+    "overfitting": "learning curves judged",
+    "calibration_analysis": "probabilities against what was observed",
+    "neighbour_diagnostics": "scores round sampled sites",
+    "comprehensive_shap_analysis": "what the models look at: SHAP values",
+    "feature_importance_analysis": "the same under the names of the design documents",
+    "memory.json": "what the memory model rests on",
+    "memory_per_gene.pdf": "memory predicted and measured",
+    "provenance.json": "settings, versions, hashes",
+}
+
+
+def write_summary(folder: RunFolder, plan: Plan, provenance: dict[str, Any], *, warnings: Sequence[str]) -> None:
+    """Write ``unified_training_summary.txt``.
+
+    Parameters
+    ----------
+    folder, plan
+        A run that is scored and has its catalogue.
+    provenance
+        What ``provenance.json`` says.
+    warnings
+        What a reader must know first; those of the report.
+
+    Raises
+    ------
+    CheckpointError
+        The run has no catalogue yet.
+    """
+    write_file(folder.training_summary, training_summary(folder, plan, provenance, warnings=warnings).encode())
+
+
+def training_summary(folder: RunFolder, plan: Plan, provenance: dict[str, Any], *, warnings: Sequence[str]) -> str:
+    """Return the text of ``unified_training_summary.txt``; see `write_summary`."""
+    summary = json.loads(folder.summary.read_bytes())
+    columns, scores = score_table(folder.root)
+    sections = (
+        ("Warnings", list(warnings) or ["none"]),
+        ("Data", _data(folder, plan)),
+        ("Folds", _folds(folder, plan)),
+        ("Plan", _plan(plan)),
+        ("Instances", _instances(folder, plan, summary)),
+        (
+            "Scores out of fold: every row by boosters that never saw its fold group; 95 % intervals",
+            _table(columns, scores),
+        ),
+        ("Scores of each instance's final model on genes that it never saw; 95 % intervals", _unseen(folder, plan)),
+        ("Thresholds", _thresholds(summary)),
+        ("Settings", [f"{name} = {value}" for name, value in sorted(provenance["settings"].items())]),
+        ("Versions", [f"{name} {version}" for name, version in sorted(provenance["versions"].items())]),
+        ("Files", _files(folder)),
+    )
+    head = f"mi_duck run of {provenance['started_at']} to {provenance['finished_at']}"
+    text = [head, "=" * len(head)]
+    for title, lines in sections:
+        text += ["", title, "-" * len(title), *lines]
+    return "\n".join(text) + "\n"
+
+
+def _data(folder: RunFolder, plan: Plan) -> list[str]:
+    kinds = f"{len(plan.small_features):,} in one byte, {len(plan.wide_features):,} as float32"
+    return [
+        f"dataset      {Path(plan.location).name}, fingerprint {plan.dataset_fingerprint}",
+        f"genes        {plan.n_genes:,} of {plan.n_genes_dataset:,}",
+        f"rows         {plan.n_rows:,}",
+        f"features     {len(plan.features):,} ({kinds})",
+        f"classes      {', '.join(plan.classes)}",
+        f"base scores  {', '.join(plan.base_scores) or 'none, so nothing is compared with a base model'}",
+    ]
+
+
+def _folds(folder: RunFolder, plan: Plan) -> list[str]:
+    genes = pq.read_table(folder.genes, columns=["gene_rank", "fold", "n_rows", "label_counts"]).to_pylist()
+    genes = [gene for gene in genes if gene["gene_rank"] < plan.n_genes]
+    rows = []
+    for fold in sorted({gene["fold"] for gene in genes}):
+        of_fold = [gene for gene in genes if gene["fold"] == fold]
+        counts = [sum(gene["label_counts"][index] for gene in of_fold) for index in range(len(plan.classes))]
+        rows.append([str(fold), *(f"{n:,}" for n in (len(of_fold), sum(gene["n_rows"] for gene in of_fold), *counts))])
+    return _table(["fold", "genes", "rows", *plan.classes], rows)
+
+
+def _plan(plan: Plan) -> list[str]:
+    slots = sum(instance.n_genes for instance in plan.instances)
+    is_measured = plan.memory["measured_bytes"] is not None
+    words = "predicted from measurements of these data" if is_measured else "predicted by formula"
+    return [
+        f"strategy     {plan.strategy}: {len(plan.instances)} instances",
+        f"overlap      {plan.overlap_genes:,} genes shared by neighbours, redundancy {slots / plan.n_genes:.3f}",
+        f"budget       {plan.budget_bytes / GIB:.2f} GiB an instance ({plan.budget_source})",
+        f"memory       {words}",
+    ]
+
+
+def _instances(folder: RunFolder, plan: Plan, summary: dict[str, Any]) -> list[str]:
+    weights = {member["instance_id"]: member["weight"] for member in summary["members"]}
+    rows = []
+    for instance in plan.instances:
+        measured = measurement(folder, plan, instance.instance_id)
+        weight = weights.get(instance.instance_id)
+        rows.append(
+            [
+                instance.name,
+                f"{instance.n_genes:,}",
+                f"{instance.n_rows:,}",
+                f"{instance.predicted_bytes / GIB:.2f}",
+                f"{measured['peak_bytes'] / GIB:.2f}" if "peak_bytes" in measured else "",
+                f"{measured['wall_seconds']:.1f}" if "wall_seconds" in measured else "",
+                "not trained" if weight is None else f"{weight:.4f}",
+            ]
+        )
+    titles = ["instance", "genes", "rows", "predicted GiB", "measured GiB", "seconds", "weight"]
+    coverage = f"{summary['n_genes_trained']:,}/{summary['n_genes']:,} ({summary['coverage_fraction']:.1%})"
+    return [*_table(titles, rows), f"Gene coverage: {coverage}"]
+
+
+def _unseen(folder: RunFolder, plan: Plan) -> list[str]:
+    rows, without = [], []
+    for instance in plan.instances:
+        found = _json(folder.instance(instance) / "holdout_evaluation_summary.json")
+        if found.get("status") == "evaluated":
+            scores = {(one["metric"], one["class"]): one for one in found["all_rows"]}
+            wanted = (("average_precision", "macro"), ("f1", "macro"), ("log_loss", "all"))
+            cells = [f"{found['n_genes']:,}", f"{found['n_rows']:,}", *(_interval(scores[key]) for key in wanted)]
+            rows.append([instance.name, *cells])
+        else:
+            without.append(f"{instance.name}: {found.get('status', 'not evaluated')}")
+    titles = ["instance", "genes", "rows", "AP macro", "F1 macro", "log loss"]
+    return [*(_table(titles, rows) if rows else []), *without]
+
+
+def _interval(one: dict[str, Any]) -> str:
+    value, low, high = ("none" if one[name] is None else f"{one[name]:.4f}" for name in ("value", "low", "high"))
+    return f"{value} ({low}-{high})"
+
+
+def _thresholds(summary: dict[str, Any]) -> list[str]:
+    return [f"{name}: {json.dumps(value)}" for name, value in sorted(summary["thresholds"].items())]
+
+
+def _files(folder: RunFolder) -> list[str]:
+    there = sorted(path.name for path in folder.root.iterdir() if not path.name.startswith("."))
+    listed = {*there, "provenance.json", folder.training_summary.name}
+    return [f"{name:<36} {NAMES.get(name, '')}".rstrip() for name in sorted(listed)]
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Return a JSON object that a part of the run may have written; empty where it did not."""
+    if not path.is_file():
+        return {}
+    found: dict[str, Any] = json.loads(path.read_bytes())
+    return found
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return lines with aligned columns."""
+    widths = [max(len(row[place]) for row in (columns, *rows)) for place in range(len(columns))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (columns, *rows)
+    ]

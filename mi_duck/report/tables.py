@@ -1,0 +1,364 @@
+"""Records to the tables of the page: cells of text, so that each number is written in one way only."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any
+
+from mi_duck.folders import RunFolder
+from mi_duck.report.cautions import difference
+from mi_duck.report.overfitting import FitRecord
+from mi_duck.report.records import RunRecords, Score, interval_text, read_json, short, with_interval
+
+MIB = 2**20
+METRICS = {
+    "average_precision": "AP",
+    "roc_auc": "ROC AUC",
+    "f1": "F1",
+    "precision": "precision",
+    "recall": "recall",
+    "brier": "Brier score",
+    "ece": "calibration error",
+    "log_loss": "log loss",
+    "top_k_accuracy": "gene top-k",
+}
+"""What the page calls a metric, in the order of its columns."""
+WITHOUT = "without "
+"""How variants are called that leave one member out."""
+PARTS = {
+    "own": "genes of its window, out of fold",
+    "unseen": "genes outside its window, out of fold",
+    "holdout": "held-out genes",
+}
+"""What a score may be evaluated on beside all rows."""
+THRESHOLDS = {"best_f1": "best F1", "precision_0.9": "precision of .9", "recall_0.9": "recall of .9"}
+WITH_NEGATION = ("auto_adjust_instance_size",)
+SETTINGS = (
+    "seed",
+    "n_folds",
+    "n_estimators",
+    "early_stopping_patience",
+    "max_depth",
+    "learning_rate",
+    "max_bin",
+)
+"""Settings whose flag has their name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table of the page.
+
+    Parameters
+    ----------
+    caption
+        What it shows.
+    columns, rows
+        Headings and cells.
+    texts
+        Number of columns from the left that hold words; the others are aligned as numbers.
+    marked
+        Rows that are set off.
+    """
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    texts: int = 1
+    marked: frozenset[int] = field(default_factory=frozenset)
+
+
+def title_of(metric: str, class_name: str) -> str:
+    """Return the heading of a metric of a class."""
+    name = METRICS.get(metric, metric.replace("_", " "))
+    return name if class_name == "all" else f"{name} {class_name}"
+
+
+def headline_metrics(run: RunRecords) -> list[tuple[str, str]]:
+    """Return the metrics of the first screen: average precision of every class but the background, F1, log loss."""
+    wanted = [("average_precision", name) for name in run.classes[1:]]
+    if len(run.classes) > 2:
+        wanted.append(("average_precision", "macro"))
+    wanted += [("f1", "macro"), ("log_loss", "all")]
+    return [one for one in wanted if run.find("ensemble", *one) is not None]
+
+
+def headline_table(run: RunRecords) -> Table:
+    """Return ensemble, base model and their paired difference where it was computed."""
+    metrics = headline_metrics(run)
+    differences = {one: difference(run, *one) for one in metrics}
+    has_base = any(run.find("base", *one) for one in metrics)
+    columns = ["", "ensemble"]
+    rows: list[tuple[str, ...]] = []
+    columns += ["base scores"] * has_base + ["difference"] * any(differences.values())
+    for one in metrics:
+        row = [title_of(*one) + (" (lower is better)" if one[0] == "log_loss" else "")]
+        row.append(with_interval(run.find("ensemble", *one)))
+        if has_base:
+            row.append(with_interval(run.find("base", *one)))
+        if any(differences.values()):
+            row.append(with_interval(differences[one]))
+        rows.append(tuple(row))
+    return Table("Out of fold, with 95 % intervals over groups of genes", tuple(columns), rows)
+
+
+def models(run: RunRecords) -> list[tuple[str, str, int | None, str, bool]]:
+    """Return name, scope, instance, variant and whether it is the chosen one, of everything scored on all rows."""
+    found: dict[tuple[str, int | None, str], bool] = {}
+    for score in run.scores:
+        if score.evaluated_on == "oof" and score.scope != "difference" and not score.variant.startswith(WITHOUT):
+            found.setdefault((score.scope, score.instance_id, score.variant), score.is_chosen)
+    order = {"base": 0, "ensemble": 1, "single": 2, "member": 3}
+    keys = sorted(found, key=lambda key: (order.get(key[0], 4), not found[key], key[1] or 0, key[2]))
+    return [
+        (scope if number is None else f"instance_{number:02d}", scope, number, variant, found[scope, number, variant])
+        for scope, number, variant in keys
+    ]
+
+
+def score_table(run: RunRecords) -> Table:
+    """Return the headline metrics of base model, every variant of the ensemble, and every member, on the same rows."""
+    metrics = headline_metrics(run)
+    rows: list[tuple[str, ...]] = []
+    marked = set()
+    for name, scope, number, variant, is_chosen in models(run):
+        cells = [_lookup(run, scope, number, variant, "oof", *one) for one in metrics]
+        if is_chosen:
+            marked.add(len(rows))
+        rows.append((name + (" (chosen)" if is_chosen else ""), variant, *(with_interval(cell) for cell in cells)))
+    headings = ("model", "variant", *(title_of(*one) for one in metrics))
+    return Table("Every model on the same rows", headings, rows, texts=2, marked=frozenset(marked))
+
+
+def class_table(run: RunRecords) -> Table:
+    """Return every metric of every class for base model and ensemble."""
+    found = {score.metric for score in run.scores if score.scope == "ensemble"}
+    metrics = [name for name in METRICS if name in found] + sorted(found - set(METRICS))
+    rows = []
+    for name in [*run.classes, "macro", "all"]:
+        for scope in ("base", "ensemble"):
+            cells = [run.find(scope, metric, name) for metric in metrics]
+            if any(cells):
+                rows.append((name, scope, *(with_interval(cell, 3) for cell in cells)))
+    return Table("By class", ("class", "model", *(title_of(metric, "all") for metric in metrics)), rows, texts=2)
+
+
+def left_out_table(run: RunRecords) -> Table | None:
+    """Return what changes when one member is left out, or None where that was not computed."""
+    metrics = headline_metrics(run)
+    found = [one.variant for one in run.scores if one.scope == "difference" and one.variant.startswith(WITHOUT)]
+    rows = [
+        (variant, *(with_interval(_lookup(run, "difference", None, variant, "oof", *one)) for one in metrics))
+        for variant in dict.fromkeys(found)
+    ]
+    headings = ("", *(title_of(*one) for one in metrics))
+    return Table("What changes when one member is left out", headings, rows) if rows else None
+
+
+def threshold_table(run: RunRecords) -> Table | None:
+    """Return the thresholds of every class with what calling from there gives, or None where there are none."""
+    found = read_json(RunFolder(run.root).thresholds)
+    if found is None:
+        return None
+    rows = [
+        (
+            name,
+            THRESHOLDS.get(kind, kind),
+            *(short(facts[one] if facts else None, 3) for one in ("threshold", "precision", "recall", "f1")),
+        )
+        for name in run.classes
+        for kind, facts in found.get(name, {}).items()
+    ]
+    headings = ("class", "goal", "call from", "precision", "recall", "F1")
+    return Table("Thresholds; a dash: out of reach", headings, rows, texts=2)
+
+
+def elsewhere_table(run: RunRecords) -> Table | None:
+    """Return scores on a part of the genes (`PARTS`), or None where there are none."""
+    metrics = headline_metrics(run)
+    keys = dict.fromkeys(
+        (score.evaluated_on, score.scope, score.instance_id, score.variant)
+        for score in run.scores
+        if score.evaluated_on in PARTS and score.scope != "difference"
+    )
+    rows = []
+    for where, scope, number, variant in sorted(
+        keys, key=lambda key: (key[0], key[1] == "member", key[2] or 0, key[3])
+    ):
+        cells = [_lookup(run, scope, number, variant, where, *one) for one in metrics]
+        n_rows = next((cell.n_rows for cell in cells if cell), None)
+        name = scope if number is None else f"instance_{number:02d}"
+        size = f"{n_rows:,}" if n_rows is not None else "–"
+        rows.append((name, PARTS[where], size, *(with_interval(cell) for cell in cells)))
+    if not rows:
+        return None
+    headings = ("model", "scored on", "rows", *(title_of(*one) for one in metrics))
+    return Table("On a part of the genes", headings, rows, texts=2)
+
+
+def _lookup(
+    run: RunRecords, scope: str, number: int | None, variant: str, where: str, metric: str, class_name: str
+) -> Score | None:
+    wanted = (scope, number, variant, where, metric, class_name)
+    return next(
+        (
+            one
+            for one in run.scores
+            if (one.scope, one.instance_id, one.variant, one.evaluated_on, one.metric, one.class_name) == wanted
+        ),
+        None,
+    )
+
+
+def fold_table(run: RunRecords) -> Table:
+    """Return groups, genes, rows and rows of each class of every fold, and of the genes held out."""
+    folds: dict[str, list[dict[str, Any]]] = {}
+    for gene in sorted(run.genes, key=lambda gene: (gene["is_holdout"], gene["fold"] or 0)):
+        folds.setdefault("held out" if gene["is_holdout"] else str(gene["fold"]), []).append(gene)
+    rows = [
+        (
+            name,
+            f"{len({gene['fold_group'] for gene in genes}):,}",
+            f"{len(genes):,}",
+            f"{sum(gene['n_rows'] for gene in genes):,}",
+            *(f"{sum(gene[f'n_{one}'] for gene in genes):,}" for one in run.classes),
+        )
+        for name, genes in folds.items()
+    ]
+    return Table("Folds", ("fold", "groups", "genes", "rows", *run.classes), rows)
+
+
+def instance_table(run: RunRecords) -> Table:
+    """Return genes, rows, memory, time and weight of every instance."""
+    rows = []
+    for one in run.instances:
+        measured, seconds = one["measured_peak_bytes"], one["wall_seconds"]
+        predicted_seconds, weight = one.get("predicted_seconds"), one["weight"]
+        rows.append(
+            (
+                f"instance_{one['instance_id']:02d}",
+                one["status"],
+                f"{one['first_rank']:,}–{one['stop_rank'] - 1:,}",
+                f"{one['n_genes']:,}",
+                f"{one['n_rows']:,}",
+                f"{one['predicted_bytes'] / MIB:,.0f}",
+                f"{measured / MIB:,.0f}" if measured else "–",
+                f"{one['predicted_bytes'] / measured:.3f}" if measured else "–",
+                f"{predicted_seconds:,.0f}" if predicted_seconds else "–",
+                f"{seconds:,.0f}" if seconds is not None else "–",
+                short(weight, 3),
+            )
+        )
+    size = ("instance", "status", "gene ranks", "genes", "rows")
+    spent = ("predicted MiB", "measured MiB", "predicted / measured", "predicted s, at most", "measured s", "weight")
+    return Table("Instances: peak memory and time of the process that trained each", size + spent, rows, texts=2)
+
+
+def fit_table(fits: Sequence[FitRecord]) -> Table:
+    """Return the fits of every instance and class over its folds: rounds, log losses, verdicts."""
+    by_fit: dict[tuple[int, str], list[FitRecord]] = {}
+    for fit in fits:
+        by_fit.setdefault((fit.instance_id, fit.class_name), []).append(fit)
+    rows = []
+    for (number, name), some in by_fit.items():
+        verdicts = dict.fromkeys(fit.verdict for fit in some)
+        rows.append(
+            (
+                f"instance_{number:02d}",
+                name,
+                ", ".join(str(fit.best_round) for fit in some),
+                ", ".join(str(fit.rounds_trained) for fit in some),
+                ", ".join(short(fit.training_log_loss) for fit in some),
+                ", ".join(short(fit.stopping_log_loss) for fit in some),
+                "; ".join(verdicts),
+            )
+        )
+    columns = (
+        "instance",
+        "class",
+        "best round",
+        "rounds trained",
+        "log loss, training genes",
+        "log loss, stopping genes",
+    )
+    return Table("Fits of every fold, at their best round; folds in order", (*columns, "verdict"), rows, texts=2)
+
+
+def calibration_error_table(run: RunRecords) -> Table | None:
+    """Return log loss, Brier score and calibration error of each class before and after, or None where not made."""
+    found = read_json(RunFolder(run.root).calibration_analysis / "calibration.json")
+    if found is None:
+        return None
+    rows = [
+        (
+            name,
+            scope,
+            when,
+            *(_value_of(found[scope][name][when].get(metric)) for metric in ("log_loss", "brier", "ece")),
+        )
+        for name in run.classes
+        for scope in ("base", "ensemble")
+        if name in found[scope]
+        for when in ("before", "after", "difference")
+    ]
+    headings = ("class", "model", "calibration", "log loss", "Brier score", "calibration error")
+    return Table("What calibration does, one class against the rest", headings, rows, texts=3)
+
+
+def _value_of(facts: dict[str, float | None] | None) -> str:
+    """Return value and interval as JSON holds them."""
+    if facts is None or facts["value"] is None:
+        return "–"
+    return interval_text(facts["value"], facts["low"], facts["high"])
+
+
+def calibration_table(run: RunRecords) -> Table | None:
+    """Return the calibration that each instance chose for each class, or None where none is known."""
+    rows = []
+    for one in run.instances:
+        path = run.root / "multi_instance_training" / f"instance_{one['instance_id']:02d}" / "calibration.json"
+        found = read_json(path)
+        if found:
+            rows.append((f"instance_{one['instance_id']:02d}", *(found[name]["method"] for name in run.classes)))
+    return Table("Calibration chosen", ("instance", *run.classes), rows, texts=1 + len(run.classes)) if rows else None
+
+
+def lines_table(
+    lines: Sequence[dict[str, str]], columns: dict[str, str], *, caption: str, most: int, texts: int
+) -> Table:
+    """Return the first lines of a table of the run, chosen columns under other headings."""
+    kept = {name: title for name, title in columns.items() if not lines or name in lines[0]}
+    rows = [tuple(_cell(line[name]) for name in kept) for line in lines[:most]]
+    return Table(caption, tuple(kept.values()), rows, texts=texts)
+
+
+def _cell(text: str) -> str:
+    """Return the cell of a table as the page writes it: real numbers with four digits, the rest as it is."""
+    try:
+        value = float(text)
+    except ValueError:
+        return text or "–"
+    return text if text.lstrip("-").isdigit() else short(value) if value == value else "–"
+
+
+def run_command(run: RunRecords) -> str:
+    """Return the command that makes this run again: every option written out, the dataset by its last name."""
+    plan = run.plan
+    words = ["mi-duck", "run", PurePath(plan["location"]).name, "--out", "run"]
+    for name, value in plan["options"].items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(flag)
+        elif value is False:
+            words += [flag.replace("--", "--no-", 1)] * (name in WITH_NEGATION)
+        elif value is not None:
+            words += [flag, str(value)]
+    for name in SETTINGS:
+        words += [f"--{name.replace('_', '-')}", str(plan["settings"][name])]
+    words.append("--calibrate-per-class" if plan["settings"]["calibrate"] else "--no-calibrate-per-class")
+    words += ["--gene-column", plan["gene_column"], "--label-column", plan["label_column"]]
+    words += ["--classes", ",".join(plan["classes"]), "--fold-by", plan["fold_column"]]
+    if plan["base_scores"]:
+        words += ["--base-score-columns", ",".join(plan["base_scores"])]
+    return shlex.join(words)

@@ -1,0 +1,190 @@
+"""Scores the final model of each instance on genes of fold groups that have no gene in its window: it never saw them.
+
+With overlapping windows every instance leaves most genes to the others, so these are the genes that it would meet in use.
+One pass over the segments serves all instances; each row goes to those alone that never saw its group.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mi_duck.checkpoint import publish, storage_errors
+from mi_duck.children import Report
+from mi_duck.ensemble.ensemble import InstanceModel
+from mi_duck.ensemble.model_files import load_unified_model
+from mi_duck.errors import CheckpointError
+from mi_duck.folders import RunFolder
+from mi_duck.plan.plan import Instance, Plan
+from mi_duck.report.fold_scores import aggregate, areas, site_chance
+from mi_duck.train.calibrate import probabilities
+from mi_duck.train.evaluate import point_scores, score
+from mi_duck.train.instances import Genes
+from mi_duck.train.segments import SegmentReader
+
+BATCH_BYTES = 64 << 20
+NO_UNSEEN = "no unseen genes"
+FACTS = ("fold", "train_genes", "train_rows", "test_genes", "test_rows")
+
+
+def unseen_ranks(plan: Plan, instance: Instance, genes: Genes) -> NDArray[np.bool_]:
+    """Return for each gene of the plan whether its fold group has no gene in the instance's window, shape (n_genes,).
+
+    Genes of a pilot that chose the features are not unseen either.
+    """
+    group = genes.group[: plan.n_genes]
+    unseen = ~np.isin(group, np.unique(group[instance.first_rank : instance.stop_rank]))
+    unseen[: plan.pilot_genes] = False
+    return unseen
+
+
+def unseen_file(folder: RunFolder, instance: Instance) -> Path:
+    """Return the scratch file with the instance's predictions of unseen genes."""
+    return folder.scratch / "unseen" / f"{instance.name}.parquet"
+
+
+def predict_unseen(
+    folder: RunFolder, plan: Plan, genes: Genes, instances: Sequence[Instance], *, threads: int, report: Report
+) -> None:
+    """Predict the rows of unseen genes with the final model of each instance, in one pass over the segments.
+
+    Writes a scratch file an instance: ``gene_rank``, ``label`` and one probability a class, in the order of rows.
+
+    Parameters
+    ----------
+    folder, plan, genes
+        The run.
+    instances
+        Those that are trained.
+    threads
+        Threads of XGBoost; the result does not depend on them.
+    report
+        Told (stage, rows done, rows of all).
+
+    Raises
+    ------
+    CheckpointError
+        A model or a segment is damaged.
+    """
+    models = [_model(folder, instance, threads) for instance in instances]
+    unseen = [unseen_ranks(plan, instance, genes) for instance in instances]
+    schema = pa.schema(
+        [("gene_rank", pa.int32()), ("label", pa.uint8())]
+        + [(f"p_{index}", pa.float32()) for index in range(len(plan.classes))]
+    )
+    targets = [unseen_file(folder, instance) for instance in instances]
+    partial = [target.with_name(f".{target.name}.tmp") for target in targets]
+    batch_rows = max(256, BATCH_BYTES // (4 * len(plan.features)))
+    done = 0
+    with storage_errors(folder.scratch):
+        targets[0].parent.mkdir(parents=True, exist_ok=True)
+        writers = [pq.ParquetWriter(path, schema, compression="zstd") for path in partial]
+        try:
+            for segment in (one for one in plan.segments if one.stop_rank <= plan.n_genes):
+                reader = SegmentReader(plan, [segment], folder.segments)
+                keys = reader.keys()
+                begin = 0
+                for matrix in reader.matrices(batch_rows):
+                    ranks = keys["gene_rank"][begin : begin + len(matrix)]
+                    labels = keys["label"][begin : begin + len(matrix)]
+                    for model, is_unseen, writer in zip(models, unseen, writers, strict=True):
+                        rows = is_unseen[ranks]
+                        if rows.any():
+                            part = matrix if rows.all() else matrix[rows]
+                            chances = probabilities(model.margins(part), model.calibrators).astype(np.float32)
+                            columns = [pa.array(ranks[rows]), pa.array(labels[rows]), *map(pa.array, chances.T)]
+                            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+                    begin += len(matrix)
+                    done += len(matrix)
+                    report("scoring genes that an instance never saw", done, plan.n_rows)
+        finally:
+            for writer in writers:
+                writer.close()
+        for path, target in zip(partial, targets, strict=True):
+            publish(path, target)
+
+
+def _model(folder: RunFolder, instance: Instance, threads: int) -> InstanceModel:
+    model = load_unified_model(folder.instance(instance))
+    if not isinstance(model, InstanceModel):
+        raise CheckpointError(f"{folder.instance(instance)} holds an ensemble, no model of one instance")
+    for booster in model.boosters:
+        booster.set_param({"nthread": threads})
+    return model
+
+
+def unseen_scores(
+    path: Path, plan: Plan, instance: Instance, genes: Genes
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the tables of ``holdout_evaluation_results.csv`` and ``holdout_evaluation_summary.json``.
+
+    Parameters
+    ----------
+    path
+        File of `predict_unseen`.
+    plan, instance, genes
+        The run and the instance.
+
+    Returns
+    -------
+    list of dict
+        For each fold of the unseen genes: `FACTS`, then ``f1_macro`` (over all classes), ``<class>_f1``, ``<class>_ap``,
+        ``macro_ap`` (over the site classes), ``binary_auc``, ``binary_ap`` (sites against all other rows), ``log_loss``;
+        None where a fold lacks a class that the score needs.
+    dict
+        ``status``; where there are unseen genes also their number, mean and standard deviation over folds, and the scores on
+        all of them with 95 % intervals by bootstrap over fold groups.
+    """
+    table = pq.read_table(path)
+    if not len(table):
+        return [], {"status": NO_UNSEEN, "reason": "every fold group has a gene in the instance's window"}
+    rank, label = table["gene_rank"].to_numpy(), table["label"].to_numpy()
+    chances = np.column_stack([table[f"p_{index}"].to_numpy() for index in range(len(plan.classes))])
+    fold = genes.fold[rank]
+    rows: list[dict[str, Any]] = []
+    for number in range(plan.settings.n_folds):
+        of_fold = fold == number
+        if of_fold.any():
+            facts = (number, instance.n_genes, instance.n_rows, len(np.unique(rank[of_fold])), int(of_fold.sum()))
+            scores = _scores(chances[of_fold], label[of_fold], plan.classes)
+            rows.append(dict(zip(FACTS, facts, strict=True)) | scores)
+    groups = np.unique(genes.group[rank], return_inverse=True)[1].astype(np.int64)
+    gene = np.unique(rank, return_inverse=True)[1].astype(np.int64)
+    pooled = [
+        {"metric": one.metric, "class": one.class_name}
+        | {name: _finite(getattr(one, name)) for name in ("value", "low", "high")}
+        for one in score(chances, label, groups, plan.classes, seed=plan.settings.seed, genes=gene)
+    ]
+    return rows, {
+        "status": "evaluated",
+        "n_genes": len(np.unique(rank)),
+        "n_groups": int(groups.max()) + 1,
+        "n_rows": len(label),
+        "over_folds": aggregate([{name: row[name] for name in row if name not in FACTS[:3]} for row in rows]),
+        "all_rows": pooled,
+    }
+
+
+def _scores(
+    chances: NDArray[np.float32], labels: NDArray[np.integer[Any]], classes: Sequence[str]
+) -> dict[str, float | None]:
+    points = point_scores(chances, labels, classes)
+    precision, area = areas(site_chance(chances), labels > 0)
+    found = {"f1_macro": points["macro_f1"]}
+    found |= {f"{name}_f1": points[f"{name}_f1"] for name in classes}
+    found |= {f"{name}_ap": points[f"{name}_ap"] for name in classes}
+    found |= {
+        "macro_ap": points["macro_ap"],
+        "binary_auc": area,
+        "binary_ap": precision,
+        "log_loss": points["log_loss"],
+    }
+    return {name: _finite(value) for name, value in found.items()}
+
+
+def _finite(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

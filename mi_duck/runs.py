@@ -1,0 +1,182 @@
+"""What may be asked of a run that exists: train, tell, consolidate, evaluate, explain, report; each alone."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mi_duck.catalogue import measurement
+from mi_duck.children import Report, Say
+from mi_duck.errors import (
+    CheckpointError,
+    PlanError,
+)
+from mi_duck.explain.tree_shap import check_background
+from mi_duck.folders import RunFolder
+from mi_duck.pipeline import explain_model, finish, is_finished, lacks_diagnostics
+from mi_duck.resources import GIB
+from mi_duck.stages import (
+    consolidate_run,
+    describe_instances,
+    evaluate,
+    partition,
+    run_lock,
+    train,
+    train_one,
+    write_page,
+)
+from mi_duck.train.instances import is_trained
+
+
+def explain_alone(
+    root: Path, *, sample_size: int, background_size: int, threads: int, report: Report
+) -> dict[str, Any]:
+    """Explain the model of a consolidated run, as a stage of its own; return the summary.
+
+    Raises
+    ------
+    CheckpointError
+        The run is not consolidated.
+    DataError
+        A background is asked for without the shap package.
+    """
+    folder = RunFolder(root)
+    folder.read_plan()
+    if background_size:
+        check_background()
+    with run_lock(root):
+        return explain_model(
+            folder,
+            sample_size=sample_size,
+            background_size=background_size,
+            with_figures=True,
+            threads=threads,
+            report=report,
+        )
+
+
+def report_alone(root: Path, *, with_overfitting: bool, report: Report) -> list[str]:
+    """Write the report of an evaluated run anew, with all figures; return what it warns of.
+
+    Raises
+    ------
+    CheckpointError
+        The run is not evaluated.
+    """
+    with run_lock(root):
+        return write_page(RunFolder(root), with_plots=True, with_overfitting=with_overfitting, report=report)
+
+
+def train_run(root: Path, *, instance_id: int | None, threads: int, report: Report, say: Say) -> None:
+    """Train the instances of a plan that are not done, or one alone.
+
+    Raises
+    ------
+    CheckpointError
+        There is no plan.
+    PlanError
+        The plan has no such instance.
+    """
+    folder = RunFolder(root)
+    plan = folder.read_plan()
+    if instance_id is None:
+        with run_lock(root):
+            train(folder, plan, threads=threads, report=report, say=say)
+        return
+    if instance_id >= len(plan.instances):
+        raise PlanError(f"--instance {instance_id}: the plan has instances 0 to {len(plan.instances) - 1}")
+    instance = plan.instances[instance_id]
+    place = f"[Instance {instance_id + 1}/{len(plan.instances)}]"
+    with run_lock(root, shared=True), run_lock(root, name=f".lock_{instance.name}"):
+        if is_trained(folder, plan, instance):
+            say(f"{place} reusing {instance.name}")
+            return
+        with run_lock(root, name=".lock_partition", wait=True):
+            partition(folder, plan, threads=threads, report=report)
+        say(f"{place} training on {instance.n_genes:,} genes, {instance.n_rows:,} rows")
+        train_one(folder, instance, threads=threads, report=report, say=say)
+
+
+def run_status(root: Path) -> dict[str, Any]:
+    """Return what is done in a run, without touching it.
+
+    Raises
+    ------
+    CheckpointError
+        There is no plan.
+    """
+    folder = RunFolder(root)
+    plan = folder.read_plan()
+    instances: list[dict[str, Any]] = []
+    for instance in plan.instances:
+        done = is_trained(folder, plan, instance)
+        measured = measurement(folder, plan, instance.instance_id) if done else {}
+        instances.append(
+            {
+                "instance": instance.name,
+                "status": "done" if done else "to do",
+                "genes": instance.n_genes,
+                "rows": instance.n_rows,
+                "predicted_gib": round(instance.predicted_bytes / GIB, 2),
+                "peak_gib": round(measured["peak_bytes"] / GIB, 2) if "peak_bytes" in measured else None,
+                "predicted_seconds": round(instance.predicted_seconds),
+                "wall_seconds": measured.get("wall_seconds"),
+            }
+        )
+    finished = [one for one in instances if one["wall_seconds"]]
+    pace = sum(one["wall_seconds"] for one in finished) / max(sum(one["predicted_seconds"] for one in finished), 1)
+    left = sum(one["predicted_seconds"] for one in instances if one["status"] == "to do")
+    return {
+        "seconds_left": round(left * (pace if finished else 1)),
+        "n_done": sum(one["status"] == "done" for one in instances),
+        "is_consolidated": folder.model.is_file(),
+        "is_finished": is_finished(folder, plan),
+        "instances": instances,
+    }
+
+
+def consolidate_alone(
+    root: Path, *, voting: str | None = None, weights: str | None = None, threads: int, report: Report, say: Say
+) -> None:
+    """Join what is trained into one model, as a stage of its own; voting and weights are the plan's unless given."""
+    folder = RunFolder(root)
+    plan = folder.read_plan()
+    with run_lock(root):
+        consolidate_run(folder, plan, threads=threads, voting=voting, weights=weights, report=report, say=say)
+
+
+def evaluate_alone(
+    root: Path, *, calibration_analysis: bool = True, neigh_sample: int = 0, threads: int, report: Report
+) -> None:
+    """Score a consolidated run and write its catalogue, as a stage of its own.
+
+    Parameters
+    ----------
+    root, threads
+        The run.
+    calibration_analysis, neigh_sample
+        As in `mi_duck.ensemble.scoring.evaluate_run`.
+    report
+        Takes progress.
+
+    Raises
+    ------
+    CheckpointError
+        The run is not consolidated.
+    """
+    folder = RunFolder(root)
+    plan = folder.read_plan()
+    with run_lock(root):
+        if not folder.model.is_file():
+            raise CheckpointError(f"{root} has no consolidated model yet; run 'mi-duck consolidate {root}'")
+        if is_finished(folder, plan) and not lacks_diagnostics(folder, calibration_analysis, neigh_sample):
+            return
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        evaluate(
+            folder,
+            threads=threads,
+            calibration_analysis=calibration_analysis,
+            neigh_sample=neigh_sample,
+            report=report,
+        )
+        describe_instances(folder, threads=threads, is_minimal=False, report=report)
+        finish(folder, plan, started, report=report)
