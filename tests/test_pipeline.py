@@ -27,6 +27,7 @@ SMALL = (
     *("--strategy", "multi", "--genes-per-instance", "24", "--threads", "1", "--max-memory-per-instance-gb", "2"),
     *("--n-estimators", "20", "--early-stopping-patience", "5", "--max-depth", "4", "--learning-rate", "0.3"),
 )
+FAST = (*SMALL, "--minimal-diagnostics", "--skip-shap")  # a run costs a fifth without figures and explanations
 COMMAND = [sys.executable, str(Path(__file__).parents[1] / "cli.py")]
 
 
@@ -77,6 +78,14 @@ def finished_run(dataset: Path, factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def plain_run(dataset: Path, factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of one finished run without figures and explanations, as `finished_run`."""
+    out = factory.getbasetemp() / "plain run"
+    if not out.exists():
+        mi_duck("run", dataset, "--out", out, *FAST)
+    return out
+
+
 def fingerprint(run: Path) -> dict[str, str]:
     """Return the hash of all that an uninterrupted run must equal: plan, models, predictions, scores."""
     names = ("plan.json", "genes.parquet", "oof_predictions.parquet", "consolidated_model.miduck")
@@ -122,7 +131,7 @@ def end(process: subprocess.Popen[str]) -> None:
 
 @pytest.fixture(scope="module")
 def run(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return finished_run(small_dataset, tmp_path_factory)
+    return plain_run(small_dataset, tmp_path_factory)
 
 
 def test_run__leaves_a_whole_folder_and_no_scratch(run: Path) -> None:
@@ -149,7 +158,7 @@ def test_run__every_gene_has_one_fold_and_is_in_an_instance(run: Path, small_dat
 
 def test_run__a_second_time_does_nothing(run: Path, small_dataset: Path) -> None:
     before = {file: file.stat().st_mtime_ns for file in run.rglob("*") if file.name != ".lock"}
-    again = mi_duck("run", small_dataset, "--out", run, *SMALL)
+    again = mi_duck("run", small_dataset, "--out", run, *FAST)
     n = len(RunFolder(run).read_plan().instances)
     assert f"Checkpointing: found {n} existing instances to reuse" in again.stderr
     assert f"[Instance 1/{n}] reusing instance_00" in again.stderr
@@ -163,14 +172,14 @@ def test_run__killed_three_times_ends_like_an_uninterrupted_one(run: Path, small
     out = tmp_path / "run"
     draw = random.Random(7)
     for words in ("rows,", "[Instance 1/", "[Instance 2/"):
-        process = started("run", small_dataset, "--out", out, *SMALL)
+        process = started("run", small_dataset, "--out", out, *FAST)
         try:
             wait_for_line(process, words)
             time.sleep(draw.uniform(0, 1.5))
         finally:
             end(process)
         assert process.returncode == -signal.SIGKILL
-    mi_duck("run", small_dataset, "--out", out, *SMALL)
+    mi_duck("run", small_dataset, "--out", out, *FAST)
     assert fingerprint(out) == fingerprint(run)
     assert not [file for file in out.rglob("*") if ".tmp" in file.name or file.name == ".scratch"]
 
@@ -182,14 +191,14 @@ def test_run__killed_parent_takes_its_child_along_and_a_damaged_instance_is_trai
     shutil.copytree(run, out)
     damaged = out / "multi_instance_training" / "instance_01" / "fold_models.miduck"
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    process = started("run", small_dataset, "--out", out, *SMALL)
+    process = started("run", small_dataset, "--out", out, *FAST)
     wait_for_line(process, "[Instance 2/3] training on")
     child = child_of(process)
     process.kill()
     process.communicate()
     psutil.wait_procs([child], timeout=5)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
-    again = mi_duck("run", small_dataset, "--out", out, *SMALL)
+    again = mi_duck("run", small_dataset, "--out", out, *FAST)
     assert "found 2 existing instances to reuse" in again.stderr
     assert fingerprint(out) == fingerprint(run)
 
@@ -233,7 +242,9 @@ def test_run__an_interrupt_leaves_with_its_code_and_no_child(
     assert not child.is_running()
 
 
-def test_stages__alone_and_in_any_order_equal_the_run(run: Path, small_dataset: Path, tmp_path: Path) -> None:
+def test_stages__alone_and_in_any_order_equal_the_run(
+    small_dataset: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """Plan, train --instance from the last to the first, consolidate, evaluate."""
     out = planned(small_dataset, tmp_path / "run")
     n = len(RunFolder(out).read_plan().instances)
@@ -248,7 +259,7 @@ def test_stages__alone_and_in_any_order_equal_the_run(run: Path, small_dataset: 
     for command in ("consolidate", "evaluate"):
         result = call(command, out, "--threads", 1)
         assert result.exit_code == 0, result.output
-    assert fingerprint(out) == fingerprint(run)
+    assert fingerprint(out) == fingerprint(finished_run(small_dataset, tmp_path_factory))
     assert json.loads(call("status", out, "--json").stdout)["is_finished"]
 
 
@@ -267,7 +278,7 @@ def test_consolidate__of_some_instances_says_so_and_leaves_69(run: Path, tmp_pat
 
 def test_run__on_a_folder_in_use_is_75(run: Path, small_dataset: Path) -> None:
     with run_lock(run):
-        for arguments in (("run", small_dataset, "--out", run, *SMALL), ("train", run), ("consolidate", run)):
+        for arguments in (("run", small_dataset, "--out", run, *FAST), ("train", run), ("consolidate", run)):
             result = call(*arguments)
             assert result.exit_code == 75
             assert "another mi-duck works on" in result.stderr
@@ -285,7 +296,7 @@ def test_run__with_changed_settings_or_data_is_65_and_says_what_changed(
         (("--exclude", "^5mer"), "features differ"),
         (("--fold-by", "gene_id"), "columns differ"),
     ):
-        result = call("run", small_dataset, "--out", run, *SMALL, *flags)
+        result = call("run", small_dataset, "--out", run, *FAST, *flags)
         assert result.exit_code == 65
         assert words in result.stderr
         assert "--force-retrain-all" in result.stderr
@@ -293,7 +304,7 @@ def test_run__with_changed_settings_or_data_is_65_and_says_what_changed(
     shutil.copytree(small_dataset, other)
     file = next(other.rglob("*.parquet"))
     pq.write_table(pq.read_table(file).slice(1), file)
-    result = call("run", other, "--out", run, *SMALL)
+    result = call("run", other, "--out", run, *FAST)
     assert result.exit_code == 65
     assert "the dataset's files changed" in result.stderr
     assert fingerprint(run) == before
@@ -302,19 +313,19 @@ def test_run__with_changed_settings_or_data_is_65_and_says_what_changed(
 def test_run__of_a_folder_planned_with_other_options_is_65(small_dataset: Path, tmp_path: Path) -> None:
     """What the plan was asked for counts as much as what a run was."""
     out = planned(small_dataset, tmp_path / "run")
-    result = call("run", small_dataset, "--out", out, *SMALL, "--instance-overlap", "0.4")
+    result = call("run", small_dataset, "--out", out, *FAST, "--instance-overlap", "0.4")
     assert result.exit_code == 65
     assert "instance_overlap: 0.1 then, 0.4 now" in result.stderr
 
 
 def test_run__without_resume_is_refused_and_force_begins_anew(run: Path, small_dataset: Path, tmp_path: Path) -> None:
-    refused = call("run", small_dataset, "--out", run, *SMALL, "--no-resume-from-checkpoint")
+    refused = call("run", small_dataset, "--out", run, *FAST, "--no-resume-from-checkpoint")
     assert refused.exit_code == 65
     assert "holds a run already" in refused.stderr
     out = tmp_path / "run"
     shutil.copytree(run, out)
     (out / "notes.txt").write_text("mine")
-    flags = (*SMALL, "--strategy", "single", "--n-estimators", "2")
+    flags = (*FAST, "--strategy", "single", "--n-estimators", "2")
     forced = mi_duck("run", small_dataset, "--out", out, *flags, "--force-retrain-all")
     assert "reusing" not in forced.stderr
     assert [file.name for file in (out / "multi_instance_training").iterdir()] == ["instance_00"]
