@@ -91,9 +91,13 @@ def run(
         else:
             plan = make_plan(dataset, out, options=options, settings=settings, threads=threads, report=report, say=say)
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        train(folder, plan, threads=threads, report=report, say=say)
+        n_trained = train(folder, plan, threads=threads, report=report, say=say)
         wanted_sites = 0 if minimal_diagnostics else neigh_sample
-        if is_finished(folder, plan) and not lacks_diagnostics(folder, calibration_analysis, wanted_sites):
+        if (
+            n_trained == 0
+            and is_finished(folder, plan)
+            and not lacks_diagnostics(folder, calibration_analysis, wanted_sites)
+        ):
             if not with_shap or is_explained(
                 folder, sample_size=shap_sample, background_size=shap_background, with_figures=not minimal_diagnostics
             ):

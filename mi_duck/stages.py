@@ -107,8 +107,8 @@ def partition_here(*, run: str, threads: int, report: Report) -> None:
         write_segments(db, plan, folder.segments, report=report)
 
 
-def train(folder: RunFolder, plan: Plan, *, threads: int, report: Report, say: Say) -> None:
-    """Train every instance that is not done, one child process each.
+def train(folder: RunFolder, plan: Plan, *, threads: int, report: Report, say: Say) -> int:
+    """Train every instance that is not done, one child process each; return how many that were.
 
     Raises
     ------
@@ -142,6 +142,7 @@ def train(folder: RunFolder, plan: Plan, *, threads: int, report: Report, say: S
             f"{len(lost)} of {len(plan.instances)} instances lost ({', '.join(instance.name for instance, _ in lost)}); "
             f"first cause: {lost[0][1]}; the same command tries them again"
         )
+    return len(plan.instances) - len(done)
 
 
 def peak_over_prediction(folder: RunFolder, instance: Instance) -> float:
@@ -174,7 +175,7 @@ def train_one(folder: RunFolder, instance: Instance, *, threads: int, report: Re
     except MemoryBudgetError as error:
         fewer = max(int(0.8 * instance.n_genes * min(1.0, plan.budget_bytes / max(instance.predicted_bytes, 1))), 1)
         raise MemoryBudgetError(
-            f"{instance.name}: {error}; predicted were {instance.predicted_bytes / GIB:.2f} GiB. Plan anew with "
+            f"{error}; predicted were {instance.predicted_bytes / GIB:.2f} GiB. Plan anew with "
             f"--genes-per-instance {fewer:,}, a larger --max-memory-per-instance-gb, or --strategy external"
         ) from error
     phases: dict[str, int] = result.value["phases"]

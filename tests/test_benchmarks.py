@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
-TOYS = {"bench_matrix.py": ["20"], "bench_memory_per_gene.py": ["36"], "bench_shap.py": ["toy"]}
+TOYS = {
+    "bench_growth.py": ["40", "20", "320", "330"],
+    "bench_matrix.py": ["20"],
+    "bench_memory_per_gene.py": ["36"],
+    "bench_shap.py": ["toy"],
+    "bench_true_rate.py": ["2"],
+}
 
 
 @pytest.mark.parametrize("name", sorted(file.name for file in BENCHMARKS.glob("bench_*.py")))

@@ -49,6 +49,14 @@ def test_platt__equals_scikit_learn(scale: float) -> None:
         assert fitted.intercept == pytest.approx(model.intercept_[0], rel=1e-3)
 
 
+def test_platt__of_many_rows_is_the_same_line() -> None:
+    """Rows repeated twenty times, so that some of them are looked at first."""
+    margins, labels, _ = drawn(shift=-1)
+    one = _fit("platt", margins[:, 1].astype(np.float64), labels == 1)
+    many = _fit("platt", np.tile(margins[:, 1], 20).astype(np.float64), np.tile(labels == 1, 20))
+    assert (many.slope, many.intercept) == pytest.approx((one.slope, one.intercept), rel=1e-7)
+
+
 def test_calibrate__isotonic_repairs_what_no_slope_can() -> None:
     margins, labels, folds = drawn()
     bent = np.sign(margins) * np.abs(margins) ** 3

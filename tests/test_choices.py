@@ -14,6 +14,7 @@ import xgboost as xgb
 from test_pipeline import call, partitioned, quiet, trained
 
 from mi_duck.checkpoint import read_parts
+from mi_duck.errors import PlanError
 from mi_duck.folders import RunFolder
 from mi_duck.genome.synthetic import synthesise
 from mi_duck.plan.choices import ROUNDS_WORTH_A_MATRIX, choose_cv, choose_layout
@@ -80,8 +81,17 @@ def test_choose_layout__replaces_missing_values_only_where_memory_leaves_nothing
 
 def test_choose_cv__depends_on_the_settings_alone() -> None:
     few, many = (replace(SETTINGS, n_estimators=ROUNDS_WORTH_A_MATRIX + more) for more in (-1, 0))
-    assert [choose_cv("auto", one) for one in (few, many)] == ["weights", "matrices"]
-    assert [choose_cv("matrices", few), choose_cv("weights", many)] == ["matrices", "weights"]
+    assert [choose_cv("auto", one, n_features=10, n_wide=5) for one in (few, many)] == ["weights", "matrices"]
+    assert choose_cv("matrices", few, n_features=10, n_wide=5) == "matrices"
+    assert choose_cv("weights", many, n_features=10, n_wide=5) == "weights"
+
+
+def test_choose_cv__without_cuts_beforehand_is_by_weight() -> None:
+    """With more wide columns than half XGBoost cuts all columns at once, and a fold of its own would be cut otherwise."""
+    settings = replace(SETTINGS, n_estimators=ROUNDS_WORTH_A_MATRIX)
+    assert choose_cv("auto", settings, n_features=10, n_wide=6) == "weights"
+    with pytest.raises(PlanError, match="6 columns of 10"):
+        choose_cv("matrices", settings, n_features=10, n_wide=6)
 
 
 # ---- sampled negatives ------------------------------------------------------------------------------------------------

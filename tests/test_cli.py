@@ -346,7 +346,7 @@ def test_sql__lists_queries_and_answers(run: Path) -> None:
 def test_status__shows_what_is_done(run: Path) -> None:
     result = call("status", run)
     assert result.stdout.splitlines()[1].startswith("instance_00\tdone\t24\t")
-    assert "3 of 3 instances done; consolidated: True; finished: True" in result.stdout
+    assert "3 of 3 instances done, at most 0 s of training left; consolidated: True; finished: True" in result.stdout
 
 
 def test_plan__prints_what_it_made(small_dataset: Path, tmp_path: Path) -> None:
@@ -604,7 +604,7 @@ def test_exit_codes__a_bug_is_70_with_a_request(run: Path, monkeypatch: pytest.M
     def stumble(root: Path) -> None:
         raise RuntimeError("surprise")
 
-    monkeypatch.setattr("mi_duck.pipeline.run_status", stumble)
+    monkeypatch.setattr("mi_duck.runs.run_status", stumble)
     result = call("status", run)
     assert result.exit_code == 70
     assert "RuntimeError: surprise" in result.stderr

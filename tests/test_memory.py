@@ -59,7 +59,7 @@ WORK = Layout(
 # ---- arithmetic -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("cv", "by_row"), [("weights", 68), ("matrices", 48)])
+@pytest.mark.parametrize(("cv", "by_row"), [("weights", 88), ("matrices", 48)])
 def test_growing_bytes__of_a_dense_matrix_by_hand(cv: str, by_row: int) -> None:
     """587,000 x 1,167 = 685,029,000 cells: an index byte, a copied byte and a bit for each, and 8 bytes a row."""
     layout = replace(WORK, cv=cv)
@@ -68,8 +68,8 @@ def test_growing_bytes__of_a_dense_matrix_by_hand(cv: str, by_row: int) -> None:
     keys, margins = 12 * 587_000, 3 * 4 * 587_000
     assert growing_bytes("matrix", 587_000, layout) == matrix + keys + margins
     assert growing_bytes("boost", 587_000, layout) == matrix + keys + margins + by_row * 587_000
-    # calibrating and writing: the keys as they are on disk, 40 bytes a class and 100 for every row
-    assert growing_bytes("finish", 587_000, layout) == keys + margins + (14 + 3 * 40 + 100) * 587_000
+    # calibrating and writing: the keys as they are on disk, and 34 bytes a class for every row
+    assert growing_bytes("finish", 587_000, layout) == keys + margins + (14 + 3 * 34) * 587_000
 
 
 def test_growing_bytes__of_the_cuts_counts_the_wide_columns_alone() -> None:
@@ -81,10 +81,11 @@ def test_growing_bytes__of_the_cuts_counts_the_wide_columns_alone() -> None:
     sketches = 10 * (64 + 16 * 2) * 4_097
     matrix = 10 * 10_000 + int(10 * 10_000 * 1.125) + 8 * 10_000
     assert growing_bytes("cuts", 10_000, layout) == 12 * 10_000 + matrix + sketches
-    # with most columns wide all are sketched while the matrix is built
+    # with most columns wide all are sketched while the matrix is built, and the sketches go before it is there
     most = replace(WORK, n_wide=int(1167 * CARRIER_SHARE) + 1)
-    apart = growing_bytes("matrix", 10_000, WORK)
-    assert growing_bytes("matrix", 10_000, most) - apart == most.n_wide * (64 + 16 * 2) * 4_097
+    assert growing_bytes("cuts", 10_000, most) == 12 * 10_000
+    assert growing_bytes("matrix", 10_000, most) == (12 + 12) * 10_000 + most.n_wide * (64 + 16 * 2) * 4_097
+    assert growing_bytes("matrix", 587_000, most) == growing_bytes("matrix", 587_000, WORK)
 
 
 @pytest.mark.parametrize(
@@ -120,10 +121,12 @@ def test_growing_bytes__rows_that_are_scored_and_not_trained_on_cost_their_keys_
     assert more == 9 * 1000 * (12 + 12)
 
 
-def test_growing_bytes__of_a_matrix_on_disk_has_no_cell_in_memory() -> None:
-    narrow, wide = (replace(WORK, is_external=True, n_features=n) for n in (100, 1167))
-    assert growing_bytes("boost", 587_000, narrow) == growing_bytes("boost", 587_000, wide)
-    assert growing_bytes("boost", 587_000, wide) == 587_000 * (12 + 12 + 68)
+def test_growing_bytes__of_a_matrix_on_disk_holds_two_pages_and_a_quarter() -> None:
+    """A page has 16,384 rows x 1,167 cells of a byte."""
+    wide = replace(WORK, is_external=True)
+    pages = int(2.25 * 16_384 * 1_167)
+    assert growing_bytes("boost", 587_000, wide) == 587_000 * (12 + 12 + 88) + pages
+    assert growing_bytes("boost", 8_192, wide) == 8_192 * (12 + 12 + 88) + 8_192 * 1_167
     assert disk_bytes(587_000, wide) == 685_029_000
     assert disk_bytes(587_000, replace(wide, missing_share=0.5)) == 2 * 685_029_000
     assert disk_bytes(587_000, replace(wide, max_bin=257)) == 2 * 685_029_000
@@ -179,8 +182,8 @@ def test_predict_bytes__of_a_gene_depends_on_its_rows_alone() -> None:
 
 
 def test_bytes_per_row__is_the_slope() -> None:
-    # 17 / 8 bytes a cell; a row: 8 for its pointer, 12 for label and fold, 12 for margins, 68 for boosting; a tenth on top
-    assert MemoryModel(WORK).bytes_per_row() == pytest.approx(1.1 * (1167 * 2.125 + 8 + 12 + 12 + 68), rel=1e-3)
+    # 17 / 8 bytes a cell; a row: 8 for its pointer, 12 for label and fold, 12 for margins, 88 for boosting; a tenth on top
+    assert MemoryModel(WORK).bytes_per_row() == pytest.approx(1.1 * (1167 * 2.125 + 8 + 12 + 12 + 88), rel=1e-3)
 
 
 def test_predict_bytes__follows_the_users_megabytes_per_gene() -> None:

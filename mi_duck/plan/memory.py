@@ -19,6 +19,7 @@ from typing import Any
 BATCH_ROWS = 1024
 WIDE_BATCH_ROWS = 16_384  # a batch of few columns must be long to be worth XGBoost's work on it: half the time
 PAGE_ROWS = 16_384  # of a matrix on disk: a page is read whole in every pass over the data
+PAGES_HELD = 2.25  # of a matrix on disk, at once: one in use, the next being read (measured from .7 to 12 pages)
 CARRIER_SHARE = 0.5  # with more wide columns than this, sketching them apart would take as much as the whole
 PHASES = ("cuts", "matrix", "boost", "finish")
 
@@ -191,20 +192,27 @@ def growing_bytes(phase: str, n_rows: int, layout: Layout) -> int:
     -----
     From XGBoost 3.2: boosting adds gradients (two copies of 8 bytes), row ids (8, and 16 for partitioning), positions,
     margin, label and weight (4 each). Folds that are held out by weight are judged on all rows in the process, which
-    adds 20; with a matrix a fold that happens on fewer rows than the last fit has. Labels, folds, genes, uses
-    and weights take 12 bytes a row that is scored. A matrix on disk leaves only what is counted by row.
+    adds 40; with a matrix a fold that happens on fewer rows than the last fit has. Labels, folds, genes, uses
+    and weights take 12 bytes a row that is scored. Sketches are gone before the matrix is there. A matrix on disk leaves
+    what is counted by row, and the pages that are held at once.
     """
     scored = int(n_rows * layout.scored_per_row)
     keys = 12 * scored
+    sketched_whole = layout.n_wide > CARRIER_SHARE * layout.n_features
     if phase == "cuts":
+        if sketched_whole:
+            return keys
         wide = replace(layout, n_features=layout.n_wide, bins=0, missing_share=0.0)
         return keys + _matrix_bytes(n_rows, wide) + _sketch_bytes(n_rows, layout)
     margins = 4 * layout.n_classes * scored
     if phase == "finish":
-        return keys + margins + scored * (14 + 40 * layout.n_classes + 100)
-    sketched_whole = phase == "matrix" and layout.n_wide > CARRIER_SHARE * layout.n_features
-    matrix = _matrix_bytes(n_rows, layout) + (_sketch_bytes(n_rows, layout) if sketched_whole else 0)
-    by_row = 68 if layout.cv == "weights" or layout.is_external else 48
+        return keys + margins + scored * (14 + 34 * layout.n_classes)
+    matrix = _matrix_bytes(n_rows, layout)
+    if layout.is_external:
+        matrix = int(min(n_rows / PAGE_ROWS, PAGES_HELD) * page_bytes(layout))
+    if phase == "matrix" and sketched_whole:
+        matrix = max(matrix, _sketch_bytes(n_rows, layout))
+    by_row = 88 if layout.cv == "weights" else 48
     return keys + margins + matrix + (n_rows * by_row if phase == "boost" or layout.is_external else 0)
 
 
@@ -222,7 +230,7 @@ def _fixed_bytes(phase: str, layout: Layout) -> int:
     """Return what a phase takes whatever the rows, by formula."""
     if phase == "cuts":
         return 2 * WIDE_BATCH_ROWS * (layout.n_features + 4 * layout.n_wide)
-    pages = 2 * PAGE_ROWS * layout.n_features * 4 + 4 * page_bytes(layout) if layout.is_external else 0
+    pages = 2 * PAGE_ROWS * layout.n_features * 4 if layout.is_external else 0
     batch = 2 * BATCH_ROWS * layout.n_features * 4
     cuts = layout.bins * (20 + 8 * layout.threads)
     if phase == "matrix":

@@ -122,6 +122,7 @@ def make_plan(
     finally:
         if not is_made:
             folder.genes.unlink(missing_ok=True)
+            shutil.rmtree(folder.leakage, ignore_errors=True)
         shutil.rmtree(folder.scratch, ignore_errors=True)
     _say_plan(plan, draft.folds, say)
     return plan
@@ -202,7 +203,11 @@ def draft_plan(
         n_rows=index.n_rows,
         genes_sha256=file_sha256(folder.genes),
         options=asdict(options),
-        settings=replace(settings, cv=choose_cv(options.cv, settings), sample_negatives=options.sample_negatives),
+        settings=replace(
+            settings,
+            cv=choose_cv(options.cv, settings, n_features=len(dataset.features), n_wide=len(wide)),
+            sample_negatives=options.sample_negatives,
+        ),
         strategy="",
         alternatives=(),
         genes_per_instance=options.genes_per_instance,

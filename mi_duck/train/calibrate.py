@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 METHODS = ("none", "platt", "isotonic")
+FEW, THIN = 50_000, 16  # of more rows than the first, a logistic regression looks at every so many of them first
 LEAST = 1e-6  # probabilities stay off 0 and 1 by this much, so one surprise costs 13.8 nats at most
 
 
@@ -190,22 +191,30 @@ def _logistic_regression(margin: NDArray[np.float64], truth: NDArray[np.bool_]) 
     It begins at the prior and ends where the gradient is nothing (1e-9 a row), also where the two classes are apart and the
     slope could grow for ever. For one number a row that takes a fifth of the time of scikit-learn's solver.
     """
-    n = len(margin)
     centre, scale = float(margin.mean()), float(margin.std())
     if scale <= 1e-9 * max(1.0, abs(centre)):  # nothing but rounding
         scale = 1.0
     x = (margin - centre) / scale
     prior = float(truth.mean())
     line = np.array([0.0, np.log(prior / (1 - prior))])
+    if len(x) > FEW and truth[::THIN].any() and not truth[::THIN].all():
+        line = _descended(x[::THIN], truth[::THIN], line)  # some rows find most of the way
+    line = _descended(x, truth, line)
+    slope = line[0] / scale
+    return float(slope), float(line[1] - slope * centre)
+
+
+def _descended(x: NDArray[np.float64], truth: NDArray[np.bool_], line: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the line (slope, intercept) of least log loss, by Newton's method from another one."""
     chance, loss = _fitted(x, line, truth)
     for _ in range(100):
         gap = chance - truth
-        gradient = np.array([gap @ x, gap.sum()]) / n
+        gradient = np.array([gap @ x, gap.sum()]) / len(x)
         if np.abs(gradient).max() < 1e-9:
             break
         bend = chance * (1 - chance)
         mixed = float(bend @ x)
-        curvature = np.array([[float((bend * x) @ x), mixed], [mixed, float(bend.sum())]]) / n
+        curvature = np.array([[float((bend * x) @ x), mixed], [mixed, float(bend.sum())]]) / len(x)
         # the pseudo-inverse: where all margins are equal only the intercept moves
         step = np.linalg.pinv(curvature, hermitian=True) @ gradient
         size = 1.0
@@ -217,8 +226,7 @@ def _logistic_regression(margin: NDArray[np.float64], truth: NDArray[np.bool_]) 
         else:
             break
         line, chance, loss = line - size * step, new_chance, new_loss
-    slope = line[0] / scale
-    return float(slope), float(line[1] - slope * centre)
+    return line
 
 
 def _fitted(

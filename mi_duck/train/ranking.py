@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+BLOCK = 8192  # places looked up at once: their values stay below what the system maps anew
+
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
@@ -94,22 +96,18 @@ def rank_scores(
     few_are_positive = 2 * np.count_nonzero(positive) <= len(positive)
     side = _Side.of(ranks, positive if few_are_positive else ~positive, groups)
     running = _Running(side.group_of_place, weights)
+    few = _FewRows(side)
     every = None if few_are_positive else _EveryBlock(ranks, positive, side.group_of_place, weights)
     for draw, line in enumerate(weights):
         sums = running.sums(line)
-        few = np.cumsum(line[side.group], dtype=np.int64)[side.last] if len(side.last) else np.zeros(1, dtype=np.int64)
-        total = int(few[-1])
-        rest = int(sums[-1]) - total
+        total = few.draw(line)
+        rest = float(sums[-1]) - total
         if total and few_are_positive:
-            precision[draw] = np.diff(few, prepend=0) @ (few / np.maximum(sums[side.stop], 1)) / total
+            precision[draw] = few.average_precision(sums)
         elif rest and every is not None:
             precision[draw] = every.average_precision(line, running, rest)
         if total and rest:
-            steps = np.diff(few, prepend=0)
-            # of the other side: what lies above the block, and above or in it
-            above = sums[side.start] - (few - steps)
-            upto = sums[side.stop] - few
-            share = steps @ ((above + upto) / (2.0 * rest)) / total
+            share = few.share_of_others_above(sums) / rest
             area[draw] = 1 - share if few_are_positive else share
     return precision, area
 
@@ -147,24 +145,74 @@ class _Side:
         return cls(group_of_place, group_of_place[places], last, start, ranks.stops[used])
 
 
+class _FewRows:
+    """The sums over blocks with rare rows, in buffers that each draw fills anew.
+
+    A process that gives freed memory back at once pays for every new array by page faults: four times the time here.
+    """
+
+    def __init__(self, side: _Side) -> None:
+        n_rows, n_blocks = len(side.group), len(side.last)
+        self._side = side
+        self._has_ties = n_blocks < n_rows
+        self._running = np.empty(n_rows)
+        self._upto = np.empty(n_blocks) if self._has_ties else self._running
+        self._steps, self._others, self._more = np.empty(n_blocks), np.empty(n_blocks), np.empty(n_blocks)
+
+    def draw(self, line: NDArray[np.integer[Any]]) -> float:
+        """Take the weights of one draw, and return the weight of all rare rows."""
+        if not len(self._running):
+            return 0.0
+        np.take(line.astype(np.float64), self._side.group, out=self._running, mode="clip")
+        np.cumsum(self._running, out=self._running)
+        if self._has_ties:
+            np.take(self._running, self._side.last, out=self._upto, mode="clip")
+        self._steps[0] = self._upto[0]
+        np.subtract(self._upto[1:], self._upto[:-1], out=self._steps[1:])
+        return float(self._upto[-1])
+
+    def average_precision(self, sums: NDArray[np.signedinteger[Any]]) -> float:
+        """Return it for this draw, the rare rows being the positive ones."""
+        seen = _taken(sums, self._side.stop, self._more)
+        np.maximum(seen, 1, out=seen)
+        np.divide(self._upto, seen, out=seen)
+        # not a product of vectors: its threads would cost more than they save, and change the last bit
+        np.multiply(self._steps, seen, out=seen)
+        return float(seen.sum()) / float(self._upto[-1])
+
+    def share_of_others_above(self, sums: NDArray[np.signedinteger[Any]]) -> float:
+        """Return the mean over rare rows of the weight of other rows above them, those of the same block by half."""
+        # above the block, and above or in it
+        above, upto = self._others, self._more
+        _taken(sums, self._side.start, above)
+        above -= self._upto
+        above += self._steps
+        _taken(sums, self._side.stop, upto)
+        upto -= self._upto
+        above += upto
+        np.multiply(self._steps, above, out=above)
+        return float(above.sum()) / (2.0 * float(self._upto[-1]))
+
+
 class _Running:
     """Running sums of weights over places, in buffers of its own that each draw fills anew."""
 
     def __init__(self, codes: NDArray[np.intp], weights: NDArray[np.integer[Any]]) -> None:
-        self.codes = codes
-        self.values = np.empty(len(codes), dtype=weights.dtype)
         largest = len(codes) * int(weights.max(initial=1))
         kind = np.int32 if largest < 1 << 31 else np.int64
+        self.codes = codes
+        self.values: NDArray[np.signedinteger[Any]] = np.empty(len(codes), dtype=kind)
         self.sums_now: NDArray[np.signedinteger[Any]] = np.zeros(len(codes) + 1, dtype=kind)
 
     def sums(
         self, line: NDArray[np.integer[Any]], factor: NDArray[np.integer[Any]] | None = None
     ) -> NDArray[np.signedinteger[Any]]:
         """Return for each place the weight of all before it, shape (n_rows + 1,); valid until the next call."""
-        np.take(line, self.codes, out=self.values, mode="clip")
+        # weights in the type of their sums: a running sum that changes the type makes a copy
+        np.take(line.astype(self.values.dtype), self.codes, out=self.values, mode="clip")
         if factor is not None:
-            self.values *= factor
-        np.cumsum(self.values, out=self.sums_now[1:], dtype=self.sums_now.dtype)
+            np.multiply(self.values, factor, out=self.values)
+        np.cumsum(self.values, out=self.sums_now[1:])
         return self.sums_now
 
 
@@ -178,23 +226,43 @@ class _EveryBlock:
         group_of_place: NDArray[np.intp],
         weights: NDArray[np.integer[Any]],
     ) -> None:
-        self._last = None if len(ranks.stops) == len(positive) else ranks.stops - 1
+        n_blocks = len(ranks.stops)
+        self._stops = None if n_blocks == len(positive) else ranks.stops
         self._positive = positive
-        self._negative = (~positive).astype(weights.dtype)
+        self._negative = (~positive).astype(np.int8)
         self._misses = _Running(group_of_place, weights)
-        self._share = np.zeros(len(ranks.stops))
+        self._share, self._is_seen = np.zeros(n_blocks), np.empty(n_blocks, dtype=np.bool_)
+        self._tied = None if self._stops is None else (np.empty(n_blocks), np.empty(n_blocks), np.empty(n_blocks))
 
-    def average_precision(self, line: NDArray[np.integer[Any]], running: _Running, n_hits: int) -> float:
+    def average_precision(self, line: NDArray[np.integer[Any]], running: _Running, n_hits: float) -> float:
         """Return it for one line of weights, whose running sums were just made."""
-        seen, misses = running.sums_now[1:], self._misses.sums(line, self._negative)[1:]
-        if self._last is None:
-            steps = running.values * self._positive
+        seen: NDArray[Any] = running.sums_now[1:]
+        misses: NDArray[Any] = self._misses.sums(line, self._negative)[1:]
+        steps: NDArray[Any]
+        if self._stops is None or self._tied is None:
+            steps = running.values
+            np.multiply(steps, self._positive, out=steps)
         else:
-            seen, misses = seen[self._last], misses[self._last]
-            steps = np.diff(seen, prepend=0) - np.diff(misses, prepend=0)
+            for place, sums in enumerate((running.sums_now, self._misses.sums_now)):
+                _taken(sums, self._stops, self._tied[place])
+            seen, misses, steps = self._tied
+            hits = np.subtract(seen, misses, out=self._share)
+            steps[0] = hits[0]
+            np.subtract(hits[1:], hits[:-1], out=steps[1:])
         # rows without weight at the top divide 0 by 0, and count 0 times
-        np.divide(misses, seen, out=self._share, where=seen > 0)
-        return 1 - float(steps @ self._share) / n_hits
+        np.greater(seen, 0, out=self._is_seen)
+        np.divide(misses, seen, out=self._share, where=self._is_seen)
+        np.multiply(steps, self._share, out=self._share)
+        return 1 - float(self._share.sum()) / n_hits
+
+
+def _taken(
+    values: NDArray[np.signedinteger[Any]], places: NDArray[np.int64], out: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Copy values at places into a buffer of real numbers, some at a time."""
+    for begin in range(0, len(places), BLOCK):
+        out[begin : begin + BLOCK] = values[places[begin : begin + BLOCK]]
+    return out
 
 
 def top_k_hits(
