@@ -98,10 +98,10 @@ def test_growing_bytes__of_the_cuts_counts_the_wide_columns_alone() -> None:
         (0.74, 0.26, True, 4_800, 60),
     ],
 )
-def test_growing_bytes__of_what_the_performance_notes_measured(
+def test_growing_bytes__of_what_was_measured_elsewhere(
     missing_share: float, stored_share: float, has_sparse_column: bool, bins: int, mib: int
 ) -> None:
-    """30,000 rows x 600 columns; the notes count the cuts too, 20 bytes and 8 a thread for each bin."""
+    """30,000 rows x 600 columns; the figures count the cuts too, 20 bytes and 8 a thread for each bin."""
     layout = replace(WORK, n_features=600, n_wide=0, missing_share=missing_share, stored_share=stored_share)
     layout = replace(layout, has_sparse_column=has_sparse_column)
     matrix = growing_bytes("matrix", 30_000, layout) - 30_000 * (12 + 12)

@@ -12,7 +12,7 @@ RUN = {
     *("instance_performance_comparison.csv", "unified_training_summary.txt", "metrics.csv", "thresholds.json"),
     *("gene_deltas.csv", "oof_predictions.parquet"),
 }
-"""Files of a run that SPEC 4 names."""
+"""Files of a run that its documentation names."""
 
 INSTANCE = {
     *("manifest.json", "genes.txt", "model_multiclass.miduck", "fold_models.miduck", "gene_cv_metrics.csv"),
@@ -21,7 +21,7 @@ INSTANCE = {
     *("pr_base_vs_meta.pdf", "roc_base_vs_meta.pdf", "measurement.json"),
     *("feature_importance_analysis/importance.csv", "feature_importance_analysis/importance.pdf"),
 }
-"""Files of each instance's folder; SPEC 4 leaves the names inside feature_importance_analysis open."""
+"""Files of each folder of an instance."""
 
 FOLDERS = {
     "leakage_analysis": {"leakage.csv", "leakage.json"},
@@ -42,7 +42,7 @@ BESIDE = {
     "*_base_vs_meta*.pdf": "the curves drawn",
     "memory_per_gene.pdf": "memory predicted and measured",
 }
-"""Files that SPEC 4 does not name; a pattern may match several."""
+"""Files beside these; a pattern may match several."""
 
 COMING = {"memory.json"}  # of runs that are too small for probes
 """Names of `RUN`, `FOLDERS` or an instance's folder that no stage writes yet; to be emptied."""
