@@ -82,3 +82,14 @@ def data_warnings(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]])
     if constant:
         found.append(f"features with one value only: {some_names(constant)}")
     return tuple(found)
+
+
+def feature_bins(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]], max_bin: int) -> dict[str, int]:
+    """Return the histogram bins of every feature, at most: those of whole numbers are bounded by their range."""
+    kinds = pq.read_schema(dataset.files[0])
+    bins = {}
+    for name in dataset.features:
+        facts = statistics[name]
+        whole = "int" in str(kinds.field(name).type) and facts["is_known"] and facts["low"] is not None
+        bins[name] = min(max_bin, int(facts["high"] - facts["low"]) + 1) if whole else max_bin
+    return bins

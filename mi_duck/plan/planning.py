@@ -1,21 +1,19 @@
 """From a dataset to the plan of a run: index genes, assign folds, predict memory, cut instances."""
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mi_duck.checkpoint import file_sha256, write_file
 from mi_duck.children import Report, Say
 from mi_duck.data.dataset import Dataset
 from mi_duck.data.genes import Fold, GeneIndex, assign_folds, index_genes, say_selection, write_genes
-from mi_duck.data.inspection import data_warnings, split_features
+from mi_duck.data.inspection import data_warnings, feature_bins, split_features
 from mi_duck.data.leakage import LEAKY, without_leaks
 from mi_duck.database import SQL_BYTES, Database
 from mi_duck.errors import CheckpointError, DataError, PlanError
@@ -224,7 +222,7 @@ def draft_plan(
         n_holdout_rows=index.n_holdout_rows,
         leaky_features=tuple(name for name, why in dataset.excluded if why == LEAKY),
     )
-    bins = _bins(dataset, statistics, settings.max_bin)
+    bins = feature_bins(dataset, statistics, settings.max_bin)
     n_missing = int(sum(statistics[name]["n_nulls"] or 0 for name in wide))  # DuckDB adds up to a Decimal
     layout = Layout(
         n_features=len(dataset.features),
@@ -354,17 +352,6 @@ def _with_instances(
 def _genes_of(gene_rows: NDArray[np.int64], n_rows: int) -> int:
     """Return how many genes of lowest rank have a number of rows together; all if they have fewer."""
     return min(int(np.searchsorted(np.cumsum(gene_rows), n_rows)) + 1, len(gene_rows))
-
-
-def _bins(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]], max_bin: int) -> dict[str, int]:
-    """Return the histogram bins of every feature, at most: those of whole numbers are bounded by their range."""
-    kinds = pq.read_schema(dataset.files[0])
-    bins = {}
-    for name in dataset.features:
-        facts = statistics[name]
-        whole = "int" in str(kinds.field(name).type) and facts["is_known"] and facts["low"] is not None
-        bins[name] = min(max_bin, int(facts["high"] - facts["low"]) + 1) if whole else max_bin
-    return bins
 
 
 def _advise(windows: Windows, strategy: str, say: Say) -> None:
