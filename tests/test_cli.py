@@ -118,7 +118,7 @@ ACTS: dict[str, tuple[tuple[str, ...], Callable[[Plan], Any], Any]] = {
     "--instance-overlap": (("0.5",), field("overlap_genes"), None),
     "--strategy": (("single",), field("strategy"), "single"),
     "--layout": (("zeros",), setting("layout"), "zeros"),
-    "--cv": (("weights",), setting("cv"), "weights"),
+    "--cv": (("matrices", "--exclude", r"^(?!\d+mer_|(donor|acceptor|neither)_score$)"), setting("cv"), "matrices"),
     "--sample-negatives": (("0.3",), lambda plan: plan.instances[0].n_training_rows, None),
     "--screen-features": (("10",), lambda plan: 10 <= len(plan.features) <= 13, True),
     "--memory-per-gene-mb": (("50",), lambda plan: plan.instances[0].predicted_bytes, None),

@@ -113,7 +113,7 @@ def test_train__an_instance_that_passes_its_budget_is_lost_and_the_others_go_on(
     # a single instance asked for by number says the same
     alone = call("train", run, "--instance", "2", "--threads", "1")
     assert alone.exit_code == 137
-    assert alone.stderr.splitlines()[-1].startswith("error: instance_02: train_instance was stopped: it holds")
+    assert alone.stderr.splitlines()[-1].startswith("error: train_instance was stopped: it holds")
 
 
 # ---- what is known before training ------------------------------------------------------------------------------------
