@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mi_duck.train.evaluate import BINS, Metric, differences, drawn_scores, equal_mass_bins, summary
+from mi_duck.train.evaluate import BINS, Metric, differences, drawn_scores, equal_mass_bins, known, summary
 from mi_duck.train.ranking import ranking
 
 KINDS = ("log_loss", "brier", "ece")
@@ -62,7 +62,7 @@ def calibration_facts(
 
 def values_of(one: Metric) -> dict[str, float | None]:
     """Return value and interval for JSON, which has no NaN."""
-    return {name: None if np.isnan(getattr(one, name)) else getattr(one, name) for name in ("value", "low", "high")}
+    return {name: known(getattr(one, name)) for name in ("value", "low", "high")}
 
 
 def reliability(

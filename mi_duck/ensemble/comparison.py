@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mi_duck.train.evaluate import LEAST_CHANCE, interval
+from mi_duck.train.evaluate import LEAST_CHANCE, interval, known
 from mi_duck.train.ranking import ranking, top_k_hits
 
 NEAR = 50  # nt
@@ -179,7 +179,7 @@ def _two(
         "base": {name: _plain(name, values) for name, values in drawn[0].items()},
         "meta": {name: _plain(name, values) for name, values in drawn[1].items()},
         "difference": {
-            name: {key: _number(facts[key]) for key in ("value", "low", "high")} for name, facts in difference.items()
+            name: {key: known(facts[key]) for key in ("value", "low", "high")} for name, facts in difference.items()
         },
     }
 
@@ -229,8 +229,4 @@ def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.
 
 
 def _plain(name: str, values: NDArray[np.float64]) -> float | int | None:
-    return int(values[0]) if name in ("tp", "fp", "fn") else _number(float(values[0]))
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else value
+    return int(values[0]) if name in ("tp", "fp", "fn") else known(float(values[0]))

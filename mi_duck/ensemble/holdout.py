@@ -23,7 +23,7 @@ from mi_duck.ensemble.scored_rows import base_model, scored_rows
 from mi_duck.errors import CheckpointError
 from mi_duck.folders import RunFolder
 from mi_duck.plan.plan import Plan
-from mi_duck.train.calibrate import probabilities
+from mi_duck.train.calibrate import as_probabilities, log_odds, probabilities
 from mi_duck.train.evaluate import score
 from mi_duck.train.instances import genes_file, read_genes
 from mi_duck.train.segments import SegmentReader
@@ -126,9 +126,7 @@ def _base_chances(folder: RunFolder, plan: Plan, given: NDArray[np.float32]) -> 
     """Return the base model's probabilities of held-out rows, calibrated on the rows of the run."""
     scores = open_member_scores(folder, plan)
     fitted = base_model(plan, scores, scored_rows(plan, read_genes(folder, plan), scores, 0)).calibration
-    # as `base_model` does: a score is taken for a probability, a missing one for even odds
-    clipped = np.clip(np.nan_to_num(given.astype(np.float64), nan=0.5), 1e-7, 1 - 1e-7)
-    return probabilities(np.log(clipped / (1 - clipped)).astype(np.float32), fitted.final)
+    return probabilities(log_odds(as_probabilities(given)), fitted.final)
 
 
 def _add_lines(path: Path, lines: list[dict[str, Any]]) -> None:

@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 
 from mi_duck.ensemble.member_scores import MemberScores
 from mi_duck.ensemble.out_of_fold import calibration_methods, first_scored_row
-from mi_duck.ensemble.variants import cross_fitted
 from mi_duck.plan.plan import Plan
-from mi_duck.train.calibrate import Calibration, calibrate
+from mi_duck.train.calibrate import Calibration, as_probabilities, calibrate, cross_fitted, log_odds
 from mi_duck.train.evaluate import draw_weights, drawn_scores
 from mi_duck.train.instances import Genes
 
@@ -115,7 +114,8 @@ def base_model(plan: Plan, scores: MemberScores, scored: Scored) -> BaseModel:
     a calibrator fitted with it.
     """
     given = scores.base()[scored.first_row :]
-    clipped = np.clip(np.nan_to_num(given.astype(np.float64), nan=0.5), 1e-7, 1 - 1e-7)
-    margins = np.log(clipped / (1 - clipped)).astype(np.float32)
+    clipped = as_probabilities(given)
+    margins = log_odds(clipped)
     fitted = calibrate(margins, scored.label, scored.fold, n_folds=scores.n_folds, methods=calibration_methods(plan))
-    return BaseModel(clipped.astype(np.float32), cross_fitted(margins, fitted, scored.fold), fitted)
+    chances = cross_fitted(margins, fitted, scored.fold, dtype=np.float32)
+    return BaseModel(clipped.astype(np.float32), chances, fitted)

@@ -30,7 +30,7 @@ from mi_duck.ensemble.variants import Variant, Voted, variants, vote_out_of_fold
 from mi_duck.ensemble.weights import MemberWeights
 from mi_duck.folders import RunFolder
 from mi_duck.plan.plan import Plan
-from mi_duck.train.evaluate import DRAWS, Drawn, Metric, differences, headline_scores, short_names, summary
+from mi_duck.train.evaluate import DRAWS, Drawn, Metric, differences, headline_scores, known, short_names, summary
 from mi_duck.train.instances import Genes, read_genes
 
 STAGE = "scoring base, members and ensemble"
@@ -238,7 +238,7 @@ def _score_members(
                 "weight": weight_of[instance_id],
                 "n_rows_scored": len(scored.label),
             }
-            | {name: None if np.isnan(value) else value for name, value in short_names(found).items()}
+            | {name: known(value) for name, value in short_names(found).items()}
         )
         steps.next()
     return comparison

@@ -21,7 +21,7 @@ from mi_duck.ensemble.weights import (
     sampled_rows,
     uniform_weights,
 )
-from mi_duck.train.calibrate import Calibration, calibrate_joined, probabilities
+from mi_duck.train.calibrate import Calibration, calibrate_joined, cross_fitted
 
 VOTINGS = ("probability", "margin")
 
@@ -138,7 +138,7 @@ def vote_out_of_fold(
         n_folds=scores.n_folds,
         methods=methods,
     )
-    return Voted(cross_fitted(margins, fitted, scores.fold), margins, fitted)
+    return Voted(cross_fitted(margins, fitted, scores.fold, dtype=np.float32), margins, fitted)
 
 
 def _joined(
@@ -157,17 +157,6 @@ def _joined(
         for index in range(mean.shape[1]):
             mean[:, index] += weight * values[:, index]
     return mean.astype(np.float32)
-
-
-def cross_fitted(
-    margins: NDArray[np.float32], calibration: Calibration, folds: NDArray[np.integer]
-) -> NDArray[np.float32]:
-    """Return the probabilities of each row by the calibrators that were fitted without its fold."""
-    chances = np.empty(margins.shape, dtype=np.float32)
-    for fold, calibrators in enumerate(calibration.by_fold):
-        rows = folds == fold
-        chances[rows] = probabilities(margins[rows], calibrators)
-    return chances
 
 
 def log_loss(chances: NDArray[np.float32], labels: NDArray[np.integer]) -> float:

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from mi_duck.errors import CheckpointError
 from mi_duck.folders import RunFolder
-from mi_duck.train.evaluate import Metric, draw_weights, headline_scores, interval
-from mi_duck.train.instances import read_genes
+from mi_duck.train.evaluate import DRAWS, Metric, differences, draw_weights, headline_scores, summary
+from mi_duck.train.instances import codes_of, read_genes
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +71,12 @@ def compare_runs(run: Path, other: Path) -> Versus:
     ):
         raise CheckpointError(f"{run} and {other} have other genes or folds; compare runs of the same seed and genes")
     genes = read_genes(folders[0], plans[0])
-    group_of = dict(zip(genes.gene_id.tolist(), genes.group.tolist(), strict=True))
-    groups = np.unique([group_of[gene] for gene in parts[0]["gene_id"].to_pylist()], return_inverse=True)[1]
+    number_of_gene = np.unique(genes.group, return_inverse=True)[1].tolist()
+    group_of = dict(zip(genes.gene_id.tolist(), number_of_gene, strict=True))
+    groups = np.unique(codes_of(parts[0]["gene_id"].cast("string"), group_of), return_inverse=True)[1]
     label_of = {name: number for number, name in enumerate(plans[0].classes)}
-    labels = np.array([label_of[name] for name in parts[0]["label"].to_pylist()], dtype=np.uint8)
-    weights = draw_weights(int(groups.max()) + 1, seed=plans[0].settings.seed, draws=200)
+    labels = codes_of(parts[0]["label"].cast("string"), label_of)
+    weights = draw_weights(int(groups.max()) + 1, seed=plans[0].settings.seed, draws=DRAWS)
     drawn = [
         headline_scores(
             np.column_stack([part[name].to_numpy() for name in names]),
@@ -89,7 +90,7 @@ def compare_runs(run: Path, other: Path) -> Versus:
     return Versus(
         n_rows=len(shared),
         n_groups=int(groups.max()) + 1,
-        one=tuple(interval(*key, values) for key, values in drawn[0].items()),
-        other=tuple(interval(*key, values) for key, values in drawn[1].items()),
-        difference=tuple(interval(*key, values - drawn[1][key]) for key, values in drawn[0].items()),
+        one=tuple(summary(drawn[0])),
+        other=tuple(summary(drawn[1])),
+        difference=tuple(summary(differences(drawn[0], drawn[1]))),
     )

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mi_duck.train.calibrate import METHODS, calibrate, probabilities
-from mi_duck.train.evaluate import point_scores
+from mi_duck.train.calibrate import METHODS, as_probabilities, calibrate, cross_fitted, log_odds
+from mi_duck.train.evaluate import known, point_scores
 from mi_duck.train.ranking import rank_scores, ranking, top_k_hits
 
 NO_BASE = "the dataset has no base score for every class"
@@ -70,7 +70,7 @@ def fold_scores(
         found[f"delta_{name}"] = None if base is None else base_line[name] - meta[name]  # type: ignore[operator]
     for name in ("auc", "ap"):
         found |= {f"{name}_base": base_line[name], f"{name}_meta": meta[name]}
-    return {name: None if value is None or np.isnan(value) else value for name, value in found.items()}
+    return {name: None if value is None else known(value) for name, value in found.items()}
 
 
 def score_names(classes: Sequence[str]) -> list[str]:
@@ -142,13 +142,9 @@ def base_chances(
     n_folds
         Number of folds.
     """
-    clipped = np.clip(np.nan_to_num(scores.astype(np.float64), nan=0.5), 1e-7, 1 - 1e-7)
-    margins = np.log(clipped / (1 - clipped)).astype(np.float32)
+    margins = log_odds(as_probabilities(scores))
     fitted = calibrate(margins, labels, folds, n_folds=n_folds, methods=METHODS)
-    chances = np.empty(margins.shape)
-    for number, calibrators in enumerate(fitted.by_fold):
-        chances[folds == number] = probabilities(margins[folds == number], calibrators)
-    return chances
+    return cross_fitted(margins, fitted, folds).astype(np.float64, copy=False)
 
 
 def aggregate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

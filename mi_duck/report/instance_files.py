@@ -30,8 +30,8 @@ from mi_duck.report.fold_scores import aggregate, areas, base_chances, fold_scor
 from mi_duck.report.importance import importance_figure, importance_table
 from mi_duck.report.plots import Curve, curve_figure
 from mi_duck.report.unseen import FACTS, predict_unseen, unseen_file, unseen_scores
-from mi_duck.train.evaluate import point_scores
-from mi_duck.train.instances import Genes, is_trained, read_genes
+from mi_duck.train.evaluate import known, point_scores
+from mi_duck.train.instances import Genes, codes_of, is_trained, read_genes
 
 MOST_POINTS = 500
 FIRST = ("fold", "test_rows", "test_genes")
@@ -160,9 +160,9 @@ def _read_rows(folder: RunFolder, plan: Plan, instance: Instance, genes: Genes) 
     path = folder.instance(instance) / "oof_predictions.parquet"
     table = pq.read_table(path, columns=["row_id", "gene_id", "label", "fold", *names]).unify_dictionaries()
     rank_of = {gene: rank for rank, gene in enumerate(genes.gene_id.tolist())}
-    rank = _codes(table["gene_id"], rank_of)
+    rank = codes_of(table["gene_id"], rank_of)
     is_scored = rank >= plan.pilot_genes  # a pilot chose the features by these genes, so they are not scored
-    fold, label = table["fold"].to_numpy(), _codes(table["label"], {name: at for at, name in enumerate(plan.classes)})
+    fold, label = table["fold"].to_numpy(), codes_of(table["label"], {name: at for at, name in enumerate(plan.classes)})
     fold, label, rank = fold[is_scored], label[is_scored], rank[is_scored]
     base = None
     if plan.base_scores and len(rank):
@@ -184,8 +184,8 @@ def _complete(path: Path, rows: OutOfFold, classes: Sequence[str]) -> list[dict[
         chances, label, rank = (values[of_fold] for values in (rows.chances, rows.label, rows.rank))
         facts: dict[str, Any] = {"test_rows": len(label), "test_genes": len(np.unique(rank))}
         if len(label):
-            known = point_scores(chances, label, classes)
-            facts |= {name: None if np.isnan(value) else value for name, value in known.items() if name in line}
+            points = point_scores(chances, label, classes)
+            facts |= {name: known(value) for name, value in points.items() if name in line}
         else:
             facts |= {name: None for name in line if name not in FIRST}
         completed.append(line | facts | fold_scores(chances, base, label, rank, classes))
@@ -234,14 +234,6 @@ def curve_points(
         kept[-1] = len(way) - 1
         x, y = x[kept], y[kept]
     return x, y
-
-
-def _codes(column: Any, code_of: dict[str, int]) -> NDArray[np.int64]:
-    """Return the number of each text of a column."""
-    encoded = column.combine_chunks().dictionary_encode()
-    lookup = np.array([code_of[text] for text in encoded.dictionary.to_pylist()], dtype=np.int64)
-    codes: NDArray[np.int64] = lookup[encoded.indices.to_numpy()]
-    return codes
 
 
 def _slice(path: Path, names: Sequence[str], first: int, n_rows: int) -> NDArray[np.float32]:

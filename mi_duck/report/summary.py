@@ -14,6 +14,7 @@ from mi_duck.catalogue import measurement, score_table
 from mi_duck.checkpoint import write_file
 from mi_duck.folders import RunFolder
 from mi_duck.plan.plan import Plan
+from mi_duck.report.records import read_json
 from mi_duck.resources import GIB
 
 NAMES = {
@@ -152,7 +153,7 @@ def _instances(folder: RunFolder, plan: Plan, summary: dict[str, Any]) -> list[s
 def _unseen(folder: RunFolder, plan: Plan) -> list[str]:
     rows, without = [], []
     for instance in plan.instances:
-        found = _json(folder.instance(instance) / "holdout_evaluation_summary.json")
+        found = read_json(folder.instance(instance) / "holdout_evaluation_summary.json") or {}
         if found.get("status") == "evaluated":
             scores = {(one["metric"], one["class"]): one for one in found["all_rows"]}
             wanted = (("average_precision", "macro"), ("f1", "macro"), ("log_loss", "all"))
@@ -177,14 +178,6 @@ def _files(folder: RunFolder) -> list[str]:
     there = sorted(path.name for path in folder.root.iterdir() if not path.name.startswith("."))
     listed = {*there, "provenance.json", folder.training_summary.name}
     return [f"{name:<36} {NAMES.get(name, '')}".rstrip() for name in sorted(listed)]
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """Return a JSON object that a part of the run may have written; empty where it did not."""
-    if not path.is_file():
-        return {}
-    found: dict[str, Any] = json.loads(path.read_bytes())
-    return found
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -22,7 +22,7 @@ from mi_duck.folders import RunFolder
 from mi_duck.plan.plan import Instance, Plan
 from mi_duck.report.fold_scores import aggregate, areas, site_chance
 from mi_duck.train.calibrate import probabilities
-from mi_duck.train.evaluate import point_scores, score
+from mi_duck.train.evaluate import known, point_scores, score
 from mi_duck.train.instances import Genes
 from mi_duck.train.segments import SegmentReader
 
@@ -156,7 +156,7 @@ def unseen_scores(
     gene = np.unique(rank, return_inverse=True)[1].astype(np.int64)
     pooled = [
         {"metric": one.metric, "class": one.class_name}
-        | {name: _finite(getattr(one, name)) for name in ("value", "low", "high")}
+        | {name: known(getattr(one, name)) for name in ("value", "low", "high")}
         for one in score(chances, label, groups, plan.classes, seed=plan.settings.seed, genes=gene)
     ]
     return rows, {
@@ -183,8 +183,4 @@ def _scores(
         "binary_ap": precision,
         "log_loss": points["log_loss"],
     }
-    return {name: _finite(value) for name, value in found.items()}
-
-
-def _finite(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+    return {name: known(value) for name, value in found.items()}

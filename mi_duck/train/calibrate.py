@@ -156,6 +156,33 @@ def calibrate_joined(
     )
 
 
+def cross_fitted(
+    margins: NDArray[np.floating[Any]],
+    calibration: Calibration,
+    folds: NDArray[np.integer[Any]],
+    *,
+    dtype: type[np.floating[Any]] = np.float64,
+) -> NDArray[np.floating[Any]]:
+    """Return the probabilities of each row by the calibrators that were fitted without its fold, (n_rows, n_classes)."""
+    chances = np.empty(margins.shape, dtype=dtype)
+    for fold, calibrators in enumerate(calibration.by_fold):
+        rows = folds == fold
+        chances[rows] = probabilities(margins[rows], calibrators)
+    return chances
+
+
+def as_probabilities(scores: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Return base scores taken for probabilities, off 0 and 1; a missing one is a half, whose margin of 0 says nothing."""
+    given: NDArray[np.float64] = np.nan_to_num(scores.astype(np.float64), nan=0.5)
+    return np.clip(given, 1e-7, 1 - 1e-7)
+
+
+def log_odds(chances: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return the margins of probabilities that are off 0 and 1."""
+    margins: NDArray[np.float32] = np.log(chances / (1 - chances)).astype(np.float32)
+    return margins
+
+
 def probabilities(margins: NDArray[np.floating[Any]], calibrators: Sequence[Calibrator]) -> NDArray[np.float64]:
     """Return calibrated probabilities whose rows sum to 1, shape (n_rows, n_classes)."""
     scores = np.column_stack([calibrator.apply(margins[:, index]) for index, calibrator in enumerate(calibrators)])

@@ -144,6 +144,11 @@ def short_names(found: Sequence[Metric]) -> dict[str, float]:
     }
 
 
+def known(value: float) -> float | None:
+    """Return a score for a file, None where it could not be computed."""
+    return None if np.isnan(value) else float(value)
+
+
 def draw_weights(n_groups: int, *, seed: int, draws: int) -> NDArray[np.integer[Any]]:
     """Return how often each group is drawn, shape (1 + draws, n_groups); the first line is the data as they are."""
     rng = np.random.default_rng(seed)

@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,9 @@ from numpy.typing import NDArray
 from mi_duck.checkpoint import file_sha256, pack, storage_errors, sync_files, sync_folder, write_csv, write_json
 from mi_duck.errors import CheckpointError
 from mi_duck.folders import RunFolder
+from mi_duck.genome.features import feature_kind as kind_of_name
 from mi_duck.plan.plan import Instance, Plan, Settings
-from mi_duck.train.calibrate import Calibration, probabilities
+from mi_duck.train.calibrate import Calibration, cross_fitted
 from mi_duck.train.encoding import encoding_of
 from mi_duck.train.evaluate import point_scores
 
@@ -134,9 +134,7 @@ def write_instance(
     """Write the instance's folder beside its place and rename it there."""
     where = folder.instance(instance)
     temporary = where.with_name(f".{where.name}.tmp")
-    chances = np.zeros(margins.shape)
-    for number, calibrators in enumerate(calibration.by_fold):
-        chances[fold == number] = probabilities(margins[fold == number], calibrators)
+    chances = cross_fitted(margins, calibration, fold)
     encoding = encoding_of(plan.settings.layout, plan.zero_is_missing)
     facts = {"features": plan.features, "classes": plan.classes, "encoding": encoding.to_dict()}
     with storage_errors(temporary):
@@ -303,7 +301,15 @@ def feature_kind(name: str, base_scores: Sequence[str]) -> str:
     """Return ``base score``, ``k-mer`` (such as ``5mer_GTAAG``) or ``other``."""
     if name in base_scores:
         return "base score"
-    return "k-mer" if re.fullmatch(r"\d+mer_[ACGTN]+", name) else "other"
+    return "k-mer" if kind_of_name(name) == "k-mer" else "other"
+
+
+def codes_of(column: pa.ChunkedArray, code_of: Mapping[str, int]) -> NDArray[np.int64]:
+    """Return the number of each text of a column, by way of its dictionary."""
+    encoded = column.combine_chunks().dictionary_encode()
+    lookup = np.array([code_of[text] for text in encoded.dictionary.to_pylist()], dtype=np.int64)
+    codes: NDArray[np.int64] = lookup[encoded.indices.to_numpy()]
+    return codes
 
 
 def _first_row(plan: Plan, rank: int) -> int:
