@@ -16,8 +16,8 @@ from mi_duck.database import Database, named_queries, named_text, quoted
 from mi_duck.errors import CheckpointError, DataError
 from mi_duck.folders import RunFolder
 from mi_duck.plan.memory import MemoryModel, growing_bytes
-from mi_duck.plan.plan import Plan
-from mi_duck.train.instances import is_trained
+from mi_duck.plan.plan import Instance, Plan
+from mi_duck.train.instances import State, instance_state
 
 GAIN = "ensemble - base"
 
@@ -70,8 +70,9 @@ def _instances(folder: RunFolder, plan: Plan) -> pa.Table:
         members = json.loads(folder.summary.read_bytes())["members"]
         weights = {member["instance_id"]: member["weight"] for member in members}
     rows = []
-    for instance in plan.instances:
-        measured = measurement(folder, plan, instance.instance_id)
+    for instance in sorted((*plan.instances, *plan.split_instances), key=lambda one: one.instance_id):
+        measured = measurement(folder, instance)
+        is_split = instance in plan.split_instances
         rows.append(
             {
                 "instance_id": instance.instance_id,
@@ -84,7 +85,7 @@ def _instances(folder: RunFolder, plan: Plan) -> pa.Table:
                 "measured_peak_bytes": measured.get("peak_bytes"),
                 "predicted_seconds": instance.predicted_seconds,
                 "wall_seconds": measured.get("wall_seconds"),
-                "status": "done" if is_trained(folder, plan, instance) else "to do",
+                "status": "split" if is_split else status_of(instance_state(folder, plan, instance)),
                 "weight": weights.get(instance.instance_id),
             }
         )
@@ -114,9 +115,14 @@ def _instances(folder: RunFolder, plan: Plan) -> pa.Table:
     )
 
 
-def measurement(folder: RunFolder, plan: Plan, instance_id: int) -> dict[str, Any]:
+def status_of(state: State) -> str:
+    """Return what is shown of an instance: done, lost or to do."""
+    return state.name if state.name in ("done", "lost") else "to do"
+
+
+def measurement(folder: RunFolder, instance: Instance) -> dict[str, Any]:
     """Return peak memory and time of an instance, empty where it was not trained."""
-    path = folder.instance(plan.instances[instance_id]) / "measurement.json"
+    path = folder.instance(instance) / "measurement.json"
     try:
         found: dict[str, Any] = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -133,7 +139,7 @@ def _measurements(folder: RunFolder, plan: Plan) -> pa.Table:
             "n_rows": instance.n_training_rows,
             "n_features": len(plan.features),
             "predicted_bytes": instance.predicted_bytes,
-            "peak_bytes": measurement(folder, plan, instance.instance_id).get("peak_bytes"),
+            "peak_bytes": measurement(folder, instance).get("peak_bytes"),
         }
         for instance in plan.instances
     ] + _probes(folder, plan)

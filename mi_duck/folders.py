@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mi_duck.errors import CheckpointError
 from mi_duck.plan.plan import Instance, Plan
+from mi_duck.plan.splitting import read_splits
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,11 @@ class RunFolder:
     def plan(self) -> Path:
         """The plan, written once."""
         return self.root / "plan.json"
+
+    @property
+    def splits(self) -> Path:
+        """Instances that ran out of memory, and the halves in their place."""
+        return self.root / "splits.json"
 
     @property
     def genes(self) -> Path:
@@ -150,10 +156,20 @@ class RunFolder:
 
     def instance(self, instance: Instance) -> Path:
         """Return the folder of one instance."""
-        return self.root / "multi_instance_training" / instance.name
+        return self.instances / instance.name
+
+    @property
+    def instances(self) -> Path:
+        """Folders of all instances."""
+        return self.root / "multi_instance_training"
+
+    @property
+    def stale(self) -> Path:
+        """Instances of earlier plans, set aside."""
+        return self.root / "stale"
 
     def read_plan(self) -> Plan:
-        """Read the plan.
+        """Read the plan, with the splits that were made while it was trained.
 
         Raises
         ------
@@ -166,4 +182,4 @@ class RunFolder:
             raise CheckpointError(
                 f"no plan in {self.root}; make one with 'mi-duck plan DATASET --out {self.root}'"
             ) from error
-        return Plan.from_json(text)
+        return read_splits(self.splits, Plan.from_json(text))

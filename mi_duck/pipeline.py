@@ -3,33 +3,34 @@
 import importlib.metadata
 import json
 import shutil
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from mi_duck import __version__
 from mi_duck.catalogue import write_catalogue
-from mi_duck.checkpoint import file_sha256, storage_errors, write_json
+from mi_duck.checkpoint import file_sha256, storage_errors, write_file, write_json
 from mi_duck.children import Report, Say, run_child
 from mi_duck.data.dataset import Dataset
-from mi_duck.errors import (
-    CheckpointError,
-)
+from mi_duck.errors import CheckpointError, IncompleteRunError
 from mi_duck.explain.analysis import is_explained, read_summary
 from mi_duck.explain.tree_shap import check_background
 from mi_duck.folders import RunFolder
+from mi_duck.jobs import Lost, loss_text, train
 from mi_duck.plan.plan import Plan, Settings
 from mi_duck.plan.planning import PlanOptions, check_place, make_plan
+from mi_duck.plan.splitting import write_splits
 from mi_duck.report.summary import write_summary
 from mi_duck.stages import (
     consolidate_run,
     describe_instances,
     evaluate,
     run_lock,
-    train,
     write_page,
 )
+from mi_duck.train.instances import checkpoint_key, is_trained, read_manifest
 
 
 def run(
@@ -81,17 +82,17 @@ def run(
     with run_lock(out):
         if force:
             _forget(folder)
-        if folder.plan.exists():
-            if not resume:
-                raise CheckpointError(
-                    f"{out} holds a run already; leave --resume-from-checkpoint on or choose another --out"
-                )
-            plan = folder.read_plan()
-            _refuse_other_request(folder, plan, dataset, options, settings)
-        else:
+        if folder.plan.exists() and not resume:
+            raise CheckpointError(
+                f"{out} holds a run already; leave --resume-from-checkpoint on or choose another --out"
+            )
+        plan = _kept_plan(folder, dataset, options, settings, say) if folder.plan.exists() else None
+        if plan is None:
             plan = make_plan(dataset, out, options=options, settings=settings, threads=threads, report=report, say=say)
+        keep_matching(folder, plan, say)
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        n_trained = train(folder, plan, threads=threads, report=report, say=say)
+        n_trained, lost = train(folder, plan, threads=threads, report=report, say=say)
+        plan = folder.read_plan()
         wanted_sites = 0 if minimal_diagnostics else neigh_sample
         if (
             n_trained == 0
@@ -101,6 +102,7 @@ def run(
             if not with_shap or is_explained(
                 folder, sample_size=shap_sample, background_size=shap_background, with_figures=not minimal_diagnostics
             ):
+                _refuse_loss(plan, lost)
                 say(f"nothing to do: {out} is complete")
                 return plan
             explain_model(
@@ -112,6 +114,7 @@ def run(
                 report=report,
             )
             write_page(folder, with_plots=not minimal_diagnostics, with_overfitting=monitor_overfitting, report=report)
+            _refuse_loss(plan, lost)
             return plan
         consolidate_run(folder, plan, threads=threads, report=report, say=say)
         evaluate(
@@ -140,7 +143,14 @@ def run(
             with_overfitting=monitor_overfitting,
             report=report,
         )
+        _refuse_loss(plan, lost)
     return plan
+
+
+def _refuse_loss(plan: Plan, lost: Sequence[Lost]) -> None:
+    """End a run that lost instances with its own exit code; all that the others give is written."""
+    if lost:
+        raise IncompleteRunError(loss_text(plan, lost))
 
 
 def finish(
@@ -161,7 +171,7 @@ def finish(
         "versions": versions(),
         "started_at": started,
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "status": "finished",
+        "status": "finished" if all(is_trained(folder, plan, one) for one in plan.instances) else "incomplete",
     }
     write_catalogue(folder, plan, provenance)
     warnings = write_page(folder, with_plots=with_plots, with_overfitting=with_overfitting, report=report)
@@ -195,7 +205,8 @@ def is_finished(folder: RunFolder, plan: Plan) -> bool:
     try:
         provenance = json.loads(folder.provenance.read_bytes())
         return (
-            provenance["plan_sha256"] == file_sha256(folder.plan)
+            provenance["status"] == "finished"
+            and provenance["plan_sha256"] == file_sha256(folder.plan)
             and provenance["model_sha256"] == file_sha256(folder.model)
             and folder.catalogue.is_file()
             and folder.metrics.is_file()
@@ -222,10 +233,68 @@ def versions() -> dict[str, str]:
     }
 
 
-def _refuse_other_request(
-    folder: RunFolder, plan: Plan, dataset: Dataset, options: PlanOptions, settings: Settings
-) -> None:
-    """Refuse to go on with a run that was begun with other data or settings; name what differs."""
+def _kept_plan(folder: RunFolder, dataset: Dataset, options: PlanOptions, settings: Settings, say: Say) -> Plan | None:
+    """Return the plan of a run that was begun, or None where it must be made anew; say what differs."""
+    plan = folder.read_plan()
+    changed = differences_asked(plan, dataset, options, settings)
+    if not changed:
+        return plan
+    voting = {"voting": options.voting, "weights": options.weights}
+    say(f"{folder.root} was begun otherwise ({'; '.join(changed[:4])}); what still matches is kept")
+    if not differences_asked(replace(plan, options=plan.options | voting), dataset, options, settings):
+        # how members vote is decided after training
+        plan = replace(plan, options=plan.options | voting)
+        _forget_results(folder)
+        write_file(folder.plan, plan.to_json().encode())
+        if folder.splits.is_file():
+            write_splits(folder.splits, plan)
+        return plan
+    _forget_plan(folder)
+    return None
+
+
+def keep_matching(folder: RunFolder, plan: Plan, say: Say) -> None:
+    """Set aside the instances that other plans trained, and take back those that this plan would train alike."""
+    key_of = {checkpoint_key(plan, instance): instance for instance in plan.instances}
+    with storage_errors(folder.root):
+        aside = 0
+        for where in sorted(folder.instances.glob("instance_*")) if folder.instances.is_dir() else []:
+            key = _key(where)
+            if key is not None and (key not in key_of or key_of[key].name != where.name):
+                folder.stale.mkdir(exist_ok=True)
+                target = folder.stale / f"{where.name}_{key[:12]}"
+                if target.exists():  # the same instance, set aside before
+                    shutil.rmtree(target)
+                where.replace(target)
+                aside += 1
+        back = 0
+        for where in sorted(folder.stale.glob("instance_*")) if folder.stale.is_dir() else []:
+            key = _key(where)
+            if key in key_of and _key(folder.instance(key_of[key])) is None:
+                target = folder.instance(key_of[key])
+                folder.instances.mkdir(exist_ok=True)
+                if target.exists():
+                    shutil.rmtree(target)
+                where.replace(target)
+                back += 1
+        if folder.stale.is_dir() and not any(folder.stale.iterdir()):
+            folder.stale.rmdir()
+    if aside > back:
+        say(f"{aside - back} instances match no longer; they are set aside in {folder.stale}")
+    elif back:
+        say(f"{back} instances of an earlier plan match again")
+
+
+def _key(where: Path) -> str | None:
+    """Return the key of an instance's folder, None where it holds no whole manifest."""
+    try:
+        return str(read_manifest(where)["key"])
+    except (FileNotFoundError, CheckpointError):
+        return None
+
+
+def differences_asked(plan: Plan, dataset: Dataset, options: PlanOptions, settings: Settings) -> list[str]:
+    """Return in what a request differs from the one that a plan was made for, each in words."""
     # of the settings that options decide, the plan holds what was decided
     asked = {name: value for name, value in asdict(plan.settings).items() if name not in (*plan.options, "layout")}
     changed = sorted(
@@ -246,18 +315,34 @@ def _refuse_other_request(
         changed.append("columns differ")
     if plan.dataset_fingerprint != dataset.fingerprint:
         changed.append("the dataset's files changed")
-    if changed:
-        raise CheckpointError(
-            f"{folder.root} was begun otherwise ({'; '.join(changed[:4])}); choose another --out or add --force-retrain-all"
-        )
+    return changed
 
 
 def _forget(folder: RunFolder) -> None:
     """Delete what an earlier run left in its folder; only names of ours, the plan first."""
+    _forget_plan(folder)
+    with storage_errors(folder.root):
+        for trash in (folder.instances, folder.stale):
+            if trash.is_dir():
+                shutil.rmtree(trash)
+
+
+def _forget_plan(folder: RunFolder) -> None:
+    """Delete the plan, what it rests on and all results; the instances stay."""
+    with storage_errors(folder.root):
+        for file in (folder.plan, folder.splits, folder.genes, folder.root / "memory_per_gene.pdf"):
+            file.unlink(missing_ok=True)
+        for trash in (folder.scratch, folder.leakage):
+            if trash.is_dir():
+                shutil.rmtree(trash)
+    _forget_results(folder)
+
+
+def _forget_results(folder: RunFolder) -> None:
+    """Delete what was made of the instances, provenance first, so that nothing old counts as finished."""
     with storage_errors(folder.root):
         for file in (
-            folder.plan,
-            folder.genes,
+            folder.provenance,
             folder.out_of_fold,
             folder.model,
             folder.summary,
@@ -270,22 +355,17 @@ def _forget(folder: RunFolder) -> None:
             folder.instance_comparison,
             folder.catalogue,
             folder.training_summary,
-            folder.provenance,
             folder.page,
             folder.holdout_predictions,
             *folder.root.glob("*_base_vs_meta*.pdf"),
-            folder.root / "memory_per_gene.pdf",
         ):
             file.unlink(missing_ok=True)
         for trash in (
-            folder.scratch,
             folder.overfitting,
             folder.calibration_analysis,
             folder.neighbours,
-            folder.leakage,
             folder.shap,
             folder.root / "feature_importance_analysis",
-            folder.root / "multi_instance_training",
         ):
             if trash.is_dir():
                 shutil.rmtree(trash)

@@ -4,15 +4,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mi_duck.catalogue import measurement
+from mi_duck.catalogue import measurement, status_of
 from mi_duck.children import Report, Say
-from mi_duck.errors import (
-    CheckpointError,
-    PlanError,
-)
+from mi_duck.errors import CheckpointError, IncompleteRunError
 from mi_duck.explain.tree_shap import check_background
 from mi_duck.folders import RunFolder
+from mi_duck.jobs import loss_text, train, train_or_split
 from mi_duck.pipeline import explain_model, finish, is_finished, lacks_diagnostics
+from mi_duck.plan.splitting import instances_for
 from mi_duck.resources import GIB
 from mi_duck.stages import (
     consolidate_run,
@@ -20,11 +19,9 @@ from mi_duck.stages import (
     evaluate,
     partition,
     run_lock,
-    train,
-    train_one,
     write_page,
 )
-from mi_duck.train.instances import is_trained
+from mi_duck.train.instances import instance_state, is_trained
 
 
 def explain_alone(
@@ -80,20 +77,25 @@ def train_run(root: Path, *, instance_id: int | None, threads: int, report: Repo
     plan = folder.read_plan()
     if instance_id is None:
         with run_lock(root):
-            train(folder, plan, threads=threads, report=report, say=say)
+            lost = train(folder, plan, threads=threads, report=report, say=say)[1]
+        if lost:
+            raise IncompleteRunError(loss_text(folder.read_plan(), lost))
         return
-    if instance_id >= len(plan.instances):
-        raise PlanError(f"--instance {instance_id}: the plan has instances 0 to {len(plan.instances) - 1}")
-    instance = plan.instances[instance_id]
-    place = f"[Instance {instance_id + 1}/{len(plan.instances)}]"
-    with run_lock(root, shared=True), run_lock(root, name=f".lock_{instance.name}"):
-        if is_trained(folder, plan, instance):
-            say(f"{place} reusing {instance.name}")
-            return
-        with run_lock(root, name=".lock_partition", wait=True):
+    instances_for(plan, instance_id)
+    with run_lock(root, shared=True), run_lock(root, name=f".lock_instance_{instance_id:02d}"):
+        waiting = list(instances_for(plan, instance_id))
+        while waiting:
+            instance = waiting.pop(0)
+            place = f"[Instance {[*plan.instances, instance].index(instance) + 1}/{len(plan.instances)}]"
+            if is_trained(folder, plan, instance):
+                say(f"{place} reusing {instance.name}")
+                continue
             partition(folder, plan, threads=threads, report=report)
-        say(f"{place} training on {instance.n_genes:,} genes, {instance.n_rows:,} rows")
-        train_one(folder, instance, threads=threads, report=report, say=say)
+            halves, cause = train_or_split(folder, instance, place, threads=threads, report=report, say=say)
+            if cause is not None:
+                raise cause
+            waiting += halves
+            plan = folder.read_plan()
 
 
 def run_status(root: Path) -> dict[str, Any]:
@@ -108,12 +110,13 @@ def run_status(root: Path) -> dict[str, Any]:
     plan = folder.read_plan()
     instances: list[dict[str, Any]] = []
     for instance in plan.instances:
-        done = is_trained(folder, plan, instance)
-        measured = measurement(folder, plan, instance.instance_id) if done else {}
+        state = instance_state(folder, plan, instance)
+        measured = measurement(folder, instance) if state.name == "done" else {}
         instances.append(
             {
                 "instance": instance.name,
-                "status": "done" if done else "to do",
+                "status": status_of(state),
+                "detail": state.detail,
                 "genes": instance.n_genes,
                 "rows": instance.n_rows,
                 "predicted_gib": round(instance.predicted_bytes / GIB, 2),
@@ -124,7 +127,7 @@ def run_status(root: Path) -> dict[str, Any]:
         )
     finished = [one for one in instances if one["wall_seconds"]]
     pace = sum(one["wall_seconds"] for one in finished) / max(sum(one["predicted_seconds"] for one in finished), 1)
-    left = sum(one["predicted_seconds"] for one in instances if one["status"] == "to do")
+    left = sum(one["predicted_seconds"] for one in instances if one["status"] != "done")
     return {
         "seconds_left": round(left * (pace if finished else 1)),
         "n_done": sum(one["status"] == "done" for one in instances),

@@ -1,7 +1,6 @@
-"""The stages of a run, each alone: partition rows, train instances, consolidate, evaluate; each in child processes."""
+"""The stages of a run, each alone: partition rows, consolidate, evaluate, report; each in child processes."""
 
 import fcntl
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,16 +12,12 @@ from mi_duck.database import SQL_BYTES, Database
 from mi_duck.ensemble.ensemble import InstanceModel, consolidate
 from mi_duck.ensemble.model_files import load_unified_model, save_model
 from mi_duck.ensemble.thresholds import values_of
-from mi_duck.errors import DataError, IncompleteRunError, MemoryBudgetError, MiDuckError, PlanError, RunBusyError
+from mi_duck.errors import DataError, RunBusyError
 from mi_duck.folders import RunFolder
-from mi_duck.plan.filling import layout_of
-from mi_duck.plan.memory import MemoryModel
-from mi_duck.plan.plan import Instance, Plan
-from mi_duck.resources import GIB
+from mi_duck.plan.plan import Plan
 from mi_duck.train.calibrate import Calibrator
 from mi_duck.train.instances import genes_file, is_trained
 from mi_duck.train.partition import write_segments
-from mi_duck.train.segments import read_filling, segments_of
 
 
 @contextmanager
@@ -77,13 +72,14 @@ def open_planned(plan: Plan) -> Dataset:
 
 
 def partition(folder: RunFolder, plan: Plan, *, threads: int, report: Report) -> None:
-    """Write the segments that are missing, in a child process."""
-    run_child(
-        "mi_duck.stages:partition_here",
-        {"run": str(folder.root), "threads": threads},
-        threads=threads,
-        report=report,
-    )
+    """Write the segments that are missing, in a child process; of several jobs one does it and the others wait."""
+    with run_lock(folder.root, name=".lock_partition", wait=True):
+        run_child(
+            "mi_duck.stages:partition_here",
+            {"run": str(folder.root), "threads": threads},
+            threads=threads,
+            report=report,
+        )
 
 
 def partition_here(*, run: str, threads: int, report: Report) -> None:
@@ -105,121 +101,6 @@ def partition_here(*, run: str, threads: int, report: Report) -> None:
         db.load_parquet("gene_index", genes_file(folder, plan))
         db.table("row_groups", files=Database.patterns(dataset.files))
         write_segments(db, plan, folder.segments, report=report)
-
-
-def train(folder: RunFolder, plan: Plan, *, threads: int, report: Report, say: Say) -> int:
-    """Train every instance that is not done, one child process each; return how many that were.
-
-    Raises
-    ------
-    MemoryBudgetError, IncompleteRunError
-        An instance died; the others are done.
-    """
-    done = [instance for instance in plan.instances if is_trained(folder, plan, instance)]
-    if done:
-        say(f"Checkpointing: found {len(done)} existing instance{'s' if len(done) > 1 else ''} to reuse")
-    if len(done) < len(plan.instances):
-        partition(folder, plan, threads=threads, report=report)
-    lost: list[tuple[Instance, MiDuckError]] = []
-    over = [peak_over_prediction(folder, instance) for instance in done]
-    for instance in plan.instances:
-        place = f"[Instance {instance.instance_id + 1}/{len(plan.instances)}]"
-        if instance in done:
-            say(f"{place} reusing {instance.name}")
-            continue
-        say(f"{place} training on {instance.n_genes:,} genes, {instance.n_rows:,} rows")
-        try:
-            if any(over):
-                expected = max(over) * instance.predicted_bytes
-                say(f"    expected peak {expected / GIB:.2f} GiB, by the instances measured so far")
-            train_one(folder, instance, threads=threads, report=report, say=say)
-            over.append(peak_over_prediction(folder, instance))
-        except (MemoryBudgetError, IncompleteRunError) as error:
-            say(f"{place} lost: {error}")
-            lost.append((instance, error))
-    if lost:
-        raise type(lost[0][1])(
-            f"{len(lost)} of {len(plan.instances)} instances lost ({', '.join(instance.name for instance, _ in lost)}); "
-            f"first cause: {lost[0][1]}; the same command tries them again"
-        )
-    return len(plan.instances) - len(done)
-
-
-def peak_over_prediction(folder: RunFolder, instance: Instance) -> float:
-    """Return measured over predicted peak of a trained instance; 0 where it was not measured."""
-    try:
-        measured = json.loads((folder.instance(instance) / "measurement.json").read_bytes())
-        return float(measured["peak_bytes"]) / instance.predicted_bytes
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0.0
-
-
-def train_one(folder: RunFolder, instance: Instance, *, threads: int, report: Report, say: Say) -> None:
-    """Train one instance in a child process under its budget, and note its peak memory and time.
-
-    Raises
-    ------
-    MemoryBudgetError, PlanError
-        The rows as they are need more than the budget, or the process passed it.
-    """
-    plan = folder.read_plan()
-    check_filling(folder, plan, instance)
-    try:
-        result = run_child(
-            "mi_duck.train.train:train_instance",
-            {"run": str(folder.root), "instance_id": instance.instance_id, "threads": threads},
-            threads=threads,
-            report=report,
-            limit_bytes=plan.budget_bytes,
-        )
-    except MemoryBudgetError as error:
-        fewer = max(int(0.8 * instance.n_genes * min(1.0, plan.budget_bytes / max(instance.predicted_bytes, 1))), 1)
-        raise MemoryBudgetError(
-            f"{error}; predicted were {instance.predicted_bytes / GIB:.2f} GiB. Plan anew with "
-            f"--genes-per-instance {fewer:,}, a larger --max-memory-per-instance-gb, or --strategy external"
-        ) from error
-    phases: dict[str, int] = result.value["phases"]
-    peak = max([result.peak_bytes, *phases.values()])
-    write_json(
-        folder.instance(instance) / "measurement.json",
-        {
-            "peak_bytes": peak,
-            "phases": phases,
-            "wall_seconds": round(result.wall_seconds, 3),
-            "build_seconds": round(result.value["build_seconds"], 3),
-            "boost_seconds": round(result.value["boost_seconds"], 3),
-        },
-    )
-    say(
-        f"    {result.wall_seconds:.0f} s, peak {peak / GIB:.2f} GiB (predicted "
-        f"{instance.predicted_bytes / GIB:.2f}), rounds {', '.join(str(n) for n in result.value['rounds'])}"
-    )
-
-
-def check_filling(folder: RunFolder, plan: Plan, instance: Instance) -> None:
-    """Refuse an instance whose rows, now that all are counted, need more than its budget.
-
-    The plan knows missing values and zeros from the rows that the probes read; partitioning has counted them all.
-
-    Raises
-    ------
-    MemoryBudgetError, PlanError
-        They do.
-    """
-    model = MemoryModel.from_dict(plan.memory)
-    if model.megabytes_per_gene is not None:
-        return
-    filling = read_filling(plan, segments_of(plan, instance.first_rank, instance.stop_rank), folder.segments)
-    layout = layout_of(model.layout, filling, plan.settings.layout, plan.zero_is_missing)
-    needed = model.with_layout(layout).needed_bytes(instance.n_training_rows, instance.n_genes)
-    if needed > plan.budget_bytes:
-        refuse = PlanError if plan.budget_is_users_number else MemoryBudgetError
-        share = layout.missing_share - model.layout.missing_share
-        raise refuse(
-            f"{instance.name} needs {needed / GIB:.2f} GiB, but the budget is {plan.budget_bytes / GIB:.2f} GiB "
-            f"({plan.budget_source}): {share:.2%} more of its cells are missing than in the rows that were measured; plan "
-            "anew with --layout sentinel or a smaller --genes-per-instance"
-        )
 
 
 def consolidate_run(
@@ -245,8 +126,12 @@ def consolidate_run(
 
     Raises
     ------
-    IncompleteRunError
-        An instance is not trained; the model of the others is written, with its coverage inside.
+    CheckpointError
+        No instance is trained.
+
+    Notes
+    -----
+    Where an instance is not trained, the model of the others is written, with its coverage inside.
     """
     partition(folder, plan, threads=threads, report=report)
     scored = run_child(
@@ -312,11 +197,6 @@ def consolidate_run(
         },
     )
     say(f"Gene coverage: {len(covered):,}/{plan.n_genes:,} ({len(covered) / plan.n_genes:.1%})")
-    if len(trained) < len(plan.instances):
-        raise IncompleteRunError(
-            f"{len(plan.instances) - len(trained)} of {len(plan.instances)} instances are not trained, so the model covers "
-            f"{len(covered):,} of {plan.n_genes:,} genes; 'mi-duck train {folder.root}' goes on"
-        )
 
 
 def evaluate(

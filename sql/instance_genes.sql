@@ -9,4 +9,5 @@ select
     gene_index.gene_id
 from instances
 join gene_index on gene_index.gene_rank >= instances.first_rank and gene_index.gene_rank < instances.stop_rank
+where instances.status <> 'split'
 order by instances.instance_id, gene_index.gene_rank

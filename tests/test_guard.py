@@ -18,9 +18,9 @@ from test_pipeline import COMMAND, call, partitioned, planned
 from mi_duck.children import run_child
 from mi_duck.errors import MemoryBudgetError
 from mi_duck.folders import RunFolder
+from mi_duck.jobs import check_filling
 from mi_duck.plan.memory import PHASES, MemoryModel
 from mi_duck.plan.plan import Plan
-from mi_duck.stages import check_filling
 from mi_duck.train.segments import read_filling
 
 MIB = 1 << 20
@@ -93,22 +93,26 @@ def test_train__an_instance_that_passes_its_budget_is_lost_and_the_others_go_on(
     plan = change_plan(run, lowered)
     assert len(plan.instances) == 3
     result = call("train", run, "--threads", "1")
-    assert result.exit_code == 137, result.output
+    assert result.exit_code == 69, result.output
     lines = result.stderr.splitlines()
     assert "[Instance 1/3] reusing instance_00" in lines
-    assert [line[: len("[Instance 2/3] lost")] for line in lines if " lost: " in line] == [
-        "[Instance 2/3] lost",
-        "[Instance 3/3] lost",
+    assert [line[: line.index(":")] for line in lines if "split in halves" in line] == [
+        "[Instance 2/3] out of memory, so instance_01 is split in halves, instance_05 and instance_06",
+        "[Instance 3/5] out of memory, so instance_02 is split in halves, instance_07 and instance_08",
+    ]
+    assert [line[: line.index(" lost")] for line in lines if " lost: " in line] == [
+        f"[Instance {number}/7]" for number in (4, 5, 6, 7)
     ]
     last = lines[-1]
     assert [line for line in lines if line.startswith("error: ")] == [last]
-    assert last.startswith("error: 2 of 3 instances lost (instance_01, instance_02)")
+    assert last.startswith("error: 4 of 5 instances lost (instance_05, instance_06, instance_07, instance_08), and")
     assert re.search(r"it holds 0\.\d\d GiB, and its limit is 0\.06 GiB; predicted were 0\.\d\d GiB", last)
     assert re.search(
         r"--genes-per-instance [\d,]+, a larger --max-memory-per-instance-gb, or --strategy external", last
     )
     instances = run / "multi_instance_training"
-    assert [file.name for file in instances.iterdir()] == ["instance_00"]
+    assert [file.parent.name for file in instances.glob("*/manifest.json")] == ["instance_00"]
+    assert len(list(instances.glob("*/lost.json"))) == 4
     assert RunFolder(run).segments.is_dir()  # the same command goes on where it stopped
     # a single instance asked for by number says the same
     alone = call("train", run, "--instance", "2", "--threads", "1")

@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from test_pipeline import SMALL, call, finished_run, mi_duck, quiet
 
-from mi_duck.checkpoint import file_sha256
+from mi_duck.checkpoint import file_sha256, sealed
 from mi_duck.ensemble.model_files import load_unified_model
 from mi_duck.errors import CheckpointError
 from mi_duck.folders import RunFolder
@@ -53,7 +53,8 @@ def bare(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             if name in PLOTS | UNSEEN | {"metrics_aggregate.json", "feature_importance_analysis/importance.csv"}:
                 del manifest["sha256"][name]
                 (path.parent / name).unlink()
-        path.write_text(json.dumps(manifest))
+        del manifest["seal"]
+        path.write_text(json.dumps(sealed(manifest)))
     assert call("consolidate", out, "--threads", 1).exit_code == 0
     return out
 
@@ -251,7 +252,8 @@ def test_minimal_diagnostics__is_a_flag_of_run_and_no_part_of_the_plan(
         (first(out) / path).unlink()
     manifest = json.loads((first(out) / "manifest.json").read_bytes())
     manifest["sha256"] = {name: digest for name, digest in manifest["sha256"].items() if name not in PLOTS}
-    (first(out) / "manifest.json").write_text(json.dumps(manifest))
+    del manifest["seal"]
+    (first(out) / "manifest.json").write_text(json.dumps(sealed(manifest)))
     done = mi_duck("run", small_dataset, "--out", out, *SMALL, "--minimal-diagnostics", "--skip-shap")
     assert "found 3 existing instances to reuse" in done.stderr
     assert not PLOTS & files(first(out))

@@ -24,9 +24,8 @@ from mi_duck.data.genes import index_genes
 from mi_duck.data.leakage import comparisons, probe
 from mi_duck.data.separation import Side, area, area_within, best_cut, tally
 from mi_duck.database import Database
-from mi_duck.errors import CheckpointError
 from mi_duck.folders import RunFolder
-from mi_duck.pipeline import _refuse_other_request
+from mi_duck.pipeline import differences_asked
 from mi_duck.plan.plan import Settings
 from mi_duck.plan.planning import PlanOptions
 
@@ -305,11 +304,9 @@ def test_report__excludes_for_the_whole_run_if_asked(
     again = open_dataset(str(leaky_dataset))
     options = PlanOptions(**plan.options)
     settings = Settings(**(asdict(plan.settings) | {"layout": "missing", "cv": "matrices", "sample_negatives": 1.0}))
-    _refuse_other_request(RunFolder(out), plan, again, options, settings)
-    with pytest.raises(CheckpointError, match="features differ"):
-        _refuse_other_request(
-            RunFolder(reported[0]), before, replace(again, features=again.features[1:]), options, settings
-        )
+    assert differences_asked(plan, again, options, settings) == []
+    fewer = replace(again, features=again.features[1:])
+    assert "features differ" in differences_asked(before, fewer, options, settings)
 
 
 def test_report__of_a_dataset_of_leaks_alone_leaves_no_feature(leaky_dataset: Path, tmp_path: Path) -> None:

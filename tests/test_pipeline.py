@@ -18,6 +18,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli import app
+from mi_duck.errors import PlanError
 from mi_duck.folders import RunFolder
 from mi_duck.stages import partition_here, run_lock
 from mi_duck.train.train import train_instance
@@ -216,13 +217,17 @@ def child_of(process: subprocess.Popen[str]) -> psutil.Process:
 def test_run__a_child_killed_by_signal_9_is_reported_with_its_cause(small_dataset: Path, tmp_path: Path) -> None:
     out = partitioned(small_dataset, tmp_path / "run", "--strategy", "single")
     process = started("train", out, "--threads", 1)
-    wait_for_line(process, "[Instance 1/1] training on")
+    lines = wait_for_line(process, "[Instance 1/1] training on")
     child_of(process).kill()
-    _, words = process.communicate(timeout=60)
-    assert process.returncode == 137
-    assert "error: 1 of 1 instances lost (instance_00); first cause: train_instance was killed by signal 9" in words
+    lines += wait_for_line(process, "[Instance 2/3] training on")
+    child_of(process).kill()
+    words = "".join(lines) + process.communicate(timeout=60)[1]
+    assert process.returncode == 69
+    assert "[Instance 1/1] out of memory, so instance_00 is split in halves, instance_01 and instance_02" in words
+    assert "error: 1 of 2 instances lost (instance_01), and with them" in words
+    assert "first cause: train_instance was killed by signal 9" in words
     assert "Traceback" not in words
-    assert not list(out.glob("multi_instance_training/*/manifest.json"))
+    assert [file.parent.name for file in out.glob("multi_instance_training/*/manifest.json")] == ["instance_02"]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -284,38 +289,47 @@ def test_run__on_a_folder_in_use_is_75(run: Path, small_dataset: Path) -> None:
             assert "another mi-duck works on" in result.stderr
 
 
-def test_run__with_changed_settings_or_data_is_65_and_says_what_changed(
-    run: Path, small_dataset: Path, tmp_path: Path
-) -> None:
-    before = fingerprint(run)
-    for flags, words in (
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
         (("--max-depth", "5"), "max_depth: 4 then, 5 now"),
         (("--learning-rate", "0.2", "--seed", "1"), "learning_rate: 0.3 then, 0.2 now; seed: 42 then, 1 now"),
         (("--instance-overlap", "0.2"), "instance_overlap: 0.1 then, 0.2 now"),
         (("--sample-genes", "30"), "sample_genes: None then, 30 now"),
         (("--exclude", "^5mer"), "features differ"),
         (("--fold-by", "gene_id"), "columns differ"),
-    ):
-        result = call("run", small_dataset, "--out", run, *FAST, *flags)
-        assert result.exit_code == 65
-        assert words in result.stderr
-        assert "--force-retrain-all" in result.stderr
+    ],
+)
+def test_plan__asked_for_other_settings_is_another_request(
+    run: Path, small_dataset: Path, flags: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise PlanError("planned anew")
+
+    monkeypatch.setattr("mi_duck.pipeline._forget_plan", stop)  # the run is everyone's
+    result = call("run", small_dataset, "--out", run, *FAST, *flags)
+    assert result.exit_code == 78, result.output
+    assert f"was begun otherwise ({words}); what still matches is kept" in result.stderr
+
+
+def test_run__of_other_data_trains_all_instances_anew(run: Path, small_dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(run, out)
     other = tmp_path / "other"
     shutil.copytree(small_dataset, other)
     file = next(other.rglob("*.parquet"))
     pq.write_table(pq.read_table(file).slice(1), file)
-    result = call("run", other, "--out", run, *FAST)
-    assert result.exit_code == 65
+    result = mi_duck("run", other, "--out", out, *FAST)
     assert "the dataset's files changed" in result.stderr
-    assert fingerprint(run) == before
+    assert "instances match no longer; they are set aside in" in result.stderr
+    assert "reusing" not in result.stderr
+    assert fingerprint(out) == fingerprint_of(other, tmp_path / "fresh")
 
 
-def test_run__of_a_folder_planned_with_other_options_is_65(small_dataset: Path, tmp_path: Path) -> None:
-    """What the plan was asked for counts as much as what a run was."""
-    out = planned(small_dataset, tmp_path / "run")
-    result = call("run", small_dataset, "--out", out, *FAST, "--instance-overlap", "0.4")
-    assert result.exit_code == 65
-    assert "instance_overlap: 0.1 then, 0.4 now" in result.stderr
+def fingerprint_of(dataset: Path, out: Path) -> dict[str, str]:
+    """Return the fingerprint of a run in a folder of its own."""
+    mi_duck("run", dataset, "--out", out, *FAST)
+    return fingerprint(out)
 
 
 def test_run__without_resume_is_refused_and_force_begins_anew(run: Path, small_dataset: Path, tmp_path: Path) -> None:

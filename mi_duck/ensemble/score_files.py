@@ -31,13 +31,10 @@ def write_coverage(folder: RunFolder, plan: Plan, instance_ids: Sequence[int]) -
     """Write which genes are in which trained instances."""
     names = pq.read_schema(folder.genes).names
     wanted = ["gene_id", "n_rows", "fold", "gene_rank", *(["is_holdout"] if "is_holdout" in names else [])]
+    members = [plan.instance(number) for number in instance_ids]
     lines = []
     for row in pq.read_table(folder.genes, columns=wanted).to_pylist():
-        inside = [
-            number
-            for number in instance_ids
-            if plan.instances[number].first_rank <= row["gene_rank"] < plan.instances[number].stop_rank
-        ]
+        inside = [one.instance_id for one in members if one.first_rank <= row["gene_rank"] < one.stop_rank]
         lines.append(
             {
                 "gene_id": row["gene_id"],
@@ -180,12 +177,11 @@ def write_calibration(
 def _member_methods(folder: RunFolder, plan: Plan, instance_ids: Sequence[int]) -> list[dict[str, str]]:
     """Return for each class the calibration that each member chose."""
     chosen = {
-        number: json.loads((folder.instance(plan.instances[number]) / "calibration.json").read_bytes())
+        number: json.loads((folder.instance(plan.instance(number)) / "calibration.json").read_bytes())
         for number in instance_ids
     }
     return [
-        {plan.instances[number].name: facts[name]["method"] for number, facts in chosen.items()}
-        for name in plan.classes
+        {plan.instance(number).name: facts[name]["method"] for number, facts in chosen.items()} for name in plan.classes
     ]
 
 

@@ -220,7 +220,7 @@ def _score_members(
     weight_of = {one["instance_id"]: one["weight"] for one in consolidated["members"]}
     comparison = []
     for instance_id in scores.instance_ids:
-        instance = plan.instances[instance_id]
+        instance = plan.instance(instance_id)
         chances = scores.chances(instance_id)[scored.first_row :]
         own = (scored.rank >= instance.first_rank) & (scored.rank < instance.stop_rank)
         window = genes.group[instance.first_rank : instance.stop_rank]

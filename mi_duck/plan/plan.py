@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mi_duck.checkpoint import sealed, unsealed
 from mi_duck.errors import CheckpointError
 
-PLAN_VERSION = 2
+PLAN_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +53,12 @@ class Segment:
 
     Parameters
     ----------
-    segment_id
-        From 0.
     first_rank, stop_rank
         Half-open range of gene ranks.
     first_row, stop_row
         The same in rows of the total order.
     """
 
-    segment_id: int
     first_rank: int
     stop_rank: int
     first_row: int
@@ -69,7 +67,7 @@ class Segment:
     @property
     def name(self) -> str:
         """Folder of the segment."""
-        return f"segment_{self.segment_id:03d}"
+        return f"segment_{self.first_rank:06d}_{self.stop_rank:06d}"
 
     @property
     def n_rows(self) -> int:
@@ -173,6 +171,9 @@ class Plan:
         are not among ``n_genes`` and ``n_rows``.
     leaky_features
         Features of the dataset that ``--auto-exclude-leaky`` left out.
+    split_instances
+        Instances that ran out of memory and were split in halves, which stand among ``instances``; never in ``plan.json``,
+        see `mi_duck.plan.splitting`.
     """
 
     version: int
@@ -215,15 +216,41 @@ class Plan:
     n_holdout_rows: int = 0
     holdout_segments: tuple[Segment, ...] = ()
     leaky_features: tuple[str, ...] = ()
+    split_instances: tuple[Instance, ...] = ()
 
     @property
     def all_segments(self) -> tuple[Segment, ...]:
         """Segments of the instances, then those of the held-out genes."""
         return self.segments + self.holdout_segments
 
+    def instance(self, instance_id: int) -> Instance:
+        """Return an instance by its number.
+
+        Raises
+        ------
+        CheckpointError
+            There is none, or it was split.
+        """
+        found = [one for one in self.instances if one.instance_id == instance_id]
+        if not found:
+            raise CheckpointError(f"the plan has no instance {instance_id}")
+        return found[0]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that the windows follow from; the same before and after a split."""
+        values = self._written()
+        del values["instances"], values["segments"]
+        return str(sealed(values)["seal"])
+
     def to_json(self) -> str:
-        """Return the plan as JSON text."""
-        return json.dumps(asdict(self), indent=1)
+        """Return the plan as JSON text, with its own hash."""
+        return json.dumps(sealed(self._written()), indent=1)
+
+    def _written(self) -> dict[str, Any]:
+        values = asdict(self)
+        del values["split_instances"]
+        return values
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":
@@ -238,6 +265,7 @@ class Plan:
             values: dict[str, Any] = json.loads(text)
             if values.get("version") != PLAN_VERSION:
                 raise CheckpointError(f"the plan has format {values.get('version')}, this program reads {PLAN_VERSION}")
+            values = unsealed(values)
             for name, value in values.items():
                 values[name] = tuple(value) if isinstance(value, list) else value
             values["settings"] = Settings(**values["settings"])
@@ -253,15 +281,12 @@ def make_segments(instances: tuple[Instance, ...], gene_rows: NDArray[np.int64])
     """Return the ranges between all borders of windows: what one instance has alone, what two neighbours share."""
     before = np.concatenate([[0], np.cumsum(gene_rows)])
     borders = sorted({rank for instance in instances for rank in (instance.first_rank, instance.stop_rank)})
-    return tuple(
-        Segment(number, first, stop, int(before[first]), int(before[stop]))
-        for number, (first, stop) in enumerate(pairwise(borders))
-    )
+    return tuple(Segment(first, stop, int(before[first]), int(before[stop])) for first, stop in pairwise(borders))
 
 
-def holdout_segments(plan: Plan, number: int) -> tuple[Segment, ...]:
-    """Return the one segment of all held-out genes, under a number, or none."""
+def holdout_segments(plan: Plan) -> tuple[Segment, ...]:
+    """Return the one segment of all held-out genes, or none."""
     if not plan.n_holdout_genes:
         return ()
     stop_rank, stop_row = plan.n_genes + plan.n_holdout_genes, plan.n_rows + plan.n_holdout_rows
-    return (Segment(number, plan.n_genes, stop_rank, plan.n_rows, stop_row),)
+    return (Segment(plan.n_genes, stop_rank, plan.n_rows, stop_row),)

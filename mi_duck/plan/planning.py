@@ -344,8 +344,8 @@ def _with_instances(
         bytes_per_row=model.bytes_per_row()
         or (options.memory_per_gene_mb or 0) * (1 << 20) * plan.n_genes / plan.n_rows,
         instances=instances,
-        segments=(segments := make_segments(instances, gene_rows)),
-        holdout_segments=holdout_segments(plan, len(segments)),
+        segments=make_segments(instances, gene_rows),
+        holdout_segments=holdout_segments(plan),
     )
 
 

@@ -106,7 +106,7 @@ def _coverage(run: RunRecords) -> list[str]:
     found = []
     coverage = run.coverage
     if coverage["n_genes_trained"] < coverage["n_genes"]:
-        lost = [f"instance_{one['instance_id']:02d}" for one in run.instances if one["status"] != "done"]
+        lost = [f"instance_{one['instance_id']:02d}" for one in run.instances if one["status"] not in ("done", "split")]
         found.append(
             f"Only {coverage['n_genes_trained']:,} of {coverage['n_genes']:,} genes were trained on; "
             f"lost: {', '.join(lost) or 'none'}. The same command trains what is missing."

@@ -7,7 +7,6 @@ list is ignored.
 """
 
 import csv
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mi_duck.checkpoint import file_sha256, storage_errors, write_csv, write_file, write_json
+from mi_duck.checkpoint import file_sha256, sealed, storage_errors, write_csv, write_file, write_json
 from mi_duck.children import Report
 from mi_duck.ensemble.ensemble import InstanceModel
 from mi_duck.ensemble.model_files import load_unified_model
@@ -31,7 +30,7 @@ from mi_duck.report.importance import importance_figure, importance_table
 from mi_duck.report.plots import Curve, curve_figure
 from mi_duck.report.unseen import FACTS, predict_unseen, unseen_file, unseen_scores
 from mi_duck.train.evaluate import known, point_scores
-from mi_duck.train.instances import Genes, codes_of, is_trained, read_genes
+from mi_duck.train.instances import Genes, codes_of, is_trained, read_genes, read_manifest
 
 MOST_POINTS = 500
 FIRST = ("fold", "test_rows", "test_genes")
@@ -146,13 +145,14 @@ def amended(where: Path, names: Sequence[str]) -> Iterator[None]:
     """
     with storage_errors(where):
         path = where / "manifest.json"
-        manifest = json.loads(path.read_bytes())
+        manifest = read_manifest(where)
         kept = {name: digest for name, digest in manifest["sha256"].items() if name not in set(names)}
         if len(kept) < len(manifest["sha256"]):
-            write_json(path, manifest | {"sha256": kept})
+            write_json(path, sealed(manifest | {"sha256": kept}))
     yield
     with storage_errors(where):
-        write_json(path, manifest | {"sha256": kept | {name: file_sha256(where / name) for name in names}})
+        hashes = kept | {name: file_sha256(where / name) for name in names}
+        write_json(path, sealed(manifest | {"sha256": hashes}))
 
 
 def _read_rows(folder: RunFolder, plan: Plan, instance: Instance, genes: Genes) -> OutOfFold:

@@ -132,7 +132,7 @@ def _instances(folder: RunFolder, plan: Plan, summary: dict[str, Any]) -> list[s
     weights = {member["instance_id"]: member["weight"] for member in summary["members"]}
     rows = []
     for instance in plan.instances:
-        measured = measurement(folder, plan, instance.instance_id)
+        measured = measurement(folder, instance)
         weight = weights.get(instance.instance_id)
         rows.append(
             [

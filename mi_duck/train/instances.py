@@ -13,16 +13,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mi_duck.checkpoint import file_sha256, pack, storage_errors, sync_files, sync_folder, write_csv, write_json
+from mi_duck.checkpoint import (
+    file_sha256,
+    pack,
+    sealed,
+    storage_errors,
+    sync_files,
+    sync_folder,
+    unsealed,
+    write_csv,
+    write_json,
+)
 from mi_duck.errors import CheckpointError
 from mi_duck.folders import RunFolder
 from mi_duck.genome.features import feature_kind as kind_of_name
 from mi_duck.plan.plan import Instance, Plan, Settings
+from mi_duck.plan.splitting import GeneTable
 from mi_duck.train.calibrate import Calibration, cross_fitted
 from mi_duck.train.encoding import encoding_of
 from mi_duck.train.evaluate import point_scores
 
-INSTANCE_VERSION = 2
+INSTANCE_VERSION = 3
+LOST = "lost.json"
 TRAINED = (
     *("model_multiclass.miduck", "fold_models.miduck", "oof_predictions.parquet", "calibration.json"),
     *("learning_curves.csv", "feature_manifest.csv", "genes.txt"),
@@ -69,35 +81,117 @@ def read_genes(folder: RunFolder, plan: Plan, first_rank: int = 0, stop_rank: in
     )
 
 
-def checkpoint_key(plan: Plan, instance: Instance) -> str:
-    """Return the hash of all that an instance's models depend on: data, genes, folds, features, settings, format."""
-    facts = {
-        "version": INSTANCE_VERSION,
+def read_gene_table(folder: RunFolder, plan: Plan) -> GeneTable:
+    """Read rows, groups, folds and labels of the genes of a run, by rank; see `genes_file`."""
+    names = ["n_rows", "n_training_rows", "fold_group", "fold", "label_counts"]
+    table = pq.read_table(genes_file(folder, plan), columns=names).slice(0, plan.n_genes)
+    return GeneTable(
+        n_rows=table["n_rows"].to_numpy(),
+        n_training_rows=table["n_training_rows"].to_numpy(),
+        group=np.array(table["fold_group"].to_pylist(), dtype=object),
+        fold=table["fold"].to_numpy(),
+        label_counts=np.array(table["label_counts"].to_pylist(), dtype=np.int64),
+    )
+
+
+def made_of(plan: Plan, instance: Instance) -> dict[str, Any]:
+    """Return all that an instance's models depend on: data, genes, folds, features, settings, format."""
+    encoding = encoding_of(plan.settings.layout, plan.zero_is_missing)
+    return {
+        "format": INSTANCE_VERSION,
         "dataset": plan.dataset_fingerprint,
         "genes": plan.genes_sha256,
         "ranks": [instance.first_rank, instance.stop_rank],
-        "features": plan.features,
-        "classes": plan.classes,
-        "encoding": encoding_of(plan.settings.layout, plan.zero_is_missing).to_dict(),
+        "features": _hash(plan.features),
+        "classes": list(plan.classes),
+        "encoding": _hash(encoding.to_dict()),
         "easy_below": plan.easy_below,
-        "settings": {name: getattr(plan.settings, name) for name in Settings.__slots__},
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    } | {name: getattr(plan.settings, name) for name in Settings.__slots__}
 
 
-def is_trained(folder: RunFolder, plan: Plan, instance: Instance) -> bool:
+def checkpoint_key(plan: Plan, instance: Instance) -> str:
+    """Return the hash of all that an instance's models depend on."""
+    return _hash(made_of(plan, instance))
+
+
+def _hash(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What an instance's folder holds: ``done``, ``absent``, ``lost``, ``damaged`` or ``foreign``; and what that rests on."""
+
+    name: str
+    detail: str = ""
+
+
+def instance_state(folder: RunFolder, plan: Plan, instance: Instance) -> State:
     """Return whether an instance is finished for this plan and all that training wrote is whole.
 
     What describes it, such as plots, can be made again without training.
     """
     where = folder.instance(instance)
     try:
-        manifest = json.loads((where / "manifest.json").read_bytes())
-        return manifest["key"] == checkpoint_key(plan, instance) and all(
-            file_sha256(where / name) == manifest["sha256"][name] for name in TRAINED
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # torn, or JSON of another form
-        return False
+        manifest = read_manifest(where)
+    except FileNotFoundError:
+        try:
+            return State("lost", str(json.loads((where / LOST).read_bytes())["cause"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return State("absent")
+    except CheckpointError as error:
+        return State("damaged", str(error))
+    found, wanted = manifest["made_of"], made_of(plan, instance)
+    if found != wanted:
+        return State("foreign", differences_of(found, wanted))
+    for name in TRAINED:
+        try:
+            if file_sha256(where / name) != manifest["sha256"][name]:
+                return State("damaged", f"{name} is not what was written")
+        except OSError as error:
+            return State("damaged", f"{name}: {error.strerror}")
+    return State("done")
+
+
+def is_trained(folder: RunFolder, plan: Plan, instance: Instance) -> bool:
+    """Return whether an instance is finished for this plan; see `instance_state`."""
+    return instance_state(folder, plan, instance).name == "done"
+
+
+def read_manifest(where: Path) -> dict[str, Any]:
+    """Read the manifest of an instance's folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none.
+    CheckpointError
+        It is torn or was changed.
+    """
+    try:
+        values = unsealed(json.loads((where / "manifest.json").read_bytes()))
+        if not isinstance(values["made_of"], dict) or not set(TRAINED) <= set(values["sha256"]):
+            raise ValueError("it names other files")
+        return values
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(where) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"manifest.json is damaged ({error})") from error
+
+
+def differences_of(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return in words in what two instances' making differs."""
+    found = []
+    for name in sorted({*then, *now}):
+        if then.get(name) != now.get(name):
+            is_long = name in ("dataset", "genes", "features", "encoding")
+            found.append(f"{name} differ" if is_long else f"{name}: {then.get(name)} then, {now.get(name)} now")
+    return "; ".join(found[:4]) + ("; ..." if len(found) > 4 else "")
+
+
+def write_lost(folder: RunFolder, instance: Instance, cause: str) -> None:
+    """Note in the place of an instance that it was lost, and why; training it again removes the note."""
+    write_json(folder.instance(instance) / LOST, {"cause": cause, "n_genes": instance.n_genes})
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,15 +343,16 @@ def write_instance(
         sync_files(temporary)
         write_json(
             temporary / "manifest.json",
-            {
-                "key": checkpoint_key(plan, instance),
-                "version": INSTANCE_VERSION,
-                "instance_id": instance.instance_id,
-                "dataset_fingerprint": plan.dataset_fingerprint,
-                "n_genes": instance.n_genes,
-                "n_rows": instance.n_rows,
-                "sha256": hashes,
-            },
+            sealed(
+                {
+                    "key": checkpoint_key(plan, instance),
+                    "made_of": made_of(plan, instance),
+                    "instance_id": instance.instance_id,
+                    "n_genes": instance.n_genes,
+                    "n_rows": instance.n_rows,
+                    "sha256": hashes,
+                }
+            ),
         )
         _remove(where)
         temporary.replace(where)

@@ -50,7 +50,7 @@ def train_instance(*, run: str, instance_id: int, threads: int, report: Report) 
     """
     folder = RunFolder(Path(run))
     plan = folder.read_plan()
-    instance = plan.instances[instance_id]
+    instance = plan.instance(instance_id)
     genes = read_genes(folder, plan, instance.first_rank, instance.stop_rank)
     reader = SegmentReader(plan, segments_of(plan, instance.first_rank, instance.stop_rank), folder.segments)
     keys = reader.keys()
@@ -163,7 +163,7 @@ def feature_gains(*, run: str, instance_id: int, threads: int, report: Report) -
     """
     folder = RunFolder(Path(run))
     plan = folder.read_plan()
-    instance = plan.instances[instance_id]
+    instance = plan.instance(instance_id)
     reader = SegmentReader(plan, segments_of(plan, instance.first_rank, instance.stop_rank), folder.segments)
     keys = reader.keys()
     is_used = keys["use"] != LEFT_OUT

@@ -1,0 +1,163 @@
+"""Splits an instance that ran out of memory in halves; the plan stays as it is, ``splits.json`` stands beside it.
+
+Half the rows need little more than half the memory, so one split helps wherever a prediction was wrong or a neighbour took
+the memory. Halves get numbers that follow from their parent's alone, so several jobs may split at once and a run that is
+done again splits the same way. A half is not split again: then something else is wrong.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mi_duck.checkpoint import sealed, unsealed, write_json
+from mi_duck.errors import CheckpointError, PlanError
+from mi_duck.plan.memory import MemoryModel
+from mi_duck.plan.plan import Instance, Plan, Segment, make_segments
+
+
+@dataclass(frozen=True, slots=True)
+class GeneTable:
+    """Genes by rank: rows, rows that are trained on, group and fold of shape (n_genes,), rows a class (n_genes, n_classes)."""
+
+    n_rows: NDArray[np.int64]
+    n_training_rows: NDArray[np.int64]
+    group: NDArray[np.object_]
+    fold: NDArray[np.int64]
+    label_counts: NDArray[np.int64]
+
+
+def halves_of(plan: Plan, instance: Instance, genes: GeneTable) -> tuple[Instance, Instance] | None:
+    """Return the halves of an instance, or None where it cannot be split.
+
+    They are cut between two fold groups where the rows trained on come closest to one half, and share no gene; if possible
+    among the genes that no neighbour shares, so that nothing changes under a neighbour that is trained at the same time.
+
+    Parameters
+    ----------
+    plan
+        The plan, with the splits so far.
+    instance
+        One of its instances.
+    genes
+        All genes of the run.
+    """
+    n_planned = len(plan.instances) - len(plan.split_instances)
+    if instance.instance_id >= n_planned:
+        return None
+    first, stop = instance.first_rank, instance.stop_rank
+    ranks = np.arange(first + 1, stop)
+    borders = ranks[genes.group[first + 1 : stop] != genes.group[first : stop - 1]]
+    shared = [one for one in plan.instances if one != instance]
+    own = borders[[not any(one.first_rank < rank < one.stop_rank for one in shared) for rank in borders]]
+    borders = own if len(own) else borders
+    if not len(borders):
+        return None
+    before = np.concatenate([[0], np.cumsum(genes.n_training_rows)])
+    cut = int(borders[np.argmin(np.abs(2 * before[borders] - before[first] - before[stop]))])
+    if not all(_has_every_class(genes, *half, plan.settings.n_folds) for half in ((first, cut), (cut, stop))):
+        return None
+    model = MemoryModel.from_dict(plan.memory)
+    number = n_planned + 2 * instance.instance_id
+    return (
+        _instance(number, first, cut, genes, instance, model),
+        _instance(number + 1, cut, stop, genes, instance, model),
+    )
+
+
+def _instance(number: int, first: int, stop: int, genes: GeneTable, parent: Instance, model: MemoryModel) -> Instance:
+    n_training = int(genes.n_training_rows[first:stop].sum())
+    return Instance(
+        instance_id=number,
+        first_rank=first,
+        stop_rank=stop,
+        n_genes=stop - first,
+        n_rows=int(genes.n_rows[first:stop].sum()),
+        n_training_rows=n_training,
+        predicted_bytes=model.predict_bytes(n_training, stop - first),
+        predicted_seconds=parent.predicted_seconds * n_training / parent.n_training_rows,
+    )
+
+
+def _has_every_class(genes: GeneTable, first: int, stop: int, n_folds: int) -> bool:
+    """Return whether every fold of a window trains on every class."""
+    counts, folds = genes.label_counts[first:stop], genes.fold[first:stop]
+    return all((counts[folds != fold].sum(axis=0) > 0).all() for fold in range(n_folds))
+
+
+def instances_for(plan: Plan, instance_id: int) -> tuple[Instance, ...]:
+    """Return the instance of a number, or the halves that took its place.
+
+    Raises
+    ------
+    PlanError
+        There is no such instance.
+    """
+    numbers = {instance_id}
+    if instance_id in {split.instance_id for split in plan.split_instances}:
+        first = len(plan.instances) - len(plan.split_instances) + 2 * instance_id
+        numbers = {first, first + 1}
+    found = tuple(one for one in plan.instances if one.instance_id in numbers)
+    if not found:
+        n_planned = len(plan.instances) - len(plan.split_instances)
+        raise PlanError(f"--instance {instance_id}: the plan has instances 0 to {n_planned - 1}")
+    return found
+
+
+def with_split(plan: Plan, parent: Instance, halves: Sequence[Instance], n_rows: NDArray[np.int64]) -> Plan:
+    """Return the plan with an instance's halves in its place, after all others, and the segments that they need.
+
+    Parameters
+    ----------
+    plan, parent, halves
+        The plan, an instance of it, and what takes its place.
+    n_rows
+        Rows of each gene by rank, shape (n_genes,).
+    """
+    kept = [one for one in plan.instances if one != parent]
+    instances = tuple(sorted((*kept, *halves), key=lambda one: one.instance_id))
+    return replace(
+        plan,
+        instances=instances,
+        segments=make_segments(instances, n_rows),
+        split_instances=tuple(sorted((*plan.split_instances, parent), key=lambda one: one.instance_id)),
+    )
+
+
+def write_splits(path: Path, plan: Plan) -> None:
+    """Write the splits of a plan."""
+    values: dict[str, Any] = {
+        "plan_sha256": plan.digest,
+        "instances": [asdict(one) for one in plan.instances],
+        "segments": [asdict(one) for one in plan.segments],
+        "split_instances": [asdict(one) for one in plan.split_instances],
+    }
+    write_json(path, sealed(values))
+
+
+def read_splits(path: Path, plan: Plan) -> Plan:
+    """Return a plan with the splits that were made while it was trained, if any.
+
+    Raises
+    ------
+    CheckpointError
+        The file is damaged or belongs to another plan.
+    """
+    try:
+        values = unsealed(json.loads(path.read_bytes()))
+        if values["plan_sha256"] != plan.digest:
+            raise CheckpointError(f"{path} belongs to another plan; remove it, and its halves are trained again")
+        return replace(
+            plan,
+            instances=tuple(Instance(**one) for one in values["instances"]),
+            segments=tuple(Segment(**one) for one in values["segments"]),
+            split_instances=tuple(Instance(**one) for one in values["split_instances"]),
+        )
+    except FileNotFoundError:
+        return plan
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); remove it, and its halves are trained again") from error
