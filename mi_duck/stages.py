@@ -18,6 +18,7 @@ from mi_duck.folders import RunFolder
 from mi_duck.plan.filling import layout_of
 from mi_duck.plan.memory import MemoryModel
 from mi_duck.plan.plan import Instance, Plan
+from mi_duck.provenance import take_files_out
 from mi_duck.resources import GIB
 from mi_duck.train.calibrate import Calibrator
 from mi_duck.train.instances import genes_file, is_trained
@@ -164,6 +165,7 @@ def train_one(folder: RunFolder, instance: Instance, *, threads: int, report: Re
     """
     plan = folder.read_plan()
     check_filling(folder, plan, instance)
+    take_files_out(folder)
     try:
         result = run_child(
             "mi_duck.train.train:train_instance",
@@ -282,6 +284,7 @@ def consolidate_run(
         folder.summary,
         {
             "model_sha256": file_sha256(folder.model),
+            "out_of_fold_sha256": file_sha256(folder.out_of_fold),
             "dataset_fingerprint": plan.dataset_fingerprint,
             "classes": model.classes,
             "n_features": len(model.features),
