@@ -47,8 +47,10 @@ def check_consolidated(subject: Subject) -> Iterator[Finding]:
 
 def _unread(subject: Subject) -> Verdict:
     found = json.loads(subject.folder.summary.read_bytes())
+    if not isinstance(found, dict):
+        return DAMAGED, "it holds no table"
     lacks = [name for name in ("model_sha256", "out_of_fold_sha256") if name not in found]
-    return DAMAGED, f"states no {' and no '.join(lacks)}; 'mi-duck consolidate {subject.folder.root}' writes it anew"
+    return MISSING, f"states no {' and no '.join(lacks)}; 'mi-duck consolidate {subject.folder.root}' writes it anew"
 
 
 def _file(subject: Subject) -> Verdict:

