@@ -91,7 +91,7 @@ def _findings(root: Path, *, with_data: bool, report: Report) -> Iterator[Findin
         except UNREADABLE as error:
             file = Finding(file.name, DAMAGED, " ".join(str(error).split()))
     yield file
-    with Database(memory_bytes=SQL_BYTES) as db:
+    with Database(memory_bytes=SQL_BYTES, threads=1) as db:
         if genes is not None:
             load_tables(db, subject, genes)
         yield from check_genes(db, subject, genes)
