@@ -41,7 +41,7 @@ def verify_run(root: Path, *, with_data: bool = False, report: Report) -> list[F
     Returns
     -------
     list of Finding
-        What is missing and then what is damaged stands first, else in the order of a run.
+        In the order of a run; see `worst_first`.
 
     Raises
     ------
