@@ -1003,6 +1003,34 @@ def export(
 
 
 @app.command()
+def verify(
+    run: RunArgument,
+    data: Annotated[
+        bool, typer.Option("--data", help="Check the dataset too: the same files, every page whole; reads all of it.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check all that a finished or broken run claims: hashes, coverage, folds, windows, scores; write nothing.
+
+    Exit code 0: all holds; 65: something is damaged or contradicts; 69: nothing is, but the run is incomplete.
+
+    Example: mi-duck verify run
+    """
+    from mi_duck.verify.verify import exit_code, verify_run, worst_first
+
+    with reporting() as report:
+        findings = verify_run(run, with_data=data, report=report)
+    if as_json:
+        _print_json([asdict(one) for one in worst_first(findings)])
+    else:
+        fine, other = ([one for one in findings if (one.status == "ok") == is_fine] for is_fine in (True, False))
+        lines = [[one.status, one.name, one.detail] for one in [*fine, *worst_first(other)]]
+        _print_table(["status", "what", "found"], lines)
+        output.print(f"{len(fine)} of {len(findings)} checks hold", markup=False)
+    raise typer.Exit(exit_code(findings))
+
+
+@app.command()
 def sql(
     run: RunArgument,
     query: Annotated[str | None, typer.Argument(metavar="QUERY", help="SQL text.", show_default=False)] = None,

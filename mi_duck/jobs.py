@@ -15,6 +15,7 @@ from mi_duck.plan.filling import layout_of
 from mi_duck.plan.memory import MemoryModel
 from mi_duck.plan.plan import Instance, Plan
 from mi_duck.plan.splitting import halves_of, with_split, write_splits
+from mi_duck.provenance import take_files_out
 from mi_duck.resources import GIB
 from mi_duck.stages import partition, run_lock
 from mi_duck.train.instances import instance_state, is_trained, read_gene_table, write_lost
@@ -161,6 +162,7 @@ def train_one(folder: RunFolder, instance: Instance, *, threads: int, report: Re
     """
     plan = folder.read_plan()
     check_filling(folder, plan, instance)
+    take_files_out(folder)
     try:
         result = run_child(
             "mi_duck.train.train:train_instance",

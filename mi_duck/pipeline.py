@@ -3,7 +3,6 @@
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,17 +10,18 @@ from typing import Any
 
 from mi_duck import __version__
 from mi_duck.catalogue import write_catalogue
-from mi_duck.checkpoint import file_sha256, storage_errors, write_file, write_json
+from mi_duck.checkpoint import file_sha256, storage_errors, write_file
 from mi_duck.children import Report, Say, run_child
 from mi_duck.data.dataset import Dataset
 from mi_duck.errors import CheckpointError, IncompleteRunError
 from mi_duck.explain.analysis import is_explained, read_summary
 from mi_duck.explain.tree_shap import check_background
 from mi_duck.folders import RunFolder
-from mi_duck.jobs import Lost, loss_text, train
+from mi_duck.jobs import loss_text, train
 from mi_duck.plan.plan import Plan, Settings
 from mi_duck.plan.planning import PlanOptions, check_place, make_plan
 from mi_duck.plan.splitting import write_splits
+from mi_duck.provenance import relisted, take_files_out, write_provenance
 from mi_duck.report.summary import write_summary
 from mi_duck.stages import (
     consolidate_run,
@@ -102,20 +102,22 @@ def run(
             if not with_shap or is_explained(
                 folder, sample_size=shap_sample, background_size=shap_background, with_figures=not minimal_diagnostics
             ):
-                _refuse_loss(plan, lost)
                 say(f"nothing to do: {out} is complete")
                 return plan
-            explain_model(
-                folder,
-                sample_size=shap_sample,
-                background_size=shap_background,
-                with_figures=not minimal_diagnostics,
-                threads=threads,
-                report=report,
-            )
-            write_page(folder, with_plots=not minimal_diagnostics, with_overfitting=monitor_overfitting, report=report)
-            _refuse_loss(plan, lost)
+            with relisted(folder):
+                explain_model(
+                    folder,
+                    sample_size=shap_sample,
+                    background_size=shap_background,
+                    with_figures=not minimal_diagnostics,
+                    threads=threads,
+                    report=report,
+                )
+                write_page(
+                    folder, with_plots=not minimal_diagnostics, with_overfitting=monitor_overfitting, report=report
+                )
             return plan
+        take_files_out(folder)
         consolidate_run(folder, plan, threads=threads, report=report, say=say)
         evaluate(
             folder,
@@ -143,14 +145,9 @@ def run(
             with_overfitting=monitor_overfitting,
             report=report,
         )
-        _refuse_loss(plan, lost)
-    return plan
-
-
-def _refuse_loss(plan: Plan, lost: Sequence[Lost]) -> None:
-    """End a run that lost instances with its own exit code; all that the others give is written."""
-    if lost:
+    if lost:  # all that the others give is written
         raise IncompleteRunError(loss_text(plan, lost))
+    return plan
 
 
 def finish(
@@ -162,7 +159,7 @@ def finish(
     with_overfitting: bool = True,
     report: Report,
 ) -> None:
-    """Write the catalogue, the report and, last, the provenance; delete the scratch."""
+    """Write the catalogue, the report and, last, the provenance with the hash of every file; delete the scratch."""
     provenance = {
         "plan_sha256": file_sha256(folder.plan),
         "model_sha256": file_sha256(folder.model),
@@ -176,7 +173,7 @@ def finish(
     write_catalogue(folder, plan, provenance)
     warnings = write_page(folder, with_plots=with_plots, with_overfitting=with_overfitting, report=report)
     write_summary(folder, plan, provenance, warnings=warnings)
-    write_json(folder.provenance, provenance)
+    write_provenance(folder, provenance)
     shutil.rmtree(folder.scratch, ignore_errors=True)
 
 
@@ -210,6 +207,7 @@ def is_finished(folder: RunFolder, plan: Plan) -> bool:
             and provenance["model_sha256"] == file_sha256(folder.model)
             and folder.catalogue.is_file()
             and folder.metrics.is_file()
+            and "files" in provenance
         )
     except (OSError, ValueError, KeyError, TypeError):
         return False

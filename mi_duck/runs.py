@@ -12,6 +12,7 @@ from mi_duck.folders import RunFolder
 from mi_duck.jobs import loss_text, train, train_or_split
 from mi_duck.pipeline import explain_model, finish, is_finished, lacks_diagnostics
 from mi_duck.plan.splitting import instances_for
+from mi_duck.provenance import relisted, take_files_out
 from mi_duck.resources import GIB
 from mi_duck.stages import (
     consolidate_run,
@@ -40,7 +41,7 @@ def explain_alone(
     folder.read_plan()
     if background_size:
         check_background()
-    with run_lock(root):
+    with run_lock(root), relisted(folder):
         return explain_model(
             folder,
             sample_size=sample_size,
@@ -59,7 +60,7 @@ def report_alone(root: Path, *, with_overfitting: bool, report: Report) -> list[
     CheckpointError
         The run is not evaluated.
     """
-    with run_lock(root):
+    with run_lock(root), relisted(RunFolder(root)):
         return write_page(RunFolder(root), with_plots=True, with_overfitting=with_overfitting, report=report)
 
 
@@ -143,7 +144,7 @@ def consolidate_alone(
     """Join what is trained into one model, as a stage of its own; voting and weights are the plan's unless given."""
     folder = RunFolder(root)
     plan = folder.read_plan()
-    with run_lock(root):
+    with run_lock(root), relisted(folder):
         consolidate_run(folder, plan, threads=threads, voting=voting, weights=weights, report=report, say=say)
 
 
@@ -173,6 +174,7 @@ def evaluate_alone(
             raise CheckpointError(f"{root} has no consolidated model yet; run 'mi-duck consolidate {root}'")
         if is_finished(folder, plan) and not lacks_diagnostics(folder, calibration_analysis, neigh_sample):
             return
+        take_files_out(folder)
         started = datetime.now(UTC).isoformat(timespec="seconds")
         evaluate(
             folder,

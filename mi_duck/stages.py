@@ -167,6 +167,7 @@ def consolidate_run(
         folder.summary,
         {
             "model_sha256": file_sha256(folder.model),
+            "out_of_fold_sha256": file_sha256(folder.out_of_fold),
             "dataset_fingerprint": plan.dataset_fingerprint,
             "classes": model.classes,
             "n_features": len(model.features),

@@ -43,6 +43,7 @@ MODULES: dict[str, set[str]] = {
     "plan.timing": set(),
     "plan.strategies": {"numpy"},
     "folders": set(),
+    "provenance": set(),
     "children": {"psutil"},
     "data.genes": {"pyarrow"},
     "data.separation": {"numpy"},
@@ -116,6 +117,17 @@ MODULES: dict[str, set[str]] = {
     "plan.measuring": {"numpy"},
     "pipeline": set(),
     "runs": set(),
+    # what of a run's claims holds
+    "verify.findings": {"pyarrow"},
+    "verify.subject": set(),
+    "verify.genes": {"pyarrow"},
+    "verify.scored": {"numpy", "pyarrow"},
+    "verify.members": {"pyarrow"},
+    "verify.consolidated": {"numpy"},
+    "verify.scores": {"numpy", "pyarrow", "sklearn"},
+    "verify.inventory": set(),
+    "verify.source": {"pyarrow"},
+    "verify.verify": set(),
     "demo": set(),
 }
 """Every module in the order of the data, with the packages it may use: it imports only modules above it."""

@@ -102,19 +102,20 @@ def made_of(plan: Plan, instance: Instance) -> dict[str, Any]:
         "dataset": plan.dataset_fingerprint,
         "genes": plan.genes_sha256,
         "ranks": [instance.first_rank, instance.stop_rank],
-        "features": _hash(plan.features),
+        "features": key_of(plan.features),
         "classes": list(plan.classes),
-        "encoding": _hash(encoding.to_dict()),
+        "encoding": key_of(encoding.to_dict()),
         "easy_below": plan.easy_below,
     } | {name: getattr(plan.settings, name) for name in Settings.__slots__}
 
 
 def checkpoint_key(plan: Plan, instance: Instance) -> str:
     """Return the hash of all that an instance's models depend on."""
-    return _hash(made_of(plan, instance))
+    return key_of(made_of(plan, instance))
 
 
-def _hash(values: Any) -> str:
+def key_of(values: Any) -> str:
+    """Return the SHA-256 of JSON values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

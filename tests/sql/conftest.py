@@ -52,8 +52,52 @@ MADE_ELSEWHERE = {
         "high": "double",
         "evaluated_on": "varchar",
     },
+    "run_genes": {
+        "gene_id": "varchar",
+        "fold_group": "varchar",
+        "n_rows": "bigint",
+        "label_counts": "bigint[]",
+        "gene_rank": "bigint",
+        "first_row": "bigint",
+        "fold": "bigint",
+        "is_holdout": "boolean",
+        "n_training_rows": "bigint",
+    },
+    "windows": {
+        "instance_id": "bigint",
+        "first_rank": "bigint",
+        "stop_rank": "bigint",
+        "n_genes": "bigint",
+        "n_rows": "bigint",
+        "n_training_rows": "bigint",
+        "predicted_bytes": "bigint",
+        "is_member": "boolean",
+    },
+    "segments": {
+        "segment_id": "bigint",
+        "first_rank": "bigint",
+        "stop_rank": "bigint",
+        "first_row": "bigint",
+        "stop_row": "bigint",
+    },
+    "scored_rows": {
+        "gene_id": "varchar",
+        "fold": "bigint",
+        "label": "bigint",
+        "n_rows": "bigint",
+        "first_row": "bigint",
+        "last_row": "bigint",
+    },
+    "coverage_report": {
+        "gene_id": "varchar",
+        "n_rows": "varchar",
+        "fold": "varchar",
+        "instances": "varchar",
+        "trained": "varchar",
+        "held_out": "varchar",
+    },
 }
-"""Tables that Python makes, not a file in ``sql/``: a view over Parquet, the plan's instances, the scores."""
+"""Tables that Python makes, not a file in ``sql/``: a view over Parquet, the plan's instances, the files of a run."""
 
 Given = Callable[[str, str], None]
 

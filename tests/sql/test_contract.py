@@ -28,6 +28,11 @@ PARAMETERS = {
     "background": "neither",
     "share": 0.5,
     "easy_below": 0.15,
+    "overlap_genes": 1,
+    "n_planned": 2,
+    "budget_bytes": 1000,
+    "first_rank": 0,
+    "stop_rank": 3,
 }
 """A value for every parameter of every file; ``files`` and ``file`` are added by `tables`."""
 ORDER = [
@@ -44,6 +49,43 @@ ORDER = [
     "coverage",
 ]
 """Files whose tables others read, in the order of the data."""
+RUN = {
+    "run_genes": """
+        gene_id fold_group n_rows label_counts gene_rank first_row fold is_holdout n_training_rows
+        A       a          3      2/1/0        0         0         0    false      3
+        B       b          2      1/0/1        1         3         1    false      2
+        C       c          1      0/1/0        2         5         0    false      1
+        D       d          4      4/0/0        3         6         -    true       4
+        """,
+    "windows": """
+        instance_id first_rank stop_rank n_genes n_rows n_training_rows predicted_bytes is_member
+        0           0          2         2       5      5               1000            true
+        1           1          3         2       3      3               900             true
+        """,
+    "segments": """
+        segment_id first_rank stop_rank first_row stop_row
+        0          0          1         0         3
+        1          1          2         3         5
+        2          2          3         5         6
+        3          3          4         6         10
+        """,
+    "scored_rows": """
+        gene_id fold label n_rows first_row last_row
+        A       0    0     2      0         2
+        A       0    1     1      1         1
+        B       1    0     1      4         4
+        B       1    2     1      3         3
+        C       0    1     1      5         5
+        """,
+    "coverage_report": """
+        gene_id n_rows fold instances trained held_out
+        A       3      0    0         1       0
+        B       2      1    0;1       1       0
+        C       1      0    1         1       0
+        D       4      ''   ''        0       1
+        """,
+}
+"""Three genes in two windows and a held-out one, as a run without a fault leaves them."""
 
 
 @pytest.fixture
@@ -72,6 +114,8 @@ def tables(db: Database, tiny: Path, given: Callable[[str, str], None]) -> dict[
         "scope instance_id variant is_chosen metric class value low high evaluated_on\n"
         " ensemble - probability/uniform true f1 macro 0.5 0.4 0.6 oof",
     )
+    for name, text in RUN.items():
+        given(name, text)
     for name in ORDER:
         db.table(name, **{key: parameters[key] for key in header_of(name).params})
         if name == "genes":  # a finished run reads the index from its file, which has folds

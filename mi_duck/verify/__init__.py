@@ -1,0 +1,1 @@
+"""From a finished or broken run to what of its claims holds."""

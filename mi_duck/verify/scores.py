@@ -1,0 +1,238 @@
+"""Recomputes the scores of the ensemble from its predictions, and compares what is written about the run."""
+
+import csv
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mi_duck.catalogue import describe_catalogue, open_catalogue
+from mi_duck.database import Database
+from mi_duck.ensemble.thresholds import find_thresholds
+from mi_duck.report.summary import training_summary
+from mi_duck.train.evaluate import drawn_scores
+from mi_duck.verify.findings import DAMAGED, MISSING, Finding, Verdict, guarded, listed, skipped, verdict
+from mi_duck.verify.scored import ScoredFile, read_scored
+from mi_duck.verify.subject import Subject
+
+METRICS = ("average_precision", "f1", "log_loss")
+TOLERANCE = 1e-9
+INDEPENDENT_TOLERANCE = 1e-6  # scikit-learn adds up in another order and precision
+NOT_COMPARED = ("Warnings", "Files")
+COVERAGE = pa.schema(
+    [(name, pa.string()) for name in ("gene_id", "n_rows", "fold", "instances", "trained", "held_out")]
+)
+
+
+def check_scores(db: Database, subject: Subject, genes: pa.Table | None) -> Iterator[Finding]:
+    """Yield what is found about predictions, metrics, coverage report, catalogue and summary of a run."""
+    folder, plan = subject.folder, subject.plan
+    names = ("oof_predictions.parquet", "thresholds by predictions", "metrics.csv")
+    scored: list[ScoredFile] = []
+    if not folder.out_of_fold.is_file():
+        yield Finding(names[0], MISSING, "not there; 'mi-duck consolidate' writes it")
+    elif genes is None or not subject.is_whole(folder.out_of_fold):
+        yield (
+            _unopened(subject, folder.out_of_fold)
+            if genes is not None
+            else skipped(names[0], "genes.parquet cannot be used")
+        )
+    else:
+        yield guarded(names[0], lambda: _predictions(db, subject, scored))
+    if scored and not scored[0].problems and genes is not None:
+        first = genes["first_row"][plan.pilot_genes].as_py()
+        label, chances = scored[0].label[first:], scored[0].chances[first:]
+        yield guarded(names[1], lambda: _thresholds(subject, chances, label))
+        if not subject.is_evaluated:
+            yield skipped(names[2], "older than the consolidated model")
+        else:
+            yield guarded(names[2], lambda: _metrics(subject, chances, label))
+    else:
+        yield from (skipped(name, "there are no whole predictions to compare with") for name in names[1:])
+    if not subject.is_evaluated:
+        yield from (skipped(name, "older than the consolidated model") for name in ("gene coverage", "run.duckdb"))
+        return
+    if genes is None or subject.summary is None:
+        yield skipped("gene_coverage_report.csv", "genes or consolidation_summary.json cannot be used")
+    else:
+        yield guarded("gene_coverage_report.csv", lambda: _coverage(db, subject))
+    if folder.catalogue.is_file() and not subject.is_whole(folder.catalogue):
+        yield _unopened(subject, folder.catalogue)
+        return
+    if not folder.catalogue.is_file():
+        yield Finding("run.duckdb", MISSING, "not there; 'mi-duck evaluate' writes it")
+        return
+    yield guarded("run.duckdb", lambda: _catalogue(subject))
+    if subject.summary is None or not subject.is_complete:
+        yield skipped("unified_training_summary.txt", "files that it tells of are not there")
+    else:
+        yield guarded("unified_training_summary.txt", lambda: _text(subject))
+
+
+def _unopened(subject: Subject, file: Path) -> Finding:
+    """Return why a file is not given to a native parser."""
+    if subject.vouched(file) is None:
+        return skipped(file.name, "no file of the run states its hash yet, so it is not opened")
+    return Finding(file.name, DAMAGED, "its hash is not the one that the run states, so it is not opened")
+
+
+def _predictions(db: Database, subject: Subject, into: list[ScoredFile]) -> Verdict:
+    plan = subject.plan
+    found = read_scored(db, subject.folder.out_of_fold, plan.classes, first_row=0, ranks=(0, plan.n_genes), keeps=True)
+    into.append(found)
+    same = [] if found.n_rows == plan.n_rows else [f"{found.n_rows:,} rows, the plan says {plan.n_rows:,}"]
+    return verdict([*found.problems, *same], f"{found.n_rows:,} rows, each once, in the folds of their genes")
+
+
+def _thresholds(subject: Subject, chances: NDArray[np.float32], label: NDArray[np.uint8]) -> Verdict:
+    found = find_thresholds(chances, label, subject.plan.classes)
+    stated = json.loads(subject.folder.thresholds.read_bytes())
+    wrong = [name for name, facts in found.items() if stated.get(name) != facts]
+    return verdict([f"those of {name} are others" for name in wrong], "the same again from oof_predictions.parquet")
+
+
+def _metrics(subject: Subject, chances: NDArray[np.float32], label: NDArray[np.uint8]) -> Verdict:
+    """Compare the lines of the chosen ensemble with the same code, and with scikit-learn."""
+    classes = subject.plan.classes
+    with subject.folder.metrics.open(encoding="utf-8", newline="") as file:
+        lines = [
+            line
+            for line in csv.DictReader(file)
+            if (line["scope"], line["is_chosen"], line["evaluated_on"]) == ("ensemble", "1", "oof")
+        ]
+    stated = {(line["metric"], line["class"]): line["value"] for line in lines}
+    weights = np.ones((1, 1), dtype=np.uint8)
+    groups = np.zeros(len(label), dtype=np.int32)
+    own = drawn_scores(chances, label, groups, classes, weights=weights, metrics=METRICS)
+    problems = []
+    for source, tolerance, values in (
+        ("recomputed", TOLERANCE, {key: float(one[0]) for key, one in own.items()}),
+        ("by scikit-learn", INDEPENDENT_TOLERANCE, _independent(chances, label, classes)),
+    ):
+        for key, value in values.items():
+            text = stated.get(key)
+            if text is None:
+                problems.append(f"no line of the chosen ensemble for {key[0]} of {key[1]}")
+            elif math.isnan(value) != (text == "") or (text and not _is_close(float(text), value, tolerance)):
+                problems.append(f"{key[0]} of {key[1]} is {text}, {source} {value!r}")
+    n_genes = subject.plan.n_genes - subject.plan.pilot_genes
+    counts = {(line["n_genes"], line["n_rows"]) for line in lines}
+    if counts != {(str(n_genes), str(len(label)))}:
+        problems.append(f"genes and rows of the chosen ensemble are {sorted(counts)}, not {n_genes} and {len(label)}")
+    return verdict(problems, f"{len(own)} scores recomputed, and by scikit-learn")
+
+
+def _is_close(one: float, other: float, tolerance: float) -> bool:
+    return math.isclose(one, other, rel_tol=tolerance, abs_tol=tolerance)
+
+
+def _independent(
+    chances: NDArray[np.float32], label: NDArray[np.uint8], classes: tuple[str, ...]
+) -> dict[tuple[str, str], float]:
+    """Return average precision, F1 and log loss by scikit-learn, of the classes that have rows."""
+    from sklearn.metrics import average_precision_score, f1_score, log_loss
+
+    found: dict[tuple[str, str], float] = {}
+    for index, name in enumerate(classes):
+        truth = label == index
+        if truth.any():
+            found["average_precision", name] = float(average_precision_score(truth, chances[:, index]))
+    numbers = range(len(classes))
+    f1 = f1_score(label, chances.argmax(axis=1), labels=numbers, average=None, zero_division=0)
+    found |= {("f1", name): float(f1[index]) for index, name in enumerate(classes)}
+    real = chances.astype(np.float64)
+    real /= real.sum(axis=1, keepdims=True)
+    found["log_loss", "all"] = float(log_loss(label, real, labels=numbers))
+    return found
+
+
+def _coverage(db: Database, subject: Subject) -> Verdict:
+    with subject.folder.gene_coverage.open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    table = [{name: line[name] for name in COVERAGE.names} for line in lines]
+    for line in table:  # what guards spreadsheets is no part of the name
+        if line["gene_id"][:1] == "'" and line["gene_id"][1:2] in ("=", "+", "-", "@", "\t", "\r"):
+            line["gene_id"] = line["gene_id"][1:]
+    db.load("coverage_report", pa.Table.from_pylist(table, schema=COVERAGE))
+    wrong = db.rows("checks/wrong_coverage")
+    words = [f"{row['gene_id']}: {row['reported']} instead of {row['expected']}" for row in wrong]
+    return verdict([listed(words, "; ")] if wrong else [], f"{len(lines):,} genes as in genes.parquet and plan.json")
+
+
+def _catalogue(subject: Subject) -> Verdict:
+    """Compare the rows of the tables with the files that they are of, and the metrics value by value."""
+    folder, plan = subject.folder, subject.plan
+    with folder.metrics.open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    n_all = plan.n_genes + plan.n_holdout_genes
+    expected = {
+        "genes": n_all,
+        "instances": len(plan.instances),
+        "instance_genes": sum(one.n_genes for one in plan.instances),
+        "coverage": 1,
+        "metrics": len(lines),
+        "predictions": plan.n_rows,
+        "runs": 1,
+    }
+    tables, _ = describe_catalogue(folder.root)
+    problems = [
+        f"table {name} has {tables[name]['n_rows']:,} rows instead of {n:,}" if name in tables else f"no table {name}"
+        for name, n in expected.items()
+        if name not in tables or tables[name]["n_rows"] != n
+    ]
+    if problems:
+        return verdict(problems, "")
+    with open_catalogue(folder) as db:
+        metrics, coverage, runs = (db.read(name).to_pylist() for name in ("metrics", "coverage", "runs"))
+    for line, row in zip(lines, metrics, strict=True):
+        same = all(_same_cell(line[name], row[name]) for name in line)
+        if not same:
+            problems.append(f"metrics: {row['scope']} {row['metric']} of {row['class']} is not as in metrics.csv")
+    covered = (subject.summary or coverage[0]).get("n_genes_trained")
+    if coverage[0]["n_genes_trained"] != covered or coverage[0]["n_rows"] != plan.n_rows:
+        problems.append(f"coverage: {coverage[0]['n_genes_trained']} genes trained, the summary says {covered}")
+    if runs[0]["dataset_fingerprint"] != plan.dataset_fingerprint:
+        problems.append("runs: another dataset than the plan's")
+    return verdict(problems, f"{len(tables)} tables with the rows of their files")
+
+
+def _same_cell(text: str, value: Any) -> bool:
+    if value is None or text == "":
+        return value is None and text == ""
+    if isinstance(value, bool | int | float):
+        return float(text) == float(value)
+    return text.lstrip("'") == str(value).lstrip("'")
+
+
+def _text(subject: Subject) -> Verdict:
+    """Compare the page of text with the same page made again; what it warns of and lists is of its own time."""
+    if subject.provenance is None:
+        return MISSING, "the run is not finished"
+    there = _sections(subject.folder.training_summary.read_text(encoding="utf-8"))
+    again = _sections(training_summary(subject.folder, subject.plan, subject.provenance, warnings=[]))
+    names = [name for name in again if name not in NOT_COMPARED]
+    problems = [f"section '{name}' is not what the files say" for name in names if there.get(name) != again[name]]
+    if subject.provenance.get("settings") != asdict(subject.plan.settings):
+        problems.append("the settings in provenance.json are not those of the plan")
+    return verdict(problems, f"{len(names)} sections as plan, metrics and instances say")
+
+
+def _sections(text: str) -> dict[str, list[str]]:
+    """Return the lines under each underlined title."""
+    lines = text.splitlines()
+    found: dict[str, list[str]] = {"": []}
+    title = ""
+    for number, line in enumerate(lines):
+        below = lines[number + 1] if number + 1 < len(lines) else ""
+        if line and len(below) == len(line) and set(below) <= {"-", "="}:
+            title = line
+            found[title] = []
+        elif line:
+            found[title].append(line)
+    return found
