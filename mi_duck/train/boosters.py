@@ -114,6 +114,7 @@ def fit_booster(
                 booster.set_attr(best_iteration=str(n_rounds - 1), best_score=str(curve[n_rounds - 1][1]))
             booster = booster[:n_rounds]
         fit = fit_of(booster, n_rounds)
+        del booster  # its margins, gradients and histograms go before more memory is taken
         save(fit, is_finished)
     return fit
 

@@ -106,7 +106,7 @@ class Progress:
             "peak_bytes": max(self.peak_before, peak_bytes()),
         }
         parts = {"progress.json": json.dumps(facts).encode(), "curve.f8": fit.curve.tobytes(), "booster.ubj": fit.raw}
-        write_file(self.where / f"{name}.miduck", pack(parts))
+        write_file(self.where / f"{name}.miduck", pack(parts, level=1))  # the memory of training is planned to the MiB
 
     def clear(self) -> None:
         """Delete all of it, once the instance's own folder is written."""
