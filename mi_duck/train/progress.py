@@ -110,8 +110,7 @@ class Progress:
 
     def clear(self) -> None:
         """Delete all of it, once the instance's own folder is written."""
-        with storage_errors(self.where):
-            shutil.rmtree(self.where, ignore_errors=True)
+        shutil.rmtree(self.where, ignore_errors=True)
 
 
 def fold_name(fold: int, index: int) -> str:
@@ -164,5 +163,5 @@ def _read(file: Path, key: str) -> SavedFit | None:
         curve = np.frombuffer(parts["curve.f8"], dtype=np.float64).reshape(-1, 2)
         fit = Fit(parts["booster.ubj"], int(facts["rounds"]), curve)
         return SavedFit(fit, bool(facts["is_finished"]), float(facts["seconds"]), int(facts["peak_bytes"]))
-    except (CheckpointError, ValueError, KeyError, TypeError):
+    except (CheckpointError, ValueError, KeyError, TypeError, RecursionError):
         return None
