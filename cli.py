@@ -40,6 +40,47 @@ errors = Screen(stderr=True, highlight=False, soft_wrap=True)
 output = Screen(highlight=False, soft_wrap=True)
 
 SECONDS_BETWEEN_LINES = 15.0
+# Ctrl-C; asked to end; the terminal closed; what Slurm warns with before a time limit
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+
+class Ended(SystemExit):
+    """A signal asked the process to end: 130 for SIGINT, 143 for the others, which workflow managers try again."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(130 if number == signal.SIGINT else 143)
+        self.signal = signal.Signals(number).name
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Turn signals that ask to end, and whatever the work fails with because of them, into `Ended`.
+
+    DuckDB answers an error of a handler with one of its own.
+    """
+    came: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> None:
+        # a closing terminal sends several, one is enough; Ctrl-C twice is hurry
+        if not came or number == signal.SIGINT:
+            came.append(number)
+            raise Ended(number)
+
+    before = {
+        number: signal.signal(number, end)
+        for number in ENDING
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)  # not where nohup has it ignored
+    }
+    try:
+        yield
+    except BaseException as error:
+        if came:  # the handlers stay: more signals change nothing now
+            raise Ended(came[0]) from error
+        raise
+    finally:
+        if not came:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 class Commands(typer.core.TyperGroup):
@@ -48,15 +89,16 @@ class Commands(typer.core.TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run a command; print ``error: ...`` for what the user can mend."""
         try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()  # here, where a reader that left is no error
+            with _ended_by_signals():
+                result = super().invoke(ctx)
+                sys.stdout.flush()  # here, where a reader that left is no error
             return result
         except MiDuckError as error:
             errors.print(f"error: {' '.join(str(error).splitlines())}", markup=False)
             raise typer.Exit(error.exit_code) from error
-        except KeyboardInterrupt as error:
-            errors.print("interrupted; the same command goes on where it stopped")
-            raise typer.Exit(130) from error
+        except Ended as error:
+            errors.print(f"ended by {error.signal}; the same command goes on where it stopped")
+            raise
         except BrokenPipeError as error:
             # whoever read our output has gone, as `| head` does; nothing is left to say
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -92,16 +134,10 @@ def main(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
     ] = False,
 ) -> None:
-    """Set up messages and signals."""
+    """Set up messages."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack letters of a name
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_Messages()], force=True)
-    signal.signal(signal.SIGTERM, _terminated)
-
-
-def _terminated(number: int, frame: FrameType | None) -> None:
-    errors.print("terminated; the same command goes on where it stopped")
-    raise SystemExit(143)
 
 
 class _Messages(logging.Handler):

@@ -40,7 +40,11 @@ OUT_OF_MEMORY = ("bad_alloc", "bad_malloc")  # XGBoost's error is a ValueError w
 SECONDS_BETWEEN_REPORTS = 0.2
 SECONDS_BETWEEN_LOOKS = 0.02  # new pages come at 2-4 GB/s, so a limit is passed by less than 100 MB
 LEAST_LEFT = 192 << 20  # of the machine's memory; below it a machine swaps or freezes
+SECONDS_TO_SAVE = 25.0  # that a child gets to end its round; schedulers give 30 or more before they kill
 PR_SET_PDEATHSIG = 1
+TERMINATED = 143  # asked to end, the state saved; 128 + SIGTERM, as shells count
+# The parent gets these too, from a terminal or a scheduler, and ends the child with SIGTERM; so they never reach it.
+FOR_THE_PARENT = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,11 @@ def run_child(
         9, as the kernel does when memory runs out.
     IncompleteRunError
         The child died in another way.
+
+    Notes
+    -----
+    Where waiting is interrupted, as the command line does on SIGTERM and SIGINT, the child is asked to end, which a training
+    does after its round, and killed after `SECONDS_TO_SAVE`.
     """
     read_end, write_end = os.pipe()
     environment = (
@@ -94,12 +103,17 @@ def run_child(
         }
     )
     begun = time.monotonic()
-    child = subprocess.Popen(
-        [sys.executable, "-P", "-m", "mi_duck.children"],
-        stdin=subprocess.PIPE,
-        env=environment,
-        pass_fds=(write_end,),
-    )
+    # a child inherits what is blocked, so there is no moment at which it could be hit
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_PARENT)
+    try:
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "mi_duck.children"],
+            stdin=subprocess.PIPE,
+            env=environment,
+            pass_fds=(write_end,),
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     os.close(write_end)
     answers: dict[str, Any] = {}
     reader = threading.Thread(target=_read_lines, args=(read_end, report, answers), daemon=True)
@@ -121,7 +135,7 @@ def run_child(
         if child.poll() is None:
             child.terminate()
             try:
-                child.wait(timeout=10)
+                child.wait(timeout=SECONDS_TO_SAVE)
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
@@ -138,6 +152,8 @@ def run_child(
     if child.returncode != 0 or "result" not in answers:
         code = child.returncode
         cause = f"of signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"with exit code {code}"
+        if code == TERMINATED:
+            raise IncompleteRunError(f"{function.split(':')[-1]} was asked to end (SIGTERM); what it had done is saved")
         raise IncompleteRunError(f"{function.split(':')[-1]} died {cause}; its last words, if any, are above")
     return ChildResult(answers["result"], max(peak, answers["peak_bytes"]), seconds)
 
@@ -217,6 +233,27 @@ def _absent(*modules: str) -> Iterator[None]:
             del sys.modules[name]
 
 
+@contextmanager
+def ending_deferred() -> Iterator[Callable[[], bool]]:
+    """Note SIGTERM instead of dying of it; yield the question whether it came, and end the process afterwards if it did.
+
+    An error that a handler raises could arrive inside C++, so the handler only takes a note.
+
+    Raises
+    ------
+    SystemExit
+        With `TERMINATED`, at the end of the block, if SIGTERM came.
+    """
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if came:
+        raise SystemExit(TERMINATED)
+
+
 def _die_with_parent() -> None:
     """Ask the kernel to end this process when its parent ends, however that happens."""
     if sys.platform == "linux":
@@ -228,7 +265,6 @@ def _die_with_parent() -> None:
 def main() -> int:
     """Serve one call, as a child of `run_child`."""
     _die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too and ends this process
     pipe = os.fdopen(int(os.environ["MI_DUCK_PIPE"]), "w", encoding="utf-8", buffering=1)
     last = 0.0
 

@@ -178,20 +178,23 @@ def train_one(folder: RunFolder, instance: Instance, *, threads: int, report: Re
             f"--genes-per-instance {fewer:,}, a larger --max-memory-per-instance-gb, or --strategy external"
         ) from error
     phases: dict[str, int] = result.value["phases"]
-    peak = max([result.peak_bytes, *phases.values()])
+    peak = max([result.peak_bytes, result.value["peak_before"], *phases.values()])
+    seconds = result.wall_seconds + result.value["seconds_before"]
+    rounds_before = result.value["rounds_before"]
     write_json(
         folder.instance(instance) / "measurement.json",
         {
             "peak_bytes": peak,
             "phases": phases,
-            "wall_seconds": round(result.wall_seconds, 3),
+            "wall_seconds": round(seconds, 3),
             "build_seconds": round(result.value["build_seconds"], 3),
             "boost_seconds": round(result.value["boost_seconds"], 3),
         },
     )
     say(
-        f"    {result.wall_seconds:.0f} s, peak {peak / GIB:.2f} GiB (predicted "
+        f"    {seconds:.0f} s, peak {peak / GIB:.2f} GiB (predicted "
         f"{instance.predicted_bytes / GIB:.2f}), rounds {', '.join(str(n) for n in result.value['rounds'])}"
+        + (f"; {rounds_before:,} rounds were saved before" if rounds_before else "")
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mi_duck.children import peak_bytes, run_child
+from mi_duck.children import ending_deferred, peak_bytes, run_child
 from mi_duck.errors import DataError, IncompleteRunError, MemoryBudgetError, PlanError
 
 Report = Callable[[str, int, int], None]
@@ -78,6 +78,20 @@ def outgrow_in_xgboost(*, report: Report) -> None:
 def wait(*, file: str, report: Report) -> None:
     Path(file).write_text(str(os.getpid()))
     time.sleep(60)
+
+
+def hit_itself(*, report: Report) -> bool:
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        os.kill(os.getpid(), number)
+    return True
+
+
+def save_and_leave(*, file: str, report: Report) -> None:
+    with ending_deferred() as is_asked_to_end:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert is_asked_to_end()
+        Path(file).write_text("saved")
+    Path(file).write_text("went on")
 
 
 def where_modules_come_from(*, report: Report) -> str:
@@ -153,6 +167,17 @@ def test_run_child__finds_modules_where_its_parent_does_not_in_the_working_direc
     (tmp_path / "json.py").write_text("raise SystemExit('the wrong json')")
     monkeypatch.chdir(tmp_path)
     assert not call("where_modules_come_from").value.startswith(str(tmp_path))
+
+
+def test_run_child__signals_for_the_parent_do_not_reach_the_child() -> None:
+    """A terminal and a scheduler send them to both; the parent ends the child when it is ready."""
+    assert call("hit_itself").value
+
+
+def test_ending_deferred__work_is_saved_before_the_process_ends(tmp_path: Path) -> None:
+    with pytest.raises(IncompleteRunError, match="was asked to end .SIGTERM.; what it had done is saved"):
+        call("save_and_leave", file=str(tmp_path / "state"))
+    assert (tmp_path / "state").read_text() == "saved"
 
 
 def test_run_child__an_unknown_kind_of_argument_fails_in_the_parent() -> None:

@@ -59,6 +59,8 @@ MODULES: dict[str, set[str]] = {
     "train.ranking": {"numpy"},
     "train.evaluate": {"numpy"},
     "train.instances": {"numpy", "pyarrow"},
+    "train.boosters": {"numpy", "xgboost"},
+    "train.progress": {"numpy", "xgboost"},
     "train.train": {"numpy", "xgboost"},
     "explain.estimates": {"numpy"},
     "explain.kmers": {"numpy"},

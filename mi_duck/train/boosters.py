@@ -1,0 +1,192 @@
+"""Fits one booster, round by round, from the beginning or from where it was saved; and predicts with boosters.
+
+Early stopping is a function of the learning curve, not a state of XGBoost's, so that it goes on like the boosters do.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import xgboost as xgb
+from numpy.typing import NDArray
+
+from mi_duck.children import ending_deferred
+from mi_duck.plan.memory import BATCH_ROWS
+from mi_duck.plan.plan import Settings
+from mi_duck.train.instances import Fit
+from mi_duck.train.segments import SegmentReader
+
+CHUNK = 50  # rounds; what a kill costs at most
+
+
+def fit_booster(
+    matrix: xgb.QuantileDMatrix,
+    truth: NDArray[np.bool_],
+    weight: NDArray[np.float32],
+    settings: Settings,
+    threads: int,
+    on_round: Callable[[int], None],
+    *,
+    stopping_weight: NDArray[np.float32] | None = None,
+    rounds: int | None = None,
+    begun: Fit | None = None,
+    save: Callable[[Fit, bool], None] = lambda fit, is_finished: None,
+) -> Fit:
+    """Fit one one-vs-rest booster on the rows whose weight is not zero.
+
+    Parameters
+    ----------
+    matrix
+        Quantised matrix; its labels and weights are replaced.
+    truth, weight
+        Label and weight of each row of the matrix, shape (n_rows,).
+    settings, threads
+        Of the training.
+    on_round
+        Told the number of rounds done.
+    stopping_weight
+        Weight of each row in early stopping, shape (n_rows,); zero where a row is trained on.
+    rounds
+        Exact number of rounds; by default early stopping decides, within ``n_estimators``.
+    begun
+        The rounds and the curve to go on with, of an earlier call with the same arguments that was not finished.
+    save
+        Given (fit, is_finished) every `CHUNK` rounds, when the process is asked to end, and at the end.
+
+    Raises
+    ------
+    SystemExit
+        The process was asked to end (143); all rounds done are saved.
+    """
+    matrix.set_label(truth.astype(np.float32))
+    matrix.set_weight(weight)
+    parameters = {
+        "objective": "binary:logistic",
+        "tree_method": "hist",
+        "max_depth": settings.max_depth,
+        "learning_rate": settings.learning_rate,
+        "max_bin": settings.max_bin,
+        "nthread": threads,
+        "seed": settings.seed,
+        "disable_default_eval_metric": True,
+    }
+    is_watched = rounds is None
+    last = settings.n_estimators if rounds is None else rounds
+    first = 0 if begun is None else begun.rounds
+    stops = bool(
+        is_watched and settings.early_stopping_patience and stopping_weight is not None and stopping_weight.any()
+    )
+    patience = settings.early_stopping_patience if stops else 0
+    curve: list[tuple[float, float]] = [] if begun is None else [(one, two) for one, two in begun.curve.tolist()]
+
+    def is_done(n_rounds: int) -> bool:
+        return n_rounds == last or has_stopped([stopping for _, stopping in curve], patience)
+
+    def fit_of(booster: xgb.Booster, n_rounds: int) -> Fit:
+        return Fit(bytes(booster.save_raw("ubj")), n_rounds, np.array(curve, dtype=np.float64).reshape(-1, 2))
+
+    with ending_deferred() as is_asked_to_end:
+
+        def after_round(booster: xgb.Booster, n_rounds: int) -> bool:
+            on_round(n_rounds)
+            if is_done(n_rounds) or is_asked_to_end():
+                return True
+            if n_rounds % CHUNK == 0:
+                save(fit_of(booster, n_rounds), False)
+            return False
+
+        booster = xgb.train(
+            parameters,
+            matrix,
+            last - first,
+            evals=[(matrix, "rows")] if is_watched else None,
+            custom_metric=_log_losses(truth, weight, stopping_weight if stops else None, curve) if is_watched else None,
+            callbacks=[_Watch(first, after_round)],
+            verbose_eval=False,
+            xgb_model=None if begun is None else bytearray(begun.raw),
+        )
+        n_rounds = booster.num_boosted_rounds()
+        is_finished = is_done(n_rounds)
+        if is_finished:
+            if stops:
+                n_rounds = best_round([stopping for _, stopping in curve])
+                # the notes of XGBoost's own early stopping, for whoever reads the booster elsewhere
+                booster.set_attr(best_iteration=str(n_rounds - 1), best_score=str(curve[n_rounds - 1][1]))
+            booster = booster[:n_rounds]
+        fit = fit_of(booster, n_rounds)
+        del booster  # its margins, gradients and histograms go before more memory is taken
+        save(fit, is_finished)
+    return fit
+
+
+def _log_losses(
+    truth: NDArray[np.bool_],
+    weight: NDArray[np.float32],
+    stopping_weight: NDArray[np.float32] | None,
+    curve: list[tuple[float, float]],
+) -> Callable[[NDArray[np.float32], xgb.DMatrix], list[tuple[str, float]]]:
+    """Return XGBoost's custom metric: log loss on training and on stopping rows, also kept in ``curve``."""
+    rows = (weight > 0, None if stopping_weight is None else stopping_weight > 0)
+    weights = (weight[rows[0]], None if stopping_weight is None else stopping_weight[rows[1]])
+
+    def mean(surprise: NDArray[np.float32], of: int) -> float:
+        return float(np.average(surprise[rows[of]].astype(np.float64), weights=weights[of]))
+
+    def log_losses(chance: NDArray[np.float32], _: xgb.DMatrix) -> list[tuple[str, float]]:
+        surprise = -np.log(np.clip(np.where(truth, chance, 1 - chance), 1e-7, 1))
+        training = mean(surprise, 0)
+        stopping = float("nan") if stopping_weight is None else mean(surprise, 1)
+        curve.append((training, stopping))
+        return [("training", training), ("stopping", stopping)]
+
+    return log_losses
+
+
+class _Watch(xgb.callback.TrainingCallback):  # type: ignore[misc]
+    """Hands over the booster and the number of its rounds after each of them; is told whether to stop."""
+
+    def __init__(self, first: int, after_round: Callable[[xgb.Booster, int], bool]) -> None:
+        super().__init__()
+        self._first = first
+        self._after_round = after_round
+
+    def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+        """Return whether to stop; ``epoch`` counts from where this process began."""
+        return self._after_round(model, self._first + epoch + 1)
+
+
+def best_round(stopping: list[float]) -> int:
+    """Return how many rounds to keep: up to the first minimum of the log loss on the stopping rows.
+
+    >>> best_round([0.5, 0.4, 0.4, 0.6])
+    2
+    """
+    return stopping.index(min(stopping)) + 1
+
+
+def has_stopped(stopping: list[float], patience: int) -> bool:
+    """Return whether so many rounds passed without a smaller log loss; a patience of 0 never ends.
+
+    >>> has_stopped([0.5, 0.4, 0.4, 0.6], 2)
+    True
+    """
+    return patience > 0 and len(stopping) - best_round(stopping) >= patience
+
+
+def predict_margins(
+    reader: SegmentReader, wanted: NDArray[np.bool_], boosters: Sequence[bytes], threads: int
+) -> NDArray[np.float32]:
+    """Return log-odds of the wanted rows in their order, shape (n_wanted, n_boosters)."""
+    loaded = []
+    for raw in boosters:
+        booster = xgb.Booster({"nthread": threads})
+        booster.load_model(bytearray(raw))
+        loaded.append(booster)
+    margins = np.empty((int(wanted.sum()), len(boosters)), dtype=np.float32)
+    begin = 0
+    for rows in reader.matrices(BATCH_ROWS, wanted):
+        encoded = reader.encoding.apply(rows, reader.plan.features)
+        for index, booster in enumerate(loaded):
+            margins[begin : begin + len(rows), index] = booster.inplace_predict(encoded, predict_type="margin")
+        begin += len(rows)
+    return margins
