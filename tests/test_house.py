@@ -15,6 +15,9 @@ PACKAGE = ROOT / "mi_duck"
 MODULES: dict[str, set[str]] = {
     # the errors a user can meet
     "errors": set(),
+    # from a file to the values of flags
+    "config": set(),
+    "options": {"typer"},
     # from genome to dataset
     "genome.sequence": {"numpy"},
     "genome.loci": {"numpy"},
@@ -115,6 +118,8 @@ MODULES: dict[str, set[str]] = {
     "pipeline": set(),
     "runs": set(),
     "demo": set(),
+    # what commands show
+    "views": set(),
 }
 """Every module in the order of the data, with the packages it may use: it imports only modules above it."""
 
