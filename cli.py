@@ -526,8 +526,8 @@ def plan(
 
     Example: mi-duck plan dataset --out run --max-memory-per-instance-gb 4
     """
+    from mi_duck.locks import run_lock
     from mi_duck.plan.planning import check_place, make_plan
-    from mi_duck.stages import run_lock
 
     folder = _required(out, "--out RUN")
     options, settings = _plan_options(planning), _settings(training)
@@ -630,7 +630,7 @@ def train(
 
 @command()
 def status(run: RunArgument, as_json: JsonOption = False) -> None:
-    """Show which instances of a run are done.
+    """Show which instances of a run are done, running, lost or still to do.
 
     Example: mi-duck status run
     """
@@ -645,10 +645,12 @@ def status(run: RunArgument, as_json: JsonOption = False) -> None:
     table = table_of(rows)
     _print_table(table.columns, table.rows)
     output.print(
-        f"{facts['n_done']} of {len(rows)} instances done, at most {duration(facts['seconds_left'])} of training left; "
-        f"consolidated: {facts['is_consolidated']}; "
+        f"{facts['n_done']} of {len(rows)} instances done, {facts['n_running']} running, {facts['n_lost']} lost; "
+        f"at most {duration(facts['seconds_left'])} of training left; consolidated: {facts['is_consolidated']}; "
         f"finished: {facts['is_finished']}"
     )
+    for name, cause in facts["causes_of_loss"].items():
+        output.print(f"{name} was lost: {cause}", markup=False)
 
 
 @command(verbose=True)

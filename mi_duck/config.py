@@ -15,6 +15,7 @@ from typing import Any
 from mi_duck.errors import PlanError
 
 LARGEST_FILE = 1 << 20
+MOST_DOTS = 100  # in a line: a key of 200,000 parts took minutes and gigabytes, tomllib keeps every beginning of it
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text in quotes"}
 
 
@@ -75,6 +76,8 @@ def _contents(path: Path) -> dict[str, Any]:
         raise PlanError(f"cannot read --config {path}: {error.strerror}; give a TOML file") from error
     if len(data) > LARGEST_FILE:
         raise PlanError(f"--config {path} is larger than 1 MB, more than any list of flags; give a TOML file")
+    if any(line.count(b".") > MOST_DOTS for line in data.splitlines()):
+        raise PlanError(f"--config {path} has a line with more than {MOST_DOTS} dots, more than any flag needs")
     try:
         return tomllib.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -92,7 +95,7 @@ def _refuse_unknown(
         if _name(key) not in known:
             close = difflib.get_close_matches(_name(key), list(offered), n=1)
             where = f" in [{table}]" if table else ""
-            advice = f"did you mean '{close[0]}'?" if close else f"see 'mi-duck {table or 'COMMAND'} --help'"
+            advice = f"did you mean '{close[0]}'?" if close else f"'mi-duck {table or 'COMMAND'} --help' lists them"
             raise PlanError(f"{path}: unknown key '{key}'{where}; {advice}")
 
 

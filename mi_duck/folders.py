@@ -148,6 +148,10 @@ class RunFolder:
         """Settings, versions, fingerprints; written last."""
         return self.root / "provenance.json"
 
+    def lost(self, instance: Instance) -> Path:
+        """Return the note of why an instance died when it was last tried."""
+        return self.scratch / "lost" / f"{instance.name}.json"
+
     def instance(self, instance: Instance) -> Path:
         """Return the folder of one instance."""
         return self.root / "multi_instance_training" / instance.name

@@ -19,6 +19,7 @@ from mi_duck.errors import (
 from mi_duck.explain.analysis import is_explained, read_summary
 from mi_duck.explain.tree_shap import check_background
 from mi_duck.folders import RunFolder
+from mi_duck.locks import run_lock
 from mi_duck.plan.plan import Plan, Settings
 from mi_duck.plan.planning import PlanOptions, check_place, make_plan
 from mi_duck.report.summary import write_summary
@@ -26,7 +27,6 @@ from mi_duck.stages import (
     consolidate_run,
     describe_instances,
     evaluate,
-    run_lock,
     train,
     write_page,
 )

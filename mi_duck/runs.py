@@ -1,5 +1,6 @@
 """What may be asked of a run that exists: train, tell, consolidate, evaluate, explain, report; each alone."""
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,15 @@ from mi_duck.errors import (
 )
 from mi_duck.explain.tree_shap import check_background
 from mi_duck.folders import RunFolder
+from mi_duck.locks import instance_lock, is_locked, run_lock
 from mi_duck.pipeline import explain_model, finish, is_finished, lacks_diagnostics
+from mi_duck.plan.plan import Instance, Plan
 from mi_duck.resources import GIB
 from mi_duck.stages import (
     consolidate_run,
     describe_instances,
     evaluate,
     partition,
-    run_lock,
     train,
     train_one,
     write_page,
@@ -86,7 +88,7 @@ def train_run(root: Path, *, instance_id: int | None, threads: int, report: Repo
         raise PlanError(f"--instance {instance_id}: the plan has instances 0 to {len(plan.instances) - 1}")
     instance = plan.instances[instance_id]
     place = f"[Instance {instance_id + 1}/{len(plan.instances)}]"
-    with run_lock(root, shared=True), run_lock(root, name=f".lock_{instance.name}"):
+    with run_lock(root, shared=True), instance_lock(folder, instance):
         if is_trained(folder, plan, instance):
             say(f"{place} reusing {instance.name}")
             return
@@ -107,13 +109,14 @@ def run_status(root: Path) -> dict[str, Any]:
     folder = RunFolder(root)
     plan = folder.read_plan()
     instances: list[dict[str, Any]] = []
+    causes: dict[str, str] = {}
     for instance in plan.instances:
-        done = is_trained(folder, plan, instance)
-        measured = measurement(folder, plan, instance.instance_id) if done else {}
+        status, cause = instance_status(folder, plan, instance)
+        measured = measurement(folder, plan, instance.instance_id) if status == "done" else {}
         instances.append(
             {
                 "instance": instance.name,
-                "status": "done" if done else "to do",
+                "status": status,
                 "genes": instance.n_genes,
                 "rows": instance.n_rows,
                 "predicted_gib": round(instance.predicted_bytes / GIB, 2),
@@ -122,16 +125,34 @@ def run_status(root: Path) -> dict[str, Any]:
                 "wall_seconds": measured.get("wall_seconds"),
             }
         )
+        if cause:
+            causes[instance.name] = cause
     finished = [one for one in instances if one["wall_seconds"]]
     pace = sum(one["wall_seconds"] for one in finished) / max(sum(one["predicted_seconds"] for one in finished), 1)
-    left = sum(one["predicted_seconds"] for one in instances if one["status"] == "to do")
+    left = sum(one["predicted_seconds"] for one in instances if one["status"] != "done")
     return {
         "seconds_left": round(left * (pace if finished else 1)),
         "n_done": sum(one["status"] == "done" for one in instances),
+        "n_running": sum(one["status"] == "running" for one in instances),
+        "n_lost": len(causes),
+        "causes_of_loss": causes,
         "is_consolidated": folder.model.is_file(),
         "is_finished": is_finished(folder, plan),
         "instances": instances,
     }
+
+
+def instance_status(folder: RunFolder, plan: Plan, instance: Instance) -> tuple[str, str]:
+    """Return how an instance stands, ``done``, ``running``, ``lost`` or ``to do``, and why it was lost."""
+    if is_trained(folder, plan, instance):
+        return "done", ""
+    if is_locked(folder.root, f".lock_{instance.name}"):
+        return "running", ""
+    try:
+        cause = json.loads(folder.lost(instance).read_bytes())["cause"]
+    except (OSError, ValueError, KeyError, TypeError):  # no such note, or one that another hand wrote
+        return "to do", ""
+    return "lost", str(cause)
 
 
 def consolidate_alone(

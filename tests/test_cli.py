@@ -19,8 +19,8 @@ from typer.testing import Result
 from cli import app
 from mi_duck import __version__
 from mi_duck.folders import RunFolder
+from mi_duck.locks import run_lock
 from mi_duck.plan.plan import Plan
-from mi_duck.stages import run_lock
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
@@ -140,6 +140,8 @@ ELSEWHERE = {
     "--help": "test_help",
     "-h": "test_help",
     "--json": "test_json",
+    "--config": "test_config",
+    "--verbose": "test_verbose",
     "--dataset": "test_names_of_the_seeds",
     "--out": "every test",
     "--out-dir": "test_names_of_the_seeds",
@@ -346,7 +348,8 @@ def test_sql__lists_queries_and_answers(run: Path) -> None:
 def test_status__shows_what_is_done(run: Path) -> None:
     result = call("status", run)
     assert result.stdout.splitlines()[1].startswith("instance_00\tdone\t24\t")
-    assert "3 of 3 instances done, at most 0 s of training left; consolidated: True; finished: True" in result.stdout
+    assert "3 of 3 instances done, 0 running, 0 lost; at most 0 s of training left; " in result.stdout
+    assert "; consolidated: True; finished: True" in result.stdout
 
 
 def test_plan__prints_what_it_made(small_dataset: Path, tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ MODULES: dict[str, set[str]] = {
     "plan.strategies": {"numpy"},
     "checkpoint": {"zstandard"},
     "folders": set(),
+    "locks": set(),
     "children": {"psutil"},
     "data.genes": {"pyarrow"},
     "data.separation": {"numpy"},

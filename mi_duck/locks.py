@@ -1,0 +1,78 @@
+"""Locks of a run folder: the whole run, the partition of its rows, each instance; who dies leaves a note."""
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from mi_duck.checkpoint import storage_errors, write_json
+from mi_duck.errors import IncompleteRunError, MemoryBudgetError, RunBusyError
+from mi_duck.folders import RunFolder
+from mi_duck.plan.plan import Instance
+
+PAUSES = (0.02, 0.05, 0.1)  # seconds between tries: whoever only looks whether a lock is free holds it for a moment
+
+
+@contextmanager
+def run_lock(out: Path, *, name: str = ".lock", shared: bool = False, wait: bool = False) -> Iterator[None]:
+    """Hold a lock of the run folder.
+
+    Parameters
+    ----------
+    out
+        The run folder.
+    name
+        ``.lock`` is the whole run; an instance and the partition of the rows have their own.
+    shared
+        Hold it together with others that ask for it so: several instances may be trained at once, by array jobs.
+    wait
+        Wait for it instead of giving up.
+
+    Raises
+    ------
+    RunBusyError
+        Another process holds it.
+    """
+    with storage_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        handle = (out / name).open("w")
+    with handle:
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        if wait:
+            fcntl.flock(handle, kind)
+        elif not any(_lock_now(handle, kind, pause) for pause in PAUSES):
+            raise RunBusyError(f"another mi-duck works on {out}; wait for it or choose another --out")
+        yield
+
+
+def _lock_now(handle: IO[str], kind: int, pause: float) -> bool:
+    """Return whether a lock could be taken; after a pause if not."""
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(pause)
+        return False
+    return True
+
+
+def is_locked(out: Path, name: str) -> bool:
+    """Return whether another process holds a lock of the run folder; nothing is written."""
+    try:
+        with (out / name).open() as handle:
+            return not _lock_now(handle, fcntl.LOCK_SH, 0)
+    except OSError:  # there is none, or it is not ours to look at
+        return False
+
+
+@contextmanager
+def instance_lock(folder: RunFolder, instance: Instance) -> Iterator[None]:
+    """Hold the lock of an instance while it is trained; if it dies, leave a note of why, which `mi-duck status` shows."""
+    with run_lock(folder.root, name=f".lock_{instance.name}"):
+        try:
+            yield
+        except (MemoryBudgetError, IncompleteRunError) as error:
+            write_json(folder.lost(instance), {"cause": str(error)})
+            raise
+        folder.lost(instance).unlink(missing_ok=True)
