@@ -1,5 +1,6 @@
 """Command line of mi_duck: parse, call one function, print. Results go to stdout, progress and messages to stderr."""
 
+import inspect as introspection
 import io
 import json
 import logging
@@ -9,9 +10,9 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal
@@ -24,6 +25,37 @@ from rich.table import Table
 
 from mi_duck import __version__
 from mi_duck.errors import MiDuckError
+from mi_duck.options import (
+    DEPTH,
+    FOLDS,
+    GENES_PER_INSTANCE,
+    MAX_BIN,
+    SEED,
+    Columns,
+    ConfigOption,
+    CrossValidation,
+    DatasetArgument,
+    DepthOption,
+    Explaining,
+    FoldsOption,
+    GenesPerInstance,
+    JsonOption,
+    LayoutOption,
+    MaxBin,
+    MonitorOverfitting,
+    NewFolder,
+    OutOption,
+    Planning,
+    RunArgument,
+    SampleNegatives,
+    Scoring,
+    SeedOption,
+    Source,
+    StrategyOption,
+    ThreadsOption,
+    Training,
+    VerboseOption,
+)
 
 
 class Screen(Console):
@@ -94,6 +126,8 @@ class Commands(typer.core.TyperGroup):
                 sys.stdout.flush()  # here, where a reader that left is no error
             return result
         except MiDuckError as error:
+            if logger.isEnabledFor(logging.DEBUG):
+                traceback.print_exc()
             errors.print(f"error: {' '.join(str(error).splitlines())}", markup=False)
             raise typer.Exit(error.exit_code) from error
         except Ended as error:
@@ -138,6 +172,7 @@ def main(
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack letters of a name
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_Messages()], force=True)
+    logger.setLevel(logging.NOTSET)
 
 
 class _Messages(logging.Handler):
@@ -184,161 +219,43 @@ def reporting() -> Iterator[Any]:
         yield line
 
 
-# ---- options that several commands share ------------------------------------------------------------------------------
+Function = Callable[..., None]
 
-DatasetArgument = Annotated[
-    str | None,
-    typer.Argument(metavar="DATASET", help="Parquet file, folder of them, or glob.", show_default=False),
-]
-DatasetOption = Annotated[str | None, typer.Option("--dataset", help="The same as DATASET.", show_default=False)]
-OutOption = Annotated[Path | None, typer.Option("--out", "--out-dir", help="Folder of the run.", show_default=False)]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-SeedOption = Annotated[int, typer.Option(help="Seed of every choice.", min=0, max=2**31 - 1)]
-ThreadsOption = Annotated[
-    int | None,
-    typer.Option(help="Threads; by default all cores of this process.", min=1, max=1024, show_default=False),
-]
-GeneColumn = Annotated[str, typer.Option(help="Column with the gene.")]
-LabelColumn = Annotated[str, typer.Option(help="Column with the label.")]
-ClassNames = Annotated[str, typer.Option(help="Class names, comma separated; their order is the label's number.")]
-FoldBy = Annotated[
-    str | None,
-    typer.Option(
-        help="Column with the unit of independence; by default overlap_cluster if present, else the gene.",
-        show_default=False,
-    ),
-]
-Exclude = Annotated[
-    str | None, typer.Option(help="Regular expression of columns that are no features.", show_default=False)
-]
-ExcludeFeatures = Annotated[
-    Path | None,
-    typer.Option(help="Text file with a column name a line; these are no features.", show_default=False),
-]
-BaseScoreColumns = Annotated[
-    str | None,
-    typer.Option(
-        help="Columns with the base model's score of each class, comma separated; by default CLASS_score.",
-        show_default=False,
-    ),
-]
-TrainAllGenes = Annotated[
-    bool, typer.Option("--train-all-genes", help="Use all genes, in several instances above 1,500.")
-]
-SampleGenes = Annotated[
-    int | None, typer.Option(help="Use this many whole genes, chosen by seed.", min=2, show_default=False)
-]
-GenesPerInstance = Annotated[
-    int, typer.Option(help="Genes an instance: a target, see --auto-adjust-instance-size.", min=1, max=10**7)
-]
-MaxInstances = Annotated[int, typer.Option(help="Most instances.", min=1, max=10_000)]
-InstanceOverlap = Annotated[float, typer.Option(help="Share of the target that neighbours share.", min=0.0, max=0.5)]
-MemoryPerGene = Annotated[
-    float | None,
-    typer.Option(help="MiB a gene, instead of the memory model.", min=0.001, max=1e6, show_default=False),
-]
-MaxMemory = Annotated[float, typer.Option(help="Most memory of one instance, GiB.", min=0.1, max=1e6)]
-SafetyFactor = Annotated[
-    float, typer.Option(help="Share of the available memory that a plan may take.", min=0.05, max=1.0)
-]
-AutoAdjust = Annotated[
-    bool,
-    typer.Option(
-        "--auto-adjust-instance-size/--no-auto-adjust-instance-size",
-        help="Let the genes an instance follow memory and --max-instances.",
-    ),
-]
-Estimators = Annotated[int, typer.Option(help="Most boosting rounds.", min=1, max=100_000)]
-Folds = Annotated[int, typer.Option(help="Folds of the cross-validation.", min=2, max=100)]
-Patience = Annotated[
-    int, typer.Option(help="Rounds without gain before a fit stops; 0 never stops.", min=0, max=100_000)
-]
-Depth = Annotated[int, typer.Option(help="Depth of the trees.", min=1, max=16)]
-LearningRate = Annotated[float, typer.Option(help="Step of boosting.", min=1e-4, max=1.0)]
-MaxBin = Annotated[int, typer.Option(help="Most histogram bins a feature.", min=2, max=65_536)]
-Calibrate = Annotated[
-    bool,
-    typer.Option(
-        "--calibrate-per-class/--no-calibrate-per-class",
-        help="Calibrate each class if it lowers the log loss.",
-    ),
-]
-HoldoutGenes = Annotated[
-    str | None,
-    typer.Option(
-        help="Genes that nothing is trained on: a share of the fold groups, a text file of genes, or a column of 0 and 1.",
-        show_default=False,
-    ),
-]
-AutoExcludeLeaky = Annotated[
-    bool, typer.Option("--auto-exclude-leaky", help="Leave out features that the leakage report suspects.")
-]
-Voting = Annotated[
-    Literal["probability", "margin", "auto"],
-    typer.Option(
-        help="Mean of the members' probabilities, or of their log-odds, calibrated on top; auto takes the lower log loss."
-    ),
-]
-Weights = Annotated[
-    Literal["uniform", "f1", "fitted", "auto"],
-    typer.Option(
-        help="Weights of the members: equal, by F1, or fitted to the log loss; auto takes what has the lowest."
-    ),
-]
-CalibrationAnalysis = Annotated[
-    bool,
-    typer.Option(
-        "--calibration-analysis/--no-calibration-analysis",
-        help="Write what calibration did and how far probabilities can be believed: calibration_analysis/.",
-    ),
-]
-NeighSample = Annotated[
-    int,
-    typer.Option(help="True sites whose neighbourhood is written to neighbour_diagnostics/; 0 is none.", min=0),
-]
-MonitorOverfitting = Annotated[
-    bool,
-    typer.Option(
-        "--monitor-overfitting/--no-monitor-overfitting",
-        help="Judge the learning curves of every fold: overfitting/.",
-    ),
-]
-ShapSample = Annotated[int, typer.Option(help="Rows to explain by SHAP values.", min=1, max=1_000_000)]
-ShapBackground = Annotated[
-    int,
-    typer.Option(
-        help="Rows of a background that makes SHAP values interventional; 0 for exact path-dependent ones.", min=0
-    ),
-]
-Strategy = Annotated[
-    Literal["auto", "single", "multi", "external"],
-    typer.Option(
-        help="One model (single), several (multi), what fits of these (auto), or one with its matrix on disk."
-    ),
-]
-LayoutOption = Annotated[
-    Literal["auto", "missing", "zeros", "sentinel"],
-    typer.Option(
-        help="Missing values stay missing, zeros of byte columns are missing too, or missing is a number below all others."
-    ),
-]
-CrossValidation = Annotated[
-    Literal["auto", "matrices", "weights"],
-    typer.Option("--cv", help="Hold folds out by a matrix for each, or by weight zero; auto takes the faster."),
-]
-SampleNegatives = Annotated[
-    float,
-    typer.Option(
-        help="Share of the easy negatives to train on, with the inverse as weight; 1 is all.", min=0.01, max=1.0
-    ),
-]
-ScreenFeatures = Annotated[
-    int | None,
-    typer.Option(
-        help="Keep the best features of a pilot on some genes, and the base scores.", min=1, show_default=False
-    ),
-]
+
+def command(name: str | None = None, *, verbose: bool = False) -> Callable[[Function], Function]:
+    """Make a function a command.
+
+    A parameter whose type is a group of options becomes these options. Every command takes ``--config``, and those that
+    run SQL or child processes ``--verbose``.
+    """
+
+    def register(function: Function) -> Function:
+        groups: dict[str, Any] = {}
+        options: list[tuple[str, Any, Any]] = []
+        for one in introspection.signature(function).parameters.values():
+            if is_dataclass(one.annotation):
+                groups[one.name] = one.annotation
+                options += [(field.name, field.type, field.default) for field in fields(one.annotation)]
+            else:
+                options.append((one.name, one.annotation, one.default))
+        options += [("verbose", VerboseOption, False)] * verbose
+        options.append(("config", ConfigOption, None))
+
+        def called(*, config: Path | None, verbose: bool = False, **values: Any) -> None:
+            _finite(values)
+            for at, group in groups.items():
+                values[at] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+            function(**values)
+
+        kind = introspection.Parameter.KEYWORD_ONLY
+        called.__signature__ = introspection.Signature(  # type: ignore[attr-defined]
+            [introspection.Parameter(at, kind, default=default, annotation=hint) for at, hint, default in options]
+        )
+        called.__name__, called.__doc__ = function.__name__, function.__doc__
+        app.command(name)(called)
+        return function
+
+    return register
 
 
 def _threads(threads: int | None) -> int:
@@ -358,50 +275,41 @@ def _finite(values: Mapping[str, Any]) -> None:
             raise typer.BadParameter(f"{value} is not a finite number", param_hint=f"--{name.replace('_', '-')}")
 
 
-def _dataset(values: dict[str, Any]) -> Any:
+def _dataset(source: Source, columns: Columns, holdout_genes: str | None = None) -> Any:
     """Open the dataset that the options of a command name."""
     from mi_duck.data.dataset import open_dataset
 
-    if values["dataset"] is not None and values["dataset_option"] is not None:
+    if source.dataset is not None and source.dataset_option is not None:
         raise typer.BadParameter("name the dataset once: DATASET or --dataset")
-    scores = values["base_score_columns"]
+    scores = columns.base_score_columns
     return open_dataset(
-        _required(values["dataset"] or values["dataset_option"], "DATASET"),
-        gene_column=values["gene_column"],
-        label_column=values["label_column"],
-        classes=[name.strip() for name in values["classes"].split(",")],
-        fold_by=values["fold_by"],
-        exclude=values["exclude"],
-        exclude_features=values["exclude_features"],
+        _required(source.dataset or source.dataset_option, "DATASET"),
+        gene_column=columns.gene_column,
+        label_column=columns.label_column,
+        classes=[name.strip() for name in columns.classes.split(",")],
+        fold_by=columns.fold_by,
+        exclude=columns.exclude,
+        exclude_features=columns.exclude_features,
         base_score_columns=[name.strip() for name in scores.split(",")] if scores else None,
-        holdout_genes=values.get("holdout_genes"),
+        holdout_genes=holdout_genes,
     )
 
 
-def _options(values: dict[str, Any]) -> Any:
+def _plan_options(planning: Planning) -> Any:
     """Return what the options of ``plan`` and ``run`` ask of a plan."""
     from mi_duck.plan.planning import PlanOptions
 
-    _finite(values)
-    if values["train_all_genes"] and values["sample_genes"] is not None:
+    if planning.train_all_genes and planning.sample_genes is not None:
         raise typer.BadParameter("--train-all-genes and --sample-genes exclude each other; give one")
-    return PlanOptions(**{name: values[name] for name in PlanOptions.__slots__})
+    return PlanOptions(**asdict(planning))
 
 
-def _settings(values: dict[str, Any]) -> Any:
+def _settings(training: Training) -> Any:
     """Return the settings of the training."""
     from mi_duck.plan.plan import Settings
 
-    return Settings(
-        seed=values["seed"],
-        n_folds=values["n_folds"],
-        n_estimators=values["n_estimators"],
-        early_stopping_patience=values["early_stopping_patience"],
-        max_depth=values["max_depth"],
-        learning_rate=values["learning_rate"],
-        max_bin=values["max_bin"],
-        calibrate=values["calibrate_per_class"],
-    )
+    values = asdict(training)
+    return Settings(calibrate=values.pop("calibrate_per_class"), **values)
 
 
 def _announce(dataset: Any) -> None:
@@ -425,10 +333,10 @@ def _announce(dataset: Any) -> None:
 # ---- commands ---------------------------------------------------------------------------------------------------------
 
 
-@app.command()
+@command()
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for dataset, run and predictions.")] = Path("mi_duck_demo"),
-    seed: SeedOption = 42,
+    seed: SeedOption = SEED,
     threads: ThreadsOption = None,
 ) -> None:
     """Run the main job on bundled real data: fruit fly chromosome 4, from genome to predictions.
@@ -444,11 +352,11 @@ def demo(
         output.print(f"{name:<12} {path}", markup=False)
 
 
-@app.command()
+@command()
 def build(
     fasta: Annotated[Path, typer.Option(help="Genome, FASTA, plain or gzip.")],
     annotation: Annotated[Path, typer.Option(help="Genes, GTF or GFF3, plain or gzip.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the dataset; absent or empty.")],
+    out: NewFolder,
     negatives_per_site: Annotated[
         float, typer.Option(help="Rows that are no site, for each site.", min=0.0, max=1000.0)
     ] = 9.0,
@@ -465,7 +373,7 @@ def build(
     all_positions: Annotated[int, typer.Option(help="Write every position of this many genes.", min=0)] = 0,
     window: Annotated[int, typer.Option(help="Letters round a position, even.", min=44, max=100_000)] = 500,
     genes_per_file: Annotated[int, typer.Option(help="Genes a Parquet file.", min=1)] = 500,
-    seed: SeedOption = 42,
+    seed: SeedOption = SEED,
     as_json: JsonOption = False,
 ) -> None:
     """Turn a genome and its annotation into a dataset of candidate splice positions.
@@ -474,7 +382,6 @@ def build(
     """
     from mi_duck.genome.build import build as build_dataset
 
-    _finite(locals())
     with reporting() as report:
         summary = build_dataset(
             fasta,
@@ -511,9 +418,9 @@ def _warn_about_build(summary: Any) -> None:
             logger.warning("warning: %s %s", f"{getattr(summary, name):,}", words)
 
 
-@app.command()
+@command()
 def synth(
-    out: Annotated[Path, typer.Option("--out", help="Folder of the dataset; absent or empty.")],
+    out: NewFolder,
     genes: Annotated[int, typer.Option(help="Genes.", min=1)] = 1500,
     rows_per_gene: Annotated[float, typer.Option(help="Mean rows of a gene.", min=10.0)] = 391.0,
     features: Annotated[int, typer.Option(help="Features.", min=20)] = 1167,
@@ -521,7 +428,7 @@ def synth(
     shuffle_rows: Annotated[
         bool, typer.Option("--shuffle-rows", help="Spread the rows of a gene over files and row groups.")
     ] = False,
-    seed: SeedOption = 42,
+    seed: SeedOption = SEED,
     as_json: JsonOption = False,
 ) -> None:
     """Write a dataset with planted signals at any scale, for tests and benchmarks.
@@ -530,7 +437,6 @@ def synth(
     """
     from mi_duck.genome.synthetic import synthesise
 
-    _finite(locals())
     with reporting() as report:
         summary = synthesise(
             out,
@@ -545,18 +451,12 @@ def synth(
     _print_facts(asdict(summary), as_json)
 
 
-@app.command()
+@command()
 def inspect(
-    dataset: DatasetArgument = None,
-    dataset_option: DatasetOption = None,
-    gene_column: GeneColumn = "gene_id",
-    label_column: LabelColumn = "splice_type",
-    classes: ClassNames = "neither,donor,acceptor",
-    fold_by: FoldBy = None,
-    exclude: Exclude = None,
-    exclude_features: ExcludeFeatures = None,
-    base_score_columns: BaseScoreColumns = None,
-    seed: SeedOption = 42,
+    *,
+    source: Source,
+    columns: Columns,
+    seed: SeedOption = SEED,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -566,7 +466,7 @@ def inspect(
     """
     from mi_duck.data.inspection import inspect as inspect_dataset
 
-    opened = _dataset(locals())
+    opened = _dataset(source, columns)
     found = inspect_dataset(opened, threads=_threads(threads), seed=seed)
     facts = {
         "files": len(opened.files),
@@ -583,29 +483,23 @@ def inspect(
     _print_facts(facts, as_json)
 
 
-@app.command()
+@command()
 def memory(
-    dataset: DatasetArgument = None,
-    dataset_option: DatasetOption = None,
-    gene_column: GeneColumn = "gene_id",
-    label_column: LabelColumn = "splice_type",
-    classes: ClassNames = "neither,donor,acceptor",
-    fold_by: FoldBy = None,
-    exclude: Exclude = None,
-    exclude_features: ExcludeFeatures = None,
-    base_score_columns: BaseScoreColumns = None,
-    genes_per_instance: GenesPerInstance = 1500,
-    strategy: Strategy = "auto",
+    *,
+    source: Source,
+    columns: Columns,
+    genes_per_instance: GenesPerInstance = GENES_PER_INSTANCE,
+    strategy: StrategyOption = "auto",
     layout: LayoutOption = "auto",
     cv: CrossValidation = "auto",
     sample_negatives: SampleNegatives = 1.0,
-    n_folds: Folds = 3,
-    max_depth: Depth = 6,
-    max_bin: MaxBin = 256,
+    n_folds: FoldsOption = FOLDS,
+    max_depth: DepthOption = DEPTH,
+    max_bin: MaxBin = MAX_BIN,
     plot: Annotated[
         Path | None, typer.Option(help="Write the plot here: .pdf, .svg or .png.", show_default=False)
     ] = None,
-    seed: SeedOption = 42,
+    seed: SeedOption = SEED,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -615,16 +509,10 @@ def memory(
     """
     from mi_duck.plan.measuring import measure_dataset
     from mi_duck.plan.planning import PlanOptions
+    from mi_duck.views import gene_facts, peak_records, table_of
 
-    values = locals()
-    defaults = {
-        "n_estimators": 800,
-        "early_stopping_patience": 0,
-        "learning_rate": 0.1,
-        "calibrate_per_class": True,
-    }
-    settings = _settings(values | defaults)
-    opened = _dataset(values)
+    training = Training(n_folds=n_folds, early_stopping_patience=0, max_depth=max_depth, max_bin=max_bin, seed=seed)
+    opened = _dataset(source, columns)
     with tempfile.TemporaryDirectory(prefix="mi_duck_memory_") as scratch, reporting() as report:
         (found,) = measure_dataset(
             opened,
@@ -636,7 +524,7 @@ def memory(
                 cv=cv,
                 sample_negatives=sample_negatives,
             ),
-            settings=settings,
+            settings=_settings(training),
             threads=_threads(threads),
             report=report,
             say=logger.info,
@@ -650,47 +538,23 @@ def memory(
             for one in found.peaks
         ]
         save(memory_figure(dots, gene_bytes=list(found.gene_bytes)), plot)
-    _print_memory(found, genes_per_instance, as_json)
+    records, facts = peak_records(found), gene_facts(found, genes_per_instance)
+    if as_json:
+        _print_json({"sizes": records} | facts)
+        return
+    table = table_of(records)
+    _print_table(table.columns, table.rows)
+    _print_facts(facts, as_json)
 
 
-@app.command()
+@command(verbose=True)
 def plan(
-    dataset: DatasetArgument = None,
-    dataset_option: DatasetOption = None,
+    *,
+    source: Source,
     out: OutOption = None,
-    gene_column: GeneColumn = "gene_id",
-    label_column: LabelColumn = "splice_type",
-    classes: ClassNames = "neither,donor,acceptor",
-    fold_by: FoldBy = None,
-    exclude: Exclude = None,
-    exclude_features: ExcludeFeatures = None,
-    base_score_columns: BaseScoreColumns = None,
-    train_all_genes: TrainAllGenes = False,
-    sample_genes: SampleGenes = None,
-    genes_per_instance: GenesPerInstance = 1500,
-    max_instances: MaxInstances = 10,
-    instance_overlap: InstanceOverlap = 0.1,
-    memory_per_gene_mb: MemoryPerGene = None,
-    max_memory_per_instance_gb: MaxMemory = 15.0,
-    memory_safety_factor: SafetyFactor = 0.6,
-    auto_adjust_instance_size: AutoAdjust = True,
-    strategy: Strategy = "auto",
-    layout: LayoutOption = "auto",
-    cv: CrossValidation = "auto",
-    sample_negatives: SampleNegatives = 1.0,
-    screen_features: ScreenFeatures = None,
-    voting: Voting = "probability",
-    weights: Weights = "uniform",
-    auto_exclude_leaky: AutoExcludeLeaky = False,
-    holdout_genes: HoldoutGenes = None,
-    n_estimators: Estimators = 800,
-    n_folds: Folds = 3,
-    early_stopping_patience: Patience = 30,
-    max_depth: Depth = 6,
-    learning_rate: LearningRate = 0.1,
-    max_bin: MaxBin = 256,
-    calibrate_per_class: Calibrate = True,
-    seed: SeedOption = 42,
+    columns: Columns,
+    planning: Planning,
+    training: Training,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -698,13 +562,12 @@ def plan(
 
     Example: mi-duck plan dataset --out run --max-memory-per-instance-gb 4
     """
+    from mi_duck.locks import run_lock
     from mi_duck.plan.planning import check_place, make_plan
-    from mi_duck.stages import run_lock
 
-    values = locals()
     folder = _required(out, "--out RUN")
-    options, settings = _options(values), _settings(values)
-    opened = _dataset(values)
+    options, settings = _plan_options(planning), _settings(training)
+    opened = _dataset(source, columns, planning.holdout_genes)
     check_place(opened, folder)
     _announce(opened)
     with run_lock(folder), reporting() as report:
@@ -723,36 +586,13 @@ def plan(
         _print_plan(made)
 
 
-@app.command()
+@command(verbose=True)
 def run(
-    dataset: DatasetArgument = None,
-    dataset_option: DatasetOption = None,
+    *,
+    source: Source,
     out: OutOption = None,
-    gene_column: GeneColumn = "gene_id",
-    label_column: LabelColumn = "splice_type",
-    classes: ClassNames = "neither,donor,acceptor",
-    fold_by: FoldBy = None,
-    exclude: Exclude = None,
-    exclude_features: ExcludeFeatures = None,
-    base_score_columns: BaseScoreColumns = None,
-    train_all_genes: TrainAllGenes = False,
-    sample_genes: SampleGenes = None,
-    genes_per_instance: GenesPerInstance = 1500,
-    max_instances: MaxInstances = 10,
-    instance_overlap: InstanceOverlap = 0.1,
-    memory_per_gene_mb: MemoryPerGene = None,
-    max_memory_per_instance_gb: MaxMemory = 15.0,
-    memory_safety_factor: SafetyFactor = 0.6,
-    auto_adjust_instance_size: AutoAdjust = True,
-    strategy: Strategy = "auto",
-    layout: LayoutOption = "auto",
-    cv: CrossValidation = "auto",
-    sample_negatives: SampleNegatives = 1.0,
-    screen_features: ScreenFeatures = None,
-    voting: Voting = "probability",
-    weights: Weights = "uniform",
-    auto_exclude_leaky: AutoExcludeLeaky = False,
-    holdout_genes: HoldoutGenes = None,
+    columns: Columns,
+    planning: Planning,
     resume_from_checkpoint: Annotated[
         bool,
         typer.Option(
@@ -766,19 +606,10 @@ def run(
         bool, typer.Option("--minimal-diagnostics", help="Leave out plots, curves and scores on genes never seen.")
     ] = False,
     monitor_overfitting: MonitorOverfitting = True,
-    calibration_analysis: CalibrationAnalysis = True,
-    neigh_sample: NeighSample = 0,
+    scoring: Scoring,
     skip_shap: Annotated[bool, typer.Option("--skip-shap", help="Leave out SHAP values.")] = False,
-    shap_sample: ShapSample = 1000,
-    shap_background: ShapBackground = 0,
-    n_estimators: Estimators = 800,
-    n_folds: Folds = 3,
-    early_stopping_patience: Patience = 30,
-    max_depth: Depth = 6,
-    learning_rate: LearningRate = 0.1,
-    max_bin: MaxBin = 256,
-    calibrate_per_class: Calibrate = True,
-    seed: SeedOption = 42,
+    explaining: Explaining,
+    training: Training,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -788,10 +619,9 @@ def run(
     """
     from mi_duck.pipeline import run as run_pipeline
 
-    values = locals()
     folder = _required(out, "--out RUN")
-    options, settings = _options(values), _settings(values)
-    opened = _dataset(values)
+    options, settings = _plan_options(planning), _settings(training)
+    opened = _dataset(source, columns, planning.holdout_genes)
     _announce(opened)
     with reporting() as report:
         run_pipeline(
@@ -804,18 +634,18 @@ def run(
             force=force_retrain_all,
             minimal_diagnostics=minimal_diagnostics,
             monitor_overfitting=monitor_overfitting,
-            calibration_analysis=calibration_analysis,
-            neigh_sample=neigh_sample,
+            calibration_analysis=scoring.calibration_analysis,
+            neigh_sample=scoring.neigh_sample,
             with_shap=not skip_shap,
-            shap_sample=shap_sample,
-            shap_background=shap_background,
+            shap_sample=explaining.shap_sample,
+            shap_background=explaining.shap_background,
             report=report,
             say=logger.info,
         )
     _print_scores(folder, as_json)
 
 
-@app.command()
+@command(verbose=True)
 def train(
     run: RunArgument,
     instance: Annotated[
@@ -834,28 +664,32 @@ def train(
         train_run(run, instance_id=instance, threads=_threads(threads), report=report, say=logger.info)
 
 
-@app.command()
+@command()
 def status(run: RunArgument, as_json: JsonOption = False) -> None:
-    """Show which instances of a run are done.
+    """Show which instances of a run are done, running, lost or still to do.
 
     Example: mi-duck status run
     """
     from mi_duck.runs import run_status
+    from mi_duck.views import duration, table_of
 
     facts = run_status(run)
     if as_json:
         _print_json(facts)
         return
     rows = facts["instances"]
-    _print_table(list(rows[0]), [list(row.values()) for row in rows])
+    table = table_of(rows)
+    _print_table(table.columns, table.rows)
     output.print(
-        f"{facts['n_done']} of {len(rows)} instances done, at most {_duration(facts['seconds_left'])} of training left; "
-        f"consolidated: {facts['is_consolidated']}; "
+        f"{facts['n_done']} of {len(rows)} instances done, {facts['n_running']} running, {facts['n_lost']} lost; "
+        f"at most {duration(facts['seconds_left'])} of training left; consolidated: {facts['is_consolidated']}; "
         f"finished: {facts['is_finished']}"
     )
+    for name, cause in facts["causes_of_loss"].items():
+        output.print(f"{name} was lost: {cause}", markup=False)
 
 
-@app.command()
+@command(verbose=True)
 def consolidate(
     run: RunArgument,
     voting: Annotated[
@@ -881,11 +715,11 @@ def consolidate(
     output.print(str(run / "consolidated_model.miduck"), markup=False)
 
 
-@app.command()
+@command(verbose=True)
 def evaluate(
     run: RunArgument,
-    calibration_analysis: CalibrationAnalysis = True,
-    neigh_sample: NeighSample = 0,
+    *,
+    scoring: Scoring,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -898,15 +732,15 @@ def evaluate(
     with reporting() as report:
         evaluate_alone(
             run,
-            calibration_analysis=calibration_analysis,
-            neigh_sample=neigh_sample,
+            calibration_analysis=scoring.calibration_analysis,
+            neigh_sample=scoring.neigh_sample,
             threads=_threads(threads),
             report=report,
         )
     _print_scores(run, as_json)
 
 
-@app.command(name="report")
+@command("report")
 def write_report(run: RunArgument, monitor_overfitting: MonitorOverfitting = True, as_json: JsonOption = False) -> None:
     """Write report.html of an evaluated run anew, with every figure, and print what it warns of.
 
@@ -919,11 +753,11 @@ def write_report(run: RunArgument, monitor_overfitting: MonitorOverfitting = Tru
     _print_facts({"report": str(run / "report.html"), "warnings": warnings}, as_json)
 
 
-@app.command()
+@command()
 def explain(
     run: RunArgument,
-    shap_sample: ShapSample = 1000,
-    shap_background: ShapBackground = 0,
+    *,
+    explaining: Explaining,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -936,8 +770,8 @@ def explain(
     with reporting() as report:
         facts = explain_alone(
             run,
-            sample_size=shap_sample,
-            background_size=shap_background,
+            sample_size=explaining.shap_sample,
+            background_size=explaining.shap_background,
             threads=_threads(threads),
             report=report,
         )
@@ -951,7 +785,7 @@ def explain(
     output.print(str(run / "comprehensive_shap_analysis"), markup=False)
 
 
-@app.command()
+@command()
 def compare(
     run: RunArgument,
     other: Annotated[Path, typer.Argument(metavar="OTHER", help="Folder of another run.", show_default=False)],
@@ -962,34 +796,24 @@ def compare(
     Example: mi-duck compare run run_single
     """
     from mi_duck.ensemble.versus import compare_runs
+    from mi_duck.views import comparison_table
 
     found = compare_runs(run, other)
-    rows = [
-        {"metric": one.metric, "class": one.class_name}
-        | {title: _interval(part) for title, part in (("run", one), ("other", two), ("run - other", gap))}
-        for one, two, gap in zip(found.one, found.other, found.difference, strict=True)
-    ]
     if as_json:
         _print_json(asdict(found))
         return
     output.print(f"{found.n_rows:,} rows, 95 % intervals over {found.n_groups:,} fold groups")
-    _print_table(list(rows[0]), [list(row.values()) for row in rows])
+    table = comparison_table(found)
+    _print_table(table.columns, table.rows)
 
 
-def _interval(metric: Any) -> str:
-    return f"{metric.value:.4f} ({metric.low:.4f} to {metric.high:.4f})"
-
-
-@app.command()
+@command(verbose=True)
 def predict(
     model: Annotated[
         Path,
         typer.Argument(metavar="MODEL", help="Model file, run folder or instance folder.", show_default=False),
     ],
-    dataset: Annotated[
-        str,
-        typer.Argument(metavar="DATASET", help="Parquet file, folder of them, or glob.", show_default=False),
-    ],
+    dataset: DatasetArgument,
     out: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
@@ -1018,7 +842,7 @@ def predict(
     _print_facts(facts, as_json)
 
 
-@app.command()
+@command()
 def export(
     run: RunArgument,
     form: Annotated[
@@ -1038,7 +862,7 @@ def export(
     output.print(str(export_model(run, form, out=out)), markup=False)
 
 
-@app.command()
+@command()
 def verify(
     run: RunArgument,
     data: Annotated[
@@ -1066,7 +890,7 @@ def verify(
     raise typer.Exit(exit_code(findings))
 
 
-@app.command()
+@command()
 def sql(
     run: RunArgument,
     query: Annotated[str | None, typer.Argument(metavar="QUERY", help="SQL text.", show_default=False)] = None,
@@ -1078,6 +902,7 @@ def sql(
     Examples: mi-duck sql run "select * from genes limit 5", or mi-duck sql run --name coverage
     """
     from mi_duck.catalogue import describe_catalogue, query_catalogue
+    from mi_duck.views import unique
 
     if query is not None and name is not None:
         raise typer.BadParameter("give a QUERY or --name, not both")
@@ -1094,7 +919,7 @@ def sql(
         return
     columns, rows = query_catalogue(run, query=query, name=name)
     if as_json:
-        _print_json([dict(zip(_unique(columns), row, strict=True)) for row in rows])
+        _print_json([dict(zip(unique(columns), row, strict=True)) for row in rows])
     else:
         _print_table(columns, rows)
 
@@ -1103,138 +928,49 @@ def sql(
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(_plain(value), indent=1, default=str, allow_nan=False))
+    from mi_duck.views import plain
+
+    print(json.dumps(plain(value), indent=1, default=str, allow_nan=False))
 
 
-def _plain(value: Any) -> Any:
-    """Return a value without NaN and infinities, which JSON lacks: they become null."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _print_facts(facts: Mapping[str, Any], as_json: bool) -> None:
+    from mi_duck.views import fact_lines
 
-
-def _unique(names: list[str]) -> list[str]:
-    """Return names of which none is lost as a key: the second ``a`` becomes ``a_2``."""
-    return [name if name not in names[:at] else f"{name}_{names[:at].count(name) + 1}" for at, name in enumerate(names)]
-
-
-def _print_facts(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
         _print_json(facts)
         return
-    for name, value in facts.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{key} {_number(number)}" for key, number in value.items()) or "none"
-        elif isinstance(value, list | tuple):
-            value = "; ".join(str(item) for item in value) or "none"
-        output.print(f"{name.replace('_', ' '):<28} {_number(value)}", markup=False)
+    for line in fact_lines(facts):
+        output.print(line, markup=False)
 
 
-def _number(value: Any) -> str:
-    return (
-        f"{value:,}"
-        if isinstance(value, int) and not isinstance(value, bool)
-        else f"{value:.4g}"
-        if isinstance(value, float)
-        else str(value)
-    )
-
-
-def _print_table(columns: list[str], rows: list[Any]) -> None:
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a table: drawn on a terminal, tab-separated elsewhere so that other programs can read it."""
+    texts = [["" if value is None else str(value) for value in row] for row in rows]
     if not output.is_terminal:
-        print("\t".join(columns))
-        for row in rows:
-            print("\t".join("" if value is None else str(value) for value in row))
+        for line in (columns, *texts):
+            print("\t".join(line))
         return
     table = Table(*columns, header_style="bold", box=None)
-    for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row))
+    for row in texts:
+        table.add_row(*row)
     output.print(table)
 
 
-def _print_memory(found: Any, genes_per_instance: int, as_json: bool) -> None:
-    """Print predicted and measured peaks, and what a gene costs."""
-    mib = 1 << 20
-    rows = [
-        {
-            "use": "probe" if one.is_probe else "check",
-            "layout": one.layout,
-            "genes": one.n_genes,
-            "rows": one.n_rows,
-            "predicted_mib": round(one.predicted_bytes / mib, 1),
-            "measured_mib": round(one.measured_bytes / mib, 1),
-            "ratio": round(one.ratio, 3),
-        }
-        for one in found.peaks
-    ]
-    ordered = sorted(found.gene_bytes)
-    facts = {
-        "bytes_per_row": round(found.bytes_per_row, 1),
-        "fixed_mib": {phase: round(size / mib, 1) for phase, size in found.fixed_bytes.items()},
-        "slope_measured_over_computed": {
-            phase: None if slope is None else round(slope, 3) for phase, slope in found.slopes.items()
-        },
-        "mib_per_gene": {
-            "smallest": round(ordered[0] / mib, 3),
-            "median": round(ordered[len(ordered) // 2] / mib, 3),
-            "mean": round(sum(ordered) / len(ordered) / mib, 3),
-            "largest": round(ordered[-1] / mib, 3),
-        },
-        "instance_at_8_mib_a_gene": 8.0 * min(genes_per_instance, len(ordered)),
-    }
-    if as_json:
-        print(json.dumps({"sizes": rows} | facts, indent=1))
-        return
-    _print_table(list(rows[0]), [list(row.values()) for row in rows])
-    _print_facts(facts, False)
-
-
 def _print_plan(made: Any) -> None:
-    rows = [
-        [
-            one.name,
-            f"{one.first_rank:,}",
-            f"{one.stop_rank:,}",
-            f"{one.n_genes:,}",
-            f"{one.n_training_rows:,}",
-            f"{one.predicted_bytes / 2**30:.2f}",
-            _duration(one.predicted_seconds),
-        ]
-        for one in made.instances
-    ]
-    _print_table(["instance", "first gene", "stop", "genes", "rows", "predicted GiB", "at most"], rows)
+    from mi_duck.views import alternatives_table, instances_table
+
+    table, others = instances_table(made), alternatives_table(made)
+    _print_table(table.columns, table.rows)
     slots = sum(one.n_genes for one in made.instances)
     output.print(
         f"{made.strategy}: {len(made.instances)} instances, neighbours share {made.overlap_genes:,} genes, "
         f"redundancy {slots / made.n_genes:.3f}, coverage {made.n_genes:,}/{made.n_genes:,}"
     )
     output.print("Ways to train these genes, the time if no fit stops early:", markup=False)
-    rows = [
-        [
-            one["strategy"],
-            one["layout"],
-            f"{one['n_instances']:,}" if one["is_feasible"] else "-",
-            f"{one['peak_bytes'] / 2**30:.2f}" if one["peak_bytes"] else "-",
-            _duration(one["seconds"]) if one["is_feasible"] else "-",
-            f"{one['disk_bytes'] / 1e9:.1f}",
-            "yes" if one["is_feasible"] else "no",
-        ]
-        for one in made.alternatives
-    ]
-    _print_table(["strategy", "layout", "instances", "peak GiB", "at most", "disk GB", "fits"], rows)
+    _print_table(others.columns, others.rows)
     for one in made.alternatives:
         if not one["is_feasible"]:
             logger.info("    %s, %s: %s", one["strategy"], one["layout"], one["reason"])
-
-
-def _duration(seconds: float) -> str:
-    """Return a time as people say it."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _print_scores(folder: Path, as_json: bool = False) -> None:

@@ -1,13 +1,14 @@
 """Runs a function in a child process: its memory returns when it ends, its peak is measured, its death is reported.
 
 The child is a fresh interpreter, so it holds nothing that its parent imported; it finds modules where its parent does,
-never in the working directory. Progress and result come back as lines of JSON over a pipe of their own; standard output
-stays free.
+never in the working directory. Progress, messages for debugging (if its parent shows them) and result come back as lines
+of JSON over a pipe of their own; standard output stays free.
 """
 
 import ctypes
 import importlib
 import json
+import logging
 import os
 import resource
 import signal
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ from typing import Any
 
 from mi_duck import errors
 from mi_duck.errors import IncompleteRunError, MemoryBudgetError, MiDuckError
+
+logger = logging.getLogger("mi_duck.children")  # by name, because a child runs this file as __main__
 
 Report = Callable[[str, int, int], None]
 Say = Callable[[str], None]
@@ -122,13 +126,19 @@ def run_child(
     try:
         if child.stdin is not None:
             with suppress(BrokenPipeError), child.stdin:  # a child that died already is reported below
-                child.stdin.write(json.dumps({"function": function, "arguments": dict(arguments)}).encode())
+                request = {
+                    "function": function,
+                    "arguments": dict(arguments),
+                    "is_traced": logger.isEnabledFor(logging.DEBUG),
+                }
+                child.stdin.write(json.dumps(request).encode())
         while child.poll() is None:
             peak = max(peak, peak_bytes(child.pid))
             cause = _passes(child.pid, limit_bytes)
             if cause:
                 child.kill()
                 child.wait()
+                _trace(function, time.monotonic() - begun, peak, child.returncode)
                 raise MemoryBudgetError(f"{function.split(':')[-1]} was stopped: {cause}")
             time.sleep(SECONDS_BETWEEN_LOOKS)
     finally:
@@ -141,6 +151,8 @@ def run_child(
                 child.wait()
     reader.join()
     seconds = time.monotonic() - begun
+    peak = max(peak, answers.get("peak_bytes", 0))
+    _trace(function, seconds, peak, child.returncode)
     if "error" in answers:
         kind = getattr(errors, answers["error"]["kind"])
         raise kind(answers["error"]["message"])
@@ -155,7 +167,13 @@ def run_child(
         if code == TERMINATED:
             raise IncompleteRunError(f"{function.split(':')[-1]} was asked to end (SIGTERM); what it had done is saved")
         raise IncompleteRunError(f"{function.split(':')[-1]} died {cause}; its last words, if any, are above")
-    return ChildResult(answers["result"], max(peak, answers["peak_bytes"]), seconds)
+    return ChildResult(answers["result"], peak, seconds)
+
+
+def _trace(function: str, seconds: float, peak: int, code: int) -> None:
+    """Tell who listens that a child ended."""
+    end = "" if code == 0 else f", exit code {code}"
+    logger.debug("child %s: %.2f s, peak %.0f MiB%s", function, seconds, peak / (1 << 20), end)
 
 
 def _passes(pid: int, limit_bytes: int | None) -> str:
@@ -182,6 +200,8 @@ def _read_lines(read_end: int, report: Report, answers: dict[str, Any]) -> None:
             message = json.loads(line)
             if "progress" in message:
                 report(*message["progress"])
+            elif "trace" in message:
+                logger.debug("%s", message["trace"])
             else:
                 answers.update(message)
 
@@ -254,6 +274,18 @@ def ending_deferred() -> Iterator[Callable[[], bool]]:
         raise SystemExit(TERMINATED)
 
 
+class _ToParent(logging.Handler):
+    """Sends messages over the pipe, for the parent to show."""
+
+    def __init__(self, send: Callable[..., None]) -> None:
+        super().__init__()
+        self.send = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one message."""
+        self.send(trace=record.getMessage())
+
+
 def _die_with_parent() -> None:
     """Ask the kernel to end this process when its parent ends, however that happens."""
     if sys.platform == "linux":
@@ -282,12 +314,17 @@ def main() -> int:
     if not request:  # the parent was interrupted before it could ask
         return 1
     call = json.loads(request)
+    if call["is_traced"]:
+        ours = logging.getLogger("mi_duck")
+        ours.setLevel(logging.DEBUG)
+        ours.addHandler(_ToParent(send))
     module, name = call["function"].split(":")
     try:
         with _absent("pandas", "sklearn"):
             function = getattr(importlib.import_module(module), name)
         result = function(report=report, **call["arguments"])
     except MiDuckError as error:
+        logger.debug("in %s:\n%s", call["function"], traceback.format_exc().rstrip())
         send(error={"kind": type(error).__name__, "message": str(error)})
         return error.exit_code
     except (MemoryError, ValueError) as error:

@@ -5,6 +5,8 @@ Parquet file. DuckDB's errors are wrapped here, once, with the name of the file 
 """
 
 import glob
+import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mi_duck.errors import DataError, MemoryBudgetError, StorageError
+
+logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).resolve().parent
 SQL_BYTES = 1 << 30  # what the buffers of DuckDB may take while a run is planned and partitioned
@@ -132,8 +136,12 @@ class Database:
     def table(self, name: str, /, **parameters: Any) -> None:
         """Run ``sql/<name>.sql`` and keep its result as the table of that name."""
         text = self._text(name)
+        begun = time.perf_counter()
         with _wrapped(name, parameters):
-            self._connection.execute(f"create or replace table {quoted(name.split('/')[-1])} as {text}", parameters)
+            made = self._connection.execute(
+                f"create or replace table {quoted(name.split('/')[-1])} as {text}", parameters
+            )
+            _trace(name, made.fetchall()[0][0], begun)
 
     def rows(self, name: str, /, **parameters: Any) -> list[dict[str, Any]]:
         """Run ``sql/<name>.sql`` and return its rows, each a dictionary by column."""
@@ -141,8 +149,11 @@ class Database:
 
     def arrow(self, name: str, /, **parameters: Any) -> pa.Table:
         """Run ``sql/<name>.sql`` and return its result as one Arrow table."""
+        begun = time.perf_counter()
         with _wrapped(name, parameters):
-            return self._connection.sql(self._text(name), params=parameters or None).to_arrow_table()
+            result = self._connection.sql(self._text(name), params=parameters or None).to_arrow_table()
+            _trace(name, result.num_rows, begun)
+            return result
 
     def load(self, name: str, table: pa.Table) -> None:
         """Copy an Arrow table into a table of the database."""
@@ -191,6 +202,11 @@ class Database:
     @staticmethod
     def _text(name: str) -> str:
         return (sql_folder() / f"{name}.sql").read_text(encoding="utf-8")
+
+
+def _trace(name: str, n_rows: int, begun: float) -> None:
+    """Tell who listens that a file of SQL was run."""
+    logger.debug("sql/%s.sql: %s rows, %.3f s", name, f"{n_rows:,}", time.perf_counter() - begun)
 
 
 @contextmanager

@@ -11,13 +11,14 @@ from mi_duck.checkpoint import write_json
 from mi_duck.children import Report, Say, run_child
 from mi_duck.errors import CheckpointError, IncompleteRunError, MemoryBudgetError, MiDuckError, PlanError
 from mi_duck.folders import RunFolder
+from mi_duck.locks import instance_lock, run_lock
 from mi_duck.plan.filling import layout_of
 from mi_duck.plan.memory import MemoryModel
 from mi_duck.plan.plan import Instance, Plan
 from mi_duck.plan.splitting import halves_of, with_split, write_splits
 from mi_duck.provenance import take_files_out
 from mi_duck.resources import GIB
-from mi_duck.stages import partition, run_lock
+from mi_duck.stages import partition
 from mi_duck.train.instances import instance_state, is_trained, read_gene_table, write_lost
 from mi_duck.train.segments import read_filling, segments_of
 
@@ -91,33 +92,33 @@ def train_or_split(
     CheckpointError
         The instance's folder holds what another plan trained.
     """
-    plan = folder.read_plan()
-    state = instance_state(folder, plan, instance)
-    if state.name == "foreign":
-        raise CheckpointError(
-            f"{folder.instance(instance)} was trained by another plan ({state.detail}); 'mi-duck run' sets it aside, or "
-            "choose another --out"
-        )
-    if state.name == "damaged":
-        say(f"{place} {instance.name} is damaged, so it is trained again: {state.detail}")
-    say(f"{place} training on {instance.n_genes:,} genes, {instance.n_rows:,} rows")
-    try:
-        train_one(folder, instance, threads=threads, report=report, say=say)
-    except MemoryBudgetError as error:
-        halves = _split(folder, instance)
-        if halves:
+    with instance_lock(folder, instance):
+        plan = folder.read_plan()
+        state = instance_state(folder, plan, instance)
+        if state.name == "done":  # by another job, meanwhile
+            say(f"{place} reusing {instance.name}")
+            return (), None
+        if state.name == "foreign":
+            raise CheckpointError(
+                f"{folder.instance(instance)} was trained by another plan ({state.detail}); 'mi-duck run' sets it aside, or "
+                "choose another --out"
+            )
+        if state.name == "damaged":
+            say(f"{place} {instance.name} is damaged, so it is trained again: {state.detail}")
+        say(f"{place} training on {instance.n_genes:,} genes, {instance.n_rows:,} rows")
+        try:
+            train_one(folder, instance, threads=threads, report=report, say=say)
+            return (), None
+        except (MemoryBudgetError, IncompleteRunError) as error:
+            halves = _split(folder, instance) if isinstance(error, MemoryBudgetError) else ()
+            if not halves:
+                say(f"{place} lost: {error}")
+                write_lost(folder, instance, str(error))
+                return (), error
             names = " and ".join(half.name for half in halves)
             say(f"{place} out of memory, so {instance.name} is split in halves, {names}: {error}")
-            partition(folder, folder.read_plan(), threads=threads, report=report)
-            return halves, None
-        say(f"{place} lost: {error}")
-        write_lost(folder, instance, str(error))
-        return (), error
-    except IncompleteRunError as error:
-        say(f"{place} lost: {error}")
-        write_lost(folder, instance, str(error))
-        return (), error
-    return (), None
+    partition(folder, folder.read_plan(), threads=threads, report=report)
+    return halves, None
 
 
 def _split(folder: RunFolder, instance: Instance) -> tuple[Instance, ...]:

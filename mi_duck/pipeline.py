@@ -18,6 +18,7 @@ from mi_duck.explain.analysis import is_explained, read_summary
 from mi_duck.explain.tree_shap import check_background
 from mi_duck.folders import RunFolder
 from mi_duck.jobs import loss_text, train
+from mi_duck.locks import run_lock
 from mi_duck.plan.plan import Plan, Settings
 from mi_duck.plan.planning import PlanOptions, check_place, make_plan
 from mi_duck.plan.splitting import write_splits
@@ -27,7 +28,6 @@ from mi_duck.stages import (
     consolidate_run,
     describe_instances,
     evaluate,
-    run_lock,
     write_page,
 )
 from mi_duck.train.instances import checkpoint_key, is_trained, read_manifest

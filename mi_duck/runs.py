@@ -4,13 +4,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mi_duck.catalogue import measurement, status_of
+from mi_duck.catalogue import measurement
 from mi_duck.children import Report, Say
 from mi_duck.errors import CheckpointError, IncompleteRunError
 from mi_duck.explain.tree_shap import check_background
 from mi_duck.folders import RunFolder
 from mi_duck.jobs import loss_text, train, train_or_split
+from mi_duck.locks import is_locked, run_lock
 from mi_duck.pipeline import explain_model, finish, is_finished, lacks_diagnostics
+from mi_duck.plan.plan import Instance, Plan
 from mi_duck.plan.splitting import instances_for
 from mi_duck.provenance import relisted, take_files_out
 from mi_duck.resources import GIB
@@ -19,7 +21,6 @@ from mi_duck.stages import (
     describe_instances,
     evaluate,
     partition,
-    run_lock,
     write_page,
 )
 from mi_duck.train.instances import instance_state, is_trained
@@ -82,8 +83,7 @@ def train_run(root: Path, *, instance_id: int | None, threads: int, report: Repo
         if lost:
             raise IncompleteRunError(loss_text(folder.read_plan(), lost))
         return
-    instances_for(plan, instance_id)
-    with run_lock(root, shared=True), run_lock(root, name=f".lock_instance_{instance_id:02d}"):
+    with run_lock(root, shared=True):
         waiting = list(instances_for(plan, instance_id))
         while waiting:
             instance = waiting.pop(0)
@@ -110,14 +110,14 @@ def run_status(root: Path) -> dict[str, Any]:
     folder = RunFolder(root)
     plan = folder.read_plan()
     instances: list[dict[str, Any]] = []
+    causes: dict[str, str] = {}
     for instance in plan.instances:
-        state = instance_state(folder, plan, instance)
-        measured = measurement(folder, instance) if state.name == "done" else {}
+        status, cause = instance_status(folder, plan, instance)
+        measured = measurement(folder, instance) if status == "done" else {}
         instances.append(
             {
                 "instance": instance.name,
-                "status": status_of(state),
-                "detail": state.detail,
+                "status": status,
                 "genes": instance.n_genes,
                 "rows": instance.n_rows,
                 "predicted_gib": round(instance.predicted_bytes / GIB, 2),
@@ -126,16 +126,31 @@ def run_status(root: Path) -> dict[str, Any]:
                 "wall_seconds": measured.get("wall_seconds"),
             }
         )
+        if cause:
+            causes[instance.name] = cause
     finished = [one for one in instances if one["wall_seconds"]]
     pace = sum(one["wall_seconds"] for one in finished) / max(sum(one["predicted_seconds"] for one in finished), 1)
     left = sum(one["predicted_seconds"] for one in instances if one["status"] != "done")
     return {
         "seconds_left": round(left * (pace if finished else 1)),
         "n_done": sum(one["status"] == "done" for one in instances),
+        "n_running": sum(one["status"] == "running" for one in instances),
+        "n_lost": len(causes),
+        "causes_of_loss": causes,
         "is_consolidated": folder.model.is_file(),
         "is_finished": is_finished(folder, plan),
         "instances": instances,
     }
+
+
+def instance_status(folder: RunFolder, plan: Plan, instance: Instance) -> tuple[str, str]:
+    """Return how an instance stands, ``done``, ``running``, ``lost`` or ``to do``, and why it was lost."""
+    state = instance_state(folder, plan, instance)
+    if state.name == "done":
+        return "done", ""
+    if is_locked(folder.root, f".lock_{instance.name}"):
+        return "running", ""
+    return ("lost", state.detail) if state.name == "lost" else ("to do", "")
 
 
 def consolidate_alone(

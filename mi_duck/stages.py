@@ -1,54 +1,21 @@
 """The stages of a run, each alone: partition rows, consolidate, evaluate, report; each in child processes."""
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from mi_duck.checkpoint import file_sha256, storage_errors, write_json
+from mi_duck.checkpoint import file_sha256, write_json
 from mi_duck.children import Report, Say, run_child
 from mi_duck.data.dataset import Dataset, open_dataset
 from mi_duck.database import SQL_BYTES, Database
 from mi_duck.ensemble.ensemble import InstanceModel, consolidate
 from mi_duck.ensemble.model_files import load_unified_model, save_model
 from mi_duck.ensemble.thresholds import values_of
-from mi_duck.errors import DataError, RunBusyError
+from mi_duck.errors import DataError
 from mi_duck.folders import RunFolder
+from mi_duck.locks import run_lock
 from mi_duck.plan.plan import Plan
 from mi_duck.train.calibrate import Calibrator
 from mi_duck.train.instances import genes_file, is_trained
 from mi_duck.train.partition import write_segments
-
-
-@contextmanager
-def run_lock(out: Path, *, name: str = ".lock", shared: bool = False, wait: bool = False) -> Iterator[None]:
-    """Hold a lock of the run folder.
-
-    Parameters
-    ----------
-    out
-        The run folder.
-    name
-        ``.lock`` is the whole run; an instance and the partition of the rows have their own.
-    shared
-        Hold it together with others that ask for it so: several instances may be trained at once, by array jobs.
-    wait
-        Wait for it instead of giving up.
-
-    Raises
-    ------
-    RunBusyError
-        Another process holds it.
-    """
-    with storage_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        handle = (out / name).open("w")
-    with handle:
-        try:
-            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            raise RunBusyError(f"another mi-duck works on {out}; wait for it or choose another --out") from error
-        yield
 
 
 def open_planned(plan: Plan) -> Dataset:

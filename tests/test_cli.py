@@ -1,6 +1,8 @@
 """Commands: help, flags, exit codes, one line for what the user can mend, and nothing half-written."""
 
+import contextlib
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -18,9 +20,12 @@ from typer.testing import Result
 
 from cli import app
 from mi_duck import __version__
+from mi_duck.errors import MemoryBudgetError, RunBusyError
 from mi_duck.folders import RunFolder
+from mi_duck.locks import instance_lock, run_lock
+from mi_duck.options import Planning
 from mi_duck.plan.plan import Plan
-from mi_duck.stages import run_lock
+from mi_duck.plan.planning import PlanOptions
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
@@ -140,6 +145,8 @@ ELSEWHERE = {
     "--help": "test_help",
     "-h": "test_help",
     "--json": "test_json",
+    "--config": "test_config",
+    "--verbose": "test_verbose",
     "--dataset": "test_names_of_the_seeds",
     "--out": "every test",
     "--out-dir": "test_names_of_the_seeds",
@@ -346,7 +353,95 @@ def test_sql__lists_queries_and_answers(run: Path) -> None:
 def test_status__shows_what_is_done(run: Path) -> None:
     result = call("status", run)
     assert result.stdout.splitlines()[1].startswith("instance_00\tdone\t24\t")
-    assert "3 of 3 instances done, at most 0 s of training left; consolidated: True; finished: True" in result.stdout
+    assert "3 of 3 instances done, 0 running, 0 lost; at most 0 s of training left; " in result.stdout
+    assert "; consolidated: True; finished: True" in result.stdout
+
+
+def test_status__knows_running_and_lost_instances(small_dataset: Path, tmp_path: Path) -> None:
+    """A lock of the instance is held; then its holder dies of memory, and the next try ends well."""
+    folder = RunFolder(planned(small_dataset, tmp_path / "run"))
+    instance = folder.read_plan().instances[1]
+
+    def status() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(call("status", folder.root, "--json").stdout)
+        assert [one["status"] for one in found["instances"][::2]] == ["to do", "to do"]
+        return found
+
+    def die() -> None:
+        with instance_lock(folder, instance):
+            assert status()["instances"][1]["status"] == "running"
+            with pytest.raises(RunBusyError), instance_lock(folder, instance):
+                pass
+            assert status()["n_running"] == 1
+            raise MemoryBudgetError("too large")
+
+    with pytest.raises(MemoryBudgetError, match="too large"):
+        die()
+    lost = status()
+    assert (lost["instances"][1]["status"], lost["n_lost"], lost["n_running"]) == ("lost", 1, 0)
+    assert lost["causes_of_loss"] == {"instance_01": "too large"}
+    assert "instance_01 was lost: too large" in call("status", folder.root).stdout
+    with instance_lock(folder, instance):
+        assert status()["instances"][1]["status"] == "running"
+    assert status()["instances"][1]["status"] == "to do"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("plan", "absent", "--out", "run"),
+        ("run", "absent", "--out", "run"),
+        ("train", "absent"),
+        ("consolidate", "absent"),
+        ("evaluate", "absent"),
+        ("predict", "absent", "absent", "--out", "p.parquet"),
+    ],
+)
+def test_verbose__shows_where_an_error_came_from(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    with contextlib.chdir(tmp_path):
+        short = call(*arguments)
+        assert_refused(short, 65, "absent")
+        long = call(*arguments, "--verbose")
+        assert (long.exit_code, long.stdout) == (65, "")
+        assert "Traceback" in long.stderr
+        assert long.stderr.splitlines()[-1:] == short.stderr.splitlines()
+        assert call(*arguments).stderr == short.stderr  # it ends with its command
+
+
+def test_verbose__tells_of_sql_and_changes_no_plan(small_dataset: Path, plain: Plan, tmp_path: Path) -> None:
+    result = call("plan", small_dataset, "--out", tmp_path / "run", *BASE, "--verbose")
+    assert re.search(r"^sql/gene_index\.sql: 60 rows, \d+\.\d{3} s$", result.stderr, re.MULTILINE)
+    assert re.search(r"^sql/checks/null_gene\.sql: 0 rows, ", result.stderr, re.MULTILINE)
+    assert RunFolder(tmp_path / "run").read_plan().genes_sha256 == plain.genes_sha256
+    assert "sql/" not in call("plan", small_dataset, "--out", tmp_path / "other", *BASE).stderr
+
+
+def test_verbose__tells_of_child_processes_and_what_they_do(small_dataset: Path, tmp_path: Path) -> None:
+    """Train, consolidate and predict, with their children; the SQL that runs inside of them; where they fail."""
+    data = shutil.copytree(small_dataset, tmp_path / "data")
+    out = planned(data, tmp_path / "run", "--strategy", "single", "--n-estimators", "2")
+    away = data.rename(tmp_path / "away")
+    failed = call("train", out, "--threads", "1", "--verbose")
+    assert failed.exit_code == 65
+    assert re.search(r"^in mi_duck\.stages:partition_here:\nTraceback", failed.stderr, re.MULTILINE)
+    assert re.search(r"^child mi_duck\.stages:partition_here: .* exit code 65$", failed.stderr, re.MULTILINE)
+    away.rename(data)
+    for arguments, words in (
+        (("train", out), r"^sql/row_index\.sql: 60 rows, \d+\.\d{3} s$"),
+        (
+            ("consolidate", out),
+            r"^child mi_duck\.ensemble\.out_of_fold:predict_out_of_fold: \d+\.\d\d s, peak \d+ MiB$",
+        ),
+        (("predict", out, data, "--out", tmp_path / "p.parquet"), r"^batch 0 of .*: [\d,]+ rows, \d+\.\d{3} s$"),
+    ):
+        result = call(*arguments, "--threads", "1", "--verbose")
+        assert result.exit_code == 0, result.output
+        assert re.search(words, result.stderr, re.MULTILINE), result.stderr
+        assert "exit code" not in result.stderr
+
+
+def test_options__have_the_defaults_of_the_functions_behind_them() -> None:
+    assert asdict(Planning()) == asdict(PlanOptions())
 
 
 def test_plan__prints_what_it_made(small_dataset: Path, tmp_path: Path) -> None:

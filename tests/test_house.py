@@ -15,6 +15,9 @@ PACKAGE = ROOT / "mi_duck"
 MODULES: dict[str, set[str]] = {
     # the errors a user can meet
     "errors": set(),
+    # from a file to the values of flags
+    "config": set(),
+    "options": {"typer"},
     # from genome to dataset
     "genome.sequence": {"numpy"},
     "genome.loci": {"numpy"},
@@ -44,6 +47,7 @@ MODULES: dict[str, set[str]] = {
     "plan.strategies": {"numpy"},
     "folders": set(),
     "provenance": set(),
+    "locks": set(),
     "children": {"psutil"},
     "data.genes": {"pyarrow"},
     "data.separation": {"numpy"},
@@ -131,6 +135,8 @@ MODULES: dict[str, set[str]] = {
     "verify.source": {"pyarrow"},
     "verify.verify": set(),
     "demo": set(),
+    # what commands show
+    "views": set(),
 }
 """Every module in the order of the data, with the packages it may use: it imports only modules above it."""
 

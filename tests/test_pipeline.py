@@ -20,7 +20,8 @@ from typer.testing import CliRunner, Result
 from cli import app
 from mi_duck.errors import PlanError
 from mi_duck.folders import RunFolder
-from mi_duck.stages import partition_here, run_lock
+from mi_duck.locks import run_lock
+from mi_duck.stages import partition_here
 from mi_duck.train.train import train_instance
 
 # small enough for seconds, large enough for three instances that learn something

@@ -174,7 +174,7 @@ def test_run__a_crashed_instance_is_lost_and_named_and_the_same_command_mends_th
     assert f"Only {60 - only_there} of 60 genes were trained on; lost: instance_01" in page
     status = json.loads(call("status", out, "--json").stdout)
     assert [one["status"] for one in status["instances"]] == ["done", "lost", "done"]
-    assert "signal 11" in status["instances"][1]["detail"]
+    assert "signal 11" in status["causes_of_loss"]["instance_01"]
     assert not status["is_finished"]
     done = mi_duck("run", small_dataset, "--out", out, *FAST)
     assert "found 2 existing instances to reuse" in done.stderr

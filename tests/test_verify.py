@@ -14,10 +14,10 @@ from test_pipeline import call, finished_run, plain_run, quiet
 
 from mi_duck.checkpoint import file_sha256, pack, read_parts, sealed, write_json
 from mi_duck.folders import RunFolder
+from mi_duck.locks import run_lock
 from mi_duck.pipeline import is_finished
 from mi_duck.provenance import file_hashes, own_files, read_provenance, relisted
 from mi_duck.runs import report_alone
-from mi_duck.stages import run_lock
 from mi_duck.train.instances import checkpoint_key, made_of
 from mi_duck.verify.findings import OK, Finding
 from mi_duck.verify.verify import exit_code, verify_run

@@ -1,5 +1,7 @@
 """Streams Parquet through a model to Parquet in bounded memory; every id and the order are kept."""
 
+import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ from mi_duck.ensemble.ensemble import ConsolidatedMetaModel, InstanceModel
 from mi_duck.ensemble.matrix import feature_matrix
 from mi_duck.errors import DataError
 from mi_duck.train.calibrate import probabilities
+
+logger = logging.getLogger(__name__)
 
 BATCH_BYTES = 64 << 20
 
@@ -85,12 +89,16 @@ def predict_file(
     with storage_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
-            for file, batch in _batches(files, [*kept, *used], batch_rows):
+            for number, (file, batch) in enumerate(_batches(files, [*kept, *used], batch_rows)):
+                begun = time.perf_counter()
                 table = _predicted(model, batch, kept, used, _folder_values(file, schema.names))
                 if writer is None:
                     writer = pq.ParquetWriter(temporary, table.schema, compression="zstd", write_page_checksum=True)
                 writer.write_table(table)
                 done += len(table)
+                logger.debug(
+                    "batch %d of %s: %s rows, %.3f s", number, file, f"{len(table):,}", time.perf_counter() - begun
+                )
                 report("predicting", done, total)
             if writer is None:
                 raise DataError(f"no rows in {location}")

@@ -1,0 +1,292 @@
+"""The options that commands share, each written once with its help, range and default; groups of them are dataclasses.
+
+`VerboseOption` and `ConfigOption` act when they are parsed: messages for debugging appear, and the values of a file become
+the defaults of the command, each checked by the code that checks what is typed.
+"""
+
+import inspect
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import typer
+
+from mi_duck.config import Flag, read_settings
+from mi_duck.errors import PlanError
+
+DatasetArgument = Annotated[
+    str, typer.Argument(metavar="DATASET", help="Parquet file, folder of them, or glob.", show_default=False)
+]
+OutOption = Annotated[Path | None, typer.Option("--out", "--out-dir", help="Folder of the run.", show_default=False)]
+NewFolder = Annotated[Path, typer.Option("--out", help="Folder of the dataset; absent or empty.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(help="Threads; by default all cores of this process.", min=1, max=1024, show_default=False),
+]
+MonitorOverfitting = Annotated[
+    bool,
+    typer.Option(
+        "--monitor-overfitting/--no-monitor-overfitting", help="Judge the learning curves of every fold: overfitting/."
+    ),
+]
+SeedOption = Annotated[int, typer.Option(help="Seed of every choice.", min=0, max=2**31 - 1)]
+SEED = 42
+GenesPerInstance = Annotated[
+    int, typer.Option(help="Genes an instance: a target, see --auto-adjust-instance-size.", min=1, max=10**7)
+]
+GENES_PER_INSTANCE = 1500
+StrategyOption = Annotated[
+    Literal["auto", "single", "multi", "external"],
+    typer.Option(
+        help="One model (single), several (multi), what fits of these (auto), or one with its matrix on disk."
+    ),
+]
+LayoutOption = Annotated[
+    Literal["auto", "missing", "zeros", "sentinel"],
+    typer.Option(
+        help="Missing values stay missing, zeros of byte columns are missing too, or missing is a number below all others."
+    ),
+]
+CrossValidation = Annotated[
+    Literal["auto", "matrices", "weights"],
+    typer.Option("--cv", help="Hold folds out by a matrix for each, or by weight zero; auto takes the faster."),
+]
+SampleNegatives = Annotated[
+    float,
+    typer.Option(
+        help="Share of the easy negatives to train on, with the inverse as weight; 1 is all.", min=0.01, max=1.0
+    ),
+]
+FoldsOption = Annotated[int, typer.Option(help="Folds of the cross-validation.", min=2, max=100)]
+FOLDS = 3
+DepthOption = Annotated[int, typer.Option(help="Depth of the trees.", min=1, max=16)]
+DEPTH = 6
+MaxBin = Annotated[int, typer.Option(help="Most histogram bins a feature.", min=2, max=65_536)]
+MAX_BIN = 256
+
+
+def _unless_argument(ctx: typer.Context, value: str | None) -> str | None:
+    """Let DATASET of the command line win over the dataset of a --config file."""
+    source = ctx.get_parameter_source("dataset_option")
+    return None if ctx.params.get("dataset") and source is not None and source.name == "DEFAULT_MAP" else value
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the dataset is; the two ways of the seeds to say so."""
+
+    dataset: Annotated[
+        str | None,
+        typer.Argument(metavar="DATASET", help="Parquet file, folder of them, or glob.", show_default=False),
+    ] = None
+    dataset_option: Annotated[
+        str | None,
+        typer.Option("--dataset", callback=_unless_argument, help="The same as DATASET.", show_default=False),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What the columns of the dataset are."""
+
+    gene_column: Annotated[str, typer.Option(help="Column with the gene.")] = "gene_id"
+    label_column: Annotated[str, typer.Option(help="Column with the label.")] = "splice_type"
+    classes: Annotated[str, typer.Option(help="Class names, comma separated; their order is the label's number.")] = (
+        "neither,donor,acceptor"
+    )
+    fold_by: Annotated[
+        str | None,
+        typer.Option(
+            help="Column with the unit of independence; by default overlap_cluster if present, else the gene.",
+            show_default=False,
+        ),
+    ] = None
+    exclude: Annotated[
+        str | None, typer.Option(help="Regular expression of columns that are no features.", show_default=False)
+    ] = None
+    exclude_features: Annotated[
+        Path | None,
+        typer.Option(help="Text file with a column name a line; these are no features.", show_default=False),
+    ] = None
+    base_score_columns: Annotated[
+        str | None,
+        typer.Option(
+            help="Columns with the base model's score of each class, comma separated; by default CLASS_score.",
+            show_default=False,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Planning:
+    """What is asked of a plan: the fields of `mi_duck.plan.planning.PlanOptions`."""
+
+    train_all_genes: Annotated[
+        bool, typer.Option("--train-all-genes", help="Use all genes, in several instances above 1,500.")
+    ] = False
+    sample_genes: Annotated[
+        int | None, typer.Option(help="Use this many whole genes, chosen by seed.", min=2, show_default=False)
+    ] = None
+    genes_per_instance: GenesPerInstance = GENES_PER_INSTANCE
+    max_instances: Annotated[int, typer.Option(help="Most instances.", min=1, max=10_000)] = 10
+    instance_overlap: Annotated[
+        float, typer.Option(help="Share of the target that neighbours share.", min=0.0, max=0.5)
+    ] = 0.1
+    memory_per_gene_mb: Annotated[
+        float | None,
+        typer.Option(help="MiB a gene, instead of the memory model.", min=0.001, max=1e6, show_default=False),
+    ] = None
+    max_memory_per_instance_gb: Annotated[
+        float, typer.Option(help="Most memory of one instance, GiB.", min=0.1, max=1e6)
+    ] = 15.0
+    memory_safety_factor: Annotated[
+        float, typer.Option(help="Share of the available memory that a plan may take.", min=0.05, max=1.0)
+    ] = 0.6
+    auto_adjust_instance_size: Annotated[
+        bool,
+        typer.Option(
+            "--auto-adjust-instance-size/--no-auto-adjust-instance-size",
+            help="Let the genes an instance follow memory and --max-instances.",
+        ),
+    ] = True
+    strategy: StrategyOption = "auto"
+    layout: LayoutOption = "auto"
+    cv: CrossValidation = "auto"
+    sample_negatives: SampleNegatives = 1.0
+    screen_features: Annotated[
+        int | None,
+        typer.Option(
+            help="Keep the best features of a pilot on some genes, and the base scores.", min=1, show_default=False
+        ),
+    ] = None
+    voting: Annotated[
+        Literal["probability", "margin", "auto"],
+        typer.Option(
+            help="Mean of the members' probabilities, or of their log-odds, calibrated on top; auto takes the lower log loss."
+        ),
+    ] = "probability"
+    weights: Annotated[
+        Literal["uniform", "f1", "fitted", "auto"],
+        typer.Option(
+            help="Weights of the members: equal, by F1, or fitted to the log loss; auto takes what has the lowest."
+        ),
+    ] = "uniform"
+    auto_exclude_leaky: Annotated[
+        bool, typer.Option("--auto-exclude-leaky", help="Leave out features that the leakage report suspects.")
+    ] = False
+    holdout_genes: Annotated[
+        str | None,
+        typer.Option(
+            help="Genes that nothing is trained on: a share of the fold groups, a text file of genes, or a column of 0 and 1.",
+            show_default=False,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How instances are trained."""
+
+    n_estimators: Annotated[int, typer.Option(help="Most boosting rounds.", min=1, max=100_000)] = 800
+    n_folds: FoldsOption = FOLDS
+    early_stopping_patience: Annotated[
+        int, typer.Option(help="Rounds without gain before a fit stops; 0 never stops.", min=0, max=100_000)
+    ] = 30
+    max_depth: DepthOption = DEPTH
+    learning_rate: Annotated[float, typer.Option(help="Step of boosting.", min=1e-4, max=1.0)] = 0.1
+    max_bin: MaxBin = MAX_BIN
+    calibrate_per_class: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate-per-class/--no-calibrate-per-class", help="Calibrate each class if it lowers the log loss."
+        ),
+    ] = True
+    seed: SeedOption = SEED
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """What is written beside the scores."""
+
+    calibration_analysis: Annotated[
+        bool,
+        typer.Option(
+            "--calibration-analysis/--no-calibration-analysis",
+            help="Write what calibration did and how far probabilities can be believed: calibration_analysis/.",
+        ),
+    ] = True
+    neigh_sample: Annotated[
+        int,
+        typer.Option(help="True sites whose neighbourhood is written to neighbour_diagnostics/; 0 is none.", min=0),
+    ] = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Explaining:
+    """Which rows are explained."""
+
+    shap_sample: Annotated[int, typer.Option(help="Rows to explain by SHAP values.", min=1, max=1_000_000)] = 1000
+    shap_background: Annotated[
+        int,
+        typer.Option(
+            help="Rows of a background that makes SHAP values interventional; 0 for exact path-dependent ones.", min=0
+        ),
+    ] = 0
+
+
+def _configure(ctx: typer.Context, path: Path | None) -> None:
+    """Make the values of a --config file the defaults of a command, each checked as if it were typed."""
+    if path is None or ctx.parent is None:
+        return
+    commands: dict[str, Any] = ctx.parent.command.commands  # type: ignore[attr-defined]
+    settings = read_settings(path, str(ctx.info_name), {name: _flags(one) for name, one in commands.items()})
+    for parameter in ctx.command.params:
+        if parameter.name in settings:
+            setting = settings[parameter.name]
+            try:
+                parameter.process_value(ctx, setting.value)
+            except typer.BadParameter as error:
+                raise PlanError(f"{path}: '{setting.key}': {error.message}") from error
+    ctx.default_map = {name: setting.value for name, setting in settings.items()}
+
+
+def _flags(command: Any) -> dict[str, Flag]:
+    """Return the flags of a command that a file may set, by their names without dashes in front."""
+    found = {}
+    for one in inspect.signature(command.callback).parameters.values():
+        hint, *_ = get_args(one.annotation)
+        kind = next((part for part in get_args(hint) if isinstance(part, type) and part is not type(None)), hint)
+        parameter = next(other for other in command.params if other.name == one.name)
+        for flag in parameter.opts if one.name != "config" else ():
+            if flag.startswith("--"):
+                found[flag.removeprefix("--")] = Flag(one.name, kind if kind in (bool, int, float) else str)
+    return found
+
+
+def _be_verbose(value: bool) -> None:
+    if value:
+        logging.getLogger("mi_duck").setLevel(logging.DEBUG)
+
+
+VerboseOption = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        callback=_be_verbose,
+        help="Tell of every SQL file with its rows and seconds, every child process, and where an error came from.",
+    ),
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.toml",
+        callback=_configure,
+        is_eager=True,
+        show_default=False,
+        help=r"Flags as TOML, such as n-estimators = 400, for every command or under \[COMMAND]; the command line wins. "
+        "Paths in it count from the working directory.",
+    ),
+]
