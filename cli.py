@@ -52,7 +52,8 @@ class Commands(typer.core.TyperGroup):
             sys.stdout.flush()  # here, where a reader that left is no error
             return result
         except MiDuckError as error:
-            errors.print(f"error: {' '.join(str(error).splitlines())}", markup=False)
+            line = " ".join(str(error).splitlines())  # names from data may steer a terminal
+            errors.print(f"error: {''.join(one if one.isprintable() else '?' for one in line)}", markup=False)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
             errors.print("interrupted; the same command goes on where it stopped")

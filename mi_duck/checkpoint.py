@@ -26,6 +26,7 @@ from mi_duck.errors import CheckpointError, StorageError
 MAGIC = b"MIDUCK01"
 LARGEST_MODEL = 8 << 30
 LARGEST_HEADER = 16 << 20
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 DENSEST = 256  # bytes that a byte of a model may unpack to; models reach 3 to 8
 FEWEST = 16 << 20  # bytes that any frame may unpack to
 
@@ -112,8 +113,9 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     apostrophe in front.
     """
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
+    names = list(rows[0]) if rows else []
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writerow({name: _cell(name) for name in names})
     writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
     write_file(path, text.getvalue().encode())
 
@@ -123,9 +125,14 @@ def _cell(value: Any) -> Any:
         return repr(float(value))
     if isinstance(value, bool):
         return int(value)
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+    if isinstance(value, str) and value[:1] in FORMULA:
         return f"'{value}"
     return value
+
+
+def unguarded(text: str) -> str:
+    """Take back the apostrophe that `write_csv` puts before a name which a spreadsheet would run as a formula."""
+    return text[1:] if text[:1] == "'" and text[1:2] in FORMULA else text
 
 
 def file_sha256(path: Path) -> str:
