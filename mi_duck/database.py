@@ -78,9 +78,15 @@ class Database:
             settings["threads"] = threads
         with _wrapped("opening", {"path": str(path)}):
             self._connection = duckdb.connect(str(path) if path else ":memory:", read_only=read_only, config=settings)
-            if read_only:  # not in the settings: where the folder may not be set any more depends on their order
+            # not among the settings: whether the folder may still be set would depend on their order
+            if read_only and not self._is_locked():
                 self._connection.execute("set enable_external_access = false")
                 self._connection.execute("set lock_configuration = true")
+
+    def _is_locked(self) -> bool:
+        """Return whether another connection of this process to the same file has locked it already."""
+        (is_locked,) = self._connection.execute("select current_setting('lock_configuration')").fetchall()[0]
+        return bool(is_locked)
 
     def __enter__(self) -> Self:
         return self
