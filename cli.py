@@ -128,7 +128,8 @@ class Commands(typer.core.TyperGroup):
         except MiDuckError as error:
             if logger.isEnabledFor(logging.DEBUG):
                 traceback.print_exc()
-            errors.print(f"error: {' '.join(str(error).splitlines())}", markup=False)
+            line = " ".join(str(error).splitlines())  # names from data may steer a terminal
+            errors.print(f"error: {''.join(one if one.isprintable() else '?' for one in line)}", markup=False)
             raise typer.Exit(error.exit_code) from error
         except Ended as error:
             errors.print(f"ended by {error.signal}; the same command goes on where it stopped")

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from mi_duck.checkpoint import publish, storage_errors
+from mi_duck.checkpoint import publish, storage_errors, unguarded
 from mi_duck.database import Database, named_queries, named_text, quoted
 from mi_duck.errors import CheckpointError, DataError
 from mi_duck.folders import RunFolder
@@ -170,7 +170,9 @@ def _metrics(folder: RunFolder) -> pa.Table:
     whole, real = pa.int64(), pa.float64()
     kinds = {"instance_id": whole, "fold": whole, "n_genes": whole, "n_rows": whole, "is_chosen": pa.bool_()}
     kinds |= dict.fromkeys(("value", "low", "high"), real)
-    return pa_csv.read_csv(folder.metrics, convert_options=pa_csv.ConvertOptions(column_types=kinds))
+    table = pa_csv.read_csv(folder.metrics, convert_options=pa_csv.ConvertOptions(column_types=kinds))
+    names = [unguarded(name) for name in table["class"].to_pylist()]
+    return table.set_column(table.column_names.index("class"), "class", pa.array(names, pa.string()))
 
 
 def _run(plan: Plan, provenance: dict[str, Any]) -> pa.Table:

@@ -2,7 +2,8 @@
 
 A ``.miduck`` file is 8 bytes ``MIDUCK01``, the SHA-256 of all that follows, the length of the header (8 bytes, little
 endian), the header (JSON: the parts with their sizes), and one zstd frame with the parts one after the other. Its hash
-is checked before any parser, native or not, sees the bytes, and the header bounds what is decompressed.
+is checked before any parser, native or not, sees the bytes, and the header bounds what is decompressed. The hash proves
+that a file is whole, not that it means well: sizes are compared with each other and with the file's before memory is taken.
 """
 
 import csv
@@ -12,6 +13,7 @@ import io
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +26,9 @@ from mi_duck.errors import CheckpointError, StorageError
 MAGIC = b"MIDUCK01"
 LARGEST_MODEL = 8 << 30
 LARGEST_HEADER = 16 << 20
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+DENSEST = 256  # bytes that a byte of a model may unpack to; models reach 3 to 8
+FEWEST = 16 << 20  # bytes that any frame may unpack to
 
 
 @contextmanager
@@ -131,8 +136,9 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     apostrophe in front.
     """
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
+    names = list(rows[0]) if rows else []
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writerow({name: _cell(name) for name in names})
     writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
     write_file(path, text.getvalue().encode())
 
@@ -142,9 +148,14 @@ def _cell(value: Any) -> Any:
         return repr(float(value))
     if isinstance(value, bool):
         return int(value)
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+    if isinstance(value, str) and value[:1] in FORMULA:
         return f"'{value}"
     return value
+
+
+def unguarded(text: str) -> str:
+    """Take back the apostrophe that `write_csv` puts before a name which a spreadsheet would run as a formula."""
+    return text[1:] if text[:1] == "'" and text[1:2] in FORMULA else text
 
 
 def file_sha256(path: Path) -> str:
@@ -190,16 +201,22 @@ def unpack(data: bytes, source: str) -> dict[str, bytes]:
     if length > LARGEST_HEADER:
         raise CheckpointError(f"{source} has a header of {length:,} bytes, more than any model has")
     try:
-        sizes = {str(name): int(n) for name, n in json.loads(rest[8 : 8 + length])["parts"]}
+        listed = json.loads(rest[8 : 8 + length])["parts"]
+        sizes = {str(name): int(n) for name, n in listed}
         size = sum(sizes.values())
         if size > LARGEST_MODEL:
             raise CheckpointError(f"{source} would unpack to {size / 1e9:.1f} GB, more than any model has")
         frame = rest[8 + length :]
         # the decompressor believes the frame's own size, so that is compared before it allocates
-        if min(sizes.values(), default=0) < 0 or zstandard.frame_content_size(frame) != size:
+        if (
+            min(sizes.values(), default=0) < 0
+            or len(sizes) != len(listed)
+            or zstandard.frame_content_size(frame) != size
+            or size > max(FEWEST, DENSEST * len(frame))
+        ):
             raise CheckpointError(f"{source} is no model that mi_duck wrote: its sizes contradict each other")
-        body = zstandard.ZstdDecompressor().decompress(frame)
-    except (ValueError, KeyError, TypeError, RecursionError, zstandard.ZstdError) as error:
+        body = zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, zstandard.ZstdError) as error:
         raise CheckpointError(f"{source} is no model that mi_duck wrote: {error}") from error
     parts, begin = {}, 0
     for name, n in sizes.items():
@@ -210,8 +227,23 @@ def unpack(data: bytes, source: str) -> dict[str, bytes]:
 
 def read_parts(path: Path) -> dict[str, bytes]:
     """Read a ``.miduck`` file; see `unpack`."""
+    return unpack(read_model_bytes(path), str(path))
+
+
+def read_model_bytes(path: Path) -> bytes:
+    """Return the bytes of a model's file, or of what holds one.
+
+    Raises
+    ------
+    CheckpointError
+        It cannot be read, is no ordinary file (reading a pipe or a device could go on for ever), or is larger than any model.
+    """
     try:
-        data = path.read_bytes()
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            raise CheckpointError(f"{path} is no ordinary file; give a model's file or a run folder")
+        if facts.st_size > LARGEST_MODEL:
+            raise CheckpointError(f"{path} has {facts.st_size / 1e9:.1f} GB, more than any model has")
+        return path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
-    return unpack(data, str(path))

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).resolve().parent
 SQL_BYTES = 1 << 30  # what the buffers of DuckDB may take while a run is planned and partitioned
+MOST_ROWS = 2_000_000  # of a query's answer, which is held as Python's objects: about 1 GB
 
 
 def sql_folder() -> Path:
@@ -75,15 +76,21 @@ class Database:
             "autoload_known_extensions": "false",
             "allow_community_extensions": "false",
             "preserve_insertion_order": "true",
+            "temp_directory": str(scratch) if scratch else "",  # DuckDB's own would be beside the file
         }
-        if not read_only:
-            settings["temp_directory"] = str(scratch) if scratch else ""
         if threads is not None:
             settings["threads"] = threads
-        if read_only:
-            settings |= {"enable_external_access": "false", "lock_configuration": "true"}
         with _wrapped("opening", {"path": str(path)}):
             self._connection = duckdb.connect(str(path) if path else ":memory:", read_only=read_only, config=settings)
+            # not among the settings: whether the folder may still be set would depend on their order
+            if read_only and not self._is_locked():
+                self._connection.execute("set enable_external_access = false")
+                self._connection.execute("set lock_configuration = true")
+
+    def _is_locked(self) -> bool:
+        """Return whether another connection of this process to the same file has locked it already."""
+        (is_locked,) = self._connection.execute("select current_setting('lock_configuration')").fetchall()[0]
+        return bool(is_locked)
 
     def __enter__(self) -> Self:
         return self
@@ -184,7 +191,7 @@ class Database:
         Raises
         ------
         DataError
-            With DuckDB's own words, where the text is not one valid statement.
+            With DuckDB's own words, where the text is not one valid statement; or its answer has too many rows.
         """
         with _wrapped("query", {}, user=True):
             statements = self._connection.extract_statements(text)
@@ -192,7 +199,12 @@ class Database:
                 raise DataError(f"the query holds {len(statements)} SQL statements; give exactly one")
             result = self._connection.execute(statements[0])
             names = [column[0] for column in result.description or []]
-            return names, result.fetchall()
+            rows = result.fetchmany(MOST_ROWS + 1)
+        if len(rows) > MOST_ROWS:
+            raise DataError(
+                f"the query has more than {MOST_ROWS:,} rows; add a limit, or read the file with DuckDB itself"
+            )
+        return names, rows
 
     def table_names(self) -> list[str]:
         """Return the names of all tables and views, sorted."""

@@ -47,7 +47,7 @@ def ensemble(voting: str = "probability", encoding: Encoding = PLAIN) -> Consoli
         (instance(0, encoding), instance(1, encoding), instance(2, encoding)),
         (0.5, 0.3, 0.2),
         voting,
-        {"neither": 0.5, "donor": 0.4},
+        {"neither": {"best_f1": 0.5}, "donor": {"best_f1": 0.4}},
         12,
         (STEPS, PLATT) if voting == "margin" else (),
     )

@@ -72,6 +72,8 @@ MODULES: dict[str, set[str]] = {
     "explain.contributions": {"numpy", "xgboost"},
     "ensemble.matrix": {"numpy", "pyarrow"},
     "ensemble.ensemble": {"numpy", "xgboost"},
+    "ensemble.booster_check": {"numpy"},
+    "ensemble.model_check": set(),
     "ensemble.model_files": {"xgboost"},
     "ensemble.merge": {"numpy", "xgboost"},
     "ensemble.onnx_graph": {"numpy", "onnx", "onnxruntime", "xgboost"},

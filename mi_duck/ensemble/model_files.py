@@ -8,8 +8,9 @@ from typing import Any
 
 import xgboost as xgb
 
-from mi_duck.checkpoint import pack, read_parts, unpack, write_file
+from mi_duck.checkpoint import pack, read_model_bytes, read_parts, unpack, write_file
 from mi_duck.ensemble.ensemble import ConsolidatedMetaModel, InstanceModel
+from mi_duck.ensemble.model_check import check_model, read_facts
 from mi_duck.errors import CheckpointError
 from mi_duck.train.calibrate import Calibrator
 from mi_duck.train.encoding import Encoding
@@ -86,9 +87,7 @@ def model_from_bytes(data: bytes, source: str) -> ConsolidatedMetaModel | Instan
 def _bytes_in_pickle(path: Path) -> bytes:
     """Return the bytes of a model's file that a pickle of `mi_duck.export` holds, by reading its instructions."""
     try:
-        found = [value for _, value, _ in pickletools.genops(path.read_bytes()) if isinstance(value, bytes)]
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+        found = [value for _, value, _ in pickletools.genops(read_model_bytes(path)) if isinstance(value, bytes)]
     except ValueError as error:
         raise CheckpointError(f"{path} is no whole pickle: {error}") from error
     if len(found) != 1:
@@ -97,28 +96,44 @@ def _bytes_in_pickle(path: Path) -> bytes:
 
 
 def _from_parts(parts: Mapping[str, bytes], source: str) -> ConsolidatedMetaModel | InstanceModel:
-    try:
-        facts = json.loads(parts["model.json"])
-        if facts["kind"] == "instance":
-            return _member(facts, facts, [parts[f"booster_{index}.ubj"] for index in range(len(facts["classes"]))])
-        if facts["kind"] != "ensemble" or facts["version"] != MODEL_VERSION:
-            raise CheckpointError(
-                f"{source} holds '{facts['kind']}', version {facts.get('version')}, not a model to predict with"
-            )
-        members = tuple(
-            _member(facts, one, [parts[f"booster_{number}_{index}.ubj"] for index in range(len(facts["classes"]))])
-            for number, one in enumerate(facts["members"])
-        )
-        return ConsolidatedMetaModel(
-            members,
-            tuple(facts["weights"]),
-            facts["voting"],
-            facts["thresholds"],
-            facts["n_genes"],
-            tuple(Calibrator.from_dict(values) for values in facts["calibrators"]),
-        )
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{source} lacks a part of a model: {error}") from error
+    facts = checked_facts(parts, source, ("instance", "ensemble"), otherwise="not a model to predict with")
+    if facts["kind"] == "instance":
+        return _member(facts, facts, [parts[f"booster_{index}.ubj"] for index in range(len(facts["classes"]))])
+    members = tuple(
+        _member(facts, one, [parts[f"booster_{number}_{index}.ubj"] for index in range(len(facts["classes"]))])
+        for number, one in enumerate(facts["members"])
+    )
+    return ConsolidatedMetaModel(
+        members,
+        tuple(facts["weights"]),
+        facts["voting"],
+        facts["thresholds"],
+        facts["n_genes"],
+        tuple(Calibrator.from_dict(values) for values in facts["calibrators"]),
+    )
+
+
+def checked_facts(parts: Mapping[str, bytes], source: str, kinds: Sequence[str], *, otherwise: str) -> dict[str, Any]:
+    """Return the facts of a model of one of some kinds, once facts and boosters are known to be sound.
+
+    Parameters
+    ----------
+    parts, source
+        All parts of the file, and its name.
+    kinds, otherwise
+        Those that will do, and the words for a model of another kind.
+
+    Raises
+    ------
+    CheckpointError
+        It is of another kind or version, or no model; see `mi_duck.ensemble.model_check`.
+    """
+    facts = read_facts(parts.get("model.json", b""), source)
+    kind, version = facts.get("kind"), facts.get("version")
+    if kind not in kinds or (kind == "ensemble" and version != MODEL_VERSION):
+        raise CheckpointError(f"{source} holds '{kind!s:.40}', version {version!s:.40}, {otherwise}")
+    check_model(facts, parts, source)
+    return facts
 
 
 def _member(facts: dict[str, Any], one: dict[str, Any], boosters: Sequence[bytes]) -> InstanceModel:
@@ -134,5 +149,15 @@ def _member(facts: dict[str, Any], one: dict[str, Any], boosters: Sequence[bytes
 
 
 def load_booster(data: bytes) -> xgb.Booster:
-    """Return a booster from its verified bytes."""
-    return xgb.Booster(model_file=bytearray(data))
+    """Return a booster from its verified bytes.
+
+    Raises
+    ------
+    CheckpointError
+        XGBoost does not take them.
+    """
+    try:
+        return xgb.Booster(model_file=bytearray(data))
+    except xgb.core.XGBoostError as error:
+        words = " ".join(str(error).partition("Stack trace")[0].split())
+        raise CheckpointError(f"XGBoost {xgb.__version__} cannot load a booster of this model: {words}") from error

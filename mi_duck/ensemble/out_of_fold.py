@@ -5,7 +5,6 @@ fold-k boosters, scored on the genes of fold k for every k, is an exact cross-va
 every row. No holdout is lost.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from mi_duck.checkpoint import publish, read_parts, storage_errors
 from mi_duck.children import Report
 from mi_duck.ensemble.member_scores import MemberScores, member_table, read_member_scores
-from mi_duck.ensemble.model_files import load_booster
+from mi_duck.ensemble.model_files import checked_facts, load_booster
 from mi_duck.ensemble.thresholds import find_thresholds
 from mi_duck.ensemble.variants import Variant, Voted, all_weights, log_loss, variants, vote_out_of_fold
 from mi_duck.errors import CheckpointError, PlanError
@@ -48,9 +47,7 @@ def read_fold_models(path: Path) -> FoldModels:
         The file is damaged, or holds another kind of model.
     """
     parts = read_parts(path)
-    facts = json.loads(parts["model.json"])
-    if facts["kind"] != "folds":
-        raise CheckpointError(f"{path} holds '{facts['kind']}', no fold models")
+    facts = checked_facts(parts, str(path), ("folds",), otherwise="no fold models")
     return FoldModels(
         tuple(
             tuple(load_booster(parts[f"booster_{fold}_{index}.ubj"]) for index in range(len(facts["classes"])))

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mi_duck.checkpoint import file_sha256, sealed, storage_errors, write_csv, write_file, write_json
+from mi_duck.checkpoint import file_sha256, sealed, storage_errors, unguarded, write_csv, write_file, write_json
 from mi_duck.children import Report
 from mi_duck.ensemble.ensemble import InstanceModel
 from mi_duck.ensemble.model_files import load_unified_model
@@ -176,7 +176,9 @@ def _read_rows(folder: RunFolder, plan: Plan, instance: Instance, genes: Genes) 
 def _complete(path: Path, rows: OutOfFold, classes: Sequence[str]) -> list[dict[str, Any]]:
     """Return the table of folds that training wrote, on the rows that are scored, with the columns that it lacks."""
     with path.open(encoding="utf-8", newline="") as file:
-        folds: list[dict[str, Any]] = list(csv.DictReader(file))
+        folds: list[dict[str, Any]] = [
+            {unguarded(name): value for name, value in line.items()} for line in csv.DictReader(file)
+        ]
     completed = []
     for line in folds:
         of_fold = rows.fold == int(line["fold"])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mi_duck.catalogue import open_catalogue
+from mi_duck.checkpoint import unguarded
 from mi_duck.errors import CheckpointError
 from mi_duck.folders import RunFolder
 from mi_duck.report.plots import Curve, MemoryDot, Reliability
@@ -115,17 +116,14 @@ def read_rows(path: Path) -> list[dict[str, str]] | None:
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            return [{name: _text(value) for name, value in row.items()} for row in csv.DictReader(file)]
+            return [
+                {unguarded(name or ""): unguarded(value or "") for name, value in row.items()}
+                for row in csv.DictReader(file)
+            ]
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CheckpointError(f"cannot read {path}: {error}; make it again") from error
-
-
-def _text(value: str | None) -> str:
-    """Take back the apostrophe that guards a name which a spreadsheet would run as a formula."""
-    text = value or ""
-    return text[1:] if text[:1] == "'" and text[1:2] in tuple("=+-@\t\r") else text
 
 
 def read_json(path: Path) -> Any:

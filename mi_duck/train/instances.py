@@ -414,8 +414,13 @@ def _first_row(plan: Plan, rank: int) -> int:
 
 
 def _remove(folder: Path) -> None:
-    """Delete a folder of ours, manifest first, so that a half-deleted one never counts as finished."""
-    if folder.is_dir():
+    """Delete a folder of ours, manifest first, so that a half-deleted one never counts as finished.
+
+    Of a link the link goes, and what it points to stays as it is.
+    """
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.is_dir():
         (folder / "manifest.json").unlink(missing_ok=True)
         shutil.rmtree(folder)
 
