@@ -6,7 +6,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mi_duck.database import Database, named_queries, named_text, quoted, sql_folder
@@ -19,6 +19,7 @@ def test_sql_folder__holds_the_files() -> None:
     assert (sql_folder() / "gene_index.sql").is_file()
 
 
+@settings(deadline=None)  # of a busy machine
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1))
 def test_quoted__names_any_column(name: str) -> None:
     (row,) = duckdb.sql(f"select 1 as {quoted(name)}").to_arrow_table().to_pylist()
