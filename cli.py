@@ -228,6 +228,10 @@ Calibrate = Annotated[
         help="Calibrate each class if it lowers the log loss.",
     ),
 ]
+FullHash = Annotated[
+    bool,
+    typer.Option("--full-hash", help="Hash every byte of the dataset, and check that again before its rows are read."),
+]
 HoldoutGenes = Annotated[
     str | None,
     typer.Option(
@@ -339,6 +343,7 @@ def _dataset(values: dict[str, Any]) -> Any:
         exclude_features=values["exclude_features"],
         base_score_columns=[name.strip() for name in scores.split(",")] if scores else None,
         holdout_genes=values.get("holdout_genes"),
+        full_hash=values.get("full_hash", False),
     )
 
 
@@ -566,6 +571,7 @@ def memory(
     n_folds: Folds = 3,
     max_depth: Depth = 6,
     max_bin: MaxBin = 256,
+    full_hash: FullHash = False,
     plot: Annotated[
         Path | None, typer.Option(help="Write the plot here: .pdf, .svg or .png.", show_default=False)
     ] = None,
@@ -654,6 +660,7 @@ def plan(
     learning_rate: LearningRate = 0.1,
     max_bin: MaxBin = 256,
     calibrate_per_class: Calibrate = True,
+    full_hash: FullHash = False,
     seed: SeedOption = 42,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
@@ -742,6 +749,7 @@ def run(
     learning_rate: LearningRate = 0.1,
     max_bin: MaxBin = 256,
     calibrate_per_class: Calibrate = True,
+    full_hash: FullHash = False,
     seed: SeedOption = 42,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,

@@ -23,6 +23,7 @@ from mi_duck.plan.plan import Plan, Settings
 from mi_duck.plan.planning import PlanOptions, check_place, make_plan
 from mi_duck.report.summary import write_summary
 from mi_duck.stages import (
+    changed_files,
     consolidate_run,
     describe_instances,
     evaluate,
@@ -244,8 +245,10 @@ def _refuse_other_request(
     columns = ("gene_column", "label_column", "fold_column", "base_scores")
     if any(getattr(plan, name) != getattr(dataset, name) for name in columns):
         changed.append("columns differ")
-    if plan.dataset_fingerprint != dataset.fingerprint:
-        changed.append("the dataset's files changed")
+    if plan.full_hash != dataset.full_hash:
+        changed.append(f"full_hash: {plan.full_hash} then, {dataset.full_hash} now")
+    elif plan.dataset_fingerprint != dataset.fingerprint:
+        changed.append(changed_files(plan, dataset))
     if changed:
         raise CheckpointError(
             f"{folder.root} was begun otherwise ({'; '.join(changed[:4])}); choose another --out or add --force-retrain-all"

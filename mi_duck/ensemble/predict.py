@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from mi_duck.checkpoint import publish, storage_errors
 from mi_duck.children import Report
-from mi_duck.data.dataset import parquet_files
+from mi_duck.data.files import parquet_files
 from mi_duck.ensemble.ensemble import ConsolidatedMetaModel, InstanceModel
 from mi_duck.ensemble.matrix import feature_matrix
 from mi_duck.errors import DataError

@@ -129,7 +129,7 @@ class Plan:
     location, files
         The dataset, and its files with absolute paths.
     dataset_fingerprint
-        SHA-256 of names, sizes and footers.
+        SHA-256 of names, sizes and footers, and with ``--full-hash`` of every byte.
     gene_column, label_column, fold_column, position_column, classes, labels, base_scores
         As in `mi_duck.data.dataset.Dataset`.
     small_features, wide_features
@@ -173,6 +173,8 @@ class Plan:
         are not among ``n_genes`` and ``n_rows``.
     leaky_features
         Features of the dataset that ``--auto-exclude-leaky`` left out.
+    pins, hashes, full_hash
+        Of each of ``files`` the SHA-256 of size and footer, and with ``--full-hash`` that of every byte.
     """
 
     version: int
@@ -215,6 +217,9 @@ class Plan:
     n_holdout_rows: int = 0
     holdout_segments: tuple[Segment, ...] = ()
     leaky_features: tuple[str, ...] = ()
+    pins: tuple[str, ...] = ()
+    hashes: tuple[str, ...] = ()
+    full_hash: bool = False
 
     @property
     def all_segments(self) -> tuple[Segment, ...]:
