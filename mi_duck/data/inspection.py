@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from mi_duck.data.dataset import Dataset, some_names
+from mi_duck.data.files import UNREADABLE, damaged
 from mi_duck.data.genes import GeneIndex, index_genes
 from mi_duck.database import SQL_BYTES, Database
 from mi_duck.train.encoding import SENTINEL
@@ -126,10 +127,13 @@ def gene_warnings(db: Database, dataset: Dataset) -> tuple[str, ...]:
 def unfit_values(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]], *, layout: str) -> str:
     """Return in words which column holds values that no plan can use, as far as footers tell; empty if none does.
 
-    Infinite values and those too large for float32 are unfit, and in the layout ``sentinel`` those that stand for missing
-    values. Partitioning looks at every value. DuckDB says nothing of a row group's range where one end is infinite, so
-    columns without a range are looked up in the footers themselves.
+    Infinite values and those too large for float32 are unfit, in the layout ``sentinel`` those that stand for missing
+    values, and a null position. Partitioning looks at every value. DuckDB says nothing of a row group's range where one end
+    is infinite, so columns without a range are looked up in the footers themselves.
     """
+    place = dataset.position_column
+    if place is not None and statistics[place]["n_nulls"]:
+        return f"null in column '{place}' of {dataset.location}; fill it or remove the rows"
     lowest = SENTINEL if layout == "sentinel" else -LARGEST_FLOAT32
     for low, high, words in (
         (-LARGEST_FLOAT32, LARGEST_FLOAT32, "an infinite value, or one too large for float32"),
@@ -155,7 +159,13 @@ def _is_within(least: float, most: float, low: float, high: float) -> bool:
 
 def _outside(file: Path, names: Sequence[str], low: float, high: float) -> str:
     """Return the first column of which the footer of a file says that it leaves a range; empty if none does."""
-    metadata = pq.read_metadata(file)
+    try:
+        with pq.ParquetFile(file) as parquet:
+            # an encrypted column is met by reading it; to ask for its statistics would end the process
+            next(parquet.iter_batches(1, columns=list(names), use_threads=False), None)
+            metadata = parquet.metadata
+    except UNREADABLE as error:
+        raise damaged(file, error) from error
     places = {name: metadata.schema.names.index(name) for name in names}
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)

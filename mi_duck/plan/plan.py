@@ -240,7 +240,7 @@ class Plan:
             The text is no plan, or one of another version.
         """
         try:
-            values: dict[str, Any] = json.loads(text)
+            values: dict[str, Any] = json.loads(text, object_pairs_hook=_once, parse_constant=_refused)
             if values.get("version") != PLAN_VERSION:
                 raise CheckpointError(f"the plan has format {values.get('version')}, this program reads {PLAN_VERSION}")
             for name, value in values.items():
@@ -252,6 +252,17 @@ class Plan:
             return cls(**values)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"plan.json is damaged: {error}") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; a key that stands twice could mean either value."""
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError(f"a key stands twice among {', '.join(sorted(key for key, _ in pairs)[:8])}")
+    return dict(pairs)
+
+
+def _refused(word: str) -> None:
+    raise ValueError(f"it holds {word}, which is no number")
 
 
 def make_segments(instances: tuple[Instance, ...], gene_rows: NDArray[np.int64]) -> tuple[Segment, ...]:
