@@ -67,7 +67,8 @@ def split_features(
             )
         ):
             small.append(name)
-    return tuple(small), tuple(name for name in dataset.features if name not in set(small))
+    is_small = set(small)
+    return tuple(small), tuple(name for name in dataset.features if name not in is_small)
 
 
 def data_warnings(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
