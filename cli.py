@@ -38,6 +38,7 @@ from mi_duck.options import (
     DepthOption,
     Explaining,
     FoldsOption,
+    FullHash,
     GenesPerInstance,
     JsonOption,
     LayoutOption,
@@ -276,7 +277,7 @@ def _finite(values: Mapping[str, Any]) -> None:
             raise typer.BadParameter(f"{value} is not a finite number", param_hint=f"--{name.replace('_', '-')}")
 
 
-def _dataset(source: Source, columns: Columns, holdout_genes: str | None = None) -> Any:
+def _dataset(source: Source, columns: Columns, *, holdout_genes: str | None = None, full_hash: bool = False) -> Any:
     """Open the dataset that the options of a command name."""
     from mi_duck.data.dataset import open_dataset
 
@@ -293,6 +294,7 @@ def _dataset(source: Source, columns: Columns, holdout_genes: str | None = None)
         exclude_features=columns.exclude_features,
         base_score_columns=[name.strip() for name in scores.split(",")] if scores else None,
         holdout_genes=holdout_genes,
+        full_hash=full_hash,
     )
 
 
@@ -497,6 +499,7 @@ def memory(
     n_folds: FoldsOption = FOLDS,
     max_depth: DepthOption = DEPTH,
     max_bin: MaxBin = MAX_BIN,
+    full_hash: FullHash = False,
     plot: Annotated[
         Path | None, typer.Option(help="Write the plot here: .pdf, .svg or .png.", show_default=False)
     ] = None,
@@ -513,7 +516,7 @@ def memory(
     from mi_duck.views import gene_facts, peak_records, table_of
 
     training = Training(n_folds=n_folds, early_stopping_patience=0, max_depth=max_depth, max_bin=max_bin, seed=seed)
-    opened = _dataset(source, columns)
+    opened = _dataset(source, columns, full_hash=full_hash)
     with tempfile.TemporaryDirectory(prefix="mi_duck_memory_") as scratch, reporting() as report:
         (found,) = measure_dataset(
             opened,
@@ -556,6 +559,7 @@ def plan(
     columns: Columns,
     planning: Planning,
     training: Training,
+    full_hash: FullHash = False,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -568,7 +572,7 @@ def plan(
 
     folder = _required(out, "--out RUN")
     options, settings = _plan_options(planning), _settings(training)
-    opened = _dataset(source, columns, planning.holdout_genes)
+    opened = _dataset(source, columns, holdout_genes=planning.holdout_genes, full_hash=full_hash)
     check_place(opened, folder)
     _announce(opened)
     with run_lock(folder), reporting() as report:
@@ -611,6 +615,7 @@ def run(
     skip_shap: Annotated[bool, typer.Option("--skip-shap", help="Leave out SHAP values.")] = False,
     explaining: Explaining,
     training: Training,
+    full_hash: FullHash = False,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -622,7 +627,7 @@ def run(
 
     folder = _required(out, "--out RUN")
     options, settings = _plan_options(planning), _settings(training)
-    opened = _dataset(source, columns, planning.holdout_genes)
+    opened = _dataset(source, columns, holdout_genes=planning.holdout_genes, full_hash=full_hash)
     _announce(opened)
     with reporting() as report:
         run_pipeline(

@@ -17,6 +17,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mi_duck.data.files import verify_pages
 from mi_duck.errors import DataError, MemoryBudgetError, StorageError
 
 logger = logging.getLogger(__name__)
@@ -118,7 +119,11 @@ class Database:
         The names of the user's columns are values here, quoted by one function; everything after reads the view.
         Folder names such as ``chrom=4`` count only where the files lack one of the three columns, and as text: a
         number would make one gene of ``007`` and ``7``.
+
+        DuckDB verifies no checksum, so the pages of all these columns are verified first: see `verify_pages`.
         """
+        roles = [gene_column, fold_column, label_column, *([position_column] if position_column else []), *site_scores]
+        verify_pages(files, roles)
         with _wrapped("source_rows", {"files": len(files)}):
             needs_folders = not {gene_column, label_column, fold_column} <= set(pq.read_schema(files[0]).names)
             parquet = self._connection.sql(

@@ -32,6 +32,10 @@ MonitorOverfitting = Annotated[
         "--monitor-overfitting/--no-monitor-overfitting", help="Judge the learning curves of every fold: overfitting/."
     ),
 ]
+FullHash = Annotated[
+    bool,
+    typer.Option("--full-hash", help="Hash every byte of the dataset, and check that again before its rows are read."),
+]
 SeedOption = Annotated[int, typer.Option(help="Seed of every choice.", min=0, max=2**31 - 1)]
 SEED = 42
 GenesPerInstance = Annotated[

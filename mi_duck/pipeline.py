@@ -25,6 +25,7 @@ from mi_duck.plan.splitting import write_splits
 from mi_duck.provenance import relisted, take_files_out, write_provenance
 from mi_duck.report.summary import write_summary
 from mi_duck.stages import (
+    changed_files,
     consolidate_run,
     describe_instances,
     evaluate,
@@ -311,8 +312,10 @@ def differences_asked(plan: Plan, dataset: Dataset, options: PlanOptions, settin
     columns = ("gene_column", "label_column", "fold_column", "base_scores")
     if any(getattr(plan, name) != getattr(dataset, name) for name in columns):
         changed.append("columns differ")
-    if plan.dataset_fingerprint != dataset.fingerprint:
-        changed.append("the dataset's files changed")
+    if plan.full_hash != dataset.full_hash:
+        changed.append(f"full_hash: {plan.full_hash} then, {dataset.full_hash} now")
+    elif plan.dataset_fingerprint != dataset.fingerprint:
+        changed.append(changed_files(plan, dataset))
     return changed
 
 

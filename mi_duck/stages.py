@@ -18,8 +18,15 @@ from mi_duck.train.instances import genes_file, is_trained
 from mi_duck.train.partition import write_segments
 
 
-def open_planned(plan: Plan) -> Dataset:
+def open_planned(plan: Plan, *, with_hashes: bool = True) -> Dataset:
     """Open the dataset of a plan again and check that it is the same.
+
+    Parameters
+    ----------
+    plan
+        The plan.
+    with_hashes
+        Whether every byte is looked at, if the plan was made with ``--full-hash``; else names, sizes and footers are.
 
     Raises
     ------
@@ -32,10 +39,32 @@ def open_planned(plan: Plan) -> Dataset:
         label_column=plan.label_column,
         classes=plan.classes,
         fold_by=None if plan.fold_column in (plan.gene_column, "overlap_cluster") else plan.fold_column,
+        full_hash=plan.full_hash and with_hashes,
     )
-    if dataset.fingerprint != plan.dataset_fingerprint:
-        raise DataError(f"{plan.location} changed since plan.json was made; restore it or plan anew into another --out")
+    changed = changed_files(plan, dataset)
+    if changed:
+        raise DataError(
+            f"{plan.location} changed since plan.json was made: {changed}; restore it or plan anew into another --out"
+        )
     return dataset
+
+
+def changed_files(plan: Plan, dataset: Dataset) -> str:
+    """Return in words which file of a plan's dataset is gone, is new, or has changed; empty if all are the same."""
+    if dataset.fingerprint == plan.dataset_fingerprint:
+        return ""
+    now = dict(zip([str(file.resolve()) for file in dataset.files], range(len(dataset.files)), strict=True))
+    gone, new = [file for file in plan.files if file not in now], sorted(set(now) - set(plan.files))
+    if gone or new:
+        verb = "is gone" if gone else "is new"
+        return f"{(gone or new)[0]} {verb}" + (
+            f", with {len(gone or new) - 1:,} others" if len(gone or new) > 1 else ""
+        )
+    for file, pin, whole in zip(plan.files, plan.pins, plan.hashes or plan.pins, strict=False):
+        place = now[file]
+        if dataset.pins[place] != pin or (plan.full_hash and dataset.full_hash and dataset.hashes[place] != whole):
+            return f"{file} is another file now"
+    return "a file changed" if plan.full_hash == dataset.full_hash else ""
 
 
 def partition(folder: RunFolder, plan: Plan, *, threads: int, report: Report) -> None:
@@ -53,9 +82,10 @@ def partition_here(*, run: str, threads: int, report: Report) -> None:
     """Write the segments that are missing, in this process."""
     folder = RunFolder(Path(run))
     plan = folder.read_plan()
-    if all((folder.segments / segment.name / "segment.json").is_file() for segment in plan.all_segments):
+    is_done = all((folder.segments / segment.name / "segment.json").is_file() for segment in plan.all_segments)
+    dataset = open_planned(plan, with_hashes=not is_done)
+    if is_done:
         return
-    dataset = open_planned(plan)
     with Database(threads=threads, memory_bytes=SQL_BYTES, scratch=folder.scratch / "sql") as db:
         db.open_source(
             dataset.files,
@@ -67,7 +97,7 @@ def partition_here(*, run: str, threads: int, report: Report) -> None:
         )
         db.load_parquet("gene_index", genes_file(folder, plan))
         db.table("row_groups", files=Database.patterns(dataset.files))
-        write_segments(db, plan, folder.segments, report=report)
+        write_segments(db, plan, folder.segments, dataset=dataset, report=report)
 
 
 def consolidate_run(

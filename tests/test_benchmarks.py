@@ -8,6 +8,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 TOYS = {
+    "bench_bit_flips.py": ["2"],
     "bench_growth.py": ["40", "20", "320", "330"],
     "bench_matrix.py": ["20"],
     "bench_memory_per_gene.py": ["36"],

@@ -135,6 +135,7 @@ ACTS: dict[str, tuple[tuple[str, ...], Callable[[Plan], Any], Any]] = {
     "--fold-by": (("gene_id",), field("fold_column"), "gene_id"),
     "--voting": (("margin",), lambda plan: plan.options["voting"], "margin"),
     "--weights": (("auto",), lambda plan: plan.options["weights"], "auto"),
+    "--full-hash": ((), field("full_hash"), True),
     "--holdout-genes": (("0.2",), lambda plan: plan.n_genes + plan.n_holdout_genes == 60 > plan.n_genes, True),
 }
 ELSEWHERE = {

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mi_duck.data.dataset import Dataset, open_dataset, parquet_files
+from mi_duck.data.dataset import Dataset, open_dataset
+from mi_duck.data.files import parquet_files
 from mi_duck.data.genes import index_genes
 from mi_duck.data.inspection import data_warnings
 from mi_duck.database import Database

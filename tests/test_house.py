@@ -33,6 +33,7 @@ MODULES: dict[str, set[str]] = {
     "genome.synthetic_rows": {"numpy"},
     "genome.synthetic": {"numpy", "pyarrow"},
     # from dataset to plan
+    "data.files": {"pyarrow"},
     "database": {"duckdb", "pyarrow"},
     "data.dataset": {"pyarrow"},
     "data.held_out": set(),

@@ -1,10 +1,9 @@
-"""Opens a folder of Parquet files: finds the files, checks their schemas, chooses the features, fingerprints all.
+"""Opens a folder of Parquet files: checks their schemas, chooses the features, fingerprints all.
 
-Nothing but footers is read here.
+Nothing but footers is read here, except where the hash of every byte is asked for.
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mi_duck.errors import DataError, StorageError
+from mi_duck.data.files import UNREADABLE, Stamp, check_stamps, footer, one_line, parquet_files, stamp, whole_hash
+from mi_duck.errors import DataError
 
 CLASSES = ("neither", "donor", "acceptor")
 PLACES = [
@@ -61,7 +61,13 @@ class Dataset:
     n_rows
         Rows.
     fingerprint
-        SHA-256 of file names, sizes and Parquet footers.
+        SHA-256 of file names, sizes and Parquet footers, and of ``hashes``.
+    pins
+        Of each file: SHA-256 of its size and footer.
+    hashes
+        Of each file: SHA-256 of every byte, where that was asked for; else empty.
+    stamps
+        Of each file: size and time of change, from before anything of it was read.
     """
 
     location: str
@@ -77,6 +83,18 @@ class Dataset:
     excluded: tuple[tuple[str, str], ...]
     n_rows: int
     fingerprint: str
+    pins: tuple[str, ...]
+    hashes: tuple[str, ...]
+    stamps: tuple[Stamp, ...]
+
+    @property
+    def full_hash(self) -> bool:
+        """Whether every byte was hashed."""
+        return bool(self.hashes)
+
+    def check_unchanged(self) -> None:
+        """Refuse what was read if a file changed since the dataset was opened: see `check_stamps`."""
+        check_stamps(self.files, self.stamps)
 
 
 def open_dataset(
@@ -90,6 +108,7 @@ def open_dataset(
     exclude_features: Path | None = None,
     base_score_columns: Sequence[str] | None = None,
     holdout_genes: str | None = None,
+    full_hash: bool = False,
 ) -> Dataset:
     """Open a dataset and check all that its footers can tell.
 
@@ -111,6 +130,8 @@ def open_dataset(
         Columns with the base model's scores, one for each class; by default ``<class>_score`` where all exist.
     holdout_genes
         What ``--holdout-genes`` names: a column of that name is no feature.
+    full_hash
+        Whether to hash every byte of every file.
 
     Raises
     ------
@@ -118,7 +139,11 @@ def open_dataset(
         No Parquet file, a file that is none, schemas that differ, a missing or doubled column, no feature, no row.
     """
     files = parquet_files(location)
-    schema, n_rows, fingerprint = _read_footers(files)
+    stamps = tuple(stamp(file) for file in files)
+    schema, n_rows, pins, fingerprint = _read_footers(files)
+    hashes = tuple(whole_hash(file) for file in files) if full_hash else ()
+    if full_hash:
+        fingerprint = hashlib.sha256("".join((fingerprint, *hashes)).encode()).hexdigest()
     if len(classes) < 2 or len(set(classes)) < len(classes) or "" in classes:
         raise DataError(f"--classes needs two or more different names, got {', '.join(classes)}")
     if gene_column == label_column:
@@ -173,6 +198,9 @@ def open_dataset(
         excluded=tuple(excluded),
         n_rows=n_rows,
         fingerprint=fingerprint,
+        pins=pins,
+        hashes=hashes,
+        stamps=stamps,
     )
 
 
@@ -203,64 +231,23 @@ def _check_role(column: str, flag: str, schema: pa.Schema, files: Sequence[Path]
         raise DataError(f"{other} lies under other partition folders than {files[0]}; give all files the same keys")
 
 
-def parquet_files(location: str) -> tuple[Path, ...]:
-    """Return the Parquet files that a path or glob names, sorted by name.
-
-    Hidden files and those that begin with an underscore are passed over, as every Parquet reader does.
-
-    Raises
-    ------
-    DataError
-        Nothing is there, or no Parquet file is in the folder.
-    """
-    path = Path(location)
-    if not location:
-        raise DataError("the name of the dataset is empty; name a Parquet file, a folder of them, or a glob pattern")
-    try:
-        if path.is_dir():
-            folder = path / "master" if (path / "master").is_dir() else path
-            found = [
-                file
-                for file in folder.rglob("*.parquet")
-                if not any(part.startswith((".", "_")) for part in file.relative_to(folder).parts) and not file.is_dir()
-            ]
-            missing = f"no *.parquet file in {folder}; point to a folder that holds some"
-        elif path.exists():
-            found, missing = [path], ""
-        else:
-            anchor = Path(path.anchor)
-            found = sorted(anchor.glob(str(path.relative_to(anchor)))) if re.search(r"[*?\[]", location) else []
-            missing = f"nothing is at {location}; name a Parquet file, a folder of them, or a glob pattern"
-    except OSError as error:
-        raise StorageError(f"cannot read {location}: {error.strerror}") from error
-    except ValueError as error:
-        raise DataError(f"{location} is no glob pattern: {error}") from error
-    if not found:
-        raise DataError(missing)
-    for file in found:
-        if not file.is_file():
-            raise DataError(f"{file} is not a regular file (a broken link, a folder or a pipe); remove it")
-        if str(file).encode("utf-8", "ignore") != os.fsencode(file):
-            raise DataError(f"the name of {str(file)!r} is not UTF-8, so SQL cannot open it; rename it")
-    return tuple(sorted(found))
-
-
-def _read_footers(files: Sequence[Path]) -> tuple[pa.Schema, int, str]:
-    """Return the common schema, the number of rows and the fingerprint of all files."""
+def _read_footers(files: Sequence[Path]) -> tuple[pa.Schema, int, tuple[str, ...], str]:
+    """Return the common schema, the number of rows, the pin of each file and the fingerprint of all."""
     digest = hashlib.sha256()
+    pins = []
     first: pa.Schema | None = None
     n_rows = 0
     root = files[0].parent if len(files) == 1 else _common_folder(files)
     for file in files:
-        digest.update(f"{file.relative_to(root).as_posix()}\0{file.stat().st_size}\0".encode())
-        digest.update(_footer(file))
+        size, content = stamp(file)[0], footer(file)
+        digest.update(f"{file.relative_to(root).as_posix()}\0{size}\0".encode())
+        digest.update(content)
+        pins.append(hashlib.sha256(f"{size}\0".encode() + content).hexdigest())
         try:
             with pq.ParquetFile(file) as parquet:
                 schema, rows = parquet.schema_arrow.remove_metadata(), parquet.metadata.num_rows
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-            raise DataError(
-                f"{file} cannot be read as Parquet ({' '.join(str(error).split())}); write it again"
-            ) from error
+        except UNREADABLE as error:
+            raise DataError(f"{file} cannot be read as Parquet ({one_line(error)}); write it again") from error
         n_rows += rows
         if first is None:
             first = schema
@@ -269,32 +256,12 @@ def _read_footers(files: Sequence[Path]) -> tuple[pa.Schema, int, str]:
             _refuse_difference(first, files[0], schema, file)
     if first is None:
         raise DataError("no Parquet file given")
-    return first, n_rows, digest.hexdigest()
+    return first, n_rows, tuple(pins), digest.hexdigest()
 
 
 def _common_folder(files: Sequence[Path]) -> Path:
     parents = [set(file.parents) for file in files]
     return max(set.intersection(*parents), key=lambda folder: len(folder.parts))
-
-
-def _footer(file: Path) -> bytes:
-    """Return the footer of a Parquet file, which holds schema, places and statistics of all its columns."""
-    try:
-        size = file.stat().st_size
-        with file.open("rb") as handle:
-            handle.seek(max(size - 8, 0))
-            tail = handle.read()
-            if tail[4:] == b"PARE":
-                raise DataError(f"{file} is encrypted; write it without encryption")
-            if size < 12 or tail[4:] != b"PAR1":
-                raise DataError(f"{file} ({size:,} bytes) is no complete Parquet file; write it again or remove it")
-            length = int.from_bytes(tail[:4], "little")
-            if length > size - 12:
-                raise DataError(f"{file} is cut off: its footer says {length:,} bytes of {size:,}; write it again")
-            handle.seek(size - 8 - length)
-            return handle.read(length)
-    except OSError as error:
-        raise StorageError(f"cannot read {file}: {error.strerror}") from error
 
 
 def _refuse_names(schema: pa.Schema, file: Path) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mi_duck.children import Report
 from mi_duck.data.dataset import Dataset
+from mi_duck.data.files import UNREADABLE, damaged
 from mi_duck.database import Database
 from mi_duck.errors import DataError
 
@@ -136,5 +137,9 @@ def _batches(
                         yield file, batch, here >= 0, here[here >= 0]
                     if first >= n:
                         break
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(f"{file} is damaged in row group {row_group}: {' '.join(str(error).split())}") from error
+            if first < n:
+                raise DataError(
+                    f"{file} is damaged in row group {row_group}: it ends after {first:,} rows; write it again"
+                )
+        except UNREADABLE as error:
+            raise damaged(file, error, f" in row group {row_group}") from error

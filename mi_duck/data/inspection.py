@@ -1,17 +1,22 @@
 """What footers and one pass over gene, label and group tell about a dataset: sizes, kinds of features, warnings."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from mi_duck.data.dataset import Dataset, some_names
+from mi_duck.data.files import UNREADABLE, damaged
 from mi_duck.data.genes import GeneIndex, index_genes
 from mi_duck.database import SQL_BYTES, Database
+from mi_duck.train.encoding import SENTINEL
 
 EXACT_IN_FLOAT32 = 1 << 24
+LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+ROWS_COMPARED = 1_000_000  # in which rows of one position and several classes are looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +36,17 @@ def inspect(dataset: Dataset, *, threads: int, seed: int) -> Inspection:
         genes = index_genes(db, dataset, seed=seed)
         statistics = {row["name"]: row for row in db.rows("column_statistics", files=Database.patterns(dataset.files))}
         rows = db.read("gene_index")["n_rows"].to_numpy()
+        warnings = gene_warnings(db, dataset) + data_warnings(dataset, statistics)
+    unfit = unfit_values(dataset, statistics, layout="auto")
+    if unfit:
+        warnings += (f"a plan would be refused: {unfit}",)
+    dataset.check_unchanged()
     small, wide = split_features(dataset, statistics)
     quantiles = {
         f"{share:.0%}": int(np.quantile(rows, share, method="lower")) for share in (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
     }
     kinds = {"whole numbers 0 to 255 (one byte)": len(small), "other numbers (float32)": len(wide)}
-    return Inspection(dataset, genes, quantiles, kinds, data_warnings(dataset, statistics))
+    return Inspection(dataset, genes, quantiles, kinds, warnings)
 
 
 def split_features(
@@ -57,7 +67,8 @@ def split_features(
             )
         ):
             small.append(name)
-    return tuple(small), tuple(name for name in dataset.features if name not in set(small))
+    is_small = set(small)
+    return tuple(small), tuple(name for name in dataset.features if name not in is_small)
 
 
 def data_warnings(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
@@ -82,6 +93,88 @@ def data_warnings(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]])
     if constant:
         found.append(f"features with one value only: {some_names(constant)}")
     return tuple(found)
+
+
+def gene_warnings(db: Database, dataset: Dataset) -> tuple[str, ...]:
+    """Return what the user may want to change in genes and positions.
+
+    Parameters
+    ----------
+    db
+        Database with ``source_rows``, ``label_counts`` and ``gene_index``.
+    dataset
+        The dataset.
+    """
+    found: list[str] = []
+    (alike,) = db.rows("similar_genes")
+    if alike["n_names"]:
+        names = " and ".join(repr(name) for name in alike["genes"][:3])
+        found.append(
+            f"{alike['n_names']:,} gene name(s) are written in several ways, as {names}; each is a gene of its own, so what "
+            "belongs together may be trained on and scored"
+        )
+    if dataset.position_column is not None:
+        before = np.cumsum(db.read("gene_index").sort_by("gene_rank")["n_rows"].to_numpy())
+        n_genes = max(int(np.searchsorted(before, ROWS_COMPARED, side="right")), 1)
+        (row,) = db.rows("conflicting_rows", n_genes=n_genes)
+        if row["n_places"]:
+            found.append(
+                f"{row['n_places']:,} position(s) have rows of several classes, among {before[min(n_genes, len(before)) - 1]:,} "
+                f"rows looked at; one is {row['position']} of gene {row['gene_id']!r} in column '{dataset.position_column}'"
+            )
+    return tuple(found)
+
+
+def unfit_values(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]], *, layout: str) -> str:
+    """Return in words which column holds values that no plan can use, as far as footers tell; empty if none does.
+
+    Infinite values and those too large for float32 are unfit, in the layout ``sentinel`` those that stand for missing
+    values, and a null position. Partitioning looks at every value. DuckDB says nothing of a row group's range where one end
+    is infinite, so columns without a range are looked up in the footers themselves.
+    """
+    place = dataset.position_column
+    if place is not None and statistics[place]["n_nulls"]:
+        return f"null in column '{place}' of {dataset.location}; fill it or remove the rows"
+    lowest = SENTINEL if layout == "sentinel" else -LARGEST_FLOAT32
+    for low, high, words in (
+        (-LARGEST_FLOAT32, LARGEST_FLOAT32, "an infinite value, or one too large for float32"),
+        (lowest, LARGEST_FLOAT32, f"a value of {SENTINEL:g} or less, which --layout sentinel keeps for missing ones"),
+    ):
+        names = [
+            name
+            for name in dataset.features
+            for facts in [statistics[name]]
+            if facts["low"] is None or facts["high"] is None or not _is_within(facts["low"], facts["high"], low, high)
+        ]
+        for file in dataset.files if names else ():
+            name = _outside(file, names, low, high)
+            if name:
+                return f"{words}, in column '{name}' of {file}; replace it by null or leave the column out (--exclude)"
+    return ""
+
+
+def _is_within(least: float, most: float, low: float, high: float) -> bool:
+    """Return whether values lie in a range, of which a lowest one above that of float32 is no part itself."""
+    return (low <= least if low == -LARGEST_FLOAT32 else low < least) and most <= high
+
+
+def _outside(file: Path, names: Sequence[str], low: float, high: float) -> str:
+    """Return the first column of which the footer of a file says that it leaves a range; empty if none does."""
+    try:
+        with pq.ParquetFile(file) as parquet:
+            # an encrypted column is met by reading it; to ask for its statistics would end the process
+            next(parquet.iter_batches(1, columns=list(names), use_threads=False), None)
+            metadata = parquet.metadata
+    except UNREADABLE as error:
+        raise damaged(file, error) from error
+    places = {name: metadata.schema.names.index(name) for name in names}
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        for name, place in places.items():
+            facts = group.column(place).statistics
+            if facts is not None and facts.has_min_max and not _is_within(facts.min, facts.max, low, high):
+                return name
+    return ""
 
 
 def feature_bins(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]], max_bin: int) -> dict[str, int]:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from mi_duck.checkpoint import publish, storage_errors
 from mi_duck.children import Report
-from mi_duck.data.dataset import parquet_files
+from mi_duck.data.files import UNREADABLE, check_stamps, damaged, footer, one_line, parquet_files, stamp
 from mi_duck.ensemble.ensemble import ConsolidatedMetaModel, InstanceModel
 from mi_duck.ensemble.matrix import feature_matrix
 from mi_duck.errors import DataError
@@ -54,11 +54,12 @@ def predict_file(
     Raises
     ------
     DataError
-        A feature is missing or not a number, no row is there.
+        A feature is missing or not a number, no row is there, a file is damaged or changes while it is read.
     StorageError
         The disk is full or read-only.
     """
     files = parquet_files(location)
+    stamps = [stamp(file) for file in files]
     if out.suffix != ".parquet":
         raise DataError(f"--out {out} does not end in .parquet; name one Parquet file")
     if out.resolve() in {file.resolve() for file in files}:
@@ -91,7 +92,10 @@ def predict_file(
         try:
             for number, (file, batch) in enumerate(_batches(files, [*kept, *used], batch_rows)):
                 begun = time.perf_counter()
-                table = _predicted(model, batch, kept, used, _folder_values(file, schema.names))
+                try:
+                    table = _predicted(model, batch, kept, used, _folder_values(file, schema.names))
+                except DataError as error:
+                    raise DataError(f"{error}, in {file}") from error
                 if writer is None:
                     writer = pq.ParquetWriter(temporary, table.schema, compression="zstd", write_page_checksum=True)
                 writer.write_table(table)
@@ -103,6 +107,7 @@ def predict_file(
             if writer is None:
                 raise DataError(f"no rows in {location}")
             writer.close()
+            check_stamps(files, stamps)
             publish(temporary, out)
         except BaseException:
             if writer is not None:
@@ -126,10 +131,11 @@ def _checked_schema(files: Sequence[Path], features: Sequence[str]) -> pa.Schema
     first: pa.Schema | None = None
     wanted = set(features)
     for file in files:
+        footer(file)  # says more of what is no Parquet than Arrow does
         try:
             schema = pq.read_schema(file)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(f"{file} cannot be read as Parquet: {' '.join(str(error).split())}") from error
+        except UNREADABLE as error:
+            raise DataError(f"{file} cannot be read as Parquet ({one_line(error)}); write it again") from error
         there = set(schema.names)
         missing = [name for name in features if name not in there]
         if missing:
@@ -166,13 +172,18 @@ def _folder_values(file: Path, names: Sequence[str]) -> dict[str, str]:
 
 def _batches(files: Sequence[Path], columns: Sequence[str], batch_rows: int) -> Iterator[tuple[Path, pa.RecordBatch]]:
     for file in files:
+        n_rows = 0
         try:
             with pq.ParquetFile(file, page_checksum_verification=True, buffer_size=1 << 20) as parquet:
                 for batch in parquet.iter_batches(batch_rows, columns=list(columns), use_threads=False):
+                    n_rows += batch.num_rows
                     if batch.num_rows:
                         yield file, batch
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(f"{file} is damaged: {' '.join(str(error).split())}") from error
+                expected = parquet.metadata.num_rows
+        except UNREADABLE as error:
+            raise damaged(file, error) from error
+        if n_rows != expected:
+            raise DataError(f"{file} is damaged: {n_rows:,} rows, {expected:,} in its footer; write it again")
 
 
 def _predicted(

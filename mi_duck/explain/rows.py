@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mi_duck.children import Report
 from mi_duck.data.dataset import Dataset
+from mi_duck.data.files import UNREADABLE, damaged
 from mi_duck.database import Database
 from mi_duck.ensemble.matrix import feature_matrix
 from mi_duck.errors import DataError
@@ -96,6 +97,7 @@ def sample_rows(
         ]
     together = pa.concat_tables(tables)
     matrix = _read_features(together, features, report)
+    dataset.check_unchanged()
     samples = []
     first = 0
     for table in tables:
@@ -141,8 +143,8 @@ def _read_features(chosen: pa.Table, features: Sequence[str], report: Report) ->
                             begin += batch.num_rows
                     begin = stop
                 matrix[places] = feature_matrix(pa.Table.from_batches(found), features)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(f"{file} is damaged: {' '.join(str(error).split())}") from error
+        except UNREADABLE as error:
+            raise damaged(file, error) from error
     report("reading the rows to explain", len(rows_of), len(rows_of))
     return matrix
 

@@ -163,7 +163,7 @@ def _score_blocks(path: Path) -> Iterator[_Block]:
                     f"{path} is neither Parquet, nor a tab-separated table with a column donor_score, nor "
                     f"BED of six columns; it begins with {line[:40]!r}"
                 )
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"cannot read the scores in {path}: {str(error).splitlines()[0]}") from error
 
 
@@ -178,7 +178,7 @@ def _named_columns(path: Path, names: Sequence[str]) -> list[str]:
 
 
 def _parquet_blocks(path: Path) -> Iterator[_Block]:
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
         columns = _named_columns(path, file.schema_arrow.names)
         for batch in file.iter_batches(columns=columns):
             yield from _batch_blocks(path, batch)

@@ -127,7 +127,7 @@ class Plan:
     location, files
         The dataset, and its files with absolute paths.
     dataset_fingerprint
-        SHA-256 of names, sizes and footers.
+        SHA-256 of names, sizes and footers, and with ``--full-hash`` of every byte.
     gene_column, label_column, fold_column, position_column, classes, labels, base_scores
         As in `mi_duck.data.dataset.Dataset`.
     small_features, wide_features
@@ -174,6 +174,8 @@ class Plan:
     split_instances
         Instances that ran out of memory and were split in halves, which stand among ``instances``; never in ``plan.json``,
         see `mi_duck.plan.splitting`.
+    pins, hashes, full_hash
+        Of each of ``files`` the SHA-256 of size and footer, and with ``--full-hash`` that of every byte.
     """
 
     version: int
@@ -217,6 +219,9 @@ class Plan:
     holdout_segments: tuple[Segment, ...] = ()
     leaky_features: tuple[str, ...] = ()
     split_instances: tuple[Instance, ...] = ()
+    pins: tuple[str, ...] = ()
+    hashes: tuple[str, ...] = ()
+    full_hash: bool = False
 
     @property
     def all_segments(self) -> tuple[Segment, ...]:
@@ -262,7 +267,7 @@ class Plan:
             The text is no plan, or one of another version.
         """
         try:
-            values: dict[str, Any] = json.loads(text)
+            values: dict[str, Any] = json.loads(text, object_pairs_hook=_once, parse_constant=_refused)
             if values.get("version") != PLAN_VERSION:
                 raise CheckpointError(f"the plan has format {values.get('version')}, this program reads {PLAN_VERSION}")
             values = unsealed(values)
@@ -275,6 +280,17 @@ class Plan:
             return cls(**values)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"plan.json is damaged: {error}") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; a key that stands twice could mean either value."""
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError(f"a key stands twice among {', '.join(sorted(key for key, _ in pairs)[:8])}")
+    return dict(pairs)
+
+
+def _refused(word: str) -> None:
+    raise ValueError(f"it holds {word}, which is no number")
 
 
 def make_segments(instances: tuple[Instance, ...], gene_rows: NDArray[np.int64]) -> tuple[Segment, ...]:

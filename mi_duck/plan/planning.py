@@ -13,7 +13,7 @@ from mi_duck.checkpoint import file_sha256, write_file
 from mi_duck.children import Report, Say
 from mi_duck.data.dataset import Dataset
 from mi_duck.data.genes import Fold, GeneIndex, assign_folds, index_genes, say_selection, write_genes
-from mi_duck.data.inspection import data_warnings, feature_bins, split_features
+from mi_duck.data.inspection import data_warnings, feature_bins, gene_warnings, split_features, unfit_values
 from mi_duck.data.leakage import LEAKY, without_leaks
 from mi_duck.database import SQL_BYTES, Database
 from mi_duck.errors import CheckpointError, DataError, PlanError
@@ -158,6 +158,11 @@ def draft_plan(
         say_selection(index, dataset, say)
         folds = assign_folds(db, dataset, n_folds=settings.n_folds, seed=settings.seed)
         statistics = {row["name"]: row for row in db.rows("column_statistics", files=Database.patterns(dataset.files))}
+        unfit = unfit_values(dataset, statistics, layout=options.layout)
+        if unfit:
+            raise DataError(unfit)
+        for warning in (*gene_warnings(db, dataset), *data_warnings(dataset, statistics)):
+            say(f"warning: {warning}")
         table = db.arrow("genes")
         held_out, table = table.slice(index.n_genes), table.slice(0, index.n_genes)
         if report is not None:
@@ -173,9 +178,8 @@ def draft_plan(
                 f"trained on, {sum(training_rows):,} of {index.n_rows:,} rows in all; all rows are scored"
             )
         table = table.append_column("n_training_rows", pa.array(training_rows, pa.int64()))
-    for warning in data_warnings(dataset, statistics):
-        say(f"warning: {warning}")
     small, wide = split_features(dataset, statistics)
+    dataset.check_unchanged()
     write_genes(folder.genes, table, held_out)
     plan = Plan(
         version=PLAN_VERSION,
@@ -221,6 +225,9 @@ def draft_plan(
         n_holdout_genes=index.n_holdout_genes,
         n_holdout_rows=index.n_holdout_rows,
         leaky_features=tuple(name for name, why in dataset.excluded if why == LEAKY),
+        pins=dataset.pins,
+        hashes=dataset.hashes,
+        full_hash=dataset.full_hash,
     )
     bins = feature_bins(dataset, statistics, settings.max_bin)
     n_missing = int(sum(statistics[name]["n_nulls"] or 0 for name in wide))  # DuckDB adds up to a Decimal

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from mi_duck.checkpoint import free_bytes, storage_errors, write_json
 from mi_duck.children import Report
+from mi_duck.data.dataset import Dataset
+from mi_duck.data.files import UNREADABLE, damaged
 from mi_duck.database import Database
 from mi_duck.errors import DataError, StorageError
 from mi_duck.plan.plan import Plan, Segment
@@ -28,7 +30,13 @@ SORT_BYTES = 32 << 20
 
 
 def write_segments(
-    db: Database, plan: Plan, folder: Path, *, report: Report, wanted: Sequence[Segment] | None = None
+    db: Database,
+    plan: Plan,
+    folder: Path,
+    *,
+    dataset: Dataset,
+    report: Report,
+    wanted: Sequence[Segment] | None = None,
 ) -> None:
     """Write the segments that are not there yet.
 
@@ -40,6 +48,8 @@ def write_segments(
         The plan; its files are read once, and of them only the row groups that hold a wanted gene.
     folder
         Where segments lie.
+    dataset
+        The plan's; its files must stay as they were when it was opened until all rows are read.
     report
         Told (stage, rows done, rows of all).
     wanted
@@ -66,6 +76,7 @@ def write_segments(
                 f"the segments need {needed / 1e9:.2f} GB in {folder}, where {free / 1e9:.2f} GB are free; free the rest"
             )
         _place_rows(db, plan, folder, missing, report)
+        dataset.check_unchanged()
         done = 0
         for segment in missing:
             report("sorting rows", done, sum(segment.n_rows for segment in missing))
@@ -163,8 +174,8 @@ def _write_at(handle: int, records: NDArray[np.void], place: int) -> None:
 def _open_parquet(file: Path, plan: Plan) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(file, page_checksum_verification=True, memory_map=False, buffer_size=1 << 20)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{file} cannot be read as Parquet: {' '.join(str(error).split())}") from error
+    except UNREADABLE as error:
+        raise damaged(file, error) from error
 
 
 def _batches(
@@ -195,8 +206,8 @@ def _batches(
                 keys["position"] = batch[plan.position_column].to_numpy()
             yield first, records, keys
             first += n
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{file} is damaged in row group {row_group}: {' '.join(str(error).split())}") from error
+    except UNREADABLE as error:
+        raise damaged(file, error, f" in row group {row_group}") from error
     except KeyError as error:
         raise DataError(f"unknown label {error} in column '{plan.label_column}' of {file}; the file changed") from error
 
@@ -219,7 +230,7 @@ def _fill(target: NDArray[np.generic], batch: pa.RecordBatch, names: Sequence[st
     if target.dtype != np.uint8 and np.isinf(block).any():
         name = names[int(np.flatnonzero(np.isinf(block).any(axis=1))[0])]
         raise DataError(
-            f"infinite value, or one too large for float32, in column '{name}' of {file}; replace it by null or leave the "
+            f"an infinite value, or one too large for float32, in column '{name}' of {file}; replace it by null or leave the "
             "column out (--exclude)"
         )
     for begin in range(0, batch.num_rows, 512):
