@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mi_duck.checkpoint import file_sha256, storage_errors, write_json
+from mi_duck.checkpoint import file_sha256, remove_leftovers, storage_errors, write_json
 from mi_duck.children import Report, Say, run_child
 from mi_duck.data.dataset import Dataset, open_dataset
 from mi_duck.database import SQL_BYTES, Database
@@ -53,6 +53,9 @@ def run_lock(out: Path, *, name: str = ".lock", shared: bool = False, wait: bool
             fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise RunBusyError(f"another mi-duck works on {out}; wait for it or choose another --out") from error
+        if name == ".lock" and not shared:  # so nobody else writes here
+            with storage_errors(out):
+                remove_leftovers(out)
         yield
 
 

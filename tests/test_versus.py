@@ -1,6 +1,7 @@
 """Two runs of the same data are compared on the same rows by the same draws; others are refused."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from test_pipeline import call, finished_run
 
 from mi_duck.ensemble.versus import compare_runs
 from mi_duck.errors import CheckpointError
+from mi_duck.folders import RunFolder
 
 
 @pytest.fixture
@@ -32,9 +34,7 @@ def test_versus__the_command_prints_a_line_for_every_metric(finished: Path) -> N
 
 def test_versus__runs_of_other_data_are_refused(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "copy")
-    plan = tmp_path / "copy" / "plan.json"
-    text = plan.read_text()
-    begin = text.index('"dataset_fingerprint": "') + len('"dataset_fingerprint": "')
-    plan.write_text(text[:begin] + ("0" if text[begin] != "0" else "1") + text[begin + 1 :])
+    folder = RunFolder(tmp_path / "copy")
+    folder.plan.write_text(replace(folder.read_plan(), dataset_fingerprint="0" * 64).to_json())
     with pytest.raises(CheckpointError, match="differ in dataset fingerprint"):
         compare_runs(finished, tmp_path / "copy")

@@ -1,0 +1,6 @@
+"""What `chaos` does to runs, and how it judges what is left."""
+
+import os
+
+# before NumPy is imported: threads do not live through the forks of `warm`
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
