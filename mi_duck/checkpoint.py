@@ -77,6 +77,29 @@ def write_json(path: Path, values: Any) -> None:
     write_file(path, (json.dumps(values, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
 
 
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return JSON values with their own SHA-256 beside them as ``seal``, so that a changed number is noticed."""
+    return {**values, "seal": _digest(values)}
+
+
+def unsealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return sealed JSON values without their hash.
+
+    Raises
+    ------
+    ValueError
+        The hash is not theirs.
+    """
+    rest = {name: value for name, value in values.items() if name != "seal"}
+    if values.get("seal") != _digest(rest):
+        raise ValueError("it is not what was written")
+    return rest
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename inside a folder survive a power loss."""
     handle = os.open(folder, os.O_RDONLY)

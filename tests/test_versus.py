@@ -9,7 +9,7 @@ from test_pipeline import call, finished_run
 
 from mi_duck.ensemble.versus import compare_runs
 from mi_duck.errors import CheckpointError
-from mi_duck.folders import RunFolder
+from mi_duck.plan.plan import Plan
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_versus__the_command_prints_a_line_for_every_metric(finished: Path) -> N
 
 def test_versus__runs_of_other_data_are_refused(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "copy")
-    folder = RunFolder(tmp_path / "copy")
-    folder.plan.write_text(replace(folder.read_plan(), dataset_fingerprint="0" * 64).to_json())
+    plan = tmp_path / "copy" / "plan.json"
+    plan.write_text(replace(Plan.from_json(plan.read_text()), dataset_fingerprint="0" * 64).to_json())
     with pytest.raises(CheckpointError, match="differ in dataset fingerprint"):
         compare_runs(finished, tmp_path / "copy")

@@ -1,7 +1,7 @@
 """F17, F18: bits that flip and files that are cut off, in everything that a run writes and reads again.
 
 Most tries call what the next stage calls first, in a fork, so that a crash of a native parser is seen: it must refuse the
-file or return what the whole file holds. One try in twelve runs the commands themselves.
+file or return what the whole file holds. Then the commands themselves are run on each kind.
 """
 
 import os
@@ -23,7 +23,7 @@ from mi_duck.folders import RunFolder
 from mi_duck.train.instances import TRAINED, is_trained, read_genes
 from mi_duck.train.segments import SegmentReader, read_filling, segments_of
 
-N_FLIPS, N_CUTS = 1500, 64
+N_FLIPS, N_CUTS, N_COMMANDS = 1500, 64, 90
 SEGMENT, INSTANCE = ".scratch/segments/segment_002", "multi_instance_training/instance_01"
 TARGETS = (
     *(f"{SEGMENT}/{name}" for name in ("features.bin", "keys.bin", "segment.json")),
@@ -60,15 +60,21 @@ RUN_ONLY = {"--minimal-diagnostics", "--skip-shap", "--no-calibration-analysis",
 
 
 def flip_cases(scene: Scene, is_fast: bool) -> list[str]:
-    """Return flips, each of a file of another kind in turn."""
-    n = 2 * len(TARGETS) if is_fast else N_FLIPS
-    return [f"{number}:{TARGETS[number % len(TARGETS)]}" for number in range(n)]
+    """Return flips, each of a file of another kind in turn: ``function``s that read it, then whole ``command``s."""
+    names = list(CHECKS)
+    found = [
+        f"function:{number}:{names[number % len(names)]}" for number in range(2 * len(names) if is_fast else N_FLIPS)
+    ]
+    return found + [
+        f"command:{number}:{TARGETS[number * 7 % len(TARGETS)]}" for number in range(3 if is_fast else N_COMMANDS)
+    ]
 
 
 def cut_cases(scene: Scene, is_fast: bool) -> list[str]:
     """Return cuts at every 64th of every kind of file."""
-    places = (0, 21, 63) if is_fast else range(N_CUTS)
-    return [f"{place}:{name}" for place in places for name in TARGETS]
+    places = (0, 31) if is_fast else range(N_CUTS)
+    found = [f"function:{place}:{name}" for place in places for name in CHECKS]
+    return found + [f"command:{place}:{name}" for place in (0, 31, 63) for name in TARGETS if not is_fast]
 
 
 def flip(scene: Scene, case: str, rng: random.Random) -> Verdict:
@@ -79,15 +85,14 @@ def flip(scene: Scene, case: str, rng: random.Random) -> Verdict:
         data[place] ^= 1 << rng.randrange(8)
         return data
 
-    number, _, name = case.partition(":")
-    # a multiple of 12 that meets every kind: the number of kinds is no multiple of 12
-    return _try(scene, name, damage, by_command=int(number) % 12 == 0)
+    kind, _, name = case.split(":", 2)
+    return _try(scene, name, damage, by_command=kind == "command")
 
 
 def cut(scene: Scene, case: str, rng: random.Random) -> Verdict:
     """Cut a file off."""
-    place, _, name = case.partition(":")
-    return _try(scene, name, lambda data: data[: len(data) * int(place) // N_CUTS], by_command=int(place) % 32 == 21)
+    kind, place, name = case.split(":", 2)
+    return _try(scene, name, lambda data: data[: len(data) * int(place) // N_CUTS], by_command=kind == "command")
 
 
 def _try(scene: Scene, name: str, damage: Callable[[bytearray], bytearray], *, by_command: bool) -> Verdict:

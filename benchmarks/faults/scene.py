@@ -31,7 +31,7 @@ FLAGS = (
         "--memory-per-gene-mb",
         "1",
         "--max-memory-per-instance-gb",
-        "1",
+        "0.5",
     ),
     *("--n-estimators", "6", "--n-folds", "2", "--threads", "1", "--minimal-diagnostics", "--skip-shap"),
     *("--no-calibration-analysis", "--no-monitor-overfitting"),

@@ -187,7 +187,7 @@ def litter(out: Path) -> list[str]:
 
 
 FAULTS = {
-    "F6": (levels(20, 3), full_disk),
+    "F6": (levels(20, 2), full_disk),
     "F7": (levels(5, 1), spill),
     "F9": (levels(5, 1), small_files),
     "F23": (levels(6, 2), read_only),

@@ -1,6 +1,5 @@
 """The plan of a run: which genes each instance trains on, in which layout, under which budget; written once."""
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mi_duck.checkpoint import sealed, unsealed
 from mi_duck.errors import CheckpointError
 
 PLAN_VERSION = 3
@@ -223,9 +223,8 @@ class Plan:
         return self.segments + self.holdout_segments
 
     def to_json(self) -> str:
-        """Return the plan as JSON text, with a hash of all that it says."""
-        values = asdict(self)
-        return json.dumps({"sha256": _digest(values)} | values, indent=1)
+        """Return the plan as JSON text, with its own hash."""
+        return json.dumps(sealed(asdict(self)), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":
@@ -234,16 +233,13 @@ class Plan:
         Raises
         ------
         CheckpointError
-            The text is no plan, one of another version, or not what was written.
+            The text is no plan, or one of another version.
         """
         try:
             values: dict[str, Any] = json.loads(text)
             if values.get("version") != PLAN_VERSION:
                 raise CheckpointError(f"the plan has format {values.get('version')}, this program reads {PLAN_VERSION}")
-            if values.pop("sha256") != _digest(values):
-                raise CheckpointError(
-                    "plan.json is damaged: its hash differs; restore it, or plan anew into another --out"
-                )
+            values = unsealed(values)
             for name, value in values.items():
                 values[name] = tuple(value) if isinstance(value, list) else value
             values["settings"] = Settings(**values["settings"])
@@ -253,10 +249,6 @@ class Plan:
             return cls(**values)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"plan.json is damaged: {error}") from error
-
-
-def _digest(values: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def make_segments(instances: tuple[Instance, ...], gene_rows: NDArray[np.int64]) -> tuple[Segment, ...]:
