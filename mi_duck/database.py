@@ -199,6 +199,11 @@ def _wrapped(name: str, parameters: Mapping[str, Any], *, user: bool = False) ->
     try:
         yield
     except duckdb.OutOfMemoryException as error:
+        if "max_temp_directory_size" in str(error):  # memory is short because the disk is
+            raise StorageError(
+                f"{name} does not fit in memory, nor what is left of it on the disk of the run's .scratch "
+                f"({_line(error).split('. ')[0]}); free some space and run the same command again"
+            ) from error
         raise MemoryBudgetError(f"{name} needs more memory than DuckDB may use: {_line(error)}") from error
     except duckdb.IOException as error:
         raise StorageError(f"{name}: {_line(error)}") from error

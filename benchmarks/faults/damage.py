@@ -53,6 +53,9 @@ def base(scene: Scene) -> Path:
                 raise SystemExit(f"{command[0]}: {ended.words}")
         shutil.copytree(scene.finished, folder)
         shutil.copytree(copies / ".scratch", folder / ".scratch")
+        for name in CHECKS:
+            if _by_function(scene, folder, folder, name).kind != "harmless":
+                raise SystemExit(f"{name} is refused though it is whole")
     return folder
 
 

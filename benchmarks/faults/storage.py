@@ -64,7 +64,7 @@ def full_disk(scene: Scene, case: str, rng: random.Random) -> Verdict:
 def spill(scene: Scene, case: str, rng: random.Random) -> Verdict:
     """Sort more than memory holds with too small a disk for what does not fit: an error of storage that says what to do."""
     from mi_duck.database import Database
-    from mi_duck.errors import MemoryBudgetError, StorageError
+    from mi_duck.errors import MiDuckError, StorageError
 
     disk = scene.folder / "spill"
     with mounted(disk, options=f"size={2 ** int(case)}m") as is_mounted:
@@ -78,13 +78,10 @@ def spill(scene: Scene, case: str, rng: random.Random) -> Verdict:
             with Database(threads=1, memory_bytes=64 << 20, scratch=disk) as db:
                 db.load("gene_rows", rows)
                 db.table("gene_index", seed=1)
-        except (StorageError, MemoryBudgetError) as error:
-            words = " ".join(str(error).split())
-            return (
-                Verdict("detected", words)
-                if str(disk) in words or "GiB" in words or "MiB" in words
-                else Verdict("unclear", words)
-            )
+        except StorageError as error:
+            return Verdict("detected" if "free some space" in str(error) else "unclear", str(error))
+        except MiDuckError as error:
+            return Verdict("unclear", str(error))
         return Verdict("harmless", "it fits")
 
 
