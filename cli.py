@@ -1088,7 +1088,9 @@ def _print_table(columns: list[str], rows: list[Any]) -> None:
     table = Table(*columns, header_style="bold", box=None)
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row))
-    output.print(table)
+    # a terminal breaks lines that are too long for it; what would be cut off to fit is lost
+    needed = output.measure(table, options=output.options.update(width=100_000)).maximum
+    Screen(highlight=False, width=max(needed, output.width)).print(table, crop=False)
 
 
 def _print_memory(found: Any, genes_per_instance: int, as_json: bool) -> None:

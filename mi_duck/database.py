@@ -175,6 +175,10 @@ class Database:
         DataError
             With DuckDB's own words, where the text is not one valid statement.
         """
+        try:  # where the terminal's language is not UTF-8, Python keeps the bytes of an argument as surrogates
+            text = text.encode("utf-8", "surrogateescape").decode("utf-8")
+        except UnicodeError as error:
+            raise DataError(f"the query is not UTF-8 text: {error}") from error
         with _wrapped("query", {}, user=True):
             statements = self._connection.extract_statements(text)
             if len(statements) != 1:
