@@ -157,6 +157,13 @@ class Database:
         with _wrapped(name, {"file": str(file)}):
             self._connection.read_parquet(self.patterns([file])).create(name)
 
+    def flush(self) -> None:
+        """Write all tables into the database's file; closing does it too, but keeps silent where the disk is full."""
+        try:
+            self._connection.execute("checkpoint")
+        except (duckdb.FatalException, duckdb.IOException) as error:  # fatal: the connection is of no use any more
+            raise StorageError(f"{_line(error)}; free some space and run the same command again") from error
+
     def drop(self, table: str) -> None:
         """Drop a table."""
         with _wrapped(table, {}):
