@@ -959,7 +959,9 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     table = Table(*columns, header_style="bold", box=None)
     for row in texts:
         table.add_row(*row)
-    output.print(table)
+    # a terminal breaks lines that are too long for it; what would be cut off to fit is lost
+    needed = output.measure(table, options=output.options.update(width=100_000)).maximum
+    Screen(highlight=False, width=max(needed, output.width)).print(table, crop=False)
 
 
 def _print_plan(made: Any) -> None:

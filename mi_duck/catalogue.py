@@ -47,6 +47,7 @@ def write_catalogue(folder: RunFolder, plan: Plan, provenance: dict[str, Any]) -
             db.load_parquet("predictions", folder.out_of_fold)
             db.load("runs", _run(plan, provenance))
             db.drop("gene_index")
+            db.flush()
         publish(temporary, folder.catalogue)
 
 

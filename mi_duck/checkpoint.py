@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,6 +68,13 @@ def write_file(path: Path, data: bytes) -> None:
             sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files of `write_file` that killed processes left; call it while nobody else writes there."""
+    for path in folder.rglob(".*.tmp"):
+        if re.fullmatch(r"\..+\.\d+\.tmp", path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -180,6 +180,13 @@ class Database:
         with _wrapped(name, {"file": str(file)}):
             self._connection.read_parquet(self.patterns([file])).create(name)
 
+    def flush(self) -> None:
+        """Write all tables into the database's file; closing does it too, but keeps silent where the disk is full."""
+        try:
+            self._connection.execute("checkpoint")
+        except (duckdb.FatalException, duckdb.IOException) as error:  # fatal: the connection is of no use any more
+            raise StorageError(f"{_line(error)}; free some space and run the same command again") from error
+
     def drop(self, table: str) -> None:
         """Drop a table."""
         with _wrapped(table, {}):
@@ -198,6 +205,10 @@ class Database:
         DataError
             With DuckDB's own words, where the text is not one valid statement; or its answer has too many rows.
         """
+        try:  # where the terminal's language is not UTF-8, Python keeps the bytes of an argument as surrogates
+            text = text.encode("utf-8", "surrogateescape").decode("utf-8")
+        except UnicodeError as error:
+            raise DataError(f"the query is not UTF-8 text: {error}") from error
         with _wrapped("query", {}, user=True):
             statements = self._connection.extract_statements(text)
             if len(statements) != 1:
@@ -232,6 +243,11 @@ def _wrapped(name: str, parameters: Mapping[str, Any], *, user: bool = False) ->
     try:
         yield
     except duckdb.OutOfMemoryException as error:
+        if "max_temp_directory_size" in str(error):  # memory is short because the disk is
+            raise StorageError(
+                f"{name} does not fit in memory, nor what is left of it on the disk of the run's .scratch "
+                f"({_line(error).split('. ')[0]}); free some space and run the same command again"
+            ) from error
         raise MemoryBudgetError(f"{name} needs more memory than DuckDB may use: {_line(error)}") from error
     except duckdb.IOException as error:
         raise StorageError(f"{name}: {_line(error)}") from error

@@ -177,8 +177,8 @@ class RunFolder:
             There is none, or it is damaged.
         """
         try:
-            text = self.plan.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = self.plan.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
             raise CheckpointError(
                 f"no plan in {self.root}; make one with 'mi-duck plan DATASET --out {self.root}'"
             ) from error

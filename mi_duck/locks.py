@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO
 
-from mi_duck.checkpoint import storage_errors
+from mi_duck.checkpoint import remove_leftovers, storage_errors
 from mi_duck.errors import RunBusyError
 from mi_duck.folders import RunFolder
 from mi_duck.plan.plan import Instance
@@ -44,6 +44,9 @@ def run_lock(out: Path, *, name: str = ".lock", shared: bool = False, wait: bool
             fcntl.flock(handle, kind)
         elif not any(_lock_now(handle, kind, pause) for pause in PAUSES):
             raise RunBusyError(f"another mi-duck works on {out}; wait for it or choose another --out")
+        if name == ".lock" and not shared:  # so nobody else writes here
+            with storage_errors(out):
+                remove_leftovers(out)
         yield
 
 

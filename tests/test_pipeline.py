@@ -377,7 +377,7 @@ def test_run__a_damaged_file_of_the_run_is_65_in_one_line(run: Path, tmp_path: P
         ("plan.json", b"[" * 100_000, "plan.json is damaged"),
         ("plan.json", b"null", "plan.json is damaged"),
         ("plan.json", b'{"version": 99}', "format 99"),
-        ("plan.json", b"\xff", "no plan in"),
+        ("plan.json", b"\xff", "plan.json is damaged"),
         ("genes.parquet", b"PAR1", "not the one that plan.json was made with"),
     ):
         out = tmp_path / "run"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mi_duck.checkpoint import storage_errors
+from mi_duck.checkpoint import publish, storage_errors
 from mi_duck.data.dataset import Dataset, some_names
 from mi_duck.data.held_out import HeldOut, read_held_out
 from mi_duck.database import Database
@@ -208,7 +208,7 @@ def write_genes(file: Path, table: pa.Table, held_out: pa.Table) -> None:
     with storage_errors(file.parent):
         file.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.concat_tables([table, held_out]), temporary, compression="zstd", write_page_checksum=True)
-        temporary.replace(file)
+        publish(temporary, file)
 
 
 def _check_rows(db: Database, dataset: Dataset) -> None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mi_duck.checkpoint import free_bytes, storage_errors, write_json
+from mi_duck.checkpoint import free_bytes, sealed, storage_errors, write_json
 from mi_duck.children import Report
 from mi_duck.data.dataset import Dataset
 from mi_duck.data.files import UNREADABLE, damaged
@@ -283,7 +283,7 @@ def _finish(plan: Plan, segment: Segment, folder: Path) -> None:
         "n_missing": missing.tolist(),
         "sha256": {name: digest.hexdigest() for name, digest in hashes.items()},
     }
-    write_json(folder / "segment.json", manifest)
+    write_json(folder / "segment.json", sealed(manifest))
 
 
 def _total_order(keys: NDArray[np.void], rows: NDArray[np.void]) -> NDArray[np.int64] | None:

@@ -9,11 +9,12 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mi_duck.checkpoint import file_sha256
+from mi_duck.checkpoint import file_sha256, unsealed
 from mi_duck.errors import CheckpointError
 from mi_duck.plan.filling import Filling
 from mi_duck.plan.plan import Plan, Segment
@@ -75,10 +76,7 @@ class SegmentReader:
 
     def _verify(self, segment: Segment) -> None:
         folder = self.folder / segment.name
-        try:
-            manifest = json.loads((folder / "segment.json").read_bytes())
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{folder} is no finished segment; run the same command again") from error
+        manifest = read_manifest(folder)
         expected = (
             self.plan.dataset_fingerprint,
             self.plan.genes_sha256,
@@ -89,7 +87,7 @@ class SegmentReader:
         if found != expected:
             raise CheckpointError(f"{folder} belongs to another plan; remove the run's scratch folder")
         for name, digest in manifest["sha256"].items():
-            if file_sha256(folder / name) != digest:
+            if not (folder / name).is_file() or file_sha256(folder / name) != digest:
                 raise CheckpointError(f"{folder / name} is damaged; remove the run's scratch folder and start again")
 
     def keys(self) -> NDArray[np.void]:
@@ -137,6 +135,22 @@ class SegmentReader:
                 yield matrix[:n]
 
 
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read what was counted and hashed when a segment was written.
+
+    Raises
+    ------
+    CheckpointError
+        It is not finished, or not what was written.
+    """
+    try:
+        return unsealed(json.loads((folder / "segment.json").read_bytes()))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder} is no finished segment; run the same command again") from error
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{folder}/segment.json is damaged ({error}); remove the run's scratch folder") from error
+
+
 def read_filling(plan: Plan, segments: Sequence[Segment], folder: Path) -> Filling:
     """Return how the columns of some segments are filled, as counted when they were written.
 
@@ -148,14 +162,9 @@ def read_filling(plan: Plan, segments: Sequence[Segment], folder: Path) -> Filli
     zeros = np.zeros(len(plan.small_features), dtype=np.int64)
     missing = np.zeros(len(plan.wide_features), dtype=np.int64)
     for segment in segments:
-        try:
-            manifest = json.loads((folder / segment.name / "segment.json").read_bytes())
-            zeros += np.array(manifest["n_zero"], dtype=np.int64)
-            missing += np.array(manifest["n_missing"], dtype=np.int64)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"{folder / segment.name} is no finished segment; run the same command again"
-            ) from error
+        manifest = read_manifest(folder / segment.name)
+        zeros += np.array(manifest["n_zero"], dtype=np.int64)
+        missing += np.array(manifest["n_missing"], dtype=np.int64)
     return Filling(
         sum(segment.n_rows for segment in segments),
         dict(zip(plan.small_features, zeros.tolist(), strict=True)),

@@ -1,0 +1,93 @@
+"""The harness of faults runs a few tries of each, and what it found stays mended."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_pipeline import FAST, planned
+
+from mi_duck.checkpoint import remove_leftovers
+from mi_duck.errors import CheckpointError, StorageError
+from mi_duck.folders import RunFolder
+from mi_duck.plan.plan import Plan
+from mi_duck.stages import run_lock
+
+ROOT = Path(__file__).resolve().parents[1]
+CHAOS = ROOT / "benchmarks" / "chaos.py"
+
+
+def chaos(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the harness in a process of its own: it forks, which a process with threads must not."""
+    command = [sys.executable, str(CHAOS), "--folder", str(folder), *arguments]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+
+
+def test_chaos__a_few_tries_of_every_fault_lose_nothing(tmp_path: Path) -> None:
+    done = chaos(tmp_path, "--fast")
+    assert done.returncode == 0, done.stdout + done.stderr
+    state = json.loads((tmp_path / "state.json").read_bytes())
+    assert set(state) >= {"F1", "F2", "F4", "F5", "F6", "F8", "F9", "F14", "F17", "F18", "F28"}
+    again = chaos(tmp_path, "--fast", "--table")
+    assert again.stdout.splitlines()[2:] == done.stdout.splitlines()[2:], "the state is what the table is made of"
+
+
+def test_faults__strike_in_the_child_processes_too(small_dataset: Path, tmp_path: Path) -> None:
+    """A real command with the shim on its path: changes of two processes are counted, and the one asked for fails."""
+    shim = CHAOS.parent / "faults"
+    env = os.environ | {
+        "PYTHONPATH": f"{shim}{os.pathsep}{ROOT}",
+        "MI_DUCK_FAULT": "count",
+        "MI_DUCK_FAULT_AT": str(tmp_path / "run"),
+        "MI_DUCK_FAULT_COUNT": str(tmp_path / "count"),
+    }
+    flags = [flag for flag in FAST if flag not in ("--minimal-diagnostics", "--skip-shap")] + [
+        "--memory-per-gene-mb",
+        "1",
+    ]
+    command = [sys.executable, str(ROOT / "cli.py"), "plan", str(small_dataset), "--out", str(tmp_path / "run"), *flags]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "count").read_text().splitlines()
+    assert len({line.split()[0] for line in lines}) == 2  # the command, and the child that reports leaks
+    in_child = next(n for n, line in enumerate(lines, 1) if line.split()[1] == "write" and "leakage.csv" in line)
+    env |= {"MI_DUCK_FAULT": f"ENOSPC:{in_child}", "MI_DUCK_FAULT_COUNT": str(tmp_path / "again")}
+    subprocess.run(["rm", "-r", str(tmp_path / "run")], check=True)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == StorageError.exit_code, done.stderr
+    assert "No space left on device; free some space" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_plan__a_changed_digit_is_damage(small_dataset: Path, tmp_path: Path) -> None:
+    folder = RunFolder(planned(small_dataset, tmp_path / "run", "--memory-per-gene-mb", "1"))
+    text, plan = folder.plan.read_text(), folder.read_plan()
+    digit = text.index('"stop_rank": ') + len('"stop_rank": ')
+    folder.plan.write_text(text[:digit] + ("1" if text[digit] != "1" else "2") + text[digit + 1 :])
+    with pytest.raises(CheckpointError, match="plan.json is damaged"):
+        folder.read_plan()
+    assert Plan.from_json(replace(plan, n_rows=7).to_json()).n_rows == 7
+
+
+def test_remove_leftovers__deletes_what_killed_writers_left_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    mine = [tmp_path / ".plan.json.123.tmp", tmp_path / "deep" / ".importance.csv.45.tmp"]
+    others = [tmp_path / "notes.12.tmp", tmp_path / ".notes.tmp", tmp_path / "deep" / ".a.b.tmp"]
+    for path in (*mine, *others):
+        path.write_text("half")
+    remove_leftovers(tmp_path)
+    assert [path for path in (*mine, *others) if path.exists()] == others
+
+
+def test_run_lock__only_who_is_alone_cleans_up(tmp_path: Path) -> None:
+    """Array jobs hold the lock together, and one must not delete what another is writing."""
+    half = tmp_path / ".measurement.json.77.tmp"
+    half.write_text("half")
+    with run_lock(tmp_path, shared=True), run_lock(tmp_path, name=".lock_instance_00"):
+        assert half.exists()
+    with run_lock(tmp_path):
+        assert not half.exists()
