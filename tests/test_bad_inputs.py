@@ -738,3 +738,20 @@ def test_partition__verifies_the_gene_column_again(partitioned: Path, tmp_path: 
     rewrite_in_place(file, 0)
     with pytest.raises(DataError, match=r"b\.parquet is damaged .*CRC"):
         partition_here(run=str(run), threads=1, report=quiet)
+
+
+def test_inspect__refuses_a_footer_that_contradicts_itself(tmp_path: Path) -> None:
+    """One flipped bit renames a column in the row groups alone; the schema stays as it was."""
+    file = tmp_path / "a.parquet"
+    write(file, good(unusual=every([1, 2])))
+    content = bytearray(file.read_bytes())
+    places = [at for at in range(len(content)) if content[at : at + 7] == b"unusual"]
+    renamed = 0
+    for at in places:
+        spoilt = content.copy()
+        spoilt[at] ^= 2
+        file.write_bytes(spoilt)
+        result = call("inspect", file, "--threads", "1")
+        assert result.exit_code in (0, 65), result.output
+        renamed += "say nothing of unusual; a file is damaged" in result.stderr
+    assert renamed == 1

@@ -12,6 +12,7 @@ from mi_duck.data.dataset import Dataset, some_names
 from mi_duck.data.files import UNREADABLE, damaged
 from mi_duck.data.genes import GeneIndex, index_genes
 from mi_duck.database import SQL_BYTES, Database
+from mi_duck.errors import DataError
 from mi_duck.train.encoding import SENTINEL
 
 EXACT_IN_FLOAT32 = 1 << 24
@@ -34,9 +35,9 @@ def inspect(dataset: Dataset, *, threads: int, seed: int) -> Inspection:
     """Describe a dataset from its footers and one pass over gene, label and group."""
     with Database(threads=threads, memory_bytes=SQL_BYTES) as db:
         genes = index_genes(db, dataset, seed=seed)
-        statistics = {row["name"]: row for row in db.rows("column_statistics", files=Database.patterns(dataset.files))}
+        statistics = read_statistics(db, dataset)
         rows = db.read("gene_index")["n_rows"].to_numpy()
-        warnings = gene_warnings(db, dataset) + data_warnings(dataset, statistics)
+        warnings = warnings_of(db, dataset, statistics)
     unfit = unfit_values(dataset, statistics, layout="auto")
     if unfit:
         warnings += (f"a plan would be refused: {unfit}",)
@@ -47,6 +48,24 @@ def inspect(dataset: Dataset, *, threads: int, seed: int) -> Inspection:
     }
     kinds = {"whole numbers 0 to 255 (one byte)": len(small), "other numbers (float32)": len(wide)}
     return Inspection(dataset, genes, quantiles, kinds, warnings)
+
+
+def read_statistics(db: Database, dataset: Dataset) -> dict[str, dict[str, Any]]:
+    """Return for each column what the footers say of its values: lines of ``sql/column_statistics.sql``.
+
+    Raises
+    ------
+    DataError
+        A footer names columns in its row groups that its schema does not.
+    """
+    found = {row["name"]: row for row in db.rows("column_statistics", files=Database.patterns(dataset.files))}
+    places = [dataset.position_column] if dataset.position_column else []
+    absent = [name for name in (*dataset.features, *places) if name not in found]
+    if absent:
+        raise DataError(
+            f"the footers of {dataset.location} say nothing of {some_names(absent)}; a file is damaged: write it again"
+        )
+    return found
 
 
 def split_features(
@@ -69,6 +88,11 @@ def split_features(
             small.append(name)
     is_small = set(small)
     return tuple(small), tuple(name for name in dataset.features if name not in is_small)
+
+
+def warnings_of(db: Database, dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return what the user may want to change, in genes and positions and then in features."""
+    return gene_warnings(db, dataset) + data_warnings(dataset, statistics)
 
 
 def data_warnings(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:

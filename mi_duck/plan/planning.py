@@ -13,7 +13,7 @@ from mi_duck.checkpoint import file_sha256, write_file
 from mi_duck.children import Report, Say
 from mi_duck.data.dataset import Dataset
 from mi_duck.data.genes import Fold, GeneIndex, assign_folds, index_genes, say_selection, write_genes
-from mi_duck.data.inspection import data_warnings, feature_bins, gene_warnings, split_features, unfit_values
+from mi_duck.data.inspection import feature_bins, read_statistics, split_features, unfit_values, warnings_of
 from mi_duck.data.leakage import LEAKY, without_leaks
 from mi_duck.database import SQL_BYTES, Database
 from mi_duck.errors import CheckpointError, DataError, PlanError
@@ -157,11 +157,10 @@ def draft_plan(
         )
         say_selection(index, dataset, say)
         folds = assign_folds(db, dataset, n_folds=settings.n_folds, seed=settings.seed)
-        statistics = {row["name"]: row for row in db.rows("column_statistics", files=Database.patterns(dataset.files))}
-        unfit = unfit_values(dataset, statistics, layout=options.layout)
-        if unfit:
+        statistics = read_statistics(db, dataset)
+        if unfit := unfit_values(dataset, statistics, layout=options.layout):
             raise DataError(unfit)
-        for warning in (*gene_warnings(db, dataset), *data_warnings(dataset, statistics)):
+        for warning in warnings_of(db, dataset, statistics):
             say(f"warning: {warning}")
         table = db.arrow("genes")
         held_out, table = table.slice(index.n_genes), table.slice(0, index.n_genes)
