@@ -17,7 +17,7 @@ from mi_duck.errors import CheckpointError, DataError
 from mi_duck.folders import RunFolder
 from mi_duck.plan.memory import MemoryModel, growing_bytes
 from mi_duck.plan.plan import Instance, Plan
-from mi_duck.train.instances import State, instance_state
+from mi_duck.train.instance_state import State, instance_state
 
 GAIN = "ensemble - base"
 

@@ -182,4 +182,8 @@ class RunFolder:
             raise CheckpointError(
                 f"no plan in {self.root}; make one with 'mi-duck plan DATASET --out {self.root}'"
             ) from error
-        return read_splits(self.splits, Plan.from_json(text))
+        try:
+            plan = Plan.from_json(text)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.root}: {error}") from error
+        return read_splits(self.splits, plan)

@@ -19,7 +19,8 @@ from mi_duck.plan.splitting import halves_of, with_split, write_splits
 from mi_duck.provenance import take_files_out
 from mi_duck.resources import GIB
 from mi_duck.stages import partition
-from mi_duck.train.instances import instance_state, is_trained, read_gene_table, write_lost
+from mi_duck.train.instance_state import instance_state, is_trained, write_lost
+from mi_duck.train.instances import read_gene_table
 from mi_duck.train.segments import read_filling, segments_of
 
 

@@ -31,7 +31,7 @@ from mi_duck.stages import (
     evaluate,
     write_page,
 )
-from mi_duck.train.instances import checkpoint_key, is_trained, read_manifest
+from mi_duck.train.instance_state import checkpoint_key, is_trained, read_manifest
 
 
 def run(
@@ -199,18 +199,17 @@ def explain_model(
 
 
 def is_finished(folder: RunFolder, plan: Plan) -> bool:
-    """Return whether the last stage of a run ended for this plan and this model."""
+    """Return whether the last stage of a run ended for this plan and this model, and every file is as it was then."""
     try:
         provenance = json.loads(folder.provenance.read_bytes())
-        return (
+        return bool(
             provenance["status"] == "finished"
             and provenance["plan_sha256"] == file_sha256(folder.plan)
             and provenance["model_sha256"] == file_sha256(folder.model)
             and folder.catalogue.is_file()
-            and folder.metrics.is_file()
-            and "files" in provenance
+            and all(file_sha256(folder.root / name) == digest for name, digest in provenance["files"].items())
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 

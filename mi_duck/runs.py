@@ -23,7 +23,7 @@ from mi_duck.stages import (
     partition,
     write_page,
 )
-from mi_duck.train.instances import instance_state, is_trained
+from mi_duck.train.instance_state import instance_state, is_trained
 
 
 def explain_alone(

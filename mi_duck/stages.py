@@ -14,7 +14,8 @@ from mi_duck.folders import RunFolder
 from mi_duck.locks import run_lock
 from mi_duck.plan.plan import Plan
 from mi_duck.train.calibrate import Calibrator
-from mi_duck.train.instances import genes_file, is_trained
+from mi_duck.train.instance_state import is_trained
+from mi_duck.train.instances import genes_file
 from mi_duck.train.partition import write_segments
 
 

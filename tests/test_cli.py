@@ -26,7 +26,7 @@ from mi_duck.locks import instance_lock, run_lock
 from mi_duck.options import Planning
 from mi_duck.plan.plan import Plan
 from mi_duck.plan.planning import PlanOptions
-from mi_duck.train.instances import write_lost
+from mi_duck.train.instance_state import write_lost
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 

@@ -63,6 +63,7 @@ MODULES: dict[str, set[str]] = {
     "train.calibrate": {"numpy", "sklearn"},
     "train.ranking": {"numpy"},
     "train.evaluate": {"numpy"},
+    "train.instance_state": set(),
     "train.instances": {"numpy", "pyarrow"},
     "train.boosters": {"numpy", "xgboost"},
     "train.progress": {"numpy", "xgboost"},

@@ -16,7 +16,8 @@ from mi_duck.ensemble.model_files import load_unified_model
 from mi_duck.errors import CheckpointError
 from mi_duck.folders import RunFolder
 from mi_duck.report.instance_files import MOST_POINTS, amended, curve_points, describe_instances
-from mi_duck.train.instances import feature_kind, is_trained
+from mi_duck.train.instance_state import is_trained
+from mi_duck.train.instances import feature_kind
 
 PLOTS = {"pr_base_vs_meta.pdf", "roc_base_vs_meta.pdf", "feature_importance_analysis/importance.pdf"}
 UNSEEN = {"holdout_evaluation_results.csv", "holdout_evaluation_summary.json"}

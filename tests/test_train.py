@@ -19,7 +19,8 @@ from mi_duck.checkpoint import read_parts
 from mi_duck.folders import RunFolder
 from mi_duck.plan.plan import Instance, Plan
 from mi_duck.train.encoding import encoding_of
-from mi_duck.train.instances import TRAINED, is_trained, read_genes
+from mi_duck.train.instance_state import TRAINED, is_trained
+from mi_duck.train.instances import read_genes
 from mi_duck.train.segments import SegmentReader, segments_of
 from mi_duck.train.train import stopping_groups
 

@@ -18,7 +18,7 @@ from mi_duck.locks import run_lock
 from mi_duck.pipeline import is_finished
 from mi_duck.provenance import file_hashes, own_files, read_provenance, relisted
 from mi_duck.runs import report_alone
-from mi_duck.train.instances import checkpoint_key, made_of
+from mi_duck.train.instance_state import checkpoint_key, made_of
 from mi_duck.verify.findings import OK, Finding
 from mi_duck.verify.verify import exit_code, verify_run
 

@@ -20,7 +20,8 @@ from faults.scene import Scene, Verdict, complaint
 from mi_duck.ensemble.model_files import load_unified_model
 from mi_duck.errors import MiDuckError
 from mi_duck.folders import RunFolder
-from mi_duck.train.instances import TRAINED, is_trained, read_genes
+from mi_duck.train.instance_state import TRAINED, is_trained
+from mi_duck.train.instances import read_genes
 from mi_duck.train.segments import SegmentReader, read_filling, segments_of
 
 N_FLIPS, N_CUTS, N_COMMANDS = 1500, 64, 90

@@ -23,7 +23,8 @@ from mi_duck.errors import CheckpointError, PlanError
 from mi_duck.folders import RunFolder
 from mi_duck.plan.plan import Instance, Plan
 from mi_duck.train.calibrate import METHODS, Calibrator, probabilities
-from mi_duck.train.instances import Genes, is_trained, out_of_fold_table, read_genes
+from mi_duck.train.instance_state import is_trained
+from mi_duck.train.instances import Genes, out_of_fold_table, read_genes
 from mi_duck.train.segments import SegmentReader, segments_of
 
 BATCH_BYTES = 64 << 20

@@ -6,7 +6,6 @@ moment leaves it so, because what is about to change is first taken out of the m
 list is ignored.
 """
 
-import csv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mi_duck.checkpoint import file_sha256, sealed, storage_errors, unguarded, write_csv, write_file, write_json
+from mi_duck.checkpoint import file_sha256, sealed, storage_errors, write_csv, write_file, write_json
 from mi_duck.children import Report
 from mi_duck.ensemble.ensemble import InstanceModel
 from mi_duck.ensemble.model_files import load_unified_model
@@ -30,10 +29,10 @@ from mi_duck.report.importance import importance_figure, importance_table
 from mi_duck.report.plots import Curve, curve_figure
 from mi_duck.report.unseen import FACTS, predict_unseen, unseen_file, unseen_scores
 from mi_duck.train.evaluate import known, point_scores
-from mi_duck.train.instances import Genes, codes_of, is_trained, read_genes, read_manifest
+from mi_duck.train.instance_state import is_trained, read_manifest
+from mi_duck.train.instances import Genes, codes_of, read_genes
 
 MOST_POINTS = 500
-FIRST = ("fold", "test_rows", "test_genes")
 SCORES = ("gene_cv_metrics.csv", "metrics_aggregate.json")
 IMPORTANCE = "feature_importance_analysis/importance.csv"
 UNSEEN = ("holdout_evaluation_results.csv", "holdout_evaluation_summary.json")
@@ -107,7 +106,7 @@ def _describe(folder: RunFolder, plan: Plan, instance: Instance, genes: Genes, *
     rows = _read_rows(folder, plan, instance, genes)
     names = [*SCORES, IMPORTANCE, *(() if is_minimal else (*UNSEEN, *CURVES.values(), IMPORTANCE_PLOT))]
     with amended(where, names):
-        folds = _complete(where / SCORES[0], rows, plan.classes)
+        folds = _fold_lines(rows, plan.classes, plan.settings.n_folds)
         write_csv(where / SCORES[0], folds)
         write_json(where / SCORES[1], aggregate(folds))
         importance = importance_table(model)
@@ -173,25 +172,20 @@ def _read_rows(folder: RunFolder, plan: Plan, instance: Instance, genes: Genes) 
     return OutOfFold(fold, label, rank, chances, base)
 
 
-def _complete(path: Path, rows: OutOfFold, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the table of folds that training wrote, on the rows that are scored, with the columns that it lacks."""
-    with path.open(encoding="utf-8", newline="") as file:
-        folds: list[dict[str, Any]] = [
-            {unguarded(name): value for name, value in line.items()} for line in csv.DictReader(file)
-        ]
-    completed = []
-    for line in folds:
-        of_fold = rows.fold == int(line["fold"])
+def _fold_lines(rows: OutOfFold, classes: Sequence[str], n_folds: int) -> list[dict[str, Any]]:
+    """Return a line a fold: its scored rows and genes, the metrics that training wrote, and those beside the base model."""
+    names = point_scores(rows.chances, rows.label, classes) if len(rows.label) else {}
+    lines: list[dict[str, Any]] = []
+    for fold in range(n_folds):
+        of_fold = rows.fold == fold
         base = None if rows.base is None else rows.base[of_fold]
         chances, label, rank = (values[of_fold] for values in (rows.chances, rows.label, rows.rank))
-        facts: dict[str, Any] = {"test_rows": len(label), "test_genes": len(np.unique(rank))}
-        if len(label):
-            points = point_scores(chances, label, classes)
-            facts |= {name: known(value) for name, value in points.items() if name in line}
-        else:
-            facts |= {name: None for name in line if name not in FIRST}
-        completed.append(line | facts | fold_scores(chances, base, label, rank, classes))
-    return completed
+        line: dict[str, Any] = {"fold": fold, "test_rows": len(label), "test_genes": len(np.unique(rank))}
+        # of a fold that only a pilot's genes are in nothing is known
+        points = point_scores(chances, label, classes) if len(label) else dict.fromkeys(names, np.nan)
+        line |= {name: known(value) for name, value in points.items()}
+        lines.append(line | fold_scores(chances, base, label, rank, classes))
+    return lines
 
 
 def _pair(kind: str, rows: OutOfFold, *, index: int | None = None) -> list[Curve]:

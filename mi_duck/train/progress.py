@@ -24,7 +24,8 @@ from mi_duck.children import Report, peak_bytes
 from mi_duck.errors import CheckpointError
 from mi_duck.folders import RunFolder
 from mi_duck.plan.plan import Instance, Plan, Settings
-from mi_duck.train.instances import Fit, checkpoint_key
+from mi_duck.train.instance_state import checkpoint_key
+from mi_duck.train.instances import Fit
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,8 @@ class SegmentReader:
             raise CheckpointError(f"{folder} belongs to another plan; remove the run's scratch folder")
         for name, digest in manifest["sha256"].items():
             if not (folder / name).is_file() or file_sha256(folder / name) != digest:
-                raise CheckpointError(f"{folder / name} is damaged; remove the run's scratch folder and start again")
+                (folder / "segment.json").unlink()  # so that the next try writes it anew
+                raise CheckpointError(f"{folder / name} is damaged; the same command writes it again")
 
     def keys(self) -> NDArray[np.void]:
         """Return the keys of all rows, shape (n_rows,) of `KEYS`."""

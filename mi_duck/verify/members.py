@@ -16,7 +16,7 @@ from mi_duck.plan.plan import Instance
 from mi_duck.report.instance_files import CURVES, IMPORTANCE, IMPORTANCE_PLOT, SCORES, UNSEEN
 from mi_duck.resources import GIB
 from mi_duck.train.encoding import encoding_of
-from mi_duck.train.instances import TRAINED, differences_of, instance_state, key_of, made_of, read_manifest
+from mi_duck.train.instance_state import TRAINED, differences_of, instance_state, key_of, made_of, read_manifest
 from mi_duck.verify.findings import DAMAGED, MISSING, NOT_APPLICABLE, OK, Finding, Verdict, guarded, skipped, verdict
 from mi_duck.verify.scored import read_scored
 from mi_duck.verify.subject import Subject
