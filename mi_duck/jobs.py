@@ -23,6 +23,8 @@ from mi_duck.train.instance_state import instance_state, is_trained, write_lost
 from mi_duck.train.instances import read_gene_table
 from mi_duck.train.segments import read_filling, segments_of
 
+COUNTED_MORE = 1.05  # times the planned peak: then it is said
+
 
 @dataclass(frozen=True, slots=True)
 class Lost:
@@ -163,7 +165,12 @@ def train_one(folder: RunFolder, instance: Instance, *, threads: int, report: Re
         The rows as they are need more than the budget, or the process passed it.
     """
     plan = folder.read_plan()
-    check_filling(folder, plan, instance)
+    counted = check_filling(folder, plan, instance)
+    if counted > COUNTED_MORE * instance.predicted_bytes:
+        say(
+            f"    its rows, now counted, have a column that is filled less than those that were measured: "
+            f"{counted / GIB:.2f} GiB expected, {instance.predicted_bytes / GIB:.2f} planned"
+        )
     take_files_out(folder)
     try:
         result = run_child(
@@ -200,10 +207,15 @@ def train_one(folder: RunFolder, instance: Instance, *, threads: int, report: Re
     )
 
 
-def check_filling(folder: RunFolder, plan: Plan, instance: Instance) -> None:
-    """Refuse an instance whose rows, now that all are counted, need more than its budget.
+def check_filling(folder: RunFolder, plan: Plan, instance: Instance) -> int:
+    """Return what an instance needs, now that all its rows are counted; refuse one that needs more than its budget.
 
     The plan knows missing values and zeros from the rows that the probes read; partitioning has counted them all.
+
+    Returns
+    -------
+    int
+        Predicted peak in bytes; that of the plan where a number of the user's stands for the memory model.
 
     Raises
     ------
@@ -212,7 +224,7 @@ def check_filling(folder: RunFolder, plan: Plan, instance: Instance) -> None:
     """
     model = MemoryModel.from_dict(plan.memory)
     if model.megabytes_per_gene is not None:
-        return
+        return instance.predicted_bytes
     filling = read_filling(plan, segments_of(plan, instance.first_rank, instance.stop_rank), folder.segments)
     layout = layout_of(model.layout, filling, plan.settings.layout, plan.zero_is_missing)
     needed = model.with_layout(layout).needed_bytes(instance.n_training_rows, instance.n_genes)
@@ -224,3 +236,4 @@ def check_filling(folder: RunFolder, plan: Plan, instance: Instance) -> None:
             f"({plan.budget_source}): {share:.2%} more of its cells are missing than in the rows that were measured; plan "
             "anew with --layout sentinel or a smaller --genes-per-instance"
         )
+    return model.with_layout(layout).predict_bytes(instance.n_training_rows, instance.n_genes)

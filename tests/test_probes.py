@@ -143,6 +143,13 @@ def test_filling_of__sees_nan_that_footers_do_not_count(wide_dataset: Path, tmp_
     genes = set(pq.read_table(small.run.genes)["gene_id"].to_pylist()[:30])
     chosen = [gene in genes for gene in table["gene_id"].to_pylist()]
     assert filling.zeros[first] == int((table[first].to_numpy()[chosen] == 0).sum())
+    # the standard error is that of the mean over genes, each with its rows, as the spread of bootstrapped shares says
+    zero = (table[first].to_numpy() == 0)[chosen]
+    of_gene = np.unique(np.array(table["gene_id"].to_pylist())[chosen], return_inverse=True)[1]
+    z, n = np.bincount(of_gene, weights=zero), np.bincount(of_gene)
+    drawn = np.random.default_rng(0).integers(0, len(n), (4000, len(n)))
+    shares = z[drawn].sum(axis=1) / n[drawn].sum(axis=1)
+    assert filling.errors[first] == pytest.approx(shares.std(), rel=0.1)
 
 
 def test_open_small_run__holds_the_genes_of_lowest_rank_alone(small_dataset: Path, tmp_path: Path) -> None:

@@ -19,11 +19,11 @@ from mi_duck.children import Report, run_child
 from mi_duck.errors import CheckpointError
 from mi_duck.folders import RunFolder
 from mi_duck.plan.filling import Filling
-from mi_duck.plan.memory import PHASES, MemoryModel, MemoryPoint, slope_ratio
+from mi_duck.plan.memory import BATCH_ROWS, PHASES, MemoryModel, MemoryPoint, slope_ratio
 from mi_duck.plan.plan import Instance, Plan, make_segments
 from mi_duck.plan.timing import Rates, TimePoint, fit_rates, training_seconds, usual_rounds
 from mi_duck.stages import partition
-from mi_duck.train.segments import read_filling
+from mi_duck.train.segments import SegmentReader, read_filling
 
 PROBE_ROUNDS = 2
 PILOT_ROUNDS = 60
@@ -114,9 +114,40 @@ def open_small_run(
 
 
 def filling_of(small_run: RunFolder, small: Plan, n_genes: int) -> Filling:
-    """Return how the columns of the first genes of the small run are filled."""
+    """Return how the columns of the first genes of the small run are filled, and how sure that is."""
     segments = [segment for segment in small.segments if segment.stop_rank <= n_genes]
-    return read_filling(small, segments, small_run.segments)
+    errors = zero_errors(SegmentReader(small, segments, small_run.segments))
+    filling = read_filling(small, segments, small_run.segments)
+    return replace(filling, errors=dict(zip(small.small_features, errors.tolist(), strict=True)))
+
+
+def zero_errors(reader: SegmentReader) -> NDArray[np.float64]:
+    """Return the standard error of every byte column's share of zeros, clustered by gene, shape (n_small_features,).
+
+    Notes
+    -----
+    Of the ratio of sums over genes: sqrt(G / (G - 1) sum_g (z_g - p n_g)^2) / n, with z_g zeros among the n_g rows of gene g.
+    One gene tells nothing: infinite.
+
+    References
+    ----------
+    Cochran, Sampling Techniques, 3rd edition, section 2.11.
+    """
+    gene = np.unique(reader.keys()["gene_rank"], return_inverse=True)[1]
+    n_genes = int(gene.max()) + 1
+    zeros = np.zeros((n_genes, len(reader.plan.small_features)))
+    begin = 0
+    for small, _ in reader.records(BATCH_ROWS):
+        own = gene[begin : begin + len(small)]
+        starts = np.flatnonzero(np.diff(own, prepend=-1))  # rows of a gene are neighbours
+        zeros[own[starts]] += np.add.reduceat(small == 0, starts, axis=0, dtype=np.int64)
+        begin += len(small)
+    if n_genes < 2:
+        return np.full(zeros.shape[1], np.inf)
+    n_rows = np.bincount(gene)[:, None]
+    off = zeros - zeros.sum(axis=0) / begin * n_rows
+    errors: NDArray[np.float64] = np.sqrt(n_genes / (n_genes - 1) * (off**2).sum(axis=0)) / begin
+    return errors
 
 
 def measure(
