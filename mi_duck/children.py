@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from mi_duck import errors
-from mi_duck.errors import IncompleteRunError, MemoryBudgetError, MiDuckError
+from mi_duck.errors import IncompleteRunError, KilledError, MemoryBudgetError, MiDuckError
 
 logger = logging.getLogger("mi_duck.children")  # by name, because a child runs this file as __main__
 
@@ -83,8 +83,9 @@ def run_child(
     MiDuckError
         The same error that the function raised in the child.
     MemoryBudgetError
-        The child passed its limit or left the machine too little memory, and was killed here; or it was killed by signal
-        9, as the kernel does when memory runs out.
+        The child passed its limit or left the machine too little memory, and was killed here.
+    KilledError
+        It was killed by signal 9 from outside, as the kernel does when memory runs out.
     IncompleteRunError
         The child died in another way.
 
@@ -157,7 +158,7 @@ def run_child(
         kind = getattr(errors, answers["error"]["kind"])
         raise kind(answers["error"]["message"])
     if child.returncode == -signal.SIGKILL:
-        raise MemoryBudgetError(
+        raise KilledError(
             f"{function.split(':')[-1]} was killed by signal 9 at {peak / (1 << 30):.2f} GiB, as the system does when memory "
             "runs out; set a smaller --max-memory-per-instance-gb"
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from mi_duck.checkpoint import write_json
 from mi_duck.children import Report, Say, run_child
-from mi_duck.errors import CheckpointError, IncompleteRunError, MemoryBudgetError, MiDuckError, PlanError
+from mi_duck.errors import CheckpointError, IncompleteRunError, KilledError, MemoryBudgetError, MiDuckError, PlanError
 from mi_duck.folders import RunFolder
 from mi_duck.locks import instance_lock, run_lock
 from mi_duck.plan.filling import layout_of
@@ -110,7 +110,11 @@ def train_or_split(
             say(f"{place} {instance.name} is damaged, so it is trained again: {state.detail}")
         say(f"{place} training on {instance.n_genes:,} genes, {instance.n_rows:,} rows")
         try:
-            train_one(folder, instance, threads=threads, report=report, say=say)
+            try:
+                train_one(folder, instance, threads=threads, report=report, say=say)
+            except KilledError as error:  # by whom is not known; what was saved makes another try cheap
+                say(f"{place} tried once more, from where it was saved: {error}")
+                train_one(folder, instance, threads=threads, report=report, say=say)
             return (), None
         except (MemoryBudgetError, IncompleteRunError) as error:
             halves = _split(folder, instance) if isinstance(error, MemoryBudgetError) else ()
@@ -180,6 +184,8 @@ def train_one(folder: RunFolder, instance: Instance, *, threads: int, report: Re
             report=report,
             limit_bytes=plan.budget_bytes,
         )
+    except KilledError:
+        raise
     except MemoryBudgetError as error:
         fewer = max(int(0.8 * instance.n_genes * min(1.0, plan.budget_bytes / max(instance.predicted_bytes, 1))), 1)
         raise MemoryBudgetError(

@@ -199,15 +199,20 @@ def explain_model(
 
 
 def is_finished(folder: RunFolder, plan: Plan) -> bool:
-    """Return whether the last stage of a run ended for this plan and this model, and every file is as it was then."""
+    """Return whether the last stage of a run ended for this plan and this model, and no file was changed since.
+
+    Diagnostics may have been deleted; what later steps and readers rest on may not.
+    """
+    results = (folder.catalogue, folder.metrics, folder.out_of_fold, folder.summary, folder.thresholds, folder.page)
     try:
         provenance = json.loads(folder.provenance.read_bytes())
+        hashes = {folder.root / name: digest for name, digest in provenance["files"].items()}
         return bool(
             provenance["status"] == "finished"
             and provenance["plan_sha256"] == file_sha256(folder.plan)
             and provenance["model_sha256"] == file_sha256(folder.model)
-            and folder.catalogue.is_file()
-            and all(file_sha256(folder.root / name) == digest for name, digest in provenance["files"].items())
+            and all(file.is_file() for file in results)
+            and all(file_sha256(file) == digest for file, digest in hashes.items() if file.exists())
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False

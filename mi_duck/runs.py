@@ -161,6 +161,12 @@ def consolidate_alone(
     plan = folder.read_plan()
     with run_lock(root), relisted(folder):
         consolidate_run(folder, plan, threads=threads, voting=voting, weights=weights, report=report, say=say)
+    n_missing = sum(not is_trained(folder, plan, one) for one in plan.instances)
+    if n_missing:
+        raise IncompleteRunError(
+            f"{n_missing} of {len(plan.instances)} instances are not trained, so the model is of the others; 'mi-duck train "
+            f"{root}' goes on"
+        )
 
 
 def evaluate_alone(

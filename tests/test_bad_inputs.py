@@ -26,11 +26,14 @@ import pytest
 from test_cli import assert_refused, contents
 from test_pipeline import call, quiet
 
+from mi_duck.checkpoint import sealed
 from mi_duck.data.dataset import open_dataset
 from mi_duck.data.files import verify_pages
 from mi_duck.database import Database
 from mi_duck.errors import DataError
 from mi_duck.folders import RunFolder
+from mi_duck.pipeline import differences_asked
+from mi_duck.plan.planning import PlanOptions
 from mi_duck.stages import partition_here
 from mi_duck.train.segments import SegmentReader
 from mi_duck.train.train import train_instance
@@ -513,8 +516,15 @@ def copied(trained: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+def rewrite(file: Path, old: str, new: str) -> None:
+    """Replace a text in a JSON file of ours, with its own hash right again."""
+    values = json.loads(file.read_text().replace(old, new))
+    del values["seal"]
+    file.write_text(json.dumps(sealed(values)))
+
+
 BAD_PLANS: dict[str, tuple[Callable[[str], str], str]] = {
-    "67 newer": (lambda text: text.replace('"version": 2', '"version": 99'), "the plan has format 99"),
+    "67 newer": (lambda text: text.replace('"version": 3', '"version": 99'), "the plan has format 99"),
     "70 nested": (lambda text: "[" * 1_000_000 + "]" * 1_000_000, "plan.json is damaged"),
     "70 nan": (lambda text: text.replace('"seed": 42', '"seed": NaN'), "plan.json is damaged: it holds NaN"),
     "70 doubled key": (
@@ -603,7 +613,7 @@ def moved(folder: Path, target: Path) -> Path:
     for name in ("data", "run"):
         shutil.copytree(folder / name, target / name)
     plan = target / "run" / "plan.json"
-    plan.write_text(plan.read_text().replace(str(folder / "data"), str(target / "data")))
+    rewrite(plan, str(folder / "data"), str(target / "data"))
     return target / "run"
 
 
@@ -653,9 +663,12 @@ def test_full_hash__sees_what_footers_do_not(tmp_path: Path) -> None:
     assert open_dataset(str(tmp_path / "data")).fingerprint == plain
     with pytest.raises(DataError, match=r"a\.parquet is another file now"):
         partition_here(run=str(tmp_path / "run"), threads=1, report=quiet)
-    assert_refused(call("run", *arguments), 65, "a.parquet is another file now")
-    without = [one for one in arguments if one != "--full-hash"]
-    assert_refused(call("run", *without), 65, "full_hash: True then, False now")
+    assert_refused(call("train", tmp_path / "run"), 65, "a.parquet is another file now")
+    plan, again = RunFolder(tmp_path / "run").read_plan(), open_dataset(str(tmp_path / "data"), full_hash=True)
+    options = PlanOptions(**plan.options)
+    assert differences_asked(plan, again, options, plan.settings)[-1].endswith("a.parquet is another file now")
+    plain_now = open_dataset(str(tmp_path / "data"))
+    assert "full_hash: True then, False now" in differences_asked(plan, plain_now, options, plan.settings)
 
 
 @pytest.mark.parametrize("reader", ["inspect", "plan", "partition", "predict"])
@@ -734,7 +747,7 @@ def test_partition__verifies_the_gene_column_again(partitioned: Path, tmp_path: 
     pq.write_table(table, file, write_page_checksum=True)
     plan = run / "plan.json"
     fingerprints = [open_dataset(str(tmp_path / "data")).fingerprint, RunFolder(run).read_plan().dataset_fingerprint]
-    plan.write_text(plan.read_text().replace(fingerprints[1], fingerprints[0]))
+    rewrite(plan, fingerprints[1], fingerprints[0])
     rewrite_in_place(file, 0)
     with pytest.raises(DataError, match=r"b\.parquet is damaged .*CRC"):
         partition_here(run=str(run), threads=1, report=quiet)

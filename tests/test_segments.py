@@ -1,6 +1,7 @@
 """Every selected row lands in its place, unchanged, whatever the files look like; what changed or broke is refused."""
 
 import hashlib
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_pipeline import partitioned, planned, quiet
 
+from mi_duck.checkpoint import sealed, unsealed
 from mi_duck.errors import CheckpointError, DataError
 from mi_duck.folders import RunFolder
 from mi_duck.stages import partition_here
@@ -305,13 +307,17 @@ def test_write_segments__any_flipped_bit_in_a_checksummed_page_is_refused(tmp_pa
 def test_segment_reader__a_flipped_bit_or_a_cut_in_a_segment_is_refused(broken: Path) -> None:
     folder = RunFolder(broken)
     plan = folder.read_plan()
+    manifest = folder.segments / plan.segments[0].name / "segment.json"
+    text = manifest.read_bytes()
     for name in ("features.bin", "keys.bin"):
         file = folder.segments / plan.segments[0].name / name
         whole = file.read_bytes()
         for damaged in (whole[:-1], whole[:100] + bytes([whole[100] ^ 4]) + whole[101:], whole + b"x"):
             file.write_bytes(damaged)
-            with pytest.raises(CheckpointError, match=f"{name} is damaged"):
+            with pytest.raises(CheckpointError, match=f"{name} is damaged; the same command writes it again"):
                 SegmentReader(plan, plan.segments, folder.segments)
+            assert not manifest.exists()  # so that it does
+            manifest.write_bytes(text)
         file.write_bytes(whole)
     SegmentReader(plan, plan.segments, folder.segments)
 
@@ -322,12 +328,13 @@ def test_segment_reader__an_unfinished_or_foreign_segment_is_refused(broken: Pat
     manifest = folder.segments / plan.segments[0].name / "segment.json"
     text = manifest.read_text()
     for damaged, words in (
-        (text.replace(plan.dataset_fingerprint, "0" * 64), "belongs to another plan"),
-        (text[: len(text) // 2], "no finished segment"),
+        (json.dumps(sealed(unsealed(json.loads(text)) | {"genes_sha256": "0"})), "belongs to another plan"),
+        (text.replace(plan.dataset_fingerprint, "0" * 64), "is damaged"),
+        (text[: len(text) // 2], "is damaged"),
         (None, "no finished segment"),
     ):
         if damaged is None:
-            manifest.unlink()
+            manifest.unlink(missing_ok=True)
         else:
             manifest.write_text(damaged)
         with pytest.raises(CheckpointError, match=words):

@@ -294,8 +294,8 @@ FAULTS: dict[str, tuple[Callable[[Path], None], int, str, str]] = {
         *(65, "instance_00: manifest", "lies elsewhere"),
     ),
     "manifest of other settings": (
-        *(edit_json(f"{FIRST}/manifest.json", lambda one: one.update(key="0")), 65),
-        *("instance_00: manifest", "another plan"),
+        *(edit_json(f"{FIRST}/manifest.json", lambda one: one["made_of"].update(max_depth=9)), 65),
+        *("instance_00: manifest", "another plan: max_depth: 9 then"),
     ),
     "bit in genes.txt": (flip(f"{FIRST}/genes.txt"), 65, "instance_00: files", "genes.txt"),
     "bit in a model": (flip(f"{FIRST}/model_multiclass.miduck"), 65, "instance_00: files", "model_multiclass"),

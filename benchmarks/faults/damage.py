@@ -25,7 +25,7 @@ from mi_duck.train.instances import read_genes
 from mi_duck.train.segments import SegmentReader, read_filling, segments_of
 
 N_FLIPS, N_CUTS, N_COMMANDS = 1500, 64, 90
-SEGMENT, INSTANCE = ".scratch/segments/segment_002", "multi_instance_training/instance_01"
+SEGMENT, INSTANCE = ".scratch/segments/SEGMENT", "multi_instance_training/instance_01"
 TARGETS = (
     *(f"{SEGMENT}/{name}" for name in ("features.bin", "keys.bin", "segment.json")),
     *(f"{INSTANCE}/{name}" for name in (*TRAINED, "manifest.json")),
@@ -103,14 +103,15 @@ def _try(scene: Scene, name: str, damage: Callable[[bytearray], bytearray], *, b
     whole = base(scene)
     out = scene.fresh()
     shutil.copytree(whole, out, copy_function=os.link)
-    data = (whole / name).read_bytes()
-    (out / name).unlink()
-    (out / name).write_bytes(damage(bytearray(data)))
+    place = name.replace("SEGMENT", RunFolder(whole).read_plan().segments[2].name)
+    data = (whole / place).read_bytes()
+    (out / place).unlink()
+    (out / place).write_bytes(damage(bytearray(data)))
     # a plan that was moved aside for a damaged one would be no plan: these are read by commands that use their content
     verdict = (
         _by_command(scene, out, name) if by_command or name not in CHECKS else _by_function(scene, out, whole, name)
     )
-    if (whole / name).read_bytes() != data:
+    if (whole / place).read_bytes() != data:
         return Verdict("broken", f"{name}: a file that was hard-linked here was changed in its place")
     return verdict
 

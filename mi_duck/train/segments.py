@@ -149,7 +149,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} is no finished segment; run the same command again") from error
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{folder}/segment.json is damaged ({error}); remove the run's scratch folder") from error
+        (folder / "segment.json").unlink(missing_ok=True)  # so that the next try writes the segment anew
+        raise CheckpointError(
+            f"{folder}/segment.json is damaged ({error}); the same command writes it again"
+        ) from error
 
 
 def read_filling(plan: Plan, segments: Sequence[Segment], folder: Path) -> Filling:
