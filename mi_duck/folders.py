@@ -185,5 +185,5 @@ class RunFolder:
         try:
             plan = Plan.from_json(text)
         except CheckpointError as error:
-            raise CheckpointError(f"{self.root}: {error}") from error
+            raise CheckpointError(f"{self.root}: {error}; 'mi-duck run --force-retrain-all' begins anew") from error
         return read_splits(self.splits, plan)

@@ -44,9 +44,6 @@ BESIDE = {
 }
 """Files beside these; a pattern may match several."""
 
-COMING = {"memory.json"}  # of runs that are too small for probes
-"""Names of `RUN`, `FOLDERS` or an instance's folder that no stage writes yet; to be emptied."""
-
 
 @pytest.fixture(scope="module")
 def run(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -60,15 +57,14 @@ def files(folder: Path) -> set[str]:
 def test_tree__of_a_run_is_the_documented_one(run: Path) -> None:
     there = {path.name for path in run.iterdir() if not path.name.startswith(".")}
     expected = RUN | set(FOLDERS) | {"multi_instance_training"}
-    assert expected - there == COMING & expected
+    assert expected <= there
     undocumented = {name for name in there - expected if not any(Path(name).match(pattern) for pattern in BESIDE)}
     assert undocumented == set()
 
 
 def test_tree__of_its_folders_is_the_documented_one(run: Path) -> None:
     for folder, names in FOLDERS.items():
-        if folder not in COMING:
-            assert names <= files(run / folder), folder
+        assert names <= files(run / folder), folder
 
 
 def test_tree__of_every_instance_is_the_documented_one(run: Path) -> None:
@@ -76,8 +72,8 @@ def test_tree__of_every_instance_is_the_documented_one(run: Path) -> None:
     assert [folder.name for folder in folders] == ["instance_00", "instance_01", "instance_02"]
     for folder in folders:
         found = {name for name in files(folder) if not name.startswith("shap_analysis/")}
-        assert found == INSTANCE - COMING
-        assert (folder / "shap_analysis").is_dir() == ("shap_analysis" not in COMING)
+        assert found == INSTANCE
+        assert (folder / "shap_analysis").is_dir()
 
 
 def test_tree__has_no_empty_file_no_leftover_and_no_pickle(run: Path) -> None:

@@ -29,6 +29,7 @@ from mi_duck.plan.probes import (
     measure,
     open_small_run,
     probe_sizes,
+    write_memory,
 )
 from mi_duck.plan.strategies import Demand, alternatives, choose_strategy, instance_seconds, windows_of
 from mi_duck.plan.timing import Rates
@@ -337,6 +338,8 @@ def _with_instances(
         for n_training in [int(before_training[stop] - before_training[first])]
     )
     _check_classes(instances, draft.genes, dataset, plan.settings)
+    if not is_probed:
+        write_memory(folder, model, rates)
     return replace(
         plan,
         strategy=strategy,

@@ -193,6 +193,19 @@ def measure(
         )
     measured = model.with_points(found.points)
     rates = fit_rates(found.times, small.settings, len(small.classes), is_external=model.layout.is_external)
+    write_memory(folder, measured, rates, key=key, found=found)
+    return measured, rates, found
+
+
+def write_memory(
+    folder: RunFolder,
+    model: MemoryModel,
+    rates: Rates,
+    *,
+    key: Mapping[str, object] | None = None,
+    found: Measurements = Measurements((), ()),
+) -> None:
+    """Write ``memory.json``: what predictions rest on; without measurements they are by formula and usual rates."""
     write_json(
         folder.memory,
         {
@@ -200,12 +213,11 @@ def measure(
             "points": [asdict(point) for point in found.points],
             "times": [asdict(point) for point in found.times],
             "slope_ratio": {phase: slope_ratio(found.points, phase, model.layout) for phase in PHASES},
-            "base_bytes": {phase: measured.base_bytes(phase) for phase in PHASES},
-            "bytes_per_row": measured.bytes_per_row(),
+            "base_bytes": {phase: model.base_bytes(phase) for phase in PHASES},
+            "bytes_per_row": model.bytes_per_row(),
             "rates": asdict(rates),
         },
     )
-    return measured, rates, found
 
 
 def probe(
