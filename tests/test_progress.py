@@ -327,7 +327,7 @@ def test_command__ended_by_any_signal_or_killed_goes_on_to_the_same_bytes(rows: 
         "--strategy",
         "single",
         "--n-estimators",
-        "800",
+        "400",
         "--early-stopping-patience",
         "0",
         "--learning-rate",
