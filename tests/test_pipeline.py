@@ -102,6 +102,12 @@ def fingerprint(run: Path) -> dict[str, str]:
     return {str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
+def _minding_signals() -> None:
+    """Undo what a shell ignores for tests that it runs in the background or under nohup: what is ignored stays so."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def started(*arguments: object) -> subprocess.Popen[str]:
     """Start a command in a process group of its own."""
     return subprocess.Popen(
@@ -110,8 +116,7 @@ def started(*arguments: object) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # a shell that runs the tests in the background has it ignored, and what is ignored stays so
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=_minding_signals,
     )
 
 
