@@ -125,10 +125,10 @@ def measurement(folder: RunFolder, instance: Instance) -> dict[str, Any]:
     """Return peak memory and time of an instance, empty where it was not trained."""
     path = folder.instance(instance) / "measurement.json"
     try:
-        found: dict[str, Any] = json.loads(path.read_bytes())
+        found = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
-    return found
+    return found if isinstance(found, dict) else {}
 
 
 def _measurements(folder: RunFolder, plan: Plan) -> pa.Table:

@@ -101,6 +101,24 @@ def unsealed(values: Mapping[str, Any]) -> dict[str, Any]:
     return rest
 
 
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Read sealed JSON from a file.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none.
+    ValueError
+        It cannot be read, is torn, or is not what was written.
+    """
+    try:
+        return unsealed(json.loads(path.read_bytes()))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(path) from error
+    except (OSError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+
+
 def _digest(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 

@@ -159,6 +159,27 @@ class RunFolder:
         return self.instances / instance.name
 
     @property
+    def memory_plot(self) -> Path:
+        """Memory predicted and measured, drawn."""
+        return self.root / "memory_per_gene.pdf"
+
+    @property
+    def results(self) -> tuple[Path, ...]:
+        """Files that are made of the trained instances, there or not; the provenance apart."""
+        return (
+            *(self.out_of_fold, self.model, self.summary, self.metrics, self.thresholds, self.curves),
+            *(self.base_vs_meta, self.gene_deltas, self.gene_coverage, self.instance_comparison, self.catalogue),
+            *(self.training_summary, self.page, self.holdout_predictions),
+            *sorted(self.root.glob("*_base_vs_meta*.pdf")),
+        )
+
+    @property
+    def result_folders(self) -> tuple[Path, ...]:
+        """Folders that are made of them."""
+        importance = self.root / "feature_importance_analysis"
+        return (self.overfitting, self.calibration_analysis, self.neighbours, self.shap, importance)
+
+    @property
     def instances(self) -> Path:
         """Folders of all instances."""
         return self.root / "multi_instance_training"

@@ -3,10 +3,10 @@
 An instance that runs out of memory is split in halves, once; one that dies is noted with its cause, and the others go on.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mi_duck.catalogue import measurement
 from mi_duck.checkpoint import write_json
 from mi_duck.children import Report, Say, run_child
 from mi_duck.errors import CheckpointError, IncompleteRunError, KilledError, MemoryBudgetError, MiDuckError, PlanError
@@ -111,10 +111,10 @@ def train_or_split(
         say(f"{place} training on {instance.n_genes:,} genes, {instance.n_rows:,} rows")
         try:
             try:
-                train_one(folder, instance, threads=threads, report=report, say=say)
+                train_one(folder, plan, instance, threads=threads, report=report, say=say)
             except KilledError as error:  # by whom is not known; what was saved makes another try cheap
                 say(f"{place} tried once more, from where it was saved: {error}")
-                train_one(folder, instance, threads=threads, report=report, say=say)
+                train_one(folder, plan, instance, threads=threads, report=report, say=say)
             return (), None
         except (MemoryBudgetError, IncompleteRunError) as error:
             halves = _split(folder, instance) if isinstance(error, MemoryBudgetError) else ()
@@ -153,14 +153,11 @@ def loss_text(plan: Plan, lost: Sequence[Lost]) -> str:
 
 def peak_over_prediction(folder: RunFolder, instance: Instance) -> float:
     """Return measured over predicted peak of a trained instance; 0 where it was not measured."""
-    try:
-        measured = json.loads((folder.instance(instance) / "measurement.json").read_bytes())
-        return float(measured["peak_bytes"]) / instance.predicted_bytes
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0.0
+    peak = measurement(folder, instance).get("peak_bytes")
+    return peak / instance.predicted_bytes if isinstance(peak, int | float) else 0.0
 
 
-def train_one(folder: RunFolder, instance: Instance, *, threads: int, report: Report, say: Say) -> None:
+def train_one(folder: RunFolder, plan: Plan, instance: Instance, *, threads: int, report: Report, say: Say) -> None:
     """Train one instance in a child process under its budget, and note its peak memory and time.
 
     Raises
@@ -168,7 +165,6 @@ def train_one(folder: RunFolder, instance: Instance, *, threads: int, report: Re
     MemoryBudgetError, PlanError
         The rows as they are need more than the budget, or the process passed it.
     """
-    plan = folder.read_plan()
     counted = check_filling(folder, plan, instance)
     if counted > COUNTED_MORE * instance.predicted_bytes:
         say(

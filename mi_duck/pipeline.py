@@ -6,7 +6,7 @@ import shutil
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from mi_duck import __version__
 from mi_duck.catalogue import write_catalogue
@@ -32,6 +32,14 @@ from mi_duck.stages import (
     write_page,
 )
 from mi_duck.train.instance_state import checkpoint_key, is_trained, read_manifest
+
+
+class Explaining(TypedDict):
+    """What of the model is explained; see `mi_duck.explain.analysis`."""
+
+    sample_size: int
+    background_size: int
+    with_figures: bool
 
 
 def run(
@@ -95,25 +103,21 @@ def run(
         n_trained, lost = train(folder, plan, threads=threads, report=report, say=say)
         plan = folder.read_plan()
         wanted_sites = 0 if minimal_diagnostics else neigh_sample
+        explaining: Explaining = {
+            "sample_size": shap_sample,
+            "background_size": shap_background,
+            "with_figures": not minimal_diagnostics,
+        }
         if (
             n_trained == 0
             and is_finished(folder, plan)
             and not lacks_diagnostics(folder, calibration_analysis, wanted_sites)
         ):
-            if not with_shap or is_explained(
-                folder, sample_size=shap_sample, background_size=shap_background, with_figures=not minimal_diagnostics
-            ):
+            if not with_shap or is_explained(folder, **explaining):
                 say(f"nothing to do: {out} is complete")
                 return plan
             with relisted(folder):
-                explain_model(
-                    folder,
-                    sample_size=shap_sample,
-                    background_size=shap_background,
-                    with_figures=not minimal_diagnostics,
-                    threads=threads,
-                    report=report,
-                )
+                explain_model(folder, **explaining, threads=threads, report=report)
                 write_page(
                     folder, with_plots=not minimal_diagnostics, with_overfitting=monitor_overfitting, report=report
                 )
@@ -130,14 +134,7 @@ def run(
         )
         describe_instances(folder, threads=threads, is_minimal=minimal_diagnostics, report=report)
         if with_shap:
-            explain_model(
-                folder,
-                sample_size=shap_sample,
-                background_size=shap_background,
-                with_figures=not minimal_diagnostics,
-                threads=threads,
-                report=report,
-            )
+            explain_model(folder, **explaining, threads=threads, report=report)
         finish(
             folder,
             plan,
@@ -335,7 +332,7 @@ def _forget(folder: RunFolder) -> None:
 def _forget_plan(folder: RunFolder) -> None:
     """Delete the plan, what it rests on and all results; the instances stay."""
     with storage_errors(folder.root):
-        for file in (folder.plan, folder.splits, folder.genes, folder.root / "memory_per_gene.pdf"):
+        for file in (folder.plan, folder.splits, folder.genes, folder.memory_plot):
             file.unlink(missing_ok=True)
         for trash in (folder.scratch, folder.leakage):
             if trash.is_dir():
@@ -346,31 +343,8 @@ def _forget_plan(folder: RunFolder) -> None:
 def _forget_results(folder: RunFolder) -> None:
     """Delete what was made of the instances, provenance first, so that nothing old counts as finished."""
     with storage_errors(folder.root):
-        for file in (
-            folder.provenance,
-            folder.out_of_fold,
-            folder.model,
-            folder.summary,
-            folder.metrics,
-            folder.thresholds,
-            folder.curves,
-            folder.base_vs_meta,
-            folder.gene_deltas,
-            folder.gene_coverage,
-            folder.instance_comparison,
-            folder.catalogue,
-            folder.training_summary,
-            folder.page,
-            folder.holdout_predictions,
-            *folder.root.glob("*_base_vs_meta*.pdf"),
-        ):
+        for file in (folder.provenance, *folder.results):
             file.unlink(missing_ok=True)
-        for trash in (
-            folder.overfitting,
-            folder.calibration_analysis,
-            folder.neighbours,
-            folder.shap,
-            folder.root / "feature_importance_analysis",
-        ):
+        for trash in folder.result_folders:
             if trash.is_dir():
                 shutil.rmtree(trash)

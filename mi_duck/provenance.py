@@ -11,27 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from mi_duck.checkpoint import file_sha256, write_json
-from mi_duck.errors import IncompleteRunError
 from mi_duck.folders import RunFolder
 
-FOLDERS = ("multi_instance_training", "feature_importance_analysis")
-PATTERNS = ("*_base_vs_meta*.pdf", "memory_per_gene.pdf")
 ASIDE = "stale"
 
 
 def own_files(folder: RunFolder) -> list[Path]:
     """Return every file that a run writes and keeps, sorted; not the provenance, what is aside, and what others put there."""
-    singles = (
-        *(folder.plan, folder.splits, folder.genes, folder.memory),
-        *(folder.out_of_fold, folder.model, folder.summary, folder.metrics),
-        *(folder.page, folder.thresholds, folder.curves, folder.base_vs_meta, folder.gene_deltas, folder.gene_coverage),
-        *(folder.instance_comparison, folder.holdout_predictions, folder.catalogue, folder.training_summary),
-    )
-    roots = [folder.overfitting, folder.calibration_analysis, folder.neighbours, folder.shap, folder.leakage]
-    roots += [folder.root / name for name in FOLDERS]
+    singles = (folder.plan, folder.splits, folder.genes, folder.memory, folder.memory_plot, *folder.results)
     found = {file for file in singles if file.is_file()}
-    found |= {file for pattern in PATTERNS for file in folder.root.glob(pattern)}
-    found |= {file for root in roots for file in root.rglob("*") if file.is_file()}
+    for root in (*folder.result_folders, folder.leakage, folder.instances):
+        found |= {file for file in root.rglob("*") if file.is_file()}
     return sorted(file for file in found if not _is_passing(file.relative_to(folder.root)))
 
 
@@ -87,11 +77,6 @@ def relisted(folder: RunFolder) -> Iterator[None]:
     except ValueError:
         found = None
     take_files_out(folder)
-    try:
-        yield
-    except IncompleteRunError:  # of a consolidation that wrote all it could
-        if found is not None and "files" in found:
-            write_provenance(folder, found)
-        raise
+    yield
     if found is not None and "files" in found:
         write_provenance(folder, found)

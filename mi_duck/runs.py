@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mi_duck.catalogue import measurement
+from mi_duck.catalogue import measurement, status_of
 from mi_duck.children import Report, Say
 from mi_duck.errors import CheckpointError, IncompleteRunError
 from mi_duck.explain.tree_shap import check_background
@@ -146,11 +146,10 @@ def run_status(root: Path) -> dict[str, Any]:
 def instance_status(folder: RunFolder, plan: Plan, instance: Instance) -> tuple[str, str]:
     """Return how an instance stands, ``done``, ``running``, ``lost`` or ``to do``, and why it was lost."""
     state = instance_state(folder, plan, instance)
-    if state.name == "done":
-        return "done", ""
-    if is_locked(folder.root, f".lock_{instance.name}"):
+    status = status_of(state)
+    if status != "done" and is_locked(folder.root, f".lock_{instance.name}"):
         return "running", ""
-    return ("lost", state.detail) if state.name == "lost" else ("to do", "")
+    return status, state.detail if status == "lost" else ""
 
 
 def consolidate_alone(

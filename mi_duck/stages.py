@@ -54,7 +54,7 @@ def changed_files(plan: Plan, dataset: Dataset) -> str:
     """Return in words which file of a plan's dataset is gone, is new, or has changed; empty if all are the same."""
     if dataset.fingerprint == plan.dataset_fingerprint:
         return ""
-    now = dict(zip([str(file.resolve()) for file in dataset.files], range(len(dataset.files)), strict=True))
+    now = {str(file.resolve()): place for place, file in enumerate(dataset.files)}
     gone, new = [file for file in plan.files if file not in now], sorted(set(now) - set(plan.files))
     if gone or new:
         verb = "is gone" if gone else "is new"

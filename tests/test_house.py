@@ -33,6 +33,7 @@ MODULES: dict[str, set[str]] = {
     "genome.synthetic_rows": {"numpy"},
     "genome.synthetic": {"numpy", "pyarrow"},
     # from dataset to plan
+    "checkpoint": {"zstandard"},
     "data.files": {"pyarrow"},
     "database": {"duckdb", "pyarrow"},
     "data.dataset": {"pyarrow"},
@@ -41,7 +42,6 @@ MODULES: dict[str, set[str]] = {
     "plan.memory": set(),
     "plan.filling": set(),
     "plan.windows": {"numpy"},
-    "checkpoint": {"zstandard"},
     "plan.plan": {"numpy"},
     "plan.splitting": {"numpy"},
     "plan.timing": set(),

@@ -9,7 +9,6 @@ or other rows without a word, in one with checksums none: ``benchmarks/bench_bit
 position and two scores of 4,100,000 rows takes .33 s.
 """
 
-import hashlib
 import os
 import re
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mi_duck.checkpoint import file_sha256
 from mi_duck.errors import DataError, StorageError
 
 BATCH_ROWS = 1 << 16
@@ -128,8 +128,7 @@ def footer(file: Path) -> bytes:
 def whole_hash(file: Path) -> str:
     """Return the SHA-256 of every byte of a file as hexadecimal text."""
     try:
-        with file.open("rb") as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest()
+        return file_sha256(file)
     except OSError as error:
         raise StorageError(f"cannot read {file}: {error.strerror}") from error
 

@@ -31,6 +31,7 @@ from mi_duck.plan.probes import (
     probe_sizes,
     write_memory,
 )
+from mi_duck.plan.splitting import missing_class
 from mi_duck.plan.strategies import Demand, alternatives, choose_strategy, instance_seconds, windows_of
 from mi_duck.plan.timing import Rates
 from mi_duck.plan.windows import Windows
@@ -375,14 +376,13 @@ def _check_classes(instances: tuple[Instance, ...], genes: Any, dataset: Dataset
     folds = genes["fold"].to_numpy()
     for instance in instances:
         window = slice(instance.first_rank, instance.stop_rank)
-        for fold in range(settings.n_folds):
-            training = counts[window][folds[window] != fold].sum(axis=0)
-            if (training == 0).any():
-                name = dataset.classes[int(np.flatnonzero(training == 0)[0])]
-                raise PlanError(
-                    f"{instance.name} has no row of class {name} outside fold {fold}; set a larger --genes-per-instance or "
-                    "fewer --n-folds"
-                )
+        absent = missing_class(counts[window], folds[window], settings.n_folds)
+        if absent:
+            fold, index = absent
+            raise PlanError(
+                f"{instance.name} has no row of class {dataset.classes[index]} outside fold {fold}; set a larger "
+                "--genes-per-instance or fewer --n-folds"
+            )
 
 
 def _say_plan(plan: Plan, folds: tuple[Fold, ...], say: Say) -> None:

@@ -5,7 +5,6 @@ the memory. Halves get numbers that follow from their parent's alone, so several
 done again splits the same way. A half is not split again: then something else is wrong.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mi_duck.checkpoint import sealed, unsealed, write_json
+from mi_duck.checkpoint import read_sealed, sealed, write_json
 from mi_duck.errors import CheckpointError, PlanError
 from mi_duck.plan.memory import MemoryModel
 from mi_duck.plan.plan import Instance, Plan, Segment, make_segments
@@ -59,8 +58,9 @@ def halves_of(plan: Plan, instance: Instance, genes: GeneTable) -> tuple[Instanc
         return None
     before = np.concatenate([[0], np.cumsum(genes.n_training_rows)])
     cut = int(borders[np.argmin(np.abs(2 * before[borders] - before[first] - before[stop]))])
-    if not all(_has_every_class(genes, *half, plan.settings.n_folds) for half in ((first, cut), (cut, stop))):
-        return None
+    for half in (slice(first, cut), slice(cut, stop)):
+        if missing_class(genes.label_counts[half], genes.fold[half], plan.settings.n_folds):
+            return None
     model = MemoryModel.from_dict(plan.memory)
     number = n_planned + 2 * instance.instance_id
     return (
@@ -83,10 +83,21 @@ def _instance(number: int, first: int, stop: int, genes: GeneTable, parent: Inst
     )
 
 
-def _has_every_class(genes: GeneTable, first: int, stop: int, n_folds: int) -> bool:
-    """Return whether every fold of a window trains on every class."""
-    counts, folds = genes.label_counts[first:stop], genes.fold[first:stop]
-    return all((counts[folds != fold].sum(axis=0) > 0).all() for fold in range(n_folds))
+def missing_class(label_counts: NDArray[np.int64], folds: NDArray[np.int64], n_folds: int) -> tuple[int, int] | None:
+    """Return the first (fold, class) of a window of which no row is outside the fold, so that it could not be trained.
+
+    Parameters
+    ----------
+    label_counts, folds
+        Rows of each class, and fold, of the genes of the window, shape (n_genes, n_classes) and (n_genes,).
+    n_folds
+        Folds of the run.
+    """
+    for fold in range(n_folds):
+        absent = np.flatnonzero(label_counts[folds != fold].sum(axis=0) == 0)
+        if len(absent):
+            return fold, int(absent[0])
+    return None
 
 
 def instances_for(plan: Plan, instance_id: int) -> tuple[Instance, ...]:
@@ -148,7 +159,7 @@ def read_splits(path: Path, plan: Plan) -> Plan:
         The file is damaged or belongs to another plan.
     """
     try:
-        values = unsealed(json.loads(path.read_bytes()))
+        values = read_sealed(path)
         if values["plan_sha256"] != plan.digest:
             raise CheckpointError(f"{path} belongs to another plan; remove it, and its halves are trained again")
         return replace(
@@ -159,5 +170,5 @@ def read_splits(path: Path, plan: Plan) -> Plan:
         )
     except FileNotFoundError:
         return plan
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); remove it, and its halves are trained again") from error

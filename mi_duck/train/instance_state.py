@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mi_duck.checkpoint import file_sha256, unsealed, write_json
+from mi_duck.checkpoint import file_sha256, read_sealed, write_json
 from mi_duck.errors import CheckpointError
 from mi_duck.folders import RunFolder
 from mi_duck.plan.plan import Instance, Plan, Settings
@@ -97,13 +97,11 @@ def read_manifest(where: Path) -> dict[str, Any]:
         It is torn or was changed.
     """
     try:
-        values = unsealed(json.loads((where / "manifest.json").read_bytes()))
+        values = read_sealed(where / "manifest.json")
         if not isinstance(values["made_of"], dict) or not set(TRAINED) <= set(values["sha256"]):
             raise ValueError("it names other files")
         return values
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise FileNotFoundError(where) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"manifest.json is damaged ({error})") from error
 
 

@@ -5,7 +5,6 @@ not depend on the order of files, on batches or on threads, as fixed-size record
 the whole-number features as one byte each and then the others as float32, ``keys.bin`` holds `KEYS`.
 """
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mi_duck.checkpoint import file_sha256, unsealed
+from mi_duck.checkpoint import file_sha256, read_sealed
 from mi_duck.errors import CheckpointError
 from mi_duck.plan.filling import Filling
 from mi_duck.plan.plan import Plan, Segment
@@ -145,10 +144,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         It is not finished, or not what was written.
     """
     try:
-        return unsealed(json.loads((folder / "segment.json").read_bytes()))
+        return read_sealed(folder / "segment.json")
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} is no finished segment; run the same command again") from error
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except ValueError as error:
         (folder / "segment.json").unlink(missing_ok=True)  # so that the next try writes the segment anew
         raise CheckpointError(
             f"{folder}/segment.json is damaged ({error}); the same command writes it again"
