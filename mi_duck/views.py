@@ -3,13 +3,15 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mi_duck.ensemble.versus import Versus
-from mi_duck.plan.measuring import MemoryReport
 from mi_duck.plan.plan import Plan
 from mi_duck.resources import GIB
 from mi_duck.train.evaluate import Metric
+
+if TYPE_CHECKING:  # they bring XGBoost, which printing a table has no use for
+    from mi_duck.ensemble.versus import Versus
+    from mi_duck.plan.measuring import MemoryReport
 
 MIB = 1 << 20
 
@@ -67,7 +69,7 @@ def alternatives_table(plan: Plan) -> Table:
     )
 
 
-def peak_records(found: MemoryReport) -> list[dict[str, Any]]:
+def peak_records(found: "MemoryReport") -> list[dict[str, Any]]:
     """Return predicted and measured peaks, a record for each size tried."""
     return [
         {
@@ -83,7 +85,7 @@ def peak_records(found: MemoryReport) -> list[dict[str, Any]]:
     ]
 
 
-def gene_facts(found: MemoryReport, genes_per_instance: int) -> dict[str, Any]:
+def gene_facts(found: "MemoryReport", genes_per_instance: int) -> dict[str, Any]:
     """Return what a row and a gene cost, beside the 8 MiB a gene that the design documents took."""
     ordered = sorted(found.gene_bytes)
     return {
@@ -102,7 +104,7 @@ def gene_facts(found: MemoryReport, genes_per_instance: int) -> dict[str, Any]:
     }
 
 
-def comparison_table(found: Versus) -> Table:
+def comparison_table(found: "Versus") -> Table:
     """Return the scores of two runs and their difference, each with its interval."""
     return Table(
         ("metric", "class", "run", "other", "run - other"),
