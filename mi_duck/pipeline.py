@@ -14,8 +14,7 @@ from mi_duck.checkpoint import file_sha256, storage_errors, write_file
 from mi_duck.children import Report, Say, run_child
 from mi_duck.data.dataset import Dataset
 from mi_duck.errors import CheckpointError, IncompleteRunError
-from mi_duck.explain.analysis import is_explained, read_summary
-from mi_duck.explain.tree_shap import check_background
+from mi_duck.explain.explained import check_background, is_explained, read_summary
 from mi_duck.folders import RunFolder
 from mi_duck.jobs import loss_text, train
 from mi_duck.locks import run_lock

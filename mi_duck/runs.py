@@ -7,7 +7,7 @@ from typing import Any
 from mi_duck.catalogue import measurement, status_of
 from mi_duck.children import Report, Say
 from mi_duck.errors import CheckpointError, IncompleteRunError
-from mi_duck.explain.tree_shap import check_background
+from mi_duck.explain.explained import check_background
 from mi_duck.folders import RunFolder
 from mi_duck.jobs import loss_text, train, train_or_split
 from mi_duck.locks import is_locked, run_lock

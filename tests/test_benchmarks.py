@@ -12,8 +12,10 @@ TOYS = {
     "bench_growth.py": ["40", "20", "320", "330"],
     "bench_matrix.py": ["20"],
     "bench_memory_per_gene.py": ["36"],
+    "bench_planning.py": ["3000", "60"],
     "bench_shap.py": ["toy"],
     "bench_true_rate.py": ["2"],
+    "bench_whole_job.py": ["--toy", "--rounds", "3", "--contenders", "plain", "lightgbm", "external", "mi_duck"],
 }
 
 

@@ -68,6 +68,7 @@ MODULES: dict[str, set[str]] = {
     "train.boosters": {"numpy", "xgboost"},
     "train.progress": {"numpy", "xgboost"},
     "train.train": {"numpy", "xgboost"},
+    "explain.explained": set(),
     "explain.estimates": {"numpy"},
     "explain.kmers": {"numpy"},
     "explain.tree_shap": {"numpy", "shap", "xgboost"},
@@ -84,6 +85,7 @@ MODULES: dict[str, set[str]] = {
     "ensemble.weights": {"numpy"},
     "ensemble.variants": {"numpy"},
     "ensemble.out_of_fold": {"numpy", "pyarrow"},
+    "ensemble.joining": set(),
     "ensemble.scored_rows": {"numpy"},
     "ensemble.comparison": {"numpy"},
     "ensemble.calibration_report": {"numpy"},
@@ -311,6 +313,16 @@ def test_package__imports_nothing_slow_by_itself() -> None:
     """A child process imports only what it needs."""
     slow = "{'duckdb', 'numpy', 'pyarrow', 'sklearn', 'xgboost'}"
     code = f"import sys, mi_duck; print(*sorted({slow} & set(sys.modules)))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert loaded.stdout.split() == []
+
+
+def test_commands__leave_xgboost_to_child_processes() -> None:
+    """What plans, trains and tells needs 85 MB by itself, with XGBoost and what that loads 227."""
+    modules = "mi_duck.pipeline, mi_duck.runs, mi_duck.views, mi_duck.plan.planning, mi_duck.plan.measuring"
+    code = f"import sys, {modules}; print(*sorted({{'xgboost', 'sklearn', 'pandas', 'matplotlib'}} & set(sys.modules)))"
     loaded = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )

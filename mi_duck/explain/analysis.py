@@ -18,6 +18,7 @@ from mi_duck.ensemble.model_files import load_unified_model
 from mi_duck.errors import CheckpointError, DataError
 from mi_duck.explain import tables
 from mi_duck.explain.contributions import Contributions, explain
+from mi_duck.explain.explained import SUMMARY, VERSION, read_suspects
 from mi_duck.explain.files import ValueFiles, write_figures, write_sample, write_tables
 from mi_duck.explain.kmers import feature_groups, kmer_families
 from mi_duck.explain.rows import SampledRows, sample_rows
@@ -25,8 +26,6 @@ from mi_duck.explain.tree_shap import TOLERANCE
 from mi_duck.folders import RunFolder
 from mi_duck.stages import open_planned
 
-SUMMARY = "shap_analysis_summary.json"
-VERSION = 1
 logger = logging.getLogger("mi_duck")
 
 EXPLAINS = {
@@ -155,29 +154,6 @@ def explain_run(
             write_file(folder.instance(instance) / "shap_analysis" / "shap_importance.csv", table.read_bytes())
 
 
-def read_summary(folder: RunFolder) -> dict[str, Any]:
-    """Return the summary of an explained run."""
-    return dict(json.loads((folder.shap / SUMMARY).read_bytes()))
-
-
-def is_explained(folder: RunFolder, *, sample_size: int, background_size: int, with_figures: bool) -> bool:
-    """Return whether the model that a run holds was explained with so many rows, and nothing of that is missing."""
-    try:
-        summary = read_summary(folder)
-        return bool(
-            summary["version"] == VERSION
-            and summary["model_sha256"] == file_sha256(folder.model)
-            and summary["sampling"]["n_rows_wanted"] == sample_size
-            and summary["background"]["n_rows_wanted"] == background_size
-            and (not with_figures or any(name.endswith(".png") for name in summary["files"]))
-            and summary["suspects"] == _sorted(read_suspects(folder.root))
-            and all(file_sha256(folder.shap / name) == digest for name, digest in summary["files"].items())
-            and folder.shap_importance.is_file()
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
 def analyse(
     dataset: Dataset,
     model: ConsolidatedMetaModel | InstanceModel,
@@ -281,28 +257,6 @@ def analyse(
         shutil.rmtree(temporary, ignore_errors=True)
     report("writing tables and figures", 2, 2)
     return summary
-
-
-def read_suspects(run: Path) -> frozenset[str] | None:
-    """Return the features that the leakage report of a run names, or None where there is no report.
-
-    Raises
-    ------
-    CheckpointError
-        The report is damaged.
-    """
-    path = RunFolder(run).root / "leakage_analysis" / "leakage.json"
-    if not path.is_file():
-        return None
-    try:
-        suspects = json.loads(path.read_bytes())["suspects"]
-        return frozenset(one if isinstance(one, str) else str(one["feature"]) for one in suspects)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} names no suspects: {error}; delete it or make it again") from error
-
-
-def _sorted(names: frozenset[str] | None) -> list[str] | None:
-    return None if names is None else sorted(names)
 
 
 def _model_file(path: Path) -> Path:

@@ -8,7 +8,6 @@ that the trees use, 800 of 1,138, changed nothing: 129,000 against 132,000. XGBo
 margins, and the first rows equal its own values.
 """
 
-import importlib.util
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ import xgboost as xgb
 from numpy.typing import NDArray
 
 from mi_duck.errors import DataError
+from mi_duck.explain.explained import check_background
 
 TOLERANCE = 1e-4
 """Largest gap that is accepted, as a share of the margin where that is above 1."""
@@ -303,18 +303,6 @@ def _interventional(
     explainer = shap.TreeExplainer(booster, data=background, feature_perturbation="interventional")
     values = np.asarray(explainer.shap_values(matrix), dtype=np.float64)
     return values.T, float(np.ravel(explainer.expected_value)[0])
-
-
-def check_background() -> None:
-    """Refuse a background where the shap package, which computes interventional values, is absent.
-
-    Raises
-    ------
-    DataError
-        It is absent.
-    """
-    if importlib.util.find_spec("shap") is None:
-        raise DataError("a background needs the shap package: pip install 'mi-duck[shap]', or leave the background out")
 
 
 def shap_values(
