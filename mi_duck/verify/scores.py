@@ -1,4 +1,4 @@
-"""Recomputes the scores of the ensemble from its predictions, and compares what is written about the run."""
+"""Recomputes the scores of ensemble and members from their predictions, and compares what is written about the run."""
 
 import csv
 import json
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mi_duck.catalogue import describe_catalogue, open_catalogue
 from mi_duck.database import Database
 from mi_duck.ensemble.thresholds import find_thresholds
+from mi_duck.plan.plan import Instance
 from mi_duck.report.summary import training_summary
 from mi_duck.train.evaluate import drawn_scores
 from mi_duck.verify.findings import DAMAGED, MISSING, Finding, Verdict, guarded, listed, skipped, verdict
@@ -52,12 +53,14 @@ def check_scores(db: Database, subject: Subject, genes: pa.Table | None) -> Iter
         if not subject.is_evaluated:
             yield skipped(names[2], "older than the consolidated model")
         else:
-            yield guarded(names[2], lambda: _metrics(subject, chances, label))
+            yield guarded(names[2], lambda: _metrics(subject, ("ensemble", "", "oof"), chances, label))
     else:
         yield from (skipped(name, "there are no whole predictions to compare with") for name in names[1:])
     if not subject.is_evaluated:
         yield from (skipped(name, "older than the consolidated model") for name in ("gene coverage", "run.duckdb"))
         return
+    if genes is not None:
+        yield from _members(db, subject, genes)
     if genes is None or subject.summary is None:
         yield skipped("gene_coverage_report.csv", "genes or consolidation_summary.json cannot be used")
     else:
@@ -97,34 +100,64 @@ def _thresholds(subject: Subject, chances: NDArray[np.float32], label: NDArray[n
     return verdict([f"those of {name} are others" for name in wrong], "the same again from oof_predictions.parquet")
 
 
-def _metrics(subject: Subject, chances: NDArray[np.float32], label: NDArray[np.uint8]) -> Verdict:
-    """Compare the lines of the chosen ensemble with the same code, and with scikit-learn."""
+def _members(db: Database, subject: Subject, genes: pa.Table) -> Iterator[Finding]:
+    """Compare the scores of each member on its own rows with its own file of predictions."""
+    plan = subject.plan
+    for instance in plan.instances:
+        file = subject.folder.instance(instance) / "oof_predictions.parquet"
+        if not file.is_file() or not subject.is_whole(file):
+            continue  # said where the instance was looked at
+
+        def compare(instance: Instance = instance, file: Path = file) -> Verdict:
+            first, ranks = genes["first_row"][instance.first_rank].as_py(), (instance.first_rank, instance.stop_rank)
+            found = read_scored(db, file, plan.classes, first_row=first, ranks=ranks, has_margins=True, keeps=True)
+            # the genes of a pilot chose features, so nothing is scored on them
+            skip = max(0, genes["first_row"][plan.pilot_genes].as_py() - first)
+            kind = ("member", str(instance.instance_id), "own")
+            return _metrics(subject, kind, found.chances[skip:], found.label[skip:])
+
+        yield guarded(f"{instance.name}: scores of its own rows", compare)
+
+
+def _metrics(
+    subject: Subject, kind: tuple[str, str, str], chances: NDArray[np.float32], label: NDArray[np.uint8]
+) -> Verdict:
+    """Compare the lines of a scope, an instance and its rows with the same code, and with scikit-learn."""
     classes = subject.plan.classes
     with subject.folder.metrics.open(encoding="utf-8", newline="") as file:
         lines = [
             line
             for line in csv.DictReader(file)
-            if (line["scope"], line["is_chosen"], line["evaluated_on"]) == ("ensemble", "1", "oof")
+            if (line["scope"], line["instance_id"], line["evaluated_on"]) == kind
+            and (line["scope"] != "ensemble" or line["is_chosen"] == "1")
         ]
+    is_ensemble = kind[0] == "ensemble"
+    who = "the chosen ensemble" if is_ensemble else f"instance {kind[1]} on its own rows"
     stated = {(line["metric"], line["class"]): line["value"] for line in lines}
     weights = np.ones((1, 1), dtype=np.uint8)
     groups = np.zeros(len(label), dtype=np.int32)
-    own = drawn_scores(chances, label, groups, classes, weights=weights, metrics=METRICS)
+    # members' own rows are ranked for the sites alone
+    own = drawn_scores(chances, label, groups, classes, weights=weights, metrics=METRICS, sites_only=not is_ensemble)
+    others = {key: value for key, value in _independent(chances, label, classes).items() if key in own}
     problems = []
     for source, tolerance, values in (
         ("recomputed", TOLERANCE, {key: float(one[0]) for key, one in own.items()}),
-        ("by scikit-learn", INDEPENDENT_TOLERANCE, _independent(chances, label, classes)),
+        ("by scikit-learn", INDEPENDENT_TOLERANCE, others),
     ):
         for key, value in values.items():
             text = stated.get(key)
             if text is None:
-                problems.append(f"no line of the chosen ensemble for {key[0]} of {key[1]}")
+                problems.append(f"no line of {who} for {key[0]} of {key[1]}")
             elif math.isnan(value) != (text == "") or (text and not _is_close(float(text), value, tolerance)):
                 problems.append(f"{key[0]} of {key[1]} is {text}, {source} {value!r}")
-    n_genes = subject.plan.n_genes - subject.plan.pilot_genes
-    counts = {(line["n_genes"], line["n_rows"]) for line in lines}
-    if counts != {(str(n_genes), str(len(label)))}:
-        problems.append(f"genes and rows of the chosen ensemble are {sorted(counts)}, not {n_genes} and {len(label)}")
+    counts = {line["n_rows"] for line in lines}
+    if counts != {str(len(label))}:
+        problems.append(f"rows of {who} are {sorted(counts)}, not {len(label)}")
+    if is_ensemble:
+        n_genes = {str(subject.plan.n_genes - subject.plan.pilot_genes)}
+        counts = {line["n_genes"] for line in lines}
+        if counts != n_genes:
+            problems.append(f"genes of {who} are {sorted(counts)}, not {sorted(n_genes)}")
     return verdict(problems, f"{len(own)} scores recomputed, and by scikit-learn")
 
 
