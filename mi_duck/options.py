@@ -202,6 +202,10 @@ class Training:
     max_depth: DepthOption = DEPTH
     learning_rate: Annotated[float, typer.Option(help="Step of boosting.", min=1e-4, max=1.0)] = 0.1
     max_bin: MaxBin = MAX_BIN
+    device: Annotated[
+        Literal["cpu", "cuda"],
+        typer.Option(help="Where XGBoost trains; cuda is passed on as it is and has not been tried on a device yet."),
+    ] = "cpu"
     calibrate_per_class: Annotated[
         bool,
         typer.Option(

@@ -168,6 +168,7 @@ ELSEWHERE = {
     "--neigh-sample": "test_scoring",
     "--monitor-overfitting": "test_page",
     "--no-monitor-overfitting": "test_page",
+    "--device": "test_gpu",
 }
 
 

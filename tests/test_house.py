@@ -43,6 +43,7 @@ MODULES: dict[str, set[str]] = {
     "plan.filling": set(),
     "plan.windows": {"numpy"},
     "plan.plan": {"numpy"},
+    "plan.gpu": set(),
     "plan.splitting": {"numpy"},
     "plan.timing": set(),
     "plan.strategies": {"numpy"},

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mi_duck.checkpoint import sealed, unsealed
 from mi_duck.errors import CheckpointError
 
-PLAN_VERSION = 3
+PLAN_VERSION = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,8 @@ class Settings:
         are held out with weight zero.
     sample_negatives
         Share of the easy negatives that is trained on, with the inverse as their weight; 1 is all.
+    device
+        ``cpu`` or ``cuda``: where XGBoost trains; scores are always computed on the processor.
     """
 
     seed: int
@@ -114,6 +116,7 @@ class Settings:
     layout: str = "missing"
     cv: str = "matrices"
     sample_negatives: float = 1.0
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from mi_duck.checkpoint import file_sha256, write_file
 from mi_duck.children import Report, Say
@@ -20,12 +19,13 @@ from mi_duck.errors import CheckpointError, DataError, PlanError
 from mi_duck.folders import RunFolder
 from mi_duck.plan.choices import choose_cv, choose_layout, easy_below_score, screened
 from mi_duck.plan.filling import SPARSE, layout_of, zeros_to_leave_out
+from mi_duck.plan.gpu import check_device, check_graphics_memory
 from mi_duck.plan.memory import Layout, MemoryModel
 from mi_duck.plan.plan import PLAN_VERSION, Instance, Plan, Settings, holdout_segments, make_segments
 from mi_duck.plan.probes import (
-    LEAST_ROWS,
     filling_of,
     is_worth_probing,
+    least_genes,
     measure,
     open_small_run,
     probe_sizes,
@@ -153,6 +153,7 @@ def draft_plan(
     """Index the genes, assign folds, write ``genes.parquet``; look for leaks where progress is reported."""
     if options.train_all_genes and options.sample_genes is not None:
         raise PlanError("--train-all-genes and --sample-genes exclude each other; give one")
+    check_device(settings.device, options.strategy)
     with Database(threads=threads, memory_bytes=SQL_BYTES) as db:
         index = index_genes(
             db, dataset, seed=settings.seed, sample_genes=options.sample_genes, holdout=options.holdout_genes
@@ -282,7 +283,7 @@ def _with_instances(
     is_probed = is_worth_probing(plan, training_rows, sizes)
     filling = None
     if is_probed or options.layout == "zeros":
-        looked = sizes if is_probed else [_genes_of(training_rows, LEAST_ROWS)]
+        looked = sizes if is_probed else [least_genes(training_rows)]
         small_run, small = open_small_run(
             folder, plan, gene_rows, training_rows, looked, threads=threads, report=report
         )
@@ -339,6 +340,8 @@ def _with_instances(
         for n_training in [int(before_training[stop] - before_training[first])]
     )
     _check_classes(instances, draft.genes, dataset, plan.settings)
+    if plan.settings.device != "cpu":
+        say(check_graphics_memory(instances, model.layout))
     if not is_probed:
         write_memory(folder, model, rates)
     return replace(
@@ -357,11 +360,6 @@ def _with_instances(
         segments=make_segments(instances, gene_rows),
         holdout_segments=holdout_segments(plan),
     )
-
-
-def _genes_of(gene_rows: NDArray[np.int64], n_rows: int) -> int:
-    """Return how many genes of lowest rank have a number of rows together; all if they have fewer."""
-    return min(int(np.searchsorted(np.cumsum(gene_rows), n_rows)) + 1, len(gene_rows))
 
 
 def _advise(windows: Windows, strategy: str, say: Say) -> None:

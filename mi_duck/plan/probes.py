@@ -58,6 +58,11 @@ def probe_sizes(gene_rows: NDArray[np.int64], genes_per_instance: int) -> list[i
     return sorted({int(np.searchsorted(before, size)) + 1 for size in (largest // 3, largest)})
 
 
+def least_genes(gene_rows: NDArray[np.int64]) -> int:
+    """Return how many genes have `LEAST_ROWS` rows together, or all genes, to look at where nothing is probed."""
+    return min(int(np.searchsorted(np.cumsum(gene_rows), LEAST_ROWS)) + 1, len(gene_rows))
+
+
 def is_worth_probing(plan: Plan, gene_rows: NDArray[np.int64], sizes: Sequence[int]) -> bool:
     """Return whether the probes take at most a tenth of the predicted run."""
     if not sizes:

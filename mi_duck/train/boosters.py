@@ -63,6 +63,7 @@ def fit_booster(
     parameters = {
         "objective": "binary:logistic",
         "tree_method": "hist",
+        "device": settings.device,
         "max_depth": settings.max_depth,
         "learning_rate": settings.learning_rate,
         "max_bin": settings.max_bin,

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from mi_duck.children import PeakMeter, Report
 from mi_duck.folders import RunFolder
+from mi_duck.plan.gpu import check_device
 from mi_duck.plan.plan import Settings
 from mi_duck.train.batches import PASSES, build_matrix, cut_carrier, trim_heap
 from mi_duck.train.boosters import fit_booster, predict_margins
@@ -65,6 +66,7 @@ def train_instance(*, run: str, instance_id: int, threads: int, report: Report) 
     del keys  # 14 bytes a row that only writing needs again
     fold = genes.fold[gene].astype(np.int8)
     settings = plan.settings
+    check_device(settings.device, plan.strategy)
     is_used = use != LEFT_OUT
     row_weight = np.where(use == USED_FOR_MANY, 1 / settings.sample_negatives, 1).astype(np.float32)
     cache = folder.scratch / "pages" / instance.name / "page" if plan.strategy == "external" else None
