@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from shared import made_once
 
 from mi_duck.database import Database
 from mi_duck.genome.synthetic import synthesise
@@ -94,6 +95,6 @@ def synthetic(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with a planted-signal dataset of 60 genes, about 3,500 rows and 60 features; only to be read."""
-    folder = tmp_path_factory.mktemp("small") / "dataset"
-    synthesise(folder, n_genes=60, rows_per_gene=60, n_features=60)
-    return folder
+    return made_once(
+        tmp_path_factory, "dataset", lambda folder: synthesise(folder, n_genes=60, rows_per_gene=60, n_features=60)
+    )

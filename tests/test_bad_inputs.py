@@ -23,8 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as encryption
 import pytest
-from test_cli import assert_refused, contents
-from test_pipeline import call, quiet
+from runs import assert_refused, call, contents, quiet
 
 from mi_duck.checkpoint import sealed
 from mi_duck.data.dataset import open_dataset
@@ -298,6 +297,15 @@ def test_plan__refuses_a_bad_input_in_one_line_and_writes_nothing(case: str, tmp
     assert_refused(result, bad.code, bad.words)
     assert {name: facts for name, facts in snapshot(tmp_path).items() if not name.startswith("run")} == before
     assert not (tmp_path / "run").exists() or contents(tmp_path / "run") == []
+
+
+@pytest.mark.parametrize("value", [np.inf, -1e300])
+def test_run__refuses_a_bad_value_before_any_training(value: float, tmp_path: Path) -> None:
+    """Cases 52 and 55 once more, by the command that would train."""
+    write(tmp_path / "a.parquet", good(bad=first(value, [0.5])))
+    result = call("run", tmp_path / "a.parquet", "--out", tmp_path / "run", "--threads", "1")
+    assert_refused(result, 65, "column 'bad' of")
+    assert not (tmp_path / "run" / "multi_instance_training").exists()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet as pq
 import pytest
-from test_pipeline import finished_run
+from runs import finished_run
 
 from mi_duck.catalogue import describe_catalogue, query_catalogue, score_table, write_catalogue
 from mi_duck.errors import CheckpointError, DataError

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_pipeline import FAST, planned
+from runs import FAST, planned
 
 from mi_duck.checkpoint import remove_leftovers
 from mi_duck.errors import CheckpointError, StorageError

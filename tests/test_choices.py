@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xgboost as xgb
-from test_pipeline import call, partitioned, quiet, trained
+from runs import call, partitioned, quiet, trained
 
 from mi_duck.checkpoint import read_parts
 from mi_duck.errors import PlanError

@@ -15,8 +15,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import typer.main
-from test_pipeline import COMMAND, SMALL, call, finished_run, mi_duck, partitioned, planned
-from typer.testing import Result
+from runs import (
+    COMMAND,
+    SMALL,
+    assert_refused,
+    call,
+    call_children,
+    contents,
+    finished_run,
+    mi_duck,
+    partitioned,
+    planned,
+)
+from test_bad_inputs import every, good
 
 from cli import app
 from mi_duck import __version__
@@ -34,28 +45,6 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 @pytest.fixture(scope="module")
 def run(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return finished_run(small_dataset, tmp_path_factory)
-
-
-def assert_refused(result: Result, code: int, words: str) -> None:
-    """Check the exit code and that one line, and no traceback, says what is wrong."""
-    assert result.exit_code == code, result.output
-    assert "Traceback" not in result.output
-    if code == 2:
-        assert "Usage" in result.stderr
-        assert "Error" in result.stderr
-    else:
-        lines = result.stderr.splitlines()
-        assert lines[-1].startswith("error: ")
-        assert [line for line in lines if line.startswith("error:")] == lines[-1:]
-        assert words in lines[-1]
-    assert words in " ".join(result.stderr.replace("│", " ").split())
-
-
-def contents(folder: Path) -> list[str]:
-    """Return what a user sees in a folder, deep."""
-    return sorted(
-        str(file.relative_to(folder)) for file in folder.rglob("*") if not file.name.startswith(".") and file.is_file()
-    )
 
 
 # ---- help -------------------------------------------------------------------------------------------------------------
@@ -419,7 +408,7 @@ def test_verbose__tells_of_child_processes_and_what_they_do(small_dataset: Path,
     data = shutil.copytree(small_dataset, tmp_path / "data")
     out = planned(data, tmp_path / "run", "--strategy", "single", "--n-estimators", "2")
     away = data.rename(tmp_path / "away")
-    failed = call("train", out, "--threads", "1", "--verbose")
+    failed = call_children("train", out, "--threads", "1", "--verbose")
     assert failed.exit_code == 65
     assert re.search(r"^in mi_duck\.stages:partition_here:\nTraceback", failed.stderr, re.MULTILINE)
     assert re.search(r"^child mi_duck\.stages:partition_here: .* exit code 65$", failed.stderr, re.MULTILINE)
@@ -432,7 +421,7 @@ def test_verbose__tells_of_child_processes_and_what_they_do(small_dataset: Path,
         ),
         (("predict", out, data, "--out", tmp_path / "p.parquet"), r"^batch 0 of .*: [\d,]+ rows, \d+\.\d{3} s$"),
     ):
-        result = call(*arguments, "--threads", "1", "--verbose")
+        result = call_children(*arguments, "--threads", "1", "--verbose")
         assert result.exit_code == 0, result.output
         assert re.search(words, result.stderr, re.MULTILINE), result.stderr
         assert "exit code" not in result.stderr
@@ -452,157 +441,6 @@ def test_plan__prints_what_it_made(small_dataset: Path, tmp_path: Path) -> None:
 
 
 # ---- exit codes and bad input -----------------------------------------------------------------------------------------
-
-
-def table(n_genes: int = 12, rows: int = 30, seed: int = 0) -> dict[str, Any]:
-    """Return columns of a good small dataset."""
-    rng = np.random.default_rng(seed)
-    n = n_genes * rows
-    return {
-        "gene_id": [f"g{number // rows}" for number in range(n)],
-        "position": list(range(n)),
-        "splice_type": [("neither", "donor", "acceptor")[number % 3] for number in range(n)],
-        "x": rng.normal(size=n),
-        "y": pa.array(rng.integers(0, 256, n), pa.uint8()),
-    }
-
-
-def changed(**columns: Any) -> dict[str, Any]:
-    return {name: column for name, column in (table() | columns).items() if column is not None}
-
-
-def every(values: Sequence[Any]) -> list[Any]:
-    """Return these values over and over for the rows of `table`."""
-    return [values[number % len(values)] for number in range(360)]
-
-
-def first(value: Any, others: Sequence[Any]) -> list[Any]:
-    return [value, *every(others)[1:]]
-
-
-LABELS = ("neither", "donor", "acceptor")
-
-# numbers as in the list of bad inputs: (columns, flags, exit code, words)
-BAD_DATA: dict[str, tuple[dict[str, Any], tuple[str, ...], int, str]] = {
-    "30 one gene": (changed(gene_id=["g"] * 360), (), 65, "only one gene in"),
-    "31 fewer genes than folds": (changed(gene_id=every(["a", "b"])), (), 78, "fold"),
-    "32 fewer genes than instances": (
-        changed(gene_id=every(["a", "b"])),
-        ("--strategy", "multi", "--n-folds", "2"),
-        78,
-        "2 genes cannot make 3 instances",
-    ),
-    "33 one gene with most rows": (changed(gene_id=["g0"] * 330 + [f"g{n // 10}" for n in range(30)]), (), 78, "fold"),
-    "34 a gene beyond the memory": (changed(), ("--max-memory-per-instance-gb", "0.1"), 78, "0.10 GiB"),
-    "24 no gene column": (changed(gene_id=None), (), 65, "no column 'gene_id' in"),
-    "25 null gene": (changed(gene_id=first(None, ["a", "b", "c"])), (), 65, "without a gene"),
-    "39 no label column": (changed(splice_type=None), (), 65, "no column 'splice_type' in"),
-    "40 null label": (changed(splice_type=first(None, LABELS)), (), 65, "label"),
-    "41 unknown class": (changed(splice_type=first("5ss", LABELS)), (), 65, "5ss"),
-    "42 mixed labels": (changed(splice_type=every(["0", "neither", "donor", "acceptor"])), (), 65, "0"),
-    "43 a class absent": (changed(splice_type=every(["neither", "donor"])), (), 65, "acceptor"),
-    "46 one site in all": (changed(splice_type=first("donor", ["neither", "acceptor"])), (), 78, "donor"),
-    "47 one label": (changed(splice_type=["neither"] * 360), (), 65, "donor"),
-    "48 labels from one": (changed(splice_type=every([1, 2, 3])), (), 65, "3"),
-    "no feature": (changed(x=None, y=None), (), 65, "no feature column"),
-    "text as base score": (
-        changed(z=["a"] * 360),
-        ("--base-score-columns", "x,y,z"),
-        65,
-        "--base-score-columns needs one feature",
-    ),
-    "exclude all": (changed(), ("--exclude", "."), 65, "no feature column"),
-    "bad expression": (changed(), ("--exclude", "["), 65, "is no regular expression"),
-    "absent file of names": (changed(), ("--exclude-features", "absent.txt"), 65, "absent.txt"),
-    "one class name": (changed(), ("--classes", "neither"), 65, "--classes needs two or more"),
-    "doubled class name": (changed(), ("--classes", "a,a,b"), 65, "--classes needs two or more"),
-    "absent fold column": (changed(), ("--fold-by", "nothing"), 65, "no column 'nothing'"),
-    "more genes sampled than there are": (changed(), ("--sample-genes", "1000"), 78, "1,000"),
-    "63 too few instances": (
-        changed(),
-        ("--strategy", "multi", "--genes-per-instance", "2", "--max-instances", "4", "--no-auto-adjust-instance-size"),
-        78,
-        "--max-instances 4 of 2 genes",
-    ),
-    "44 a class absent from an instance": (
-        changed(splice_type=["donor", "neither", "acceptor"] * 10 + ["neither", "acceptor"] * 165),
-        ("--strategy", "multi", "--genes-per-instance", "4"),
-        78,
-        "donor",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", sorted(BAD_DATA))
-def test_plan__bad_data_are_refused_in_one_line_and_nothing_is_written(case: str, tmp_path: Path) -> None:
-    columns, flags, code, words = BAD_DATA[case]
-    (tmp_path / "data").mkdir()
-    pq.write_table(pa.table(columns), tmp_path / "data" / "a.parquet")
-    before = (tmp_path / "data" / "a.parquet").read_bytes()
-    result = call("plan", tmp_path / "data", "--out", tmp_path / "run", *flags)
-    assert_refused(result, code, words)
-    assert contents(tmp_path) == ["data/a.parquet"]
-    assert (tmp_path / "data" / "a.parquet").read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("name", "column"),
-    [
-        ("52 infinite", pa.array(first(np.inf, [0.5]))),
-        ("55 too large", pa.array(first(-1e300, [0.5]))),
-    ],
-)
-def test_run__a_bad_value_is_refused_before_any_training(name: str, column: pa.Array, tmp_path: Path) -> None:
-    pq.write_table(pa.table(changed(**{name: column})), tmp_path / "a.parquet")
-    result = call("run", tmp_path / "a.parquet", "--out", tmp_path / "run", "--threads", "1")
-    assert_refused(result, 65, f"column '{name}' of")
-    assert not (tmp_path / "run" / "multi_instance_training").exists()
-
-
-GOOD_DATA: dict[str, dict[str, Any]] = {
-    "28 versioned genes": changed(gene_id=[f"ENSG{number // 60}.{number // 30 % 2}" for number in range(360)]),
-    "29 integer genes": changed(gene_id=[number // 30 for number in range(360)]),
-    "27 genes that differ in case or by a space": changed(gene_id=every(["g", "G", "g ", "h", "H", "i", "j"])),
-    "36 genes not together": changed(gene_id=every([f"g{number}" for number in range(7)])),
-    "37 doubled rows": changed(position=[0] * 360, x=[1.0] * 360, y=[1] * 360),
-    "50 no value": changed(x=pa.nulls(360, pa.float64())),
-    "51 one value": changed(x=[1.0] * 360),
-    "53 nan and null": changed(x=pa.array(every([None, np.nan, 1.0]))),
-    "54 negative zero": changed(x=every([-0.0, 0.0, 1e-45, 5e-324])),
-    "56 beyond 2^53": changed(x=pa.array(every([(1 << 60) + 1, 5, -(1 << 62)]))),
-    "57 bytes to the end": changed(y=pa.array(every([0, 255]), pa.uint8())),
-    "58 other kinds": changed(
-        when=pa.array([0] * 360, pa.timestamp("us")),
-        several=pa.array([[1, 2]] * 360),
-        nested=pa.array([{"a": 1}] * 360),
-        coded=pa.array(["a", "b"] * 180).dictionary_encode(),
-        exact=pa.array([1] * 360).cast(pa.decimal128(30, 2)),
-        flag=every([True, False, None]),
-        half=pa.array(np.zeros(360, np.float16)),
-    ),
-    "20 odd names": changed(**{'se"lect': every([1, 2]), "f[0]<": every([3, 4, 5]), "weiß 🦆": every([0.5, 0.6])}),
-}
-
-
-def test_train__odd_but_good_data_are_trained_on(tmp_path: Path) -> None:
-    """All kinds through plan, segments and boosters in this process; two rounds are enough."""
-    from mi_duck.train.train import train_instance
-
-    for number, columns in enumerate(GOOD_DATA.values()):
-        data = tmp_path / f"data {number}"
-        data.mkdir()
-        pq.write_table(pa.table(columns), data / "a.parquet")
-        out = partitioned(data, tmp_path / f"run {number}", "--strategy", "single", "--n-estimators", "2")
-        train_instance(run=str(out), instance_id=0, threads=1, report=lambda *step: None)
-        assert (out / "multi_instance_training" / "instance_00" / "manifest.json").is_file()
-
-
-def test_plan__says_which_columns_are_no_features(tmp_path: Path) -> None:
-    pq.write_table(pa.table(GOOD_DATA["58 other kinds"]), tmp_path / "a.parquet")
-    result = call("plan", tmp_path / "a.parquet", "--out", tmp_path / "run")
-    for name, kind in (("when", "timestamp[us]"), ("several", "list"), ("nested", "struct"), ("exact", "decimal128")):
-        assert any(kind in line and name in line for line in result.stderr.splitlines()), name
-    assert set(RunFolder(tmp_path / "run").read_plan().features) == {"x", "y", "flag", "half"}
 
 
 @pytest.mark.parametrize(
@@ -657,15 +495,6 @@ def test_overlap__none_and_half_are_fine(small_dataset: Path, tmp_path: Path) ->
         pairs = zip(plan.instances, plan.instances[1:], strict=False)
         assert {one.stop_rank - other.first_rank for one, other in pairs} == {plan.overlap_genes}
         assert plan.overlap_genes <= shared
-
-
-@pytest.mark.parametrize("place", ["data", "data/run", "data/master/run"])
-def test_plan__never_writes_into_the_dataset(place: str, tmp_path: Path) -> None:
-    (tmp_path / "data" / "master").mkdir(parents=True)
-    pq.write_table(pa.table(table()), tmp_path / "data" / "master" / "a.parquet")
-    for command in ("plan", "run"):
-        assert_refused(call(command, tmp_path / "data", "--out", tmp_path / place), 65, "--out")
-    assert contents(tmp_path) == ["data/master/a.parquet"]
 
 
 def test_exit_codes__storage_busy_and_memory(
@@ -725,20 +554,6 @@ def test_commands__on_a_folder_that_is_no_run_are_65(tmp_path: Path, run: Path, 
     assert_refused(call("train", run, "--instance", "-1"), 2, "--instance")
 
 
-def test_predict__bad_input_is_65_and_leaves_no_file(run: Path, small_dataset: Path, tmp_path: Path) -> None:
-    rows = pq.read_table(small_dataset / "master")
-    name = RunFolder(run).read_plan().features[0]
-    for case, bad, words in (
-        ("missing", rows.drop_columns([name]), f"lacks 1 of 60 features of the model: {name}"),
-        ("renamed", rows.rename_columns({name: "other"}), f"lacks 1 of 60 features of the model: {name}"),
-        ("text", rows.set_column(rows.column_names.index(name), name, pa.array(["a"] * len(rows))), "not a number"),
-    ):
-        pq.write_table(bad, tmp_path / f"{case}.parquet")
-        refused = call("predict", run, tmp_path / f"{case}.parquet", "--out", tmp_path / "out" / "p.parquet")
-        assert_refused(refused, 65, words)
-    assert not (tmp_path / "out").exists()
-
-
 def test_plan__a_second_plan_into_a_folder_is_65(run: Path, small_dataset: Path) -> None:
     before = asdict(RunFolder(run).read_plan())
     assert_refused(call("plan", small_dataset, "--out", run), 65, "holds a plan already")
@@ -785,7 +600,7 @@ def test_train__goes_on_when_nobody_reads_its_messages(small_dataset: Path, tmp_
 
 
 def test_output__works_on_a_narrow_terminal_without_unicode(tmp_path: Path) -> None:
-    rows = changed(**{"weiß": every([0.5, 0.6])})
+    rows = good(**{"weiß": every([0.5, 0.6])})
     pq.write_table(pa.table(rows), tmp_path / "größe.parquet")
     done = mi_duck(
         "inspect",

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cli import BASE, assert_refused, contents
-from test_pipeline import call, finished_run
+from runs import assert_refused, call, contents, finished_run
+from test_cli import BASE
 
 from mi_duck.config import Flag, Setting, read_settings
 from mi_duck.errors import PlanError

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xgboost as xgb
+from runs import quiet, trained
 from sklearn.metrics import average_precision_score
-from test_pipeline import quiet, trained
 
 from mi_duck.checkpoint import read_parts
 from mi_duck.ensemble.ensemble import ConsolidatedMetaModel, InstanceModel, consolidate

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xgboost as xgb
-from test_pipeline import finished_run
+from runs import finished_run
 
 from mi_duck.checkpoint import read_parts
 from mi_duck.ensemble.ensemble import ConsolidatedMetaModel, InstanceModel, consolidate

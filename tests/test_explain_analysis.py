@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import xgboost as xgb
-from test_pipeline import SMALL, call, finished_run
+from runs import SMALL, call, finished_run
 
 import mi_duck
 from mi_duck.data.dataset import open_dataset

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import xgboost as xgb
 from numpy.typing import NDArray
+from runs import call, finished_run
 from test_merge import N_FEATURES, booster
-from test_pipeline import call, finished_run
 
 from mi_duck.ensemble.ensemble import ConsolidatedMetaModel, InstanceModel
 from mi_duck.ensemble.merge import border_rows

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_pipeline import COMMAND, call, partitioned, planned
+from runs import COMMAND, call_children, partitioned, planned
 
 from mi_duck.children import run_child
 from mi_duck.errors import MemoryBudgetError
@@ -85,14 +85,14 @@ def test_train__an_instance_that_passes_its_budget_is_lost_and_the_others_go_on(
 ) -> None:
     """The plan believes that training takes nothing; one instance was trained before, two pass 60 MiB at once."""
     run = planned(small_dataset, tmp_path / "run")
-    assert call("train", run, "--instance", "0", "--threads", "1").exit_code == 0
+    assert call_children("train", run, "--instance", "0", "--threads", "1").exit_code == 0
 
     def lowered(plan: Plan) -> Plan:
         return replace(plan, budget_bytes=60 * MIB, memory=plan.memory | {"measured_bytes": [0] * len(PHASES)})
 
     plan = change_plan(run, lowered)
     assert len(plan.instances) == 3
-    result = call("train", run, "--threads", "1")
+    result = call_children("train", run, "--threads", "1")
     assert result.exit_code == 69, result.output
     lines = result.stderr.splitlines()
     assert "[Instance 1/3] reusing instance_00" in lines
@@ -115,7 +115,7 @@ def test_train__an_instance_that_passes_its_budget_is_lost_and_the_others_go_on(
     assert len(list(instances.glob("*/lost.json"))) == 4
     assert RunFolder(run).segments.is_dir()  # the same command goes on where it stopped
     # a single instance asked for by number says the same
-    alone = call("train", run, "--instance", "2", "--threads", "1")
+    alone = call_children("train", run, "--instance", "2", "--threads", "1")
     assert alone.exit_code == 137
     assert alone.stderr.splitlines()[-1].startswith("error: train_instance was stopped: it holds")
 
@@ -167,7 +167,7 @@ def test_check_filling__refuses_rows_that_need_more_than_those_that_were_measure
             lambda plan, whose=is_users_number: replace(tighten(measured(plan), 1.05), budget_is_users_number=whose),  # type: ignore[misc]
         )
         assert MemoryModel.from_dict(plan.memory).layout.missing_share == 0
-        result = call("train", run, "--threads", "1")
+        result = call_children("train", run, "--threads", "1")
         assert result.exit_code == code, result.output
         # 20 of 420 columns are missing in half of the rows
         last = next(line for line in result.stderr.splitlines() if "instance_00 needs" in line)
@@ -263,7 +263,7 @@ def test_train__is_not_disturbed_by_a_budget_that_is_enough(small_dataset: Path,
     """The limit is the whole budget, so what the guard sees of a normal training is below it."""
     run = planned(small_dataset, tmp_path / "run", "--strategy", "single")
     change_plan(run, lambda plan: tighten(plan, 1.0))
-    result = call("train", run, "--threads", "1")
+    result = call_children("train", run, "--threads", "1")
     assert result.exit_code == 0, result.output
     (instance,) = RunFolder(run).read_plan().instances
     measured = (RunFolder(run).instance(instance) / "measurement.json").read_text()

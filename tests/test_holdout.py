@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from runs import call, quiet, trained
 from sklearn.metrics import average_precision_score, log_loss
-from test_pipeline import call, quiet, trained
 
 from mi_duck.catalogue import write_catalogue
 from mi_duck.ensemble.holdout import evaluate_holdout

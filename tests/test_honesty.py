@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_pipeline import call
+from runs import call
 
 from mi_duck.genome.synthetic import synthesise
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from runs import SMALL, call, finished_run, here, quiet
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
-from test_pipeline import SMALL, call, finished_run, mi_duck, quiet
 
 from mi_duck.checkpoint import file_sha256, sealed
 from mi_duck.ensemble.model_files import load_unified_model
@@ -255,7 +255,7 @@ def test_minimal_diagnostics__is_a_flag_of_run_and_no_part_of_the_plan(
     manifest["sha256"] = {name: digest for name, digest in manifest["sha256"].items() if name not in PLOTS}
     del manifest["seal"]
     (first(out) / "manifest.json").write_text(json.dumps(sealed(manifest)))
-    done = mi_duck("run", small_dataset, "--out", out, *SMALL, "--minimal-diagnostics", "--skip-shap")
+    done = here("run", small_dataset, "--out", out, *SMALL, "--minimal-diagnostics", "--skip-shap")
     assert "found 3 existing instances to reuse" in done.stderr
     assert not PLOTS & files(first(out))
     assert (out / "plan.json").read_bytes() == (run / "plan.json").read_bytes()

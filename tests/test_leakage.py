@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
+from runs import SMALL, call
 from scipy.stats import rankdata
 from sklearn.metrics import matthews_corrcoef, mutual_info_score, roc_auc_score
-from test_pipeline import SMALL, call
 
 from mi_duck.data import gene_sample
 from mi_duck.data.dataset import open_dataset

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import xgboost as xgb
-from test_pipeline import finished_run, planned, quiet, trained
+from runs import finished_run, planned, quiet, trained
 
 from mi_duck.checkpoint import read_parts
 from mi_duck.ensemble.out_of_fold import predict_out_of_fold, read_fold_models

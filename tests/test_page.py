@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import typer.main
-from test_pipeline import call, finished_run
+from runs import call, finished_run
 
 from cli import app
 from mi_duck.checkpoint import write_csv, write_json

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_pipeline import call, finished_run, mi_duck, quiet
+from runs import call, finished_run, mi_duck, quiet
 
 from mi_duck.ensemble.ensemble import ConsolidatedMetaModel
 from mi_duck.ensemble.model_files import load_unified_model

@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import xgboost as xgb
-from test_pipeline import child_of, end, partitioned, quiet, started, wait_for_line
+from runs import child_of, end, partitioned, quiet, started, wait_for_line
 from test_train import NARROW, model_hashes
 
 from cli import Ended, _ended_by_signals

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from runs import SMALL, call, finished_run, quiet, trained
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
-from test_pipeline import SMALL, call, finished_run, quiet, trained
 
 from mi_duck.ensemble.model_files import load_unified_model
 from mi_duck.ensemble.scoring import evaluate_run

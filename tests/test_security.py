@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import xgboost as xgb
 import zstandard
-from test_pipeline import mi_duck
+from runs import here
 
 from mi_duck import checkpoint
 from mi_duck.checkpoint import pack, read_parts, unguarded, write_csv
@@ -537,7 +537,7 @@ def test_run__of_hostile_names_is_harmless_in_report_tables_and_catalogue(
         "--classes",
         "neither,=<b onclick=x()>don,'acc\"",
     )
-    mi_duck("run", data, "--out", run, *options)
+    here("run", data, "--out", run, *options)
     text = (run / "report.html").read_text(encoding="utf-8")
     assert Page(text).found == []
     assert "default-src 'none'" in text

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_pipeline import partitioned, planned, quiet
+from runs import partitioned, planned, quiet
 
 from mi_duck.checkpoint import sealed, unsealed
 from mi_duck.errors import CheckpointError, DataError

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from runs import FAST, call, call_children, child_of, fingerprint, here, planned, started, wait_for_line
+from runs import plain_run as finished_plainly
 from test_guard import MIB
-from test_pipeline import FAST, call, child_of, fingerprint, mi_duck, planned, started, wait_for_line
-from test_pipeline import plain_run as finished_plainly
 
 from mi_duck.errors import CheckpointError, PlanError
 from mi_duck.folders import RunFolder
@@ -120,12 +120,12 @@ def test_run__an_instance_out_of_memory_is_split_and_its_halves_make_the_model(
     flags = (*flags, "--no-calibrate-per-class")  # which takes more memory than the matrix of so few rows
     free = tmp_path / "free"
     assert call("plan", data, "--out", free, *flags).exit_code == 0
-    assert call("train", free, "--threads", "1").exit_code == 0
+    assert call_children("train", free, "--threads", "1").exit_code == 0
     measured = json.loads((free / "multi_instance_training/instance_00/measurement.json").read_bytes())
     limit = (measured["peak_bytes"] - 12 * MIB) / (1 << 30)
     flags = (*flags, "--minimal-diagnostics", "--skip-shap")
     out = tmp_path / "run"
-    done = call("run", data, "--out", out, *flags, "--max-memory-per-instance-gb", str(limit))
+    done = call_children("run", data, "--out", out, *flags, "--max-memory-per-instance-gb", str(limit))
     assert done.exit_code == 0, done.output
     assert "[Instance 1/1] out of memory, so instance_00 is split in halves, instance_01 and instance_02" in done.stderr
     assert "[Instance 3/3] training on" in done.stderr
@@ -143,7 +143,7 @@ def test_run__an_instance_out_of_memory_is_split_and_its_halves_make_the_model(
     shown = call("sql", out, "select instance_id, status from instances order by instance_id", "--json")
     assert [tuple(row.values()) for row in json.loads(shown.stdout)] == [(0, "split"), (1, "done"), (2, "done")]
     assert pq.read_metadata(folder.out_of_fold).num_rows == plan.n_rows
-    again = call("run", data, "--out", out, *flags, "--max-memory-per-instance-gb", str(limit))
+    again = call_children("run", data, "--out", out, *flags, "--max-memory-per-instance-gb", str(limit))
     assert again.exit_code == 0
     assert "nothing to do" in again.stderr
 
@@ -177,7 +177,7 @@ def test_run__a_crashed_instance_is_lost_and_named_and_the_same_command_mends_th
     assert [one["status"] for one in status["instances"]] == ["done", "lost", "done"]
     assert "signal 11" in status["causes_of_loss"]["instance_01"]
     assert not status["is_finished"]
-    done = mi_duck("run", small_dataset, "--out", out, *FAST)
+    done = here("run", small_dataset, "--out", out, *FAST)
     assert "found 2 existing instances to reuse" in done.stderr
     assert fingerprint(out) == fingerprint(plain_run)
     assert not list(out.rglob("lost.json"))
@@ -190,18 +190,18 @@ def test_run__after_a_change_keeps_what_matches_and_sets_the_rest_aside(
     shutil.copytree(plain_run, out)
     before = fingerprint(out)
     # how members vote is no matter of training: nothing is trained again
-    voted = mi_duck("run", small_dataset, "--out", out, *FAST, "--voting", "margin")
+    voted = here("run", small_dataset, "--out", out, *FAST, "--voting", "margin")
     assert "was begun otherwise (voting: probability then, margin now); what still matches is kept" in voted.stderr
     assert "found 3 existing instances to reuse" in voted.stderr
     assert json.loads(RunFolder(out).summary.read_bytes())["voting"] == "margin"
     # with more genes an instance the first and the last window are others; without the change those of before come back
     windows = ("--genes-per-instance", "30")
-    other = mi_duck("run", small_dataset, "--out", out, *FAST, *windows)
+    other = here("run", small_dataset, "--out", out, *FAST, *windows)
     assert "genes_per_instance: 24 then, 30 now" in other.stderr
     assert f"2 instances match no longer; they are set aside in {out / 'stale'}" in other.stderr
     assert [line for line in other.stderr.splitlines() if "reusing" in line] == ["[Instance 2/3] reusing instance_01"]
     assert len(list((out / "stale").iterdir())) == 2
-    back = mi_duck("run", small_dataset, "--out", out, *FAST)
+    back = here("run", small_dataset, "--out", out, *FAST)
     assert "found 3 existing instances to reuse" in back.stderr
     assert fingerprint(out) == before
 
@@ -212,11 +212,9 @@ def test_train__refuses_what_another_plan_trained_and_trains_again_what_is_damag
     out = planned(small_dataset, tmp_path / "run", "--max-depth", "2")
     instances = out / "multi_instance_training"
     shutil.copytree(plain_run / "multi_instance_training" / "instance_00", instances / "instance_00")
-    result = call("train", out, "--instance", "0", "--threads", "1")
-    assert result.exit_code == 65
+    result = here("train", out, "--instance", "0", "--threads", "1", code=65)
     assert "instance_00 was trained by another plan (max_depth: 4 then, 2 now)" in result.stderr
     manifest = instances / "instance_00" / "manifest.json"
     manifest.write_bytes(manifest.read_bytes().replace(b'"max_depth": 4', b'"max_depth": 2'))
-    result = call("train", out, "--instance", "0", "--threads", "1")
-    assert result.exit_code == 0, result.output
+    result = here("train", out, "--instance", "0", "--threads", "1")
     assert "instance_00 is damaged, so it is trained again: manifest.json is damaged" in result.stderr

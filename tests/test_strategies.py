@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_pipeline import call
+from runs import call
 
 from mi_duck.errors import MemoryBudgetError, MiDuckError, PlanError
 from mi_duck.folders import RunFolder

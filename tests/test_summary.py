@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from test_pipeline import finished_run
+from runs import finished_run
 
 from mi_duck.folders import RunFolder
 from mi_duck.report.summary import training_summary

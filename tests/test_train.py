@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xgboost as xgb
-from test_pipeline import SMALL, mi_duck, planned, trained
+from runs import SMALL, mi_duck, planned, trained
 
 from mi_duck.checkpoint import read_parts
 from mi_duck.folders import RunFolder

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from test_pipeline import finished_run
+from runs import finished_run
 
 RUN = {
     *("plan.json", "memory.json", "genes.parquet", "run.duckdb", "report.html", "provenance.json"),

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from runs import finished_run
 from sklearn.metrics import average_precision_score, f1_score, log_loss, roc_auc_score
-from test_pipeline import finished_run
 
 from mi_duck.ensemble.model_files import load_unified_model
 from mi_duck.folders import RunFolder

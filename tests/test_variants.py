@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from runs import finished_run, quiet
 from sklearn.metrics import f1_score
-from test_pipeline import finished_run, quiet
 
 from mi_duck.ensemble.ensemble import ConsolidatedMetaModel
 from mi_duck.ensemble.member_scores import MemberScores, read_member_scores

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_pipeline import call, finished_run, plain_run, quiet
+from runs import call, finished_run, plain_run, quiet
 
 from mi_duck.checkpoint import file_sha256, pack, read_parts, sealed, write_json
 from mi_duck.folders import RunFolder

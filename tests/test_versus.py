@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_pipeline import call, finished_run
+from runs import call, finished_run
 
 from mi_duck.ensemble.versus import compare_runs
 from mi_duck.errors import CheckpointError
