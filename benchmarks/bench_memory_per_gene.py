@@ -2,9 +2,9 @@
 
 Each line that says ``check`` is a whole training process (all folds, all classes, two rounds) on genes that were not probed.
 
-Usage: python benchmarks/bench_memory_per_gene.py [--plot FILE] [NAME=DATASET:SIZE,SIZE...:LAYOUT,LAYOUT... ...]
+Usage: python benchmarks/bench_memory_per_gene.py [--plot FILE] [NAME=DATASET:SIZE,SIZE...:LAYOUT,LAYOUT... ... | toy]
 
-Without datasets three are drawn: k-mer counts, the same with missing values, few wide columns.
+Without datasets three are drawn: k-mer counts, the same with missing values, few wide columns; for ``toy`` the last, small.
 """
 
 import sys
@@ -28,7 +28,9 @@ DRAWN = {
     "with missing values": ({"n_features": 1167, "missing_fraction": 0.05}, ("missing", "sentinel", "external")),
     "few wide columns": ({"n_features": 60}, ("missing", "external")),
 }
+TOY = "few wide columns"
 SIZES = (100, 500, 1500)
+TOY_SIZES = (36,)
 MIB = 1 << 20
 
 
@@ -71,8 +73,9 @@ def main(arguments: list[str]) -> None:
             with workplace() as scratch:
                 found += measure(name, place, [int(size) for size in sizes.split(",")], layouts.split(","), scratch)
     else:
-        wanted = [int(size) for size in arguments] or list(SIZES)
-        for name, (form, layouts) in DRAWN.items():
+        is_toy = arguments == ["toy"]
+        wanted = list(TOY_SIZES) if is_toy else [int(size) for size in arguments] or list(SIZES)
+        for name, (form, layouts) in ({TOY: DRAWN[TOY]} if is_toy else DRAWN).items():
             with workplace() as scratch:
                 synthesise(scratch / "data", n_genes=max(wanted), **form)  # type: ignore[arg-type]
                 found += measure(name, str(scratch / "data"), wanted, layouts, scratch / "run")

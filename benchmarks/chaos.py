@@ -4,7 +4,7 @@ Every try begins with the same tiny run, does something to it, repeats the same 
 every file that holds no times with those of an undisturbed run. The letters and numbers are those of the fault list; a try
 is named by its number and always draws the same. State stays in a JSON file, so a stopped chaos goes on.
 
-    python benchmarks/chaos.py --fast          two minutes
+    python benchmarks/chaos.py --fast          a few tries of each, a minute and a half
     python benchmarks/chaos.py F1 F17          these, in full, in hours
     python benchmarks/chaos.py --table         what was counted so far
 """

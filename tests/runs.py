@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from threadpoolctl import threadpool_limits
 from typer.testing import CliRunner, Result
 
 from cli import app
+from mi_duck.checkpoint import sealed, write_json
 from mi_duck.children import ChildResult, Report, peak_bytes, run_child
 from mi_duck.folders import RunFolder
 from mi_duck.stages import partition_here
@@ -146,6 +147,14 @@ def _copy(made: Path, own: Path) -> Path:
     if not own.exists():
         shutil.copytree(made, own)
     return own
+
+
+def resealed(path: Path, edit: Callable[[Any], object]) -> None:
+    """Change a JSON file; its own hash, where it has one, is right again."""
+    values = json.loads(path.read_bytes())
+    has_seal = values.pop("seal", None) is not None
+    edit(values)
+    write_json(path, sealed(values) if has_seal else values)
 
 
 def fingerprint(run: Path) -> dict[str, str]:

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from runs import SMALL, call, finished_run, here, quiet
+from runs import SMALL, call, finished_run, here, quiet, resealed
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from mi_duck.checkpoint import file_sha256, sealed
+from mi_duck.checkpoint import file_sha256
 from mi_duck.ensemble.model_files import load_unified_model
 from mi_duck.errors import CheckpointError
 from mi_duck.folders import RunFolder
@@ -49,15 +49,19 @@ def bare(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("bare") / "run"
     shutil.copytree(run, out)
     for path in out.glob("multi_instance_training/*/manifest.json"):
-        manifest = json.loads(path.read_bytes())
-        for name in list(manifest["sha256"]):
-            if name in PLOTS | UNSEEN | {"metrics_aggregate.json", "feature_importance_analysis/importance.csv"}:
-                del manifest["sha256"][name]
-                (path.parent / name).unlink()
-        del manifest["seal"]
-        path.write_text(json.dumps(sealed(manifest)))
+        for name in forget(
+            path, PLOTS | UNSEEN | {"metrics_aggregate.json", "feature_importance_analysis/importance.csv"}
+        ):
+            (path.parent / name).unlink()
     assert call("consolidate", out, "--threads", 1).exit_code == 0
     return out
+
+
+def forget(manifest: Path, names: set[str]) -> set[str]:
+    """Take files out of a manifest; return those that stood in it."""
+    listed = names & set(json.loads(manifest.read_bytes())["sha256"])
+    resealed(manifest, lambda values: [values["sha256"].pop(name) for name in listed])
+    return listed
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -249,12 +253,8 @@ def test_minimal_diagnostics__is_a_flag_of_run_and_no_part_of_the_plan(
     out = tmp_path / "run"
     shutil.copytree(run, out)
     (out / "provenance.json").unlink()  # so that the run is not finished and goes on
-    for path in PLOTS:
+    for path in forget(first(out) / "manifest.json", PLOTS):
         (first(out) / path).unlink()
-    manifest = json.loads((first(out) / "manifest.json").read_bytes())
-    manifest["sha256"] = {name: digest for name, digest in manifest["sha256"].items() if name not in PLOTS}
-    del manifest["seal"]
-    (first(out) / "manifest.json").write_text(json.dumps(sealed(manifest)))
     done = here("run", small_dataset, "--out", out, *SMALL, "--minimal-diagnostics", "--skip-shap")
     assert "found 3 existing instances to reuse" in done.stderr
     assert not PLOTS & files(first(out))

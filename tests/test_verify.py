@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from runs import call, finished_run, plain_run, quiet
+from runs import call, finished_run, plain_run, quiet, resealed
 
 from mi_duck.checkpoint import file_sha256, pack, read_parts, sealed, write_json
 from mi_duck.folders import RunFolder
@@ -79,14 +79,6 @@ def text(name: str, data: str) -> Callable[[Path], None]:
         (run / name).write_text(data, encoding="utf-8")
 
     return change
-
-
-def resealed(path: Path, edit: Callable[[Any], object]) -> None:
-    """Change a JSON file; its own hash, where it has one, is right again."""
-    values = json.loads(path.read_bytes())
-    has_seal = values.pop("seal", None) is not None
-    edit(values)
-    write_json(path, sealed(values) if has_seal else values)
 
 
 def edit_json(name: str, edit: Callable[[Any], object]) -> Callable[[Path], None]:

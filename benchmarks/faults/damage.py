@@ -66,9 +66,7 @@ RUN_ONLY = {"--minimal-diagnostics", "--skip-shap", "--no-calibration-analysis",
 def flip_cases(scene: Scene, is_fast: bool) -> list[str]:
     """Return flips, each of a file of another kind in turn: ``function``s that read it, then whole ``command``s."""
     names = list(CHECKS)
-    found = [
-        f"function:{number}:{names[number % len(names)]}" for number in range(2 * len(names) if is_fast else N_FLIPS)
-    ]
+    found = [f"function:{number}:{names[number % len(names)]}" for number in range(len(names) if is_fast else N_FLIPS)]
     return found + [
         f"command:{number}:{TARGETS[number % len(TARGETS)]}" for number in range(3 if is_fast else N_COMMANDS)
     ]

@@ -169,7 +169,7 @@ def kill_cases(scene: Scene, is_fast: bool) -> list[str]:
     """Return one try for every state that a kill can leave, and real kills at some."""
     n = len(trace(scene))
     if is_fast:
-        return [f"kill:{1 + step * n // 6}" for step in (1, 3, 5)]
+        return [f"kill:{1 + step * n // 4}" for step in (1, 3)]
     seen, cases = set(), []
     for number in range(1, n + 1):
         state = _tree_hash(copies(scene) / str(number))
@@ -201,7 +201,7 @@ def error_cases(scene: Scene, is_fast: bool) -> list[str]:
     """Return one try for each kind of error at each kind of call."""
     lines, sites = trace(scene), call_sites(scene)
     if is_fast:
-        sites = sites[3 :: len(sites) // 4][:4]
+        sites = sites[3 :: len(sites) // 3][:3]
     cases = []
     for place, number in enumerate(sites):
         name = lines[number - 1].partition(" ")[0]
@@ -299,7 +299,7 @@ def _winners(scene: Scene, out: Path, ends: list[Any], words: str) -> Verdict:
 
 
 FAULTS = {
-    "F1": (numbered(200, 2), kill_anyone),
+    "F1": (numbered(200, 1), kill_anyone),
     "F2": (kill_cases, kill_at),
     "F4": (numbered(50, 1), kill_child),
     "F5": (numbered(20, 1), kill_parent),

@@ -41,7 +41,7 @@ TERMINALS = {
     "latin_1": {"PYTHONIOENCODING": "latin-1"},
     "forced_colour": {"FORCE_COLOR": "1", "COLUMNS": "40"},
 }
-N_SOAK, N_SOAK_FAST = 300, 3
+N_SOAK, N_SOAK_FAST = 300, 2
 
 
 def cold(scene: Scene) -> Scene:
