@@ -4,8 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_cli import assert_refused
-from test_pipeline import call
+from runs import assert_refused, call
 
 from mi_duck.errors import MemoryBudgetError, PlanError
 from mi_duck.plan.gpu import CONTEXT_BYTES, check_device, check_graphics_memory, cuda_devices, gpu_bytes
