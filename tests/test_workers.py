@@ -1,6 +1,7 @@
 """Instances that are trained at once: the same bytes as one after the other, within the memory, and no end leaves a child."""
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import psutil
 import pytest
 from test_pipeline import FAST, call, end, partitioned, quiet, started, wait_for_line
 
+import cli
 from mi_duck import children
 from mi_duck.checkpoint import file_sha256
 from mi_duck.children import CalledOffError, run_child
@@ -298,3 +300,24 @@ def test_train__workers_are_no_matter_of_one_instance(run: Path) -> None:
     assert result.exit_code == 2
     assert "--instance trains one" in result.stderr
     assert call("train", run, "--workers", 0).exit_code == 2
+
+
+def test_reporting__each_instance_has_a_bar_and_other_work_one_in_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the last picture counts; bars of before are gone."""
+    for last, shown in (
+        (
+            [("instance_00: fold 1/3", 1, 9), ("instance_01: cuts", 2, 9)],
+            ["instance_00: fold 1/3", "instance_01: cuts"],
+        ),
+        ([("instance_01: cuts", 9, 9), ("instance_00: fold 2/3", 1, 9)], ["instance_00: fold 2/3"]),
+        ([("instance_00: fold 1/3", 1, 9), ("report", 1, 3)], ["report"]),
+    ):
+        screen = io.StringIO()
+        monkeypatch.setattr(cli, "errors", cli.Screen(file=screen, force_terminal=True, width=100))
+        with cli.reporting() as report:
+            for step in [("sorting rows", 1, 2), ("instance_01: matrix", 1, 2), *last]:
+                report(*step)
+            screen.truncate(screen.seek(0))
+        picture = screen.getvalue()
+        assert [name for name in shown if name not in picture] == []
+        assert sum(picture.count(word) for word in ("sorting rows", "instance_0", "report")) == len(shown)
