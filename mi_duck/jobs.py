@@ -93,7 +93,10 @@ def train(
     over = [peak_over_prediction(folder, job.instance) for job in done]
     room = memory_budget(max_gb=NO_NUMBER, safety_factor=plan.options["memory_safety_factor"])
     at_once = most_at_once([expected_bytes(job, over) for job in waiting], workers, room.budget_bytes)
-    if at_once < min(workers, len(waiting)):
+    if plan.settings.device != "cpu" and at_once > 1:
+        at_once = 1
+        say(f"1 of {workers} workers: the memory of the device is planned for one instance at a time")
+    elif at_once < min(workers, len(waiting)):
         smallest = sorted(expected_bytes(job, over) for job in waiting)[: at_once + 1]
         say(
             f"{at_once} of {workers} workers: {at_once + 1} instances at once need {sum(smallest) / GIB:.2f} GiB at least, and "

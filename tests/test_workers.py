@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -24,6 +25,7 @@ from mi_duck.children import CalledOffError, run_child
 from mi_duck.errors import CheckpointError
 from mi_duck.folders import RunFolder
 from mi_duck.jobs import train
+from mi_duck.plan.gpu import cuda_devices
 from mi_duck.plan.plan import Instance
 from mi_duck.resources import GIB
 from mi_duck.room import Job, expected_bytes, most_at_once, next_job
@@ -293,6 +295,19 @@ def test_train__what_lacks_memory_beside_others_is_tried_again_beside_fewer(
     assert not [line for line in lines if "split" in line or "lost" in line]
     assert not (run / "splits.json").exists()
     assert of_instances(hashes(run), 0, 1, 2) == of_instances(one_by_one, 0, 1, 2)
+
+
+@pytest.mark.skipif(bool(cuda_devices()), reason="would train on it")
+def test_train__one_at_once_on_a_device_and_an_error_ends_it_all(run: Path) -> None:
+    """The plan comes from a machine with a device; here the first child finds none."""
+    folder = RunFolder(run)
+    plan = folder.read_plan()
+    folder.plan.write_text(replace(plan, settings=replace(plan.settings, device="cuda")).to_json())
+    result = call("train", run, "--workers", 2)
+    assert result.exit_code == 78, result.output
+    assert "1 of 2 workers: the memory of the device is planned for one instance at a time" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("error: --device cuda: this process sees no CUDA device")
+    assert "[Instance 2/3]" not in result.stderr
 
 
 def test_train__workers_are_no_matter_of_one_instance(run: Path) -> None:
