@@ -9,6 +9,8 @@ import os
 import signal
 import sys
 import tempfile
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -56,6 +58,7 @@ from mi_duck.options import (
     ThreadsOption,
     Training,
     VerboseOption,
+    WorkersOption,
 )
 
 
@@ -187,7 +190,11 @@ class _Messages(logging.Handler):
 
 @contextmanager
 def reporting() -> Iterator[Any]:
-    """Give a function report(stage, done, total): a bar on a terminal, a line now and then elsewhere."""
+    """Give a function report(stage, done, total): a bar on a terminal, a line now and then elsewhere.
+
+    Instances that are trained at once report from threads of their own, each with its name in front: each has a bar.
+    """
+    lock = threading.Lock()
     if errors.is_terminal:
         columns = (
             TextColumn("{task.description:<40}"),
@@ -196,29 +203,37 @@ def reporting() -> Iterator[Any]:
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=errors, transient=True) as progress:
-            tasks: dict[str, Any] = {}
+            bars: dict[str, tuple[str, Any]] = {}
 
             def show(stage: str, done: int, total: int) -> None:
-                if stage not in tasks:
-                    for old in tasks.values():
-                        progress.remove_task(old)
-                    tasks.clear()
-                    tasks[stage] = progress.add_task(stage, total=total)
-                progress.update(tasks[stage], completed=done, total=total)
+                who = _instance_of(stage)
+                with lock:
+                    if bars.get(who, ("",))[0] != stage:
+                        for old in {who, ""} & bars.keys() if who else list(bars):
+                            progress.remove_task(bars.pop(old)[1])
+                        bars[who] = (stage, progress.add_task(stage, total=total))
+                    progress.update(bars[who][1], completed=done, total=total)
+                    if who and done >= total:  # perhaps all of it; what comes next makes another bar
+                        progress.remove_task(bars.pop(who)[1])
 
             yield show
     else:
-        import time
-
-        last: dict[str, float] = {"": time.monotonic()}
+        begun = time.monotonic()
+        last: dict[str, float] = {}
 
         def line(stage: str, done: int, total: int) -> None:
-            now = time.monotonic()
-            if now - max(last.values()) > SECONDS_BETWEEN_LINES:
-                last[stage] = now
-                logger.info("    %s: %s of %s", stage, f"{done:,}", f"{total:,}")
+            who, now = _instance_of(stage), time.monotonic()
+            with lock:
+                if now - last.get(who, begun) > SECONDS_BETWEEN_LINES:
+                    last[who] = now
+                    logger.info("    %s: %s of %s", stage, f"{done:,}", f"{total:,}")
 
         yield line
+
+
+def _instance_of(stage: str) -> str:
+    """Return which of several instances a stage belongs to, empty where only one thing is done."""
+    return stage.partition(":")[0] if stage.startswith("instance_") else ""
 
 
 Function = Callable[..., None]
@@ -617,6 +632,7 @@ def run(
     training: Training,
     full_hash: FullHash = False,
     threads: ThreadsOption = None,
+    workers: WorkersOption = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Plan, train, consolidate and evaluate; the same command goes on after an interruption.
@@ -636,6 +652,7 @@ def run(
             options=options,
             settings=settings,
             threads=_threads(threads),
+            workers=workers,
             resume=resume_from_checkpoint,
             force=force_retrain_all,
             minimal_diagnostics=minimal_diagnostics,
@@ -659,15 +676,18 @@ def train(
         typer.Option(help="This instance alone; by default all that are to do.", min=0, show_default=False),
     ] = None,
     threads: ThreadsOption = None,
+    workers: WorkersOption = 1,
 ) -> None:
     """Train the instances of a plan that are not done yet, or one alone.
 
-    Example: mi-duck train run --instance 3
+    Examples: mi-duck train run --instance 3, or mi-duck train run --workers 2
     """
     from mi_duck.runs import train_run
 
+    if instance is not None and workers > 1:
+        raise typer.BadParameter("--instance trains one; leave --workers out")
     with reporting() as report:
-        train_run(run, instance_id=instance, threads=_threads(threads), report=report, say=logger.info)
+        train_run(run, instance_id=instance, threads=_threads(threads), workers=workers, report=report, say=logger.info)
 
 
 @command()
@@ -828,8 +848,6 @@ def predict(
 
     Example: mi-duck predict run dataset --out predictions.parquet
     """
-    import time
-
     from mi_duck.ensemble.model_files import load_unified_model
     from mi_duck.ensemble.predict import predict_file
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from mi_duck import errors
-from mi_duck.errors import IncompleteRunError, KilledError, MemoryBudgetError, MiDuckError
+from mi_duck.errors import IncompleteRunError, KilledError, MemoryBudgetError, MiDuckError, OverBudgetError
 
 logger = logging.getLogger("mi_duck.children")  # by name, because a child runs this file as __main__
 
@@ -60,8 +60,18 @@ class ChildResult:
     wall_seconds: float
 
 
+class CalledOffError(Exception):
+    """The work of this thread was called off; see `mi_duck.workers`."""
+
+
 def run_child(
-    function: str, arguments: Mapping[str, Any], *, threads: int, report: Report, limit_bytes: int | None = None
+    function: str,
+    arguments: Mapping[str, Any],
+    *,
+    threads: int,
+    report: Report,
+    limit_bytes: int | None = None,
+    is_off: Callable[[], bool] | None = None,
 ) -> ChildResult:
     """Run ``module:function`` in a child process and wait for it.
 
@@ -77,23 +87,30 @@ def run_child(
         Told (stage, done, total) while the child works.
     limit_bytes
         Resident memory at which the child is killed; by default only the machine's own memory is watched.
+    is_off
+        Asked again and again whether the work was called off meanwhile, by another thread.
 
     Raises
     ------
     MiDuckError
         The same error that the function raised in the child.
-    MemoryBudgetError
-        The child passed its limit or left the machine too little memory, and was killed here.
+    OverBudgetError, MemoryBudgetError
+        The child passed its limit, or left the machine too little memory, and was killed here.
     KilledError
         It was killed by signal 9 from outside, as the kernel does when memory runs out.
     IncompleteRunError
         The child died in another way.
+    CalledOffError
+        The work was called off; the child has ended.
 
     Notes
     -----
-    Where waiting is interrupted, as the command line does on SIGTERM and SIGINT, the child is asked to end, which a training
-    does after its round, and killed after `SECONDS_TO_SAVE`.
+    Where waiting is interrupted, as the command line does on SIGTERM and SIGINT, or called off, the child is asked to end,
+    which a training does after its round, and killed after `SECONDS_TO_SAVE`. The kernel's notice of a parent's death is of
+    the thread that began the child, which therefore waits here for its end.
     """
+    if is_off is not None and is_off():
+        raise CalledOffError
     read_end, write_end = os.pipe()
     environment = (
         THREADS
@@ -135,12 +152,14 @@ def run_child(
                 child.stdin.write(json.dumps(request).encode())
         while child.poll() is None:
             peak = max(peak, peak_bytes(child.pid))
-            cause = _passes(child.pid, limit_bytes)
-            if cause:
+            found = _passes(child.pid, limit_bytes)
+            if found is not None:
                 child.kill()
                 child.wait()
                 _trace(function, time.monotonic() - begun, peak, child.returncode)
-                raise MemoryBudgetError(f"{function.split(':')[-1]} was stopped: {cause}")
+                raise type(found)(f"{function.split(':')[-1]} was stopped: {found}")
+            if is_off is not None and is_off():
+                raise CalledOffError
             time.sleep(SECONDS_BETWEEN_LOOKS)
     finally:
         if child.poll() is None:
@@ -157,6 +176,10 @@ def run_child(
     if "error" in answers:
         kind = getattr(errors, answers["error"]["kind"])
         raise kind(answers["error"]["message"])
+    if (
+        child.returncode == TERMINATED and is_off is not None and is_off()
+    ):  # a scheduler asks parent and children at once
+        raise CalledOffError
     if child.returncode == -signal.SIGKILL:
         raise KilledError(
             f"{function.split(':')[-1]} was killed by signal 9 at {peak / (1 << 30):.2f} GiB, as the system does when memory "
@@ -177,20 +200,21 @@ def _trace(function: str, seconds: float, peak: int, code: int) -> None:
     logger.debug("child %s: %.2f s, peak %.0f MiB%s", function, seconds, peak / (1 << 20), end)
 
 
-def _passes(pid: int, limit_bytes: int | None) -> str:
-    """Return why a process must not go on, in words; empty where it may."""
+def _passes(pid: int, limit_bytes: int | None) -> MemoryBudgetError | None:
+    """Return why a process must not go on, None where it may."""
     import psutil  # not at the top: a child has no use for it
 
     try:
         resident = psutil.Process(pid).memory_info().rss
         left = psutil.virtual_memory().available
     except psutil.NoSuchProcess:
-        return ""
+        return None
+    holds = f"it holds {resident / (1 << 30):.2f} GiB"
     if limit_bytes is not None and resident > limit_bytes:
-        return f"it holds {resident / (1 << 30):.2f} GiB, and its limit is {limit_bytes / (1 << 30):.2f} GiB"
+        return OverBudgetError(f"{holds}, and its limit is {limit_bytes / (1 << 30):.2f} GiB")
     if left < LEAST_LEFT:
-        return f"it holds {resident / (1 << 30):.2f} GiB, and only {left >> 20} MiB are left on the machine for everything else"
-    return ""
+        return MemoryBudgetError(f"{holds}, and only {left >> 20} MiB are left on the machine for everything else")
+    return None
 
 
 def _read_lines(read_end: int, report: Report, answers: dict[str, Any]) -> None:

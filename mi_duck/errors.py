@@ -10,6 +10,7 @@
     |- RunBusyError                 75   another process holds this run or instance; try again
     |- PlanError                    78   the user's numbers cannot work together
     `- MemoryBudgetError           137   too little memory: refused before training, or killed
+       |- OverBudgetError          137   more than its own budget, whatever else runs
        `- KilledError              137   killed by signal 9, perhaps by the system for memory
 
 A message says what was found, where, and what to do, in one line.
@@ -62,6 +63,10 @@ class MemoryBudgetError(MiDuckError):
     """The machine or its allocation has too little memory for the plan, or a child outgrew it."""
 
     exit_code = 137
+
+
+class OverBudgetError(MemoryBudgetError):
+    """Training needs more than its own budget, however much memory others leave."""
 
 
 class KilledError(MemoryBudgetError):

@@ -1,15 +1,26 @@
-"""Trains the instances of a plan, one child process each under the budget.
+"""Trains the instances of a plan, one child process each under the budget, several at once where asked and where they fit.
 
 An instance that runs out of memory is split in halves, once; one that dies is noted with its cause, and the others go on.
+One that the machine has too little memory for while others run is tried again beside fewer, and only what it does alone
+counts: so the models do not depend on how many run at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from mi_duck.catalogue import measurement
 from mi_duck.checkpoint import write_json
 from mi_duck.children import Report, Say, run_child
-from mi_duck.errors import CheckpointError, IncompleteRunError, KilledError, MemoryBudgetError, MiDuckError, PlanError
+from mi_duck.errors import (
+    CheckpointError,
+    IncompleteRunError,
+    KilledError,
+    MemoryBudgetError,
+    MiDuckError,
+    OverBudgetError,
+    PlanError,
+)
 from mi_duck.folders import RunFolder
 from mi_duck.locks import instance_lock, run_lock
 from mi_duck.plan.filling import layout_of
@@ -17,13 +28,16 @@ from mi_duck.plan.memory import MemoryModel
 from mi_duck.plan.plan import Instance, Plan
 from mi_duck.plan.splitting import halves_of, with_split, write_splits
 from mi_duck.provenance import take_files_out
-from mi_duck.resources import GIB
+from mi_duck.resources import GIB, memory_budget
+from mi_duck.room import Job, expected_bytes, most_at_once, next_job
 from mi_duck.stages import partition
 from mi_duck.train.instance_state import instance_state, is_trained, write_lost
 from mi_duck.train.instances import read_gene_table
 from mi_duck.train.segments import read_filling, segments_of
+from mi_duck.workers import Crew, Turn
 
 COUNTED_MORE = 1.05  # times the planned peak: then it is said
+NO_NUMBER = 1e6  # GiB: the user's limit is that of one instance
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +48,30 @@ class Lost:
     cause: MiDuckError
 
 
-def train(folder: RunFolder, plan: Plan, *, threads: int, report: Report, say: Say) -> tuple[int, tuple[Lost, ...]]:
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How training an instance ended: halves in its place, the cause of its loss, too little memory beside others, or well."""
+
+    halves: tuple[Instance, ...] = ()
+    cause: MiDuckError | None = None
+    is_crowded: bool = False
+
+
+def train(
+    folder: RunFolder, plan: Plan, *, threads: int, workers: int = 1, report: Report, say: Say
+) -> tuple[int, tuple[Lost, ...]]:
     """Train every instance that is not done, one child process each; return how many were, and those that were lost.
+
+    Parameters
+    ----------
+    folder, plan
+        The run.
+    threads
+        Threads of all children together.
+    workers
+        Most instances to train at once; fewer where memory is too little.
+    report, say
+        Take progress and messages, from several threads.
 
     Raises
     ------
@@ -44,42 +80,72 @@ def train(folder: RunFolder, plan: Plan, *, threads: int, report: Report, say: S
     CheckpointError
         An instance's folder holds what another plan trained.
     """
-    done = [instance for instance in plan.instances if is_trained(folder, plan, instance)]
+    jobs = [Job(number, instance) for number, instance in enumerate(plan.instances, 1)]
+    done = [job for job in jobs if is_trained(folder, plan, job.instance)]
     if done:
         say(f"Checkpointing: found {len(done)} existing instance{'s' if len(done) > 1 else ''} to reuse")
-    if len(done) < len(plan.instances):
+    for job in done:
+        say(f"[Instance {job.number}/{len(jobs)}] reusing {job.instance.name}")
+    waiting = [job for job in jobs if job not in done]
+    if waiting:
         partition(folder, plan, threads=threads, report=report)
-    lost: list[Lost] = []
-    over = [peak_over_prediction(folder, instance) for instance in done]
-    waiting = list(plan.instances)
-    n_trained, number = 0, 0
-    while number < len(waiting):
-        instance = waiting[number]
-        number += 1
-        place = f"[Instance {number}/{len(waiting)}]"
-        if instance in done:
-            say(f"{place} reusing {instance.name}")
-            continue
-        if any(over):
-            expected = max(over) * instance.predicted_bytes
-            say(f"{place} expected peak {expected / GIB:.2f} GiB, by the instances measured so far")
-        halves, cause = train_or_split(folder, instance, place, threads=threads, report=report, say=say)
-        if halves:
-            waiting += halves
-        elif cause is not None:
-            lost.append(Lost(instance, cause))
-        else:
-            n_trained += 1
-            over.append(peak_over_prediction(folder, instance))
-    if lost and not n_trained and not done:
-        raise type(lost[0].cause)(loss_text(folder.read_plan(), lost))
-    return n_trained, tuple(lost)
+        take_files_out(folder)  # once, before several threads would
+    over = [peak_over_prediction(folder, job.instance) for job in done]
+    room = memory_budget(max_gb=NO_NUMBER, safety_factor=plan.options["memory_safety_factor"])
+    at_once = most_at_once([expected_bytes(job, over) for job in waiting], workers, room.budget_bytes)
+    if plan.settings.device != "cpu" and at_once > 1:
+        at_once = 1
+        say(f"1 of {workers} workers: the memory of the device is planned for one instance at a time")
+    elif at_once < min(workers, len(waiting)):
+        smallest = sorted(expected_bytes(job, over) for job in waiting)[: at_once + 1]
+        say(
+            f"{at_once} of {workers} workers: {at_once + 1} instances at once need {sum(smallest) / GIB:.2f} GiB at least, and "
+            f"{room.budget_bytes / GIB:.2f} GiB may be taken ({room.won}); free memory or plan smaller instances "
+            "(--genes-per-instance) to let more run"
+        )
+    threads_each = max(1, threads // at_once)
+    lost: list[tuple[Job, Lost]] = []
+    n_trained, n_jobs = 0, len(jobs)
+    with Crew[Job, Outcome]() as crew:
+        while waiting or crew.running:
+            one = next_job(waiting, list(crew.running), over, at_once=at_once, room_bytes=room.budget_bytes)
+            if one is not None:
+                waiting.remove(one)
+                place = f"[Instance {one.number}/{n_jobs}]"
+                if any(over):
+                    expected = expected_bytes(one, over)
+                    say(f"{place} expected peak {expected / GIB:.2f} GiB, by the instances measured so far")
+                told = report if at_once == 1 else partial(_report_of, report, one.instance.name)
+                work = partial(train_or_split, folder, one.instance, place, threads=threads_each, report=told, say=say)
+                crew.start(one, work)
+                continue
+            job, outcome = crew.next()
+            if outcome.is_crowded:
+                at_once = max(at_once - 1, 1)
+                waiting.append(job)
+            elif outcome.halves:
+                waiting += [Job(n_jobs + number, half) for number, half in enumerate(outcome.halves, 1)]
+                n_jobs += len(outcome.halves)
+            elif outcome.cause is not None:
+                lost.append((job, Lost(job.instance, outcome.cause)))
+            else:
+                n_trained += 1
+                over.append(peak_over_prediction(folder, job.instance))
+    losses = tuple(loss for _, loss in sorted(lost, key=lambda pair: pair[0].number))
+    if losses and not n_trained and not done:
+        raise type(losses[0].cause)(loss_text(folder.read_plan(), losses))
+    return n_trained, losses
+
+
+def _report_of(report: Report, name: str, stage: str, done: int, total: int) -> None:
+    """Report progress with the name of the instance that makes it."""
+    report(f"{name}: {stage}", done, total)
 
 
 def train_or_split(
-    folder: RunFolder, instance: Instance, place: str, *, threads: int, report: Report, say: Say
-) -> tuple[tuple[Instance, ...], MiDuckError | None]:
-    """Train one instance; where memory ran out, split it and return its halves; where it is lost, return the cause.
+    folder: RunFolder, instance: Instance, place: str, turn: Turn, *, threads: int, report: Report, say: Say
+) -> Outcome:
+    """Train one instance; split it where memory ran out, note it as lost where it died.
 
     Parameters
     ----------
@@ -87,6 +153,8 @@ def train_or_split(
         What to train.
     place
         What messages begin with, such as ``[Instance 3/7]``.
+    turn
+        Whether it is called off, and whether others are trained beside it.
     threads, report, say
         As for `train`.
 
@@ -100,7 +168,7 @@ def train_or_split(
         state = instance_state(folder, plan, instance)
         if state.name == "done":  # by another job, meanwhile
             say(f"{place} reusing {instance.name}")
-            return (), None
+            return Outcome()
         if state.name == "foreign":
             raise CheckpointError(
                 f"{folder.instance(instance)} was trained by another plan ({state.detail}); 'mi-duck run' sets it aside, or "
@@ -109,26 +177,30 @@ def train_or_split(
         if state.name == "damaged":
             say(f"{place} {instance.name} is damaged, so it is trained again: {state.detail}")
         say(f"{place} training on {instance.n_genes:,} genes, {instance.n_rows:,} rows")
+        once = partial(train_one, folder, plan, instance, threads=threads, report=report, say=say, is_off=turn.is_off)
         try:
             try:
-                train_one(folder, plan, instance, threads=threads, report=report, say=say)
+                once()
             except KilledError as error:  # by whom is not known; what was saved makes another try cheap
                 say(f"{place} tried once more, from where it was saved: {error}")
-                train_one(folder, plan, instance, threads=threads, report=report, say=say)
-            return (), None
+                once()
+            return Outcome()
         except (MemoryBudgetError, IncompleteRunError) as error:
-            halves = _split(folder, instance) if isinstance(error, MemoryBudgetError) else ()
+            is_memory = isinstance(error, MemoryBudgetError)
+            if is_memory and not isinstance(error, OverBudgetError) and turn.had_company():
+                say(f"{place} tried again later, with fewer beside it: {error}")
+                return Outcome(is_crowded=True)
+            halves = _split(folder, instance, turn, threads=threads, report=report) if is_memory else ()
             if not halves:
                 say(f"{place} lost: {error}")
                 write_lost(folder, instance, str(error))
-                return (), error
+                return Outcome(cause=error)
             names = " and ".join(half.name for half in halves)
             say(f"{place} out of memory, so {instance.name} is split in halves, {names}: {error}")
-    partition(folder, folder.read_plan(), threads=threads, report=report)
-    return halves, None
+            return Outcome(halves=halves)
 
 
-def _split(folder: RunFolder, instance: Instance) -> tuple[Instance, ...]:
+def _split(folder: RunFolder, instance: Instance, turn: Turn, *, threads: int, report: Report) -> tuple[Instance, ...]:
     """Split an instance and note it, unless it cannot be; several jobs may do so at once."""
     with run_lock(folder.root, name=".lock_splits", wait=True):
         plan = folder.read_plan()
@@ -136,7 +208,10 @@ def _split(folder: RunFolder, instance: Instance) -> tuple[Instance, ...]:
         halves = halves_of(plan, instance, genes)
         if halves is None:
             return ()
-        write_splits(folder.splits, with_split(plan, instance, halves, genes.n_rows))
+        after = with_split(plan, instance, halves, genes.n_rows)
+        # before the splits are noted, because whoever reads of a segment may begin with it
+        partition(folder, after, threads=threads, report=report, is_off=turn.is_off)
+        write_splits(folder.splits, after)
     return halves
 
 
@@ -157,18 +232,38 @@ def peak_over_prediction(folder: RunFolder, instance: Instance) -> float:
     return peak / instance.predicted_bytes if isinstance(peak, int | float) else 0.0
 
 
-def train_one(folder: RunFolder, plan: Plan, instance: Instance, *, threads: int, report: Report, say: Say) -> None:
+def train_one(
+    folder: RunFolder,
+    plan: Plan,
+    instance: Instance,
+    *,
+    threads: int,
+    report: Report,
+    say: Say,
+    is_off: Callable[[], bool] | None = None,
+) -> None:
     """Train one instance in a child process under its budget, and note its peak memory and time.
+
+    Parameters
+    ----------
+    folder, plan, instance
+        What to train.
+    threads, report, say
+        As for `train`.
+    is_off
+        As in `mi_duck.children.run_child`.
 
     Raises
     ------
-    MemoryBudgetError, PlanError
+    OverBudgetError, PlanError
         The rows as they are need more than the budget, or the process passed it.
+    MemoryBudgetError
+        The machine has too little memory left.
     """
     counted = check_filling(folder, plan, instance)
     if counted > COUNTED_MORE * instance.predicted_bytes:
         say(
-            f"    its rows, now counted, have a column that is filled less than those that were measured: "
+            f"    {instance.name}: its rows, now counted, have a column that is filled less than those that were measured: "
             f"{counted / GIB:.2f} GiB expected, {instance.predicted_bytes / GIB:.2f} planned"
         )
     take_files_out(folder)
@@ -179,12 +274,13 @@ def train_one(folder: RunFolder, plan: Plan, instance: Instance, *, threads: int
             threads=threads,
             report=report,
             limit_bytes=plan.budget_bytes,
+            is_off=is_off,
         )
     except KilledError:
         raise
     except MemoryBudgetError as error:
         fewer = max(int(0.8 * instance.n_genes * min(1.0, plan.budget_bytes / max(instance.predicted_bytes, 1))), 1)
-        raise MemoryBudgetError(
+        raise type(error)(
             f"{error}; predicted were {instance.predicted_bytes / GIB:.2f} GiB. Plan anew with "
             f"--genes-per-instance {fewer:,}, a larger --max-memory-per-instance-gb, or --strategy external"
         ) from error
@@ -203,7 +299,7 @@ def train_one(folder: RunFolder, plan: Plan, instance: Instance, *, threads: int
         },
     )
     say(
-        f"    {seconds:.0f} s, peak {peak / GIB:.2f} GiB (predicted "
+        f"    {instance.name}: {seconds:.0f} s, peak {peak / GIB:.2f} GiB (predicted "
         f"{instance.predicted_bytes / GIB:.2f}), rounds {', '.join(str(n) for n in result.value['rounds'])}"
         + (f"; {rounds_before:,} rounds were saved before" if rounds_before else "")
     )
@@ -221,7 +317,7 @@ def check_filling(folder: RunFolder, plan: Plan, instance: Instance) -> int:
 
     Raises
     ------
-    MemoryBudgetError, PlanError
+    OverBudgetError, PlanError
         They do.
     """
     model = MemoryModel.from_dict(plan.memory)
@@ -231,7 +327,7 @@ def check_filling(folder: RunFolder, plan: Plan, instance: Instance) -> int:
     layout = layout_of(model.layout, filling, plan.settings.layout, plan.zero_is_missing)
     needed = model.with_layout(layout).needed_bytes(instance.n_training_rows, instance.n_genes)
     if needed > plan.budget_bytes:
-        refuse = PlanError if plan.budget_is_users_number else MemoryBudgetError
+        refuse = PlanError if plan.budget_is_users_number else OverBudgetError
         share = layout.missing_share - model.layout.missing_share
         raise refuse(
             f"{instance.name} needs {needed / GIB:.2f} GiB, but the budget is {plan.budget_bytes / GIB:.2f} GiB "

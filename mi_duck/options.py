@@ -26,6 +26,10 @@ ThreadsOption = Annotated[
     int | None,
     typer.Option(help="Threads; by default all cores of this process.", min=1, max=1024, show_default=False),
 ]
+WorkersOption = Annotated[
+    int,
+    typer.Option(help="Most instances to train at once, as memory allows; they share the threads.", min=1, max=1024),
+]
 MonitorOverfitting = Annotated[
     bool,
     typer.Option(

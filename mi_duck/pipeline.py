@@ -48,6 +48,7 @@ def run(
     options: PlanOptions,
     settings: Settings,
     threads: int,
+    workers: int = 1,
     resume: bool = True,
     force: bool = False,
     minimal_diagnostics: bool = False,
@@ -66,6 +67,8 @@ def run(
     ----------
     dataset, out, options, settings, threads
         As for `mi_duck.plan.planning.make_plan`.
+    workers
+        Most instances to train at once.
     resume
         Whether to go on in a folder that holds a run; else that is refused.
     force
@@ -99,7 +102,7 @@ def run(
             plan = make_plan(dataset, out, options=options, settings=settings, threads=threads, report=report, say=say)
         keep_matching(folder, plan, say)
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        n_trained, lost = train(folder, plan, threads=threads, report=report, say=say)
+        n_trained, lost = train(folder, plan, threads=threads, workers=workers, report=report, say=say)
         plan = folder.read_plan()
         wanted_sites = 0 if minimal_diagnostics else neigh_sample
         explaining: Explaining = {

@@ -24,6 +24,7 @@ from mi_duck.stages import (
     write_page,
 )
 from mi_duck.train.instance_state import instance_state, is_trained
+from mi_duck.workers import Turn
 
 
 def explain_alone(
@@ -65,8 +66,15 @@ def report_alone(root: Path, *, with_overfitting: bool, report: Report) -> list[
         return write_page(RunFolder(root), with_plots=True, with_overfitting=with_overfitting, report=report)
 
 
-def train_run(root: Path, *, instance_id: int | None, threads: int, report: Report, say: Say) -> None:
+def train_run(root: Path, *, instance_id: int | None, threads: int, workers: int = 1, report: Report, say: Say) -> None:
     """Train the instances of a plan that are not done, or one alone.
+
+    Parameters
+    ----------
+    root, threads, workers, report, say
+        As in `mi_duck.jobs.train`.
+    instance_id
+        The one; None for all.
 
     Raises
     ------
@@ -79,7 +87,7 @@ def train_run(root: Path, *, instance_id: int | None, threads: int, report: Repo
     plan = folder.read_plan()
     if instance_id is None:
         with run_lock(root):
-            lost = train(folder, plan, threads=threads, report=report, say=say)[1]
+            lost = train(folder, plan, threads=threads, workers=workers, report=report, say=say)[1]
         if lost:
             raise IncompleteRunError(loss_text(folder.read_plan(), lost))
         return
@@ -92,10 +100,10 @@ def train_run(root: Path, *, instance_id: int | None, threads: int, report: Repo
                 say(f"{place} reusing {instance.name}")
                 continue
             partition(folder, plan, threads=threads, report=report)
-            halves, cause = train_or_split(folder, instance, place, threads=threads, report=report, say=say)
-            if cause is not None:
-                raise cause
-            waiting += halves
+            outcome = train_or_split(folder, instance, place, Turn(), threads=threads, report=report, say=say)
+            if outcome.cause is not None:
+                raise outcome.cause
+            waiting += outcome.halves
             plan = folder.read_plan()
 
 

@@ -1,6 +1,9 @@
 """The stages of a run, each alone: partition rows, consolidate, evaluate, report; each in child processes."""
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from mi_duck.children import Report, Say, run_child
 from mi_duck.data.dataset import Dataset, open_dataset
@@ -8,7 +11,7 @@ from mi_duck.database import SQL_BYTES, Database
 from mi_duck.errors import DataError
 from mi_duck.folders import RunFolder
 from mi_duck.locks import run_lock
-from mi_duck.plan.plan import Plan
+from mi_duck.plan.plan import Plan, Segment
 from mi_duck.train.instances import genes_file
 from mi_duck.train.partition import write_segments
 
@@ -62,22 +65,37 @@ def changed_files(plan: Plan, dataset: Dataset) -> str:
     return "a file changed" if plan.full_hash == dataset.full_hash else ""
 
 
-def partition(folder: RunFolder, plan: Plan, *, threads: int, report: Report) -> None:
-    """Write the segments that are missing, in a child process; of several jobs one does it and the others wait."""
+def partition(
+    folder: RunFolder, plan: Plan, *, threads: int, report: Report, is_off: Callable[[], bool] | None = None
+) -> None:
+    """Write the segments that are missing, in a child process; of several jobs one does it and the others wait.
+
+    Parameters
+    ----------
+    folder, plan
+        The run; the plan may have splits that are not noted yet.
+    threads, report, is_off
+        As in `mi_duck.children.run_child`.
+    """
+    segments = [asdict(segment) for segment in plan.all_segments]
     with run_lock(folder.root, name=".lock_partition", wait=True):
         run_child(
             "mi_duck.stages:partition_here",
-            {"run": str(folder.root), "threads": threads},
+            {"run": str(folder.root), "threads": threads, "segments": segments},
             threads=threads,
             report=report,
+            is_off=is_off,
         )
 
 
-def partition_here(*, run: str, threads: int, report: Report) -> None:
-    """Write the segments that are missing, in this process."""
+def partition_here(
+    *, run: str, threads: int, report: Report, segments: Sequence[Mapping[str, Any]] | None = None
+) -> None:
+    """Write the segments that are missing, in this process; by default all of the plan's."""
     folder = RunFolder(Path(run))
     plan = folder.read_plan()
-    is_done = all((folder.segments / segment.name / "segment.json").is_file() for segment in plan.all_segments)
+    wanted = plan.all_segments if segments is None else tuple(Segment(**one) for one in segments)
+    is_done = all((folder.segments / segment.name / "segment.json").is_file() for segment in wanted)
     dataset = open_planned(plan, with_hashes=not is_done)
     if is_done:
         return
@@ -92,7 +110,7 @@ def partition_here(*, run: str, threads: int, report: Report) -> None:
         )
         db.load_parquet("gene_index", genes_file(folder, plan))
         db.table("row_groups", files=Database.patterns(dataset.files))
-        write_segments(db, plan, folder.segments, dataset=dataset, report=report)
+        write_segments(db, plan, folder.segments, dataset=dataset, report=report, wanted=wanted)
 
 
 def consolidate_run(

@@ -16,6 +16,7 @@ TOYS = {
     "bench_shap.py": ["toy"],
     "bench_true_rate.py": ["2"],
     "bench_whole_job.py": ["--toy", "--rounds", "3", "--contenders", "plain", "lightgbm", "external", "mi_duck"],
+    "bench_workers.py": ["24", "20", "2", "1"],
 }
 
 
@@ -24,5 +25,5 @@ def test_benchmark__runs_at_toy_size(name: str) -> None:
     done = subprocess.run([sys.executable, BENCHMARKS / name, *TOYS[name]], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "cores" in done.stdout
-    if name == "bench_matrix.py":
+    if name in ("bench_matrix.py", "bench_workers.py"):
         assert "byte-identical: True" in done.stdout

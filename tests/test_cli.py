@@ -130,6 +130,7 @@ ACTS: dict[str, tuple[tuple[str, ...], Callable[[Plan], Any], Any]] = {
 ELSEWHERE = {
     "--auto-exclude-leaky": "test_leakage",
     "--threads": "test_flags__threads_count_in_memory",
+    "--workers": "test_workers",
     "--skip-shap": "test_explain_analysis",
     "--shap-sample": "test_explain_analysis",
     "--shap-background": "test_explain_analysis",

@@ -51,6 +51,8 @@ MODULES: dict[str, set[str]] = {
     "provenance": set(),
     "locks": set(),
     "children": {"psutil"},
+    "workers": set(),
+    "room": set(),
     "data.genes": {"pyarrow"},
     "data.separation": {"numpy"},
     "data.suspicion": set(),

@@ -259,11 +259,12 @@ def trained(out: Path) -> dict[str, tuple[int, int]]:
 
 
 def children_of(pid: int) -> list[int]:
-    """Return the children of a process."""
-    try:
-        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()]
-    except OSError:
-        return []
+    """Return the children of a process; each is listed under the thread that began it."""
+    found = []
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # the thread ended meanwhile
+            found += [int(one) for one in file.read_text(encoding="utf-8").split()]
+    return found
 
 
 def kill_group(pid: int) -> None:

@@ -133,7 +133,7 @@ def open_progress(folder: RunFolder, plan: Plan, instance: Instance) -> Progress
     with storage_errors(root):
         for stray in sorted(root.iterdir()) if root.is_dir() else ():
             if stray.name not in {one.name for one in plan.instances}:
-                shutil.rmtree(stray)
+                shutil.rmtree(stray, ignore_errors=True)  # others that train at the same time delete it too
         for file in sorted(where.iterdir()) if where.is_dir() else ():
             one = _read(file, key)
             if one is None:
