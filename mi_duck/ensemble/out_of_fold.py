@@ -146,6 +146,8 @@ def _write_member_scores(
         )
         for fold in range(len(models[0].boosters))
     ]
+    calibrators = [model.calibrators for model in models]
+    del models  # their trees are in the forests
     base = [plan.features.index(name) for name in plan.base_scores]
     batch_rows = max(256, BATCH_BYTES // (4 * len(plan.features)))
     partial = folder.members.with_name(f".{folder.members.name}.tmp")
@@ -162,7 +164,7 @@ def _write_member_scores(
                     rows = slice(begin, begin + len(matrix))
                     fold = genes.fold[keys["gene_rank"][rows]].astype(np.int8)
                     base_scores = matrix[:, base]
-                    margins, chances = _scores_of_members(models, forests, matrix, fold, len(plan.classes))
+                    margins, chances = _scores_of_members(forests, calibrators, matrix, fold)
                     ids = [instance.instance_id for instance in trained]
                     table = member_table(plan, keys[rows], fold, ids, margins, chances, base_scores)
                     if writer is None:
@@ -180,17 +182,21 @@ def _write_member_scores(
 
 
 def _scores_of_members(
-    models: list[FoldModels], forests: list[Forest], matrix: NDArray[np.float32], fold: NDArray[np.int8], n_classes: int
+    forests: list[Forest],
+    calibrators: list[tuple[tuple[Calibrator, ...], ...]],
+    matrix: NDArray[np.float32],
+    fold: NDArray[np.int8],
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Return every member's margins and probabilities of each row, from the boosters of the row's fold."""
-    margins = np.empty((len(models), len(matrix), n_classes), dtype=np.float32)
+    """Return every member's margins and probabilities of each row, from the forest of the row's fold."""
+    n_members = len(calibrators)
+    margins = np.empty((n_members, len(matrix), forests[0].n_outputs // n_members), dtype=np.float32)
     chances = np.empty(margins.shape)
     for number in np.unique(fold):
         rows = fold == number
-        of_fold = by_member(forests[number].margins(matrix if rows.all() else matrix[rows]), len(models))
+        of_fold = by_member(forests[number].margins(matrix[rows]), n_members)
         margins[:, rows] = of_fold
-        for place, model in enumerate(models):
-            chances[place, rows] = probabilities(of_fold[place], model.calibrators[number])
+        for place, of_folds in enumerate(calibrators):
+            chances[place, rows] = probabilities(of_fold[place], of_folds[number])
     return margins, chances
 
 

@@ -55,7 +55,7 @@ class Parts:
     def save(self, number: int, rows: pa.Table) -> None:
         """Save one part."""
         sink = pa.BufferOutputStream()
-        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
         with pa.ipc.new_stream(sink, rows.schema, options=options) as stream:
             stream.write_table(rows)
         data = sink.getvalue().to_pybytes()

@@ -178,9 +178,8 @@ def _parts_from(task: _Task, files: Sequence[Path], first_row: int, threads: int
             # copied into one piece each: how the rows came must not show in the bytes
             yield several.slice(0, ROWS).combine_chunks()
             ready = [several.slice(ROWS)]
-    rest = pa.concat_tables(ready)
-    if len(rest):
-        yield rest.combine_chunks()
+    if any(map(len, ready)):
+        yield pa.concat_tables(ready).combine_chunks()
 
 
 def _in_order(work: Callable[[T], pa.Table], items: Iterator[T], threads: int) -> Iterator[pa.Table]:
@@ -256,9 +255,11 @@ def _batches(
                 facts = parquet.metadata
                 sizes = [facts.row_group(group).num_rows for group in range(facts.num_row_groups)]
                 stops = np.cumsum([0, *sizes])
+                if first_row >= stops[-1]:
+                    first_row -= int(stops[-1])
+                    continue
                 first_group = int(np.searchsorted(stops[1:], first_row, side="right"))
-                skipped = min(first_row, int(stops[-1])) - int(stops[first_group])
-                first_row = max(first_row - facts.num_rows, 0)
+                skipped, first_row = first_row - int(stops[first_group]), 0
                 groups = list(range(first_group, len(sizes)))
                 for batch in parquet.iter_batches(
                     batch_rows, row_groups=groups, columns=list(columns), use_threads=False
