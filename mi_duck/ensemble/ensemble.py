@@ -320,7 +320,9 @@ def _by_name(features: Sequence[str], values: NDArray[np.float64]) -> dict[str, 
 
 def by_member(margins: NDArray[np.float32], n_members: int) -> NDArray[np.float32]:
     """Return what a forest predicts, (n_rows, n_members x n_classes), as (n_members, n_rows, n_classes)."""
-    return np.ascontiguousarray(margins.reshape(len(margins), n_members, margins.shape[1] // n_members).transpose(1, 0, 2))
+    return np.ascontiguousarray(
+        margins.reshape(len(margins), n_members, margins.shape[1] // n_members).transpose(1, 0, 2)
+    )
 
 
 def vote(values: NDArray[np.floating[Any]], weights: Sequence[float]) -> NDArray[np.float64]:
