@@ -90,14 +90,14 @@ def compare(model: ConsolidatedMetaModel, rows: pa.Table, folder: Path, repeats:
     merged.set_param({"nthread": 1})
     encoding = model.members[0].encoding
     forest, joining = costs(lambda: forest_of(boosters, model.features, encoding, threads=1))
-    model.forest.booster.set_param({"nthread": 1})
+    model.forest.use_threads(1)
     raw = feature_matrix(rows, model.features)
     matrix = np.ascontiguousarray(encoding.apply(raw, model.features))  # the plain ways get it for nothing
     pq.write_table(rows, folder / "rows.parquet", row_group_size=8192, compression="zstd", write_page_checksum=True)
     out = folder / "out.parquet"
     n_trees = merged.num_boosted_rounds()
     print(
-        f"\n{len(boosters)} boosters, {n_trees:,} trees in {len(forest.blocks)} blocks, {len(rows):,} rows, "
+        f"\n{len(boosters)} boosters, {n_trees:,} trees in {len(forest.groups)} groups, {len(rows):,} rows, "
         f"{len(forest.features):,} of {len(model.features):,} features used"
     )
 

@@ -50,20 +50,21 @@ def test_forest__margins_are_those_of_its_boosters_to_the_last_bit(
     assert (forest.n_zero, forest.sentinel) == (len(encoding.zero_is_missing), encoding.sentinel)
 
 
-@pytest.mark.parametrize("nodes", [1, 100, 10**9])
-def test_forest__blocks_of_trees_and_rows_and_threads_change_nothing(
-    boosters: list[xgb.Booster], rows: NDArray[np.float32], nodes: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("nodes", "n_groups"), [(1, 5), (10**9, 1), (450, None)])
+def test_forest__groups_of_boosters_and_rows_and_threads_change_nothing(
+    boosters: list[xgb.Booster],
+    rows: NDArray[np.float32],
+    nodes: int,
+    n_groups: int | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("mi_duck.train.forest.NODES_AT_ONCE", nodes)
-    monkeypatch.setattr("mi_duck.train.forest.MOST_ROWS_AT_ONCE", 700)
-    n_trees = 4 + 7 + 10 + 13 + 2
+    monkeypatch.setattr("mi_duck.train.forest.BLOCK_BYTES", 1)
     for threads in (1, 2):
         forest = forest_of(boosters, FEATURES, Encoding(), threads=threads)
         assert np.array_equal(forest.margins(rows), by_hand(boosters, rows))
-    assert [first for first, _ in forest.blocks[1:]] == [stop for _, stop in forest.blocks[:-1]]
-    assert (forest.blocks[0][0], forest.blocks[-1][1]) == (0, n_trees)
-    assert len(forest.blocks) == {1: n_trees, 10**9: 1}.get(nodes, len(forest.blocks))
-    assert nodes != 100 or 5 < len(forest.blocks) < n_trees
+    assert [output for _, first, stop in forest.groups for output in range(first, stop)] == list(range(5))
+    assert len(forest.groups) == n_groups if n_groups else 1 < len(forest.groups) < 5
 
 
 def test_forest__knows_only_the_features_that_its_trees_use(rows: NDArray[np.float32]) -> None:

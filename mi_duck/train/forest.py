@@ -1,12 +1,14 @@
-"""Many boosters as one native booster with an output for each: one call predicts them all.
+"""Many boosters as few native ones with an output for each, over the features that any of them looks at.
 
 Each output adds up the same leaves in the same order from the same intercept, so its margins are those of its own booster to
 the last bit. What is saved is what XGBoost does once a call and row: reading the row's features. Those that no tree looks at are
 left out, and features whose zeros count as missing come first, so that they are found in one stretch.
 
-**Why** blocks: XGBoost takes 64 rows through all trees that it is given before the next 64, so trees that do not fit the cache
-come from memory for every 64 rows. Trees are given to it in blocks of some `NODES_AT_ONCE` nodes, each of which goes on from the
-margins so far; rows in blocks too, whose features are gathered just before. ``benchmarks/bench_predict.py`` has the figures.
+**Why** not one booster of all: XGBoost takes 64 rows through all trees that it is given before the next 64, so trees that do
+not fit the cache come from memory for every 64 rows. On real trees 4,200 at once took 122 microseconds a row, no less than
+booster by booster; groups of 600 to 800 took 97 (400: 107; 1,200: 106). A booster of more nodes than `NODES_AT_ONCE` stays
+alone: of 800 rounds, 21 alone took 343 microseconds, blocks of as many trees of one that holds all 360 to 380. The benchmark is
+``benchmarks/bench_predict.py``.
 """
 
 import json
@@ -22,7 +24,7 @@ from mi_duck.errors import CheckpointError
 from mi_duck.train.encoding import Encoding
 from mi_duck.train.ubjson import KINDS, SIZES, joined_arrays, read_object, write_object
 
-NODES_AT_ONCE = 64_000  # of 20 bytes: a second-level cache of 1 to 2 MiB
+NODES_AT_ONCE = 80_000  # of 20 bytes: a second-level cache of 1 to 2 MiB
 BLOCK_BYTES = 16 << 20  # of features gathered at once; above 32 MiB every block would be new memory from the system
 MOST_ROWS_AT_ONCE = 16_384
 
@@ -33,27 +35,29 @@ class Forest:
 
     Parameters
     ----------
-    booster
-        Native booster with an output for each of them; its features are ``features``.
+    groups
+        Native boosters, each with the outputs from one to another (half-open); their features are ``features``.
     features
         Names of those that at least one split looks at.
     places
         Where they stand among all features, shape (n_used,).
     n_zero, sentinel
         How many of them, from the first, have zeros that count as missing; the number that stands for a missing value.
-    blocks
-        First and last (half-open) tree of each block.
     n_outputs
-        Number of boosters.
+        Number of boosters that were joined.
     """
 
-    booster: xgb.Booster
+    groups: tuple[tuple[xgb.Booster, int, int], ...]
     features: tuple[str, ...]
     places: NDArray[np.int64]
     n_zero: int
     sentinel: float | None
-    blocks: tuple[tuple[int, int], ...]
     n_outputs: int
+
+    def use_threads(self, threads: int) -> None:
+        """Let every call take so many threads."""
+        for booster, _, _ in self.groups:
+            booster.set_param({"nthread": threads})
 
     def margins(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return log-odds, shape (n_rows, n_outputs), from all features as they are: NaN where a value is missing."""
@@ -74,13 +78,10 @@ class Forest:
         if self.n_zero:
             counts = matrix[:, : self.n_zero]
             np.copyto(counts, np.float32(np.nan), where=counts == 0)
-        margins: NDArray[np.float32] | None = None
-        for block in self.blocks:
-            margins = self.booster.inplace_predict(
-                matrix, predict_type="margin", iteration_range=block, base_margin=margins
-            ).reshape(len(matrix), self.n_outputs)
-        if margins is None:
-            raise CheckpointError("a model without trees predicts nothing; train it again")
+        margins = np.empty((len(matrix), self.n_outputs), dtype=np.float32)
+        for booster, first, stop in self.groups:
+            found = booster.inplace_predict(matrix, predict_type="margin")
+            margins[:, first:stop] = found.reshape(len(matrix), stop - first)
         return margins
 
 
@@ -105,11 +106,17 @@ def forest_of(
     CheckpointError
         A booster is of another kind.
     """
-    model = join_boosters([(booster, 1.0, output) for output, booster in enumerate(boosters)], len(boosters))
-    trees = model["learner"]["gradient_booster"]["model"]["trees"]
-    left, split = (joined_arrays([tree[name] for tree in trees]) for name in ("left_children", "split_indices"))
+    models = [_read(booster) for booster in boosters]
+    for model in models:
+        _check(model, models[0])
+    trees = [_trees(model) for model in models]
+    left, split = (
+        [joined_arrays([tree[name] for tree in of_one]) for of_one in trees]
+        for name in ("left_children", "split_indices")
+    )
     is_used = np.zeros(len(features), dtype=bool)
-    is_used[split[left != -1]] = True
+    for of_one, inner in zip(split, left, strict=True):
+        is_used[of_one[inner != -1]] = True
     is_used[0] |= not is_used.any()  # XGBoost knows no matrix without a column
     used = np.flatnonzero(is_used)
     zeros = set(encoding.zero_is_missing) if encoding.sentinel is None else set()
@@ -117,36 +124,47 @@ def forest_of(
     used = np.concatenate([used[is_zero], used[~is_zero]])
     number = np.zeros(len(features), dtype=np.int64)
     number[used] = np.arange(len(used))
-    _renumber(model, np.where(left != -1, number[split], 0), len(used))
-    booster = load(model)
-    if threads is not None:
-        booster.set_param({"nthread": threads})
-    n_nodes = [len(tree["left_children"][1]) // SIZES[tree["left_children"][0]] for tree in trees]
-    return Forest(
-        booster,
+    groups = []
+    for first, stop in _packed([len(one) for one in left], NODES_AT_ONCE):
+        joined = _join([(models[output], 1.0, output - first) for output in range(first, stop)], stop - first)
+        _renumber(joined, np.concatenate([number[one] for one in split[first:stop]]), len(used))
+        groups.append((load(joined), first, stop))
+    forest = Forest(
+        tuple(groups),
         tuple(features[place] for place in used.tolist()),
         used,
         int(is_zero.sum()),
         encoding.sentinel,
-        _blocks(n_nodes, NODES_AT_ONCE),
         len(boosters),
     )
+    if threads is not None:
+        forest.use_threads(threads)
+    return forest
 
 
-def _blocks(n_nodes: Sequence[int], most: int) -> tuple[tuple[int, int], ...]:
-    """Return first and last (half-open) of consecutive trees, in as few blocks of nearly equal nodes as hold the most or less."""
-    stops = np.cumsum(n_nodes)
-    n_blocks = -(-int(stops[-1]) // most)
-    borders = np.searchsorted(stops, stops[-1] * np.arange(1, n_blocks) / n_blocks, side="left") + 1
-    edges = np.unique(np.concatenate([[0], borders, [len(n_nodes)]])).tolist()
-    return tuple(zip(edges[:-1], edges[1:], strict=True))
+def _packed(sizes: Sequence[int], most: int) -> list[tuple[int, int]]:
+    """Return first and last (half-open) of consecutive things that together have the most or less; a larger one is alone.
+
+    >>> _packed([2, 2, 3, 9, 1], 4)
+    [(0, 2), (2, 3), (3, 4), (4, 5)]
+    """
+    edges = [0]
+    for place in range(1, len(sizes)):
+        if sum(sizes[edges[-1] : place + 1]) > most:
+            edges.append(place)
+    return list(zip(edges, [*edges[1:], len(sizes)], strict=True))
+
+
+def _trees(model: dict[str, Any]) -> list[dict[str, Any]]:
+    trees: list[dict[str, Any]] = model["learner"]["gradient_booster"]["model"]["trees"]
+    return trees
 
 
 def _renumber(model: dict[str, Any], split: NDArray[np.int64], n_features: int) -> None:
     """Give the splits of all trees other numbers for their features."""
     model["learner"]["learner_model_param"]["num_feature"] = str(n_features)
     begin = 0
-    for tree in model["learner"]["gradient_booster"]["model"]["trees"]:
+    for tree in _trees(model):
         kind, data = tree["split_indices"]
         stop = begin + len(data) // SIZES[kind]
         tree["split_indices"] = kind, split[begin:stop].astype(KINDS[kind]).tobytes()
@@ -169,17 +187,22 @@ def join_boosters(parts: Sequence[tuple[xgb.Booster, float, int]], n_outputs: in
     CheckpointError
         A booster is of another kind, or their numbers of features differ.
     """
+    models = [_read(booster) for booster, _, _ in parts]
+    for model in models:
+        _check(model, models[0])
+    return _join([(model, weight, output) for model, (_, weight, output) in zip(models, parts, strict=True)], n_outputs)
+
+
+def _join(parts: Sequence[tuple[dict[str, Any], float, int]], n_outputs: int) -> dict[str, Any]:
     trees: list[dict[str, Any]] = []
     outputs: list[int] = []
     texts: list[list[tuple[str, float]]] = [[] for _ in range(n_outputs)]
-    models = [_read(booster) for booster, _, _ in parts]
-    for model, (_, weight, output) in zip(models, parts, strict=True):
-        _check(model, models[0])
+    merged = parts[0][0]
+    for model, weight, output in parts:
         texts[output].append((model["learner"]["learner_model_param"]["base_score"].strip("[]"), weight))
-        for tree in model["learner"]["gradient_booster"]["model"]["trees"]:
+        for tree in _trees(model):
             trees.append(_scaled(tree, weight) | {"id": len(trees)})
             outputs.append(output)
-    merged = models[0]
     learner, inner = merged["learner"], merged["learner"]["gradient_booster"]["model"]
     inner["trees"] = trees
     inner["tree_info"] = outputs
