@@ -844,7 +844,7 @@ def predict(
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Predict every row of a dataset, in its order, with the spread over the members.
+    """Predict every row of a dataset, in its order, with the spread over the members; go on where a killed call stopped.
 
     Example: mi-duck predict run dataset --out predictions.parquet
     """
@@ -852,15 +852,13 @@ def predict(
     from mi_duck.ensemble.predict import predict_file
 
     loaded = load_unified_model(model)
-    for booster in loaded.get_base_models():
-        booster.set_param({"nthread": _threads(threads)})
     begun = time.monotonic()
     with reporting() as report:
-        summary = predict_file(loaded, dataset, out, report=report)
+        summary = predict_file(loaded, dataset, out, threads=_threads(threads), report=report)
     seconds = time.monotonic() - begun
     facts = asdict(summary) | {
         "seconds": round(seconds, 2),
-        "rows_per_second": round(summary.n_rows / seconds),
+        "rows_per_second": round((summary.n_rows - summary.n_rows_before) / seconds),
         "out": str(out),
     }
     _print_facts(facts, as_json)

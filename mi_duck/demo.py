@@ -59,7 +59,7 @@ def run_demo(out: Path, *, seed: int, threads: int, report: Report, say: Callabl
         report=report,
         say=say,
     )
-    predict_file(load_unified_model(folder), str(dataset), predictions, report=report)
+    predict_file(load_unified_model(folder), str(dataset), predictions, threads=threads, report=report)
     return {
         "dataset": dataset,
         "run": folder,

@@ -60,6 +60,8 @@ MODULES: dict[str, set[str]] = {
     "data.gene_sample": {"numpy", "pyarrow"},
     # from plan to model
     "train.encoding": {"numpy"},
+    "train.ubjson": {"numpy"},
+    "train.forest": {"numpy", "xgboost"},
     "train.segments": {"numpy"},
     "train.partition": {"numpy", "pyarrow"},
     "train.batches": {"numpy", "xgboost"},
@@ -98,6 +100,7 @@ MODULES: dict[str, set[str]] = {
     "ensemble.scoring": {"numpy"},
     "ensemble.versus": {"numpy", "pyarrow"},
     "ensemble.holdout": {"numpy", "pyarrow"},
+    "ensemble.parts": {"pyarrow"},
     "ensemble.predict": {"numpy", "pyarrow"},
     "catalogue": {"pyarrow"},
     # from a finished run to what people read

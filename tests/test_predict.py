@@ -1,6 +1,9 @@
 """Predictions keep every id and the order, read only what the trees use, and are whole or absent."""
 
+import os
 import shutil
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +14,10 @@ from runs import call, finished_run, mi_duck, quiet
 
 from mi_duck.ensemble.ensemble import ConsolidatedMetaModel
 from mi_duck.ensemble.model_files import load_unified_model
-from mi_duck.ensemble.predict import predict_file, used_features
-from mi_duck.errors import DataError, StorageError
+from mi_duck.ensemble.parts import Parts
+from mi_duck.ensemble.predict import predict_file
+from mi_duck.errors import CheckpointError, DataError, RunBusyError, StorageError
+from mi_duck.locks import run_lock
 
 CLASSES = ("neither", "donor", "acceptor")
 
@@ -48,11 +53,32 @@ def write(folder: Path, *tables: pa.Table, row_group_rows: int = 5_000) -> Path:
     return folder
 
 
+def small_parts(monkeypatch: pytest.MonkeyPatch, n_rows: int) -> None:
+    """Let a part, and a row group of the result, have so many rows."""
+    for module in ("parts", "predict"):
+        monkeypatch.setattr(f"mi_duck.ensemble.{module}.ROWS", n_rows)
+
+
+class Killed(BaseException):
+    """What a kill would be, if it could be raised."""
+
+
+def killed_after(n_rows: int) -> Callable[[str, int, int], None]:
+    """Return a report that ends the call once so many rows are done."""
+
+    def report(stage: str, done: int, total: int) -> None:
+        if done >= n_rows:
+            raise Killed
+
+    return report
+
+
 def test_predict_file__keeps_ids_and_order_over_files_and_row_groups(
     model: ConsolidatedMetaModel, rows: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three files, small row groups, batches of 256 rows: equal to one call in memory."""
+    """Three files, small row groups, batches of 256 rows, parts of 700: equal to one call in memory."""
     monkeypatch.setattr("mi_duck.ensemble.predict.BATCH_BYTES", 1)
+    small_parts(monkeypatch, 700)
     turned = rows.take(pa.array(np.random.default_rng(0).permutation(len(rows))))
     files = turned.slice(0, 1000), turned.slice(1000, 1), turned.slice(1001)
     found = predicted(model, write(tmp_path / "data", *files, row_group_rows=300), tmp_path / "out.parquet")
@@ -94,7 +120,7 @@ def test_predict_file__reads_only_the_columns_that_the_trees_use(
 
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", watched)
     data = write(tmp_path / "data", rows)
-    used = used_features(model)
+    used = model.forest.features
     found = predicted(model, data, tmp_path / "out.parquet")
     assert set(read[0]) & set(model.features) == set(used)
     assert 0 < len(used) < len(model.features)
@@ -152,7 +178,7 @@ def test_predict_file__refuses_what_is_no_table_of_the_model(
         "empty": ((rows.slice(0, 0),), "no rows"),
         "infinite": ((rows.set_column(at, name, pa.array(np.full(len(rows), np.inf))),), f"infinite .* '{name}'"),
     }
-    assert name in used_features(model)
+    assert name in model.forest.features
     for case, (tables, words) in cases.items():
         data = write(tmp_path / case, *tables)
         with pytest.raises(DataError, match=words):
@@ -227,3 +253,123 @@ def test_predict__command_equals_memory_and_works_after_a_move(
     assert found["p_donor"].to_numpy() == pytest.approx(model.predict_proba(rows)[:, 1], abs=1e-7)
     again = call("predict", run, data / "*.parquet", "--out", tmp_path / "b.parquet", "--threads", 1)
     assert again.exit_code == 65  # the brackets of the folder's name are a pattern here
+
+
+def test_predict_file__goes_on_after_a_kill_and_ends_with_the_same_bytes(
+    model: ConsolidatedMetaModel, rows: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over files and row groups, with other threads and batches than before; a column of texts from a dictionary too."""
+    coded = rows.append_column("kind", rows["splice_type"].dictionary_encode())
+    data = write(tmp_path / "data", coded.slice(0, 1501), coded.slice(1501), row_group_rows=400)
+    small_parts(monkeypatch, 500)
+    predict_file(model, str(data), tmp_path / "whole.parquet", report=quiet)
+    assert pq.read_table(tmp_path / "whole.parquet")["kind"].to_pylist() == rows["splice_type"].to_pylist()
+    out = tmp_path / "out" / "p.parquet"
+    for n_rows in (1000, 2500, len(rows)):
+        with pytest.raises(Killed):
+            predict_file(model, str(data), out, report=killed_after(n_rows))
+        assert len(list((tmp_path / "out" / ".p.parquet.parts").glob("*.arrow"))) == -(-n_rows // 500)
+        assert not out.exists()
+    asked: list[int] = []
+    monkeypatch.setattr("mi_duck.ensemble.predict.BATCH_BYTES", 1)
+    summary = predict_file(
+        model, str(data), out, threads=3, report=lambda stage, done, total: asked.append(done * (stage[0] == "p"))
+    )
+    assert (summary.n_rows, summary.n_rows_before) == (len(rows), len(rows))
+    assert not any(asked)  # nothing was left to predict
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["p.parquet"]
+    assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    again = predict_file(model, str(data), tmp_path / "again.parquet", threads=2, report=quiet)
+    assert again.n_rows_before == 0
+    assert (tmp_path / "again.parquet").read_bytes() == out.read_bytes()
+    assert pq.read_metadata(out).row_group(0).num_rows == 500
+
+
+def test_predict_file__adopts_only_its_own_parts(
+    model: ConsolidatedMetaModel,
+    run: Path,
+    rows: pa.Table,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of another model, of rows that changed, damaged, behind a gap: predicted again, and the result is the right one."""
+    small_parts(monkeypatch, 500)
+    data = write(tmp_path / "data", rows)
+    out, folder = tmp_path / "p.parquet", Parts(tmp_path / ".p.parquet.parts")
+    predict_file(model, str(data), tmp_path / "whole.parquet", report=quiet)
+    whole = (tmp_path / "whole.parquet").read_bytes()
+
+    def killed() -> list[Path]:
+        with pytest.raises(Killed):
+            predict_file(model, str(data), out, report=killed_after(2000))
+        return sorted(folder.folder.glob("*.arrow"))
+
+    assert len(killed()) == 4
+    one = load_unified_model(run / "multi_instance_training" / "instance_00")
+    assert predict_file(one, str(data), out, report=quiet).n_rows_before == 0
+
+    parts = killed()
+    parts[1].unlink()
+    assert predict_file(model, str(data), out, report=quiet).n_rows_before == 500
+    assert out.read_bytes() == whole
+
+    parts = killed()
+    damaged = bytearray(parts[2].read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    parts[2].write_bytes(damaged)
+    with pytest.raises(CheckpointError, match="is damaged; the same command writes it again"):
+        predict_file(model, str(data), out, report=quiet)
+    assert predict_file(model, str(data), out, report=quiet).n_rows_before == 1000
+    assert out.read_bytes() == whole
+
+    killed()
+    (folder.folder / "parts.json").write_text("{}")
+    (folder.folder / "mine.txt").write_text("")
+    assert predict_file(model, str(data), out, report=quiet).n_rows_before == 0
+    assert [file.name for file in folder.folder.iterdir()] == ["mine.txt"]
+
+    killed()
+    os.utime(data / "0.parquet")
+    assert predict_file(model, str(data), out, report=quiet).n_rows_before == 0
+    assert out.read_bytes() == whole
+
+
+def test_predict__asked_to_end_is_143_and_goes_on(
+    run: Path, small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_parts(monkeypatch, 1000)
+    save = Parts.save
+
+    def save_and_end(self: Parts, number: int, part: pa.Table) -> None:
+        save(self, number, part)
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Parts, "save", save_and_end)
+    ended = call("predict", run, small_dataset, "--out", tmp_path / "p.parquet", "--threads", 2)
+    assert ended.exit_code == 143
+    assert "goes on where it stopped" in ended.output
+    done = call("predict", run, small_dataset, "--out", tmp_path / "p.parquet", "--json")
+    assert done.exit_code == 0, done.output
+    assert '"n_rows_before": 2000' in done.output
+
+
+def test_predict_file__two_at_once_are_refused(
+    model: ConsolidatedMetaModel, small_dataset: Path, tmp_path: Path
+) -> None:
+    with run_lock(tmp_path / ".p.parquet.parts"), pytest.raises(RunBusyError, match="another mi-duck works on"):
+        predict_file(model, str(small_dataset), tmp_path / "p.parquet", report=quiet)
+
+
+def test_predict_file__an_error_of_a_thread_is_reported_and_leaves_nothing(
+    model: ConsolidatedMetaModel, rows: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mi_duck.ensemble.predict.BATCH_BYTES", 1)
+    name = model.forest.features[0]
+    values = rows[name].to_numpy().astype(np.float64)
+    values[-1] = np.inf
+    bad = rows.set_column(rows.column_names.index(name), name, pa.array(values))
+    data = write(tmp_path / "data", rows, bad)
+    with pytest.raises(DataError, match=f"infinite value.* '{name}'.*, in .*1.parquet"):
+        predict_file(model, str(data), tmp_path / "p.parquet", threads=2, report=quiet)
+    assert [file.name for file in tmp_path.iterdir()] == ["data"]

@@ -16,20 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_TREES = 100_000  # the most rounds that can be asked for
+from mi_duck.train.ubjson import LONGEST_LIST, SIZES, joined_arrays, read_object
+
+MOST_TREES = LONGEST_LIST - 1
 DEEPEST = 64  # SHAP values take memory by the square of the depth, and a stack by the depth
-NESTED = 8
 LARGEST_LEAF = 1e9  # so that no sum of leaves leaves single precision
 ROOT_PARENT = (1 << 31) - 1
 
-KINDS: dict[int, np.dtype[Any]] = {
-    ord("d"): np.dtype(">f4"),
-    ord("l"): np.dtype(">i4"),
-    ord("L"): np.dtype(">i8"),
-    ord("U"): np.dtype("u1"),
-}
-WHOLE = {ord("i"): 1, ord("I"): 2, ord("l"): 4, ord("L"): 8}
-SIZES = {kind: dtype.itemsize for kind, dtype in KINDS.items()}
 TREE_ARRAYS = {
     "left_children": "l",
     "right_children": "l",
@@ -45,9 +38,6 @@ TREE_ARRAYS = {
 """Arrays with a value a node, and their types; 64-bit features are for more than 2^31 of them."""
 CATEGORIES = {"categories": "l", "categories_nodes": "l", "categories_segments": "L", "categories_sizes": "L"}
 """Arrays of splits by categories, which none of our trees has, and their types."""
-
-Typed = tuple[int, bytes]
-"""Type and bytes of a typed array."""
 
 
 def check_booster(data: bytes, name: str, *, n_features: int, n_rounds: int) -> None:
@@ -82,7 +72,7 @@ def require(is_so: bool, words: str) -> None:
 
 
 def _check_model(data: bytes, n_features: int, n_rounds: int) -> None:
-    model, end = _object(data, 1, 1) if data[:1] == b"{" else ({}, 0)
+    model, end = read_object(data)
     require(end == len(data), "no UBJSON object from its first byte to its last")
     version, learner = _numbers(model["version"]), model["learner"]
     require(len(version) == 3 and version[0] >= 3, f"a booster of XGBoost {'.'.join(map(str, version[:3]))}")
@@ -129,7 +119,7 @@ def _check_trees(trees: Sequence[Mapping[str, Any]], n_features: int) -> None:
         is_so = all(tree[name] == (ord(kind), b"") for name, kind in CATEGORIES.items())
         require(is_so, "a tree with categories")
     require(len({kind for kind, _ in arrays["split_indices"]}) == 1, "trees number their features in different types")
-    values = {name: _joined(arrays[name]) for name in TREE_ARRAYS}
+    values = {name: joined_arrays(arrays[name]) for name in TREE_ARRAYS}
     _check_links(values, np.array(n_nodes))
     is_leaf = values["left_children"] == -1
     inner = values["split_indices"][~is_leaf]
@@ -180,11 +170,6 @@ def _check_links(values: Mapping[str, NDArray[Any]], n_nodes: NDArray[np.int64])
         require(depth <= DEEPEST + 1, f"a tree of more than {DEEPEST} levels")
 
 
-def _joined(several: Sequence[Typed]) -> NDArray[Any]:
-    values: NDArray[Any] = np.frombuffer(b"".join(data for _, data in several), KINDS[several[0][0]])
-    return values
-
-
 def _parameter(text: str) -> float:
     """Return a number that XGBoost keeps as text."""
     require(len(text) <= 40 and set(text) <= set("0123456789.eE+-"), f"{text!r:.40} for a number")
@@ -195,70 +180,3 @@ def _numbers(values: Any) -> list[int]:
     require(isinstance(values, list) and all(isinstance(value, int) for value in values), "no list of whole numbers")
     found: list[int] = values
     return found
-
-
-# ---- UBJSON ----------------------------------------------------------------------------------------------------------
-
-
-def _object(data: bytes, at: int, depth: int) -> tuple[dict[str, Any], int]:
-    """Return the object whose first key begins at a byte, and where it ends.
-
-    Raises
-    ------
-    ValueError
-        The bytes are nothing that XGBoost writes: a key twice, too deep, a size that reaches over the end.
-    IndexError
-        They end before the object does.
-    """
-    require(depth <= NESTED, f"more than {NESTED} levels")
-    found: dict[str, Any] = {}
-    while data[at] != 125:  # }
-        name, at = _text(data, at)
-        if name in found:
-            raise ValueError(f"'{name:.40}' is there twice")
-        if data[at : at + 2] == b"[$":  # a typed array: most of a booster, so read here
-            kind = data[at + 2]
-            if kind not in SIZES or data[at + 3 : at + 5] != b"#L":
-                raise ValueError(f"'{name:.40}' is an array of an unknown type")
-            begin = at + 13
-            at = begin + int.from_bytes(data[at + 5 : begin], "big", signed=True) * SIZES[kind]
-            if not begin <= at < len(data):
-                raise ValueError(f"'{name:.40}' is longer than the file")
-            found[name] = kind, data[begin:at]
-        else:
-            found[name], at = _value(data, at, depth)
-    return found, at + 1
-
-
-def _value(data: bytes, at: int, depth: int) -> tuple[Any, int]:
-    marker = data[at]
-    if marker == 123:  # {
-        return _object(data, at + 1, depth + 1)
-    if marker == 83:  # S
-        return _text(data, at + 1)
-    if marker in WHOLE:
-        stop = at + 1 + WHOLE[marker]
-        require(stop < len(data), "a number at the end")
-        return int.from_bytes(data[at + 1 : stop], "big", signed=True), stop
-    if data[at : at + 3] != b"[#L":
-        raise ValueError(f"a value of type {chr(marker)!r}")
-    require(depth < NESTED, f"more than {NESTED} levels")
-    n = int.from_bytes(data[at + 3 : at + 11], "big", signed=True)
-    require(0 <= n <= MOST_TREES + 1, f"a list of {n:,} values")
-    items = []
-    at += 11
-    for _ in range(n):
-        item, at = _value(data, at, depth + 1)
-        items.append(item)
-    return items, at
-
-
-def _text(data: bytes, at: int) -> tuple[str, int]:
-    """Return the text whose length begins at a byte, and where it ends."""
-    if data[at] != 76:  # L
-        raise ValueError("a text without its length")
-    begin = at + 9
-    stop = begin + int.from_bytes(data[at + 1 : begin], "big", signed=True)
-    if not begin <= stop < len(data):
-        raise ValueError("a text that is longer than the file")
-    return data[begin:stop].decode("utf-8"), stop

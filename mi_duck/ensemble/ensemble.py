@@ -4,7 +4,7 @@ Nothing here touches files; `mi_duck.ensemble.model_files` writes and reads mode
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from mi_duck.errors import CheckpointError
 from mi_duck.explain.contributions import explain
 from mi_duck.train.calibrate import Calibrator, probabilities
 from mi_duck.train.encoding import Encoding
+from mi_duck.train.forest import Forest, forest_of
 
 VOTINGS = ("probability", "margin", "single")
 
@@ -42,6 +43,14 @@ class InstanceModel:
     calibrators: tuple[Calibrator, ...]
     metadata: dict[str, Any]
     encoding: Encoding = Encoding()
+    _forest: list[Forest] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    @property
+    def forest(self) -> Forest:
+        """The boosters joined for prediction, when that is first asked for."""
+        if not self._forest:
+            self._forest.append(forest_of(self.boosters, self.features, self.encoding))
+        return self._forest[0]
 
     def as_ensemble(self) -> "ConsolidatedMetaModel":
         """Return the ensemble of this one member: the same probabilities, the whole interface."""
@@ -89,8 +98,7 @@ class InstanceModel:
 
     def margins(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return log-odds of each class against the rest, shape (n_rows, n_classes)."""
-        matrix = self.encoding.apply(matrix, self.features)
-        return np.column_stack([booster.inplace_predict(matrix, predict_type="margin") for booster in self.boosters])
+        return self.forest.margins(matrix)
 
     def predict_proba(self, rows: Any) -> NDArray[np.float32]:
         """Return calibrated probabilities, shape (n_rows, n_classes), float32; rows sum to 1."""
@@ -148,6 +156,7 @@ class ConsolidatedMetaModel:
     thresholds: dict[str, dict[str, float | None]]
     n_genes: int
     calibrators: tuple[Calibrator, ...] = ()
+    _forest: list[Forest] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse a voting that nobody knows, and one whose calibrators are not there."""
@@ -165,6 +174,13 @@ class ConsolidatedMetaModel:
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of probabilities."""
         return self.members[0].classes
+
+    @property
+    def forest(self) -> Forest:
+        """The boosters of all members joined for prediction, when that is first asked for."""
+        if not self._forest:
+            self._forest.append(forest_of(self.get_base_models(), self.features, self.members[0].encoding))
+        return self._forest[0]
 
     @property
     def total_instances(self) -> int:
@@ -207,8 +223,7 @@ class ConsolidatedMetaModel:
 
     def margins_of_members(self, rows: Any) -> NDArray[np.float32]:
         """Return the log-odds of every member, shape (n_members, n_rows, n_classes)."""
-        matrix = feature_matrix(rows, self.features)
-        return np.stack([member.margins(matrix) for member in self.members])
+        return by_member(self.forest.margins(feature_matrix(rows, self.features)), len(self.members))
 
     def chances_of_members(self, margins: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return every member's calibrated probabilities from its log-odds, shape (n_members, n_rows, n_classes)."""
@@ -301,6 +316,13 @@ class ConsolidatedMetaModel:
 
 def _by_name(features: Sequence[str], values: NDArray[np.float64]) -> dict[str, float]:
     return dict(zip(features, (float(value) for value in values), strict=True))
+
+
+def by_member(margins: NDArray[np.float32], n_members: int) -> NDArray[np.float32]:
+    """Return what a forest predicts, (n_rows, n_members x n_classes), as (n_members, n_rows, n_classes)."""
+    return np.ascontiguousarray(
+        margins.reshape(len(margins), n_members, margins.shape[1] // n_members).transpose(1, 0, 2)
+    )
 
 
 def vote(values: NDArray[np.floating[Any]], weights: Sequence[float]) -> NDArray[np.float64]:

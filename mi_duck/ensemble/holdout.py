@@ -54,8 +54,7 @@ def evaluate_holdout(*, run: str, threads: int, report: Report) -> None:
     model = load_unified_model(folder.model)
     if not isinstance(model, ConsolidatedMetaModel):
         raise CheckpointError(f"{folder.model} is no ensemble; run 'mi-duck consolidate {folder.root}'")
-    for booster in model.get_base_models():
-        booster.set_param({"nthread": threads})
+    model.forest.use_threads(threads)
     reader = SegmentReader(plan, plan.holdout_segments, folder.segments)
     keys = reader.keys()
     genes = pq.read_table(genes_file(folder, plan), columns=["gene_id", "fold_group"]).slice(plan.n_genes)

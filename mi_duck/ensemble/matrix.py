@@ -27,6 +27,9 @@ def feature_matrix(rows: Any, features: Sequence[str]) -> NDArray[np.float32]:
             raise DataError(f"an array of {rows.dtype} holds no numbers; convert it, with NaN for missing values")
         with np.errstate(over="ignore"):
             matrix = np.ascontiguousarray(rows, dtype=np.float32)
+        is_infinite = np.isinf(matrix).any(axis=0)
+        if is_infinite.any():
+            raise _infinite(features[int(np.flatnonzero(is_infinite)[0])])
     else:
         if isinstance(rows, pa.Table | pa.RecordBatch):
             names = set(rows.schema.names)
@@ -45,20 +48,23 @@ def feature_matrix(rows: Any, features: Sequence[str]) -> NDArray[np.float32]:
             )
         n_rows = len(rows) if not isinstance(rows, Mapping) else np.size(rows[features[0]])
         matrix = np.empty((n_rows, len(features)), dtype=np.float32)
-        for place, name in enumerate(features):
-            try:
-                column = _numbers(rows[name])
-                if column.shape != (n_rows,):
-                    raise ValueError(f"its shape is {column.shape}")
-                # what is too large for float32 becomes infinite, which is refused below
-                with np.errstate(over="ignore"):
+        # what is too large for float32 becomes infinite, which is refused
+        with np.errstate(over="ignore"):
+            for place, name in enumerate(features):
+                try:
+                    column = _numbers(rows[name])
+                    if column.shape != (n_rows,):
+                        raise ValueError(f"its shape is {column.shape}")
                     matrix[:, place] = column
-            except (TypeError, ValueError, KeyError, pa.ArrowInvalid) as error:
-                raise DataError(f"feature '{name}' is no column of {n_rows:,} numbers: {error}") from error
-    if np.isinf(matrix).any():
-        bad = features[int(np.flatnonzero(np.isinf(matrix).any(axis=0))[0])]
-        raise DataError(f"infinite value, or one too large for float32, in feature '{bad}'; replace it by null")
+                    if column.dtype.kind == "f" and np.isinf(matrix[:, place]).any():
+                        raise _infinite(name)
+                except (TypeError, ValueError, KeyError, pa.ArrowInvalid) as error:
+                    raise DataError(f"feature '{name}' is no column of {n_rows:,} numbers: {error}") from error
     return matrix
+
+
+def _infinite(name: str) -> DataError:
+    return DataError(f"infinite value, or one too large for float32, in feature '{name}'; replace it by null")
 
 
 def _numbers(column: Any) -> Any:

@@ -7,13 +7,13 @@ SHAP values are the weighted sums of theirs. Classes become outputs of one model
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import xgboost as xgb
 from numpy.typing import NDArray
 
 from mi_duck.errors import CheckpointError
+from mi_duck.train.forest import join_boosters, load
 
 LEAST_ROWS = 10_240
 ROWS_AT_ONCE = 2_048
@@ -39,7 +39,7 @@ def merge_boosters(boosters: Sequence[xgb.Booster], weights: Sequence[float]) ->
         raise CheckpointError(
             f"{len(boosters)} boosters and {len(weights)} weights cannot be merged; give one weight each"
         )
-    return _joined([(booster, weight, 0) for booster, weight in zip(boosters, weights, strict=True)], 1)
+    return load(join_boosters([(booster, weight, 0) for booster, weight in zip(boosters, weights, strict=True)], 1))
 
 
 def join_outputs(boosters: Sequence[xgb.Booster]) -> xgb.Booster:
@@ -50,64 +50,7 @@ def join_outputs(boosters: Sequence[xgb.Booster]) -> xgb.Booster:
     CheckpointError
         A booster has more than one output, or is of another kind.
     """
-    return _joined([(booster, 1.0, output) for output, booster in enumerate(boosters)], len(boosters))
-
-
-def _joined(parts: Sequence[tuple[xgb.Booster, float, int]], n_outputs: int) -> xgb.Booster:
-    """Return one booster of all trees: ``parts`` are a booster, its weight and the output that it adds to."""
-    trees: list[dict[str, Any]] = []
-    outputs: list[int] = []
-    intercepts = np.zeros(n_outputs)
-    models = [json.loads(bytes(booster.save_raw("json"))) for booster, _, _ in parts]
-    for model, (_, weight, output) in zip(models, parts, strict=True):
-        _check(model, models[0])
-        intercepts[output] += weight * _intercept(model)
-        for tree in model["learner"]["gradient_booster"]["model"]["trees"]:
-            trees.append(_scaled(tree, weight) | {"id": len(trees)})
-            outputs.append(output)
-    merged = models[0]
-    learner, inner = merged["learner"], merged["learner"]["gradient_booster"]["model"]
-    inner["trees"] = trees
-    inner["tree_info"] = outputs
-    # a tree is an iteration, so that iteration_range can walk any block of them
-    inner["iteration_indptr"] = list(range(len(trees) + 1))
-    inner["gbtree_model_param"]["num_trees"] = str(len(trees))
-    chances = 1 / (1 + np.exp(-intercepts))
-    learner["learner_model_param"]["base_score"] = f"[{','.join(np.format_float_scientific(p) for p in chances)}]"
-    learner["learner_model_param"]["num_target"] = str(n_outputs)
-    learner["attributes"] = {}
-    return xgb.Booster(model_file=bytearray(json.dumps(merged).encode()))
-
-
-def _check(model: dict[str, Any], first: dict[str, Any]) -> None:
-    learner = model["learner"]
-    kind = (
-        learner["gradient_booster"]["name"],
-        learner["objective"]["name"],
-        learner["learner_model_param"]["num_target"],
-    )
-    if kind != ("gbtree", "binary:logistic", "1"):
-        raise CheckpointError(
-            f"a booster of kind {', '.join(kind)} cannot be merged; only gbtree, binary:logistic, 1 can"
-        )
-    n_features = [one["learner"]["learner_model_param"]["num_feature"] for one in (model, first)]
-    if n_features[0] != n_features[1]:
-        raise CheckpointError(f"boosters of {n_features[0]} and of {n_features[1]} features cannot be merged")
-
-
-def _intercept(model: dict[str, Any]) -> float:
-    """Return the margin that every row begins with."""
-    chance = float(model["learner"]["learner_model_param"]["base_score"].strip("[]"))
-    return float(np.log(chance / (1 - chance)))
-
-
-def _scaled(tree: dict[str, Any], weight: float) -> dict[str, Any]:
-    """Return a tree with its leaves multiplied; XGBoost keeps a leaf's value where others keep their split."""
-    values = [
-        value * weight if left == -1 else value
-        for value, left in zip(tree["split_conditions"], tree["left_children"], strict=True)
-    ]
-    return tree | {"split_conditions": values, "base_weights": [weight * value for value in tree["base_weights"]]}
+    return load(join_boosters([(booster, 1.0, output) for output, booster in enumerate(boosters)], len(boosters)))
 
 
 def border_rows(boosters: Sequence[xgb.Booster], n_features: int, n_rows: int, *, seed: int) -> NDArray[np.float32]:

@@ -1,5 +1,6 @@
 """The file of a model: writes and reads native boosters and JSON in one hashed ``.miduck`` file, never code."""
 
+import hashlib
 import json
 import pickletools
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,18 @@ MODEL_VERSION = 2
 
 def save_model(path: Path, model: ConsolidatedMetaModel) -> None:
     """Write the consolidated model."""
+    write_file(path, pack(_parts_of(model)))
+
+
+def model_sha256(model: ConsolidatedMetaModel | InstanceModel) -> str:
+    """Return a hash of all that the predictions of a model depend on."""
+    digest = hashlib.sha256()
+    for name, data in _parts_of(model.as_ensemble() if isinstance(model, InstanceModel) else model).items():
+        digest.update(f"{name} {len(data)} ".encode() + data)
+    return digest.hexdigest()
+
+
+def _parts_of(model: ConsolidatedMetaModel) -> dict[str, bytes]:
     facts = {
         "kind": "ensemble",
         "version": MODEL_VERSION,
@@ -35,12 +48,11 @@ def save_model(path: Path, model: ConsolidatedMetaModel) -> None:
             member.metadata | {"calibrators": [one.to_dict() for one in member.calibrators]} for member in model.members
         ],
     }
-    parts = {"model.json": json.dumps(facts, sort_keys=True).encode()} | {
+    return {"model.json": json.dumps(facts, sort_keys=True).encode()} | {
         f"booster_{number}_{index}.ubj": bytes(booster.save_raw("ubj"))
         for number, member in enumerate(model.members)
         for index, booster in enumerate(member.boosters)
     }
-    write_file(path, pack(parts))
 
 
 def load_unified_model(path: str | Path) -> ConsolidatedMetaModel | InstanceModel:

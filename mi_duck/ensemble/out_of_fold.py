@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mi_duck.checkpoint import publish, read_parts, storage_errors
 from mi_duck.children import Report
+from mi_duck.ensemble.ensemble import by_member
 from mi_duck.ensemble.member_scores import MemberScores, member_table, read_member_scores
 from mi_duck.ensemble.model_files import checked_facts, load_booster
 from mi_duck.ensemble.thresholds import find_thresholds
@@ -23,6 +24,8 @@ from mi_duck.errors import CheckpointError, PlanError
 from mi_duck.folders import RunFolder
 from mi_duck.plan.plan import Instance, Plan
 from mi_duck.train.calibrate import METHODS, Calibrator, probabilities
+from mi_duck.train.encoding import encoding_of
+from mi_duck.train.forest import Forest, forest_of
 from mi_duck.train.instance_state import is_trained
 from mi_duck.train.instances import Genes, out_of_fold_table, read_genes
 from mi_duck.train.segments import SegmentReader, segments_of
@@ -136,8 +139,15 @@ def _write_member_scores(
 ) -> None:
     """Write the scratch file of `mi_duck.ensemble.member_scores`, in one pass over the segments."""
     models = [read_fold_models(folder.instance(instance) / "fold_models.miduck") for instance in trained]
-    for booster in (booster for model in models for row in model.boosters for booster in row):
-        booster.set_param({"nthread": threads})
+    encoding = encoding_of(plan.settings.layout, plan.zero_is_missing)
+    forests = [
+        forest_of(
+            [booster for model in models for booster in model.boosters[fold]], plan.features, encoding, threads=threads
+        )
+        for fold in range(len(models[0].boosters))
+    ]
+    calibrators = [model.calibrators for model in models]
+    del models  # their trees are in the forests
     base = [plan.features.index(name) for name in plan.base_scores]
     batch_rows = max(256, BATCH_BYTES // (4 * len(plan.features)))
     partial = folder.members.with_name(f".{folder.members.name}.tmp")
@@ -154,8 +164,7 @@ def _write_member_scores(
                     rows = slice(begin, begin + len(matrix))
                     fold = genes.fold[keys["gene_rank"][rows]].astype(np.int8)
                     base_scores = matrix[:, base]
-                    encoded = reader.encoding.apply(matrix, plan.features)
-                    margins, chances = _scores_of_members(models, encoded, fold, len(plan.classes))
+                    margins, chances = _scores_of_members(forests, calibrators, matrix, fold)
                     ids = [instance.instance_id for instance in trained]
                     table = member_table(plan, keys[rows], fold, ids, margins, chances, base_scores)
                     if writer is None:
@@ -173,20 +182,21 @@ def _write_member_scores(
 
 
 def _scores_of_members(
-    models: list[FoldModels], matrix: NDArray[np.float32], fold: NDArray[np.int8], n_classes: int
+    forests: list[Forest],
+    calibrators: list[tuple[tuple[Calibrator, ...], ...]],
+    matrix: NDArray[np.float32],
+    fold: NDArray[np.int8],
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Return every member's margins and probabilities of each row, from the boosters of the row's fold."""
-    margins = np.empty((len(models), len(matrix), n_classes), dtype=np.float32)
+    """Return every member's margins and probabilities of each row, from the forest of the row's fold."""
+    n_members = len(calibrators)
+    margins = np.empty((n_members, len(matrix), forests[0].n_outputs // n_members), dtype=np.float32)
     chances = np.empty(margins.shape)
     for number in np.unique(fold):
         rows = fold == number
-        part = matrix[rows]
-        for place, model in enumerate(models):
-            of_fold = np.column_stack(
-                [booster.inplace_predict(part, predict_type="margin") for booster in model.boosters[number]]
-            )
-            margins[place, rows] = of_fold
-            chances[place, rows] = probabilities(of_fold, model.calibrators[number])
+        of_fold = by_member(forests[number].margins(matrix[rows]), n_members)
+        margins[:, rows] = of_fold
+        for place, of_folds in enumerate(calibrators):
+            chances[place, rows] = probabilities(of_fold[place], of_folds[number])
     return margins, chances
 
 

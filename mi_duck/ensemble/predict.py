@@ -1,42 +1,60 @@
-"""Streams Parquet through a model to Parquet in bounded memory; every id and the order are kept."""
+"""Streams Parquet through a model to Parquet in bounded memory; every id and the order are kept.
 
+One thread reads batches, the others take them through the trees, each a whole batch. What they give is saved part by part
+(`mi_duck.ensemble.parts`), and the parts become the file.
+"""
+
+import errno
+import hashlib
 import logging
+import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mi_duck.checkpoint import publish, storage_errors
+from mi_duck.checkpoint import storage_errors
 from mi_duck.children import Report
-from mi_duck.data.files import UNREADABLE, check_stamps, damaged, footer, one_line, parquet_files, stamp
-from mi_duck.ensemble.ensemble import ConsolidatedMetaModel, InstanceModel
+from mi_duck.data.files import UNREADABLE, Stamp, check_stamps, damaged, footer, one_line, parquet_files, stamp
+from mi_duck.ensemble.ensemble import ConsolidatedMetaModel, InstanceModel, by_member
 from mi_duck.ensemble.matrix import feature_matrix
+from mi_duck.ensemble.model_files import model_sha256
+from mi_duck.ensemble.parts import ROWS, Parts
 from mi_duck.errors import DataError
+from mi_duck.locks import run_lock
 from mi_duck.train.calibrate import probabilities
+from mi_duck.train.forest import Forest, forest_of
 
 logger = logging.getLogger(__name__)
 
-BATCH_BYTES = 64 << 20
+BATCH_BYTES = 32 << 20
+MOST_BYTES = 512 << 20  # of all batches at once, whatever the threads
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class PredictSummary:
-    """Rows predicted, and how many features of the model its trees use and were read."""
+    """Rows of the file, how many features of the model its trees use and were read, and rows that an earlier call predicted."""
 
     n_rows: int
     n_features_read: int
+    n_rows_before: int
 
 
 def predict_file(
-    model: ConsolidatedMetaModel | InstanceModel, location: str, out: Path, *, report: Report
+    model: ConsolidatedMetaModel | InstanceModel, location: str, out: Path, *, threads: int = 1, report: Report
 ) -> PredictSummary:
-    """Predict every row of a dataset into one Parquet file.
+    """Predict every row of a dataset into one Parquet file, or go on where a killed call stopped.
 
     Parameters
     ----------
@@ -47,7 +65,10 @@ def predict_file(
     out
         Parquet file to write, whole or not at all: every column of the input that is no feature, those of folder names
         such as ``chrom=4``, as text, then ``p_<class>``, ``prediction`` (class name) and, for an ensemble,
-        ``spread_<class>``, the standard deviation over its members.
+        ``spread_<class>``, the standard deviation over its members. Until it is whole its parts lie beside it: see
+        `mi_duck.ensemble.parts`.
+    threads
+        Threads that predict, a batch of rows each; the bytes of the result do not depend on them.
     report
         Told (stage, rows done, rows of all).
 
@@ -57,6 +78,8 @@ def predict_file(
         A feature is missing or not a number, no row is there, a file is damaged or changes while it is read.
     StorageError
         The disk is full or read-only.
+    RunBusyError
+        Another process writes the same file.
     """
     files = parquet_files(location)
     stamps = [stamp(file) for file in files]
@@ -66,7 +89,45 @@ def predict_file(
         raise DataError(f"--out {out} is one of the input files; choose another")
     if Path(location).is_dir() and out.resolve().is_relative_to(Path(location).resolve()):
         raise DataError(f"--out {out} would become part of the dataset {location}; choose another folder")
-    used = used_features(model)
+    task = _task(model, files)
+    total = sum(pq.read_metadata(file).num_rows for file in files)
+    if not total:
+        raise DataError(f"no rows in {location}")
+    parts = Parts(out.with_name(f".{out.name}.parts"))
+    with storage_errors(out):
+        if out.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(out))
+        with run_lock(parts.folder):
+            number = parts.begin(_facts(task, files, stamps))
+            n_reused = done = min(number * ROWS, total)
+            if done:
+                logger.info("    %s rows were predicted before; going on behind them", f"{done:,}")
+            try:
+                for rows in _parts_from(task, files, done, threads):
+                    parts.save(number, rows)
+                    number, done = number + 1, done + len(rows)
+                    report("predicting", done, total)
+                for n_rows in parts.join(out, lambda: check_stamps(files, stamps)):
+                    report("writing", n_rows, total)
+            except DataError:  # whatever is mended changes the files, and the parts would be of no use
+                parts.remove()
+                raise
+            parts.remove()
+    return PredictSummary(total, len(task.forest.features), n_reused)
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A model, its trees, and the columns to keep: all that predicting a batch needs."""
+
+    model: ConsolidatedMetaModel | InstanceModel
+    forest: Forest
+    kept: tuple[str, ...]
+    names: tuple[str, ...]
+
+
+def _task(model: ConsolidatedMetaModel | InstanceModel, files: Sequence[Path]) -> _Task:
+    """Check that all files have what the model needs, and nothing that would be written twice."""
     schema = _checked_schema(files, model.features)
     features = set(model.features)
     kept = [name for name in schema.names if name not in features]
@@ -82,48 +143,61 @@ def predict_file(
     doubled = sorted({*kept, *keys} & set(results))
     if doubled:
         raise DataError(f"column(s) {', '.join(doubled)} of {files[0]} would be written twice; rename them")
-    total = sum(pq.read_metadata(file).num_rows for file in files)
-    batch_rows = max(256, BATCH_BYTES // (4 * len(model.features)))
-    temporary = out.with_name(f".{out.name}.tmp")
-    writer: pq.ParquetWriter | None = None
-    done = 0
-    with storage_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            for number, (file, batch) in enumerate(_batches(files, [*kept, *used], batch_rows)):
-                begun = time.perf_counter()
-                try:
-                    table = _predicted(model, batch, kept, used, _folder_values(file, schema.names))
-                except DataError as error:
-                    raise DataError(f"{error}, in {file}") from error
-                if writer is None:
-                    writer = pq.ParquetWriter(temporary, table.schema, compression="zstd", write_page_checksum=True)
-                writer.write_table(table)
-                done += len(table)
-                logger.debug(
-                    "batch %d of %s: %s rows, %.3f s", number, file, f"{len(table):,}", time.perf_counter() - begun
-                )
-                report("predicting", done, total)
-            if writer is None:
-                raise DataError(f"no rows in {location}")
-            writer.close()
-            check_stamps(files, stamps)
-            publish(temporary, out)
-        except BaseException:
-            if writer is not None:
-                with suppress(OSError):  # a full disk cannot take the footer either
-                    writer.close()
-            temporary.unlink(missing_ok=True)
-            raise
-    return PredictSummary(done, len(used))
+    encoding = model.encoding if isinstance(model, InstanceModel) else model.members[0].encoding
+    # threads take whole batches: they never wait for each other, as those of XGBoost do after every call
+    forest = forest_of(model.get_base_models(), model.features, encoding, threads=1)
+    return _Task(model, forest, tuple(kept), tuple(schema.names))
 
 
-def used_features(model: ConsolidatedMetaModel | InstanceModel) -> list[str]:
-    """Return the features that at least one split of the model looks at; no other can change a prediction."""
-    numbers = {
-        int(name[1:]) for booster in model.get_base_models() for name in booster.get_score(importance_type="weight")
+def _facts(task: _Task, files: Sequence[Path], stamps: Sequence[Stamp]) -> dict[str, Any]:
+    """Return all that the bytes of the result depend on, as JSON."""
+    return {
+        "version": 1,
+        "rows_of_a_part": ROWS,
+        "packages": {"numpy": np.__version__, "pyarrow": pa.__version__, "xgboost": version("xgboost")},
+        "kind": type(task.model).__name__,
+        "model": model_sha256(task.model),
+        "files": [
+            [str(file.resolve()), *stamp_of_file, hashlib.sha256(footer(file)).hexdigest()]
+            for file, stamp_of_file in zip(files, stamps, strict=True)
+        ],
     }
-    return [name for number, name in enumerate(model.features) if number in numbers]
+
+
+def _parts_from(task: _Task, files: Sequence[Path], first_row: int, threads: int) -> Iterator[pa.Table]:
+    """Yield the results of all rows from one on, `ROWS` at a time and the rest."""
+    columns = [*task.kept, *task.forest.features]
+    row_bytes = 2 * 4 * len(task.model.features)  # as Arrow has it, and as a matrix
+    batch_rows = max(256, min(BATCH_BYTES, MOST_BYTES // (threads + 2)) // row_bytes)
+    batches = _batches(files, columns, batch_rows, first_row)
+    ready: list[pa.Table] = []
+    for table in _in_order(lambda pair: _predicted(task, *pair), batches, threads):
+        ready.append(table)
+        while sum(map(len, ready)) >= ROWS:
+            several = pa.concat_tables(ready)
+            # copied into one piece each: how the rows came must not show in the bytes
+            yield several.slice(0, ROWS).combine_chunks()
+            ready = [several.slice(ROWS)]
+    if any(map(len, ready)):
+        yield pa.concat_tables(ready).combine_chunks()
+
+
+def _in_order(work: Callable[[T], pa.Table], items: Iterator[T], threads: int) -> Iterator[pa.Table]:
+    """Yield the results of work on items in their order; while threads work, the next items are read here."""
+    if threads == 1:
+        yield from map(work, items)
+        return
+    pool = ThreadPoolExecutor(threads)
+    waiting: deque[Future[pa.Table]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _checked_schema(files: Sequence[Path], features: Sequence[str]) -> pa.Schema:
@@ -170,45 +244,60 @@ def _folder_values(file: Path, names: Sequence[str]) -> dict[str, str]:
     return {key: unquote(value) for key, value in pairs if key not in names}
 
 
-def _batches(files: Sequence[Path], columns: Sequence[str], batch_rows: int) -> Iterator[tuple[Path, pa.RecordBatch]]:
+def _batches(
+    files: Sequence[Path], columns: Sequence[str], batch_rows: int, first_row: int
+) -> Iterator[tuple[Path, pa.RecordBatch]]:
+    """Yield the rows of all files from one on, and the file that they are of; row groups before it are not read."""
     for file in files:
         n_rows = 0
         try:
             with pq.ParquetFile(file, page_checksum_verification=True, buffer_size=1 << 20) as parquet:
-                for batch in parquet.iter_batches(batch_rows, columns=list(columns), use_threads=False):
+                facts = parquet.metadata
+                sizes = [facts.row_group(group).num_rows for group in range(facts.num_row_groups)]
+                stops = np.cumsum([0, *sizes])
+                if first_row >= stops[-1]:
+                    first_row -= int(stops[-1])
+                    continue
+                first_group = int(np.searchsorted(stops[1:], first_row, side="right"))
+                skipped, first_row = first_row - int(stops[first_group]), 0
+                groups = list(range(first_group, len(sizes)))
+                for batch in parquet.iter_batches(
+                    batch_rows, row_groups=groups, columns=list(columns), use_threads=False
+                ):
                     n_rows += batch.num_rows
+                    batch, skipped = batch.slice(skipped), max(skipped - batch.num_rows, 0)
                     if batch.num_rows:
                         yield file, batch
-                expected = parquet.metadata.num_rows
+                expected = sum(sizes[first_group:])
         except UNREADABLE as error:
             raise damaged(file, error) from error
         if n_rows != expected:
             raise DataError(f"{file} is damaged: {n_rows:,} rows, {expected:,} in its footer; write it again")
 
 
-def _predicted(
-    model: ConsolidatedMetaModel | InstanceModel,
-    batch: pa.RecordBatch,
-    kept: Sequence[str],
-    used: Sequence[str],
-    of_folders: dict[str, str],
-) -> pa.Table:
-    """Return ids and predictions of one batch; features that no tree uses are left missing."""
-    matrix = np.full((batch.num_rows, len(model.features)), np.nan, dtype=np.float32)
-    places = {name: number for number, name in enumerate(model.features)}
-    matrix[:, [places[name] for name in used]] = feature_matrix(batch, used)
-    columns = {name: batch[name] for name in kept}
-    columns |= {name: pa.array([value] * len(batch), pa.string()) for name, value in of_folders.items()}
+def _predicted(task: _Task, file: Path, batch: pa.RecordBatch) -> pa.Table:
+    """Return ids and predictions of one batch."""
+    begun = time.perf_counter()
+    model = task.model
+    try:
+        matrix = feature_matrix(batch, task.forest.features)
+    except DataError as error:
+        raise DataError(f"{error}, in {file}") from error
+    joined = task.forest.margins_of_used(matrix)
+    of_folders = _folder_values(file, task.names)
+    columns = {name: batch[name] for name in task.kept}
+    columns |= {name: pa.repeat(pa.scalar(value, pa.string()), len(batch)) for name, value in of_folders.items()}
     if isinstance(model, ConsolidatedMetaModel):
-        margins = model.margins_of_members(matrix)
+        margins = by_member(joined, len(model.members))
         members = model.chances_of_members(margins)
         chances = model.join(margins, members)
     else:
-        chances = probabilities(model.margins(matrix), model.calibrators)
+        chances = probabilities(joined, model.calibrators)
     names = pa.array(model.classes)
     columns |= {f"p_{name}": pa.array(chances[:, index].astype(np.float32)) for index, name in enumerate(model.classes)}
     columns["prediction"] = names.take(pa.array(chances.argmax(axis=1)))
     if isinstance(model, ConsolidatedMetaModel):
         spread = members.std(axis=0).astype(np.float32)
         columns |= {f"spread_{name}": pa.array(spread[:, index]) for index, name in enumerate(model.classes)}
+    logger.debug("batch of %s: %s rows, %.3f s", file, f"{len(batch):,}", time.perf_counter() - begun)
     return pa.table(columns)
