@@ -77,7 +77,7 @@ def partition_here(*, run: str, threads: int, report: Report) -> None:
     """Write the segments that are missing, in this process."""
     folder = RunFolder(Path(run))
     plan = folder.read_plan()
-    is_done = all((folder.segments / segment.name / "segment.json").is_file() for segment in plan.all_segments)
+    is_done = is_partitioned(folder, plan)
     dataset = open_planned(plan, with_hashes=not is_done)
     if is_done:
         return
@@ -93,6 +93,11 @@ def partition_here(*, run: str, threads: int, report: Report) -> None:
         db.load_parquet("gene_index", genes_file(folder, plan))
         db.table("row_groups", files=Database.patterns(dataset.files))
         write_segments(db, plan, folder.segments, dataset=dataset, report=report)
+
+
+def is_partitioned(folder: RunFolder, plan: Plan) -> bool:
+    """Return whether every segment is written; whether it is whole is checked where it is read."""
+    return all((folder.segments / segment.name / "segment.json").is_file() for segment in plan.all_segments)
 
 
 def consolidate_run(
