@@ -123,7 +123,7 @@ def _refuse_queued(home: Path) -> None:
     """Refuse to submit while jobs of the last submission wait or run, as far as Slurm is here to be asked."""
     try:
         jobs = json.loads((home / JOBS).read_bytes())
-        numbers = ",".join(str(int(number)) for number in jobs.values())
+        numbers = ",".join(sorted(str(int(number)) for number in jobs.values()))
     except (OSError, ValueError, TypeError, AttributeError):  # none was submitted
         return
     if not numbers or shutil.which("squeue") is None:

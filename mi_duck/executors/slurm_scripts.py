@@ -113,13 +113,13 @@ def scripts(
     Raises
     ------
     PlanError
-        The path of the run or a word of the user's breaks the line, which no comment line of a script can hold.
+        The path of the run or a word of the user's cannot stand in a script.
     """
     home = slurm_folder(folder)
     if broken := [text for text in (str(home), *sbatch_options) if not text.isprintable()]:
-        raise PlanError(
-            f"{broken[0]!r} cannot stand in a script of Slurm; use letters, digits and other signs that print"
-        )
+        raise PlanError(f"{broken[0]!r} cannot stand in a script of Slurm, which has it in one line; choose another")
+    if "\\" in str(home):
+        raise PlanError(f"Slurm cannot write to {home}, whose path has a backslash; choose another --out")
     sizes = job_sizes(plan, instances, cores=cores)
     run = shlex.quote(str(folder.root.absolute()))
     title = re.sub(r"[^\w.-]", "_", folder.root.absolute().name)
@@ -197,8 +197,11 @@ def array_of(instances: Sequence[Instance]) -> str:
 
 
 def sbatch_word(text: str) -> str:
-    """Return a word as it must stand in a ``#SBATCH`` line, where Slurm reads a backslash before what it would take apart."""
-    return re.sub(r"([\\'\"#\s])", r"\\\1", text)
+    """Return a word as it must stand in a ``#SBATCH`` line, where Slurm knows quotes and backslashes, but not as shells do."""
+    if re.fullmatch(r"[\w.,:;/%@=+-]+", text, flags=re.ASCII):
+        return text
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def finish_flags(diagnostics: Diagnostics) -> list[str]:
