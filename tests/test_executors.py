@@ -1,5 +1,6 @@
 """Instances trained elsewhere: the index of a job array, jobs of Slurm by a made-up sbatch, workers of Dask."""
 
+import errno
 import json
 import os
 import random
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 import typer.main
 from test_cli import assert_refused
-from test_pipeline import call, end, quiet, wait_for_line
+from test_pipeline import call, end, mi_duck, quiet, wait_for_line
 from typer.testing import CliRunner, Result
 
 from cli import app
@@ -133,6 +134,16 @@ def test_train__takes_the_index_of_the_array(planned: Path, reference: Path) -> 
     assert trained_files(planned).items() < trained_files(reference).items()
 
 
+def test_locks__that_a_file_system_lacks_are_named(planned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Lustre that is mounted without them: no two jobs could know of each other."""
+
+    def refuse(handle: object, kind: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("mi_duck.locks.fcntl.flock", refuse)
+    assert_refused(invoke("train", planned, "--instance", "0"), 74, "mount this file system with locks")
+
+
 # ---- what the scripts ask for -----------------------------------------------------------------------------------------
 
 
@@ -206,10 +217,11 @@ def test_scripts__are_valid_whatever_the_run_is_called(reference: Path, tmp_path
     assert words.splitlines()[5:7] == ["--neigh-sample", "7"]
 
 
-def test_scripts__cannot_hold_what_breaks_a_line(dataset: Path, tmp_path: Path) -> None:
+def test_scripts__cannot_hold_what_breaks_a_line(planned: Path) -> None:
+    run = planned
     for name, words in (("two\nlines", "cannot stand in a script"), ("back\\slash", "has a backslash")):
-        result = call("run", dataset, "--out", tmp_path / name, *FLAGS, "--executor", "slurm")
-        assert_refused(result, 78, words)
+        run = run.rename(run.with_name(name))
+        assert_refused(invoke("train", run, "--executor", "slurm"), 78, words)
 
 
 def test_finish_flags__ask_for_the_same_diagnostics() -> None:
@@ -342,20 +354,13 @@ def test_slurm__gives_the_models_of_a_run_here(
     assert json.loads((run / "consolidation_summary.json").read_bytes())["instances_lost"] == [2]
     assert [number for number, _ in jobs] == []
 
-    again = invoke(
-        *command
-    )  # submits what is left; nothing of it writes rows, which are still there? they went with the scratch
+    again = invoke(*command)
     assert again.exit_code == 0, again.output
-    for name, (_, script) in zip(("partition", "instances", "finish"), slurm.jobs(), strict=True):
-        assert script.name == f"{name}.sh"
-        if name == "instances":
-            assert directives(script.read_text())["--array"] == "2"
-        slurm.run(script, killed=0, doubled=0)
-    assert slurm.codes[3:] == [0, 0, 0]
+    left = {script.name: script for _, script in slurm.jobs()}
+    assert list(left) == ["partition.sh", "instances.sh", "finish.sh"]  # the rows went with the scratch of the ensemble
+    assert directives(left["instances.sh"].read_text())["--array"] == "2"
+    slurm.run(left["instances.sh"], killed=0, doubled=0)
     assert trained_files(run) == trained_files(reference)
-    done = invoke(*command)
-    assert "nothing to do" in done.stderr
-    assert done.exit_code == 0
 
 
 def test_slurm__that_is_not_here_gets_its_scripts(
@@ -418,3 +423,19 @@ def test_executor__needs_a_plan(tmp_path: Path) -> None:
 def test_finish__of_a_run_without_a_trained_instance_is_refused(planned: Path) -> None:
     assert_refused(invoke("finish", planned), 69, "3 of 3 instances lost")
     assert not (planned / "consolidated_model.miduck").exists()
+
+
+# ---- workers of Dask --------------------------------------------------------------------------------------------------
+
+
+def test_dask__gives_the_models_of_a_run_here(planned: Path, reference: Path) -> None:
+    pytest.importorskip("distributed", reason="pip install 'mi-duck[dask]'")
+    pytest.importorskip("cryptography", reason="pip install 'mi-duck[dask]'")
+    done = mi_duck("train", planned, "--executor", "dask", "--threads", "2")
+    assert "training 3 instances by Dask at tls://127.0.0.1:" in done.stderr
+    assert trained_files(planned) == trained_files(reference)
+
+
+def test_dask__that_is_not_installed_is_named(planned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    assert_refused(invoke("train", planned, "--executor", "dask"), 78, "pip install 'mi-duck[dask]'")

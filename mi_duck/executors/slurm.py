@@ -71,11 +71,11 @@ def submit(
         home = slurm_folder(folder)
         _refuse_queued(home)
         left = [loss.instance for loss in untrained(folder, plan)]
-        if not left and (
-            diagnostics is None or (is_scored(folder, plan, diagnostics) and diagnostics.are_explained(folder))
-        ):
-            say(f"nothing to do: {root} is complete")
+        if not left and diagnostics is None:
+            say(f"nothing to do: all instances of {root} are trained")
             return {}
+        if not left and diagnostics and is_scored(folder, plan, diagnostics) and diagnostics.are_explained(folder):
+            return {}  # which finishing the run will say
         names = [name for name in DESCRIBED if name != "finish" or diagnostics is not None]
         if not left:
             names = ["finish"]
