@@ -133,8 +133,8 @@ MODULES: dict[str, set[str]] = {
     "runs": set(),
     # where instances are trained
     "executors.array_index": set(),
-    "executors.slurm": set(),
     "executors.slurm_scripts": set(),
+    "executors.slurm": set(),
     "executors.dask_workers": {"distributed"},
     # what of a run's claims holds
     "verify.findings": {"pyarrow"},
