@@ -23,7 +23,7 @@ from mi_duck.plan.plan import Instance, Plan
 PACKAGES = Path(__file__).resolve().parents[2]  # where Python finds mi_duck, installed or a checkout
 MIB = 1 << 20
 MARGIN = 1.15  # times the predicted peak; predictions are within .97 and 1.05 where they are measured
-WATCHER_BYTES = 320 * MIB  # the command itself, beside the process that trains
+WATCHER_BYTES = 192 * MIB  # the command itself, beside the process that trains
 LEAST_BYTES = 2048 * MIB  # SQL takes 1 GiB, and what reads and writes Parquet beside it
 SLOWER = 2.0  # times the predicted seconds, for nodes and disks slower than here
 SPARE_MINUTES = 30  # to start, to wait for disks, and to write the rows where no job did
@@ -138,6 +138,7 @@ def scripts(
             f"--cpus-per-task={sizes[name].cores}",
             f"--mem={sizes[name].mebibytes}M",
             f"--time={sizes[name].minutes}",
+            *(["--gres=gpu:1"] if is_array and plan.settings.device != "cpu" else []),
             f"--signal=B:TERM@{MARGIN_SECONDS}",
             "--requeue",
             "--open-mode=append",
