@@ -15,9 +15,8 @@ from pathlib import Path
 
 import pytest
 import typer.main
-from test_cli import assert_refused
-from test_pipeline import call, end, mi_duck, quiet, wait_for_line
-from typer.testing import CliRunner, Result
+from runs import assert_refused, call, end, mi_duck, quiet, wait_for_line
+from typer.testing import Result
 
 from cli import app
 from mi_duck.checkpoint import file_sha256
@@ -70,9 +69,14 @@ def planned(reference: Path, tmp_path: Path) -> Path:
     return run
 
 
-def invoke(*arguments: object, **environment: str | None) -> Result:
-    """Run a command in this process with other variables."""
-    return CliRunner().invoke(app, [str(one) for one in arguments], env=dict.fromkeys(BEGINS_AT) | environment)
+def invoke(*arguments: object, **environment: str) -> Result:
+    """Run a command, with all that its children would do, in this process and with these variables of schedulers."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in BEGINS_AT:
+            patch.delenv(name, raising=False)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        return call(*arguments)
 
 
 def trained_files(run: Path) -> dict[str, str]:
@@ -323,6 +327,11 @@ class FakeSlurm:
             self.codes.append(min(codes))
 
 
+def command_of(script: Path) -> list[str]:
+    """Return the words after ``mi-duck`` of the command that a script runs."""
+    return shlex.split(script.read_text().rstrip().splitlines()[-1].partition(" -m mi_duck ")[2])
+
+
 @pytest.fixture
 def slurm(tmp_path: Path) -> FakeSlurm:
     folder = tmp_path / "slurm bin"
@@ -341,16 +350,14 @@ def test_slurm__gives_the_models_of_a_run_here(
     assert submitted.exit_code == 0, submitted.output
     assert json.loads(submitted.stdout) == {"partition": "100", "instances": "101", "finish": "102"}
     jobs = slurm.jobs()
-    slurm.run(next(jobs)[1], killed=0, doubled=0)
+    assert invoke(*command_of(next(jobs)[1])).exit_code == 0
     _, script = next(jobs)
     assert directives(script.read_text())["--partition"] == "long"
     script.write_text(script.read_text().replace("--array=0-2", "--array=0-1"))  # as if the third were never started
     slurm.run(script, killed=1, doubled=1)
-    assert slurm.codes == [0, 0, 0]
+    assert slurm.codes == [0, 0]
     assert [is_trained(RunFolder(run), plan_of(run), one) for one in plan_of(run).instances] == [True, True, False]
-    finish = slurm.start(next(jobs)[1])
-    assert "1 of 3 instances lost (instance_02)" in finish.communicate()[1]
-    assert finish.returncode == 69
+    assert_refused(invoke(*command_of(next(jobs)[1])), 69, "1 of 3 instances lost (instance_02)")
     assert json.loads((run / "consolidation_summary.json").read_bytes())["instances_lost"] == [2]
     assert [number for number, _ in jobs] == []
 
@@ -360,7 +367,13 @@ def test_slurm__gives_the_models_of_a_run_here(
     assert list(left) == ["partition.sh", "instances.sh", "finish.sh"]  # the rows went with the scratch of the ensemble
     assert directives(left["instances.sh"].read_text())["--array"] == "2"
     slurm.run(left["instances.sh"], killed=0, doubled=0)
+    assert invoke(*command_of(left["finish.sh"])).exit_code == 0
     assert trained_files(run) == trained_files(reference)
+    assert invoke("finish", reference, *QUICK, "--threads", "1").exit_code == 0
+    assert file_sha256(RunFolder(run).model) == file_sha256(RunFolder(reference).model)
+    done = invoke(*command)
+    assert done.exit_code == 0
+    assert "nothing to do" in done.stderr
 
 
 def test_slurm__that_is_not_here_gets_its_scripts(

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from runs import call
 from test_executors import FLAGS, NAME, QUICK, trained_files
-from test_pipeline import call
 
 from mi_duck.checkpoint import file_sha256
 from mi_duck.executors.slurm_scripts import slurm_folder
