@@ -36,8 +36,11 @@ from mi_duck.options import (
     Columns,
     ConfigOption,
     CrossValidation,
+    DaskScheduler,
     DatasetArgument,
     DepthOption,
+    Executing,
+    ExecutorOption,
     Explaining,
     FoldsOption,
     FullHash,
@@ -45,6 +48,7 @@ from mi_duck.options import (
     JsonOption,
     LayoutOption,
     MaxBin,
+    MinimalDiagnostics,
     MonitorOverfitting,
     NewFolder,
     OutOption,
@@ -53,6 +57,7 @@ from mi_duck.options import (
     SampleNegatives,
     Scoring,
     SeedOption,
+    SkipShap,
     Source,
     StrategyOption,
     ThreadsOption,
@@ -330,6 +335,21 @@ def _settings(training: Training) -> Any:
     return Settings(calibrate=values.pop("calibrate_per_class"), **values)
 
 
+def _diagnostics(
+    is_minimal: bool, monitor_overfitting: bool, scoring: Scoring, skip_shap: bool, explaining: Explaining
+) -> Any:
+    """Return what is written beside model and scores."""
+    from mi_duck.pipeline import Diagnostics
+
+    return Diagnostics(
+        is_minimal=is_minimal,
+        monitor_overfitting=monitor_overfitting,
+        with_shap=not skip_shap,
+        **asdict(scoring),
+        **asdict(explaining),
+    )
+
+
 def _announce(dataset: Any) -> None:
     """Print what is a feature and what is not, and why."""
     by_reason: dict[str, list[str]] = {}
@@ -574,6 +594,8 @@ def plan(
     columns: Columns,
     planning: Planning,
     training: Training,
+    executor: ExecutorOption = "local",
+    dask_scheduler: DaskScheduler = None,
     full_hash: FullHash = False,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
@@ -583,9 +605,11 @@ def plan(
     Example: mi-duck plan dataset --out run --max-memory-per-instance-gb 4
     """
     from mi_duck.locks import run_lock
-    from mi_duck.plan.planning import check_place, make_plan
+    from mi_duck.plan.planning import make_plan
+    from mi_duck.request import check_place
 
     folder = _required(out, "--out RUN")
+    is_elsewhere = _is_elsewhere(Executing(executor=executor, dask_scheduler=dask_scheduler))
     options, settings = _plan_options(planning), _settings(training)
     opened = _dataset(source, columns, holdout_genes=planning.holdout_genes, full_hash=full_hash)
     check_place(opened, folder)
@@ -597,6 +621,7 @@ def plan(
             options=options,
             settings=settings,
             threads=_threads(threads),
+            is_elsewhere=is_elsewhere,
             report=report,
             say=logger.info,
         )
@@ -622,14 +647,13 @@ def run(
     force_retrain_all: Annotated[
         bool, typer.Option("--force-retrain-all", help="Delete what the folder's run has done first.")
     ] = False,
-    minimal_diagnostics: Annotated[
-        bool, typer.Option("--minimal-diagnostics", help="Leave out plots, curves and scores on genes never seen.")
-    ] = False,
+    minimal_diagnostics: MinimalDiagnostics = False,
     monitor_overfitting: MonitorOverfitting = True,
     scoring: Scoring,
-    skip_shap: Annotated[bool, typer.Option("--skip-shap", help="Leave out SHAP values.")] = False,
+    skip_shap: SkipShap = False,
     explaining: Explaining,
     training: Training,
+    executing: Executing,
     full_hash: FullHash = False,
     threads: ThreadsOption = None,
     workers: WorkersOption = 1,
@@ -637,34 +661,35 @@ def run(
 ) -> None:
     """Plan, train, consolidate and evaluate; the same command goes on after an interruption.
 
+    With --executor slurm it plans, writes the scripts of the jobs to RUN/slurm, submits them and returns.
+
     Example: mi-duck run dataset --out run --train-all-genes
     """
     from mi_duck.pipeline import run as run_pipeline
+    from mi_duck.runs import finish_run, plan_run
 
     folder = _required(out, "--out RUN")
+    is_elsewhere = _is_elsewhere(executing, workers)
     options, settings = _plan_options(planning), _settings(training)
+    diagnostics = _diagnostics(minimal_diagnostics, monitor_overfitting, scoring, skip_shap, explaining)
     opened = _dataset(source, columns, holdout_genes=planning.holdout_genes, full_hash=full_hash)
     _announce(opened)
+    request: dict[str, Any] = {
+        "options": options,
+        "settings": settings,
+        "resume": resume_from_checkpoint,
+        "force": force_retrain_all,
+        "diagnostics": diagnostics,
+        "threads": _threads(threads),
+    }
     with reporting() as report:
-        run_pipeline(
-            opened,
-            folder,
-            options=options,
-            settings=settings,
-            threads=_threads(threads),
-            workers=workers,
-            resume=resume_from_checkpoint,
-            force=force_retrain_all,
-            minimal_diagnostics=minimal_diagnostics,
-            monitor_overfitting=monitor_overfitting,
-            calibration_analysis=scoring.calibration_analysis,
-            neigh_sample=scoring.neigh_sample,
-            with_shap=not skip_shap,
-            shap_sample=explaining.shap_sample,
-            shap_background=explaining.shap_background,
-            report=report,
-            say=logger.info,
-        )
+        if executing.executor == "local":
+            run_pipeline(opened, folder, **request, workers=workers, report=report, say=logger.info)
+        else:
+            plan_run(opened, folder, **request, is_elsewhere=is_elsewhere, report=report, say=logger.info)
+            if _train_elsewhere(folder, executing, threads, report, diagnostics, as_json):
+                return
+            finish_run(folder, diagnostics=diagnostics, threads=_threads(threads), report=report, say=logger.info)
     _print_scores(folder, as_json)
 
 
@@ -675,19 +700,89 @@ def train(
         int | None,
         typer.Option(help="This instance alone; by default all that are to do.", min=0, show_default=False),
     ] = None,
+    partition_only: Annotated[
+        bool,
+        typer.Option(
+            "--partition-only", help="Only write the rows of all instances, so that no job waits for another."
+        ),
+    ] = False,
+    *,
+    executing: Executing,
     threads: ThreadsOption = None,
     workers: WorkersOption = 1,
 ) -> None:
-    """Train the instances of a plan that are not done yet, or one alone.
+    """Train the instances of a plan that are not done yet, or one alone; doing it twice or at once does no harm.
+
+    In a job array the array's index is the instance: SLURM_ARRAY_TASK_ID, JOB_COMPLETION_INDEX (Kubernetes) and
+    PBS_ARRAY_INDEX as they are, LSB_JOBINDEX and SGE_TASK_ID, which begin at 1, less 1.
 
     Examples: mi-duck train run --instance 3, or mi-duck train run --workers 2
     """
-    from mi_duck.runs import train_run
+    from mi_duck.executors.array_index import array_index
+    from mi_duck.runs import check_trained, partition_run, train_run
 
-    if instance is not None and workers > 1:
-        raise typer.BadParameter("--instance trains one; leave --workers out")
+    _is_elsewhere(executing, workers)
+    if (instance is not None) + partition_only + (executing.executor != "local") > 1:
+        raise typer.BadParameter("--instance, --partition-only and --executor exclude each other; give one")
+    try:
+        found = array_index(os.environ) if instance is None and not partition_only else None
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    if (instance is not None or found is not None) and workers > 1:
+        raise typer.BadParameter("--instance, or the index of a job array, trains one; leave --workers out")
     with reporting() as report:
-        train_run(run, instance_id=instance, threads=_threads(threads), workers=workers, report=report, say=logger.info)
+        if partition_only:
+            partition_run(run, threads=_threads(threads), report=report)
+        elif executing.executor != "local":
+            if not _train_elsewhere(run, executing, threads, report):
+                check_trained(run)
+        else:
+            if found is not None:
+                logger.info("%s is %s: instance %d alone", found.variable, found.value, found.instance_id)
+                instance = found.instance_id
+            train_run(
+                run, instance_id=instance, threads=_threads(threads), workers=workers, report=report, say=logger.info
+            )
+
+
+def _is_elsewhere(executing: Executing, workers: int) -> bool:
+    """Return whether instances are trained on other machines; refuse options that would do nothing."""
+    if executing.executor != "local" and workers > 1:
+        raise typer.BadParameter(f"--workers is for --executor local; {executing.executor} has its own")
+    for name, executor in {"slurm_options": "slurm", "dask_scheduler": "dask"}.items():
+        if getattr(executing, name) is not None and executing.executor != executor:
+            raise typer.BadParameter(f"--{name.replace('_', '-')} needs --executor {executor}")
+    return executing.executor == "slurm" or executing.dask_scheduler is not None
+
+
+def _train_elsewhere(
+    folder: Path,
+    executing: Executing,
+    threads: int | None,
+    report: Any,
+    diagnostics: Any = None,
+    as_json: bool = False,
+) -> bool:
+    """Have instances trained; return whether jobs do the rest later."""
+    if executing.executor == "dask":
+        from mi_duck.executors.dask_workers import train_with_dask
+
+        scheduler = executing.dask_scheduler
+        threads = _threads(threads) if scheduler is None else threads
+        train_with_dask(folder, scheduler=scheduler, threads=threads, report=report, say=logger.info)
+        return False
+    from mi_duck.executors.slurm import MOST_CORES, submit
+
+    jobs = submit(
+        folder,
+        sbatch_options=executing.slurm_options,
+        threads=threads or min(_threads(None), MOST_CORES),
+        diagnostics=diagnostics,
+        say=logger.info,
+    )
+    if jobs:
+        _print_facts(jobs, as_json)
+    return bool(jobs)
 
 
 @command()
@@ -713,6 +808,37 @@ def status(run: RunArgument, as_json: JsonOption = False) -> None:
     )
     for name, cause in facts["causes_of_loss"].items():
         output.print(f"{name} was lost: {cause}", markup=False)
+
+
+@command(verbose=True)
+def finish(
+    run: RunArgument,
+    *,
+    minimal_diagnostics: MinimalDiagnostics = False,
+    monitor_overfitting: MonitorOverfitting = True,
+    scoring: Scoring,
+    skip_shap: SkipShap = False,
+    explaining: Explaining,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Consolidate, evaluate, explain and report what is trained: all that run does after training.
+
+    Exit code 69 where instances are not trained: all that the others give is written.
+
+    Example: mi-duck finish run
+    """
+    from mi_duck.runs import finish_run
+
+    with reporting() as report:
+        finish_run(
+            run,
+            diagnostics=_diagnostics(minimal_diagnostics, monitor_overfitting, scoring, skip_shap, explaining),
+            threads=_threads(threads),
+            report=report,
+            say=logger.info,
+        )
+    _print_scores(run, as_json)
 
 
 @command(verbose=True)

@@ -44,6 +44,8 @@ def storage_errors(path: Path) -> Iterator[None]:
             errno.EDQUOT: "raise the quota and run the same command again",
             errno.EROFS: "choose another --out",
             errno.EACCES: "change the permissions or choose another --out",
+            errno.ENOLCK: "mount this file system with locks or choose another --out",
+            errno.ENOSYS: "mount this file system with locks or choose another --out",
             errno.EPERM: "change the permissions or choose another --out",
         }.get(error.errno or 0, "check the path and the disk")
         raise StorageError(f"cannot write {where}: {error.strerror or error}; {advice}") from error

@@ -215,14 +215,13 @@ def _split(folder: RunFolder, instance: Instance, turn: Turn, *, threads: int, r
     return halves
 
 
-def loss_text(plan: Plan, lost: Sequence[Lost]) -> str:
-    """Return in one line which instances were lost, why, and what that means."""
+def loss_text(plan: Plan, lost: Sequence[Lost], remedy: str = "the same command tries them again") -> str:
+    """Return in one line which instances were lost, why, what that means, and what to do."""
     kept = [one for one in plan.instances if one not in {loss.instance for loss in lost}]
     covered = {rank for one in kept for rank in range(one.first_rank, one.stop_rank)}
     return (
         f"{len(lost)} of {len(plan.instances)} instances lost ({', '.join(one.instance.name for one in lost)}), and with "
-        f"them {plan.n_genes - len(covered):,} of {plan.n_genes:,} genes; first cause: {lost[0].cause}; the same command "
-        "tries them again"
+        f"them {plan.n_genes - len(covered):,} of {plan.n_genes:,} genes; first cause: {lost[0].cause}; {remedy}"
     )
 
 

@@ -40,9 +40,11 @@ def run_lock(out: Path, *, name: str = ".lock", shared: bool = False, wait: bool
         handle = (out / name).open("w")
     with handle:
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-        if wait:
-            fcntl.flock(handle, kind)
-        elif not any(_lock_now(handle, kind, pause) for pause in PAUSES):
+        with storage_errors(out / name):  # file systems of clusters may be mounted without locks
+            if wait:
+                fcntl.flock(handle, kind)
+            is_ours = wait or any(_lock_now(handle, kind, pause) for pause in PAUSES)
+        if not is_ours:
             raise RunBusyError(f"another mi-duck works on {out}; wait for it or choose another --out")
         if name == ".lock" and not shared:  # so nobody else writes here
             with storage_errors(out):

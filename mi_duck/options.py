@@ -36,6 +36,10 @@ MonitorOverfitting = Annotated[
         "--monitor-overfitting/--no-monitor-overfitting", help="Judge the learning curves of every fold: overfitting/."
     ),
 ]
+MinimalDiagnostics = Annotated[
+    bool, typer.Option("--minimal-diagnostics", help="Leave out plots, curves and scores on genes never seen.")
+]
+SkipShap = Annotated[bool, typer.Option("--skip-shap", help="Leave out SHAP values.")]
 FullHash = Annotated[
     bool,
     typer.Option("--full-hash", help="Hash every byte of the dataset, and check that again before its rows are read."),
@@ -72,6 +76,22 @@ FoldsOption = Annotated[int, typer.Option(help="Folds of the cross-validation.",
 FOLDS = 3
 DepthOption = Annotated[int, typer.Option(help="Depth of the trees.", min=1, max=16)]
 DEPTH = 6
+ExecutorOption = Annotated[
+    Literal["local", "slurm", "dask"],
+    typer.Option(
+        help="Where instances are trained: here, by jobs of Slurm, or by workers of Dask. On other machines "
+        "--max-memory-per-instance-gb alone is the budget."
+    ),
+]
+DaskScheduler = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="With --executor dask, the address of a scheduler whose workers see RUN and the dataset under the same paths; "
+        "by default workers are started here.",
+        show_default=False,
+    ),
+]
 MaxBin = Annotated[int, typer.Option(help="Most histogram bins a feature.", min=2, max=65_536)]
 MAX_BIN = 256
 
@@ -247,6 +267,22 @@ class Explaining:
             help="Rows of a background that makes SHAP values interventional; 0 for exact path-dependent ones.", min=0
         ),
     ] = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Executing:
+    """Where instances are trained."""
+
+    executor: ExecutorOption = "local"
+    slurm_options: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="With --executor slurm, more options of sbatch, such as '--partition=long --account=lab'; they win over ours.",
+            show_default=False,
+        ),
+    ] = None
+    dask_scheduler: DaskScheduler = None
 
 
 def _configure(ctx: typer.Context, path: Path | None) -> None:

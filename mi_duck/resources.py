@@ -53,7 +53,7 @@ class Budget:
     available_bytes: int
 
 
-def memory_budget(*, max_gb: float, safety_factor: float, root: Path = Path("/")) -> Budget:
+def memory_budget(*, max_gb: float, safety_factor: float, is_elsewhere: bool = False, root: Path = Path("/")) -> Budget:
     """Return min(``max_gb``, ``safety_factor`` x available memory).
 
     Parameters
@@ -62,13 +62,15 @@ def memory_budget(*, max_gb: float, safety_factor: float, root: Path = Path("/")
         The user's limit for one instance, GiB.
     safety_factor
         Share of the available memory that may be planned, 0 to 1.
+    is_elsewhere
+        Whether instances are trained on other machines, of which only the user's number is known.
     root
         Where ``sys`` and ``proc`` are found; another folder in tests.
     """
     machine = min(memory_bounds(root=root, environment=os.environ), key=lambda bound: bound.available_bytes)
     planned = int(machine.available_bytes * safety_factor)
     user = int(max_gb * GIB)
-    if user <= planned:
+    if is_elsewhere or user <= planned:
         return Budget(user, f"--max-memory-per-instance-gb {max_gb:g}", True, machine.available_bytes)
     return Budget(
         planned,

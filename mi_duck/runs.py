@@ -6,15 +6,26 @@ from typing import Any
 
 from mi_duck.catalogue import measurement, status_of
 from mi_duck.children import Report, Say
+from mi_duck.data.dataset import Dataset
 from mi_duck.errors import CheckpointError, IncompleteRunError
 from mi_duck.explain.explained import check_background
 from mi_duck.folders import RunFolder
-from mi_duck.jobs import loss_text, train, train_or_split
+from mi_duck.jobs import Lost, loss_text, train, train_or_split
 from mi_duck.locks import is_locked, run_lock
-from mi_duck.pipeline import explain_model, finish, is_finished, lacks_diagnostics
-from mi_duck.plan.plan import Instance, Plan
+from mi_duck.pipeline import (
+    Diagnostics,
+    check_request,
+    complete,
+    explain_model,
+    finish,
+    is_finished,
+    lacks_diagnostics,
+)
+from mi_duck.plan.plan import Instance, Plan, Settings
+from mi_duck.plan.planning import PlanOptions
 from mi_duck.plan.splitting import instances_for
 from mi_duck.provenance import relisted, take_files_out
+from mi_duck.request import plan_of_request
 from mi_duck.resources import GIB
 from mi_duck.stages import (
     consolidate_run,
@@ -64,6 +75,111 @@ def report_alone(root: Path, *, with_overfitting: bool, report: Report) -> list[
     """
     with run_lock(root), relisted(RunFolder(root)):
         return write_page(RunFolder(root), with_plots=True, with_overfitting=with_overfitting, report=report)
+
+
+def plan_run(
+    dataset: Dataset,
+    out: Path,
+    *,
+    options: PlanOptions,
+    settings: Settings,
+    threads: int,
+    resume: bool,
+    force: bool,
+    is_elsewhere: bool,
+    diagnostics: Diagnostics,
+    report: Report,
+    say: Say,
+) -> Plan:
+    """Return the plan of a run that is to be trained by other processes, made now or kept.
+
+    Parameters
+    ----------
+    dataset, options, settings, threads, resume, force, is_elsewhere
+        As for `mi_duck.request.plan_of_request`.
+    out
+        The run folder.
+    diagnostics
+        What `finish_run` will be asked for.
+    report, say
+        Take progress and messages.
+    """
+    check_request(dataset, out, diagnostics)
+    with run_lock(out):
+        return plan_of_request(
+            dataset,
+            RunFolder(out),
+            options=options,
+            settings=settings,
+            threads=threads,
+            resume=resume,
+            force=force,
+            is_elsewhere=is_elsewhere,
+            report=report,
+            say=say,
+        )
+
+
+def finish_run(root: Path, *, diagnostics: Diagnostics, threads: int, report: Report, say: Say) -> None:
+    """Make of the trained instances all that a run gives: model, scores, explanations, report; train nothing.
+
+    Raises
+    ------
+    CheckpointError
+        There is no plan.
+    IncompleteRunError
+        Instances are not trained; all that the others give is written.
+    """
+    folder = RunFolder(root)
+    plan = folder.read_plan()
+    if diagnostics.with_shap and diagnostics.shap_background:
+        check_background()
+    with run_lock(root):
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        lost = untrained(folder, plan)
+        if len(lost) < len(plan.instances):
+            complete(folder, diagnostics, 0, started, threads=threads, report=report, say=say)
+    if lost:
+        raise IncompleteRunError(loss_text(plan, lost, f"'mi-duck train {root}' tries them again"))
+
+
+def check_trained(root: Path) -> None:
+    """Refuse a run of which instances are not trained.
+
+    Raises
+    ------
+    IncompleteRunError
+        Some are not.
+    """
+    folder = RunFolder(root)
+    plan = folder.read_plan()
+    lost = untrained(folder, plan)
+    if lost:
+        raise IncompleteRunError(loss_text(plan, lost))
+
+
+def untrained(folder: RunFolder, plan: Plan) -> tuple[Lost, ...]:
+    """Return the instances of a plan that are not trained, each with why, as far as that is known."""
+    found = []
+    for instance in plan.instances:
+        state = instance_state(folder, plan, instance)
+        if state.name != "done":
+            why = state.detail or f"{instance.name} was not trained"
+            found.append(Lost(instance, IncompleteRunError(why)))
+    return tuple(found)
+
+
+def partition_run(root: Path, *, threads: int, report: Report) -> None:
+    """Write the rows of all instances, so that jobs that train them need not wait for the one that would.
+
+    Raises
+    ------
+    CheckpointError
+        There is no plan.
+    """
+    folder = RunFolder(root)
+    with run_lock(root, shared=True):
+        partition(folder, folder.read_plan(), threads=threads, report=report)
 
 
 def train_run(root: Path, *, instance_id: int | None, threads: int, workers: int = 1, report: Report, say: Say) -> None:

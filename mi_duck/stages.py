@@ -113,6 +113,11 @@ def partition_here(
         write_segments(db, plan, folder.segments, dataset=dataset, report=report, wanted=wanted)
 
 
+def is_partitioned(folder: RunFolder, plan: Plan) -> bool:
+    """Return whether every segment is written; whether it is whole is checked where it is read."""
+    return all((folder.segments / segment.name / "segment.json").is_file() for segment in plan.all_segments)
+
+
 def consolidate_run(
     folder: RunFolder,
     plan: Plan,

@@ -30,8 +30,8 @@ from mi_duck.data.files import verify_pages
 from mi_duck.database import Database
 from mi_duck.errors import DataError
 from mi_duck.folders import RunFolder
-from mi_duck.pipeline import differences_asked
 from mi_duck.plan.planning import PlanOptions
+from mi_duck.request import differences_asked
 from mi_duck.stages import partition_here
 from mi_duck.train.segments import SegmentReader
 from mi_duck.train.train import train_instance

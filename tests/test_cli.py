@@ -118,6 +118,13 @@ ACTS: dict[str, tuple[tuple[str, ...], Callable[[Plan], Any], Any]] = {
     "--screen-features": (("10",), lambda plan: 10 <= len(plan.features) <= 13, True),
     "--memory-per-gene-mb": (("50",), lambda plan: plan.instances[0].predicted_bytes, None),
     "--max-memory-per-instance-gb": (("1.5",), field("budget_bytes"), 3 << 29),
+    # on other machines the number of the user is the budget, whatever this one has
+    "--executor": (("slurm", "--max-memory-per-instance-gb", "1000"), field("budget_bytes"), 1000 << 30),
+    "--dask-scheduler": (
+        ("tcp://127.0.0.1:1", "--executor", "dask", "--max-memory-per-instance-gb", "1000"),
+        field("budget_bytes"),
+        1000 << 30,
+    ),
     "--memory-safety-factor": (("0.05",), field("budget_source"), None),
     "--exclude": (("^5mer",), lambda plan: [name for name in plan.features if name.startswith("5mer")], []),
     "--base-score-columns": (("neither_score,donor_score,signal_donor_0",), field("base_scores"), None),
@@ -129,6 +136,7 @@ ACTS: dict[str, tuple[tuple[str, ...], Callable[[Plan], Any], Any]] = {
 }
 ELSEWHERE = {
     "--auto-exclude-leaky": "test_leakage",
+    "--slurm-options": "test_executors",
     "--threads": "test_flags__threads_count_in_memory",
     "--workers": "test_workers",
     "--skip-shap": "test_explain_analysis",

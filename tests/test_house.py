@@ -133,8 +133,14 @@ MODULES: dict[str, set[str]] = {
     "data.leakage": {"numpy"},
     "plan.planning": {"numpy", "pyarrow"},
     "plan.measuring": {"numpy"},
+    "request": set(),
     "pipeline": set(),
     "runs": set(),
+    # where instances are trained
+    "executors.array_index": set(),
+    "executors.slurm_scripts": set(),
+    "executors.slurm": set(),
+    "executors.dask_workers": {"distributed"},
     # what of a run's claims holds
     "verify.findings": {"pyarrow"},
     "verify.subject": set(),

@@ -25,9 +25,9 @@ from mi_duck.data.leakage import comparisons, probe
 from mi_duck.data.separation import Side, area, area_within, best_cut, tally
 from mi_duck.database import Database
 from mi_duck.folders import RunFolder
-from mi_duck.pipeline import differences_asked
 from mi_duck.plan.plan import Settings
 from mi_duck.plan.planning import PlanOptions
+from mi_duck.request import differences_asked
 
 CLASSES = ("neither", "donor", "acceptor")
 BASE = ("neither_score", "donor_score", "acceptor_score")

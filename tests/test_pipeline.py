@@ -191,7 +191,7 @@ def test_plan__asked_for_other_settings_is_another_request(
     def stop(*_: object) -> None:
         raise PlanError("planned anew")
 
-    monkeypatch.setattr("mi_duck.pipeline._forget_plan", stop)  # the run is everyone's
+    monkeypatch.setattr("mi_duck.request._forget_plan", stop)  # the run is everyone's
     result = call("run", small_dataset, "--out", run, *FAST, *flags)
     assert result.exit_code == 78, result.output
     assert f"was begun otherwise ({words}); what still matches is kept" in result.stderr

@@ -211,6 +211,11 @@ def test_memory_budget__the_allocation_wins_where_it_is_smaller(
     assert budget.won == "0.6 of 1.0 GiB available (SLURM_MEM_PER_NODE)"
 
 
+def test_memory_budget__elsewhere_is_the_users_number(tmp_path: Path) -> None:
+    budget = memory_budget(max_gb=1e6, safety_factor=0.6, is_elsewhere=True, root=tmp_path)
+    assert (budget.budget_bytes, budget.is_users_number) == (10**6 * GIB, True)
+
+
 def test_memory_budget__the_smallest_of_all_bounds_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "300")
     root = system(tmp_path, {"proc/self/cgroup": "0::/job\n", "sys/fs/cgroup/job/memory.max": f"{200 * MIB}\n"})

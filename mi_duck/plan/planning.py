@@ -35,7 +35,7 @@ from mi_duck.plan.splitting import missing_class
 from mi_duck.plan.strategies import Demand, alternatives, choose_strategy, instance_seconds, windows_of
 from mi_duck.plan.timing import Rates
 from mi_duck.plan.windows import Windows
-from mi_duck.resources import GIB, memory_budget
+from mi_duck.resources import GIB, Budget, memory_budget
 from mi_duck.train.segments import segments_bytes
 
 
@@ -63,21 +63,6 @@ class PlanOptions:
     holdout_genes: str | None = None
 
 
-def check_place(dataset: Dataset, out: Path) -> None:
-    """Refuse a run folder that holds the dataset or lies in its folder, where its files would become data.
-
-    Raises
-    ------
-    DataError
-        The two are not apart.
-    """
-    place = out.resolve()
-    if any(file.resolve().is_relative_to(place) for file in dataset.files):
-        raise DataError(f"--out {out} holds the dataset itself; choose another folder")
-    if Path(dataset.location).is_dir() and place.is_relative_to(Path(dataset.location).resolve()):
-        raise DataError(f"--out {out} would become part of the dataset {dataset.location}; choose another folder")
-
-
 def make_plan(
     dataset: Dataset,
     out: Path,
@@ -85,6 +70,7 @@ def make_plan(
     options: PlanOptions,
     settings: Settings,
     threads: int,
+    is_elsewhere: bool = False,
     report: Report,
     say: Say,
 ) -> Plan:
@@ -100,6 +86,8 @@ def make_plan(
         What the user asked for.
     threads
         Threads of the training, which count a little in its memory.
+    is_elsewhere
+        As for `mi_duck.resources.memory_budget`.
     report, say
         Take progress and messages for the user.
 
@@ -116,7 +104,12 @@ def make_plan(
     is_made = False
     try:
         draft = draft_plan(dataset, folder, options, settings, threads, say, report=report)
-        plan = _with_instances(draft, dataset, folder, options, threads=threads, report=report, say=say)
+        budget = memory_budget(
+            max_gb=options.max_memory_per_instance_gb,
+            safety_factor=options.memory_safety_factor,
+            is_elsewhere=is_elsewhere,
+        )
+        plan = _with_instances(draft, dataset, folder, options, budget, threads=threads, report=report, say=say)
         write_file(folder.plan, plan.to_json().encode())
         is_made = True
     finally:
@@ -255,6 +248,7 @@ def _with_instances(
     dataset: Dataset,
     folder: RunFolder,
     options: PlanOptions,
+    budget: Budget,
     *,
     threads: int,
     report: Report,
@@ -263,7 +257,6 @@ def _with_instances(
     """Return the plan with layout and instances, by measured memory where measuring is worth it."""
     gene_rows = draft.genes["n_rows"].to_numpy()
     training_rows = draft.genes["n_training_rows"].to_numpy()
-    budget = memory_budget(max_gb=options.max_memory_per_instance_gb, safety_factor=options.memory_safety_factor)
     if options.screen_features is not None:
         plan, model = screened(
             draft.plan,

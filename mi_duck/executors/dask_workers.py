@@ -1,0 +1,169 @@
+"""Trains instances by workers of Dask, started here or of a cluster that runs already.
+
+A task is one instance, trained as by ``mi-duck train RUN --instance N``: in a child process of its worker, under its own lock,
+from what was saved. Only its messages come back; the instance lies in the run folder, which all workers must see. There is one
+task a worker at a time, however many threads that has. Dask's limits on memory count the worker alone, not its children, which
+have limits of their own; so workers started here have none. They talk to this process alone, over TLS with keys made for it,
+because whoever reaches a scheduler of Dask can run code.
+"""
+
+import logging
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mi_duck.children import Report, Say
+from mi_duck.errors import MiDuckError, PlanError
+from mi_duck.folders import RunFolder
+from mi_duck.locks import run_lock
+from mi_duck.plan.plan import Instance, Plan
+from mi_duck.resources import memory_budget
+from mi_duck.runs import train_run, untrained
+from mi_duck.stages import partition
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+WORKER_BYTES = 256 << 20  # a worker, its nanny, and what watches the training
+SECONDS_TO_CONNECT = 30
+NO_LIMIT_GB = 1e9
+
+
+def train_with_dask(
+    root: Path, *, scheduler: str | None, threads: int | None, at_once: int | None = None, report: Report, say: Say
+) -> None:
+    """Train the instances of a plan that are not done; which were lost is known from the run folder.
+
+    Parameters
+    ----------
+    root
+        The run folder.
+    scheduler
+        Address of a scheduler; None to start workers here, as many as memory and cores allow.
+    threads
+        Threads that the workers started here share; or of each instance on a cluster, by default as many as its worker has.
+    at_once
+        Most instances trained at once.
+    report, say
+        Take progress and messages.
+
+    Raises
+    ------
+    CheckpointError
+        There is no plan.
+    PlanError
+        Dask is not installed, or there is no scheduler at the address.
+    """
+    folder = RunFolder(root)
+    plan = folder.read_plan()
+    left = [loss.instance for loss in untrained(folder, plan)]
+    if not left:
+        return
+    n_workers = min(at_once or len(left), len(left))
+    if scheduler is None:
+        n_workers = min(n_workers, _fitting(plan, left), threads or 1)
+        threads = max((threads or 1) // n_workers, 1)
+    with run_lock(root, shared=True), _client(scheduler, n_workers) as client:
+        partition(folder, plan, threads=threads or 1, report=report)
+        say(f"training {len(left)} instances by Dask at {client.scheduler.address}")
+        _train(client, root, left, threads=threads, at_once=at_once, report=report, say=say)
+
+
+def _train(
+    client: "Client",
+    root: Path,
+    left: list[Instance],
+    *,
+    threads: int | None,
+    at_once: int | None,
+    report: Report,
+    say: Say,
+) -> None:
+    """Train instances, as many at once as there are workers; new workers are used, and what dead ones had goes to others."""
+    from distributed import as_completed
+
+    waiting, running = list(left), as_completed(loop=client.loop)
+    n_running, n_done = 0, 0
+    while n_done < len(left):
+        workers = client.nthreads()
+        while waiting and n_running < max(min(len(workers), at_once or len(left)), 1):
+            instance = waiting.pop(0)
+            task = client.submit(
+                train_there,
+                str(root.absolute()),
+                instance.instance_id,
+                threads or min(workers.values(), default=1),
+                key=f"{instance.name}-{uuid.uuid4().hex}",  # a scheduler gives old results under old names
+                retries=0,
+                pure=False,
+            )
+            running.add(task)
+            n_running += 1
+        ended = next(running)
+        n_running, n_done = n_running - 1, n_done + 1
+        report("training by Dask", n_done, len(left))
+        if ended.status == "finished":
+            for line in ended.result():
+                say(line)
+        else:
+            say(f"{ended.key}: {ended.exception() if ended.status == 'error' else ended.status}")
+
+
+def train_there(run: str, instance_id: int, threads: int) -> list[str]:
+    """Train an instance on a worker; return what was said."""
+    lines: list[str] = []
+    try:
+        train_run(Path(run), instance_id=instance_id, threads=threads, report=_quiet, say=lines.append)
+    except MiDuckError as error:
+        lines.append(str(error))
+    return lines
+
+
+def _quiet(stage: str, done: int, total: int) -> None:
+    """Take progress; it is not sent over the network."""
+
+
+@contextmanager
+def _client(scheduler: str | None, n_workers: int) -> Iterator["Client"]:
+    """Give a client of a scheduler that runs already, or of one with workers started here.
+
+    Raises
+    ------
+    PlanError
+        Dask is not installed, or nothing answers.
+    """
+    try:
+        from distributed import Client, LocalCluster
+        from distributed.security import Security
+    except ImportError as error:
+        raise PlanError(f"--executor dask needs a package: {error}; pip install 'mi-duck[dask]'") from error
+    logging.getLogger("distributed").setLevel(logging.ERROR)  # its own news of workers that come and go
+    if scheduler is not None:
+        try:
+            client = Client(scheduler, timeout=SECONDS_TO_CONNECT, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise PlanError(f"no Dask scheduler answers at --dask-scheduler {scheduler}: {error}") from error
+        with client:
+            yield client
+        return
+    with (
+        LocalCluster(
+            n_workers=n_workers,
+            threads_per_worker=1,
+            processes=True,
+            memory_limit=0,
+            dashboard_address="127.0.0.1:0",  # any free port; there is no dashboard without further packages
+            security=Security.temporary(),
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+def _fitting(plan: Plan, instances: list[Instance]) -> int:
+    """Return how many instances fit this machine's memory at once, by the largest; at least one."""
+    share = plan.options["memory_safety_factor"]
+    budget = memory_budget(max_gb=NO_LIMIT_GB, safety_factor=share).budget_bytes
+    return max(int(budget // (max(one.predicted_bytes for one in instances) + WORKER_BYTES)), 1)
