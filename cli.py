@@ -39,6 +39,7 @@ from mi_duck.options import (
     Explaining,
     FoldsOption,
     FullHash,
+    GenesPerFile,
     GenesPerInstance,
     JsonOption,
     LayoutOption,
@@ -375,7 +376,7 @@ def build(
     ] = False,
     all_positions: Annotated[int, typer.Option(help="Write every position of this many genes.", min=0)] = 0,
     window: Annotated[int, typer.Option(help="Letters round a position, even.", min=44, max=100_000)] = 500,
-    genes_per_file: Annotated[int, typer.Option(help="Genes a Parquet file.", min=1)] = 500,
+    genes_per_file: GenesPerFile = 500,
     seed: SeedOption = SEED,
     as_json: JsonOption = False,
 ) -> None:
@@ -451,6 +452,30 @@ def synth(
             seed=seed,
             report=report,
         )
+    _print_facts(asdict(summary), as_json)
+
+
+@command(verbose=True)
+def prepare(
+    *,
+    source: Source,
+    out: NewFolder,
+    columns: Columns,
+    genes_per_file: GenesPerFile = 500,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a dataset anew: sorted by gene and position, counts in one byte, page checksums; every value stays.
+
+    Example: mi-duck prepare dataset --out sorted_dataset
+    """
+    from mi_duck.data.prepare import prepare as prepare_dataset
+    from mi_duck.plan.planning import check_place
+
+    opened = _dataset(source, columns)
+    check_place(opened, out)
+    with reporting() as report:
+        summary = prepare_dataset(opened, out, genes_per_file=genes_per_file, threads=_threads(threads), report=report)
     _print_facts(asdict(summary), as_json)
 
 

@@ -17,7 +17,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mi_duck.data.files import verify_pages
+from mi_duck.data.files import BATCH_ROWS, verify_pages
 from mi_duck.errors import DataError, MemoryBudgetError, StorageError
 
 logger = logging.getLogger(__name__)
@@ -196,6 +196,11 @@ class Database:
         """Return a whole table as Arrow, in its order."""
         with _wrapped(table, {}):
             return self._connection.sql(f"select * from {quoted(table)}").to_arrow_table()
+
+    def stream(self, table: str) -> Iterator[pa.RecordBatch]:
+        """Yield a whole table as Arrow, in its order, a batch at a time."""
+        with _wrapped(table, {}):
+            yield from self._connection.cursor().sql(f"select * from {quoted(table)}").to_arrow_reader(BATCH_ROWS)
 
     def query(self, text: str) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Run SQL that the user wrote; return column names and rows.

@@ -20,6 +20,7 @@ DatasetArgument = Annotated[
 ]
 OutOption = Annotated[Path | None, typer.Option("--out", "--out-dir", help="Folder of the run.", show_default=False)]
 NewFolder = Annotated[Path, typer.Option("--out", help="Folder of the dataset; absent or empty.")]
+GenesPerFile = Annotated[int, typer.Option(help="Genes a Parquet file.", min=1)]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ThreadsOption = Annotated[

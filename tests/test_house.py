@@ -15,6 +15,8 @@ PACKAGE = ROOT / "mi_duck"
 MODULES: dict[str, set[str]] = {
     # the errors a user can meet
     "errors": set(),
+    # files, whole or absent
+    "checkpoint": {"zstandard"},
     # from a file to the values of flags
     "config": set(),
     "options": {"typer"},
@@ -33,7 +35,6 @@ MODULES: dict[str, set[str]] = {
     "genome.synthetic_rows": {"numpy"},
     "genome.synthetic": {"numpy", "pyarrow"},
     # from dataset to plan
-    "checkpoint": {"zstandard"},
     "data.files": {"pyarrow"},
     "database": {"duckdb", "pyarrow"},
     "data.dataset": {"pyarrow"},
@@ -51,6 +52,9 @@ MODULES: dict[str, set[str]] = {
     "locks": set(),
     "children": {"psutil"},
     "data.genes": {"pyarrow"},
+    "data.ordering": {"numpy", "pyarrow"},
+    "data.clustering": {"numpy", "pyarrow"},
+    "data.prepare": {"numpy", "pyarrow"},
     "data.separation": {"numpy"},
     "data.suspicion": set(),
     "data.equality": {"numpy"},

@@ -11,8 +11,9 @@ position and two scores of 4,100,000 rows takes .33 s.
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -66,6 +67,12 @@ def parquet_files(location: str) -> tuple[Path, ...]:
         if str(file).encode("utf-8", "ignore") != os.fsencode(file):
             raise DataError(f"the name of {str(file)!r} is not UTF-8, so SQL cannot open it; rename it")
     return tuple(sorted(found))
+
+
+def folder_values(file: Path, names: Collection[str]) -> dict[str, str]:
+    """Return what the folders of a Hive-partitioned dataset say of a file's rows, except of columns that it has itself."""
+    pairs = (part.split("=", 1) for part in file.parts[:-1] if "=" in part)
+    return {key: unquote(value) for key, value in pairs if key not in names}
 
 
 def stamp(file: Path) -> Stamp:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +13,7 @@ import pyarrow.parquet as pq
 
 from mi_duck.checkpoint import publish, storage_errors
 from mi_duck.children import Report
-from mi_duck.data.files import UNREADABLE, check_stamps, damaged, footer, one_line, parquet_files, stamp
+from mi_duck.data.files import UNREADABLE, check_stamps, damaged, folder_values, footer, one_line, parquet_files, stamp
 from mi_duck.ensemble.ensemble import ConsolidatedMetaModel, InstanceModel
 from mi_duck.ensemble.matrix import feature_matrix
 from mi_duck.errors import DataError
@@ -70,8 +69,8 @@ def predict_file(
     schema = _checked_schema(files, model.features)
     features = set(model.features)
     kept = [name for name in schema.names if name not in features]
-    keys = set(_folder_values(files[0], schema.names))
-    other = next((file for file in files if set(_folder_values(file, schema.names)) != keys), None)
+    keys = set(folder_values(files[0], schema.names))
+    other = next((file for file in files if set(folder_values(file, schema.names)) != keys), None)
     if other:
         raise DataError(f"{other} lies under other partition folders than {files[0]}; give all files the same keys")
     results = [
@@ -93,7 +92,7 @@ def predict_file(
             for number, (file, batch) in enumerate(_batches(files, [*kept, *used], batch_rows)):
                 begun = time.perf_counter()
                 try:
-                    table = _predicted(model, batch, kept, used, _folder_values(file, schema.names))
+                    table = _predicted(model, batch, kept, used, folder_values(file, schema.names))
                 except DataError as error:
                     raise DataError(f"{error}, in {file}") from error
                 if writer is None:
@@ -162,12 +161,6 @@ def _checked_schema(files: Sequence[Path], features: Sequence[str]) -> pa.Schema
     if first is None:
         raise DataError("no Parquet file given")
     return first
-
-
-def _folder_values(file: Path, names: Sequence[str]) -> dict[str, str]:
-    """Return what the folders of a Hive-partitioned dataset say of a file's rows: key to value."""
-    pairs = (part.split("=", 1) for part in file.parts[:-1] if "=" in part)
-    return {key: unquote(value) for key, value in pairs if key not in names}
 
 
 def _batches(files: Sequence[Path], columns: Sequence[str], batch_rows: int) -> Iterator[tuple[Path, pa.RecordBatch]]:

@@ -27,6 +27,7 @@ from mi_duck.train.segments import KEYS, USED, read_at, record_type
 
 BATCH_ROWS = 4096
 SORT_BYTES = 32 << 20
+HASHED_ROWS = 1024  # at once: 8 bytes a feature
 
 
 def write_segments(
@@ -259,7 +260,7 @@ def _finish(plan: Plan, segment: Segment, folder: Path) -> None:
                     continue
                 keys = keys[:cut]
             rows = read_at(features, record, begin, len(keys))
-            order = _total_order(keys, rows)
+            order = _total_order(plan, keys, rows)
             if order is not None:
                 keys, rows = keys[order], rows[order]
                 _write_at(features, rows, begin)
@@ -286,22 +287,35 @@ def _finish(plan: Plan, segment: Segment, folder: Path) -> None:
     write_json(folder / "segment.json", sealed(manifest))
 
 
-def _total_order(keys: NDArray[np.void], rows: NDArray[np.void]) -> NDArray[np.int64] | None:
+def _total_order(plan: Plan, keys: NDArray[np.void], rows: NDArray[np.void]) -> NDArray[np.int64] | None:
     """Return the order of rows by (gene rank, position, hash of the row), or None where they stand in it."""
     rank, position = keys["gene_rank"], keys["position"]
     same_gene = rank[1:] == rank[:-1]
     if not (same_gene & (position[1:] <= position[:-1])).any():
         return None
-    return np.lexsort((_row_hash(keys, rows), position, rank))
+    order = np.lexsort((position, rank))
+    ties = (rank[order][1:] == rank[order][:-1]) & (position[order][1:] == position[order][:-1])
+    tied = np.sort(order[np.append(ties, False) | np.insert(ties, 0, False)])
+    digest = np.zeros(len(rows), dtype=np.uint64)
+    digest[tied] = _row_hash(plan, keys[tied], rows[tied])
+    return np.lexsort((digest, position, rank))
 
 
-def _row_hash(keys: NDArray[np.void], rows: NDArray[np.void]) -> NDArray[np.uint64]:
-    """Return a hash of each row's features and label: a sum of its 64-bit words times fixed odd numbers."""
-    n = len(rows)
-    data = np.zeros((n, -(-(rows.dtype.itemsize + 1) // 8) * 8), dtype=np.uint8)
-    data[:, : rows.dtype.itemsize] = rows.view(np.uint8).reshape(n, -1)
-    data[:, rows.dtype.itemsize] = keys["label"]
-    words = data.view(np.uint64)
-    factors = np.random.Generator(np.random.PCG64(0)).integers(0, 1 << 63, words.shape[1], dtype=np.uint64) * 2 + 1
-    digest: NDArray[np.uint64] = (words * factors).sum(axis=1, dtype=np.uint64)
+def _row_hash(plan: Plan, keys: NDArray[np.void], rows: NDArray[np.void]) -> NDArray[np.uint64]:
+    """Return a hash of each row's features and label, which the types that hold the features do not change.
+
+    It is the sum of the features' bits as float32, in their order, and of the label, times fixed odd numbers.
+    """
+    factors = (
+        np.random.Generator(np.random.PCG64(0)).integers(0, 1 << 63, len(plan.features) + 1, dtype=np.uint64) * 2 + 1
+    )
+    place = {name: number for number, name in enumerate(plan.features)}
+    small = factors[[place[name] for name in plan.small_features]]
+    wide = factors[[place[name] for name in plan.wide_features]]
+    digest = keys["label"].astype(np.uint64) * factors[-1]
+    for begin in range(0, len(rows), HASHED_ROWS):
+        part = slice(begin, begin + HASHED_ROWS)
+        for values, own in ((rows["small"][part].astype(np.float32), small), (rows["wide"][part], wide)):
+            bits = np.ascontiguousarray(values).view(np.uint32)
+            digest[part] += (bits * own).sum(axis=1, dtype=np.uint64)
     return digest
