@@ -57,6 +57,7 @@ from mi_duck.options import (
     ThreadsOption,
     Training,
     VerboseOption,
+    on_this_machine,
 )
 
 
@@ -339,7 +340,9 @@ def _announce(dataset: Any) -> None:
 
 @command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder for dataset, run and predictions.")] = Path("mi_duck_demo"),
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for dataset, run and predictions.", callback=on_this_machine)
+    ] = Path("mi_duck_demo"),
     seed: SeedOption = SEED,
     threads: ThreadsOption = None,
 ) -> None:
@@ -845,7 +848,7 @@ def predict(
         typer.Argument(metavar="MODEL", help="Model file, run folder or instance folder.", show_default=False),
     ],
     dataset: DatasetArgument,
-    out: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
+    out: Annotated[Path, typer.Option("--out", help="Parquet file to write.", callback=on_this_machine)],
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -881,7 +884,10 @@ def export(
         typer.Option("--format", help="A pickle, native boosters with a recipe, or one ONNX file."),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", help="File or folder to write; by default in RUN.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--out", help="File or folder to write; by default in RUN.", callback=on_this_machine, show_default=False
+        ),
     ] = None,
 ) -> None:
     """Write the consolidated model for other programs, after a check that it predicts the same.

@@ -35,6 +35,7 @@ MODULES: dict[str, set[str]] = {
     "genome.synthetic_rows": {"numpy"},
     "genome.synthetic": {"numpy", "pyarrow"},
     # from dataset to plan
+    "data.stores": {"fsspec", "pyarrow"},
     "data.files": {"pyarrow"},
     "database": {"duckdb", "pyarrow"},
     "data.dataset": {"pyarrow"},
@@ -156,6 +157,7 @@ INSIDE_FUNCTIONS = {
     "sklearn": "slow to import",
     "shap": "slow to import, and optional",
     "onnx": "optional",
+    "fsspec": "optional",
     "onnxruntime": "optional",
     "matplotlib": "slow to import",
     "jinja2": "only the page needs it",

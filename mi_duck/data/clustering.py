@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from mi_duck.checkpoint import storage_errors
 from mi_duck.children import Report
-from mi_duck.data.files import UNREADABLE, damaged
+from mi_duck.data.files import UNREADABLE, damaged, open_parquet, schema_of
+from mi_duck.data.stores import DataFile, data_file
 from mi_duck.database import Database
 from mi_duck.errors import DataError
 
@@ -44,7 +45,7 @@ def index_rows(
         ``n_genes``, ``narrow`` (columns to store as bytes), ``row_groups`` and what is read of them now.
     """
     folder = Path(scratch)
-    paths = [Path(file) for file in files]
+    paths = [data_file(file) for file in files]
     with Database(threads=threads, memory_bytes=SQL_BYTES, scratch=folder / "sql") as db:
         db.open_source(
             paths,
@@ -81,13 +82,13 @@ def index_rows(
 
 
 def narrow_columns(
-    files: Sequence[Path], statistics: Mapping[str, Mapping[str, Any]], features: Sequence[str]
+    files: Sequence[DataFile], statistics: Mapping[str, Mapping[str, Any]], features: Sequence[str]
 ) -> list[str]:
     """Return the features of a wider type whose values are whole numbers from 0 to 255; none may be NaN or -0.0.
 
     Of whole-number types the footers tell it; columns of real numbers in that range are read until a value is no such number.
     """
-    schema = pq.read_schema(files[0])
+    schema = schema_of(files[0])
     in_range = [
         name
         for name in features
@@ -139,17 +140,17 @@ def sample_read(rows: NDArray[np.int64], genes: NDArray[np.int64], n_genes: int,
     return float((rows * (1 - np.array(missed))).sum() / rows.sum())
 
 
-def open_rows(file: Path, n_columns: int) -> pq.ParquetFile:
+def open_rows(file: DataFile, n_columns: int) -> pq.ParquetFile:
     """Open a Parquet file with buffers that together stay small for so many columns."""
     buffer = int(np.clip(BUFFER_BYTES // max(n_columns, 1), 1 << 13, 1 << 20))
     try:
-        return pq.ParquetFile(file, page_checksum_verification=True, memory_map=False, buffer_size=buffer)
+        return open_parquet(file, buffer_size=buffer)
     except UNREADABLE as error:
         raise damaged(file, error) from error
 
 
 def group_batches(
-    parquet: pq.ParquetFile, file: Path, names: Sequence[str], group: int, *, row_bytes: int
+    parquet: pq.ParquetFile, file: DataFile, names: Sequence[str], group: int, *, row_bytes: int
 ) -> Iterator[pa.RecordBatch]:
     """Yield the rows of one row group, whose pages are verified; a row takes about so many bytes."""
     n = 0

@@ -26,8 +26,9 @@ from mi_duck.checkpoint import free_bytes, published_folder, storage_errors, wri
 from mi_duck.children import Report, run_child
 from mi_duck.data.clustering import ROW_GROUP_ROWS, group_batches, open_rows, sample_read
 from mi_duck.data.dataset import Dataset
-from mi_duck.data.files import folder_values
+from mi_duck.data.files import folder_values, schema_of, stamp
 from mi_duck.data.ordering import in_order
+from mi_duck.data.stores import DataFile, data_file
 from mi_duck.errors import DataError, StorageError
 
 GROUP_BYTES = 64 << 20  # of a row group at most, where rows are very wide
@@ -142,13 +143,13 @@ def prepare(
         ).value
         dataset.check_unchanged()
         shutil.rmtree(scratch)
-        sizes = [sum(file.stat().st_size for file in files) for files in (dataset.files, folder.rglob("*.parquet"))]
+        written_bytes = sum(file.stat().st_size for file in folder.rglob("*.parquet"))
         summary = PrepareSummary(
             n_rows=dataset.n_rows,
             n_genes=index["n_genes"],
             n_narrowed=len(index["narrow"]),
-            bytes_before=sizes[0],
-            bytes_after=sizes[1],
+            bytes_before=sum(size for size, _, _ in dataset.stamps),
+            bytes_after=written_bytes,
             row_groups_before=index["row_groups"],
             row_groups_per_gene_before=index["row_groups_per_gene"],
             sample_read_before=index["sample_read"],
@@ -179,7 +180,7 @@ def rewrite(
     """Write the rows of all files in the order of their places; returns fields of `PrepareSummary`."""
     target = Path(folder)
     scratch = target / ".scratch"
-    paths = [Path(file) for file in files]
+    paths = [data_file(file) for file in files]
     pa.set_cpu_count(threads)
     first_rows = np.fromfile(scratch / "genes.bin", dtype=np.int64)
     places = np.memmap(scratch / "places.bin", dtype=np.int64, mode="r")
@@ -190,7 +191,7 @@ def rewrite(
         (target / "master").mkdir()
         first = next(batches)
         row_bytes = max(first.nbytes / first.num_rows, 1.0)
-        needed = int(n_rows * row_bytes) + sum(file.stat().st_size for file in paths)
+        needed = int(n_rows * row_bytes) + sum(stamp(file)[0] for file in paths)
         if needed > free_bytes(target):
             raise StorageError(
                 f"up to {needed / 1e9:.2f} GB are needed in {target.parent}, where {free_bytes(target) / 1e9:.2f} GB are free; "
@@ -214,9 +215,9 @@ def rewrite(
     }
 
 
-def _schema(files: Sequence[Path], narrow: Sequence[str]) -> pa.Schema:
+def _schema(files: Sequence[DataFile], narrow: Sequence[str]) -> pa.Schema:
     """Return names and types of the rows on their way: folder names last, dictionaries as their values."""
-    schema = pq.read_schema(files[0]).remove_metadata()
+    schema = schema_of(files[0]).remove_metadata()
     small = set(narrow)
     fields = []
     for field in schema:
@@ -229,9 +230,9 @@ def _schema(files: Sequence[Path], narrow: Sequence[str]) -> pa.Schema:
     return pa.schema([*fields, *(pa.field(name, pa.string()) for name in keys[files[0]])])
 
 
-def _final(schema: pa.Schema, files: Sequence[Path]) -> pa.Schema:
+def _final(schema: pa.Schema, files: Sequence[DataFile]) -> pa.Schema:
     """Return names and types as they are written: dictionaries are dictionaries again."""
-    source = pq.read_schema(files[0])
+    source = schema_of(files[0])
     return pa.schema(
         [
             field.with_type(source.field(field.name).type)
@@ -243,11 +244,11 @@ def _final(schema: pa.Schema, files: Sequence[Path]) -> pa.Schema:
 
 
 def _batches(
-    files: Sequence[Path], schema: pa.Schema, places: NDArray[np.int64], report: Report
+    files: Sequence[DataFile], schema: pa.Schema, places: NDArray[np.int64], report: Report
 ) -> Iterator[pa.RecordBatch]:
     """Yield all rows of all files in small types, the place of each in a last column."""
     wide = pa.schema([*schema, pa.field("place", pa.int64())])
-    source = pq.read_schema(files[0])
+    source = schema_of(files[0])
     row_bytes = 1 + sum(field.type.bit_width if pa.types.is_primitive(field.type) else 128 for field in source) // 8
     done = 0
     for file in files:
@@ -270,7 +271,7 @@ def _batches(
                     report("reading rows", done, len(places))
 
 
-def _as(values: pa.Array, field: pa.Field, file: Path) -> pa.Array:
+def _as(values: pa.Array, field: pa.Field, file: DataFile) -> pa.Array:
     """Return a column in the type it is kept in."""
     if values.type.equals(field.type):
         return values

@@ -13,7 +13,20 @@ import pyarrow.parquet as pq
 
 from mi_duck.checkpoint import publish, storage_errors
 from mi_duck.children import Report
-from mi_duck.data.files import UNREADABLE, check_stamps, damaged, folder_values, footer, one_line, parquet_files, stamp
+from mi_duck.data.files import (
+    UNREADABLE,
+    check_stamps,
+    damaged,
+    folder_values,
+    footer,
+    metadata_of,
+    one_line,
+    open_parquet,
+    parquet_files,
+    schema_of,
+    stamp,
+)
+from mi_duck.data.stores import DataFile
 from mi_duck.ensemble.ensemble import ConsolidatedMetaModel, InstanceModel
 from mi_duck.ensemble.matrix import feature_matrix
 from mi_duck.errors import DataError
@@ -42,7 +55,7 @@ def predict_file(
     model
         The model.
     location
-        Parquet file, folder or glob; files in the order of their names.
+        Parquet file, folder or glob, or ``s3://`` of such; files in the order of their names.
     out
         Parquet file to write, whole or not at all: every column of the input that is no feature, those of folder names
         such as ``chrom=4``, as text, then ``p_<class>``, ``prediction`` (class name) and, for an ensemble,
@@ -61,7 +74,7 @@ def predict_file(
     stamps = [stamp(file) for file in files]
     if out.suffix != ".parquet":
         raise DataError(f"--out {out} does not end in .parquet; name one Parquet file")
-    if out.resolve() in {file.resolve() for file in files}:
+    if out.resolve() in {file.resolve() for file in files if isinstance(file, Path)}:
         raise DataError(f"--out {out} is one of the input files; choose another")
     if Path(location).is_dir() and out.resolve().is_relative_to(Path(location).resolve()):
         raise DataError(f"--out {out} would become part of the dataset {location}; choose another folder")
@@ -81,7 +94,7 @@ def predict_file(
     doubled = sorted({*kept, *keys} & set(results))
     if doubled:
         raise DataError(f"column(s) {', '.join(doubled)} of {files[0]} would be written twice; rename them")
-    total = sum(pq.read_metadata(file).num_rows for file in files)
+    total = sum(metadata_of(file).num_rows for file in files)
     batch_rows = max(256, BATCH_BYTES // (4 * len(model.features)))
     temporary = out.with_name(f".{out.name}.tmp")
     writer: pq.ParquetWriter | None = None
@@ -125,14 +138,14 @@ def used_features(model: ConsolidatedMetaModel | InstanceModel) -> list[str]:
     return [name for number, name in enumerate(model.features) if number in numbers]
 
 
-def _checked_schema(files: Sequence[Path], features: Sequence[str]) -> pa.Schema:
+def _checked_schema(files: Sequence[DataFile], features: Sequence[str]) -> pa.Schema:
     """Return the first file's schema; every file must have every feature, used or not, as a number."""
     first: pa.Schema | None = None
     wanted = set(features)
     for file in files:
         footer(file)  # says more of what is no Parquet than Arrow does
         try:
-            schema = pq.read_schema(file)
+            schema = schema_of(file)
         except UNREADABLE as error:
             raise DataError(f"{file} cannot be read as Parquet ({one_line(error)}); write it again") from error
         there = set(schema.names)
@@ -163,20 +176,30 @@ def _checked_schema(files: Sequence[Path], features: Sequence[str]) -> pa.Schema
     return first
 
 
-def _batches(files: Sequence[Path], columns: Sequence[str], batch_rows: int) -> Iterator[tuple[Path, pa.RecordBatch]]:
+def _batches(
+    files: Sequence[DataFile], columns: Sequence[str], batch_rows: int
+) -> Iterator[tuple[DataFile, pa.RecordBatch]]:
     for file in files:
         n_rows = 0
         try:
-            with pq.ParquetFile(file, page_checksum_verification=True, buffer_size=1 << 20) as parquet:
-                for batch in parquet.iter_batches(batch_rows, columns=list(columns), use_threads=False):
-                    n_rows += batch.num_rows
-                    if batch.num_rows:
-                        yield file, batch
+            with open_parquet(file, buffer_size=1 << 20) as parquet:
+                for groups in _groups(file, parquet.num_row_groups):
+                    for batch in parquet.iter_batches(
+                        batch_rows, row_groups=groups, columns=list(columns), use_threads=False
+                    ):
+                        n_rows += batch.num_rows
+                        if batch.num_rows:
+                            yield file, batch
                 expected = parquet.metadata.num_rows
         except UNREADABLE as error:
             raise damaged(file, error) from error
         if n_rows != expected:
             raise DataError(f"{file} is damaged: {n_rows:,} rows, {expected:,} in its footer; write it again")
+
+
+def _groups(file: DataFile, n: int) -> list[list[int]]:
+    """Return which row groups are read at once: those of a store one by one, as each is fetched whole; else all."""
+    return [list(range(n))] if isinstance(file, Path) else [[number] for number in range(n)]
 
 
 def _predicted(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mi_duck.checkpoint import file_sha256, write_file
 from mi_duck.children import Report, Say
-from mi_duck.data.dataset import Dataset
+from mi_duck.data.dataset import Dataset, resolved, resolved_location
 from mi_duck.data.genes import Fold, GeneIndex, assign_folds, index_genes, say_selection, write_genes
 from mi_duck.data.inspection import feature_bins, read_statistics, split_features, unfit_values, warnings_of
 from mi_duck.data.leakage import LEAKY, without_leaks
@@ -72,7 +72,7 @@ def check_place(dataset: Dataset, out: Path) -> None:
         The two are not apart.
     """
     place = out.resolve()
-    if any(file.resolve().is_relative_to(place) for file in dataset.files):
+    if any(file.resolve().is_relative_to(place) for file in dataset.files if isinstance(file, Path)):
         raise DataError(f"--out {out} holds the dataset itself; choose another folder")
     if Path(dataset.location).is_dir() and place.is_relative_to(Path(dataset.location).resolve()):
         raise DataError(f"--out {out} would become part of the dataset {dataset.location}; choose another folder")
@@ -184,8 +184,8 @@ def draft_plan(
     write_genes(folder.genes, table, held_out)
     plan = Plan(
         version=PLAN_VERSION,
-        location=str(Path(dataset.location).absolute()),  # a later step may run elsewhere
-        files=tuple(str(file.resolve()) for file in dataset.files),
+        location=resolved_location(dataset.location),
+        files=tuple(resolved(file) for file in dataset.files),
         dataset_fingerprint=dataset.fingerprint,
         gene_column=dataset.gene_column,
         label_column=dataset.label_column,

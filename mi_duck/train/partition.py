@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from mi_duck.checkpoint import free_bytes, sealed, storage_errors, write_json
 from mi_duck.children import Report
 from mi_duck.data.dataset import Dataset
-from mi_duck.data.files import UNREADABLE, damaged
+from mi_duck.data.files import UNREADABLE, damaged, open_parquet
+from mi_duck.data.stores import DataFile, data_file
 from mi_duck.database import Database
 from mi_duck.errors import DataError, StorageError
 from mi_duck.plan.plan import Plan, Segment
@@ -113,7 +114,7 @@ def _place_rows(db: Database, plan: Plan, folder: Path, missing: Sequence[Segmen
         columns = [runs[name].to_pylist() for name in ("file", "row_group", "first_row", "n_rows", "gene_rank")]
         for file, of_file in groupby(zip(*columns, strict=True), key=lambda run: run[0]):
             uses = None if plan.easy_below is None else db.arrow("row_uses", file=file)["use"].to_numpy()
-            with _open_parquet(Path(file), plan) as parquet:
+            with _open_parquet(data_file(file)) as parquet:
                 for row_group, of_group in groupby(of_file, key=lambda run: run[1]):
                     pieces = [(first, n_rows, rank) for _, _, first, n_rows, rank in of_group]
                     group_begin = sum(parquet.metadata.row_group(other).num_rows for other in range(row_group))
@@ -172,9 +173,9 @@ def _write_at(handle: int, records: NDArray[np.void], place: int) -> None:
         data, offset = data[written:], offset + written
 
 
-def _open_parquet(file: Path, plan: Plan) -> pq.ParquetFile:
+def _open_parquet(file: DataFile) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(file, page_checksum_verification=True, memory_map=False, buffer_size=1 << 20)
+        return open_parquet(file, buffer_size=1 << 20)
     except UNREADABLE as error:
         raise damaged(file, error) from error
 
@@ -312,7 +313,7 @@ def _row_hash(plan: Plan, keys: NDArray[np.void], rows: NDArray[np.void]) -> NDA
     place = {name: number for number, name in enumerate(plan.features)}
     small = factors[[place[name] for name in plan.small_features]]
     wide = factors[[place[name] for name in plan.wide_features]]
-    digest = keys["label"].astype(np.uint64) * factors[-1]
+    digest: NDArray[np.uint64] = keys["label"].astype(np.uint64) * factors[-1]
     for begin in range(0, len(rows), HASHED_ROWS):
         part = slice(begin, begin + HASHED_ROWS)
         for values, own in ((rows["small"][part].astype(np.float32), small), (rows["wide"][part], wide)):
