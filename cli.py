@@ -44,6 +44,7 @@ from mi_duck.options import (
     Explaining,
     FoldsOption,
     FullHash,
+    GenesPerFile,
     GenesPerInstance,
     JsonOption,
     LayoutOption,
@@ -64,6 +65,7 @@ from mi_duck.options import (
     Training,
     VerboseOption,
     WorkersOption,
+    on_this_machine,
 )
 
 
@@ -373,7 +375,9 @@ def _announce(dataset: Any) -> None:
 
 @command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder for dataset, run and predictions.")] = Path("mi_duck_demo"),
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for dataset, run and predictions.", callback=on_this_machine)
+    ] = Path("mi_duck_demo"),
     seed: SeedOption = SEED,
     threads: ThreadsOption = None,
 ) -> None:
@@ -410,7 +414,7 @@ def build(
     ] = False,
     all_positions: Annotated[int, typer.Option(help="Write every position of this many genes.", min=0)] = 0,
     window: Annotated[int, typer.Option(help="Letters round a position, even.", min=44, max=100_000)] = 500,
-    genes_per_file: Annotated[int, typer.Option(help="Genes a Parquet file.", min=1)] = 500,
+    genes_per_file: GenesPerFile = 500,
     seed: SeedOption = SEED,
     as_json: JsonOption = False,
 ) -> None:
@@ -486,6 +490,30 @@ def synth(
             seed=seed,
             report=report,
         )
+    _print_facts(asdict(summary), as_json)
+
+
+@command(verbose=True)
+def prepare(
+    *,
+    source: Source,
+    out: NewFolder,
+    columns: Columns,
+    genes_per_file: GenesPerFile = 500,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a dataset anew: sorted by gene and position, counts in one byte, page checksums; every value stays.
+
+    Example: mi-duck prepare dataset --out sorted_dataset
+    """
+    from mi_duck.data.prepare import prepare as prepare_dataset
+    from mi_duck.request import check_place
+
+    opened = _dataset(source, columns)
+    check_place(opened, out)
+    with reporting() as report:
+        summary = prepare_dataset(opened, out, genes_per_file=genes_per_file, threads=_threads(threads), report=report)
     _print_facts(asdict(summary), as_json)
 
 
@@ -745,7 +773,7 @@ def train(
             )
 
 
-def _is_elsewhere(executing: Executing, workers: int) -> bool:
+def _is_elsewhere(executing: Executing, workers: int = 1) -> bool:
     """Return whether instances are trained on other machines; refuse options that would do nothing."""
     if executing.executor != "local" and workers > 1:
         raise typer.BadParameter(f"--workers is for --executor local; {executing.executor} has its own")
@@ -966,7 +994,7 @@ def predict(
         typer.Argument(metavar="MODEL", help="Model file, run folder or instance folder.", show_default=False),
     ],
     dataset: DatasetArgument,
-    out: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
+    out: Annotated[Path, typer.Option("--out", help="Parquet file to write.", callback=on_this_machine)],
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -998,7 +1026,10 @@ def export(
         typer.Option("--format", help="A pickle, native boosters with a recipe, or one ONNX file."),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", help="File or folder to write; by default in RUN.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--out", help="File or folder to write; by default in RUN.", callback=on_this_machine, show_default=False
+        ),
     ] = None,
 ) -> None:
     """Write the consolidated model for other programs, after a check that it predicts the same.

@@ -22,7 +22,7 @@ from typing import Any
 
 import zstandard
 
-from mi_duck.errors import CheckpointError, StorageError
+from mi_duck.errors import CheckpointError, DataError, StorageError
 
 MAGIC = b"MIDUCK01"
 LARGEST_MODEL = 8 << 30
@@ -70,6 +70,36 @@ def write_file(path: Path, data: bytes) -> None:
             sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def published_folder(out: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside ``out``; flush it and rename it to ``out`` at the end, remove it after an error.
+
+    Raises
+    ------
+    DataError
+        ``out`` is a file, or a folder that holds something.
+    StorageError
+        The disk is full, read-only, or fails.
+    """
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file; choose another folder")
+    with storage_errors(out):
+        if out.exists() and any(out.iterdir()):
+            raise DataError(f"{out} exists and is not empty; remove it or choose another folder")
+        whole = out.absolute()
+        partial = whole.parent / f".{whole.name}.{os.getpid()}.partial"
+        try:
+            partial.mkdir(parents=True)
+            yield partial
+            sync_files(partial)
+            if out.exists():
+                out.rmdir()
+            partial.rename(out)
+            sync_folder(whole.parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -15,9 +15,9 @@ from typing import Any, Self
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from mi_duck.data.files import verify_pages
+from mi_duck.data.files import BATCH_ROWS, schema_of, verify_pages
+from mi_duck.data.stores import DataFile, ObjectFile, sql_file_system
 from mi_duck.errors import DataError, MemoryBudgetError, StorageError
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class Database:
 
     def open_source(
         self,
-        files: Sequence[Path],
+        files: Sequence[DataFile],
         *,
         gene_column: str,
         label_column: str,
@@ -111,7 +111,7 @@ class Database:
         position_column: str | None = None,
         site_scores: Sequence[str] = (),
     ) -> None:
-        """Make the view ``source_rows`` over Parquet files.
+        """Make the view ``source_rows`` over Parquet files, local or of one bucket of an object store.
 
         Its columns are gene_id, fold_group, label_text, position (null without such a column), site_score (the largest of
         the given columns, null where one is), file, row_number.
@@ -124,8 +124,10 @@ class Database:
         """
         roles = [gene_column, fold_column, label_column, *([position_column] if position_column else []), *site_scores]
         verify_pages(files, roles)
+        if isinstance(files[0], ObjectFile):
+            self._connection.register_filesystem(sql_file_system(files[0].parts[0]))
         with _wrapped("source_rows", {"files": len(files)}):
-            needs_folders = not {gene_column, label_column, fold_column} <= set(pq.read_schema(files[0]).names)
+            needs_folders = not {gene_column, label_column, fold_column} <= set(schema_of(files[0]).names)
             parquet = self._connection.sql(
                 "from read_parquet($files, filename = true, file_row_number = true, "
                 "hive_partitioning = $needs_folders, hive_types_autocast = false)",
@@ -141,7 +143,7 @@ class Database:
             ).create_view("source_rows")
 
     @staticmethod
-    def patterns(files: Sequence[Path]) -> list[str]:
+    def patterns(files: Sequence[DataFile]) -> list[str]:
         """Return paths in which glob characters stand for themselves."""
         return [glob.escape(str(file)) for file in files]
 
@@ -196,6 +198,11 @@ class Database:
         """Return a whole table as Arrow, in its order."""
         with _wrapped(table, {}):
             return self._connection.sql(f"select * from {quoted(table)}").to_arrow_table()
+
+    def stream(self, table: str) -> Iterator[pa.RecordBatch]:
+        """Yield a whole table as Arrow, in its order, a batch at a time."""
+        with _wrapped(table, {}):
+            yield from self._connection.cursor().sql(f"select * from {quoted(table)}").to_arrow_reader(BATCH_ROWS)
 
     def query(self, text: str) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Run SQL that the user wrote; return column names and rows.

@@ -6,6 +6,7 @@ the defaults of the command, each checked by the code that checks what is typed.
 
 import inspect
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -15,12 +16,34 @@ import typer
 from mi_duck.config import Flag, read_settings
 from mi_duck.errors import PlanError
 
+STORE = re.compile(r"(s3[an]?|gs|gcs|az|abfss?|https?|hdfs):/")
+
+
+def on_this_machine(value: Path | None) -> Path | None:
+    """Refuse the URL of an object store for what is written: a run needs locks, renames and files that grow."""
+    if value is not None and STORE.match(str(value)):
+        raise PlanError(
+            f"{value.name} is to be written to an object store, which has no locks and no rename; name a folder or file of this "
+            "machine, and copy it to the store when it is finished"
+        )
+    return value
+
+
 DatasetArgument = Annotated[
-    str, typer.Argument(metavar="DATASET", help="Parquet file, folder of them, or glob.", show_default=False)
+    str,
+    typer.Argument(metavar="DATASET", help="Parquet file, folder of them, or glob; also s3://.", show_default=False),
 ]
-OutOption = Annotated[Path | None, typer.Option("--out", "--out-dir", help="Folder of the run.", show_default=False)]
-NewFolder = Annotated[Path, typer.Option("--out", help="Folder of the dataset; absent or empty.")]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", "--out-dir", help="Folder of the run.", callback=on_this_machine, show_default=False),
+]
+NewFolder = Annotated[
+    Path, typer.Option("--out", help="Folder of the dataset; absent or empty.", callback=on_this_machine)
+]
+GenesPerFile = Annotated[int, typer.Option(help="Genes a Parquet file.", min=1)]
+RunArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Folder of a run.", callback=on_this_machine, show_default=False)
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ThreadsOption = Annotated[
     int | None,
@@ -108,7 +131,9 @@ class Source:
 
     dataset: Annotated[
         str | None,
-        typer.Argument(metavar="DATASET", help="Parquet file, folder of them, or glob.", show_default=False),
+        typer.Argument(
+            metavar="DATASET", help="Parquet file, folder of them, or glob; also s3://.", show_default=False
+        ),
     ] = None
     dataset_option: Annotated[
         str | None,

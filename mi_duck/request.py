@@ -25,7 +25,7 @@ def check_place(dataset: Dataset, out: Path) -> None:
         The two are not apart.
     """
     place = out.resolve()
-    if any(file.resolve().is_relative_to(place) for file in dataset.files):
+    if any(file.resolve().is_relative_to(place) for file in dataset.files if isinstance(file, Path)):
         raise DataError(f"--out {out} holds the dataset itself; choose another folder")
     if Path(dataset.location).is_dir() and place.is_relative_to(Path(dataset.location).resolve()):
         raise DataError(f"--out {out} would become part of the dataset {dataset.location}; choose another folder")

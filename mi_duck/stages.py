@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mi_duck.children import Report, Say, run_child
-from mi_duck.data.dataset import Dataset, open_dataset
+from mi_duck.data.dataset import Dataset, open_dataset, resolved
 from mi_duck.database import SQL_BYTES, Database
 from mi_duck.errors import DataError
 from mi_duck.folders import RunFolder
@@ -51,7 +51,7 @@ def changed_files(plan: Plan, dataset: Dataset) -> str:
     """Return in words which file of a plan's dataset is gone, is new, or has changed; empty if all are the same."""
     if dataset.fingerprint == plan.dataset_fingerprint:
         return ""
-    now = {str(file.resolve()): place for place, file in enumerate(dataset.files)}
+    now = {resolved(file): place for place, file in enumerate(dataset.files)}
     gone, new = [file for file in plan.files if file not in now], sorted(set(now) - set(plan.files))
     if gone or new:
         verb = "is gone" if gone else "is new"

@@ -15,6 +15,8 @@ PACKAGE = ROOT / "mi_duck"
 MODULES: dict[str, set[str]] = {
     # the errors a user can meet
     "errors": set(),
+    # files, whole or absent
+    "checkpoint": {"zstandard"},
     # from a file to the values of flags
     "config": set(),
     "options": {"typer"},
@@ -33,7 +35,7 @@ MODULES: dict[str, set[str]] = {
     "genome.synthetic_rows": {"numpy"},
     "genome.synthetic": {"numpy", "pyarrow"},
     # from dataset to plan
-    "checkpoint": {"zstandard"},
+    "data.stores": {"fsspec", "pyarrow"},
     "data.files": {"pyarrow"},
     "database": {"duckdb", "pyarrow"},
     "data.dataset": {"pyarrow"},
@@ -54,6 +56,9 @@ MODULES: dict[str, set[str]] = {
     "workers": set(),
     "room": set(),
     "data.genes": {"pyarrow"},
+    "data.ordering": {"numpy", "pyarrow"},
+    "data.clustering": {"numpy", "pyarrow"},
+    "data.prepare": {"numpy", "pyarrow"},
     "data.separation": {"numpy"},
     "data.suspicion": set(),
     "data.equality": {"numpy"},
@@ -166,6 +171,7 @@ INSIDE_FUNCTIONS = {
     "sklearn": "slow to import",
     "shap": "slow to import, and optional",
     "onnx": "optional",
+    "fsspec": "optional",
     "onnxruntime": "optional",
     "matplotlib": "slow to import",
     "jinja2": "only the page needs it",

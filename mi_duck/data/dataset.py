@@ -4,15 +4,26 @@ Nothing but footers is read here, except where the hash of every byte is asked f
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from mi_duck.data.files import UNREADABLE, Stamp, check_stamps, footer, one_line, parquet_files, stamp, whole_hash
+from mi_duck.data.files import (
+    UNREADABLE,
+    Stamp,
+    check_stamps,
+    footer,
+    one_line,
+    open_parquet,
+    parquet_files,
+    stamp,
+    whole_hash,
+)
+from mi_duck.data.stores import FAILED, DataFile, is_url, unreachable
 from mi_duck.errors import DataError
 
 CLASSES = ("neither", "donor", "acceptor")
@@ -61,9 +72,9 @@ class Dataset:
     n_rows
         Rows.
     fingerprint
-        SHA-256 of file names, sizes and Parquet footers, and of ``hashes``.
+        SHA-256 of file names, sizes and Parquet footers, of the tags of an object store, and of ``hashes``.
     pins
-        Of each file: SHA-256 of its size and footer.
+        Of each file: SHA-256 of its size and footer, and of its tag.
     hashes
         Of each file: SHA-256 of every byte, where that was asked for; else empty.
     stamps
@@ -71,7 +82,7 @@ class Dataset:
     """
 
     location: str
-    files: tuple[Path, ...]
+    files: tuple[DataFile, ...]
     gene_column: str
     label_column: str
     fold_column: str
@@ -115,7 +126,8 @@ def open_dataset(
     Parameters
     ----------
     location
-        Parquet file, folder (its ``master/`` sub-folder is found by itself), Hive-partitioned folder or glob.
+        Parquet file, folder (its ``master/`` sub-folder is found by itself), Hive-partitioned folder or glob; or ``s3://`` of
+        such.
     gene_column, label_column
         Names of the columns with the gene and the label.
     classes
@@ -140,7 +152,7 @@ def open_dataset(
     """
     files = parquet_files(location)
     stamps = tuple(stamp(file) for file in files)
-    schema, n_rows, pins, fingerprint = _read_footers(files)
+    schema, n_rows, pins, fingerprint = _read_footers(files, stamps)
     hashes = tuple(whole_hash(file) for file in files) if full_hash else ()
     if full_hash:
         fingerprint = hashlib.sha256("".join((fingerprint, *hashes)).encode()).hexdigest()
@@ -204,7 +216,17 @@ def open_dataset(
     )
 
 
-def _check_role(column: str, flag: str, schema: pa.Schema, files: Sequence[Path]) -> None:
+def resolved(file: DataFile) -> str:
+    """Return the name by which a plan knows a file wherever it is read from."""
+    return str(file.resolve() if isinstance(file, Path) else file)
+
+
+def resolved_location(location: str) -> str:
+    """Return a location that means the same in another working directory."""
+    return location if is_url(location) else str(Path(location).absolute())
+
+
+def _check_role(column: str, flag: str, schema: pa.Schema, files: Sequence[DataFile]) -> None:
     """Refuse a gene, label or fold column that is absent, or whose values are no names."""
     if column in schema.names:
         kind = schema.field(column).type
@@ -231,22 +253,24 @@ def _check_role(column: str, flag: str, schema: pa.Schema, files: Sequence[Path]
         raise DataError(f"{other} lies under other partition folders than {files[0]}; give all files the same keys")
 
 
-def _read_footers(files: Sequence[Path]) -> tuple[pa.Schema, int, tuple[str, ...], str]:
+def _read_footers(files: Sequence[DataFile], stamps: Sequence[Stamp]) -> tuple[pa.Schema, int, tuple[str, ...], str]:
     """Return the common schema, the number of rows, the pin of each file and the fingerprint of all."""
     digest = hashlib.sha256()
     pins = []
     first: pa.Schema | None = None
     n_rows = 0
-    root = files[0].parent if len(files) == 1 else _common_folder(files)
-    for file in files:
-        size, content = stamp(file)[0], footer(file)
-        digest.update(f"{file.relative_to(root).as_posix()}\0{size}\0".encode())
+    n_common = len(os.path.commonprefix([file.parts[:-1] for file in files]))
+    for file, (size, _, tag) in zip(files, stamps, strict=True):
+        content = footer(file)
+        digest.update(f"{'/'.join(file.parts[n_common:])}\0{size}\0{tag}".encode())
         digest.update(content)
-        pins.append(hashlib.sha256(f"{size}\0".encode() + content).hexdigest())
+        pins.append(hashlib.sha256(f"{size}\0{tag}".encode() + content).hexdigest())
         try:
-            with pq.ParquetFile(file) as parquet:
+            with open_parquet(file) as parquet:
                 schema, rows = parquet.schema_arrow.remove_metadata(), parquet.metadata.num_rows
         except UNREADABLE as error:
+            if FAILED in str(error):
+                raise unreachable(file, error) from error
             raise DataError(f"{file} cannot be read as Parquet ({one_line(error)}); write it again") from error
         n_rows += rows
         if first is None:
@@ -259,12 +283,7 @@ def _read_footers(files: Sequence[Path]) -> tuple[pa.Schema, int, tuple[str, ...
     return first, n_rows, tuple(pins), digest.hexdigest()
 
 
-def _common_folder(files: Sequence[Path]) -> Path:
-    parents = [set(file.parents) for file in files]
-    return max(set.intersection(*parents), key=lambda folder: len(folder.parts))
-
-
-def _refuse_names(schema: pa.Schema, file: Path) -> None:
+def _refuse_names(schema: pa.Schema, file: DataFile) -> None:
     """Names that differ in case alone are one column to SQL, and two names are taken by its reader."""
     seen: dict[str, str] = {}
     for name in schema.names:
@@ -279,7 +298,7 @@ def _refuse_names(schema: pa.Schema, file: Path) -> None:
         seen[name.lower()] = name
 
 
-def _refuse_difference(first: pa.Schema, first_file: Path, schema: pa.Schema, file: Path) -> None:
+def _refuse_difference(first: pa.Schema, first_file: DataFile, schema: pa.Schema, file: DataFile) -> None:
     """Accept another order of columns; refuse another set of columns or another type."""
     names, first_names = set(schema.names), set(first.names)
     missing = [name for name in first.names if name not in names]
@@ -300,7 +319,7 @@ def _refuse_difference(first: pa.Schema, first_file: Path, schema: pa.Schema, fi
             )
 
 
-def _partition_keys(file: Path) -> list[str]:
+def _partition_keys(file: DataFile) -> list[str]:
     """Return the names of Hive partition keys, as in ``chrom=4/part.parquet``."""
     return [part.split("=", 1)[0] for part in file.parts[:-1] if "=" in part]
 

@@ -9,25 +9,40 @@ or other rows without a word, in one with checksums none: ``benchmarks/bench_bit
 position and two scores of 4,100,000 rows takes .33 s.
 """
 
+import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mi_duck.checkpoint import file_sha256
-from mi_duck.errors import DataError, StorageError
+from mi_duck.data.stores import (
+    FAILED,
+    DataFile,
+    ObjectFile,
+    is_url,
+    object_files,
+    object_stamp,
+    read_errors,
+    unreachable,
+)
+from mi_duck.errors import DataError, MiDuckError, StorageError
 
 BATCH_ROWS = 1 << 16
+PIECE_BYTES = 4 << 20
 UNREADABLE = (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError)  # what Arrow raises at bytes that make no sense
 
-Stamp = tuple[int, int]
+Stamp = tuple[int, int, str]
 
 
-def parquet_files(location: str) -> tuple[Path, ...]:
-    """Return the Parquet files that a path or glob names, sorted by name.
+def parquet_files(location: str) -> tuple[DataFile, ...]:
+    """Return the Parquet files that a path, a glob or the URL of an object store names, sorted by name.
 
     Hidden files and those that begin with an underscore are passed over, as every Parquet reader does.
 
@@ -36,6 +51,8 @@ def parquet_files(location: str) -> tuple[Path, ...]:
     DataError
         Nothing is there, or no Parquet file is in the folder.
     """
+    if is_url(location):
+        return object_files(location)
     path = Path(location)
     if not location:
         raise DataError("the name of the dataset is empty; name a Parquet file, a folder of them, or a glob pattern")
@@ -68,16 +85,24 @@ def parquet_files(location: str) -> tuple[Path, ...]:
     return tuple(sorted(found))
 
 
-def stamp(file: Path) -> Stamp:
-    """Return the size of a file in bytes and the time of its last change in nanoseconds."""
+def folder_values(file: DataFile, names: Collection[str]) -> dict[str, str]:
+    """Return what the folders of a Hive-partitioned dataset say of a file's rows, except of columns that it has itself."""
+    pairs = (part.split("=", 1) for part in file.parts[:-1] if "=" in part)
+    return {key: unquote(value) for key, value in pairs if key not in names}
+
+
+def stamp(file: DataFile) -> Stamp:
+    """Return the size of a file in bytes, the time of its last change in nanoseconds, and the tag a store gives its bytes."""
+    if isinstance(file, ObjectFile):
+        return object_stamp(file)
     try:
         facts = file.stat()
     except OSError as error:
         raise StorageError(f"cannot read {file}: {error.strerror}") from error
-    return facts.st_size, facts.st_mtime_ns
+    return facts.st_size, facts.st_mtime_ns, ""
 
 
-def check_stamps(files: Sequence[Path], stamps: Sequence[Stamp]) -> None:
+def check_stamps(files: Sequence[DataFile], stamps: Sequence[Stamp]) -> None:
     """Refuse what was read from files of which one changed meanwhile.
 
     Parameters
@@ -93,11 +118,11 @@ def check_stamps(files: Sequence[Path], stamps: Sequence[Stamp]) -> None:
         Size or time of a file differs, or it is gone.
     """
     for file, before in zip(files, stamps, strict=True):
-        if not file.is_file() or stamp(file) != before:
+        if (isinstance(file, Path) and not file.is_file()) or stamp(file) != before:
             raise DataError(f"{file} changed while it was read; run the same command again when nothing writes to it")
 
 
-def footer(file: Path) -> bytes:
+def footer(file: DataFile) -> bytes:
     """Return the footer of a Parquet file, which holds schema, places and statistics of all its columns.
 
     Raises
@@ -108,10 +133,10 @@ def footer(file: Path) -> bytes:
         It cannot be read.
     """
     try:
-        size = file.stat().st_size
-        with file.open("rb") as handle:
+        size = stamp(file)[0]
+        with _opened(file) as handle:
             handle.seek(max(size - 8, 0))
-            tail = handle.read()
+            tail = handle.read(8)
             if tail[4:] == b"PARE":
                 raise DataError(f"{file} is encrypted; write it without encryption")
             if size < 12 or tail[4:] != b"PAR1":
@@ -120,20 +145,88 @@ def footer(file: Path) -> bytes:
             if length > size - 12:
                 raise DataError(f"{file} is cut off: its footer says {length:,} bytes of {size:,}; write it again")
             handle.seek(size - 8 - length)
-            return handle.read(length)
+            return bytes(handle.read(length))
     except OSError as error:
         raise StorageError(f"cannot read {file}: {error.strerror}") from error
 
 
-def whole_hash(file: Path) -> str:
+@contextmanager
+def _opened(file: DataFile) -> Iterator[Any]:
+    """Open a file to read bytes at any place of it."""
+    if isinstance(file, Path):
+        with file.open("rb") as handle:
+            yield handle
+    else:
+        with read_errors(file.url), file.store.open_input_file(file.key) as handle:
+            yield handle
+
+
+def open_parquet(
+    file: DataFile,
+    *,
+    buffer_size: int = 0,
+    metadata: pq.FileMetaData | None = None,
+    read_dictionary: Sequence[str] = (),
+) -> pq.ParquetFile:
+    """Open a Parquet file whose pages are verified as they are read.
+
+    Of an object store the pages of a row group, of the columns that are read, are fetched together: asked for one by one, a
+    thousand columns would be a thousand requests. So what is read should be a row group at a time.
+
+    Parameters
+    ----------
+    file
+        The file.
+    buffer_size
+        Bytes of each column of a local file that are read at once; 0 for all of a row group.
+    metadata
+        Its footer, where that is known.
+    read_dictionary
+        Text columns to keep as codes.
+    """
+    if isinstance(file, Path):
+        return pq.ParquetFile(
+            file,
+            metadata=metadata,
+            page_checksum_verification=True,
+            buffer_size=buffer_size,
+            read_dictionary=list(read_dictionary),
+        )
+    return pq.ParquetFile(
+        file.key,
+        metadata=metadata,
+        filesystem=file.store,
+        pre_buffer=True,
+        page_checksum_verification=True,
+        read_dictionary=list(read_dictionary),
+    )
+
+
+def schema_of(file: DataFile) -> pa.Schema:
+    """Return names and types of the columns of a Parquet file."""
+    return pq.read_schema(file) if isinstance(file, Path) else pq.read_schema(file.key, filesystem=file.store)
+
+
+def metadata_of(file: DataFile) -> pq.FileMetaData:
+    """Return the footer of a Parquet file."""
+    return pq.read_metadata(file) if isinstance(file, Path) else pq.read_metadata(file.key, filesystem=file.store)
+
+
+def whole_hash(file: DataFile) -> str:
     """Return the SHA-256 of every byte of a file as hexadecimal text."""
+    if isinstance(file, ObjectFile):
+        digest = hashlib.sha256()
+        with _opened(file) as handle:
+            while piece := handle.read(PIECE_BYTES):
+                digest.update(piece)
+        return digest.hexdigest()
     try:
         return file_sha256(file)
     except OSError as error:
         raise StorageError(f"cannot read {file}: {error.strerror}") from error
 
 
-def verify_pages(files: Sequence[Path], columns: Sequence[str]) -> None:
+def verify_pages(files: Sequence[DataFile], columns: Sequence[str]) -> None:
     """Read some columns of Parquet files, verify the checksum of every page that has one, and forget the values.
 
     Parameters
@@ -150,13 +243,11 @@ def verify_pages(files: Sequence[Path], columns: Sequence[str]) -> None:
     """
     for file in files:
         try:
-            footer_of_file = pq.read_metadata(file)
+            footer_of_file = metadata_of(file)
             there = set(footer_of_file.schema.names)
             wanted = [name for name in dict.fromkeys(columns) if name in there]
             # texts stay codes and a dictionary: nothing is decoded that nobody looks at
-            with pq.ParquetFile(
-                file, metadata=footer_of_file, page_checksum_verification=True, read_dictionary=wanted
-            ) as parquet:
+            with open_parquet(file, metadata=footer_of_file, read_dictionary=wanted) as parquet:
                 n_rows = sum(
                     batch.num_rows for batch in parquet.iter_batches(BATCH_ROWS, columns=wanted, use_threads=False)
                 )
@@ -174,6 +265,8 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def damaged(file: Path | str, error: Exception, where: str = "") -> DataError:
-    """Return the error to raise for a file that Arrow cannot read."""
+def damaged(file: DataFile | str, error: Exception, where: str = "") -> MiDuckError:
+    """Return the error to raise for a file that Arrow cannot read: it is damaged, or its store does not give it."""
+    if FAILED in str(error):
+        return unreachable(file, error)
     return DataError(f"{file} is damaged{where} ({one_line(error)}); write it again")

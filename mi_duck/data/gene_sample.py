@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mi_duck.children import Report
 from mi_duck.data.dataset import Dataset
-from mi_duck.data.files import UNREADABLE, damaged
+from mi_duck.data.files import UNREADABLE, damaged, open_parquet
+from mi_duck.data.stores import data_file
 from mi_duck.database import Database
 from mi_duck.errors import DataError
 
@@ -127,7 +127,7 @@ def _batches(
             rank[run["first_row"] : run["first_row"] + run["n_rows"]] = run["gene_rank"]
         first = 0
         try:
-            with pq.ParquetFile(file, page_checksum_verification=True, buffer_size=1 << 20) as parquet:
+            with open_parquet(data_file(file), buffer_size=1 << 20) as parquet:
                 for batch in parquet.iter_batches(
                     BATCH_ROWS, row_groups=[row_group], columns=list(dict.fromkeys(columns)), use_threads=False
                 ):

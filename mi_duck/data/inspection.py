@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from mi_duck.data.dataset import Dataset, some_names
-from mi_duck.data.files import UNREADABLE, damaged
+from mi_duck.data.files import UNREADABLE, damaged, open_parquet, schema_of
 from mi_duck.data.genes import GeneIndex, index_genes
+from mi_duck.data.stores import DataFile
 from mi_duck.database import SQL_BYTES, Database
 from mi_duck.errors import DataError
 from mi_duck.train.encoding import SENTINEL
@@ -72,7 +71,7 @@ def split_features(
     dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the features that fit one byte, by what the footers say, and the others."""
-    kinds = pq.read_schema(dataset.files[0])
+    kinds = schema_of(dataset.files[0])
     small = []
     for name in dataset.features:
         facts = statistics[name]
@@ -97,7 +96,7 @@ def warnings_of(db: Database, dataset: Dataset, statistics: Mapping[str, Mapping
 
 def data_warnings(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
     """Return what the user may want to change, from the footers alone."""
-    kinds = pq.read_schema(dataset.files[0])
+    kinds = schema_of(dataset.files[0])
     large, empty, constant = [], [], []
     for name in dataset.features:
         facts = statistics[name]
@@ -182,10 +181,10 @@ def _is_within(least: float, most: float, low: float, high: float) -> bool:
     return (low <= least if low == -LARGEST_FLOAT32 else low < least) and most <= high
 
 
-def _outside(file: Path, names: Sequence[str], low: float, high: float) -> str:
+def _outside(file: DataFile, names: Sequence[str], low: float, high: float) -> str:
     """Return the first column of which the footer of a file says that it leaves a range; empty if none does."""
     try:
-        with pq.ParquetFile(file) as parquet:
+        with open_parquet(file) as parquet:
             # an encrypted column is met by reading it; to ask for its statistics would end the process
             next(parquet.iter_batches(1, columns=list(names), use_threads=False), None)
             metadata = parquet.metadata
@@ -203,7 +202,7 @@ def _outside(file: Path, names: Sequence[str], low: float, high: float) -> str:
 
 def feature_bins(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]], max_bin: int) -> dict[str, int]:
     """Return the histogram bins of every feature, at most: those of whole numbers are bounded by their range."""
-    kinds = pq.read_schema(dataset.files[0])
+    kinds = schema_of(dataset.files[0])
     bins = {}
     for name in dataset.features:
         facts = statistics[name]

@@ -16,15 +16,28 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mi_duck.checkpoint import storage_errors
 from mi_duck.children import Report
-from mi_duck.data.files import UNREADABLE, Stamp, check_stamps, damaged, footer, one_line, parquet_files, stamp
+from mi_duck.data.dataset import resolved
+from mi_duck.data.files import (
+    UNREADABLE,
+    Stamp,
+    check_stamps,
+    damaged,
+    folder_values,
+    footer,
+    metadata_of,
+    one_line,
+    open_parquet,
+    parquet_files,
+    schema_of,
+    stamp,
+)
+from mi_duck.data.stores import DataFile
 from mi_duck.ensemble.ensemble import ConsolidatedMetaModel, InstanceModel, by_member
 from mi_duck.ensemble.matrix import feature_matrix
 from mi_duck.ensemble.model_files import model_sha256
@@ -61,7 +74,7 @@ def predict_file(
     model
         The model.
     location
-        Parquet file, folder or glob; files in the order of their names.
+        Parquet file, folder or glob, or ``s3://`` of such; files in the order of their names.
     out
         Parquet file to write, whole or not at all: every column of the input that is no feature, those of folder names
         such as ``chrom=4``, as text, then ``p_<class>``, ``prediction`` (class name) and, for an ensemble,
@@ -85,12 +98,12 @@ def predict_file(
     stamps = [stamp(file) for file in files]
     if out.suffix != ".parquet":
         raise DataError(f"--out {out} does not end in .parquet; name one Parquet file")
-    if out.resolve() in {file.resolve() for file in files}:
+    if out.resolve() in {file.resolve() for file in files if isinstance(file, Path)}:
         raise DataError(f"--out {out} is one of the input files; choose another")
     if Path(location).is_dir() and out.resolve().is_relative_to(Path(location).resolve()):
         raise DataError(f"--out {out} would become part of the dataset {location}; choose another folder")
     task = _task(model, files)
-    total = sum(pq.read_metadata(file).num_rows for file in files)
+    total = sum(metadata_of(file).num_rows for file in files)
     if not total:
         raise DataError(f"no rows in {location}")
     parts = Parts(out.with_name(f".{out.name}.parts"))
@@ -126,13 +139,13 @@ class _Task:
     names: tuple[str, ...]
 
 
-def _task(model: ConsolidatedMetaModel | InstanceModel, files: Sequence[Path]) -> _Task:
+def _task(model: ConsolidatedMetaModel | InstanceModel, files: Sequence[DataFile]) -> _Task:
     """Check that all files have what the model needs, and nothing that would be written twice."""
     schema = _checked_schema(files, model.features)
     features = set(model.features)
     kept = [name for name in schema.names if name not in features]
-    keys = set(_folder_values(files[0], schema.names))
-    other = next((file for file in files if set(_folder_values(file, schema.names)) != keys), None)
+    keys = set(folder_values(files[0], schema.names))
+    other = next((file for file in files if set(folder_values(file, schema.names)) != keys), None)
     if other:
         raise DataError(f"{other} lies under other partition folders than {files[0]}; give all files the same keys")
     results = [
@@ -149,7 +162,7 @@ def _task(model: ConsolidatedMetaModel | InstanceModel, files: Sequence[Path]) -
     return _Task(model, forest, tuple(kept), tuple(schema.names))
 
 
-def _facts(task: _Task, files: Sequence[Path], stamps: Sequence[Stamp]) -> dict[str, Any]:
+def _facts(task: _Task, files: Sequence[DataFile], stamps: Sequence[Stamp]) -> dict[str, Any]:
     """Return all that the bytes of the result depend on, as JSON."""
     return {
         "version": 1,
@@ -158,13 +171,13 @@ def _facts(task: _Task, files: Sequence[Path], stamps: Sequence[Stamp]) -> dict[
         "kind": type(task.model).__name__,
         "model": model_sha256(task.model),
         "files": [
-            [str(file.resolve()), *stamp_of_file, hashlib.sha256(footer(file)).hexdigest()]
+            [resolved(file), *stamp_of_file, hashlib.sha256(footer(file)).hexdigest()]
             for file, stamp_of_file in zip(files, stamps, strict=True)
         ],
     }
 
 
-def _parts_from(task: _Task, files: Sequence[Path], first_row: int, threads: int) -> Iterator[pa.Table]:
+def _parts_from(task: _Task, files: Sequence[DataFile], first_row: int, threads: int) -> Iterator[pa.Table]:
     """Yield the results of all rows from one on, `ROWS` at a time and the rest."""
     columns = [*task.kept, *task.forest.features]
     row_bytes = 2 * 4 * len(task.model.features)  # as Arrow has it, and as a matrix
@@ -200,14 +213,14 @@ def _in_order(work: Callable[[T], pa.Table], items: Iterator[T], threads: int) -
         pool.shutdown(cancel_futures=True)
 
 
-def _checked_schema(files: Sequence[Path], features: Sequence[str]) -> pa.Schema:
+def _checked_schema(files: Sequence[DataFile], features: Sequence[str]) -> pa.Schema:
     """Return the first file's schema; every file must have every feature, used or not, as a number."""
     first: pa.Schema | None = None
     wanted = set(features)
     for file in files:
         footer(file)  # says more of what is no Parquet than Arrow does
         try:
-            schema = pq.read_schema(file)
+            schema = schema_of(file)
         except UNREADABLE as error:
             raise DataError(f"{file} cannot be read as Parquet ({one_line(error)}); write it again") from error
         there = set(schema.names)
@@ -238,20 +251,14 @@ def _checked_schema(files: Sequence[Path], features: Sequence[str]) -> pa.Schema
     return first
 
 
-def _folder_values(file: Path, names: Sequence[str]) -> dict[str, str]:
-    """Return what the folders of a Hive-partitioned dataset say of a file's rows: key to value."""
-    pairs = (part.split("=", 1) for part in file.parts[:-1] if "=" in part)
-    return {key: unquote(value) for key, value in pairs if key not in names}
-
-
 def _batches(
-    files: Sequence[Path], columns: Sequence[str], batch_rows: int, first_row: int
-) -> Iterator[tuple[Path, pa.RecordBatch]]:
+    files: Sequence[DataFile], columns: Sequence[str], batch_rows: int, first_row: int
+) -> Iterator[tuple[DataFile, pa.RecordBatch]]:
     """Yield the rows of all files from one on, and the file that they are of; row groups before it are not read."""
     for file in files:
         n_rows = 0
         try:
-            with pq.ParquetFile(file, page_checksum_verification=True, buffer_size=1 << 20) as parquet:
+            with open_parquet(file, buffer_size=1 << 20) as parquet:
                 facts = parquet.metadata
                 sizes = [facts.row_group(group).num_rows for group in range(facts.num_row_groups)]
                 stops = np.cumsum([0, *sizes])
@@ -260,14 +267,14 @@ def _batches(
                     continue
                 first_group = int(np.searchsorted(stops[1:], first_row, side="right"))
                 skipped, first_row = first_row - int(stops[first_group]), 0
-                groups = list(range(first_group, len(sizes)))
-                for batch in parquet.iter_batches(
-                    batch_rows, row_groups=groups, columns=list(columns), use_threads=False
-                ):
-                    n_rows += batch.num_rows
-                    batch, skipped = batch.slice(skipped), max(skipped - batch.num_rows, 0)
-                    if batch.num_rows:
-                        yield file, batch
+                for groups in _groups(file, first_group, len(sizes)):
+                    for batch in parquet.iter_batches(
+                        batch_rows, row_groups=groups, columns=list(columns), use_threads=False
+                    ):
+                        n_rows += batch.num_rows
+                        batch, skipped = batch.slice(skipped), max(skipped - batch.num_rows, 0)
+                        if batch.num_rows:
+                            yield file, batch
                 expected = sum(sizes[first_group:])
         except UNREADABLE as error:
             raise damaged(file, error) from error
@@ -275,7 +282,13 @@ def _batches(
             raise DataError(f"{file} is damaged: {n_rows:,} rows, {expected:,} in its footer; write it again")
 
 
-def _predicted(task: _Task, file: Path, batch: pa.RecordBatch) -> pa.Table:
+def _groups(file: DataFile, first: int, n: int) -> list[list[int]]:
+    """Return which row groups are read at once: those of a store one by one, as each is fetched whole; else all."""
+    numbers = list(range(first, n))
+    return [numbers] if isinstance(file, Path) else [[number] for number in numbers]
+
+
+def _predicted(task: _Task, file: DataFile, batch: pa.RecordBatch) -> pa.Table:
     """Return ids and predictions of one batch."""
     begun = time.perf_counter()
     model = task.model
@@ -284,7 +297,7 @@ def _predicted(task: _Task, file: Path, batch: pa.RecordBatch) -> pa.Table:
     except DataError as error:
         raise DataError(f"{error}, in {file}") from error
     joined = task.forest.margins_of_used(matrix)
-    of_folders = _folder_values(file, task.names)
+    of_folders = folder_values(file, task.names)
     columns = {name: batch[name] for name in task.kept}
     columns |= {name: pa.repeat(pa.scalar(value, pa.string()), len(batch)) for name, value in of_folders.items()}
     if isinstance(model, ConsolidatedMetaModel):

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mi_duck.children import Report
 from mi_duck.data.dataset import Dataset
-from mi_duck.data.files import UNREADABLE, damaged
+from mi_duck.data.files import UNREADABLE, damaged, open_parquet
+from mi_duck.data.stores import data_file
 from mi_duck.database import Database
 from mi_duck.ensemble.matrix import feature_matrix
 from mi_duck.errors import DataError
@@ -129,7 +129,7 @@ def _read_features(chosen: pa.Table, features: Sequence[str], report: Report) ->
         numbers = np.array([row for row, _ in pairs])
         places = np.array([place for _, place in pairs])
         try:
-            with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+            with open_parquet(data_file(file)) as parquet:
                 _check_columns(parquet.schema_arrow, features, file)
                 begin = 0
                 found: list[pa.RecordBatch] = []

@@ -6,19 +6,17 @@ windows and writes the rows; `row_columns`, which computes the columns, never se
 """
 
 import json
-import os
-import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from mi_duck.errors import DataError, StorageError
+from mi_duck.checkpoint import published_folder
+from mi_duck.errors import DataError
 from mi_duck.genome.annotation import read_annotation
 from mi_duck.genome.base_scores import cluster_fold
 from mi_duck.genome.candidates import complete_genes, draw_candidates
@@ -153,7 +151,7 @@ def build(
     started = time.monotonic()
     _check_settings(negatives_per_site, hard_negatives, all_positions, genes_per_file, window)
     told: Report = report or (lambda stage, done, total: None)
-    with _published(out) as folder:
+    with published_folder(out) as folder:
         annotated = read_annotation(annotation)
         told("annotation", len(annotated.genes), len(annotated.genes))
         found = survey(fasta, annotated.genes, padding=window // 2, seed=seed, report=told)
@@ -244,27 +242,6 @@ def _check_settings(
         raise DataError(f"a window of {window} nt; give an even number of at least {SMALLEST_WINDOW}")
     if negatives_per_site == 0 and all_positions == 0:
         raise DataError("0 negatives per site and 0 genes with all positions: no row would be neither; raise one")
-
-
-@contextmanager
-def _published(out: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside ``out``; rename it to ``out`` at the end, remove it after an error."""
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out} is a file; choose another folder")
-    try:
-        if out.exists() and any(out.iterdir()):
-            raise DataError(f"{out} exists and is not empty; remove it or choose another folder")
-        partial = out.absolute().parent / f".{out.absolute().name}.{os.getpid()}.partial"
-        partial.mkdir(parents=True)
-        try:
-            yield partial
-            if out.exists():
-                out.rmdir()
-            partial.rename(out)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    except OSError as error:
-        raise StorageError(f"cannot write {out}: {error.strerror or error}") from error
 
 
 def _gene_rows(

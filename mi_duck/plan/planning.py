@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from mi_duck.checkpoint import file_sha256, write_file
 from mi_duck.children import Report, Say
-from mi_duck.data.dataset import Dataset
+from mi_duck.data.dataset import Dataset, resolved, resolved_location
 from mi_duck.data.genes import Fold, GeneIndex, assign_folds, index_genes, say_selection, write_genes
 from mi_duck.data.inspection import feature_bins, read_statistics, split_features, unfit_values, warnings_of
 from mi_duck.data.leakage import LEAKY, without_leaks
@@ -178,8 +178,8 @@ def draft_plan(
     write_genes(folder.genes, table, held_out)
     plan = Plan(
         version=PLAN_VERSION,
-        location=str(Path(dataset.location).absolute()),  # a later step may run elsewhere
-        files=tuple(str(file.resolve()) for file in dataset.files),
+        location=resolved_location(dataset.location),
+        files=tuple(resolved(file) for file in dataset.files),
         dataset_fingerprint=dataset.fingerprint,
         gene_column=dataset.gene_column,
         label_column=dataset.label_column,

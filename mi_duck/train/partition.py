@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from mi_duck.checkpoint import free_bytes, sealed, storage_errors, write_json
 from mi_duck.children import Report
 from mi_duck.data.dataset import Dataset
-from mi_duck.data.files import UNREADABLE, damaged
+from mi_duck.data.files import UNREADABLE, damaged, open_parquet
+from mi_duck.data.stores import DataFile, data_file
 from mi_duck.database import Database
 from mi_duck.errors import DataError, StorageError
 from mi_duck.plan.plan import Plan, Segment
@@ -27,6 +28,7 @@ from mi_duck.train.segments import KEYS, USED, read_at, record_type
 
 BATCH_ROWS = 4096
 SORT_BYTES = 32 << 20
+HASHED_ROWS = 1024  # at once: 8 bytes a feature
 
 
 def write_segments(
@@ -112,7 +114,7 @@ def _place_rows(db: Database, plan: Plan, folder: Path, missing: Sequence[Segmen
         columns = [runs[name].to_pylist() for name in ("file", "row_group", "first_row", "n_rows", "gene_rank")]
         for file, of_file in groupby(zip(*columns, strict=True), key=lambda run: run[0]):
             uses = None if plan.easy_below is None else db.arrow("row_uses", file=file)["use"].to_numpy()
-            with _open_parquet(Path(file), plan) as parquet:
+            with _open_parquet(data_file(file)) as parquet:
                 for row_group, of_group in groupby(of_file, key=lambda run: run[1]):
                     pieces = [(first, n_rows, rank) for _, _, first, n_rows, rank in of_group]
                     group_begin = sum(parquet.metadata.row_group(other).num_rows for other in range(row_group))
@@ -171,9 +173,9 @@ def _write_at(handle: int, records: NDArray[np.void], place: int) -> None:
         data, offset = data[written:], offset + written
 
 
-def _open_parquet(file: Path, plan: Plan) -> pq.ParquetFile:
+def _open_parquet(file: DataFile) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(file, page_checksum_verification=True, memory_map=False, buffer_size=1 << 20)
+        return open_parquet(file, buffer_size=1 << 20)
     except UNREADABLE as error:
         raise damaged(file, error) from error
 
@@ -259,7 +261,7 @@ def _finish(plan: Plan, segment: Segment, folder: Path) -> None:
                     continue
                 keys = keys[:cut]
             rows = read_at(features, record, begin, len(keys))
-            order = _total_order(keys, rows)
+            order = _total_order(plan, keys, rows)
             if order is not None:
                 keys, rows = keys[order], rows[order]
                 _write_at(features, rows, begin)
@@ -286,22 +288,35 @@ def _finish(plan: Plan, segment: Segment, folder: Path) -> None:
     write_json(folder / "segment.json", sealed(manifest))
 
 
-def _total_order(keys: NDArray[np.void], rows: NDArray[np.void]) -> NDArray[np.int64] | None:
+def _total_order(plan: Plan, keys: NDArray[np.void], rows: NDArray[np.void]) -> NDArray[np.int64] | None:
     """Return the order of rows by (gene rank, position, hash of the row), or None where they stand in it."""
     rank, position = keys["gene_rank"], keys["position"]
     same_gene = rank[1:] == rank[:-1]
     if not (same_gene & (position[1:] <= position[:-1])).any():
         return None
-    return np.lexsort((_row_hash(keys, rows), position, rank))
+    order = np.lexsort((position, rank))
+    ties = (rank[order][1:] == rank[order][:-1]) & (position[order][1:] == position[order][:-1])
+    tied = np.sort(order[np.append(ties, False) | np.insert(ties, 0, False)])
+    digest = np.zeros(len(rows), dtype=np.uint64)
+    digest[tied] = _row_hash(plan, keys[tied], rows[tied])
+    return np.lexsort((digest, position, rank))
 
 
-def _row_hash(keys: NDArray[np.void], rows: NDArray[np.void]) -> NDArray[np.uint64]:
-    """Return a hash of each row's features and label: a sum of its 64-bit words times fixed odd numbers."""
-    n = len(rows)
-    data = np.zeros((n, -(-(rows.dtype.itemsize + 1) // 8) * 8), dtype=np.uint8)
-    data[:, : rows.dtype.itemsize] = rows.view(np.uint8).reshape(n, -1)
-    data[:, rows.dtype.itemsize] = keys["label"]
-    words = data.view(np.uint64)
-    factors = np.random.Generator(np.random.PCG64(0)).integers(0, 1 << 63, words.shape[1], dtype=np.uint64) * 2 + 1
-    digest: NDArray[np.uint64] = (words * factors).sum(axis=1, dtype=np.uint64)
+def _row_hash(plan: Plan, keys: NDArray[np.void], rows: NDArray[np.void]) -> NDArray[np.uint64]:
+    """Return a hash of each row's features and label, which the types that hold the features do not change.
+
+    It is the sum of the features' bits as float32, in their order, and of the label, times fixed odd numbers.
+    """
+    factors = (
+        np.random.Generator(np.random.PCG64(0)).integers(0, 1 << 63, len(plan.features) + 1, dtype=np.uint64) * 2 + 1
+    )
+    place = {name: number for number, name in enumerate(plan.features)}
+    small = factors[[place[name] for name in plan.small_features]]
+    wide = factors[[place[name] for name in plan.wide_features]]
+    digest: NDArray[np.uint64] = keys["label"].astype(np.uint64) * factors[-1]
+    for begin in range(0, len(rows), HASHED_ROWS):
+        part = slice(begin, begin + HASHED_ROWS)
+        for values, own in ((rows["small"][part].astype(np.float32), small), (rows["wide"][part], wide)):
+            bits = np.ascontiguousarray(values).view(np.uint32)
+            digest[part] += (bits * own).sum(axis=1, dtype=np.uint64)
     return digest

@@ -37,6 +37,7 @@ PARAMETERS = {
 """A value for every parameter of every file; ``files`` and ``file`` are added by `tables`."""
 ORDER = [
     "label_counts",
+    "clustered_genes",
     "sampled_genes",
     "holdout_groups",
     "gene_index",
