@@ -684,7 +684,7 @@ def run(
     executing: Executing,
     full_hash: FullHash = False,
     threads: ThreadsOption = None,
-    workers: WorkersOption = 1,
+    workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Plan, train, consolidate and evaluate; the same command goes on after an interruption.
@@ -697,7 +697,7 @@ def run(
     from mi_duck.runs import finish_run, plan_run
 
     folder = _required(out, "--out RUN")
-    is_elsewhere = _is_elsewhere(executing, workers)
+    is_elsewhere = _is_elsewhere(executing)
     options, settings = _plan_options(planning), _settings(training)
     diagnostics = _diagnostics(minimal_diagnostics, monitor_overfitting, scoring, skip_shap, explaining)
     opened = _dataset(source, columns, holdout_genes=planning.holdout_genes, full_hash=full_hash)
@@ -712,10 +712,10 @@ def run(
     }
     with reporting() as report:
         if executing.executor == "local":
-            run_pipeline(opened, folder, **request, workers=workers, report=report, say=logger.info)
+            run_pipeline(opened, folder, **request, workers=workers or 1, report=report, say=logger.info)
         else:
             plan_run(opened, folder, **request, is_elsewhere=is_elsewhere, report=report, say=logger.info)
-            if _train_elsewhere(folder, executing, threads, report, diagnostics, as_json):
+            if _train_elsewhere(folder, executing, threads, workers, report, diagnostics, as_json):
                 return
             finish_run(folder, diagnostics=diagnostics, threads=_threads(threads), report=report, say=logger.info)
     _print_scores(folder, as_json)
@@ -737,46 +737,50 @@ def train(
     *,
     executing: Executing,
     threads: ThreadsOption = None,
-    workers: WorkersOption = 1,
+    workers: WorkersOption = None,
 ) -> None:
     """Train the instances of a plan that are not done yet, or one alone; doing it twice or at once does no harm.
 
     In a job array the array's index is the instance: SLURM_ARRAY_TASK_ID, JOB_COMPLETION_INDEX (Kubernetes) and
-    PBS_ARRAY_INDEX as they are, LSB_JOBINDEX and SGE_TASK_ID, which begin at 1, less 1.
+    PBS_ARRAY_INDEX as they are, LSB_JOBINDEX and SGE_TASK_ID, which begin at 1, less 1; --workers 1 trains all there too.
 
     Examples: mi-duck train run --instance 3, or mi-duck train run --workers 2
     """
     from mi_duck.executors.array_index import array_index
     from mi_duck.runs import check_trained, partition_run, train_run
 
-    _is_elsewhere(executing, workers)
-    if (instance is not None) + partition_only + (executing.executor != "local") > 1:
-        raise typer.BadParameter("--instance, --partition-only and --executor exclude each other; give one")
+    _is_elsewhere(executing)
+    is_many = workers is not None or executing.executor != "local"
+    if instance is not None and (partition_only or is_many):
+        raise typer.BadParameter("--instance trains one; leave --workers, --executor and --partition-only out")
+    if partition_only and is_many:
+        raise typer.BadParameter("--partition-only trains none; leave --workers and --executor out")
     try:
-        found = array_index(os.environ) if instance is None and not partition_only else None
+        found = None if instance is not None or partition_only or is_many else array_index(os.environ)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    if (instance is not None or found is not None) and workers > 1:
-        raise typer.BadParameter("--instance, or the index of a job array, trains one; leave --workers out")
     with reporting() as report:
         if partition_only:
             partition_run(run, threads=_threads(threads), report=report)
         elif executing.executor != "local":
-            if not _train_elsewhere(run, executing, threads, report):
+            if not _train_elsewhere(run, executing, threads, workers, report):
                 check_trained(run)
         else:
             if found is not None:
                 logger.info("%s is %s: instance %d alone", found.variable, found.value, found.instance_id)
                 instance = found.instance_id
             train_run(
-                run, instance_id=instance, threads=_threads(threads), workers=workers, report=report, say=logger.info
+                run,
+                instance_id=instance,
+                threads=_threads(threads),
+                workers=workers or 1,
+                report=report,
+                say=logger.info,
             )
 
 
-def _is_elsewhere(executing: Executing, workers: int = 1) -> bool:
+def _is_elsewhere(executing: Executing) -> bool:
     """Return whether instances are trained on other machines; refuse options that would do nothing."""
-    if executing.executor != "local" and workers > 1:
-        raise typer.BadParameter(f"--workers is for --executor local; {executing.executor} has its own")
     for name, executor in {"slurm_options": "slurm", "dask_scheduler": "dask"}.items():
         if getattr(executing, name) is not None and executing.executor != executor:
             raise typer.BadParameter(f"--{name.replace('_', '-')} needs --executor {executor}")
@@ -787,6 +791,7 @@ def _train_elsewhere(
     folder: Path,
     executing: Executing,
     threads: int | None,
+    workers: int | None,
     report: Any,
     diagnostics: Any = None,
     as_json: bool = False,
@@ -797,7 +802,7 @@ def _train_elsewhere(
 
         scheduler = executing.dask_scheduler
         threads = _threads(threads) if scheduler is None else threads
-        train_with_dask(folder, scheduler=scheduler, threads=threads, report=report, say=logger.info)
+        train_with_dask(folder, scheduler=scheduler, threads=threads, at_once=workers, report=report, say=logger.info)
         return False
     from mi_duck.executors.slurm import MOST_CORES, submit
 
@@ -805,6 +810,7 @@ def _train_elsewhere(
         folder,
         sbatch_options=executing.slurm_options,
         threads=threads or min(_threads(None), MOST_CORES),
+        at_once=workers,
         diagnostics=diagnostics,
         say=logger.info,
     )

@@ -117,7 +117,7 @@ def train(
                     say(f"{place} expected peak {expected / GIB:.2f} GiB, by the instances measured so far")
                 told = report if at_once == 1 else partial(_report_of, report, one.instance.name)
                 work = partial(train_or_split, folder, one.instance, place, threads=threads_each, report=told, say=say)
-                crew.start(one, work)
+                crew.start(one, work, is_alone=at_once == 1)
                 continue
             job, outcome = crew.next()
             if outcome.is_crowded:

@@ -50,8 +50,14 @@ ThreadsOption = Annotated[
     typer.Option(help="Threads; by default all cores of this process.", min=1, max=1024, show_default=False),
 ]
 WorkersOption = Annotated[
-    int,
-    typer.Option(help="Most instances to train at once, as memory allows; they share the threads.", min=1, max=1024),
+    int | None,
+    typer.Option(
+        help="Most instances to train at once, as memory allows; here they share the threads. By default one here, and with "
+        "--executor as many as there is room for.",
+        min=1,
+        max=1024,
+        show_default=False,
+    ),
 ]
 MonitorOverfitting = Annotated[
     bool,

@@ -64,13 +64,16 @@ class Crew(Generic[Key, Result]):
             while thread.is_alive():
                 thread.join(SECONDS_BETWEEN_WAKINGS)
 
-    def start(self, key: Key, work: Callable[[Turn], Result]) -> None:
-        """Begin a piece of work; it gets its turn."""
+    def start(self, key: Key, work: Callable[[Turn], Result], *, is_alone: bool = False) -> None:
+        """Begin a piece of work, which gets its turn; one beside which none will begin is done here and now."""
         turn = Turn()
         for other in self.running.values():
             other.note_company()
             turn.note_company()
         self.running[key] = turn
+        if is_alone:
+            self._do(key, turn, work)
+            return
         # a daemon, so that Ctrl-C twice ends the process at once, and the kernel the children
         self._threads.append(threading.Thread(target=self._do, args=(key, turn, work), daemon=True))
         self._threads[-1].start()

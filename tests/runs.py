@@ -67,11 +67,11 @@ def here(*arguments: object, code: int = 0) -> Result:
 
 
 def run_here(
-    function: str, arguments: Mapping[str, Any], *, threads: int, report: Report, limit_bytes: int | None = None
+    function: str, arguments: Mapping[str, Any], *, threads: int, report: Report, **watching: Any
 ) -> ChildResult:
     """Do what `mi_duck.children.run_child` does without a child: the same function, through the same JSON."""
     if threading.current_thread() is not threading.main_thread():  # several at once need processes
-        return run_child(function, arguments, threads=threads, report=report, limit_bytes=limit_bytes)
+        return run_child(function, arguments, threads=threads, report=report, **watching)
     module, name = function.split(":")
     begun = time.monotonic()
     with threadpool_limits(1, "blas"):  # as in a child
