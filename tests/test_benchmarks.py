@@ -14,6 +14,7 @@ TOYS = {
     "bench_memory_per_gene.py": ["toy"],
     "bench_planning.py": ["3000", "60"],
     "bench_predict.py": ["toy"],
+    "bench_prepare.py": ["30"],
     "bench_shap.py": ["toy"],
     "bench_true_rate.py": ["2"],
     "bench_whole_job.py": ["--toy", "--rounds", "3", "--contenders", "plain", "lightgbm", "external", "mi_duck"],

@@ -4,8 +4,8 @@ SQL finds the place of every row; Arrow then reads the rows once, puts them in o
 them. Every column and value stays. What changes is how they are stored: feature columns of whole numbers from 0 to 255 take
 a byte a value whatever type they had, and names of folders such as ``chrom=4`` become text columns.
 
-**Why not** ``copy (select ... order by) to``: DuckDB writes no page checksums, and sorting a thousand columns at once
-takes it far more memory than its limit says.
+**Why not** ``copy (select ... order by) to``: DuckDB writes no page checksums. Arrow sorts *A. thaliana* (703,180 rows of
+1,149 columns) in 36 CPU seconds and 790 MiB, whatever the size: ``benchmarks/bench_prepare.py``.
 """
 
 import shutil
