@@ -35,7 +35,7 @@ SMALL = (
 )
 FAST = (*SMALL, "--minimal-diagnostics", "--skip-shap")  # a run costs a fifth without figures and explanations
 COMMAND = [sys.executable, str(Path(__file__).parents[1] / "cli.py")]
-STARTERS = ("mi_duck.data.leakage", "mi_duck.jobs", "mi_duck.pipeline", "mi_duck.stages")
+STARTERS = ("mi_duck.data.leakage", "mi_duck.data.prepare", "mi_duck.jobs", "mi_duck.pipeline", "mi_duck.stages")
 """Modules that start child processes; that of the probes is left out, for it measures them."""
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_pipeline import call, partitioned, trained
+from runs import call, partitioned, run_here, trained
 from test_segments import segment_hashes, table, write
 
 from mi_duck import load_unified_model
@@ -16,6 +16,12 @@ from mi_duck.data.dataset import open_dataset
 from mi_duck.data.files import verify_pages
 from mi_duck.data.prepare import prepare
 from mi_duck.errors import DataError
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do the work of children here; a benchmark at toy size starts them."""
+    monkeypatch.setattr("mi_duck.data.prepare.run_child", run_here)
 
 
 def sorted_rows(rows: pa.Table) -> list[str]:

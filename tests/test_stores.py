@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from test_pipeline import call, partitioned, trained
+from runs import call, partitioned, run_here, trained
 from test_segments import segment_hashes, table, write
 
 from mi_duck.data.clustering import group_batches
@@ -26,8 +26,9 @@ SECRET = "a secret that must stand nowhere"
 
 
 @pytest.fixture(autouse=True)
-def forgetful() -> Iterator[None]:
-    """Ask for the server anew in every test."""
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Ask for the server anew in every test, and do the work of children here."""
+    monkeypatch.setattr("mi_duck.data.prepare.run_child", run_here)
     _store.cache_clear()
     yield
     _store.cache_clear()

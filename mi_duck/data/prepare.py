@@ -5,7 +5,7 @@ them. Every column and value stays. What changes is how they are stored: feature
 a byte a value whatever type they had, and names of folders such as ``chrom=4`` become text columns.
 
 **Why not** ``copy (select ... order by) to``: DuckDB writes no page checksums. Arrow sorts *A. thaliana* (703,180 rows of
-1,149 columns) in 36 CPU seconds and 790 MiB, whatever the size: ``benchmarks/bench_prepare.py``.
+1,149 columns) in 33 CPU seconds (user) and 790 MiB: ``benchmarks/bench_prepare.py``.
 """
 
 import shutil
@@ -86,7 +86,7 @@ def prepare(
     genes_per_file
         Genes a Parquet file.
     threads
-        Threads of SQL and of reading.
+        Threads of SQL; reading and sorting take one, compressing another.
     report
         Told (stage, rows done, rows of all).
 
@@ -136,7 +136,6 @@ def prepare(
                 "position_column": dataset.position_column,
                 "narrow": index["narrow"],
                 "genes_per_file": genes_per_file,
-                "threads": threads,
             },
             threads=threads,
             report=told,
@@ -174,14 +173,12 @@ def rewrite(
     position_column: str | None,
     narrow: Sequence[str],
     genes_per_file: int,
-    threads: int,
     report: Report,
 ) -> dict[str, Any]:
     """Write the rows of all files in the order of their places; returns fields of `PrepareSummary`."""
     target = Path(folder)
     scratch = target / ".scratch"
     paths = [data_file(file) for file in files]
-    pa.set_cpu_count(threads)
     first_rows = np.fromfile(scratch / "genes.bin", dtype=np.int64)
     places = np.memmap(scratch / "places.bin", dtype=np.int64, mode="r")
     n_rows = len(places)
