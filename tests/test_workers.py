@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_pipeline import FAST, call, end, partitioned, quiet, started, wait_for_line
+from runs import FAST, call, end, partitioned, quiet, started, wait_for_line
 
 import cli
 from mi_duck import children
