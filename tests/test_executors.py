@@ -415,8 +415,10 @@ def test_slurm__is_not_given_a_run_twice(slurm: FakeSlurm, planned: Path, monkey
         (("--executor", "slurm", "--slurm-options", "--comment='a\nb'"), 78, "cannot stand in a script"),
         (("--slurm-options", "--partition=long"), 2, "--slurm-options needs --executor slurm"),
         (("--executor", "slurm", "--dask-scheduler", "tcp://127.0.0.1:1"), 2, "--dask-scheduler needs --executor dask"),
-        (("--executor", "slurm", "--instance", "0"), 2, "exclude each other"),
-        (("--partition-only", "--instance", "0"), 2, "exclude each other"),
+        (("--executor", "slurm", "--instance", "0"), 2, "--instance trains one"),
+        (("--partition-only", "--instance", "0"), 2, "--instance trains one"),
+        (("--workers", "2", "--instance", "0"), 2, "--instance trains one"),
+        (("--partition-only", "--workers", "2"), 2, "--partition-only trains none"),
         (("--executor", "pbs"), 2, "pbs"),
     ],
 )
