@@ -26,7 +26,7 @@ from mi_duck.ensemble.matrix import feature_matrix
 from mi_duck.ensemble.out_of_fold import read_fold_models
 from mi_duck.folders import RunFolder
 from mi_duck.genome.build import build
-from mi_duck.pipeline import run
+from mi_duck.pipeline import Diagnostics, run
 from mi_duck.plan.plan import Settings
 from mi_duck.plan.planning import PlanOptions
 from mi_duck.train.calibrate import probabilities
@@ -108,8 +108,7 @@ def fly(rounds: int, folder: Path) -> tuple[RunFolder, str]:
         options=PlanOptions(strategy="single"),
         settings=Settings(42, 3, rounds, 15, 6, 0.1, 256, True),
         threads=2,
-        minimal_diagnostics=True,
-        with_shap=False,
+        diagnostics=Diagnostics(is_minimal=True, with_shap=False),
         report=quiet,
         say=quiet,
     )

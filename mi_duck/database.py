@@ -78,6 +78,8 @@ class Database:
             "allow_community_extensions": "false",
             "preserve_insertion_order": "true",
             "temp_directory": str(scratch) if scratch else "",  # DuckDB's own would be beside the file
+            # none that read ahead: they hold the footers of all files at once, a megabyte for a thousand row groups and columns
+            "async_threads": 0,
         }
         if threads is not None:
             settings["threads"] = threads

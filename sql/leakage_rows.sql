@@ -49,29 +49,21 @@ first_genes as (
     from gene_index
     where $n_first::bigint is null or gene_rank < $n_first::bigint
 ),
-places as (
+grouped as (
     select
-        source_rows.file,
-        source_rows.row_number,
+        picked.file,
+        picked.row_group,
+        source_rows.row_number - picked.first_row as place,
         first_genes.gene_id,
         first_genes.gene_rank,
         first_genes.fold_group,
         first_genes.n_rows as gene_rows
     from source_rows
     join first_genes using (gene_id)
-),
-grouped as (
-    select
-        places.file,
-        picked.row_group,
-        places.row_number - picked.first_row as place,
-        places.gene_id,
-        places.gene_rank,
-        places.fold_group,
-        places.gene_rows
-    from places
-    asof join picked on places.file = picked.file and places.row_number >= picked.first_row
-    where places.row_number < picked.first_row + picked.n_rows
+    join picked
+        on source_rows.file = picked.file
+        and source_rows.row_number >= picked.first_row
+        and source_rows.row_number < picked.first_row + picked.n_rows
 ),
 whole as (
     select gene_rank

@@ -426,9 +426,9 @@ def test_verbose__tells_of_child_processes_and_what_they_do(small_dataset: Path,
         (("train", out), r"^sql/row_index\.sql: 60 rows, \d+\.\d{3} s$"),
         (
             ("consolidate", out),
-            r"^child mi_duck\.ensemble\.out_of_fold:predict_out_of_fold: \d+\.\d\d s, peak \d+ MiB$",
+            r"^child mi_duck\.ensemble\.joining:join_run: \d+\.\d\d s, peak \d+ MiB$",
         ),
-        (("predict", out, data, "--out", tmp_path / "p.parquet"), r"^batch 0 of .*: [\d,]+ rows, \d+\.\d{3} s$"),
+        (("predict", out, data, "--out", tmp_path / "p.parquet"), r"^batch of .*: [\d,]+ rows, \d+\.\d{3} s$"),
     ):
         result = call_children(*arguments, "--threads", "1", "--verbose")
         assert result.exit_code == 0, result.output

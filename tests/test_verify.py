@@ -244,7 +244,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], int, str, str]] = {
         *("provenance.json", "plan.json is not the one"),
     ),
     "other number in plan.json": (
-        *(text("plan.json", '{"version": 3, "seal": "0"}'), 65, "plan.json", "it is not what was written"),
+        *(text("plan.json", '{"version": 4, "seal": "0"}'), 65, "plan.json", "it is not what was written"),
     ),
     "text for a number in plan.json": (
         *(edit_json("plan.json", lambda plan: plan["instances"][0].update(n_rows="many")), 65, "plan.json", "n_rows"),

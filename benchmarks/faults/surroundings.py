@@ -170,7 +170,7 @@ def _soak(scene: Scene, number: int, file: Path) -> int:
     """Run in this process, its children as forks, through the function that the command calls."""
     import mi_duck.children
     from mi_duck.data.dataset import open_dataset
-    from mi_duck.pipeline import run
+    from mi_duck.pipeline import Diagnostics, run
     from mi_duck.plan.plan import Settings
     from mi_duck.plan.planning import PlanOptions
 
@@ -188,10 +188,9 @@ def _soak(scene: Scene, number: int, file: Path) -> int:
             ),
             settings=Settings(42, 2, 6, 30, 6, 0.1, 256, calibrate=True),
             threads=1,
-            minimal_diagnostics=True,
-            monitor_overfitting=False,
-            calibration_analysis=False,
-            with_shap=False,
+            diagnostics=Diagnostics(
+                is_minimal=True, monitor_overfitting=False, calibration_analysis=False, with_shap=False
+            ),
             report=lambda stage, done, total: None,
             say=lambda words: None,
         )

@@ -243,8 +243,9 @@ def verify_pages(files: Sequence[DataFile], columns: Sequence[str]) -> None:
     """
     for file in files:
         try:
-            footer_of_file = metadata_of(file)
-            there = set(footer_of_file.schema.names)
+            with open_parquet(file) as opened:
+                # not the schema of the footer: each would keep the other, megabytes a file, until garbage is collected
+                footer_of_file, there = opened.metadata, set(opened.schema_arrow.names)
             wanted = [name for name in dict.fromkeys(columns) if name in there]
             # texts stay codes and a dictionary: nothing is decoded that nobody looks at
             with open_parquet(file, metadata=footer_of_file, read_dictionary=wanted) as parquet:

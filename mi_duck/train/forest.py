@@ -127,7 +127,12 @@ def forest_of(
     groups = []
     for first, stop in _packed([len(one) for one in left], NODES_AT_ONCE):
         joined = _join([(models[output], 1.0, output - first) for output in range(first, stop)], stop - first)
-        _renumber(joined, np.concatenate([number[one] for one in split[first:stop]]), len(used))
+        # a leaf's number of a feature means nothing, and may be any
+        of_nodes = [
+            np.where(inner != -1, number[np.where(inner != -1, one, 0)], 0)
+            for one, inner in zip(split[first:stop], left[first:stop], strict=True)
+        ]
+        _renumber(joined, np.concatenate(of_nodes), len(used))
         groups.append((load(joined), first, stop))
     forest = Forest(
         tuple(groups),
