@@ -16,7 +16,7 @@ from mi_duck.train.encoding import SENTINEL
 
 EXACT_IN_FLOAT32 = 1 << 24
 LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
-ROWS_COMPARED = 1_000_000  # in which rows of one position and several classes are looked for
+ROWS_COMPARED = 100_000  # in which rows of one position and several classes are looked for
 
 
 @dataclass(frozen=True, slots=True)
