@@ -28,7 +28,7 @@ from mi_duck.plan.memory import MemoryModel
 from mi_duck.plan.plan import Instance, Plan
 from mi_duck.plan.splitting import halves_of, with_split, write_splits
 from mi_duck.provenance import take_files_out
-from mi_duck.resources import GIB, memory_budget
+from mi_duck.resources import GIB, machine_budget
 from mi_duck.room import Job, expected_bytes, most_at_once, next_job
 from mi_duck.stages import partition
 from mi_duck.train.instance_state import instance_state, is_trained, write_lost
@@ -37,7 +37,6 @@ from mi_duck.train.segments import read_filling, segments_of
 from mi_duck.workers import Crew, Turn
 
 COUNTED_MORE = 1.05  # times the planned peak: then it is said
-NO_NUMBER = 1e6  # GiB: the user's limit is that of one instance
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,7 @@ def train(
         partition(folder, plan, threads=threads, report=report)
         take_files_out(folder)  # once, before several threads would
     over = [peak_over_prediction(folder, job.instance) for job in done]
-    room = memory_budget(max_gb=NO_NUMBER, safety_factor=plan.options["memory_safety_factor"])
+    room = machine_budget(plan.options["memory_safety_factor"])
     at_once = most_at_once([expected_bytes(job, over) for job in waiting], workers, room.budget_bytes)
     if plan.settings.device != "cpu" and at_once > 1:
         at_once = 1

@@ -67,13 +67,18 @@ def memory_budget(*, max_gb: float, safety_factor: float, is_elsewhere: bool = F
     root
         Where ``sys`` and ``proc`` are found; another folder in tests.
     """
-    machine = min(memory_bounds(root=root, environment=os.environ), key=lambda bound: bound.available_bytes)
-    planned = int(machine.available_bytes * safety_factor)
+    machine = machine_budget(safety_factor, root=root)
     user = int(max_gb * GIB)
-    if is_elsewhere or user <= planned:
+    if is_elsewhere or user <= machine.budget_bytes:
         return Budget(user, f"--max-memory-per-instance-gb {max_gb:g}", True, machine.available_bytes)
+    return machine
+
+
+def machine_budget(safety_factor: float, *, root: Path = Path("/")) -> Budget:
+    """Return ``safety_factor`` x available memory, which all that runs at once shares; see `memory_budget`."""
+    machine = min(memory_bounds(root=root, environment=os.environ), key=lambda bound: bound.available_bytes)
     return Budget(
-        planned,
+        int(machine.available_bytes * safety_factor),
         f"{safety_factor:g} of {machine.available_bytes / GIB:.1f} GiB available ({machine.source})",
         False,
         machine.available_bytes,

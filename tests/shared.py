@@ -1,4 +1,4 @@
-"""What all workers of a test session share: made once, by whoever needs it first."""
+"""What tests share: things made once for all workers of a session, and the layout that predictions begin with."""
 
 import fcntl
 import os
@@ -6,6 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from mi_duck.plan.memory import Layout
+
+DENSE = Layout(
+    n_features=1_167,
+    n_wide=76,
+    bins=40_000,
+    missing_share=0.0,
+    stored_share=1.0,
+    has_sparse_column=False,
+    n_classes=3,
+    max_bin=256,
+    max_depth=6,
+    threads=2,
+    cv="matrices",
+)
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import xgboost as xgb
 from runs import call, partitioned, quiet, trained
+from shared import DENSE
 
 from mi_duck.checkpoint import read_parts
 from mi_duck.errors import PlanError
@@ -19,7 +20,7 @@ from mi_duck.folders import RunFolder
 from mi_duck.genome.synthetic import synthesise
 from mi_duck.plan.choices import ROUNDS_WORTH_A_MATRIX, choose_cv, choose_layout
 from mi_duck.plan.filling import Filling, layout_of
-from mi_duck.plan.memory import Layout, MemoryModel
+from mi_duck.plan.memory import MemoryModel
 from mi_duck.plan.plan import Plan, Settings
 from mi_duck.resources import Budget
 from mi_duck.stages import partition_here
@@ -28,21 +29,7 @@ from mi_duck.train.train import train_instance
 
 SETTINGS = Settings(42, 3, 800, 30, 6, 0.1, 256, True)
 # 100 columns, ten of them real; one of these has holes
-MODEL = MemoryModel(
-    Layout(
-        n_features=100,
-        n_wide=10,
-        bins=5000,
-        missing_share=0.0,
-        stored_share=1.0,
-        has_sparse_column=False,
-        n_classes=3,
-        max_bin=256,
-        max_depth=6,
-        threads=1,
-        cv="matrices",
-    )
-)
+MODEL = MemoryModel(replace(DENSE, n_features=100, n_wide=10, bins=5000, threads=1))
 WHOLE = Filling(100, {f"count_{number}": 50 for number in range(90)}, {f"real_{number}": 0 for number in range(10)})
 HOLES = replace(WHOLE, missing=WHOLE.missing | {"real_3": 20})
 GENE_ROWS = np.full(3000, 400)

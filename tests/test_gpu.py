@@ -5,25 +5,13 @@ from pathlib import Path
 
 import pytest
 from runs import assert_refused, call
+from shared import DENSE
 
 from mi_duck.errors import MemoryBudgetError, PlanError
 from mi_duck.plan.gpu import CONTEXT_BYTES, check_device, check_graphics_memory, cuda_devices, gpu_bytes
-from mi_duck.plan.memory import Layout
 from mi_duck.plan.plan import Instance
 
-DENSE = Layout(
-    n_features=1_167,
-    n_wide=79,
-    bins=60_000,
-    missing_share=0.0,
-    stored_share=1.0,
-    has_sparse_column=False,
-    n_classes=3,
-    max_bin=256,
-    max_depth=6,
-    threads=2,
-    cv="matrices",
-)
+LAYOUT = replace(DENSE, n_wide=79, bins=60_000)
 absent = pytest.mark.skipif(bool(cuda_devices()), reason="a CUDA device is here")
 present = pytest.mark.skipif(not cuda_devices(), reason="no CUDA device is here")
 
@@ -58,12 +46,12 @@ def test_gpu_bytes__of_a_dense_matrix_by_hand() -> None:
     """257 symbols take nine bits a cell."""
     n = 587_000
     expected = CONTEXT_BYTES + n * 1_167 * 9 / 8 + 48 * n + 16 * 60_000 * 64
-    assert gpu_bytes(n, DENSE) == int(expected)
+    assert gpu_bytes(n, LAYOUT) == int(expected)
 
 
 def test_gpu_bytes__missing_values_take_the_bits_of_all_bins() -> None:
     n = 1_000_000
-    more = gpu_bytes(n, replace(DENSE, missing_share=0.1)) - gpu_bytes(n, DENSE)
+    more = gpu_bytes(n, replace(LAYOUT, missing_share=0.1)) - gpu_bytes(n, LAYOUT)
     assert more == pytest.approx(n * 1_167 * (16 - 9) / 8, rel=1e-6)
 
 
@@ -71,4 +59,4 @@ def test_gpu_bytes__missing_values_take_the_bits_of_all_bins() -> None:
 def test_graphics_memory__too_small_is_refused() -> None:
     whole = Instance(0, 0, 9_280, 9_280, 10**9, 10**9, 1, 1.0)
     with pytest.raises(MemoryBudgetError, match="--genes-per-instance"):
-        check_graphics_memory([whole], DENSE)
+        check_graphics_memory([whole], LAYOUT)

@@ -327,21 +327,21 @@ def test_top_level__holds_nothing_else() -> None:
     assert {name for name in names if not name.startswith(".")} <= TOP_LEVEL
 
 
-def test_package__imports_nothing_slow_by_itself() -> None:
-    """A child process imports only what it needs."""
-    slow = "{'duckdb', 'numpy', 'pyarrow', 'sklearn', 'xgboost'}"
-    code = f"import sys, mi_duck; print(*sorted({slow} & set(sys.modules)))"
-    loaded = subprocess.run(
+def loaded_by(modules: str, among: set[str]) -> set[str]:
+    """Return which packages a fresh interpreter has loaded after importing modules."""
+    code = f"import sys, {modules}; print(*{among!r} & set(sys.modules))"
+    done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )
-    assert loaded.stdout.split() == []
+    return set(done.stdout.split())
+
+
+def test_package__imports_nothing_slow_by_itself() -> None:
+    """A child process imports only what it needs."""
+    assert loaded_by("mi_duck", {"duckdb", "numpy", "pyarrow", "sklearn", "xgboost"}) == set()
 
 
 def test_commands__leave_xgboost_to_child_processes() -> None:
     """What plans, trains and tells needs 85 MB by itself, with XGBoost and what that loads 227."""
     modules = "mi_duck.pipeline, mi_duck.runs, mi_duck.views, mi_duck.plan.planning, mi_duck.plan.measuring"
-    code = f"import sys, {modules}; print(*sorted({{'xgboost', 'sklearn', 'pandas', 'matplotlib'}} & set(sys.modules)))"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
-    )
-    assert loaded.stdout.split() == []
+    assert loaded_by(modules, {"xgboost", "sklearn", "pandas", "matplotlib"}) == set()

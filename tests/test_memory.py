@@ -9,6 +9,7 @@ from itertools import product
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shared import DENSE
 
 from mi_duck.children import run_child
 from mi_duck.plan.memory import (
@@ -41,19 +42,7 @@ layouts = st.builds(
     is_external=st.booleans(),
     scored_per_row=st.floats(1, 20),
 )
-WORK = Layout(
-    n_features=1167,
-    n_wide=76,
-    bins=40_000,
-    missing_share=0.0,
-    stored_share=1.0,
-    has_sparse_column=False,
-    n_classes=3,
-    max_bin=256,
-    max_depth=6,
-    threads=2,
-    cv="weights",
-)
+WORK = replace(DENSE, cv="weights")
 
 
 # ---- arithmetic -------------------------------------------------------------------------------------------------------

@@ -6,29 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from runs import call
+from shared import DENSE
 
 from mi_duck.errors import MemoryBudgetError, MiDuckError, PlanError
 from mi_duck.folders import RunFolder
 from mi_duck.plan.filling import Filling, layout_of
-from mi_duck.plan.memory import Layout, MemoryModel
+from mi_duck.plan.memory import MemoryModel
 from mi_duck.plan.plan import Settings
 from mi_duck.plan.strategies import Alternative, Demand, alternatives, choose_strategy, instance_seconds, windows_of
 from mi_duck.plan.timing import Rates
 from mi_duck.resources import Budget
 
-LAYOUT = Layout(
-    n_features=400,
-    n_wide=10,
-    bins=5000,
-    missing_share=0.0,
-    stored_share=1.0,
-    has_sparse_column=False,
-    n_classes=3,
-    max_bin=256,
-    max_depth=6,
-    threads=1,
-    cv="matrices",
-)
+LAYOUT = replace(DENSE, n_features=400, n_wide=10, bins=5000, threads=1)
 MODEL = MemoryModel(LAYOUT)
 SETTINGS = Settings(
     seed=42,

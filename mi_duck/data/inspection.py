@@ -190,11 +190,14 @@ def _outside(file: DataFile, names: Sequence[str], low: float, high: float) -> s
             metadata = parquet.metadata
     except UNREADABLE as error:
         raise damaged(file, error) from error
-    places = {name: metadata.schema.names.index(name) for name in names}
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        for name, place in places.items():
-            facts = group.column(place).statistics
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    # not by the schema of the footer: see `mi_duck.data.files.verify_pages`
+    place_of = (
+        {groups[0].column(place).path_in_schema: place for place in range(metadata.num_columns)} if groups else {}
+    )
+    for group in groups:
+        for name in names:
+            facts = group.column(place_of[name]).statistics
             if facts is not None and facts.has_min_max and not _is_within(facts.min, facts.max, low, high):
                 return name
     return ""

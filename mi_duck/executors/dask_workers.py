@@ -19,7 +19,7 @@ from mi_duck.errors import MiDuckError, PlanError
 from mi_duck.folders import RunFolder
 from mi_duck.locks import run_lock
 from mi_duck.plan.plan import Instance, Plan
-from mi_duck.resources import memory_budget
+from mi_duck.resources import machine_budget
 from mi_duck.runs import train_run, untrained
 from mi_duck.stages import partition
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 WORKER_BYTES = 256 << 20  # a worker, its nanny, and what watches the training
 SECONDS_TO_CONNECT = 30
-NO_LIMIT_GB = 1e9
 
 
 def train_with_dask(
@@ -164,6 +163,5 @@ def _client(scheduler: str | None, n_workers: int) -> Iterator["Client"]:
 
 def _fitting(plan: Plan, instances: list[Instance]) -> int:
     """Return how many instances fit this machine's memory at once, by the largest; at least one."""
-    share = plan.options["memory_safety_factor"]
-    budget = memory_budget(max_gb=NO_LIMIT_GB, safety_factor=share).budget_bytes
+    budget = machine_budget(plan.options["memory_safety_factor"]).budget_bytes
     return max(int(budget // (max(one.predicted_bytes for one in instances) + WORKER_BYTES)), 1)
