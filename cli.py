@@ -26,6 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from mi_duck import __version__
+from mi_duck.children import free_at_once
 from mi_duck.errors import MiDuckError
 from mi_duck.options import (
     DEPTH,
@@ -180,7 +181,8 @@ def main(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
     ] = False,
 ) -> None:
-    """Set up messages."""
+    """Set up messages and memory."""
+    free_at_once()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack letters of a name
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_Messages()], force=True)

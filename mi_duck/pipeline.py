@@ -170,6 +170,7 @@ def complete(
     plan = folder.read_plan()
     with_plots = not diagnostics.is_minimal
     if n_trained == 0 and is_scored(folder, plan, diagnostics):
+        shutil.rmtree(folder.scratch, ignore_errors=True)  # what a kill left while the run deleted it
         if diagnostics.are_explained(folder):
             say(f"nothing to do: {folder.root} is complete")
             return plan

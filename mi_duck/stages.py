@@ -7,6 +7,7 @@ from typing import Any
 
 from mi_duck.children import Report, Say, run_child
 from mi_duck.data.dataset import Dataset, open_dataset, resolved
+from mi_duck.data.files import row_groups
 from mi_duck.database import SQL_BYTES, Database
 from mi_duck.errors import DataError
 from mi_duck.folders import RunFolder
@@ -109,7 +110,7 @@ def partition_here(
             site_scores=plan.base_scores[1:],
         )
         db.load_parquet("gene_index", genes_file(folder, plan))
-        db.table("row_groups", files=Database.patterns(dataset.files))
+        db.load("row_groups", row_groups(dataset.files))
         write_segments(db, plan, folder.segments, dataset=dataset, report=report, wanted=wanted)
 
 

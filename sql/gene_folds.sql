@@ -44,7 +44,7 @@ groups as (
     from group_labels
     group by all
 ),
-ordered as materialized (
+ordered as (
     select
         groups.fold_group,
         groups.n,
@@ -56,51 +56,72 @@ ordered as materialized (
     from groups
     cross join totals
 ),
--- filled: rows of each class in each fold so far, fold by fold in one list; placed: their sums over the folds;
--- squares: the sums of their squares
+placed as (
+    select
+        step,
+        label,
+        sum(n_rows) over (partition by label order by step) as n_placed
+    from (
+        select
+            step,
+            unnest(n) as n_rows,
+            generate_subscripts(n, 1) as label
+        from ordered
+    )
+),
+placed_squares as (
+    select
+        step,
+        list(n_placed::hugeint * n_placed::hugeint order by label) as squares
+    from placed
+    group by step
+),
+-- what does not depend on the folds chosen, in lists of n_folds x n_classes numbers, fold by fold: rows of the group;
+-- squares of the rows placed up to this step in all folds together; rows of the dataset
+steps as materialized (
+    select
+        ordered.step,
+        ordered.fold_group,
+        ordered.n_classes,
+        flatten(list_transform(range($n_folds), lambda f: ordered.n)) as n,
+        flatten(list_transform(range($n_folds), lambda f: placed_squares.squares)) as placed,
+        flatten(list_transform(range($n_folds), lambda f: ordered.total)) as total
+    from ordered
+    join placed_squares using (step)
+),
+-- filled: rows so far; squares: their squares, added up over the folds and repeated for each
 assigned as (
     select
         0::bigint as step,
         null::varchar as fold_group,
         null::bigint as fold,
         list_transform(range($n_folds * n_classes), lambda i: 0::hugeint) as filled,
-        list_transform(range(n_classes), lambda i: 0::hugeint) as placed,
-        list_transform(range(n_classes), lambda i: 0::hugeint) as squares
+        list_transform(range($n_folds * n_classes), lambda i: 0::hugeint) as squares
     from totals
     union all
     select
         step,
         fold_group,
-        chosen.fold as fold,
+        fold,
+        list_transform(filled, lambda x, i: case when (i - 1) // n_classes = fold then x + n[i] else x end) as filled,
         list_transform(
-            filled,
-            lambda x, i: case when (i - 1) // n_classes = chosen.fold then x + n[(i - 1) % n_classes + 1] else x end
-        ) as filled,
-        list_transform(placed, lambda x, c: x + n[c]) as placed,
-        list_transform(squares, lambda x, c: x + n[c] * (2 * filled[chosen.fold * n_classes + c] + n[c])) as squares
+            squares, lambda x, i: x + n[i] * (2 * filled[fold * n_classes + (i - 1) % n_classes + 1] + n[i])
+        ) as squares
     from (
         select
-            ordered.step,
-            ordered.fold_group,
-            ordered.n,
-            ordered.n_classes,
-            assigned.filled,
-            assigned.placed,
-            assigned.squares,
-            -- standard deviation over the folds of the share of a class, times n_folds, if the group went to fold f
+            step,
+            fold_group,
+            n_classes,
+            n,
+            filled,
+            squares,
             list_reduce(
                 list_transform(
                     range($n_folds),
                     lambda f: {
                         'fold': f,
                         'n_rows': list_sum(filled[f * n_classes + 1:(f + 1) * n_classes]),
-                        'spread': list_sum(list_transform(
-                            n,
-                            lambda x, c: sqrt((
-                                $n_folds * (squares[c] + x * (2 * filled[f * n_classes + c] + x))
-                                - (placed[c] + x) * (placed[c] + x)
-                            )::double) / total[c]::double
-                        ))
+                        'spread': list_sum(spreads[f * n_classes + 1:(f + 1) * n_classes])
                     }
                 ),
                 lambda best, x: case
@@ -110,9 +131,25 @@ assigned as (
                         then x
                     else best
                 end
-            ) as chosen
-        from assigned
-        join ordered on ordered.step = assigned.step + 1
+            ).fold as fold
+        from (
+            select
+                steps.step,
+                steps.fold_group,
+                steps.n_classes,
+                steps.n,
+                assigned.filled,
+                assigned.squares,
+                -- standard deviation over the folds of the share of a class, times n_folds, if this were the fold
+                list_transform(
+                    assigned.filled,
+                    lambda x, i: sqrt(
+                        ($n_folds * (assigned.squares[i] + steps.n[i] * (2 * x + steps.n[i])) - steps.placed[i])::double
+                    ) / steps.total[i]::double
+                ) as spreads
+            from assigned
+            join steps on steps.step = assigned.step + 1
+        )
     )
 )
 select

@@ -1,6 +1,7 @@
 """A child process gives its result, its peak and its errors to its parent, and never outlives it."""
 
 import os
+import platform
 import resource
 import signal
 import subprocess
@@ -240,3 +241,25 @@ def _assert_gone(pid_file: Path) -> None:
 def test_errors__have_the_exit_codes_that_workflow_managers_read() -> None:
     assert (DataError.exit_code, IncompleteRunError.exit_code, PlanError.exit_code) == (65, 69, 78)
     assert MemoryBudgetError.exit_code == 137
+
+
+# ---- memory of the commands themselves ----------------------------------------------------------------------------------
+
+HELD_BEHIND_ONE = """
+import psutil
+from mi_duck.children import free_at_once
+if {is_called}:
+    free_at_once()
+blocks = [bytes(100_000) for _ in range(2_000)]
+blocks = blocks[-1:]  # the last one lies above all others
+print(psutil.Process().memory_info().rss >> 20)
+"""
+
+
+@pytest.mark.skipif("glibc" not in platform.libc_ver()[0], reason="the C library has no such thresholds")
+def test_free_at_once__gives_back_what_lies_below_a_block_in_use() -> None:
+    held = [
+        int(subprocess.check_output([sys.executable, "-c", HELD_BEHIND_ONE.format(is_called=is_called)], timeout=60))
+        for is_called in (False, True)
+    ]
+    assert held[1] + 100 < held[0]

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mi_duck.data.dataset import Dataset, open_dataset
-from mi_duck.data.files import parquet_files
+from mi_duck.data.files import parquet_files, row_groups
 from mi_duck.data.genes import index_genes
 from mi_duck.data.inspection import data_warnings
 from mi_duck.database import Database
@@ -35,11 +35,24 @@ def write(file: Path, columns: dict[str, Any] | pa.Table | None = None) -> Path:
     return file.parent
 
 
+def test_row_groups__stand_one_behind_the_other(write_rows: WriteRows) -> None:
+    rows = [{"x": number} for number in range(5)]
+    folder = write_rows(rows, rows[:0], rows[:1], row_group_rows=2, schema=pa.schema({"x": pa.int64()}))
+    files = sorted(folder.glob("*.parquet"))
+    # five rows in row groups of two: 2 + 2 + 1
+    assert [tuple(row.values()) for row in row_groups(files).to_pylist()] == [
+        (str(files[0]), 0, 0, 2),
+        (str(files[0]), 1, 2, 2),
+        (str(files[0]), 2, 4, 1),
+        (str(files[2]), 0, 0, 1),
+    ]
+
+
 def count_rows(dataset: Dataset) -> int:
     """Return the rows that SQL finds, with the place of every row found again in the row index."""
     with Database(threads=1) as db:
         n_rows = index_genes(db, dataset, seed=1).n_rows
-        db.table("row_groups", files=Database.patterns(dataset.files))
+        db.load("row_groups", row_groups(dataset.files))
         assert sum(row["n_rows"] for row in db.rows("row_index")) == n_rows
     return n_rows
 
@@ -211,7 +224,7 @@ def test_open_dataset__meets_damaged_footers_with_its_own_errors(tmp_path: Path)
             try:
                 dataset = open_dataset(str(folder))
                 index_genes(db, dataset, seed=1)
-                db.table("row_groups", files=Database.patterns(dataset.files))
+                db.load("row_groups", row_groups(dataset.files))
             except DataError as refusal:
                 refusals.append(str(refusal))
     # the rest hits statistics, notes of the writer and the like, which no checksum covers

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mi_duck.data.dataset import open_dataset
+from mi_duck.data.files import row_groups
 from mi_duck.data.genes import Fold, GeneIndex, assign_folds, index_genes
 from mi_duck.database import Database
 from mi_duck.errors import DataError, PlanError
@@ -75,7 +76,7 @@ def test_index_genes__sample_is_a_function_of_genes_and_seed(db: Database, write
     found = {}
     for name, opened, seed in (("one", dataset, 1), ("two", backwards, 1), ("other", dataset, 2)):
         index_genes(db, opened, seed=seed, sample_genes=10)
-        found[name] = {row["gene_id"] for row in db.rows("sampled_genes", seed=seed, n_genes=10)}
+        found[name] = set(db.read("gene_index")["gene_id"].to_pylist())
     assert found["one"] == found["two"] != found["other"]
 
 
@@ -308,6 +309,6 @@ def test_row_index__equals_run_lengths_counted_in_python(
     folder = write_rows(rows[:600], rows[600:610], rows[610:], row_group_rows=128)
     files = sorted(folder.glob("*.parquet"))
     _, genes = indexed(db, folder, sample_genes=sample)
-    db.table("row_groups", files=Database.patterns(files))
+    db.load("row_groups", row_groups(files))
     found = [tuple(row.values()) for row in db.rows("row_index")]
     assert found == runs_in_python(files, {row["gene_id"]: row["gene_rank"] for row in genes})

@@ -70,6 +70,17 @@ def test_run__a_second_time_does_nothing(run: Path, small_dataset: Path) -> None
     assert {file: file.stat().st_mtime_ns for file in run.rglob("*") if file.name != ".lock"} == before
 
 
+def test_run__deletes_what_a_kill_left_of_its_scratch(run: Path, small_dataset: Path, tmp_path: Path) -> None:
+    """The scratch is deleted last, when all else says that the run is complete."""
+    again = tmp_path / "run"
+    shutil.copytree(run, again)
+    left = again / ".scratch" / "segments" / "segment_000000_000010" / "keys.bin"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    assert "nothing to do" in here("run", small_dataset, "--out", again, *FAST).stderr
+    assert not (again / ".scratch").exists()
+
+
 def test_run__killed_three_times_ends_like_an_uninterrupted_one(run: Path, small_dataset: Path, tmp_path: Path) -> None:
     """Kill -9 a random time after planning began, after training began, and after the second instance began."""
     out = tmp_path / "run"

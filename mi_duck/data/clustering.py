@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mi_duck.checkpoint import storage_errors
 from mi_duck.children import Report
-from mi_duck.data.files import UNREADABLE, damaged, open_parquet, schema_of
+from mi_duck.data.files import UNREADABLE, damaged, open_parquet, row_groups, schema_of
 from mi_duck.data.stores import DataFile, data_file
 from mi_duck.database import Database
 from mi_duck.errors import DataError
@@ -62,7 +62,7 @@ def index_rows(
         report("sorting genes and positions", 0, 1)
         db.table("clustered_genes")
         db.table("row_places", files=list(files))
-        db.table("row_groups", files=Database.patterns(paths))
+        db.load("row_groups", row_groups(paths))
         groups = db.arrow("group_genes")
         genes = db.read("clustered_genes")
         with storage_errors(folder):

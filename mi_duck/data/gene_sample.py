@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mi_duck.children import Report
 from mi_duck.data.dataset import Dataset
-from mi_duck.data.files import UNREADABLE, damaged, open_parquet
+from mi_duck.data.files import UNREADABLE, damaged, open_parquet, row_groups
 from mi_duck.data.stores import data_file
 from mi_duck.database import Database
 from mi_duck.errors import DataError
@@ -61,7 +61,7 @@ def sample_runs(db: Database, dataset: Dataset, *, n_wide: int, seed: int) -> li
     seed
         Chooses the row groups.
     """
-    db.table("row_groups", files=Database.patterns(dataset.files))
+    db.load("row_groups", row_groups(dataset.files))
     runs = db.rows("leakage_rows", seed=seed, rows_read=ROWS_READ, n_first=None)
     n_genes = len(db.read("gene_index"))
     if len({run["gene_rank"] for run in runs}) < min(LEAST_GENES, n_genes):

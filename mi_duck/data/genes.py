@@ -116,6 +116,8 @@ def index_genes(
     db.table("gene_index", seed=seed, n_classes=len(dataset.classes))
     db.table("holdout_genes", seed=seed, n_classes=len(dataset.classes))
     kept = _holdout_summary(db, dataset, held_out)
+    for table in ("label_counts", "sampled_genes", "holdout_groups"):  # several lines a gene that nobody reads again
+        db.drop(table)
     (summary,) = db.rows("gene_summary")
     if summary["n_genes"] == 0:
         raise PlanError(f"--holdout-genes {holdout} holds out all genes; hold out fewer")

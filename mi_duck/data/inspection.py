@@ -16,7 +16,7 @@ from mi_duck.train.encoding import SENTINEL
 
 EXACT_IN_FLOAT32 = 1 << 24
 LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
-ROWS_COMPARED = 100_000  # in which rows of one position and several classes are looked for
+ROWS_COMPARED = 50_000  # in which rows of one position and several classes are looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def gene_warnings(db: Database, dataset: Dataset) -> tuple[str, ...]:
     Parameters
     ----------
     db
-        Database with ``source_rows``, ``label_counts`` and ``gene_index``.
+        Database with ``source_rows``, ``gene_index`` and ``holdout_genes``.
     dataset
         The dataset.
     """

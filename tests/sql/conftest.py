@@ -28,6 +28,7 @@ MADE_ELSEWHERE = {
         "file": "varchar",
         "row_number": "bigint",
     },
+    "row_groups": {"file": "varchar", "row_group": "bigint", "first_row": "bigint", "n_rows": "bigint"},
     "instances": {
         "instance_id": "bigint",
         "first_rank": "bigint",

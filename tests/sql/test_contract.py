@@ -8,6 +8,7 @@ import duckdb
 import pytest
 from headers import code_of, header_of, sql_files, text_of
 
+from mi_duck.data.files import row_groups
 from mi_duck.database import Database, named_queries, quoted
 
 STEPS = sql_files("*.sql", "checks/*.sql")
@@ -43,7 +44,6 @@ ORDER = [
     "gene_index",
     "holdout_genes",
     "gene_folds",
-    "row_groups",
     "sampling",
     "genes",
     "instance_genes",
@@ -117,6 +117,7 @@ def tables(db: Database, tiny: Path, given: Callable[[str, str], None]) -> dict[
     )
     for name, text in RUN.items():
         given(name, text)
+    db.load("row_groups", row_groups(files))
     for name in ORDER:
         db.table(name, **{key: parameters[key] for key in header_of(name).params})
         if name == "genes":  # a finished run reads the index from its file, which has folds

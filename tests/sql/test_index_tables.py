@@ -162,19 +162,6 @@ def test_gene_summary__adds_up(db: Database, given: Given) -> None:
     ]
 
 
-def test_row_groups__stand_one_behind_the_other(db: Database, write_rows: WriteRows) -> None:
-    rows = [{"x": number} for number in range(5)]
-    folder = write_rows(rows, rows[:1], row_group_rows=2)
-    first, second = (str(folder / f"part-{number}.parquet") for number in (0, 1))
-    # five rows in row groups of two: 2 + 2 + 1
-    assert db.rows("row_groups", files=[first, second]) == [
-        {"file": first, "row_group": 0, "first_row": 0, "n_rows": 2},
-        {"file": first, "row_group": 1, "first_row": 2, "n_rows": 2},
-        {"file": first, "row_group": 2, "first_row": 4, "n_rows": 1},
-        {"file": second, "row_group": 0, "first_row": 0, "n_rows": 1},
-    ]
-
-
 def test_row_index__joins_neighbouring_rows_of_a_gene(db: Database, given: Given) -> None:
     given("gene_index", "gene_id gene_rank\n A 0\n B 1")
     given(

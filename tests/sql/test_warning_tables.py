@@ -18,12 +18,18 @@ def load(db: Database, rows: Sequence[Row]) -> None:
         "source_rows", pa.table(dict(zip(names, (pa.array(list(one)) for one in zip(*rows, strict=True)), strict=True)))
     )
     db.load("gene_index", pa.table({"gene_id": genes, "gene_rank": range(len(genes))}))
-    db.load("label_counts", pa.table({"gene_id": [gene for gene, _, _ in rows]}))
+    db.load("holdout_genes", pa.table({"gene_id": pa.array([], pa.string())}))
 
 
 def test_similar_genes__differ_in_case_or_outer_space(db: Database) -> None:
     load(db, [(gene, 1, "donor") for gene in ("b ", "B", "a", "A", " a", "c", "c d", "cd", "c", "B")])
     assert db.rows("similar_genes") == [{"n_names": 2, "genes": [" a", "A", "a"]}]
+
+
+def test_similar_genes__may_be_held_out(db: Database) -> None:
+    load(db, [("a", 1, "donor"), ("b", 1, "donor")])
+    db.load("holdout_genes", pa.table({"gene_id": ["B"]}))
+    assert db.rows("similar_genes") == [{"n_names": 1, "genes": ["B", "b"]}]
 
 
 def test_similar_genes__of_names_that_differ_are_none(db: Database) -> None:
