@@ -1,7 +1,9 @@
 """The whole run: what is planned, trained, interrupted, gone on with, refused."""
 
 import contextlib
+import errno
 import json
+import os
 import random
 import shutil
 import signal
@@ -206,6 +208,22 @@ def test_plan__asked_for_other_settings_is_another_request(
     result = call("run", small_dataset, "--out", run, *FAST, *flags)
     assert result.exit_code == 78, result.output
     assert f"was begun otherwise ({words}); what still matches is kept" in result.stderr
+
+
+def test_plan__that_is_whole_keeps_its_genes_although_flushing_it_failed(
+    small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(folder: Path) -> None:
+        if (folder / "plan.json").exists():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr("mi_duck.checkpoint.sync_folder", fail)
+        failed = call("plan", small_dataset, "--out", out, *SMALL)
+    assert failed.exit_code == 74, failed.output
+    assert not [file for file in out.rglob("*") if file.name.endswith(".tmp")]
+    assert here("train", out, "--partition-only").exit_code == 0
 
 
 def test_run__of_other_data_trains_all_instances_anew(run: Path, small_dataset: Path, tmp_path: Path) -> None:

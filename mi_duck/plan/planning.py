@@ -101,7 +101,6 @@ def make_plan(
         raise CheckpointError(
             f"{out} holds a plan already; 'mi-duck train {out}' goes on with it, or choose another --out"
         )
-    is_made = False
     try:
         draft = draft_plan(dataset, folder, options, settings, threads, say, report=report)
         budget = memory_budget(
@@ -111,9 +110,8 @@ def make_plan(
         )
         plan = _with_instances(draft, dataset, folder, options, budget, threads=threads, report=report, say=say)
         write_file(folder.plan, plan.to_json().encode())
-        is_made = True
     finally:
-        if not is_made:
+        if not folder.plan.exists():  # it may be there whole although writing it failed at last
             folder.genes.unlink(missing_ok=True)
             shutil.rmtree(folder.leakage, ignore_errors=True)
         shutil.rmtree(folder.scratch, ignore_errors=True)
