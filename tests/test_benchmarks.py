@@ -9,7 +9,7 @@ import pytest
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 TOYS = {
     "bench_bit_flips.py": ["2"],
-    "bench_growth.py": ["40", "20", "320"],
+    "bench_growth.py": ["--features", "40", "--rows-per-gene", "20", "--instance-genes", "60", "--all", "200"],
     "bench_matrix.py": ["20"],
     "bench_memory_per_gene.py": ["toy"],
     "bench_planning.py": ["3000", "60"],
