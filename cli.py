@@ -560,7 +560,7 @@ def memory(
     strategy: StrategyOption = "auto",
     layout: LayoutOption = "auto",
     cv: CrossValidation = "auto",
-    sample_negatives: SampleNegatives = 1.0,
+    sample_negatives: SampleNegatives = None,
     n_folds: FoldsOption = FOLDS,
     max_depth: DepthOption = DEPTH,
     max_bin: MaxBin = MAX_BIN,

@@ -78,7 +78,7 @@ def growth(n_genes: int, asked: argparse.Namespace) -> tuple[float, float, float
         made = synthesise(data, n_genes=n_genes, n_files=max(n_genes // GENES_A_FILE, 1), **form)
         size = ("--strategy", "multi", "--genes-per-instance", asked.instance_genes, "--max-instances", 10_000)
         plan_wall, _, plan_peak = command(
-            *("plan", data, "--out", run, *size, "--memory-per-gene-mb", 1),
+            *("plan", data, "--out", run, *size, "--memory-per-gene-mb", 1, "--sample-negatives", 1),
             *("--n-estimators", asked.rounds, "--early-stopping-patience", 0),
         )
         wall, cpu, _ = command("train", run, *(() if asked.all else ("--instance", 0)))

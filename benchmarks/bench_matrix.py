@@ -34,7 +34,7 @@ def main(n_genes: int) -> None:
     with workplace() as folder:
         synthesise(folder / "data", n_genes=n_genes)
         settings = Settings(42, 2, 5, 0, 6, 0.1, 256, True)
-        options = PlanOptions(strategy="single", memory_per_gene_mb=0.1)
+        options = PlanOptions(strategy="single", memory_per_gene_mb=0.1, sample_negatives=1.0)
         dataset = open_dataset(str(folder / "data"))
         plan = make_plan(
             dataset, folder / "run", options=options, settings=settings, threads=THREADS, report=quiet, say=quiet

@@ -43,7 +43,7 @@ def measure(name: str, place: str, sizes: Sequence[int], layouts: Sequence[str],
     found = measure_dataset(
         open_dataset(place),
         scratch,
-        options=PlanOptions(genes_per_instance=max(sizes)),
+        options=PlanOptions(genes_per_instance=max(sizes), sample_negatives=1.0),
         settings=Settings(42, 3, 800, 30, 6, 0.1, 256, True),
         threads=2,
         report=quiet,

@@ -105,7 +105,7 @@ def fly(rounds: int, folder: Path) -> tuple[RunFolder, str]:
     run(
         open_dataset(str(folder / "data")),
         folder / "run",
-        options=PlanOptions(strategy="single"),
+        options=PlanOptions(strategy="single", sample_negatives=1.0),
         settings=Settings(42, 3, rounds, 15, 6, 0.1, 256, True),
         threads=2,
         diagnostics=Diagnostics(is_minimal=True, with_shap=False),

@@ -12,6 +12,7 @@ of fold, each row's probabilities divided by their sum. Without DATASET the work
     lightgbm   pyarrow table handed to lightgbm.Dataset, as many leaves as depth allows (extra "dev")
     external   one XGBoost ExtMemQuantileDMatrix of everything, folds by weights of zero
     mi_duck    plan, train, consolidate: one instance, all rows, all features, the layout that the plan takes
+    sampled    the same with a quarter of the easy negatives, as by default where rows are many
     reduced    the same with --sample-negatives .1 --screen-features 200
     dense      the same as mi_duck with --layout missing
 """
@@ -37,8 +38,9 @@ from mi_duck.train.evaluate import point_scores
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = {
-    "mi_duck": (),
-    "dense": ("--layout", "missing"),
+    "mi_duck": ("--sample-negatives", "1"),
+    "sampled": ("--sample-negatives", ".25"),
+    "dense": ("--sample-negatives", "1", "--layout", "missing"),
     "reduced": ("--sample-negatives", ".1", "--screen-features", "200"),
 }
 PEERS = ("plain", "lightgbm", "external")

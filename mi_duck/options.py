@@ -96,9 +96,13 @@ CrossValidation = Annotated[
     typer.Option("--cv", help="Hold folds out by a matrix for each, or by weight zero; auto takes the faster."),
 ]
 SampleNegatives = Annotated[
-    float,
+    float | None,
     typer.Option(
-        help="Share of the easy negatives to train on, with the inverse as weight; 1 is all.", min=0.01, max=1.0
+        help="Share of the easy negatives to train on, with the inverse as weight; 1 is all. By default all of fewer than "
+        "200,000 rows or without base scores, else a quarter.",
+        min=0.01,
+        max=1.0,
+        show_default=False,
     ),
 ]
 FoldsOption = Annotated[int, typer.Option(help="Folds of the cross-validation.", min=2, max=100)]
@@ -214,7 +218,7 @@ class Planning:
     strategy: StrategyOption = "auto"
     layout: LayoutOption = "auto"
     cv: CrossValidation = "auto"
-    sample_negatives: SampleNegatives = 1.0
+    sample_negatives: SampleNegatives = None
     screen_features: Annotated[
         int | None,
         typer.Option(

@@ -214,6 +214,35 @@ def test_sampling__a_share_of_one_is_no_sampling(dataset: Path, tmp_path: Path) 
     assert set(found.keys["use"]) == {USED}
 
 
+def test_sampling__is_a_quarter_by_default_where_rows_are_many(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = pq.read_table(next(dataset.rglob("*.parquet")))
+    unknown = tmp_path / "unknown"
+    unknown.mkdir()
+    pq.write_table(rows.append_column("nothing", pa.nulls(len(rows), pa.float32())), unknown / "a.parquet")
+    columns = ("--base-score-columns", "neither_score,nothing,nothing")
+    for number, (least, data, flags, expected) in enumerate(
+        (
+            (len(rows), dataset, (), SHARE),
+            (len(rows) + 1, dataset, (), 1),
+            (len(rows), dataset, ("--sample-negatives", "1"), 1),
+            (len(rows), dataset, ("--exclude", "^donor_score$"), 1),
+            (len(rows), unknown, columns, 1),
+        )
+    ):
+        monkeypatch.setattr("mi_duck.plan.choices.ROWS_WORTH_SAMPLING", least)
+        out = tmp_path / str(number)
+        result = call("plan", data, "--out", out, "--memory-per-gene-mb", "1", *flags)
+        assert result.exit_code == 0, result.output
+        plan = RunFolder(out).read_plan()
+        assert plan.settings.sample_negatives == expected
+        assert (sum(one.n_training_rows for one in plan.instances) < sum(one.n_rows for one in plan.instances)) == (
+            expected < 1
+        )
+        assert ("easy negatives: those whose site score is below" in result.stderr) == (expected < 1)
+
+
 def test_sampling__needs_base_scores(dataset: Path, tmp_path: Path) -> None:
     for flags, words in (
         (("--exclude", "^donor_score$"), "needs a base score for every class"),

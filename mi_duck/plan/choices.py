@@ -22,6 +22,8 @@ from mi_duck.plan.probes import open_small_run, screen
 from mi_duck.resources import GIB, Budget
 
 PILOT_GENES = 200
+ROWS_WORTH_SAMPLING = 200_000
+SHARE_OF_EASY = 0.25  # to train on: in two real genomes scores and log loss are the same as with all
 EASY_SHARE = 0.9  # of the negatives: those that the base model finds easiest
 EASY_GENES = 2000  # genes whose negatives decide what is easy
 ROUNDS_WORTH_A_MATRIX = 40
@@ -80,22 +82,32 @@ def choose_cv(asked: str, settings: Settings, *, n_features: int, n_wide: int) -
     return "matrices" if settings.n_estimators >= ROUNDS_WORTH_A_MATRIX else "weights"
 
 
-def easy_below_score(db: Database, dataset: Dataset, share: float, seed: int) -> float:
-    """Return the site score below which a negative is easy, and make the table ``sampling``.
+def choose_sample(
+    db: Database, dataset: Dataset, asked: float | None, *, n_rows: int, seed: int
+) -> tuple[float, float | None]:
+    """Return the share of the easy negatives to train on, and the site score below which a negative is easy.
+
+    As asked; else a quarter where rows are many and have base scores. Where it is less than all, the table ``sampling`` is
+    made; else no negative is easy.
 
     Raises
     ------
     PlanError
-        There is no base score of the sites, or no negative has one.
+        A share is asked for, and there is no base score of the sites, or no negative has one.
     """
+    if asked == 1 or (asked is None and (not dataset.base_scores or n_rows < ROWS_WORTH_SAMPLING)):
+        return 1.0, None
     if not dataset.base_scores:
         raise PlanError("--sample-negatives needs a base score for every class (--base-score-columns)")
+    share = SHARE_OF_EASY if asked is None else asked
     background = dataset.labels[0]
     (row,) = db.rows("easy_below", background=background, share=EASY_SHARE, n_genes=EASY_GENES)
     if row["easy_below"] is None:
+        if asked is None:
+            return 1.0, None
         raise PlanError(f"--sample-negatives: no row of class {dataset.classes[0]} has a base score for every site")
     db.table("sampling", easy_below=row["easy_below"], share=share, seed=seed, background=background)
-    return float(row["easy_below"])
+    return share, float(row["easy_below"])
 
 
 def screened(

@@ -17,7 +17,7 @@ from mi_duck.data.leakage import LEAKY, without_leaks
 from mi_duck.database import SQL_BYTES, Database
 from mi_duck.errors import CheckpointError, DataError, PlanError
 from mi_duck.folders import RunFolder
-from mi_duck.plan.choices import choose_cv, choose_layout, easy_below_score, screened
+from mi_duck.plan.choices import choose_cv, choose_layout, choose_sample, screened
 from mi_duck.plan.filling import SPARSE, layout_of, zeros_to_leave_out
 from mi_duck.plan.gpu import check_device, check_graphics_memory
 from mi_duck.plan.memory import Layout, MemoryModel
@@ -55,7 +55,7 @@ class PlanOptions:
     strategy: str = "auto"
     layout: str = "auto"
     cv: str = "auto"
-    sample_negatives: float = 1.0
+    sample_negatives: float | None = None
     screen_features: int | None = None
     voting: str = "probability"
     weights: str = "uniform"
@@ -161,14 +161,15 @@ def draft_plan(
         if report is not None:
             small, is_excluding = split_features(dataset, statistics)[0], options.auto_exclude_leaky
             dataset = without_leaks(db, dataset, folder, small, settings.seed, is_excluding, threads, report, say)
-        easy_below = None
         training_rows = table["n_rows"].to_pylist()
-        if options.sample_negatives < 1:
-            easy_below = easy_below_score(db, dataset, options.sample_negatives, settings.seed)
+        share, easy_below = choose_sample(
+            db, dataset, options.sample_negatives, n_rows=index.n_rows, seed=settings.seed
+        )
+        if easy_below is not None:
             training_rows = db.arrow("gene_training_rows")["n_training_rows"].to_pylist()
             say(
-                f"easy negatives: those whose site score is below {easy_below:.4g}; {options.sample_negatives:g} of them are "
-                f"trained on, {sum(training_rows):,} of {index.n_rows:,} rows in all; all rows are scored"
+                f"easy negatives: those whose site score is below {easy_below:.4g}; {share:g} of them are trained on, "
+                f"{sum(training_rows):,} of {index.n_rows:,} rows in all; all rows are scored (--sample-negatives)"
             )
         table = table.append_column("n_training_rows", pa.array(training_rows, pa.int64()))
     small, wide = split_features(dataset, statistics)
@@ -201,7 +202,7 @@ def draft_plan(
         settings=replace(
             settings,
             cv=choose_cv(options.cv, settings, n_features=len(dataset.features), n_wide=len(wide)),
-            sample_negatives=options.sample_negatives,
+            sample_negatives=share,
         ),
         strategy="",
         alternatives=(),
