@@ -13,7 +13,7 @@ from mi_duck.catalogue import write_catalogue
 from mi_duck.checkpoint import file_sha256
 from mi_duck.children import Report, Say, run_child
 from mi_duck.data.dataset import Dataset
-from mi_duck.errors import IncompleteRunError
+from mi_duck.errors import IncompleteRunError, StorageError
 from mi_duck.explain.explained import check_background, is_explained, read_summary
 from mi_duck.folders import RunFolder
 from mi_duck.jobs import loss_text, train
@@ -170,7 +170,7 @@ def complete(
     plan = folder.read_plan()
     with_plots = not diagnostics.is_minimal
     if n_trained == 0 and is_scored(folder, plan, diagnostics):
-        shutil.rmtree(folder.scratch, ignore_errors=True)  # what a kill left while the run deleted it
+        delete_scratch(folder)  # what a kill left while the run deleted it
         if diagnostics.are_explained(folder):
             say(f"nothing to do: {folder.root} is complete")
             return plan
@@ -226,7 +226,25 @@ def finish(
     warnings = write_page(folder, with_plots=with_plots, with_overfitting=with_overfitting, report=report)
     write_summary(folder, plan, provenance, warnings=warnings)
     write_provenance(folder, provenance)
-    shutil.rmtree(folder.scratch, ignore_errors=True)
+    delete_scratch(folder)
+
+
+def delete_scratch(folder: RunFolder) -> None:
+    """Delete what only training needs, gigabytes of it.
+
+    Raises
+    ------
+    StorageError
+        The disk does not delete it; the next run of the same command tries again.
+    """
+    if folder.scratch.exists():
+        try:
+            shutil.rmtree(folder.scratch)
+        except OSError as error:
+            raise StorageError(
+                f"cannot delete {folder.scratch} ({error.strerror}), all else of the run is complete; "
+                "run the same command again or delete it"
+            ) from error
 
 
 def explain_model(

@@ -72,13 +72,24 @@ def test_run__a_second_time_does_nothing(run: Path, small_dataset: Path) -> None
     assert {file: file.stat().st_mtime_ns for file in run.rglob("*") if file.name != ".lock"} == before
 
 
-def test_run__deletes_what_a_kill_left_of_its_scratch(run: Path, small_dataset: Path, tmp_path: Path) -> None:
-    """The scratch is deleted last, when all else says that the run is complete."""
+def test_run__deletes_what_a_kill_left_of_its_scratch(
+    run: Path, small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scratch is deleted last, when all else says that the run is complete; where the disk refuses, that is said."""
+
+    def fail(name: str, **_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), name)
+
     again = tmp_path / "run"
     shutil.copytree(run, again)
     left = again / ".scratch" / "segments" / "segment_000000_000010" / "keys.bin"
     left.parent.mkdir(parents=True)
     left.touch()
+    with monkeypatch.context() as patched:
+        patched.setattr("os.unlink", fail)
+        failed = call("run", small_dataset, "--out", again, *FAST)
+    assert failed.exit_code == 74, failed.output
+    assert ".scratch" in failed.stderr
     assert "nothing to do" in here("run", small_dataset, "--out", again, *FAST).stderr
     assert not (again / ".scratch").exists()
 
