@@ -44,7 +44,7 @@ groups as (
     from group_labels
     group by all
 ),
-ordered as (
+ordered as materialized (
     select
         groups.fold_group,
         groups.n,

@@ -3,22 +3,13 @@
 from dataclasses import replace
 
 import pytest
+from shared import DENSE
 
 from mi_duck.plan.filling import Filling, layout_of, zeros_to_leave_out
-from mi_duck.plan.memory import Layout, growing_bytes
+from mi_duck.plan.memory import growing_bytes
 
-BASE = Layout(
-    n_features=4,
-    n_wide=2,
-    bins=1000,
-    missing_share=0.5,
-    stored_share=0.5,
-    has_sparse_column=True,
-    n_classes=3,
-    max_bin=256,
-    max_depth=6,
-    threads=1,
-    cv="matrices",
+BASE = replace(
+    DENSE, n_features=4, n_wide=2, bins=1000, missing_share=0.5, stored_share=0.5, has_sparse_column=True, threads=1
 )
 # of 100 rows: a byte column that is half zero, one that is nine tenths zero, a whole real column, one with holes
 FILLING = Filling(100, {"half": 50, "tenth": 90}, {"whole": 0, "holes": 30})

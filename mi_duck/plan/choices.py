@@ -23,7 +23,7 @@ from mi_duck.resources import GIB, Budget
 
 PILOT_GENES = 200
 ROWS_WORTH_SAMPLING = 200_000
-SHARE_OF_EASY = 0.25  # to train on: in two real genomes scores and log loss are the same as with all
+SHARE_OF_EASY = 0.25  # to train on: the same scores as with all, by benchmarks/bench_whole_job.py on a real genome
 EASY_SHARE = 0.9  # of the negatives: those that the base model finds easiest
 EASY_GENES = 2000  # genes whose negatives decide what is easy
 ROUNDS_WORTH_A_MATRIX = 40
