@@ -1,16 +1,19 @@
-"""What does a row cost to predict, by our ways and by plain ones, and are the numbers the same? CPU microseconds, ratios.
+"""What does a row cost to predict, by our ways and by plain ones, and are the numbers the same? Microseconds, ratios.
 
-Usage: python benchmarks/bench_predict.py [ROUNDS ROWS | toy] [DATASET MODEL]
+Usage: python benchmarks/bench_predict.py [--rounds 200] [--rows 4096] [--features 1167] [--threads 1] [--repeats 5]
+                                          [DATASET MODEL]
 
-Trains three boosters on a synthetic set with the columns of a real one (by default 200 rounds, 4,096 rows to predict), makes
-the 21 boosters of seven instances of them (other leaves, the same splits), and predicts the same rows by: a loop with a DMatrix
-a booster; a loop of ``inplace_predict``; one ``inplace_predict`` of the merged model; `mi_duck.train.forest`; ``predict_proba``;
-and `predict_file`, from Parquet to Parquet. The ways take turns; figures are medians of CPU seconds of one thread, so that they
-hold on a machine with other work too. With a dataset and a model of it: the same of these.
+Trains three boosters on a synthetic set with the columns of a real one, makes the 21 boosters of seven instances of them (other
+leaves, the same splits), and predicts the same rows by: a loop with a DMatrix a booster; a loop of ``inplace_predict``; one
+``inplace_predict`` of the merged model; `mi_duck.train.forest`; ``predict_proba``; and `predict_file`, from Parquet to Parquet.
+The ways take turns; figures are medians, wall and CPU, and the ratios are of wall seconds. With a dataset and a model of it, the
+same of these: its first rows, and every booster cut after so many rounds.
 """
 
+import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,9 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import xgboost as xgb
-from harness import costs, print_machine, workplace
+from harness import Cost, costs, print_machine, workplace
 from numpy.typing import NDArray
 
 from mi_duck.data.dataset import CLASSES, open_dataset
@@ -35,7 +39,6 @@ from mi_duck.train.calibrate import Calibrator
 from mi_duck.train.forest import forest_of
 
 INSTANCES = 7
-REPEATS = 5
 TRAINING_ROWS = 6_000
 
 
@@ -43,17 +46,44 @@ def quiet(*_: object) -> None:
     """Take progress."""
 
 
-def main(rounds: int, n_rows: int, n_features: int, repeats: int) -> None:
-    """Print the figures of a model of so many rounds."""
+def main(arguments: list[str]) -> None:
+    """Print the figures of boosters trained here, or of a model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("real", nargs="*", metavar="DATASET MODEL")
+    for name, default in (("rounds", 200), ("rows", 4096), ("features", 1167), ("threads", 1), ("repeats", 5)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    asked = parser.parse_args(arguments)
+    print_machine()
     with workplace() as folder:
-        n_genes = 1 + (TRAINING_ROWS + n_rows) // 300
-        synthesise(folder / "data", n_genes=n_genes, n_features=n_features, missing_fraction=0.0)
-        dataset = open_dataset(str(folder / "data"))
-        table = pq.read_table(dataset.files[0])
-        model, cost = costs(lambda: trained(table.slice(0, TRAINING_ROWS), dataset.features, rounds))
-        print(f"3 boosters of {rounds} rounds trained in {cost.cpu:.0f} s of CPU")
-        rows = table.slice(TRAINING_ROWS, n_rows) if len(table) > TRAINING_ROWS + n_rows else table.slice(0, n_rows)
-        compare(model, rows, folder, repeats)
+        if asked.real:
+            model, rows = of_real(*asked.real, asked)
+        else:
+            model, rows = of_synthetic(folder / "data", asked)
+        compare(model, rows, folder, asked)
+
+
+def of_synthetic(data: Path, asked: argparse.Namespace) -> tuple[ConsolidatedMetaModel, pa.Table]:
+    """Return a model trained on a synthetic set, and rows that it has not seen."""
+    n_genes = 1 + (TRAINING_ROWS + asked.rows) // 300
+    synthesise(data, n_genes=n_genes, n_features=asked.features, missing_fraction=0.0)
+    dataset = open_dataset(str(data))
+    table = pq.read_table(dataset.files[0])
+    model, cost = costs(lambda: trained(table.slice(0, TRAINING_ROWS), dataset.features, asked.rounds))
+    print(f"3 boosters of {asked.rounds} rounds trained in {cost.cpu:.0f} s of CPU")
+    return model, table.slice(min(TRAINING_ROWS, max(len(table) - asked.rows, 0)), asked.rows)
+
+
+def of_real(dataset: str, file: str, asked: argparse.Namespace) -> tuple[ConsolidatedMetaModel, pa.Table]:
+    """Return a model whose boosters are cut after so many rounds, and rows of a dataset."""
+    model = load_unified_model(file)
+    if isinstance(model, InstanceModel):
+        model = model.as_ensemble()
+    members = [
+        replace(member, boosters=tuple(one[: min(asked.rounds, one.num_boosted_rounds())] for one in member.boosters))
+        for member in model.members
+    ]
+    first = pads.dataset(open_dataset(dataset).files).head(asked.rows)
+    return replace(model, members=tuple(members)), first
 
 
 def trained(table: pa.Table, features: tuple[str, ...], rounds: int) -> ConsolidatedMetaModel:
@@ -81,16 +111,16 @@ def trained(table: pa.Table, features: tuple[str, ...], rounds: int) -> Consolid
     return consolidate(members, n_genes=1, thresholds={})
 
 
-def compare(model: ConsolidatedMetaModel, rows: pa.Table, folder: Path, repeats: int) -> None:
+def compare(model: ConsolidatedMetaModel, rows: pa.Table, folder: Path, asked: argparse.Namespace) -> None:
     """Print what each way costs a row, and how far its numbers are from those of the loop of DMatrix."""
     boosters = model.get_base_models()
     for booster in boosters:
-        booster.set_param({"nthread": 1})
+        booster.set_param({"nthread": asked.threads})
     merged, merging = costs(lambda: join_outputs(boosters))
-    merged.set_param({"nthread": 1})
+    merged.set_param({"nthread": asked.threads})
     encoding = model.members[0].encoding
-    forest, joining = costs(lambda: forest_of(boosters, model.features, encoding, threads=1))
-    model.forest.use_threads(1)
+    forest, joining = costs(lambda: forest_of(boosters, model.features, encoding, threads=asked.threads))
+    model.forest.use_threads(asked.threads)
     raw = feature_matrix(rows, model.features)
     matrix = np.ascontiguousarray(encoding.apply(raw, model.features))  # the plain ways get it for nothing
     pq.write_table(rows, folder / "rows.parquet", row_group_size=8192, compression="zstd", write_page_checksum=True)
@@ -110,27 +140,33 @@ def compare(model: ConsolidatedMetaModel, rows: pa.Table, folder: Path, repeats:
 
     ways: dict[str, Callable[[], NDArray[Any]]] = {
         "loop, a DMatrix a booster": lambda: loop(
-            lambda one: one.predict(xgb.DMatrix(matrix, nthread=1), output_margin=True)
+            lambda one: one.predict(xgb.DMatrix(matrix, nthread=asked.threads), output_margin=True)
         ),
         "loop of inplace_predict": lambda: loop(lambda one: one.inplace_predict(matrix, predict_type="margin")),
         "merged, one inplace_predict": lambda: of_margins(merged.inplace_predict(matrix, predict_type="margin")),
         "forest": lambda: of_margins(forest.margins(raw)),
         "predict_proba, from Arrow": lambda: model.predict_proba(rows),
-        "predict_file, Parquet to Parquet": lambda: from_file(model, folder / "rows.parquet", out),
+        "predict_file, Parquet to Parquet": lambda: from_file(model, folder / "rows.parquet", out, asked.threads),
     }
-    spent: dict[str, list[float]] = {name: [] for name in ways}
+    spent: dict[str, list[Cost]] = {name: [] for name in ways}
     found: dict[str, NDArray[Any]] = {}
-    for _ in range(repeats):
+    for _ in range(asked.repeats):
         for name, way in ways.items():
             found[name], cost = costs(way)
-            spent[name].append(cost.cpu)
+            spent[name].append(cost)
     first, bare = list(ways)[0], list(ways)[2]
-    print(f"{'':<34}{'us a row':>9}{'rows a CPU second':>19}{'x DMatrix loop':>16}{'x merged':>10}{'largest gap':>13}")
-    for name, seconds in spent.items():
-        a_row = median(seconds) / len(rows) * 1e6
-        faster, slower = (median(spent[other]) / median(seconds) for other in (first, bare))
-        gap = np.abs(found[name] - found[first]).max()
-        print(f"{name:<34}{a_row:>9.1f}{1e6 / a_row:>19,.0f}{faster:>16.2f}{1 / slower:>10.2f}{gap:>13.1e}")
+    print("\tus a row, wall\tus a row, CPU\trows a second\tx DMatrix loop\tx merged\tlargest gap")
+    wall = {name: median(one.wall for one in several) for name, several in spent.items()}
+    for name, several in spent.items():
+        figures = (
+            f"{wall[name] / len(rows) * 1e6:.1f}",
+            f"{median(one.cpu for one in several) / len(rows) * 1e6:.1f}",
+            f"{len(rows) / wall[name]:,.0f}",
+            f"{wall[first] / wall[name]:.2f}",
+            f"{wall[name] / wall[bare]:.2f}",
+            f"{np.abs(found[name] - found[first]).max():.1e}",
+        )
+        print("\t".join([name, *figures]))
     save_model(folder / "model.miduck", model)
     _, loading = costs(lambda: load_unified_model(folder / "model.miduck"))
     print(
@@ -139,30 +175,12 @@ def compare(model: ConsolidatedMetaModel, rows: pa.Table, folder: Path, repeats:
     )
 
 
-def from_file(model: ConsolidatedMetaModel, file: Path, out: Path) -> NDArray[np.float32]:
+def from_file(model: ConsolidatedMetaModel, file: Path, out: Path, threads: int) -> NDArray[np.float32]:
     """Return the probabilities of a file, by way of another."""
-    predict_file(model, str(file), out, threads=1, report=quiet)
+    predict_file(model, str(file), out, threads=threads, report=quiet)
     table = pq.read_table(out)
     return np.column_stack([table[f"p_{name}"].to_numpy() for name in model.classes])
 
 
-def of_real(dataset: str, file: str, n_rows: int) -> None:
-    """Print the same of a dataset and a model of it."""
-    opened = open_dataset(dataset)
-    model = load_unified_model(file)
-    if isinstance(model, InstanceModel):
-        model = model.as_ensemble()
-    with workplace() as folder:
-        compare(model, pq.read_table(opened.files[0]).slice(0, n_rows), folder, REPEATS)
-
-
 if __name__ == "__main__":
-    print_machine()
-    if sys.argv[1:2] == ["toy"]:
-        main(5, 500, 80, 1)
-    else:
-        sizes = [int(text) for text in sys.argv[1:3]] or [200, 4096]
-        if len(sys.argv) > 3:
-            of_real(sys.argv[3], sys.argv[4], sizes[1])
-        else:
-            main(*sizes, 1167, REPEATS)
+    main(sys.argv[1:])

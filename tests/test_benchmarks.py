@@ -13,7 +13,7 @@ TOYS = {
     "bench_matrix.py": ["20"],
     "bench_memory_per_gene.py": ["toy"],
     "bench_planning.py": ["3000", "60"],
-    "bench_predict.py": ["toy"],
+    "bench_predict.py": ["--rounds", "5", "--rows", "500", "--features", "80", "--repeats", "1"],
     "bench_prepare.py": ["30"],
     "bench_shap.py": ["toy"],
     "bench_true_rate.py": ["2"],
