@@ -18,7 +18,7 @@ from mi_duck.checkpoint import read_parts
 from mi_duck.errors import PlanError
 from mi_duck.folders import RunFolder
 from mi_duck.genome.synthetic import synthesise
-from mi_duck.plan.choices import ROUNDS_WORTH_A_MATRIX, choose_cv, choose_layout
+from mi_duck.plan.choices import ROOM_FOR_ZEROS, ROUNDS_WORTH_A_MATRIX, choose_cv, choose_layout
 from mi_duck.plan.filling import Filling, layout_of
 from mi_duck.plan.memory import MemoryModel
 from mi_duck.plan.plan import Plan, Settings
@@ -31,16 +31,23 @@ SETTINGS = Settings(42, 3, 800, 30, 6, 0.1, 256, True)
 # 100 columns, ten of them real; one of these has holes
 MODEL = MemoryModel(replace(DENSE, n_features=100, n_wide=10, bins=5000, threads=1))
 WHOLE = Filling(100, {f"count_{number}": 50 for number in range(90)}, {f"real_{number}": 0 for number in range(10)})
-HOLES = replace(WHOLE, missing=WHOLE.missing | {"real_3": 20})
+FULL = replace(WHOLE, zeros=dict.fromkeys(WHOLE.zeros, 2))
+HOLES = replace(FULL, missing=WHOLE.missing | {"real_3": 20})
 GENE_ROWS = np.full(3000, 400)
 
 
 # ---- layout and folds -------------------------------------------------------------------------------------------------
 
 
-def chosen(asked: str, filling: Filling, budget_bytes: int) -> str:
+def chosen(asked: str, filling: Filling, budget_bytes: int, *, in_memory: bool = True) -> str:
     layout, reason = choose_layout(
-        asked, MODEL, filling, GENE_ROWS, genes_per_instance=1500, budget=Budget(budget_bytes, "", True, budget_bytes)
+        asked,
+        MODEL,
+        filling,
+        GENE_ROWS,
+        n_genes=1500,
+        budget=Budget(budget_bytes, "", True, budget_bytes),
+        in_memory=in_memory,
     )
     assert reason
     return layout
@@ -60,10 +67,26 @@ def test_choose_layout__replaces_missing_values_only_where_memory_leaves_nothing
         (replaced - 1, "missing"),  # neither fits: smaller instances will do
     ):
         assert chosen("auto", HOLES, budget) == expected
-    for budget in (1, replaced, 1 << 40):
-        assert chosen("auto", WHOLE, budget) == "missing"
+    for budget in (1, kept, 1 << 40):
+        assert chosen("auto", FULL, budget) == "missing"
         for asked in ("missing", "zeros", "sentinel"):
             assert chosen(asked, HOLES, budget) == asked
+
+
+def test_choose_layout__leaves_zeros_out_where_that_saves_time_and_fits_with_room_to_spare() -> None:
+    """Half of nine tenths of the cells: .69 of the time of a round. A quarter of them saves less than a fifth."""
+    zeros, missing = (
+        MODEL.with_layout(layout_of(MODEL.layout, WHOLE, layout, tuple(WHOLE.zeros))).needed_bytes(600_000, 1500)
+        for layout in ("zeros", "missing")
+    )
+    assert zeros > missing
+    enough = round(zeros / ROOM_FOR_ZEROS) + 1
+    assert chosen("auto", WHOLE, enough) == "zeros"
+    assert chosen("auto", WHOLE, enough, in_memory=False) == "missing"
+    assert chosen("auto", WHOLE, enough - 2) == "missing"
+    few = replace(WHOLE, zeros=dict.fromkeys(WHOLE.zeros, 25))
+    assert chosen("auto", few, 1 << 40) == "missing"
+    assert chosen("auto", replace(WHOLE, missing=HOLES.missing), enough) == "zeros"
 
 
 def test_choose_cv__depends_on_the_settings_alone() -> None:

@@ -1,6 +1,7 @@
 """Choices that make training smaller or faster: layout, folds by matrix or by weight, sampled negatives, screened features.
 
-What changes the model is chosen only where the user asks for it, or where memory leaves nothing else, and is said.
+What changes the model is chosen only where the user asks for it, where it was measured to change no score, or where memory
+leaves nothing else, and is said.
 """
 
 from collections.abc import Mapping
@@ -15,13 +16,16 @@ from mi_duck.data.dataset import Dataset
 from mi_duck.database import Database
 from mi_duck.errors import PlanError
 from mi_duck.folders import RunFolder
-from mi_duck.plan.filling import Filling, layout_of
+from mi_duck.plan.filling import LAYOUTS, Filling, layout_of, zeros_to_leave_out
 from mi_duck.plan.memory import CARRIER_SHARE, MemoryModel
 from mi_duck.plan.plan import Plan, Settings
 from mi_duck.plan.probes import open_small_run, screen
+from mi_duck.plan.timing import cost_of_cells
 from mi_duck.resources import GIB, Budget
 
 PILOT_GENES = 200
+TIME_WORTH_ZEROS = 0.8  # of a round; at .92 on a real genome nothing was saved, at .56 two fifths
+ROOM_FOR_ZEROS = 0.9  # of the budget: the memory is not measured yet, and a plan that fits comes first
 ROWS_WORTH_SAMPLING = 200_000
 SHARE_OF_EASY = 0.25  # to train on: the same scores as with all, by benchmarks/bench_whole_job.py on a real genome
 EASY_SHARE = 0.9  # of the negatives: those that the base model finds easiest
@@ -35,25 +39,51 @@ def choose_layout(
     filling: Filling,
     gene_rows: NDArray[np.int64],
     *,
-    genes_per_instance: int,
+    n_genes: int,
     budget: Budget,
+    in_memory: bool,
 ) -> tuple[str, str]:
-    """Return the layout and why: as asked; else missing values stay missing if an instance of the target size then fits."""
+    """Return the layout and why: as asked; else the fastest that fits.
+
+    Zeros count as missing where that surely saves time and fits with room to spare: the scores are the same. Missing
+    values become a sentinel only where an instance would not fit otherwise.
+
+    Parameters
+    ----------
+    asked
+        A layout or ``auto``.
+    model, filling
+        Of the dataset, before anything is measured.
+    gene_rows
+        Training rows of each gene, shape (n_all_genes,).
+    n_genes
+        Genes of an instance, if memory allows.
+    budget
+        Of an instance.
+    in_memory
+        Whether the matrix lies in this machine's memory, where rounds on fewer cells are known to be faster.
+    """
     if asked != "auto":
         return asked, "as --layout says"
+    rows = int(gene_rows.mean() * n_genes)
+    zeros = zeros_to_leave_out(model.layout, filling)
+    layouts = {name: layout_of(model.layout, filling, name, zeros) for name in LAYOUTS}
+    needed = {name: model.with_layout(one).needed_bytes(rows, n_genes) for name, one in layouts.items()}
+    costs = {name: cost_of_cells(one.missing_share) for name, one in layouts.items()}
+    takes = {name: f"{n_genes:,} genes take about {size / GIB:.2f} GiB" for name, size in needed.items()}
+    share = costs["zeros"] / costs["missing"]
+    if in_memory and share <= TIME_WORTH_ZEROS and needed["zeros"] <= ROOM_FOR_ZEROS * budget.budget_bytes:
+        return "zeros", (
+            f"zeros of {len(zeros):,} columns count as missing, so that rounds take about {share:.2f} of the time; "
+            f"{takes['zeros']}, and {needed['missing'] / GIB:.2f} GiB with --layout missing"
+        )
     if not filling.has_missing and not model.layout.missing_share:
         return "missing", "no value is missing, so every cell takes a byte"
-    target = min(genes_per_instance, len(gene_rows))
-    rows = int(gene_rows.mean() * target)
-    kept, replaced = (
-        model.with_layout(layout_of(model.layout, filling, layout, ())).needed_bytes(rows, target)
-        for layout in ("missing", "sentinel")
-    )
-    if kept <= budget.budget_bytes or replaced > budget.budget_bytes:
-        return "missing", f"missing values stay missing; {target:,} genes take about {kept / GIB:.2f} GiB"
+    if needed["missing"] <= budget.budget_bytes or needed["sentinel"] > budget.budget_bytes:
+        return "missing", f"missing values stay missing; {takes['missing']}"
     return "sentinel", (
-        f"{target:,} genes take about {replaced / GIB:.2f} GiB with a number below all others for missing values and "
-        f"{kept / GIB:.2f} GiB without; set --layout missing to keep them"
+        f"{takes['sentinel']} with a number below all others for missing values and "
+        f"{needed['missing'] / GIB:.2f} GiB without; set --layout missing to keep them"
     )
 
 

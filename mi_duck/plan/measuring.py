@@ -128,7 +128,13 @@ def measure_dataset(
     if not layouts:
         budget = memory_budget(max_gb=options.max_memory_per_instance_gb, safety_factor=options.memory_safety_factor)
         layout, reason = choose_layout(
-            options.layout, draft.model, filling, training_rows, genes_per_instance=whole, budget=budget
+            options.layout,
+            draft.model,
+            filling,
+            training_rows,
+            n_genes=whole,
+            budget=budget,
+            in_memory=options.strategy != "external" and settings.device == "cpu",
         )
         say(f"layout '{layout}': {reason}")
         layouts = ["external" if options.strategy == "external" else layout]

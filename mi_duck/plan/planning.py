@@ -32,7 +32,7 @@ from mi_duck.plan.probes import (
     write_memory,
 )
 from mi_duck.plan.splitting import missing_class
-from mi_duck.plan.strategies import Demand, alternatives, choose_strategy, instance_seconds, windows_of
+from mi_duck.plan.strategies import Demand, alternatives, choose_strategy, instance_seconds, usual_genes, windows_of
 from mi_duck.plan.timing import Rates
 from mi_duck.plan.windows import Windows
 from mi_duck.resources import GIB, Budget, memory_budget
@@ -273,6 +273,17 @@ def _with_instances(
     model = model.with_layout(replace(model.layout, is_external=options.strategy == "external"))
     sizes = probe_sizes(training_rows, options.genes_per_instance) if options.memory_per_gene_mb is None else []
     is_probed = is_worth_probing(plan, training_rows, sizes)
+    demand = Demand(
+        gene_rows=training_rows,
+        genes_per_instance=options.genes_per_instance,
+        overlap=options.instance_overlap,
+        max_instances=options.max_instances,
+        auto_adjust=options.auto_adjust_instance_size,
+        settings=plan.settings,
+        n_classes=len(plan.classes),
+        record_bytes=plan.record_bytes,
+        n_rows=plan.n_rows,
+    )
     filling = None
     if is_probed or options.layout == "zeros":
         looked = sizes if is_probed else [least_genes(training_rows)]
@@ -281,7 +292,13 @@ def _with_instances(
         )
         filling = filling_of(small_run, small, max(looked))
         layout, reason = choose_layout(
-            options.layout, model, filling, training_rows, genes_per_instance=options.genes_per_instance, budget=budget
+            options.layout,
+            model,
+            filling,
+            training_rows,
+            n_genes=usual_genes(options.strategy, demand, model, budget, train_all_genes=options.train_all_genes),
+            budget=budget,
+            in_memory=options.strategy != "external" and plan.settings.device == "cpu",
         )
         say(f"layout '{layout}': {reason}")
         zeros = zeros_to_leave_out(model.layout, filling)
@@ -298,17 +315,7 @@ def _with_instances(
     elif options.layout == "sentinel":
         plan = replace(plan, settings=replace(plan.settings, layout="sentinel"))
         model = model.with_layout(replace(model.layout, missing_share=0.0, stored_share=1.0, has_sparse_column=False))
-    demand = Demand(
-        gene_rows=training_rows,
-        genes_per_instance=options.genes_per_instance,
-        overlap=options.instance_overlap,
-        max_instances=options.max_instances,
-        auto_adjust=options.auto_adjust_instance_size,
-        settings=plan.settings,
-        n_classes=len(plan.classes),
-        record_bytes=plan.record_bytes,
-        n_rows=plan.n_rows,
-    )
+    demand = replace(demand, settings=plan.settings)
     strategy = choose_strategy(options.strategy, demand, model, budget, train_all_genes=options.train_all_genes)
     zeros = zeros_to_leave_out(model.layout, filling) if filling is not None else ()
     found = alternatives(demand, model, rates, budget, filling, zeros, strategy=strategy)

@@ -7,6 +7,7 @@ cache of it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from mi_duck.errors import MemoryBudgetError, PlanError
 from mi_duck.plan.filling import Filling, layout_of
 from mi_duck.plan.memory import MemoryModel, disk_bytes
 from mi_duck.plan.plan import Settings
-from mi_duck.plan.timing import EXTERNAL_FACTOR, SPARSE_FACTOR, Rates, training_seconds
+from mi_duck.plan.timing import EXTERNAL_FACTOR, Rates, cost_of_cells, training_seconds
 from mi_duck.plan.windows import Windows, cut_windows
 from mi_duck.resources import GIB, Budget
 
@@ -98,6 +99,14 @@ def choose_strategy(asked: str, demand: Demand, model: MemoryModel, budget: Budg
         return "multi"
     single = model.needed_bytes(int(demand.gene_rows.sum()), len(demand.gene_rows))
     return "single" if single <= budget.budget_bytes else "multi"
+
+
+def usual_genes(asked: str, demand: Demand, model: MemoryModel, budget: Budget, *, train_all_genes: bool) -> int:
+    """Return the genes of an instance of the strategy that would be chosen, if memory does not make them fewer."""
+    n_genes = len(demand.gene_rows)
+    if choose_strategy(asked, demand, model, budget, train_all_genes=train_all_genes) != "multi":
+        return n_genes
+    return min(max(demand.genes_per_instance, ceil(n_genes / demand.max_instances)), n_genes)
 
 
 def windows_of(strategy: str, demand: Demand, model: MemoryModel, budget: Budget) -> Windows:
@@ -189,14 +198,12 @@ def alternatives(
             others = [layout for layout in others if layout != "sentinel"]
         for layout in others:
             other = layout_of(model.layout, filling, layout, zero_is_missing)
-            factor = _cell_factor(other.missing_share) / _cell_factor(model.layout.missing_share)
-            slower = replace(rates, per_cell_and_round=rates.per_cell_and_round * factor)
+            a_cell, usual = (
+                cost_of_cells(one.missing_share) / (1 - one.missing_share) for one in (other, model.layout)
+            )
+            slower = replace(rates, per_cell_and_round=rates.per_cell_and_round * a_cell / usual)
             found.append(_alternative(strategy, layout, demand, model.with_layout(other), slower, budget))
     return tuple(found)
-
-
-def _cell_factor(missing_share: float) -> float:
-    return SPARSE_FACTOR if missing_share else 1.0
 
 
 def _alternative(

@@ -100,6 +100,11 @@ def fit_rates(points: Sequence[TimePoint], settings: Settings, n_classes: int, *
     )
 
 
+def cost_of_cells(missing_share: float) -> float:
+    """Return what the cells of a matrix cost a round, over those of as large a matrix without a missing value."""
+    return SPARSE_FACTOR * (1 - missing_share) if missing_share else 1.0
+
+
 def usual_rounds(settings: Settings) -> int:
     """Return roughly how many rounds early stopping leaves; all of them without it."""
     return min(settings.n_estimators, USUAL_ROUNDS) if settings.early_stopping_patience else settings.n_estimators
