@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from runs import partitioned, planned, quiet
 from mi_duck.checkpoint import sealed, unsealed
 from mi_duck.errors import CheckpointError, DataError
 from mi_duck.folders import RunFolder
+from mi_duck.plan.plan import Plan
 from mi_duck.stages import partition_here
+from mi_duck.train import partition
 from mi_duck.train.segments import KEYS, USED, SegmentReader, read_filling, record_type, segments_of
 
 N_GENES = 24
@@ -232,6 +235,25 @@ def test_write_segments__only_missing_segments_are_written(tmp_path: Path) -> No
     partition_again(run)
     assert segment_hashes(run) == before
     assert (folder.segments / names[0] / "features.bin").stat().st_mtime_ns == kept
+
+
+def test_write_segments__every_row_is_decoded_once_however_many_instances_share_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[tuple[str, int, int]] = []
+    batches = partition._batches
+
+    def counted(parquet: pq.ParquetFile, file: str, row_group: int, plan: Plan) -> Iterator[Any]:
+        for found in batches(parquet, file, row_group, plan):
+            decoded.extend((file, row_group, found[0] + place) for place in range(len(found[1])))
+            yield found
+
+    monkeypatch.setattr(partition, "_batches", counted)
+    data = write(tmp_path / "data", shuffled(table(), 5), files=3, row_group_rows=100)
+    run = planned(data, tmp_path / "run", "--genes-per-instance", "9", "--instance-overlap", "0.4")
+    partition_again(run)
+    assert len(decoded) == len(set(decoded)) == len(table())
+    assert sum(instance.n_rows for instance in RunFolder(run).read_plan().instances) > len(table())
 
 
 def test_segments_of__an_instance_reads_its_own_ranks_alone(plain: Path) -> None:
