@@ -81,12 +81,17 @@ def training(
     try:
         for _ in range(n_children):
             wait_for_line(process, "training on")
-        while len(found := psutil.Process(process.pid).children()) < n_children:
+        while len(found := program_children(process)) < n_children:
             assert process.poll() is None
             time.sleep(0.01)
         yield process, found
     finally:
         end(process)
+
+
+def program_children(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Return the children of a command that run their program: a fork still has the words and the environment of its parent."""
+    return [one for one in psutil.Process(process.pid).children() if "mi_duck.children" in one.cmdline()]
 
 
 def assert_gone(processes: list[psutil.Process]) -> None:
