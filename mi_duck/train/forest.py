@@ -5,10 +5,10 @@ the last bit. What is saved is what XGBoost does once a call and row: reading th
 left out, and features whose zeros count as missing come first, so that they are found in one stretch.
 
 **Why** not one booster of all: XGBoost takes 64 rows through all trees that it is given before the next 64, so trees that do
-not fit the cache come from memory for every 64 rows. On real trees 4,200 at once took 122 microseconds a row, no less than
-booster by booster; groups of 600 to 800 took 97 (400: 107; 1,200: 106). A booster of more nodes than `NODES_AT_ONCE` stays
-alone: of 800 rounds, 21 alone took 343 microseconds, blocks of as many trees of one that holds all 360 to 380. The benchmark is
-``benchmarks/bench_predict.py``.
+not fit the cache come from memory for every 64 rows. On two quiet cores with 1 MiB of second-level cache each 21 boosters of
+200 rounds (315,000 nodes) took 40 microseconds a row all at once, 26 in groups of 160,000 nodes, 27 in groups of 80,000; of
+800 rounds 111, 79 and 82; two trained ensembles of 2,500 trees (349,000 and 264,000 nodes) 33, 35 and 41, and 14, 16 and 15.
+A booster of more nodes stays alone: blocks of trees of one that holds all were slower (``benchmarks/bench_predict.py``).
 """
 
 import json
@@ -24,7 +24,7 @@ from mi_duck.errors import CheckpointError
 from mi_duck.train.encoding import Encoding
 from mi_duck.train.ubjson import KINDS, SIZES, joined_arrays, read_object, write_object
 
-NODES_AT_ONCE = 80_000  # of 20 bytes: a second-level cache of 1 to 2 MiB
+NODES_AT_ONCE = 160_000  # of 20 bytes; a row looks at few of them
 BLOCK_BYTES = 16 << 20  # of features gathered at once; above 32 MiB every block would be new memory from the system
 MOST_ROWS_AT_ONCE = 16_384
 
