@@ -1,7 +1,7 @@
 """Choices that make training smaller or faster: layout, folds by matrix or by weight, sampled negatives, screened features.
 
-What changes the model is chosen only where the user asks for it, where it was measured to change no score, or where memory
-leaves nothing else, and is said.
+What changes the model is chosen only where the user asks for it, where it was measured to change scores by less than .001, or
+where memory leaves nothing else, and is said.
 """
 
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ def choose_layout(
 ) -> tuple[str, str]:
     """Return the layout and why: as asked; else the fastest that fits.
 
-    Zeros count as missing where that surely saves time and fits with room to spare: the scores are the same. Missing
+    Zeros count as missing where that surely saves time and fits with room to spare: scores change by less than .001. Missing
     values become a sentinel only where an instance would not fit otherwise.
 
     Parameters
