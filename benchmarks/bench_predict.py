@@ -145,6 +145,7 @@ def compare(model: ConsolidatedMetaModel, rows: pa.Table, folder: Path, asked: a
         "loop of inplace_predict": lambda: loop(lambda one: one.inplace_predict(matrix, predict_type="margin")),
         "merged, one inplace_predict": lambda: of_margins(merged.inplace_predict(matrix, predict_type="margin")),
         "forest": lambda: of_margins(forest.margins(raw)),
+        "predict_proba, from an array": lambda: model.predict_proba(raw),
         "predict_proba, from Arrow": lambda: model.predict_proba(rows),
         "predict_file, Parquet to Parquet": lambda: from_file(model, folder / "rows.parquet", out, asked.threads),
     }
