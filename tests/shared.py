@@ -1,13 +1,16 @@
-"""What tests share: things made once for all workers of a session, and the layout that predictions begin with."""
+"""What tests share: things made once for all workers of a session, and the layout and the demand that plans begin with."""
 
 import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mi_duck.plan.memory import Layout
+from mi_duck.plan.plan import Settings
+from mi_duck.plan.strategies import Demand
 
 DENSE = Layout(
     n_features=1_167,
@@ -21,6 +24,27 @@ DENSE = Layout(
     max_depth=6,
     threads=2,
     cv="matrices",
+)
+# 3,000 genes of 400 rows: some 1 GiB in one matrix
+DEMAND = Demand(
+    gene_rows=np.full(3000, 400),
+    genes_per_instance=1500,
+    overlap=0.1,
+    max_instances=10,
+    auto_adjust=True,
+    settings=Settings(
+        seed=42,
+        n_folds=3,
+        n_estimators=100,
+        early_stopping_patience=0,
+        max_depth=6,
+        learning_rate=0.1,
+        max_bin=256,
+        calibrate=True,
+    ),
+    n_classes=3,
+    record_bytes=130,
+    n_rows=1_200_000,
 )
 
 

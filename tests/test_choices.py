@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import xgboost as xgb
 from runs import call, partitioned, quiet, trained
-from shared import DENSE
+from shared import DEMAND, DENSE
 
 from mi_duck.checkpoint import read_parts
 from mi_duck.errors import PlanError
@@ -22,6 +22,7 @@ from mi_duck.plan.choices import ROOM_FOR_ZEROS, ROUNDS_WORTH_A_MATRIX, choose_c
 from mi_duck.plan.filling import Filling, layout_of
 from mi_duck.plan.memory import MemoryModel
 from mi_duck.plan.plan import Plan, Settings
+from mi_duck.plan.strategies import Demand
 from mi_duck.resources import Budget
 from mi_duck.stages import partition_here
 from mi_duck.train.segments import LEFT_OUT, USED, USED_FOR_MANY, SegmentReader
@@ -33,22 +34,14 @@ MODEL = MemoryModel(replace(DENSE, n_features=100, n_wide=10, bins=5000, threads
 WHOLE = Filling(100, {f"count_{number}": 50 for number in range(90)}, {f"real_{number}": 0 for number in range(10)})
 FULL = replace(WHOLE, zeros=dict.fromkeys(WHOLE.zeros, 2))
 HOLES = replace(FULL, missing=WHOLE.missing | {"real_3": 20})
-GENE_ROWS = np.full(3000, 400)
 
 
 # ---- layout and folds -------------------------------------------------------------------------------------------------
 
 
-def chosen(asked: str, filling: Filling, budget_bytes: int, *, in_memory: bool = True) -> str:
-    layout, reason = choose_layout(
-        asked,
-        MODEL,
-        filling,
-        GENE_ROWS,
-        n_genes=1500,
-        budget=Budget(budget_bytes, "", True, budget_bytes),
-        in_memory=in_memory,
-    )
+def chosen(asked: str, filling: Filling, budget_bytes: int, *, strategy: str = "multi", demand: Demand = DEMAND) -> str:
+    budget = Budget(budget_bytes, "", True, budget_bytes)
+    layout, reason = choose_layout(asked, strategy, demand, MODEL, filling, budget, train_all_genes=True)
     assert reason
     return layout
 
@@ -82,7 +75,13 @@ def test_choose_layout__leaves_zeros_out_where_that_saves_time_and_fits_with_roo
     assert zeros > missing
     enough = round(zeros / ROOM_FOR_ZEROS) + 1
     assert chosen("auto", WHOLE, enough) == "zeros"
-    assert chosen("auto", WHOLE, enough, in_memory=False) == "missing"
+    assert chosen("auto", WHOLE, enough, strategy="single") == "missing"  # twice the genes in it
+    assert chosen("auto", WHOLE, 1 << 40, strategy="single") == "zeros"
+    assert chosen("auto", WHOLE, 1 << 40, strategy="external") == "missing"
+    on_cuda = replace(DEMAND, settings=replace(DEMAND.settings, device="cuda"))
+    assert chosen("auto", WHOLE, 1 << 40, demand=on_cuda) == "missing"
+    nothing = replace(WHOLE, zeros={}, missing={f"real_{number}": 100 for number in range(100)})
+    assert chosen("auto", nothing, 1 << 40) == "missing"
     assert chosen("auto", WHOLE, enough - 2) == "missing"
     few = replace(WHOLE, zeros=dict.fromkeys(WHOLE.zeros, 25))
     assert chosen("auto", few, 1 << 40) == "missing"

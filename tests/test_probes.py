@@ -200,20 +200,9 @@ def test_memory__of_a_tiny_dataset_says_that_the_formula_is_used(small_dataset: 
 
 
 def test_memory__prints_sizes_with_their_ratio_and_draws_them(wide_dataset: Path, tmp_path: Path) -> None:
-    flags = (
-        "--genes-per-instance",
-        "200",
-        "--n-folds",
-        "2",
-        "--cv",
-        "weights",
-        "--layout",
-        "missing",
-        "--threads",
-        "1",
-    )
+    flags = ("--genes-per-instance", "200", "--n-folds", "2", "--cv", "weights", "--threads", "1")
     plot = ("--plot", str(tmp_path / "memory.svg"))
-    result = CliRunner().invoke(app, ["memory", str(wide_dataset), *flags, *plot, "--json"])
+    result = CliRunner().invoke(app, ["memory", str(wide_dataset), *flags, *plot, "--layout", "missing", "--json"])
     assert result.exit_code == 0, result.output
     facts = json.loads(result.stdout)
     assert [line["use"] for line in facts["sizes"]] == ["probe", "probe", "check", "check"]

@@ -6,41 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from runs import call
-from shared import DENSE
+from shared import DEMAND, DENSE
 
 from mi_duck.errors import MemoryBudgetError, MiDuckError, PlanError
 from mi_duck.folders import RunFolder
 from mi_duck.plan.filling import Filling, layout_of
 from mi_duck.plan.memory import MemoryModel
-from mi_duck.plan.plan import Settings
-from mi_duck.plan.strategies import Alternative, Demand, alternatives, choose_strategy, instance_seconds, windows_of
+from mi_duck.plan.strategies import Alternative, alternatives, choose_strategy, instance_seconds, windows_of
 from mi_duck.plan.timing import Rates
 from mi_duck.resources import Budget
 
 LAYOUT = replace(DENSE, n_features=400, n_wide=10, bins=5000, threads=1)
 MODEL = MemoryModel(LAYOUT)
-SETTINGS = Settings(
-    seed=42,
-    n_folds=3,
-    n_estimators=100,
-    early_stopping_patience=0,
-    max_depth=6,
-    learning_rate=0.1,
-    max_bin=256,
-    calibrate=True,
-)
-# 3,000 genes of 400 rows: some 1 GiB in one matrix
-DEMAND = Demand(
-    gene_rows=np.full(3000, 400),
-    genes_per_instance=1500,
-    overlap=0.1,
-    max_instances=10,
-    auto_adjust=True,
-    settings=SETTINGS,
-    n_classes=3,
-    record_bytes=130,
-    n_rows=1_200_000,
-)
 NEEDED = MODEL.needed_bytes(1_200_000, 3000)
 
 

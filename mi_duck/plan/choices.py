@@ -7,9 +7,7 @@ where memory leaves nothing else, and is said.
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from mi_duck.children import Report, Say
 from mi_duck.data.dataset import Dataset
@@ -20,7 +18,8 @@ from mi_duck.plan.filling import LAYOUTS, Filling, layout_of, zeros_to_leave_out
 from mi_duck.plan.memory import CARRIER_SHARE, MemoryModel
 from mi_duck.plan.plan import Plan, Settings
 from mi_duck.plan.probes import open_small_run, screen
-from mi_duck.plan.timing import cost_of_cells
+from mi_duck.plan.strategies import Demand, usual_genes
+from mi_duck.plan.timing import cell_factor
 from mi_duck.resources import GIB, Budget
 
 PILOT_GENES = 200
@@ -35,13 +34,13 @@ ROUNDS_WORTH_A_MATRIX = 40
 
 def choose_layout(
     asked: str,
+    strategy: str,
+    demand: Demand,
     model: MemoryModel,
     filling: Filling,
-    gene_rows: NDArray[np.int64],
-    *,
-    n_genes: int,
     budget: Budget,
-    in_memory: bool,
+    *,
+    train_all_genes: bool,
 ) -> tuple[str, str]:
     """Return the layout and why: as asked; else the fastest that fits.
 
@@ -52,27 +51,27 @@ def choose_layout(
     ----------
     asked
         A layout or ``auto``.
+    strategy, train_all_genes
+        As the user asked.
+    demand, budget
+        What must fit, and in what.
     model, filling
         Of the dataset, before anything is measured.
-    gene_rows
-        Training rows of each gene, shape (n_all_genes,).
-    n_genes
-        Genes of an instance, if memory allows.
-    budget
-        Of an instance.
-    in_memory
-        Whether the matrix lies in this machine's memory, where rounds on fewer cells are known to be faster.
     """
     if asked != "auto":
         return asked, "as --layout says"
-    rows = int(gene_rows.mean() * n_genes)
+    n_genes = usual_genes(strategy, demand, model, budget, train_all_genes=train_all_genes)
+    rows = int(demand.gene_rows.mean() * n_genes)
     zeros = zeros_to_leave_out(model.layout, filling)
     layouts = {name: layout_of(model.layout, filling, name, zeros) for name in LAYOUTS}
     needed = {name: model.with_layout(one).needed_bytes(rows, n_genes) for name, one in layouts.items()}
-    costs = {name: cost_of_cells(one.missing_share) for name, one in layouts.items()}
+    costs = {name: cell_factor(one.missing_share) * (1 - one.missing_share) for name, one in layouts.items()}
     takes = {name: f"{n_genes:,} genes take about {size / GIB:.2f} GiB" for name, size in needed.items()}
-    share = costs["zeros"] / costs["missing"]
-    if in_memory and share <= TIME_WORTH_ZEROS and needed["zeros"] <= ROOM_FOR_ZEROS * budget.budget_bytes:
+    # known to be faster on the cores, in a matrix in memory
+    is_faster = costs["zeros"] < TIME_WORTH_ZEROS * costs["missing"]
+    in_memory = strategy != "external" and demand.settings.device == "cpu"
+    if is_faster and in_memory and needed["zeros"] <= ROOM_FOR_ZEROS * budget.budget_bytes:
+        share = costs["zeros"] / costs["missing"]
         return "zeros", (
             f"zeros of {len(zeros):,} columns count as missing, so that rounds take about {share:.2f} of the time; "
             f"{takes['zeros']}, and {needed['missing'] / GIB:.2f} GiB with --layout missing"

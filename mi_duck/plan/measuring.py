@@ -15,7 +15,7 @@ from mi_duck.plan.choices import choose_layout
 from mi_duck.plan.filling import Filling, layout_of, zeros_to_leave_out
 from mi_duck.plan.memory import PHASES, MemoryModel, MemoryPoint, slope_ratio
 from mi_duck.plan.plan import Plan, Settings
-from mi_duck.plan.planning import PlanOptions, draft_plan
+from mi_duck.plan.planning import PlanOptions, demand_of, draft_plan
 from mi_duck.plan.probes import filling_of, measure, open_small_run, probe, probe_sizes
 from mi_duck.plan.timing import Rates
 from mi_duck.resources import memory_budget
@@ -129,12 +129,12 @@ def measure_dataset(
         budget = memory_budget(max_gb=options.max_memory_per_instance_gb, safety_factor=options.memory_safety_factor)
         layout, reason = choose_layout(
             options.layout,
+            options.strategy,
+            demand_of(options, draft.plan, training_rows),
             draft.model,
             filling,
-            training_rows,
-            n_genes=whole,
-            budget=budget,
-            in_memory=options.strategy != "external" and settings.device == "cpu",
+            budget,
+            train_all_genes=options.train_all_genes,
         )
         say(f"layout '{layout}': {reason}")
         layouts = ["external" if options.strategy == "external" else layout]

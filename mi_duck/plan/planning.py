@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from mi_duck.checkpoint import file_sha256, write_file
 from mi_duck.children import Report, Say
@@ -32,7 +33,7 @@ from mi_duck.plan.probes import (
     write_memory,
 )
 from mi_duck.plan.splitting import missing_class
-from mi_duck.plan.strategies import Demand, alternatives, choose_strategy, instance_seconds, usual_genes, windows_of
+from mi_duck.plan.strategies import Demand, alternatives, choose_strategy, instance_seconds, windows_of
 from mi_duck.plan.timing import Rates
 from mi_duck.plan.windows import Windows
 from mi_duck.resources import GIB, Budget, memory_budget
@@ -242,6 +243,21 @@ def draft_plan(
     return Draft(plan, index, folds, table, bins, MemoryModel(layout, options.memory_per_gene_mb))
 
 
+def demand_of(options: PlanOptions, plan: Plan, training_rows: NDArray[np.int64]) -> Demand:
+    """Return what a plan must fit, from what was asked and the training rows of each gene, shape (n_genes,)."""
+    return Demand(
+        gene_rows=training_rows,
+        genes_per_instance=options.genes_per_instance,
+        overlap=options.instance_overlap,
+        max_instances=options.max_instances,
+        auto_adjust=options.auto_adjust_instance_size,
+        settings=plan.settings,
+        n_classes=len(plan.classes),
+        record_bytes=plan.record_bytes,
+        n_rows=plan.n_rows,
+    )
+
+
 def _with_instances(
     draft: Draft,
     dataset: Dataset,
@@ -273,17 +289,7 @@ def _with_instances(
     model = model.with_layout(replace(model.layout, is_external=options.strategy == "external"))
     sizes = probe_sizes(training_rows, options.genes_per_instance) if options.memory_per_gene_mb is None else []
     is_probed = is_worth_probing(plan, training_rows, sizes)
-    demand = Demand(
-        gene_rows=training_rows,
-        genes_per_instance=options.genes_per_instance,
-        overlap=options.instance_overlap,
-        max_instances=options.max_instances,
-        auto_adjust=options.auto_adjust_instance_size,
-        settings=plan.settings,
-        n_classes=len(plan.classes),
-        record_bytes=plan.record_bytes,
-        n_rows=plan.n_rows,
-    )
+    demand = demand_of(options, plan, training_rows)
     filling = None
     if is_probed or options.layout == "zeros":
         looked = sizes if is_probed else [least_genes(training_rows)]
@@ -293,12 +299,12 @@ def _with_instances(
         filling = filling_of(small_run, small, max(looked))
         layout, reason = choose_layout(
             options.layout,
+            options.strategy,
+            demand,
             model,
             filling,
-            training_rows,
-            n_genes=usual_genes(options.strategy, demand, model, budget, train_all_genes=options.train_all_genes),
-            budget=budget,
-            in_memory=options.strategy != "external" and plan.settings.device == "cpu",
+            budget,
+            train_all_genes=options.train_all_genes,
         )
         say(f"layout '{layout}': {reason}")
         zeros = zeros_to_leave_out(model.layout, filling)

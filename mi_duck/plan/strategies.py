@@ -16,7 +16,7 @@ from mi_duck.errors import MemoryBudgetError, PlanError
 from mi_duck.plan.filling import Filling, layout_of
 from mi_duck.plan.memory import MemoryModel, disk_bytes
 from mi_duck.plan.plan import Settings
-from mi_duck.plan.timing import EXTERNAL_FACTOR, Rates, cost_of_cells, training_seconds
+from mi_duck.plan.timing import EXTERNAL_FACTOR, Rates, cell_factor, training_seconds
 from mi_duck.plan.windows import Windows, cut_windows
 from mi_duck.resources import GIB, Budget
 
@@ -198,10 +198,8 @@ def alternatives(
             others = [layout for layout in others if layout != "sentinel"]
         for layout in others:
             other = layout_of(model.layout, filling, layout, zero_is_missing)
-            a_cell, usual = (
-                cost_of_cells(one.missing_share) / (1 - one.missing_share) for one in (other, model.layout)
-            )
-            slower = replace(rates, per_cell_and_round=rates.per_cell_and_round * a_cell / usual)
+            factor = cell_factor(other.missing_share) / cell_factor(model.layout.missing_share)
+            slower = replace(rates, per_cell_and_round=rates.per_cell_and_round * factor)
             found.append(_alternative(strategy, layout, demand, model.with_layout(other), slower, budget))
     return tuple(found)
 

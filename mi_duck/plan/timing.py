@@ -100,9 +100,9 @@ def fit_rates(points: Sequence[TimePoint], settings: Settings, n_classes: int, *
     )
 
 
-def cost_of_cells(missing_share: float) -> float:
-    """Return what the cells of a matrix cost a round, over those of as large a matrix without a missing value."""
-    return SPARSE_FACTOR * (1 - missing_share) if missing_share else 1.0
+def cell_factor(missing_share: float) -> float:
+    """Return what a stored cell of a matrix costs a round, over one of a matrix without a missing value."""
+    return SPARSE_FACTOR if missing_share else 1.0
 
 
 def usual_rounds(settings: Settings) -> int:
