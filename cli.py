@@ -68,6 +68,7 @@ from mi_duck.options import (
     WorkersOption,
     on_this_machine,
 )
+from mi_duck.resources import usable_cores
 
 
 class Screen(Console):
@@ -285,7 +286,7 @@ def command(name: str | None = None, *, verbose: bool = False) -> Callable[[Func
 
 
 def _threads(threads: int | None) -> int:
-    return threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+    return threads or usable_cores()
 
 
 def _required(value: Any, what: str) -> Any:

@@ -53,6 +53,8 @@ def main(arguments: list[str]) -> None:
     for name, default in (("rounds", 200), ("rows", 4096), ("features", 1167), ("threads", 1), ("repeats", 5)):
         parser.add_argument(f"--{name}", type=int, default=default)
     asked = parser.parse_args(arguments)
+    if len(asked.real) not in (0, 2):
+        parser.error("name a dataset and a model of it, or neither")
     print_machine()
     with workplace() as folder:
         if asked.real:
@@ -119,8 +121,8 @@ def compare(model: ConsolidatedMetaModel, rows: pa.Table, folder: Path, asked: a
     merged, merging = costs(lambda: join_outputs(boosters))
     merged.set_param({"nthread": asked.threads})
     encoding = model.members[0].encoding
-    forest, joining = costs(lambda: forest_of(boosters, model.features, encoding, threads=asked.threads))
-    model.forest.use_threads(asked.threads)
+    forest, joining = costs(lambda: forest_of(boosters, model.features, encoding))
+    whole = forest_of(boosters, model.features, encoding, nodes_at_once=sys.maxsize)
     raw = feature_matrix(rows, model.features)
     matrix = np.ascontiguousarray(encoding.apply(raw, model.features))  # the plain ways get it for nothing
     pq.write_table(rows, folder / "rows.parquet", row_group_size=8192, compression="zstd", write_page_checksum=True)
@@ -144,9 +146,10 @@ def compare(model: ConsolidatedMetaModel, rows: pa.Table, folder: Path, asked: a
         ),
         "loop of inplace_predict": lambda: loop(lambda one: one.inplace_predict(matrix, predict_type="margin")),
         "merged, one inplace_predict": lambda: of_margins(merged.inplace_predict(matrix, predict_type="margin")),
-        "forest": lambda: of_margins(forest.margins(raw)),
-        "predict_proba, from an array": lambda: model.predict_proba(raw),
-        "predict_proba, from Arrow": lambda: model.predict_proba(rows),
+        "forest": lambda: of_margins(forest.margins(raw, threads=asked.threads)),
+        "forest, all trees at once": lambda: of_margins(whole.margins(raw, threads=asked.threads)),
+        "predict_proba, from an array": lambda: model.predict_proba(raw, threads=asked.threads),
+        "predict_proba, from Arrow": lambda: model.predict_proba(rows, threads=asked.threads),
         "predict_file, Parquet to Parquet": lambda: from_file(model, folder / "rows.parquet", out, asked.threads),
     }
     spent: dict[str, list[Cost]] = {name: [] for name in ways}

@@ -2,7 +2,7 @@
 
 import os
 import resource
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +88,7 @@ def machine_budget(safety_factor: float, *, root: Path = Path("/")) -> Budget:
 def memory_bounds(*, root: Path, environment: Mapping[str, str]) -> list[Bound]:
     """Return every bound on memory that can be found; at least that of the machine."""
     bounds = [Bound("memory of the machine", psutil.virtual_memory().available)]
-    bounds += _control_groups(root)
+    bounds += _memory_of_control_groups(root)
     bounds += _scheduler(environment)
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft != resource.RLIM_INFINITY:
@@ -96,55 +96,89 @@ def memory_bounds(*, root: Path, environment: Mapping[str, str]) -> list[Bound]:
     return bounds
 
 
-def _control_groups(root: Path) -> list[Bound]:
-    """Limits of the control groups of this process and their ancestors, version 1, 2 and hybrid."""
-    try:
-        lines = os.fsdecode((root / "proc/self/cgroup").read_bytes()).splitlines()
-    except OSError:
-        return []
+def usable_cores(*, root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> int:
+    """Return how many cores this process can keep busy: the fewest that affinity, control groups and ``OMP_NUM_THREADS`` give.
+
+    Parameters
+    ----------
+    root
+        Where ``sys`` and ``proc`` are found; another folder in tests.
+    environment
+        Of the process.
+    """
+    cores = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
+    asked = environment.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # one number a level of nesting
+    if asked.isdecimal() and int(asked):
+        cores.append(int(asked))
+    for mount, group, is_version_2 in _control_groups(root, "cpu"):
+        folder = root / mount / group
+        if is_version_2:
+            quota, period = (*_text(folder / "cpu.max").split(), "", "")[:2]
+        else:
+            quota, period = (_text(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
+        if quota.isdecimal() and period.isdecimal() and int(period):
+            cores.append(-(-int(quota) // int(period)))
+    return max(min(cores), 1)
+
+
+def _memory_of_control_groups(root: Path) -> list[Bound]:
     bounds = []
-    for line in lines:
-        parts = line.split(":", 2)
-        if len(parts) != 3:
+    for mount, group, is_version_2 in _control_groups(root, "memory"):
+        most, used, cache = (
+            ("memory.max", "memory.current", "inactive_file")
+            if is_version_2
+            else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        )
+        folder = root / mount / group
+        limit = _number(folder / most)
+        if limit is None or not 0 < limit < NO_LIMIT:
             continue
-        _, controllers, path = parts
-        if controllers == "":
-            mounts, names = (
-                ["sys/fs/cgroup", "sys/fs/cgroup/unified"],
-                ("memory.max", "memory.current", "inactive_file"),
-            )
-        elif "memory" in controllers.split(","):
-            mounts = ["sys/fs/cgroup/memory"]
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        kept = max((_number(folder / used) or 0) - _field(folder / "memory.stat", cache), 0)
+        name = "/" + "/".join(group.parts)
+        bounds.append(Bound(f"control group {name} ({most})", max(limit - kept, 0)))
+    return bounds
+
+
+def _control_groups(root: Path, controller: str) -> Iterator[tuple[str, Path, bool]]:
+    """Yield mount, group and whether it is of version 2, for all groups of this process and their ancestors, there or not."""
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = (*line.split(":", 2), "", "", "")[:3]
+        if not path:
+            continue
+        if is_version_2 := controllers == "":
+            mounts = ["sys/fs/cgroup", "sys/fs/cgroup/unified"]
+        elif controller in controllers.split(","):
+            mounts = [f"sys/fs/cgroup/{name}" for name in dict.fromkeys((controllers, controller))]
         else:
             continue
+        group = Path(path.lstrip("/"))
         for mount in mounts:
-            group = Path(path.lstrip("/"))
             # inside a container the path may be that of the host; then only the mount itself is there
-            for folder in [group, *group.parents]:
-                limit = _number(root / mount / folder / names[0])
-                if limit is None or not 0 < limit < NO_LIMIT:
-                    continue
-                used = _number(root / mount / folder / names[1]) or 0
-                cache = _field(root / mount / folder / "memory.stat", names[2])
-                name = "/" + "/".join(folder.parts)
-                bounds.append(Bound(f"control group {name} ({names[0]})", max(limit - max(used - cache, 0), 0)))
-    return bounds
+            for one in [group, *group.parents]:
+                yield mount, one, is_version_2
+
+
+def _text(file: Path) -> str:
+    """Return what a file says, nothing where it cannot be read."""
+    try:
+        return os.fsdecode(file.read_bytes())
+    except OSError:
+        return ""
 
 
 def _number(file: Path) -> int | None:
     try:
-        return int(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return int(_text(file))
+    except ValueError:
         return None
 
 
 def _field(file: Path, name: str) -> int:
     """Return one number of a file of ``name value`` lines, 0 where it is absent."""
+    pairs = [line.split() for line in _text(file).splitlines()]
     try:
-        pairs = [line.split() for line in file.read_text(encoding="utf-8").splitlines()]
         return next((int(pair[1]) for pair in pairs if len(pair) == 2 and pair[0] == name), 0)
-    except (OSError, ValueError):
+    except ValueError:
         return 0
 
 

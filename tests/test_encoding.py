@@ -22,7 +22,7 @@ from mi_duck.errors import CheckpointError
 from mi_duck.folders import RunFolder
 from mi_duck.genome.synthetic import synthesise
 from mi_duck.train.calibrate import probabilities
-from mi_duck.train.encoding import SENTINEL, Encoding, encoding_of
+from mi_duck.train.encoding import SENTINEL, Encoding, encoding_of, zeros_to_nan
 
 MATRIX = np.array([[0, 0, 1.5], [2, np.nan, 0], [-0.0, 3, np.nan]], dtype=np.float32)
 FEATURES = ("a", "b", "c")
@@ -51,6 +51,23 @@ def test_apply__a_sentinel_takes_the_place_of_missing_values() -> None:
     low = SENTINEL
     assert equal(Encoding((), low).apply(MATRIX, FEATURES), [[0, 0, 1.5], [2, low, 0], [0, 3, low]])
     assert np.isfinite(np.float32(SENTINEL))
+
+
+def test_zeros_to_nan__keeps_every_other_number_to_the_bit() -> None:
+    """Of all kinds: denormal ones, the largest, infinite ones, NaN, random bits."""
+    special = np.array([0.0, -0.0, 1e-45, -1e-45, 3.4e38, np.inf, -np.inf, np.nan], dtype=np.float32)
+    bits = np.random.default_rng(0).integers(0, 1 << 32, 9992, dtype=np.uint32).view(np.float32)
+    numbers = np.concatenate([special, bits]).reshape(1000, 10)
+    is_zero = numbers == 0
+    found = zeros_to_nan(numbers)
+    assert np.isnan(found[is_zero]).all()
+    assert is_zero.sum() == 2
+    is_number = ~is_zero & ~np.isnan(numbers)
+    assert np.array_equal(found[is_number].view(np.uint32), numbers[is_number].view(np.uint32))
+    keep = np.arange(10) == 0
+    assert np.array_equal(zeros_to_nan(numbers, keep=keep)[:, 0], numbers[:, 0], equal_nan=True)
+    assert zeros_to_nan(numbers, out=numbers) is numbers
+    assert np.array_equal(numbers, found, equal_nan=True)
 
 
 @pytest.mark.parametrize("rule", [Encoding(), Encoding(("a", "c")), Encoding((), SENTINEL)])

@@ -17,6 +17,7 @@ from runs import finished_run
 
 from mi_duck.checkpoint import read_parts
 from mi_duck.ensemble.ensemble import ConsolidatedMetaModel, InstanceModel, consolidate
+from mi_duck.ensemble.matrix import feature_matrices
 from mi_duck.ensemble.model_files import load_unified_model, save_model
 from mi_duck.errors import CheckpointError, DataError
 from mi_duck.explain.tree_shap import shap_values
@@ -209,6 +210,23 @@ def test_predict_proba__no_rows_give_no_rows(model: ConsolidatedMetaModel, rows:
     assert model.predict_proba(rows.slice(0, 0)).shape == model.predict_proba(matrix[:0]).shape == (0, 3)
 
 
+def test_predict_proba__takes_large_tables_in_blocks(
+    model: ConsolidatedMetaModel, rows: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table of 3,000 rows in blocks of 256 gives what it gives at once; so do none."""
+    table = pa.concat_tables([rows] * (1 + 3000 // len(rows)))
+    expected = np.tile(model.predict_proba(rows), (len(table) // len(rows), 1))
+    monkeypatch.setattr("mi_duck.ensemble.matrix.BLOCK_BYTES", 1)
+    for given in (table, table.combine_chunks().to_batches()[0], table.to_pandas().assign(slice=1)):
+        blocks = [len(block) for block in feature_matrices(given, model.features)]
+        assert blocks == [256] * (len(table) // 256) + [len(table) % 256] * (len(table) % 256 > 0)
+        assert np.array_equal(model.predict_proba(given), expected)
+        for single in model.members:
+            assert np.array_equal(single.predict_proba(given)[: len(rows)], single.predict_proba(rows))
+    for given in (rows.slice(0, 0), rows.slice(0, 0).to_pandas()):
+        assert model.predict_proba(given).shape == (0, len(model.classes))
+
+
 def test_predict_proba__needs_no_pandas(
     model: ConsolidatedMetaModel, rows: pa.Table, matrix: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,7 +330,9 @@ def test_margin_voting__is_the_mean_of_margins_calibrated_once_and_normalised(tm
         members, n_genes=5, thresholds=thresholds, voting="margin", weights=weights, calibrators=calibrators
     )
     matrix = np.random.default_rng(0).normal(size=(30, 2)).astype(np.float32)
-    mean = sum(weight * one.margins(matrix).astype(float) for weight, one in zip(weights, members, strict=True))
+    mean = sum(
+        weight * one.margins(matrix, threads=1).astype(float) for weight, one in zip(weights, members, strict=True)
+    )
     one = 1 / (1 + np.exp(-(0.7 * mean[:, 0] - 0.4)))
     other = np.interp(mean[:, 1], STEPS.margins, STEPS.probabilities)
     found = model.predict_proba(matrix)

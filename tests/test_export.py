@@ -201,7 +201,9 @@ def test_native__of_margin_voting_is_one_model_with_an_output_a_class(tmp_path: 
     assert {file.name for file in folder.iterdir()} == {"merged.ubj", "recipe.json"}
     merged = xgb.Booster(model_file=folder / "merged.ubj")
     rows = sample(model)
-    wanted = sum(w * one.margins(rows).astype(float) for w, one in zip(model.weights, model.members, strict=True))
+    wanted = sum(
+        w * one.margins(rows, threads=1).astype(float) for w, one in zip(model.weights, model.members, strict=True)
+    )
     assert np.abs(merged.inplace_predict(rows, predict_type="margin") - wanted).max() < 1e-5
 
 

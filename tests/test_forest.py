@@ -45,7 +45,7 @@ def test_forest__margins_are_those_of_its_boosters_to_the_last_bit(
 ) -> None:
     forest = forest_of(boosters, FEATURES, encoding)
     before = rows.copy()
-    assert np.array_equal(forest.margins(rows), by_hand(boosters, rows, encoding))
+    assert np.array_equal(forest.margins(rows, threads=1), by_hand(boosters, rows, encoding))
     assert np.array_equal(rows, before, equal_nan=True)  # what it is given stays as it is
     assert (forest.n_zero, forest.sentinel) == (len(encoding.zero_is_missing), encoding.sentinel)
 
@@ -58,11 +58,10 @@ def test_forest__groups_of_boosters_and_rows_and_threads_change_nothing(
     n_groups: int | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mi_duck.train.forest.NODES_AT_ONCE", nodes)
-    monkeypatch.setattr("mi_duck.train.forest.BLOCK_BYTES", 1)
-    for threads in (1, 2):
-        forest = forest_of(boosters, FEATURES, Encoding(), threads=threads)
-        assert np.array_equal(forest.margins(rows), by_hand(boosters, rows))
+    monkeypatch.setattr("mi_duck.train.forest.BLOCKS_BYTES", 1)
+    forest = forest_of(boosters, FEATURES, Encoding(), nodes_at_once=nodes)
+    for threads in (1, 2, 7):
+        assert np.array_equal(forest.margins(rows, threads=threads), by_hand(boosters, rows))
     assert [output for _, first, stop in forest.groups for output in range(first, stop)] == list(range(5))
     assert len(forest.groups) == n_groups if n_groups else 1 < len(forest.groups) < 5
 
@@ -81,16 +80,16 @@ def test_forest__knows_only_the_features_that_its_trees_use(rows: NDArray[np.flo
     assert forest.features == ("f3", "f5", "f0", "f1", "f4")
     assert forest.places.tolist() == [3, 5, 0, 1, 4]
     assert forest.n_zero == 2
-    assert np.array_equal(forest.margins(rows)[:, 0], by_hand([trained], rows, encoding)[:, 0])
+    assert np.array_equal(forest.margins(rows, threads=1)[:, 0], by_hand([trained], rows, encoding)[:, 0])
     gathered = np.ascontiguousarray(rows[:, forest.places])
-    assert np.array_equal(forest.margins_of_used(gathered), forest.margins(rows))
+    assert np.array_equal(forest.margins_of_used(gathered), forest.margins(rows, threads=1))
 
 
 def test_forest__of_leaves_alone_and_of_no_rows(rows: NDArray[np.float32]) -> None:
     leaf = booster(7, 2, gamma=1e9)
     forest = forest_of([leaf, leaf], FEATURES, Encoding())
-    assert np.array_equal(forest.margins(rows), by_hand([leaf, leaf], rows))
-    assert forest.margins(rows[:0]).shape == (0, 2)
+    assert np.array_equal(forest.margins(rows, threads=1), by_hand([leaf, leaf], rows))
+    assert forest.margins(rows[:0], threads=2).shape == (0, 2)
 
 
 def test_forest_of__refuses_what_mi_duck_does_not_train(boosters: list[xgb.Booster]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mi_duck.resources import GIB, Bound, memory_bounds, memory_budget
+from mi_duck.resources import GIB, Bound, memory_bounds, memory_budget, usable_cores
 
 MIB = 1 << 20
 UNLIMITED_V1 = "9223372036854771712\n"
@@ -229,3 +229,56 @@ def test_memory_budget__on_this_machine_is_no_more_than_it_has() -> None:
     assert all(isinstance(bound, Bound) and bound.available_bytes >= 0 for bound in bounds)
     machine = max(bound.available_bytes for bound in bounds)
     assert 0 < memory_budget(max_gb=1e6, safety_factor=1.0).budget_bytes <= machine * 1.1
+
+
+def cores(tmp_path: Path, files: dict[str, str | bytes], **environment: str) -> int:
+    return usable_cores(root=system(tmp_path, files), environment=environment)
+
+
+def test_usable_cores__are_those_of_the_process_without_a_quota(tmp_path: Path) -> None:
+    mine = len(os.sched_getaffinity(0))
+    unlimited = {
+        "proc/self/cgroup": "5:cpu,cpuacct:/job\n0::/job\n",
+        "sys/fs/cgroup/job/cpu.max": "max 100000\n",
+        "sys/fs/cgroup/cpu,cpuacct/job/cpu.cfs_quota_us": "-1\n",
+        "sys/fs/cgroup/cpu,cpuacct/job/cpu.cfs_period_us": "100000\n",
+    }
+    assert cores(tmp_path, {}) == cores(tmp_path, unlimited) == mine
+    many = f"{(mine + 5) * 100000} 100000\n"
+    assert cores(tmp_path, {"proc/self/cgroup": "0::/job\n", "sys/fs/cgroup/job/cpu.max": many}) == mine
+
+
+@pytest.mark.parametrize(("quota", "expected"), [(10_000, 1), (100_000, 1), (100_001, 2)])
+def test_usable_cores__are_no_more_than_a_control_groups_quota_in_whole_cores(
+    quota: int, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    for number, (line, files) in enumerate(
+        (
+            ("0::/pod/box", {"pod/cpu.max": f"{quota} 100000\n", "pod/box/cpu.max": "max 100000\n"}),
+            ("0::/host/path", {"cpu.max": f"{quota} 100000\n"}),
+            (
+                "4:cpu,cpuacct:/a",
+                {f"cpu/a/cpu.cfs_{n}_us": f"{v}\n" for n, v in (("quota", quota), ("period", 100000))},
+            ),
+        )
+    ):
+        written = {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
+        assert cores(tmp_path / str(number), {"proc/self/cgroup": f"{line}\n"} | written) == expected
+
+
+@pytest.mark.parametrize(
+    "content", ["", "max\n", "0 0\n", "x 100000\n", "100000\n", b"\xff\n", "-1 100000\n", "1 2 3\n"]
+)
+def test_usable_cores__ignore_what_is_no_quota_and_are_at_least_one(content: str | bytes, tmp_path: Path) -> None:
+    files: dict[str, str | bytes] = {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": content}
+    expected = 1 if content == "1 2 3\n" else len(os.sched_getaffinity(0))
+    assert cores(tmp_path, files) == expected
+
+
+@pytest.mark.parametrize(("asked", "expected"), [("3", 3), ("2,4", 2), ("", 8), ("many", 8), ("0", 8), ("99", 8)])
+def test_usable_cores__are_no_more_than_openmp_is_told(
+    asked: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert cores(tmp_path, {}, OMP_NUM_THREADS=asked) == expected

@@ -190,7 +190,7 @@ def test_consolidate__the_model_does_what_the_chosen_variant_does(
     assert np.array_equal(found, voted.chances)
     rows = pq.read_table(small_dataset / "master").slice(0, 300)
     matrix = np.column_stack([rows[name].to_numpy().astype(np.float32) for name in model.features])
-    margins = np.stack([one.margins(matrix.copy()) for one in model.members])
+    margins = np.stack([one.margins(matrix.copy(), threads=1) for one in model.members])
     if voting == "margin":
         assert voted.calibration is not None
         assert model.calibrators == voted.calibration.final

@@ -11,9 +11,10 @@ import numpy as np
 import xgboost as xgb
 from numpy.typing import NDArray
 
-from mi_duck.ensemble.matrix import feature_matrix
+from mi_duck.ensemble.matrix import feature_matrices, feature_matrix
 from mi_duck.errors import CheckpointError
 from mi_duck.explain.contributions import explain
+from mi_duck.resources import usable_cores
 from mi_duck.train.calibrate import Calibrator, probabilities
 from mi_duck.train.encoding import Encoding
 from mi_duck.train.forest import Forest, forest_of
@@ -96,18 +97,18 @@ class InstanceModel:
         """None: they are fitted on the whole run."""
         return {}
 
-    def margins(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    def margins(self, rows: Any, *, threads: int) -> NDArray[np.float32]:
         """Return log-odds of each class against the rest, shape (n_rows, n_classes)."""
-        return self.forest.margins(matrix)
+        return _margins(self.forest, rows, self.features, threads)
 
-    def predict_proba(self, rows: Any) -> NDArray[np.float32]:
-        """Return calibrated probabilities, shape (n_rows, n_classes), float32; rows sum to 1."""
-        matrix = feature_matrix(rows, self.features)
-        return probabilities(self.margins(matrix), self.calibrators).astype(np.float32)
+    def predict_proba(self, rows: Any, *, threads: int | None = None) -> NDArray[np.float32]:
+        """Return calibrated probabilities, as an ensemble does: see `ConsolidatedMetaModel.predict_proba`."""
+        margins = self.margins(rows, threads=threads or usable_cores())
+        return probabilities(margins, self.calibrators).astype(np.float32)
 
-    def predict(self, rows: Any) -> NDArray[np.int64]:
+    def predict(self, rows: Any, *, threads: int | None = None) -> NDArray[np.int64]:
         """Return the index of the most probable class, shape (n_rows,)."""
-        return np.asarray(self.predict_proba(rows).argmax(axis=1))
+        return np.asarray(self.predict_proba(rows, threads=threads).argmax(axis=1))
 
     def get_feature_names(self) -> list[str]:
         """Return the features in the order of columns."""
@@ -219,11 +220,11 @@ class ConsolidatedMetaModel:
 
     def predict_members(self, rows: Any) -> NDArray[np.float64]:
         """Return the probabilities of every member, shape (n_members, n_rows, n_classes)."""
-        return self.chances_of_members(self.margins_of_members(rows))
+        return self.chances_of_members(self.margins_of_members(rows, threads=usable_cores()))
 
-    def margins_of_members(self, rows: Any) -> NDArray[np.float32]:
+    def margins_of_members(self, rows: Any, *, threads: int) -> NDArray[np.float32]:
         """Return the log-odds of every member, shape (n_members, n_rows, n_classes)."""
-        return by_member(self.forest.margins(feature_matrix(rows, self.features)), len(self.members))
+        return by_member(_margins(self.forest, rows, self.features, threads), len(self.members))
 
     def chances_of_members(self, margins: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return every member's calibrated probabilities from its log-odds, shape (n_members, n_rows, n_classes)."""
@@ -237,7 +238,7 @@ class ConsolidatedMetaModel:
             return probabilities(vote(margins, self.weights).astype(np.float32), self.calibrators)
         return vote(chances, self.weights)
 
-    def predict_proba(self, rows: Any) -> NDArray[np.float32]:
+    def predict_proba(self, rows: Any, *, threads: int | None = None) -> NDArray[np.float32]:
         """Return probabilities, shape (n_rows, n_classes), float32; rows sum to 1.
 
         Parameters
@@ -245,18 +246,20 @@ class ConsolidatedMetaModel:
         rows
             An Arrow table or record batch, a pandas data frame, a mapping of name to values: columns are found by name,
             others are ignored. Or a NumPy array with exactly the features, in their order.
+        threads
+            Threads; by default as many as this process has cores. The numbers do not depend on them.
 
         Raises
         ------
         DataError
             A feature is missing, or an array has another width.
         """
-        margins = self.margins_of_members(rows)
+        margins = self.margins_of_members(rows, threads=threads or usable_cores())
         return self.join(margins, self.chances_of_members(margins)).astype(np.float32)
 
-    def predict(self, rows: Any) -> NDArray[np.int64]:
+    def predict(self, rows: Any, *, threads: int | None = None) -> NDArray[np.int64]:
         """Return the index of the most probable class, shape (n_rows,)."""
-        return np.asarray(self.predict_proba(rows).argmax(axis=1))
+        return np.asarray(self.predict_proba(rows, threads=threads).argmax(axis=1))
 
     def get_feature_names(self) -> list[str]:
         """Return the features in the order of columns."""
@@ -316,6 +319,11 @@ class ConsolidatedMetaModel:
 
 def _by_name(features: Sequence[str], values: NDArray[np.float64]) -> dict[str, float]:
     return dict(zip(features, (float(value) for value in values), strict=True))
+
+
+def _margins(forest: Forest, rows: Any, features: Sequence[str], threads: int) -> NDArray[np.float32]:
+    parts = [forest.margins(matrix, threads=threads) for matrix in feature_matrices(rows, features)]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def by_member(margins: NDArray[np.float32], n_members: int) -> NDArray[np.float32]:

@@ -54,7 +54,6 @@ def evaluate_holdout(*, run: str, threads: int, report: Report) -> None:
     model = load_unified_model(folder.model)
     if not isinstance(model, ConsolidatedMetaModel):
         raise CheckpointError(f"{folder.model} is no ensemble; run 'mi-duck consolidate {folder.root}'")
-    model.forest.use_threads(threads)
     reader = SegmentReader(plan, plan.holdout_segments, folder.segments)
     keys = reader.keys()
     genes = pq.read_table(genes_file(folder, plan), columns=["gene_id", "fold_group"]).slice(plan.n_genes)
@@ -68,7 +67,7 @@ def evaluate_holdout(*, run: str, threads: int, report: Report) -> None:
     begin = 0
     for matrix in reader.matrices(max(256, BATCH_BYTES // (4 * len(plan.features)))):
         rows = slice(begin, begin + len(matrix))
-        margins = model.margins_of_members(matrix)
+        margins = model.margins_of_members(matrix, threads=threads)
         calibrated = model.chances_of_members(margins)
         combined[rows], members[:, rows] = model.join(margins, calibrated), calibrated
         base[rows] = matrix[:, places]

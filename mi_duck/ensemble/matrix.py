@@ -1,6 +1,6 @@
 """Rows as users have them to the matrix that boosters read: features by name, missing values NaN, nothing else let through."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,20 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mi_duck.errors import DataError
+
+BLOCK_BYTES = 28 << 20  # of a matrix; above 32 MiB every one would be new memory from the system
+
+
+def feature_matrices(rows: Any, features: Sequence[str]) -> Iterator[NDArray[np.float32]]:
+    """Yield `feature_matrix` of some rows after the other, so that a large table never has a matrix of its own; at least one."""
+    if not (hasattr(rows, "iloc") or hasattr(rows, "slice")):
+        yield feature_matrix(rows, features)
+        return
+    at_once = max(256, BLOCK_BYTES // (4 * len(features)))
+    for begin in range(0, max(len(rows), 1), at_once):
+        # of pandas; of Arrow and Polars
+        part = rows.iloc[begin : begin + at_once] if hasattr(rows, "iloc") else rows.slice(begin, at_once)
+        yield feature_matrix(part, features)
 
 
 def feature_matrix(rows: Any, features: Sequence[str]) -> NDArray[np.float32]:

@@ -141,9 +141,7 @@ def _write_member_scores(
     models = [read_fold_models(folder.instance(instance) / "fold_models.miduck") for instance in trained]
     encoding = encoding_of(plan.settings.layout, plan.zero_is_missing)
     forests = [
-        forest_of(
-            [booster for model in models for booster in model.boosters[fold]], plan.features, encoding, threads=threads
-        )
+        forest_of([booster for model in models for booster in model.boosters[fold]], plan.features, encoding)
         for fold in range(len(models[0].boosters))
     ]
     calibrators = [model.calibrators for model in models]
@@ -164,7 +162,7 @@ def _write_member_scores(
                     rows = slice(begin, begin + len(matrix))
                     fold = genes.fold[keys["gene_rank"][rows]].astype(np.int8)
                     base_scores = matrix[:, base]
-                    margins, chances = _scores_of_members(forests, calibrators, matrix, fold)
+                    margins, chances = _scores_of_members(forests, calibrators, matrix, fold, threads)
                     ids = [instance.instance_id for instance in trained]
                     table = member_table(plan, keys[rows], fold, ids, margins, chances, base_scores)
                     if writer is None:
@@ -186,6 +184,7 @@ def _scores_of_members(
     calibrators: list[tuple[tuple[Calibrator, ...], ...]],
     matrix: NDArray[np.float32],
     fold: NDArray[np.int8],
+    threads: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Return every member's margins and probabilities of each row, from the forest of the row's fold."""
     n_members = len(calibrators)
@@ -193,7 +192,7 @@ def _scores_of_members(
     chances = np.empty(margins.shape)
     for number in np.unique(fold):
         rows = fold == number
-        of_fold = by_member(forests[number].margins(matrix[rows]), n_members)
+        of_fold = by_member(forests[number].margins(matrix[rows], threads=threads), n_members)
         margins[:, rows] = of_fold
         for place, of_folds in enumerate(calibrators):
             chances[place, rows] = probabilities(of_fold[place], of_folds[number])

@@ -1,7 +1,8 @@
 """Scores the final model of each instance on genes of fold groups that have no gene in its window: it never saw them.
 
 With overlapping windows every instance leaves most genes to the others, so these are the genes that it would meet in use.
-One pass over the segments serves all instances; each row goes to those alone that never saw its group.
+One pass over the segments serves all instances: their trees are one forest, and of its answers for a row those of the instances
+that never saw its group are kept.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from mi_duck.checkpoint import publish, storage_errors
 from mi_duck.children import Report
-from mi_duck.ensemble.ensemble import InstanceModel
+from mi_duck.ensemble.ensemble import InstanceModel, by_member
 from mi_duck.ensemble.model_files import load_unified_model
 from mi_duck.errors import CheckpointError
 from mi_duck.folders import RunFolder
@@ -23,6 +24,7 @@ from mi_duck.plan.plan import Instance, Plan
 from mi_duck.report.fold_scores import aggregate, areas, site_chance
 from mi_duck.train.calibrate import probabilities
 from mi_duck.train.evaluate import known, point_scores, score
+from mi_duck.train.forest import forest_of
 from mi_duck.train.instances import Genes
 from mi_duck.train.segments import SegmentReader
 
@@ -70,8 +72,9 @@ def predict_unseen(
     CheckpointError
         A model or a segment is damaged.
     """
-    models = [_model(folder, instance, threads) for instance in instances]
-    unseen = [unseen_ranks(plan, instance, genes) for instance in instances]
+    models = [_model(folder, instance) for instance in instances]
+    forest = forest_of([one for model in models for one in model.boosters], plan.features, models[0].encoding)
+    unseen = np.stack([unseen_ranks(plan, instance, genes) for instance in instances])
     schema = pa.schema(
         [("gene_rank", pa.int32()), ("label", pa.uint8())]
         + [(f"p_{index}", pa.float32()) for index in range(len(plan.classes))]
@@ -87,20 +90,20 @@ def predict_unseen(
             for segment in (one for one in plan.segments if one.stop_rank <= plan.n_genes):
                 reader = SegmentReader(plan, [segment], folder.segments)
                 keys = reader.keys()
+                is_wanted = np.logical_or.reduce(unseen[:, keys["gene_rank"]])
+                keys = keys[is_wanted]
                 begin = 0
-                for matrix in reader.matrices(batch_rows):
-                    ranks = keys["gene_rank"][begin : begin + len(matrix)]
-                    labels = keys["label"][begin : begin + len(matrix)]
-                    for model, is_unseen, writer in zip(models, unseen, writers, strict=True):
-                        rows = is_unseen[ranks]
+                for matrix in reader.matrices(batch_rows, is_wanted):
+                    ranks, labels = (keys[name][begin : begin + len(matrix)] for name in ("gene_rank", "label"))
+                    begin += len(matrix)
+                    margins = by_member(forest.margins(matrix, threads=threads), len(models))
+                    for model, own, rows, writer in zip(models, margins, unseen[:, ranks], writers, strict=True):
                         if rows.any():
-                            part = matrix if rows.all() else matrix[rows]
-                            chances = probabilities(model.margins(part), model.calibrators).astype(np.float32)
+                            chances = probabilities(own[rows], model.calibrators).astype(np.float32)
                             columns = [pa.array(ranks[rows]), pa.array(labels[rows]), *map(pa.array, chances.T)]
                             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
-                    begin += len(matrix)
-                    done += len(matrix)
-                    report("scoring genes that an instance never saw", done, plan.n_rows)
+                done += len(is_wanted)
+                report("scoring genes that an instance never saw", done, plan.n_rows)
         finally:
             for writer in writers:
                 writer.close()
@@ -108,12 +111,10 @@ def predict_unseen(
             publish(path, target)
 
 
-def _model(folder: RunFolder, instance: Instance, threads: int) -> InstanceModel:
+def _model(folder: RunFolder, instance: Instance) -> InstanceModel:
     model = load_unified_model(folder.instance(instance))
     if not isinstance(model, InstanceModel):
         raise CheckpointError(f"{folder.instance(instance)} holds an ensemble, no model of one instance")
-    for booster in model.boosters:
-        booster.set_param({"nthread": threads})
     return model
 
 

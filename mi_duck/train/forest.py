@@ -5,14 +5,15 @@ the last bit. What is saved is what XGBoost does once a call and row: reading th
 left out, and features whose zeros count as missing come first, so that they are found in one stretch.
 
 **Why** not one booster of all: XGBoost takes 64 rows through all trees that it is given before the next 64, so trees that do
-not fit the cache come from memory for every 64 rows. On two quiet cores with 1 MiB of second-level cache each 21 boosters of
-200 rounds (315,000 nodes) took 40 microseconds a row all at once, 26 in groups of 160,000 nodes, 27 in groups of 80,000; of
-800 rounds 111, 79 and 82; two trained ensembles of 2,500 trees (349,000 and 264,000 nodes) 33, 35 and 41, and 14, 16 and 15.
+not fit the cache come from memory for every 64 rows. On two quiet cores with 1 MiB of second-level cache each, against one bare
+call of all boosters merged, at once, in groups of 160,000 nodes, and of 80,000: 21 boosters of 200 rounds 1.01, 1.06, 1.07; of
+800 rounds 1.01, .79, .79; two trained ensembles of 2,500 trees 1.02, .84, .96 and 1.08, 1.12, 1.18.
 A booster of more nodes stays alone: blocks of trees of one that holds all were slower (``benchmarks/bench_predict.py``).
 """
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +22,13 @@ import xgboost as xgb
 from numpy.typing import NDArray
 
 from mi_duck.errors import CheckpointError
-from mi_duck.train.encoding import Encoding
+from mi_duck.train.encoding import Encoding, zeros_to_nan
 from mi_duck.train.ubjson import KINDS, SIZES, joined_arrays, read_object, write_object
 
 NODES_AT_ONCE = 160_000  # of 20 bytes; a row looks at few of them
-BLOCK_BYTES = 16 << 20  # of features gathered at once; above 32 MiB every block would be new memory from the system
-MOST_ROWS_AT_ONCE = 16_384
+BLOCKS_BYTES = 32 << 20  # of features gathered at once, by all threads
+LEAST_ROWS_AT_ONCE = 256
+MOST_ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +56,33 @@ class Forest:
     sentinel: float | None
     n_outputs: int
 
-    def use_threads(self, threads: int) -> None:
-        """Let every call take so many threads."""
-        for booster, _, _ in self.groups:
-            booster.set_param({"nthread": threads})
+    def margins(self, matrix: NDArray[np.float32], *, threads: int) -> NDArray[np.float32]:
+        """Return log-odds from all features as they are, NaN where a value is missing.
 
-    def margins(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return log-odds, shape (n_rows, n_outputs), from all features as they are: NaN where a value is missing."""
-        n_used = len(self.places)
-        at_once = min(max(1024, BLOCK_BYTES // (4 * n_used)), MOST_ROWS_AT_ONCE)
-        gathered = np.empty((min(at_once, len(matrix)), n_used), dtype=np.float32)
+        Parameters
+        ----------
+        matrix
+            Shape (n_rows, n_features).
+        threads
+            Threads that take a block of rows each through all that is to be done, and so wait for each other once, at the end.
+
+        Returns
+        -------
+        ndarray
+            Shape (n_rows, n_outputs).
+        """
         margins = np.empty((len(matrix), self.n_outputs), dtype=np.float32)
-        for begin in range(0, len(matrix), at_once):
-            rows = matrix[begin : begin + at_once]
-            block = np.take(rows, self.places, axis=1, out=gathered[: len(rows)], mode="clip")
-            margins[begin : begin + len(rows)] = self.margins_of_used(block)
+
+        def fill(rows: slice) -> None:
+            margins[rows] = self.margins_of_used(matrix[rows].take(self.places, axis=1, mode="clip"))
+
+        blocks = _blocks(len(matrix), BLOCKS_BYTES // (4 * len(self.places)), threads)
+        if len(blocks) == 1:
+            fill(blocks[0])
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                for _ in pool.map(fill, blocks):
+                    pass
         return margins
 
     def margins_of_used(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -77,7 +91,7 @@ class Forest:
             np.copyto(matrix, np.float32(self.sentinel), where=np.isnan(matrix))
         if self.n_zero:
             counts = matrix[:, : self.n_zero]
-            np.copyto(counts, np.float32(np.nan), where=counts == 0)
+            zeros_to_nan(counts, out=counts)
         margins = np.empty((len(matrix), self.n_outputs), dtype=np.float32)
         for booster, first, stop in self.groups:
             found = booster.inplace_predict(matrix, predict_type="margin")
@@ -85,8 +99,21 @@ class Forest:
         return margins
 
 
+def _blocks(n_rows: int, rows_at_once: int, threads: int) -> list[slice]:
+    """Return blocks of rows, as equal as can be and as many as keep all threads busy; of few rows one.
+
+    >>> _blocks(10_000, 5_000, 2)
+    [slice(0, 2500, None), slice(2500, 5000, None), slice(5000, 7500, None), slice(7500, 10000, None)]
+    """
+    most = min(max(LEAST_ROWS_AT_ONCE, rows_at_once // threads), MOST_ROWS_AT_ONCE)
+    n = -(-n_rows // (most * threads)) * threads
+    n = max(1, min(n, n_rows // LEAST_ROWS_AT_ONCE))
+    edges = np.linspace(0, n_rows, n + 1).astype(int).tolist()
+    return [slice(first, stop) for first, stop in zip(edges, edges[1:], strict=False)]
+
+
 def forest_of(
-    boosters: Sequence[xgb.Booster], features: Sequence[str], encoding: Encoding, *, threads: int | None = None
+    boosters: Sequence[xgb.Booster], features: Sequence[str], encoding: Encoding, *, nodes_at_once: int = NODES_AT_ONCE
 ) -> Forest:
     """Return boosters joined for prediction.
 
@@ -98,8 +125,8 @@ def forest_of(
         Names of their features.
     encoding
         What counts as missing.
-    threads
-        Of each call; by default as many as XGBoost takes.
+    nodes_at_once
+        Most nodes of several boosters that are joined into one native one; the numbers do not depend on it.
 
     Raises
     ------
@@ -125,7 +152,7 @@ def forest_of(
     number = np.zeros(len(features), dtype=np.int64)
     number[used] = np.arange(len(used))
     groups = []
-    for first, stop in _packed([len(one) for one in left], NODES_AT_ONCE):
+    for first, stop in _packed([len(one) for one in left], nodes_at_once):
         joined = _join([(models[output], 1.0, output - first) for output in range(first, stop)], stop - first)
         # a leaf's number of a feature means nothing, and may be any
         of_nodes = [
@@ -133,8 +160,10 @@ def forest_of(
             for one, inner in zip(split[first:stop], left[first:stop], strict=True)
         ]
         _renumber(joined, np.concatenate(of_nodes), len(used))
-        groups.append((load(joined), first, stop))
-    forest = Forest(
+        native = load(joined)
+        native.set_param({"nthread": 1})  # threads take whole blocks of rows
+        groups.append((native, first, stop))
+    return Forest(
         tuple(groups),
         tuple(features[place] for place in used.tolist()),
         used,
@@ -142,9 +171,6 @@ def forest_of(
         encoding.sentinel,
         len(boosters),
     )
-    if threads is not None:
-        forest.use_threads(threads)
-    return forest
 
 
 def _packed(sizes: Sequence[int], most: int) -> list[tuple[int, int]]:
