@@ -26,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from mi_duck import __version__
-from mi_duck.children import free_at_once
+from mi_duck.children import free_at_once, without_pandas
 from mi_duck.errors import MiDuckError
 from mi_duck.options import (
     DEPTH,
@@ -1178,4 +1178,5 @@ def _print_scores(folder: Path, as_json: bool = False) -> None:
 
 
 if __name__ == "__main__":
+    without_pandas()
     app(prog_name="mi-duck")

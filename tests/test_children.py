@@ -263,3 +263,35 @@ def test_free_at_once__gives_back_what_lies_below_a_block_in_use() -> None:
         for is_called in (False, True)
     ]
     assert held[1] + 100 < held[0]
+
+
+LOADED = """
+import sys
+from mi_duck.children import without_pandas
+if {is_called}:
+    without_pandas()
+    without_pandas()
+import pyarrow, xgboost, sklearn.isotonic
+numbers = pyarrow.chunked_array([[1, 2], [3]]).to_numpy()
+print(numbers.sum(), "pandas" in sys.modules, len([one for one in sys.meta_path if "NoPandas" in type(one).__name__]))
+"""
+
+
+def test_without_pandas__arrow_and_xgboost_do_without_what_they_would_load() -> None:
+    found = [
+        subprocess.check_output(
+            [sys.executable, "-c", LOADED.format(is_called=is_called)], text=True, timeout=60
+        ).split()
+        for is_called in (False, True)
+    ]
+    assert found == [["6", "True", "0"], ["6", "False", "1"]]
+
+
+def has_pandas(*, report: Report) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.chunked_array([[1]]).to_numpy().any()) and "pandas" in sys.modules
+
+
+def test_run_child__has_no_pandas() -> None:
+    assert run_child("test_children:has_pandas", {}, threads=1, report=ignore).value is False
