@@ -29,34 +29,40 @@ def quiet(*_: object) -> None:
 
 
 def main(n_genes: int) -> None:
-    """Print seconds and peak memory of partition, carrier and matrix, with and without the carrier."""
+    """Print seconds and peak memory of partition, carrier and matrix, with and without the carrier, in two layouts."""
     print_machine()
     with workplace() as folder:
         synthesise(folder / "data", n_genes=n_genes)
-        settings = Settings(42, 2, 5, 0, 6, 0.1, 256, True)
-        options = PlanOptions(strategy="single", memory_per_gene_mb=0.1, sample_negatives=1.0)
-        dataset = open_dataset(str(folder / "data"))
-        plan = make_plan(
-            dataset, folder / "run", options=options, settings=settings, threads=THREADS, report=quiet, say=quiet
+        for layout in ("missing", "zeros"):
+            print(f"layout {layout}")
+            build(folder / "data", folder / layout, layout)
+
+
+def build(data: Path, out: Path, layout: str) -> None:
+    """Plan one instance of all genes and build its matrix."""
+    settings = Settings(42, 2, 5, 0, 6, 0.1, 256, True)
+    options = PlanOptions(strategy="single", layout=layout, memory_per_gene_mb=0.1, sample_negatives=1.0)
+    plan = make_plan(
+        open_dataset(str(data)), out, options=options, settings=settings, threads=THREADS, report=quiet, say=quiet
+    )
+    run = RunFolder(out)
+    _, cost = costs(lambda: partition_here(run=str(run.root), threads=THREADS, report=quiet))
+    print(f"partition: {cost.wall:.1f} s wall, {cost.cpu:.1f} s CPU")
+    reader = SegmentReader(plan, plan.segments, run.segments)
+    every = np.ones(reader.n_rows, dtype=bool)
+    carrier, cost = costs(lambda: cut_carrier(reader, every, max_bin=256, threads=THREADS))
+    print(f"carrier:   {cost.wall:.1f} s wall, {cost.cpu:.1f} s CPU, peak so far {cost.peak:.0f} MiB")
+    raw = []
+    for name, cuts in (("with", carrier), ("without", None)):
+        matrix, cost = costs(
+            lambda cuts=cuts: build_matrix(reader, every, cuts, max_bin=256, threads=THREADS, report=quiet)  # type: ignore[misc]
         )
-        run = RunFolder(folder / "run")
-        _, cost = costs(lambda: partition_here(run=str(run.root), threads=THREADS, report=quiet))
-        print(f"partition: {cost.wall:.1f} s wall, {cost.cpu:.1f} s CPU")
-        reader = SegmentReader(plan, plan.segments, run.segments)
-        every = np.ones(reader.n_rows, dtype=bool)
-        carrier, cost = costs(lambda: cut_carrier(reader, every, max_bin=256, threads=THREADS))
-        print(f"carrier:   {cost.wall:.1f} s wall, {cost.cpu:.1f} s CPU, peak so far {cost.peak:.0f} MiB")
-        raw = []
-        for name, cuts in (("with", carrier), ("without", None)):
-            matrix, cost = costs(
-                lambda cuts=cuts: build_matrix(reader, every, cuts, max_bin=256, threads=THREADS, report=quiet)  # type: ignore[misc]
-            )
-            print(f"{name:<8} carrier: {cost.wall:.1f} s wall, {cost.cpu:.1f} s CPU, peak so far {cost.peak:.0f} MiB")
-            matrix.set_label((reader.keys()["label"] == 1).astype(np.float32))
-            booster = xgb.train({"objective": "binary:logistic", "max_bin": 256, "nthread": THREADS}, matrix, 5)
-            raw.append(bytes(booster.save_raw("ubj")))
-            del matrix, booster
-        print(f"trees of 5 rounds are byte-identical: {raw[0] == raw[1]}")
+        print(f"{name:<8} carrier: {cost.wall:.1f} s wall, {cost.cpu:.1f} s CPU, peak so far {cost.peak:.0f} MiB")
+        matrix.set_label((reader.keys()["label"] == 1).astype(np.float32))
+        booster = xgb.train({"objective": "binary:logistic", "max_bin": 256, "nthread": THREADS}, matrix, 5)
+        raw.append(bytes(booster.save_raw("ubj")))
+        del matrix, booster
+    print(f"trees of 5 rounds are byte-identical: {raw[0] == raw[1]}")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from mi_duck.ensemble.predict import predict_file
 from mi_duck.errors import CheckpointError
 from mi_duck.folders import RunFolder
 from mi_duck.genome.synthetic import synthesise
+from mi_duck.train.batches import GeneBatches, without_zeros
 from mi_duck.train.calibrate import probabilities
 from mi_duck.train.encoding import SENTINEL, Encoding, encoding_of, zeros_to_nan
 
@@ -68,6 +69,32 @@ def test_zeros_to_nan__keeps_every_other_number_to_the_bit() -> None:
     assert np.array_equal(zeros_to_nan(numbers, keep=keep)[:, 0], numbers[:, 0], equal_nan=True)
     assert zeros_to_nan(numbers, out=numbers) is numbers
     assert np.array_equal(numbers, found, equal_nan=True)
+
+
+def test_without_zeros__stores_all_other_cells_and_makes_the_matrix_of_missing_values() -> None:
+    """Batches of unequal length, a row and a column without any cell, zeros to keep, missing values among both kinds."""
+    rng = np.random.default_rng(1)
+    matrix = rng.poisson(0.8, (700, 6)).astype(np.float32)
+    matrix[rng.random(matrix.shape) < 0.1] = np.nan
+    keep = np.array([False, True, False, False, True, False])
+    matrix[5, ~keep], matrix[:, 3] = 0, 0
+    matrix[5, keep] = np.nan
+    batches = [matrix[:300], matrix[300:301], matrix[301:]]
+    found = list(without_zeros(iter(batches), keep, 400))
+    expected = zeros_to_nan(matrix, keep=keep)
+    for given, sparse in zip(batches, found, strict=True):
+        stored = (given != 0) | keep
+        assert sparse.nnz == stored.sum()
+        assert np.array_equal(sparse.toarray(), np.where(stored, given, 0), equal_nan=True)
+        assert all(np.all(np.diff(row.indices) > 0) for row in (sparse[number] for number in range(len(given))))
+    label = rng.random(700) < 0.5
+    raw = []
+    for made in (lambda: iter([expected[:300], expected[300:301], expected[301:]]), lambda: iter(found)):
+        whole = xgb.QuantileDMatrix(GeneBatches(made, lambda rows: None), max_bin=16)
+        whole.set_label(label)
+        assert whole.num_nonmissing() == (~np.isnan(expected)).sum()
+        raw.append(xgb.train({"max_bin": 16, "nthread": 1}, whole, 5).save_raw("ubj"))
+    assert raw[0] == raw[1]
 
 
 @pytest.mark.parametrize("rule", [Encoding(), Encoding(("a", "c")), Encoding((), SENTINEL)])

@@ -154,8 +154,8 @@ def tighten(plan: Plan, share: float) -> Plan:
 
 
 def measured(plan: Plan) -> Plan:
-    """Return the plan as if probes had measured 160 MiB beside what grows with the rows, and had seen nothing missing."""
-    return replace(plan, memory=plan.memory | {"measured_bytes": [160 * MIB] * len(PHASES)})
+    """Return the plan as if probes had measured 140 MiB beside what grows with the rows, and had seen nothing missing."""
+    return replace(plan, memory=plan.memory | {"measured_bytes": [140 * MIB] * len(PHASES)})
 
 
 def test_check_filling__refuses_rows_that_need_more_than_those_that_were_measured(uneven: Path, tmp_path: Path) -> None:

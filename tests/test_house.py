@@ -69,7 +69,7 @@ MODULES: dict[str, set[str]] = {
     "train.forest": {"numpy", "xgboost"},
     "train.segments": {"numpy"},
     "train.partition": {"numpy", "pyarrow"},
-    "train.batches": {"numpy", "xgboost"},
+    "train.batches": {"numpy", "scipy", "xgboost"},
     "train.calibrate": {"numpy", "sklearn"},
     "train.ranking": {"numpy"},
     "train.evaluate": {"numpy"},

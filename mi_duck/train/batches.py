@@ -5,6 +5,10 @@ rows, and a pass over the data. Whole numbers in one byte need no sketch: their 
 other columns are sketched, and the cuts of all go into the big matrix by way of a *carrier*, a matrix of a few hundred rows
 that holds nothing but cut points (``ref=``). The cuts are the same, so the trees are; building W takes 3 passes
 instead of 4, and the sketches are those of the few wide columns (``benchmarks/bench_matrix.py``).
+
+Where zeros count as missing, XGBoost gets the other cells alone, row by row: it would look at each cell to see whether it is
+missing, which no processor can foresee. The matrix is the same; building it takes 24 seconds instead of 30 for W, .70 of whose
+cells are stored.
 """
 
 import ctypes
@@ -15,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import xgboost as xgb
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from mi_duck.plan.memory import BATCH_ROWS, CARRIER_SHARE, PAGE_ROWS, WIDE_BATCH_ROWS
 from mi_duck.train.segments import SegmentReader
@@ -35,7 +40,7 @@ class GeneBatches(xgb.DataIter):  # type: ignore[misc]
 
     def __init__(
         self,
-        batches: Callable[[], Iterator[NDArray[np.float32]]],
+        batches: Callable[[], Iterator[NDArray[np.float32] | csr_matrix]],
         report: Callable[[int], None],
         cache: Path | None = None,
     ) -> None:
@@ -43,7 +48,7 @@ class GeneBatches(xgb.DataIter):  # type: ignore[misc]
         self._make = batches
         self._report = report
         self._rows = 0
-        self._batches: Iterator[NDArray[np.float32]] = iter(())
+        self._batches: Iterator[NDArray[np.float32] | csr_matrix] = iter(())
 
     def reset(self) -> None:
         """Begin the next pass."""
@@ -54,10 +59,10 @@ class GeneBatches(xgb.DataIter):  # type: ignore[misc]
         matrix = next(self._batches, None)
         if matrix is None:
             return False
-        self._rows += len(matrix)
+        self._rows += matrix.shape[0]
         self._report(self._rows)
         # a new view each time: XGBoost takes an object it has seen for data it has seen
-        input_data(data=matrix.view())
+        input_data(data=matrix.view() if isinstance(matrix, np.ndarray) else matrix)
         return True
 
 
@@ -91,8 +96,12 @@ def build_matrix(
         Beginning of the names of files that hold the matrix instead of memory; they go with the matrix.
     """
 
-    def encoded(batch_rows: int) -> Iterator[NDArray[np.float32]]:
-        return (reader.encoding.apply(rows, reader.plan.features) for rows in reader.matrices(batch_rows, wanted))
+    def encoded(batch_rows: int) -> Iterator[NDArray[np.float32] | csr_matrix]:
+        matrices, features = reader.matrices(batch_rows, wanted), reader.plan.features
+        if not reader.encoding.zero_is_missing:
+            return (reader.encoding.apply(rows, features) for rows in matrices)
+        zeros = set(reader.encoding.zero_is_missing)
+        return without_zeros(matrices, np.array([name not in zeros for name in features]), batch_rows)
 
     if cache is None:
         batches = GeneBatches(lambda: encoded(BATCH_ROWS), report)
@@ -160,6 +169,30 @@ def cut_carrier(
     carrier = xgb.QuantileDMatrix(matrix, max_bin=max_bin, nthread=threads)
     trim_heap()
     return carrier
+
+
+def without_zeros(
+    matrices: Iterator[NDArray[np.float32]], keep: NDArray[np.bool_], most_rows: int
+) -> Iterator[csr_matrix]:
+    """Yield matrices without the cells that are zero, but for the columns to keep.
+
+    Parameters
+    ----------
+    matrices
+        Each of shape (``most_rows`` at most, n_features).
+    keep
+        Columns whose zeros are stored, shape (n_features,).
+    most_rows
+        Rows of the longest.
+    """
+    column_of_cell = np.tile(np.arange(len(keep), dtype=np.int32), most_rows)
+    for matrix in matrices:
+        is_stored = (matrix != 0) | keep
+        cells = np.flatnonzero(is_stored)
+        starts = np.zeros(len(matrix) + 1, dtype=np.int32)
+        np.cumsum(np.count_nonzero(is_stored, axis=1), out=starts[1:])
+        values, columns = (one.take(cells, mode="clip") for one in (matrix.ravel(), column_of_cell))
+        yield csr_matrix((values, columns, starts), shape=matrix.shape)
 
 
 def _wanted(

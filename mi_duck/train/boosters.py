@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mi_duck.children import ending_deferred
 from mi_duck.plan.memory import BATCH_ROWS
 from mi_duck.plan.plan import Settings
+from mi_duck.train.forest import forest_of
 from mi_duck.train.instances import Fit
 from mi_duck.train.segments import SegmentReader
 
@@ -178,16 +179,12 @@ def predict_margins(
     reader: SegmentReader, wanted: NDArray[np.bool_], boosters: Sequence[bytes], threads: int
 ) -> NDArray[np.float32]:
     """Return log-odds of the wanted rows in their order, shape (n_wanted, n_boosters)."""
-    loaded = []
-    for raw in boosters:
-        booster = xgb.Booster({"nthread": threads})
-        booster.load_model(bytearray(raw))
-        loaded.append(booster)
+    forest = forest_of(
+        [xgb.Booster(model_file=bytearray(raw)) for raw in boosters], reader.plan.features, reader.encoding
+    )
     margins = np.empty((int(wanted.sum()), len(boosters)), dtype=np.float32)
     begin = 0
     for rows in reader.matrices(BATCH_ROWS, wanted):
-        encoded = reader.encoding.apply(rows, reader.plan.features)
-        for index, booster in enumerate(loaded):
-            margins[begin : begin + len(rows), index] = booster.inplace_predict(encoded, predict_type="margin")
+        margins[begin : begin + len(rows)] = forest.margins(rows, threads=threads)
         begin += len(rows)
     return margins
