@@ -15,6 +15,7 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,7 @@ def _blocks(n_rows: int, rows_at_once: int, threads: int) -> list[slice]:
     n = -(-n_rows // (most * threads)) * threads
     n = max(1, min(n, n_rows // LEAST_ROWS_AT_ONCE))
     edges = np.linspace(0, n_rows, n + 1).astype(int).tolist()
-    return [slice(first, stop) for first, stop in zip(edges, edges[1:], strict=False)]
+    return [slice(first, stop) for first, stop in pairwise(edges)]
 
 
 def forest_of(
