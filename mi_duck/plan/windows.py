@@ -196,32 +196,31 @@ def _bytes_needed(before: NDArray[np.int64], n: int, overlap: float, needed_byte
 
 def _reachable(
     before: NDArray[np.int64], n: int, cap: int, shared: int, rows_limit: int
-) -> list[NDArray[np.bool_]] | None:
-    """Return for each window the starts that can be reached with windows of at most ``rows_limit`` rows.
+) -> list[NDArray[np.int64]] | None:
+    """Return for each window the starts that can be reached with windows of at most ``rows_limit`` rows, rising.
 
     A window that begins at s ends ``shared`` genes after its successor's start, so the successor may begin at
     s + least .. s + cap - shared, less where rows run out. Windows beside a middle one must not meet: its successor
-    starts at least ``shared`` genes after it.
+    starts at least ``shared`` genes after it. Starts so early that the windows left could not hold the genes left are
+    not looked at: few a window are left, however many genes there are.
     """
-    n_genes = len(before) - 1
-    places = np.arange(n_genes)
-    latest = np.searchsorted(before, before[:-1] + rows_limit, side="right") - 1 - shared
-    latest = np.minimum(np.minimum(latest, places + cap - shared), n_genes - 1)
-    reached = np.zeros(n_genes, dtype=bool)
-    reached[0] = True
-    all_reached = [reached]
-    for window in range(n - 1):
-        least = 1 if window == 0 else max(shared, 1)
-        valid = reached & (latest >= places + least)
-        change = np.zeros(n_genes + 2, dtype=np.int64)
-        np.add.at(change, places[valid] + least, 1)
-        np.add.at(change, latest[valid] + 1, -1)
-        reached = np.cumsum(change)[:n_genes] > 0
-        all_reached.append(reached)
-    sizes = n_genes - places
-    last = (sizes > (shared if n > 1 else 0)) & (sizes <= cap) & (before[-1] - before[:-1] <= rows_limit)
-    all_reached[-1] = reached & last
-    return all_reached if all_reached[-1].any() else None
+    n_genes, step = len(before) - 1, cap - shared
+    latest = np.minimum(np.searchsorted(before, before[:-1] + rows_limit, side="right") - 1 - shared, n_genes - 1)
+    reached = [np.zeros(1, dtype=np.int64)]
+    for window in range(1, n):
+        places = reached[-1]
+        least = 1 if window == 1 else max(shared, 1)
+        first = max(n_genes - cap - (n - 1 - window) * step, 0)
+        stop = max(min(window * step, n_genes - 1) + 1, first)
+        begin, end = places + least, np.minimum(latest[places], places + step) + 1
+        change = np.zeros(stop - first + 1, dtype=np.int64)
+        np.add.at(change, np.clip(begin[end > begin], first, stop) - first, 1)
+        np.add.at(change, np.clip(end[end > begin], first, stop) - first, -1)
+        reached.append(first + np.flatnonzero(np.cumsum(change[:-1])))
+    sizes = n_genes - reached[-1]
+    last = (sizes > (shared if n > 1 else 0)) & (sizes <= cap) & (before[-1] - before[reached[-1]] <= rows_limit)
+    reached[-1] = reached[-1][last]
+    return reached if len(reached[-1]) else None
 
 
 def _balanced_starts(before: NDArray[np.int64], n: int, cap: int, shared: int, rows_limit: int) -> list[int] | None:
@@ -235,17 +234,15 @@ def _balanced_starts(before: NDArray[np.int64], n: int, cap: int, shared: int, r
     reached = _reachable(before, n, cap, shared, high)
     if reached is None:
         return None
-    n_genes = len(before) - 1
-    places = np.arange(n_genes)
     # from the last window backwards, the start that brings each window nearest to the mean
-    mean = (before[-1] + (n - 1) * shared * before[-1] / n_genes) / n
-    starts = [int(_nearest(places[reached[-1]], before[-1] - before[places[reached[-1]]], mean))]
+    mean = (before[-1] + (n - 1) * shared * before[-1] / (len(before) - 1)) / n
+    starts = [_nearest(reached[-1], before[-1] - before[reached[-1]], mean)]
     for window in range(n - 2, -1, -1):
-        after = starts[0]
+        places, after = reached[window], starts[0]
         least = 1 if window == 0 else max(shared, 1)
-        rows = before[after + shared] - before[:-1]
-        fits = reached[window] & (places + least <= after) & (places + cap - shared >= after) & (rows <= high)
-        starts.insert(0, int(_nearest(places[fits], rows[fits], mean)))
+        rows = before[after + shared] - before[places]
+        fits = (places + least <= after) & (places + cap - shared >= after) & (rows <= high)
+        starts.insert(0, _nearest(places[fits], rows[fits], mean))
     return starts
 
 
