@@ -26,7 +26,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from mi_duck import __version__
-from mi_duck.children import free_at_once, without_pandas
+from mi_duck.absent import without_pandas
+from mi_duck.children import free_at_once
 from mi_duck.errors import MiDuckError
 from mi_duck.options import (
     DEPTH,

@@ -20,11 +20,11 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
 from mi_duck import errors
+from mi_duck.absent import without_pandas, without_sklearn
 from mi_duck.errors import IncompleteRunError, KilledError, MemoryBudgetError, MiDuckError, OverBudgetError
 
 logger = logging.getLogger("mi_duck.children")  # by name, because a child runs this file as __main__
@@ -281,36 +281,6 @@ class PeakMeter:
         return True
 
 
-class _NoPandas(MetaPathFinder):
-    """Finds no pandas, and so keeps others from finding it."""
-
-    def find_spec(self, name: str, path: object, target: object = None) -> None:
-        """Refuse pandas, leave the rest to others."""
-        if name == "pandas":
-            raise ModuleNotFoundError("pandas is not used here", name=name)
-
-
-def without_pandas() -> None:
-    """Make pandas look absent to the rest of this process.
-
-    Where it is installed, Arrow loads it to turn a column into NumPy numbers, and XGBoost too: 48 MiB and 0.2 s for nothing.
-    """
-    if not any(isinstance(finder, _NoPandas) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _NoPandas())
-
-
-@contextmanager
-def _absent(*modules: str) -> Iterator[None]:
-    """Make optional modules look absent for a while, so that XGBoost does not load them."""
-    hidden = [name for name in modules if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
-    try:
-        yield
-    finally:
-        for name in hidden:
-            del sys.modules[name]
-
-
 @contextmanager
 def ending_deferred() -> Iterator[Callable[[], bool]]:
     """Note SIGTERM instead of dying of it; yield the question whether it came, and end the process afterwards if it did.
@@ -379,7 +349,7 @@ def main() -> int:
     module, name = call["function"].split(":")
     try:
         without_pandas()
-        with _absent("sklearn"):
+        with without_sklearn():
             function = getattr(importlib.import_module(module), name)
         result = function(report=report, **call["arguments"])
     except MiDuckError as error:

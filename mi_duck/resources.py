@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 GIB = 1 << 30
 NO_LIMIT = 1 << 60
 
@@ -87,6 +85,8 @@ def machine_budget(safety_factor: float, *, root: Path = Path("/")) -> Budget:
 
 def memory_bounds(*, root: Path, environment: Mapping[str, str]) -> list[Bound]:
     """Return every bound on memory that can be found; at least that of the machine."""
+    import psutil  # not at the top: who asks for cores alone, as the command line does, has no use for it
+
     bounds = [Bound("memory of the machine", psutil.virtual_memory().available)]
     bounds += _memory_of_control_groups(root)
     bounds += _scheduler(environment)
@@ -110,8 +110,7 @@ def usable_cores(*, root: Path = Path("/"), environment: Mapping[str, str] = os.
     asked = environment.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # one number a level of nesting
     if asked.isdecimal() and int(asked):
         cores.append(int(asked))
-    for mount, group, is_version_2 in _control_groups(root, "cpu"):
-        folder = root / mount / group
+    for _, folder, is_version_2 in _control_groups(root, "cpu"):
         if is_version_2:
             quota, period = (*_text(folder / "cpu.max").split(), "", "")[:2]
         else:
@@ -123,24 +122,22 @@ def usable_cores(*, root: Path = Path("/"), environment: Mapping[str, str] = os.
 
 def _memory_of_control_groups(root: Path) -> list[Bound]:
     bounds = []
-    for mount, group, is_version_2 in _control_groups(root, "memory"):
+    for name, folder, is_version_2 in _control_groups(root, "memory"):
         most, used, cache = (
             ("memory.max", "memory.current", "inactive_file")
             if is_version_2
             else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
         )
-        folder = root / mount / group
         limit = _number(folder / most)
         if limit is None or not 0 < limit < NO_LIMIT:
             continue
         kept = max((_number(folder / used) or 0) - _field(folder / "memory.stat", cache), 0)
-        name = "/" + "/".join(group.parts)
         bounds.append(Bound(f"control group {name} ({most})", max(limit - kept, 0)))
     return bounds
 
 
 def _control_groups(root: Path, controller: str) -> Iterator[tuple[str, Path, bool]]:
-    """Yield mount, group and whether it is of version 2, for all groups of this process and their ancestors, there or not."""
+    """Yield name, folder and whether it is of version 2, for all groups of this process and their ancestors, there or not."""
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = (*line.split(":", 2), "", "", "")[:3]
         if not path:
@@ -155,7 +152,7 @@ def _control_groups(root: Path, controller: str) -> Iterator[tuple[str, Path, bo
         for mount in mounts:
             # inside a container the path may be that of the host; then only the mount itself is there
             for one in [group, *group.parents]:
-                yield mount, one, is_version_2
+                yield "/" + "/".join(one.parts), root / mount / one, is_version_2
 
 
 def _text(file: Path) -> str:

@@ -1,4 +1,4 @@
-"""What tests share: things made once for all workers of a session, and the layout and the demand that plans begin with."""
+"""What tests share: things made once for all workers of a session, and the layout, settings and demand that plans begin with."""
 
 import fcntl
 import os
@@ -25,6 +25,16 @@ DENSE = Layout(
     threads=2,
     cv="matrices",
 )
+SETTINGS = Settings(
+    seed=42,
+    n_folds=3,
+    n_estimators=100,
+    early_stopping_patience=0,
+    max_depth=6,
+    learning_rate=0.1,
+    max_bin=256,
+    calibrate=True,
+)
 # 3,000 genes of 400 rows: some 1 GiB in one matrix
 DEMAND = Demand(
     gene_rows=np.full(3000, 400),
@@ -32,16 +42,7 @@ DEMAND = Demand(
     overlap=0.1,
     max_instances=10,
     auto_adjust=True,
-    settings=Settings(
-        seed=42,
-        n_folds=3,
-        n_estimators=100,
-        early_stopping_patience=0,
-        max_depth=6,
-        learning_rate=0.1,
-        max_bin=256,
-        calibrate=True,
-    ),
+    settings=SETTINGS,
     n_classes=3,
     record_bytes=130,
     n_rows=1_200_000,

@@ -54,6 +54,15 @@ def test_apply__a_sentinel_takes_the_place_of_missing_values() -> None:
     assert np.isfinite(np.float32(SENTINEL))
 
 
+def test_loses_zeros__by_name_and_never_beside_a_sentinel() -> None:
+    assert Encoding(("a", "c")).loses_zeros(("c", "b", "a", "d")).tolist() == [True, False, True, False]
+    assert (
+        Encoding(("a",), SENTINEL).loses_zeros(FEATURES).tolist()
+        == Encoding().loses_zeros(FEATURES).tolist()
+        == [False] * 3
+    )
+
+
 def test_zeros_to_nan__keeps_every_other_number_to_the_bit() -> None:
     """Of all kinds: denormal ones, the largest, infinite ones, NaN, random bits."""
     special = np.array([0.0, -0.0, 1e-45, -1e-45, 3.4e38, np.inf, -np.inf, np.nan], dtype=np.float32)

@@ -52,6 +52,7 @@ MODULES: dict[str, set[str]] = {
     "folders": set(),
     "provenance": set(),
     "locks": set(),
+    "absent": set(),
     "children": {"psutil"},
     "workers": set(),
     "room": set(),

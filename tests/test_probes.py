@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import shared
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
@@ -19,20 +20,11 @@ from mi_duck.folders import RunFolder
 from mi_duck.genome.synthetic import synthesise
 from mi_duck.plan.filling import Filling, layout_of
 from mi_duck.plan.memory import PHASES, MemoryModel
-from mi_duck.plan.plan import Plan, Settings
+from mi_duck.plan.plan import Plan
 from mi_duck.plan.planning import Draft, PlanOptions, draft_plan
 from mi_duck.plan.probes import filling_of, is_worth_probing, measure, open_small_run, probe, probe_sizes
 
-SETTINGS = Settings(
-    seed=42,
-    n_folds=2,
-    n_estimators=800,
-    early_stopping_patience=30,
-    max_depth=6,
-    learning_rate=0.1,
-    max_bin=256,
-    calibrate=True,
-)
+SETTINGS = replace(shared.SETTINGS, n_folds=2, n_estimators=800, early_stopping_patience=30)
 
 
 def quiet(*_: object) -> None:

@@ -5,21 +5,12 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shared import SETTINGS
 
 from mi_duck.plan.plan import Settings
 from mi_duck.plan.timing import USUAL_ROUNDS, Rates, TimePoint, fit_rates, training_seconds, usual_rounds
 
-WEIGHTS = Settings(
-    seed=42,
-    n_folds=3,
-    n_estimators=800,
-    early_stopping_patience=30,
-    max_depth=6,
-    learning_rate=0.1,
-    max_bin=256,
-    calibrate=True,
-    cv="weights",
-)
+WEIGHTS = replace(SETTINGS, n_estimators=800, early_stopping_patience=30, cv="weights")
 MATRICES = replace(WEIGHTS, cv="matrices")
 RATES = Rates(start_seconds=2.0, per_cell_built=30e-9, per_round=0.01, per_cell_and_round=1e-9)
 

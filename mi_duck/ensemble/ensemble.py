@@ -97,14 +97,13 @@ class InstanceModel:
         """None: they are fitted on the whole run."""
         return {}
 
-    def margins(self, rows: Any, *, threads: int) -> NDArray[np.float32]:
+    def margins(self, rows: Any, *, threads: int | None = None) -> NDArray[np.float32]:
         """Return log-odds of each class against the rest, shape (n_rows, n_classes)."""
         return _margins(self.forest, rows, self.features, threads)
 
     def predict_proba(self, rows: Any, *, threads: int | None = None) -> NDArray[np.float32]:
         """Return calibrated probabilities, as an ensemble does: see `ConsolidatedMetaModel.predict_proba`."""
-        margins = self.margins(rows, threads=threads or usable_cores())
-        return probabilities(margins, self.calibrators).astype(np.float32)
+        return probabilities(self.margins(rows, threads=threads), self.calibrators).astype(np.float32)
 
     def predict(self, rows: Any, *, threads: int | None = None) -> NDArray[np.int64]:
         """Return the index of the most probable class, shape (n_rows,)."""
@@ -220,9 +219,9 @@ class ConsolidatedMetaModel:
 
     def predict_members(self, rows: Any) -> NDArray[np.float64]:
         """Return the probabilities of every member, shape (n_members, n_rows, n_classes)."""
-        return self.chances_of_members(self.margins_of_members(rows, threads=usable_cores()))
+        return self.chances_of_members(self.margins_of_members(rows))
 
-    def margins_of_members(self, rows: Any, *, threads: int) -> NDArray[np.float32]:
+    def margins_of_members(self, rows: Any, *, threads: int | None = None) -> NDArray[np.float32]:
         """Return the log-odds of every member, shape (n_members, n_rows, n_classes)."""
         return by_member(_margins(self.forest, rows, self.features, threads), len(self.members))
 
@@ -254,7 +253,7 @@ class ConsolidatedMetaModel:
         DataError
             A feature is missing, or an array has another width.
         """
-        margins = self.margins_of_members(rows, threads=threads or usable_cores())
+        margins = self.margins_of_members(rows, threads=threads)
         return self.join(margins, self.chances_of_members(margins)).astype(np.float32)
 
     def predict(self, rows: Any, *, threads: int | None = None) -> NDArray[np.int64]:
@@ -321,7 +320,8 @@ def _by_name(features: Sequence[str], values: NDArray[np.float64]) -> dict[str, 
     return dict(zip(features, (float(value) for value in values), strict=True))
 
 
-def _margins(forest: Forest, rows: Any, features: Sequence[str], threads: int) -> NDArray[np.float32]:
+def _margins(forest: Forest, rows: Any, features: Sequence[str], threads: int | None) -> NDArray[np.float32]:
+    threads = threads or usable_cores()
     parts = [forest.margins(matrix, threads=threads) for matrix in feature_matrices(rows, features)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 

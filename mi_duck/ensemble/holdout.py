@@ -40,7 +40,7 @@ def evaluate_holdout(*, run: str, threads: int, report: Report) -> None:
     run
         Run folder, consolidated and evaluated, whose segments and member scores are still in its scratch.
     threads
-        Threads of XGBoost.
+        Threads that predict.
     report
         Told (stage, rows done, rows of all).
 

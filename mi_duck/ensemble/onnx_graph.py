@@ -135,8 +135,7 @@ def _encoded(graph: _Graph, model: ConsolidatedMetaModel) -> str:
         is_missing = graph.node("IsNaN", ["rows"])
         return graph.node("Where", [is_missing, graph.constant(np.array(encoding.sentinel, dtype=np.float32)), "rows"])
     if encoding.zero_is_missing:
-        chosen = set(encoding.zero_is_missing)
-        mask = graph.constant(np.array([[name in chosen for name in model.features]]))
+        mask = graph.constant(encoding.loses_zeros(model.features)[np.newaxis])
         is_zero = graph.node("Equal", ["rows", graph.constant(np.array(0, dtype=np.float32))])
         missing = graph.constant(np.array(np.nan, dtype=np.float32))
         return graph.node("Where", [graph.node("And", [is_zero, mask]), missing, "rows"])

@@ -74,7 +74,7 @@ def predict_out_of_fold(
     run
         Run folder with trained instances and segments.
     threads
-        Threads of XGBoost; the result does not depend on them.
+        Threads that predict; the result does not depend on them.
     voting, weights
         As in `mi_duck.ensemble.variants`; ``auto`` takes what has the lowest cross-fitted log loss.
     report

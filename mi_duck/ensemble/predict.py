@@ -157,7 +157,6 @@ def _task(model: ConsolidatedMetaModel | InstanceModel, files: Sequence[DataFile
     if doubled:
         raise DataError(f"column(s) {', '.join(doubled)} of {files[0]} would be written twice; rename them")
     encoding = model.encoding if isinstance(model, InstanceModel) else model.members[0].encoding
-    # threads take whole batches: they never wait for each other, as those of XGBoost do after every call
     forest = forest_of(model.get_base_models(), model.features, encoding)
     return _Task(model, forest, tuple(kept), tuple(schema.names))
 

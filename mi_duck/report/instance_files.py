@@ -67,7 +67,7 @@ def describe_instances(*, run: str, threads: int, is_minimal: bool, report: Repo
     run
         Run folder with segments and the scratch file of base scores.
     threads
-        Threads of XGBoost; the results do not depend on them.
+        Threads that predict; the results do not depend on them.
     is_minimal
         Whether to leave out plots, curves and unseen genes.
     report

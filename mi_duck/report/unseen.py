@@ -63,7 +63,7 @@ def predict_unseen(
     instances
         Those that are trained.
     threads
-        Threads of XGBoost; the result does not depend on them.
+        Threads that predict; the result does not depend on them.
     report
         Told (stage, rows done, rows of all).
 

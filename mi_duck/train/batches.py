@@ -100,8 +100,7 @@ def build_matrix(
         matrices, features = reader.matrices(batch_rows, wanted), reader.plan.features
         if not reader.encoding.zero_is_missing:
             return (reader.encoding.apply(rows, features) for rows in matrices)
-        zeros = set(reader.encoding.zero_is_missing)
-        return without_zeros(matrices, np.array([name not in zeros for name in features]), batch_rows)
+        return without_zeros(matrices, ~reader.encoding.loses_zeros(features), batch_rows)
 
     if cache is None:
         batches = GeneBatches(lambda: encoded(BATCH_ROWS), report)
@@ -136,9 +135,7 @@ def cut_carrier(
         if wide.shape[1]:
             encoded = reader.encoding.apply(wide, plan.wide_features)  # a sentinel is the smallest value of its column
             lowest = np.fmin(lowest, np.fmin.reduce(encoded, axis=0))
-    for place, name in enumerate(plan.small_features):
-        if name in set(reader.encoding.zero_is_missing):
-            is_there[place, 0] = False
+    is_there[reader.encoding.loses_zeros(plan.small_features), 0] = False
     if is_there.sum(axis=1).max(initial=0) > max_bin:
         return None
     values = {

@@ -44,9 +44,13 @@ class Encoding:
         if self.sentinel is not None:
             return np.where(np.isnan(matrix), np.float32(self.sentinel), matrix)
         if self.zero_is_missing:
-            chosen = set(self.zero_is_missing)
-            return zeros_to_nan(matrix, keep=np.array([name not in chosen for name in features]))
+            return zeros_to_nan(matrix, keep=~self.loses_zeros(features))
         return matrix
+
+    def loses_zeros(self, features: Sequence[str]) -> NDArray[np.bool_]:
+        """Return whether the zeros of each feature count as missing, shape (n_features,)."""
+        chosen = set(self.zero_is_missing) if self.sentinel is None else set()
+        return np.array([name in chosen for name in features], dtype=np.bool_)
 
     def missing_as(self, feature: str) -> str:
         """Return in a word or two what is missing in a column: for ``feature_manifest.csv``."""

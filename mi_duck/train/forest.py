@@ -147,8 +147,7 @@ def forest_of(
         is_used[of_one[inner != -1]] = True
     is_used[0] |= not is_used.any()  # XGBoost knows no matrix without a column
     used = np.flatnonzero(is_used)
-    zeros = set(encoding.zero_is_missing) if encoding.sentinel is None else set()
-    is_zero = np.array([features[place] in zeros for place in used.tolist()])
+    is_zero = encoding.loses_zeros(features)[used]
     used = np.concatenate([used[is_zero], used[~is_zero]])
     number = np.zeros(len(features), dtype=np.int64)
     number[used] = np.arange(len(used))
