@@ -26,8 +26,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from mi_duck import __version__
-from mi_duck.absent import without_pandas
-from mi_duck.children import free_at_once
 from mi_duck.errors import MiDuckError
 from mi_duck.options import (
     DEPTH,
@@ -69,6 +67,7 @@ from mi_duck.options import (
     WorkersOption,
     on_this_machine,
 )
+from mi_duck.processes import free_at_once, without_pandas
 from mi_duck.resources import usable_cores
 
 
@@ -326,7 +325,7 @@ def _dataset(source: Source, columns: Columns, *, holdout_genes: str | None = No
 
 def _plan_options(planning: Planning) -> Any:
     """Return what the options of ``plan`` and ``run`` ask of a plan."""
-    from mi_duck.plan.planning import PlanOptions
+    from mi_duck.plan.make_plan import PlanOptions
 
     if planning.train_all_genes and planning.sample_genes is not None:
         raise typer.BadParameter("--train-all-genes and --sample-genes exclude each other; give one")
@@ -335,7 +334,7 @@ def _plan_options(planning: Planning) -> Any:
 
 def _settings(training: Training) -> Any:
     """Return the settings of the training."""
-    from mi_duck.plan.plan import Settings
+    from mi_duck.run.plan import Settings
 
     values = asdict(training)
     return Settings(calibrate=values.pop("calibrate_per_class"), **values)
@@ -345,7 +344,7 @@ def _diagnostics(
     is_minimal: bool, monitor_overfitting: bool, scoring: Scoring, skip_shap: bool, explaining: Explaining
 ) -> Any:
     """Return what is written beside model and scores."""
-    from mi_duck.pipeline import Diagnostics
+    from mi_duck.workflow.pipeline import Diagnostics
 
     return Diagnostics(
         is_minimal=is_minimal,
@@ -389,7 +388,7 @@ def demo(
 
     Example: mi-duck demo --out mi_duck_demo
     """
-    from mi_duck.demo import run_demo
+    from mi_duck.workflow.demo import run_demo
 
     with reporting() as report:
         paths = run_demo(out, seed=seed, threads=_threads(threads), report=report, say=logger.info)
@@ -511,8 +510,8 @@ def prepare(
 
     Example: mi-duck prepare dataset --out sorted_dataset
     """
+    from mi_duck.data.dataset import check_place
     from mi_duck.data.prepare import prepare as prepare_dataset
-    from mi_duck.request import check_place
 
     opened = _dataset(source, columns)
     check_place(opened, out)
@@ -534,7 +533,7 @@ def inspect(
 
     Example: mi-duck inspect dataset
     """
-    from mi_duck.data.inspection import inspect as inspect_dataset
+    from mi_duck.data.statistics import inspect as inspect_dataset
 
     opened = _dataset(source, columns)
     found = inspect_dataset(opened, threads=_threads(threads), seed=seed)
@@ -578,9 +577,10 @@ def memory(
 
     Example: mi-duck memory dataset --genes-per-instance 1500 --plot memory.pdf
     """
-    from mi_duck.plan.measuring import measure_dataset
-    from mi_duck.plan.planning import PlanOptions
-    from mi_duck.views import gene_facts, peak_records, table_of
+    from mi_duck.console import table_of
+    from mi_duck.plan.make_plan import PlanOptions
+    from mi_duck.plan.memory_report import measure_dataset
+    from mi_duck.workflow.views import gene_facts, peak_records
 
     training = Training(n_folds=n_folds, early_stopping_patience=0, max_depth=max_depth, max_bin=max_bin, seed=seed)
     opened = _dataset(source, columns, full_hash=full_hash)
@@ -601,7 +601,7 @@ def memory(
             say=logger.info,
         )
     if plot is not None:
-        from mi_duck.report.canvas import save
+        from mi_duck.drawing import save
         from mi_duck.report.plots import MemoryDot, memory_figure
 
         dots = [
@@ -636,9 +636,9 @@ def plan(
 
     Example: mi-duck plan dataset --out run --max-memory-per-instance-gb 4
     """
-    from mi_duck.locks import run_lock
-    from mi_duck.plan.planning import make_plan
-    from mi_duck.request import check_place
+    from mi_duck.data.dataset import check_place
+    from mi_duck.plan.make_plan import make_plan
+    from mi_duck.run.locks import run_lock
 
     folder = _required(out, "--out RUN")
     is_elsewhere = _is_elsewhere(Executing(executor=executor, dask_scheduler=dask_scheduler))
@@ -697,8 +697,8 @@ def run(
 
     Example: mi-duck run dataset --out run --train-all-genes
     """
-    from mi_duck.pipeline import run as run_pipeline
-    from mi_duck.runs import finish_run, plan_run
+    from mi_duck.workflow.pipeline import run as run_pipeline
+    from mi_duck.workflow.runs import finish_run, plan_run
 
     folder = _required(out, "--out RUN")
     is_elsewhere = _is_elsewhere(executing)
@@ -751,7 +751,7 @@ def train(
     Examples: mi-duck train run --instance 3, or mi-duck train run --workers 2
     """
     from mi_duck.executors.array_index import array_index
-    from mi_duck.runs import check_trained, partition_run, train_run
+    from mi_duck.workflow.runs import check_trained, partition_run, train_run
 
     _is_elsewhere(executing)
     is_many = workers is not None or executing.executor != "local"
@@ -829,8 +829,8 @@ def status(run: RunArgument, as_json: JsonOption = False) -> None:
 
     Example: mi-duck status run
     """
-    from mi_duck.runs import run_status
-    from mi_duck.views import duration, table_of
+    from mi_duck.console import duration, table_of
+    from mi_duck.workflow.status import run_status
 
     facts = run_status(run)
     if as_json:
@@ -866,7 +866,7 @@ def finish(
 
     Example: mi-duck finish run
     """
-    from mi_duck.runs import finish_run
+    from mi_duck.workflow.runs import finish_run
 
     with reporting() as report:
         finish_run(
@@ -896,7 +896,7 @@ def consolidate(
 
     Example: mi-duck consolidate run --voting auto --weights auto
     """
-    from mi_duck.runs import consolidate_alone
+    from mi_duck.workflow.runs import consolidate_alone
 
     with reporting() as report:
         consolidate_alone(
@@ -917,7 +917,7 @@ def evaluate(
 
     Example: mi-duck evaluate run
     """
-    from mi_duck.runs import evaluate_alone
+    from mi_duck.workflow.runs import evaluate_alone
 
     with reporting() as report:
         evaluate_alone(
@@ -936,7 +936,7 @@ def write_report(run: RunArgument, monitor_overfitting: MonitorOverfitting = Tru
 
     Example: mi-duck report run
     """
-    from mi_duck.runs import report_alone
+    from mi_duck.workflow.runs import report_alone
 
     with reporting() as report:
         warnings = report_alone(run, with_overfitting=monitor_overfitting, report=report)
@@ -955,7 +955,7 @@ def explain(
 
     Example: mi-duck explain run --shap-sample 1000
     """
-    from mi_duck.runs import explain_alone
+    from mi_duck.workflow.runs import explain_alone
 
     with reporting() as report:
         facts = explain_alone(
@@ -985,8 +985,8 @@ def compare(
 
     Example: mi-duck compare run run_single
     """
-    from mi_duck.ensemble.versus import compare_runs
-    from mi_duck.views import comparison_table
+    from mi_duck.evaluate.compare import compare_runs
+    from mi_duck.workflow.views import comparison_table
 
     found = compare_runs(run, other)
     if as_json:
@@ -1012,7 +1012,7 @@ def predict(
 
     Example: mi-duck predict run dataset --out predictions.parquet
     """
-    from mi_duck.ensemble.model_files import load_unified_model
+    from mi_duck.ensemble.model_file import load_unified_model
     from mi_duck.ensemble.predict import predict_file
 
     loaded = load_unified_model(model)
@@ -1046,7 +1046,7 @@ def export(
 
     Example: mi-duck export run --format onnx
     """
-    from mi_duck.export import export_model
+    from mi_duck.export.export import export_model
 
     output.print(str(export_model(run, form, out=out)), markup=False)
 
@@ -1090,8 +1090,8 @@ def sql(
 
     Examples: mi-duck sql run "select * from genes limit 5", or mi-duck sql run --name coverage
     """
-    from mi_duck.catalogue import describe_catalogue, query_catalogue
-    from mi_duck.views import unique
+    from mi_duck.console import unique
+    from mi_duck.evaluate.catalogue import describe_catalogue, query_catalogue
 
     if query is not None and name is not None:
         raise typer.BadParameter("give a QUERY or --name, not both")
@@ -1117,13 +1117,13 @@ def sql(
 
 
 def _print_json(value: Any) -> None:
-    from mi_duck.views import plain
+    from mi_duck.console import plain
 
     print(json.dumps(plain(value), indent=1, default=str, allow_nan=False))
 
 
 def _print_facts(facts: Mapping[str, Any], as_json: bool) -> None:
-    from mi_duck.views import fact_lines
+    from mi_duck.console import fact_lines
 
     if as_json:
         _print_json(facts)
@@ -1148,7 +1148,7 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 
 def _print_plan(made: Any) -> None:
-    from mi_duck.views import alternatives_table, instances_table
+    from mi_duck.workflow.views import alternatives_table, instances_table
 
     table, others = instances_table(made), alternatives_table(made)
     _print_table(table.columns, table.rows)
@@ -1166,7 +1166,7 @@ def _print_plan(made: Any) -> None:
 
 def _print_scores(folder: Path, as_json: bool = False) -> None:
     """Print the small table of scores: average precision a class, macro F1, log loss, each with its interval."""
-    from mi_duck.catalogue import score_table
+    from mi_duck.evaluate.catalogue import score_table
 
     columns, rows = score_table(folder)
     if as_json:

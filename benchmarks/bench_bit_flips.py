@@ -27,16 +27,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from harness import print_machine, workplace
 
-from mi_duck.checkpoint import write_file
+from mi_duck.atomic_files import write_file
 from mi_duck.data.dataset import open_dataset
-from mi_duck.ensemble.model_files import load_unified_model
+from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.ensemble.predict import predict_file
 from mi_duck.errors import MiDuckError
-from mi_duck.folders import RunFolder
 from mi_duck.genome.synthetic import synthesise
-from mi_duck.plan.plan import Instance, Plan, Settings, make_segments
-from mi_duck.plan.planning import PlanOptions, draft_plan
-from mi_duck.stages import partition_here
+from mi_duck.plan.make_plan import PlanOptions, draft_plan
+from mi_duck.rows.partition import partition_here
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.plan import Instance, Plan, Settings, make_segments
 from mi_duck.train.train import train_instance
 
 WRITERS = ("pyarrow, checksums", "pyarrow", "DuckDB")

@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from harness import print_machine, workplace
 
-from mi_duck.children import peak_bytes
-from mi_duck.folders import RunFolder
 from mi_duck.genome.synthetic import synthesise
+from mi_duck.processes import peak_bytes
+from mi_duck.run.folder import RunFolder
 
 GENES_A_FILE = 100
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,13 +13,13 @@ import xgboost as xgb
 from harness import costs, print_machine, workplace
 
 from mi_duck.data.dataset import open_dataset
-from mi_duck.folders import RunFolder
 from mi_duck.genome.synthetic import synthesise
-from mi_duck.plan.plan import Settings
-from mi_duck.plan.planning import PlanOptions, make_plan
-from mi_duck.stages import partition_here
-from mi_duck.train.batches import build_matrix, cut_carrier
-from mi_duck.train.segments import SegmentReader
+from mi_duck.plan.make_plan import PlanOptions, make_plan
+from mi_duck.rows.partition import partition_here
+from mi_duck.rows.segments import SegmentReader
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.plan import Settings
+from mi_duck.train.matrix import build_matrix, cut_carrier
 
 THREADS = 2
 

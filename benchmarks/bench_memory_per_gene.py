@@ -16,12 +16,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from harness import print_machine, workplace
 
 from mi_duck.data.dataset import open_dataset
+from mi_duck.drawing import save
 from mi_duck.genome.synthetic import synthesise
-from mi_duck.plan.measuring import MemoryReport, measure_dataset
-from mi_duck.plan.plan import Settings
-from mi_duck.plan.planning import PlanOptions
-from mi_duck.report.canvas import save
+from mi_duck.plan.make_plan import PlanOptions
+from mi_duck.plan.memory_report import MemoryReport, measure_dataset
 from mi_duck.report.plots import MemoryDot, memory_figure
+from mi_duck.run.plan import Settings
 
 DRAWN = {
     "k-mer counts": ({"n_features": 1167}, ("missing", "zeros", "external")),

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from harness import print_machine, workplace
 
 from mi_duck.data.dataset import CLASSES
-from mi_duck.plan.plan import Plan
+from mi_duck.run.plan import Plan
 
 ROOT = Path(__file__).resolve().parent.parent
 GENES_A_FILE = 5_000

@@ -18,13 +18,13 @@ import xgboost as xgb
 from harness import costs, print_machine, workplace
 
 from mi_duck.data.dataset import CLASSES, open_dataset
+from mi_duck.ensemble.shap import explain
+from mi_duck.ensemble.tree_shap import contributions, read_trees
 from mi_duck.explain.analysis import run_comprehensive_ensemble_shap_analysis
-from mi_duck.explain.contributions import explain
-from mi_duck.explain.kmers import kmer_families
 from mi_duck.explain.rows import sample_rows
-from mi_duck.explain.tree_shap import contributions, read_trees
 from mi_duck.genome.synthetic import synthesise
-from mi_duck.train.encoding import Encoding
+from mi_duck.run.encoding import Encoding
+from mi_duck.run.feature_names import kmer_families
 
 THREADS = 2
 INSTANCES = 7

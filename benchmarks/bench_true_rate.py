@@ -21,18 +21,18 @@ from harness import print_machine, workplace
 from numpy.typing import NDArray
 
 from mi_duck.data.dataset import open_dataset
-from mi_duck.demo import DATA
-from mi_duck.ensemble.matrix import feature_matrix
+from mi_duck.ensemble.model import feature_matrix
 from mi_duck.ensemble.out_of_fold import read_fold_models
-from mi_duck.folders import RunFolder
 from mi_duck.genome.build import build
-from mi_duck.pipeline import Diagnostics, run
-from mi_duck.plan.plan import Settings
-from mi_duck.plan.planning import PlanOptions
-from mi_duck.train.calibrate import probabilities
-from mi_duck.train.encoding import encoding_of
-from mi_duck.train.evaluate import score
-from mi_duck.train.instances import read_genes
+from mi_duck.metrics.calibrate import probabilities
+from mi_duck.metrics.metrics import score
+from mi_duck.plan.make_plan import PlanOptions
+from mi_duck.run.encoding import encoding_of
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.genes import read_genes
+from mi_duck.run.plan import Settings
+from mi_duck.workflow.demo import DATA
+from mi_duck.workflow.pipeline import Diagnostics, run
 
 ROWS_AT_ONCE = 20_000
 

@@ -34,7 +34,7 @@ from harness import print_machine, workplace
 
 from mi_duck.data.dataset import CLASSES, open_dataset
 from mi_duck.genome.synthetic import synthesise
-from mi_duck.train.evaluate import point_scores
+from mi_duck.metrics.metrics import point_scores
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = {

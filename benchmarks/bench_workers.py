@@ -21,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import psutil
 from harness import print_machine, workplace
 
-from mi_duck.catalogue import measurement
-from mi_duck.checkpoint import file_sha256
-from mi_duck.folders import RunFolder
+from mi_duck.atomic_files import file_sha256
 from mi_duck.genome.synthetic import synthesise
-from mi_duck.stages import partition_here
+from mi_duck.rows.partition import partition_here
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.instance_folder import measurement
 
 ROOT = Path(__file__).resolve().parent.parent
 INSTANCES = 4

@@ -20,7 +20,7 @@ from pathlib import Path
 from faults import damage, kills, scene, storage, surroundings, warm
 from harness import print_machine
 
-from mi_duck.checkpoint import write_json
+from mi_duck.atomic_files import write_json
 
 FAULTS = kills.FAULTS | storage.FAULTS | damage.FAULTS | surroundings.FAULTS
 GOOD = ("survived", "harmless", "detected", "skipped")

@@ -12,8 +12,8 @@ from typing import TypeVar
 
 import psutil
 
-from mi_duck.children import peak_bytes
-from mi_duck.pipeline import versions
+from mi_duck.processes import peak_bytes
+from mi_duck.workflow.pipeline import versions
 
 T = TypeVar("T")
 

@@ -16,9 +16,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ConsolidatedMetaModel": "mi_duck.ensemble.ensemble",
-    "InstanceModel": "mi_duck.ensemble.ensemble",
-    "load_unified_model": "mi_duck.ensemble.model_files",
+    "ConsolidatedMetaModel": "mi_duck.ensemble.model",
+    "InstanceModel": "mi_duck.ensemble.model",
+    "load_unified_model": "mi_duck.ensemble.model_file",
     "open_dataset": "mi_duck.data.dataset",
     "run_comprehensive_ensemble_shap_analysis": "mi_duck.explain.analysis",
 }

@@ -1,10 +1,18 @@
-"""What this process may really use: control groups, scheduler, limits and the machine; the smallest bound wins."""
+"""What this process may really use: control groups, scheduler, limits and the machine; the smallest bound wins.
 
+Graphics memory: which devices this process sees, and what training takes of one, by formula.
+
+The formula follows XGBoost 3.2's ELLPACK page and has not been compared with a device.
+"""
+
+import ctypes
 import os
 import resource
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from mi_duck.errors import PlanError
 
 GIB = 1 << 30
 NO_LIMIT = 1 << 60
@@ -189,3 +197,49 @@ def _scheduler(environment: Mapping[str, str]) -> list[Bound]:
     if per_cpu.isdecimal() and cpus.isdecimal() and int(per_cpu) * int(cpus) > 0:
         return [Bound("SLURM_MEM_PER_CPU", int(per_cpu) * int(cpus) << 20)]
     return []
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A CUDA device and its memory in bytes."""
+
+    name: str
+    total_bytes: int
+
+
+def cuda_devices() -> tuple[Device, ...]:
+    """Return the CUDA devices that this process may use, by the driver; none where there is no driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return ()
+    count = ctypes.c_int()
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return ()
+    found = []
+    for number in range(count.value):
+        device, name, size = ctypes.c_int(), ctypes.create_string_buffer(100), ctypes.c_size_t()
+        answers = (
+            driver.cuDeviceGet(ctypes.byref(device), number),
+            driver.cuDeviceGetName(name, len(name), device),
+            driver.cuDeviceTotalMem_v2(ctypes.byref(size), device),
+        )
+        if not any(answers):
+            found.append(Device(name.value.decode(errors="replace"), size.value))
+    return tuple(found)
+
+
+def check_device(device: str, strategy: str) -> None:
+    """Refuse a device that is not there: XGBoost itself would train on the processor and only warn.
+
+    Raises
+    ------
+    PlanError
+        There is no CUDA device, or the matrix is to lie on disk, which is offered on the processor alone.
+    """
+    if device == "cpu":
+        return
+    if strategy == "external":
+        raise PlanError("--strategy external and --device cuda exclude each other; give one")
+    if not cuda_devices():
+        raise PlanError("--device cuda: this process sees no CUDA device; leave it out, or ask the scheduler for one")

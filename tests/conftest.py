@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from shared import made_once
 
-from mi_duck.database import Database
+from mi_duck.data.database import Database
 from mi_duck.genome.synthetic import synthesise
 
 THREE_GENES: list[dict[str, Any]] = [

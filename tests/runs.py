@@ -22,10 +22,10 @@ from threadpoolctl import threadpool_limits
 from typer.testing import CliRunner, Result
 
 from cli import app
-from mi_duck.checkpoint import sealed, write_json
-from mi_duck.children import ChildResult, Report, peak_bytes, run_child
-from mi_duck.folders import RunFolder
-from mi_duck.stages import partition_here
+from mi_duck.atomic_files import sealed, write_json
+from mi_duck.processes import ChildResult, Report, peak_bytes, run_child
+from mi_duck.rows.partition import partition_here
+from mi_duck.run.folder import RunFolder
 from mi_duck.train.train import train_instance
 
 # small enough for seconds, large enough for three instances that learn something
@@ -35,7 +35,13 @@ SMALL = (
 )
 FAST = (*SMALL, "--minimal-diagnostics", "--skip-shap")  # a run costs a fifth without figures and explanations
 COMMAND = [sys.executable, str(Path(__file__).parents[1] / "cli.py")]
-STARTERS = ("mi_duck.data.leakage", "mi_duck.data.prepare", "mi_duck.jobs", "mi_duck.pipeline", "mi_duck.stages")
+STARTERS = (
+    "mi_duck.leakage.leakage",
+    "mi_duck.data.prepare",
+    "mi_duck.workflow.training",
+    "mi_duck.workflow.pipeline",
+    "mi_duck.rows.partition",
+)
 """Modules that start child processes; that of the probes is left out, for it measures them."""
 
 
@@ -69,7 +75,7 @@ def here(*arguments: object, code: int = 0) -> Result:
 def run_here(
     function: str, arguments: Mapping[str, Any], *, threads: int, report: Report, **watching: Any
 ) -> ChildResult:
-    """Do what `mi_duck.children.run_child` does without a child: the same function, through the same JSON."""
+    """Do what `mi_duck.processes.run_child` does without a child: the same function, through the same JSON."""
     if threading.current_thread() is not threading.main_thread():  # several at once need processes
         return run_child(function, arguments, threads=threads, report=report, **watching)
     module, name = function.split(":")

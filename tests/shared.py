@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mi_duck.plan.memory import Layout
-from mi_duck.plan.plan import Settings
 from mi_duck.plan.strategies import Demand
+from mi_duck.run.costs import Layout
+from mi_duck.run.plan import Settings
 
 DENSE = Layout(
     n_features=1_167,

@@ -25,16 +25,16 @@ import pyarrow.parquet.encryption as encryption
 import pytest
 from runs import assert_refused, call, contents, quiet, resealed
 
+from mi_duck.data.database import Database
 from mi_duck.data.dataset import open_dataset
-from mi_duck.data.files import verify_pages
-from mi_duck.database import Database
+from mi_duck.data.parquet import verify_pages
 from mi_duck.errors import DataError
-from mi_duck.folders import RunFolder
-from mi_duck.plan.planning import PlanOptions
-from mi_duck.request import differences_asked
-from mi_duck.stages import partition_here
-from mi_duck.train.segments import SegmentReader
+from mi_duck.plan.make_plan import PlanOptions
+from mi_duck.rows.partition import partition_here
+from mi_duck.rows.segments import SegmentReader
+from mi_duck.run.folder import RunFolder
 from mi_duck.train.train import train_instance
+from mi_duck.workflow.resume import differences_asked
 
 LABELS = ("neither", "donor", "acceptor")
 GENES, ROWS = 12, 30
@@ -689,7 +689,7 @@ def test_readers__refuse_a_file_that_changes_while_it_is_read(
         verify_pages(files, columns)
         os.utime(file)
 
-    monkeypatch.setattr("mi_duck.database.verify_pages", touched)
+    monkeypatch.setattr("mi_duck.data.database.verify_pages", touched)
     if reader == "partition":
         shutil.rmtree(RunFolder(run).scratch)
         with pytest.raises(DataError, match=r"a\.parquet changed while it was read; run the same command again"):

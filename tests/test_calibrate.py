@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from mi_duck.train.calibrate import LEAST, METHODS, Calibrator, _fit, calibrate, logistic, probabilities
+from mi_duck.metrics.calibrate import LEAST, METHODS, Calibrator, _fit, calibrate, logistic, probabilities
 
 N = 6_000
 

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from runs import finished_run
 
-from mi_duck.catalogue import describe_catalogue, query_catalogue, score_table, write_catalogue
 from mi_duck.errors import CheckpointError, DataError
-from mi_duck.folders import RunFolder
+from mi_duck.evaluate.catalogue import describe_catalogue, query_catalogue, score_table, write_catalogue
+from mi_duck.run.folder import RunFolder
 
 TABLES = {
     "genes": "gene_id fold_group n_rows n_neither n_donor n_acceptor fold is_holdout n_instances",

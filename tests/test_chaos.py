@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from runs import FAST, planned
 
-from mi_duck.checkpoint import remove_leftovers
+from mi_duck.atomic_files import remove_leftovers
 from mi_duck.errors import CheckpointError, StorageError
-from mi_duck.folders import RunFolder
-from mi_duck.plan.plan import Plan
-from mi_duck.stages import run_lock
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.locks import run_lock
+from mi_duck.run.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAOS = ROOT / "benchmarks" / "chaos.py"

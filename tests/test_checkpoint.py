@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import zstandard
 
-from mi_duck.checkpoint import MAGIC, file_sha256, pack, publish, read_parts, unpack, write_file, write_json
+from mi_duck.archive import MAGIC, pack, read_parts, unpack
+from mi_duck.atomic_files import file_sha256, publish, write_file, write_json
 from mi_duck.errors import CheckpointError, StorageError
 
 PARTS = {"model.json": b'{"a": 1}', "booster_0.ubj": bytes(range(256)) * 8, "empty": b""}
@@ -133,7 +134,7 @@ def test_write_file__a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     """A limit on the size of files stands for the full disk."""
     (tmp_path / "file").write_bytes(b"old")
     script = (
-        "import resource, sys; from pathlib import Path; from mi_duck.checkpoint import write_file\n"
+        "import resource, sys; from pathlib import Path; from mi_duck.atomic_files import write_file\n"
         "from mi_duck.errors import StorageError\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "try:\n    write_file(Path(sys.argv[1]), b'x' * 5000)\n"

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from mi_duck.children import ending_deferred, peak_bytes, run_child
 from mi_duck.errors import DataError, IncompleteRunError, MemoryBudgetError, PlanError
+from mi_duck.processes import ending_deferred, peak_bytes, run_child
 
 Report = Callable[[str, int, int], None]
 
@@ -190,7 +190,7 @@ def test_run_child__an_interrupt_ends_the_child(tmp_path: Path) -> None:
     """The report raises where a signal handler would; the child is ended before the error leaves."""
     script = (
         "import signal, sys, threading, os, time\n"
-        "from mi_duck.children import run_child\n"
+        "from mi_duck.processes import run_child\n"
         "from pathlib import Path\n"
         "def stop(number, frame): raise SystemExit(143)\n"
         "signal.signal(signal.SIGTERM, stop)\n"
@@ -204,7 +204,7 @@ def test_run_child__an_interrupt_ends_the_child(tmp_path: Path) -> None:
 def test_run_child__a_killed_parent_takes_its_child_along(tmp_path: Path) -> None:
     script = (
         "import sys\n"
-        "from mi_duck.children import run_child\n"
+        "from mi_duck.processes import run_child\n"
         "run_child('test_children:wait', {'file': sys.argv[1]}, threads=1, report=print)\n"
     )
     assert _end_parent(script, tmp_path / "pid", signal.SIGKILL) == -signal.SIGKILL
@@ -247,7 +247,7 @@ def test_errors__have_the_exit_codes_that_workflow_managers_read() -> None:
 
 HELD_BEHIND_ONE = """
 import psutil
-from mi_duck.children import free_at_once
+from mi_duck.processes import free_at_once
 if {is_called}:
     free_at_once()
 blocks = [bytes(100_000) for _ in range(2_000)]
@@ -267,7 +267,7 @@ def test_free_at_once__gives_back_what_lies_below_a_block_in_use() -> None:
 
 LOADED = """
 import sys
-from mi_duck.absent import NO_PANDAS, without_pandas
+from mi_duck.processes import NO_PANDAS, without_pandas
 if {is_called}:
     without_pandas()
     without_pandas()

@@ -14,18 +14,18 @@ import xgboost as xgb
 from runs import call, partitioned, quiet, trained
 from shared import DEMAND, DENSE
 
-from mi_duck.checkpoint import read_parts
+from mi_duck.archive import read_parts
 from mi_duck.errors import PlanError
-from mi_duck.folders import RunFolder
 from mi_duck.genome.synthetic import synthesise
 from mi_duck.plan.choices import ROOM_FOR_ZEROS, ROUNDS_WORTH_A_MATRIX, choose_cv, choose_layout
-from mi_duck.plan.filling import Filling, layout_of
-from mi_duck.plan.memory import MemoryModel
-from mi_duck.plan.plan import Plan, Settings
+from mi_duck.plan.layouts import layout_of
 from mi_duck.plan.strategies import Demand
 from mi_duck.resources import Budget
-from mi_duck.stages import partition_here
-from mi_duck.train.segments import LEFT_OUT, USED, USED_FOR_MANY, SegmentReader
+from mi_duck.rows.partition import partition_here
+from mi_duck.rows.segments import LEFT_OUT, USED, USED_FOR_MANY, Filling, SegmentReader
+from mi_duck.run.costs import MemoryModel
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.plan import Plan, Settings
 from mi_duck.train.train import train_instance
 
 SETTINGS = Settings(42, 3, 800, 30, 6, 0.1, 256, True)

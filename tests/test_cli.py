@@ -32,12 +32,12 @@ from test_bad_inputs import every, good
 from cli import app
 from mi_duck import __version__
 from mi_duck.errors import RunBusyError
-from mi_duck.folders import RunFolder
-from mi_duck.locks import instance_lock, run_lock
 from mi_duck.options import Planning
-from mi_duck.plan.plan import Plan
-from mi_duck.plan.planning import PlanOptions
-from mi_duck.train.instance_state import write_lost
+from mi_duck.plan.make_plan import PlanOptions
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.instance_folder import write_lost
+from mi_duck.run.locks import instance_lock, run_lock
+from mi_duck.run.plan import Plan
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
@@ -535,7 +535,7 @@ def test_exit_codes__a_bug_is_70_with_a_request(run: Path, monkeypatch: pytest.M
     def stumble(root: Path) -> None:
         raise RuntimeError("surprise")
 
-    monkeypatch.setattr("mi_duck.runs.run_status", stumble)
+    monkeypatch.setattr("mi_duck.workflow.status.run_status", stumble)
     result = call("status", run)
     assert result.exit_code == 70
     assert "RuntimeError: surprise" in result.stderr

@@ -8,9 +8,9 @@ import pytest
 
 from mi_duck.genome.base_scores import BaseScores
 from mi_duck.genome.columns import dataset_schema, feature_columns, gene_facts, row_columns
-from mi_duck.genome.features import SCORE_FEATURES
 from mi_duck.genome.loci import Gene
 from mi_duck.genome.sequence import encode, windows
+from mi_duck.run.feature_names import SCORE_FEATURES
 
 PLUS = Gene("P", "name", "lncRNA", "c", "+", 11, 60, 2, 3, ((20, 41),))
 MINUS = Gene("M", "", "", "c", "-", 31, 100, 1, 2, ((50, 71),))

@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 
-from mi_duck.ensemble.comparison import ANY_SITE, compare, gene_deltas, near_sites
-from mi_duck.train.evaluate import draw_weights
+from mi_duck.evaluate.base_vs_meta import ANY_SITE, compare, gene_deltas, near_sites
+from mi_duck.metrics.metrics import draw_weights
 
 CLASSES = ("neither", "donor", "acceptor")
 

@@ -9,10 +9,10 @@ import pytest
 from runs import assert_refused, call, contents, finished_run
 from test_cli import BASE
 
-from mi_duck.config import Flag, Setting, read_settings
 from mi_duck.errors import PlanError
-from mi_duck.folders import RunFolder
-from mi_duck.plan.plan import Plan
+from mi_duck.options import Flag, Setting, read_settings
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.plan import Plan
 
 FLAGS = {
     "run": {"seed": Flag("seed", int), "n-folds": Flag("n_folds", int), "skip-shap": Flag("skip_shap", bool)},

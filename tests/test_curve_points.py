@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import auc, precision_recall_curve, roc_curve
 
-from mi_duck.ensemble.curve_points import curve_points, kept_places
+from mi_duck.metrics.ranking import curve_points, kept_places
 
 
 def drawn(n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mi_duck.data.database import Database
 from mi_duck.data.dataset import Dataset, open_dataset
-from mi_duck.data.files import parquet_files, row_groups
 from mi_duck.data.genes import index_genes
-from mi_duck.data.inspection import data_warnings
-from mi_duck.database import Database
+from mi_duck.data.parquet import parquet_files, row_groups
+from mi_duck.data.statistics import data_warnings
 from mi_duck.errors import DataError, StorageError
 
 WriteRows = Callable[..., Path]

@@ -14,16 +14,16 @@ import xgboost as xgb
 from runs import quiet, trained
 from sklearn.metrics import average_precision_score
 
-from mi_duck.checkpoint import read_parts
-from mi_duck.ensemble.ensemble import ConsolidatedMetaModel, InstanceModel, consolidate
-from mi_duck.ensemble.model_files import load_unified_model, save_model
+from mi_duck.archive import read_parts
+from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, consolidate
+from mi_duck.ensemble.model_file import load_unified_model, save_model
 from mi_duck.ensemble.predict import predict_file
 from mi_duck.errors import CheckpointError
-from mi_duck.folders import RunFolder
 from mi_duck.genome.synthetic import synthesise
-from mi_duck.train.batches import GeneBatches, without_zeros
-from mi_duck.train.calibrate import probabilities
-from mi_duck.train.encoding import SENTINEL, Encoding, encoding_of, zeros_to_nan
+from mi_duck.metrics.calibrate import probabilities
+from mi_duck.run.encoding import SENTINEL, Encoding, encoding_of, zeros_to_nan
+from mi_duck.run.folder import RunFolder
+from mi_duck.train.matrix import GeneBatches, without_zeros
 
 MATRIX = np.array([[0, 0, 1.5], [2, np.nan, 0], [-0.0, 3, np.nan]], dtype=np.float32)
 FEATURES = ("a", "b", "c")

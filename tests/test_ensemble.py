@@ -15,14 +15,13 @@ import pytest
 import xgboost as xgb
 from runs import finished_run
 
-from mi_duck.checkpoint import read_parts
-from mi_duck.ensemble.ensemble import ConsolidatedMetaModel, InstanceModel, consolidate
-from mi_duck.ensemble.matrix import feature_matrices
-from mi_duck.ensemble.model_files import load_unified_model, save_model
+from mi_duck.archive import read_parts
+from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, consolidate, feature_matrices
+from mi_duck.ensemble.model_file import load_unified_model, save_model
+from mi_duck.ensemble.tree_shap import shap_values
 from mi_duck.errors import CheckpointError, DataError
-from mi_duck.explain.tree_shap import shap_values
-from mi_duck.folders import RunFolder
-from mi_duck.train.calibrate import Calibrator, probabilities
+from mi_duck.metrics.calibrate import Calibrator, probabilities
+from mi_duck.run.folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +215,7 @@ def test_predict_proba__takes_large_tables_in_blocks(
     """A table of 3,000 rows in blocks of 256 gives what it gives at once; so do none."""
     table = pa.concat_tables([rows] * (1 + 3000 // len(rows)))
     expected = np.tile(model.predict_proba(rows), (len(table) // len(rows), 1))
-    monkeypatch.setattr("mi_duck.ensemble.matrix.BLOCK_BYTES", 1)
+    monkeypatch.setattr("mi_duck.ensemble.model.BLOCK_BYTES", 1)
     for given in (table, table.combine_chunks().to_batches()[0], table.to_pandas().assign(slice=1)):
         blocks = [len(block) for block in feature_matrices(given, model.features)]
         assert blocks == [256] * (len(table) // 256) + [len(table) % 256] * (len(table) % 256 > 0)

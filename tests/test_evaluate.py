@@ -12,7 +12,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from mi_duck.train.evaluate import (
+from mi_duck.metrics.metrics import (
     METRICS,
     Metric,
     draw_weights,
@@ -23,7 +23,7 @@ from mi_duck.train.evaluate import (
     point_scores,
     score,
 )
-from mi_duck.train.ranking import ranking
+from mi_duck.metrics.ranking import ranking
 
 CLASSES = ("neither", "donor", "acceptor")
 

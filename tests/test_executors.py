@@ -19,17 +19,17 @@ from runs import assert_refused, call, end, mi_duck, quiet, wait_for_line
 from typer.testing import Result
 
 from cli import app
-from mi_duck.checkpoint import file_sha256
+from mi_duck.atomic_files import file_sha256
 from mi_duck.executors.array_index import BEGINS_AT, array_index
-from mi_duck.executors.slurm_scripts import WATCHER_BYTES, array_of, finish_flags, job_sizes, scripts, slurm_folder
-from mi_duck.folders import RunFolder
+from mi_duck.executors.slurm import WATCHER_BYTES, array_of, finish_flags, job_sizes, scripts, slurm_folder
 from mi_duck.genome.synthetic import synthesise
-from mi_duck.locks import run_lock
-from mi_duck.pipeline import Diagnostics
-from mi_duck.plan.plan import Plan
-from mi_duck.stages import partition_here
-from mi_duck.train.instance_state import TRAINED, is_trained
+from mi_duck.rows.partition import partition_here
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.instance_folder import TRAINED, is_trained
+from mi_duck.run.locks import run_lock
+from mi_duck.run.plan import Plan
 from mi_duck.train.train import train_instance
+from mi_duck.workflow.pipeline import Diagnostics
 
 FLAGS = (
     *("--strategy", "multi", "--genes-per-instance", "12", "--memory-per-gene-mb", "1", "--n-estimators", "6"),
@@ -144,7 +144,7 @@ def test_locks__that_a_file_system_lacks_are_named(planned: Path, monkeypatch: p
     def refuse(handle: object, kind: int) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-    monkeypatch.setattr("mi_duck.locks.fcntl.flock", refuse)
+    monkeypatch.setattr("mi_duck.run.locks.fcntl.flock", refuse)
     assert_refused(invoke("train", planned, "--instance", "0"), 74, "mount this file system with locks")
 
 

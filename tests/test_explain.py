@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import xgboost as xgb
 
+from mi_duck.ensemble import shap as contributions_module
+from mi_duck.ensemble.shap import ClusteredMean, Contributions, Correlation, explain, rank_correlation
+from mi_duck.ensemble.tree_shap import Explained, contributions, read_trees, shap_values
 from mi_duck.errors import DataError
-from mi_duck.explain import contributions as contributions_module
-from mi_duck.explain.contributions import Contributions, explain
-from mi_duck.explain.estimates import ClusteredMean, Correlation, rank_correlation
-from mi_duck.explain.kmers import feature_groups, group_sums, kmer_families
-from mi_duck.explain.tree_shap import Explained, contributions, read_trees, shap_values
-from mi_duck.train.encoding import SENTINEL, Encoding
+from mi_duck.run.encoding import SENTINEL, Encoding
+from mi_duck.run.feature_names import feature_groups, group_sums, kmer_families
 
 
 def table(n_rows: int = 400, n_features: int = 9, seed: int = 0) -> np.ndarray:

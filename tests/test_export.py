@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from runs import call, finished_run
 from test_merge import N_FEATURES, booster
 
-from mi_duck.ensemble.ensemble import ConsolidatedMetaModel, InstanceModel
-from mi_duck.ensemble.merge import border_rows
-from mi_duck.ensemble.model_files import load_unified_model, save_model
+from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel
+from mi_duck.ensemble.model_file import load_unified_model, save_model
 from mi_duck.errors import CheckpointError, DataError
-from mi_duck.export import export_model, restore_model
-from mi_duck.train.calibrate import Calibrator
-from mi_duck.train.encoding import Encoding
+from mi_duck.export.export import export_model, restore_model
+from mi_duck.export.merge import border_rows
+from mi_duck.metrics.calibrate import Calibrator
+from mi_duck.run.encoding import Encoding
 
 CLASSES = ("neither", "donor")
 STEPS = Calibrator("isotonic", margins=(-3.0, -1.0, -0.999, 0.5, 2.0), probabilities=(1e-6, 0.1, 0.4, 0.4, 0.9))
@@ -143,7 +143,7 @@ def test_pickle__names_one_function_and_holds_bytes_alone(tmp_path: Path) -> Non
     assert path == tmp_path / "consolidated_model.pkl"
     operations = [(code.name, value) for code, value, _ in pickletools.genops(path.read_bytes())]
     strings = [value for name, value in operations if name == "SHORT_BINUNICODE"]
-    assert strings == ["mi_duck.export", "restore_model"]
+    assert strings == ["mi_duck.export.export", "restore_model"]
     assert sum(name == "STACK_GLOBAL" for name, _ in operations) == 1
     assert not {"GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD"} & {name for name, _ in operations}
     (data,) = [value for name, value in operations if name in ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8")]
@@ -265,7 +265,7 @@ def test_onnx__predicts_as_the_model_where_trees_decide(name: str, tmp_path: Pat
 def test_onnx__that_would_predict_otherwise_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The graph is made of another model than the one that it is compared with."""
     pytest.importorskip("onnxruntime")
-    from mi_duck import export
+    from mi_duck.export.export import export
 
     other = export.onnx_bytes(MODELS["margin"])
     monkeypatch.setattr(export, "onnx_bytes", lambda _: other)

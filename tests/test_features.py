@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from mi_duck.genome.features import SCORE_FEATURES, feature_kind, score_features
+from mi_duck.genome.features import score_features
+from mi_duck.run.feature_names import SCORE_FEATURES, feature_kind
 
 # One row: d = .6, a = .2, n = .2; m2 = .1, m1 = .3, p1 = .5, p2 = .1; mean4 = 1.0 / 4 = .25; max4 = .5.
 # The epsilon of 1e-10 changes no digit at the precision tested.

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 from shared import DENSE
 
-from mi_duck.plan.filling import Filling, layout_of, zeros_to_leave_out
-from mi_duck.plan.memory import growing_bytes
+from mi_duck.plan.layouts import layout_of, zeros_to_leave_out
+from mi_duck.rows.segments import Filling
+from mi_duck.run.costs import growing_bytes
 
 BASE = replace(
     DENSE, n_features=4, n_wide=2, bins=1000, missing_share=0.5, stored_share=0.5, has_sparse_column=True, threads=1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from mi_duck.report.fold_scores import (
+from mi_duck.evaluate.fold_scores import (
     BASE_COLUMNS,
     NO_BASE,
     aggregate,

@@ -8,11 +8,10 @@ import xgboost as xgb
 from numpy.typing import NDArray
 from test_merge import N_FEATURES, booster
 
-from mi_duck.ensemble.merge import border_rows
 from mi_duck.errors import CheckpointError
-from mi_duck.train.encoding import SENTINEL, Encoding
-from mi_duck.train.forest import forest_of
-from mi_duck.train.ubjson import read_object, write_object
+from mi_duck.export.merge import border_rows
+from mi_duck.run.encoding import SENTINEL, Encoding
+from mi_duck.train.forest import forest_of, read_object, write_object
 
 FEATURES = tuple(f"f{number}" for number in range(N_FEATURES))
 ENCODINGS = (Encoding(), Encoding(("f1", "f4", "f2")), Encoding((), SENTINEL))

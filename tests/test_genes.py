@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mi_duck.data.database import Database
 from mi_duck.data.dataset import open_dataset
-from mi_duck.data.files import row_groups
 from mi_duck.data.genes import Fold, GeneIndex, assign_folds, index_genes
-from mi_duck.database import Database
+from mi_duck.data.parquet import row_groups
 from mi_duck.errors import DataError, PlanError
 
 WriteRows = Callable[..., Path]

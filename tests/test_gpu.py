@@ -8,8 +8,9 @@ from runs import assert_refused, call
 from shared import DENSE
 
 from mi_duck.errors import MemoryBudgetError, PlanError
-from mi_duck.plan.gpu import CONTEXT_BYTES, check_device, check_graphics_memory, cuda_devices, gpu_bytes
-from mi_duck.plan.plan import Instance
+from mi_duck.plan.strategies import CONTEXT_BYTES, check_graphics_memory, gpu_bytes
+from mi_duck.resources import check_device, cuda_devices
+from mi_duck.run.plan import Instance
 
 LAYOUT = replace(DENSE, n_wide=79, bins=60_000)
 absent = pytest.mark.skipif(bool(cuda_devices()), reason="a CUDA device is here")

@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 from runs import COMMAND, call_children, partitioned, planned
 
-from mi_duck.children import run_child
 from mi_duck.errors import MemoryBudgetError
-from mi_duck.folders import RunFolder
-from mi_duck.jobs import check_filling
-from mi_duck.plan.memory import PHASES, MemoryModel
-from mi_duck.plan.plan import Plan
-from mi_duck.train.segments import read_filling
+from mi_duck.processes import run_child
+from mi_duck.rows.segments import read_filling
+from mi_duck.run.costs import PHASES, MemoryModel
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.plan import Plan
+from mi_duck.workflow.training import check_filling
 
 MIB = 1 << 20
 Report = Callable[[str, int, int], None]
@@ -67,7 +67,7 @@ def test_run_child__below_its_limit_is_left_alone() -> None:
 
 def test_run_child__is_stopped_where_the_machine_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a limit of its own a child must leave something for everything else."""
-    monkeypatch.setattr("mi_duck.children.LEAST_LEFT", 1 << 60)
+    monkeypatch.setattr("mi_duck.processes.LEAST_LEFT", 1 << 60)
     with pytest.raises(MemoryBudgetError, match=r"and only [\d,]+ MiB are left on the machine"):
         run_child("test_guard:grow", {"megabytes": 8}, threads=1, report=lambda *_: None)
 

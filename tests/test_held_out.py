@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mi_duck.data.database import Database
 from mi_duck.data.dataset import Dataset, open_dataset
 from mi_duck.data.genes import GeneIndex, assign_folds, index_genes, say_selection
-from mi_duck.database import Database
 from mi_duck.errors import DataError, PlanError
 
 WriteRows = Callable[..., Path]

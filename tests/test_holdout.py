@@ -14,17 +14,18 @@ import pytest
 from runs import call, quiet, trained
 from sklearn.metrics import average_precision_score, log_loss
 
-from mi_duck.catalogue import write_catalogue
-from mi_duck.ensemble.holdout import evaluate_holdout
-from mi_duck.ensemble.model_files import load_unified_model
-from mi_duck.ensemble.scoring import evaluate_run
-from mi_duck.folders import RunFolder
-from mi_duck.plan.plan import Plan
-from mi_duck.stages import consolidate_run, partition_here
-from mi_duck.train.evaluate import score
-from mi_duck.train.instances import read_genes
-from mi_duck.train.segments import SegmentReader, segments_of
+from mi_duck.ensemble.model_file import load_unified_model
+from mi_duck.evaluate.catalogue import write_catalogue
+from mi_duck.evaluate.evaluate import evaluate_run
+from mi_duck.evaluate.holdout import evaluate_holdout
+from mi_duck.metrics.metrics import score
+from mi_duck.rows.partition import partition_here
+from mi_duck.rows.segments import SegmentReader, segments_of
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.genes import read_genes
+from mi_duck.run.plan import Plan
 from mi_duck.train.train import stopping_groups
+from mi_duck.workflow.pipeline import consolidate_run
 
 FEW_ROUNDS = ("--n-estimators", "8", "--genes-per-instance", "20", "--holdout-genes", "0.25")
 

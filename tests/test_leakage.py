@@ -17,17 +17,17 @@ from runs import SMALL, call
 from scipy.stats import rankdata
 from sklearn.metrics import matthews_corrcoef, mutual_info_score, roc_auc_score
 
-from mi_duck.data import gene_sample
+from mi_duck.data.database import Database
 from mi_duck.data.dataset import open_dataset
-from mi_duck.data.gene_sample import Sample, read_sample, sample_runs
 from mi_duck.data.genes import index_genes
-from mi_duck.data.leakage import comparisons, probe
-from mi_duck.data.separation import Side, area, area_within, best_cut, tally
-from mi_duck.database import Database
-from mi_duck.folders import RunFolder
-from mi_duck.plan.plan import Settings
-from mi_duck.plan.planning import PlanOptions
-from mi_duck.request import differences_asked
+from mi_duck.leakage import gene_sample
+from mi_duck.leakage.gene_sample import Sample, read_sample, sample_runs
+from mi_duck.leakage.leakage import comparisons, probe
+from mi_duck.leakage.separation import Side, area, area_within, best_cut, tally
+from mi_duck.plan.make_plan import PlanOptions
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.plan import Settings
+from mi_duck.workflow.resume import differences_asked
 
 CLASSES = ("neither", "donor", "acceptor")
 BASE = ("neither_score", "donor_score", "acceptor_score")

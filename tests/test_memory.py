@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shared import DENSE
 
-from mi_duck.children import run_child
-from mi_duck.plan.memory import (
+from mi_duck.processes import run_child
+from mi_duck.run.costs import (
     BASE_BYTES,
     CARRIER_SHARE,
     PHASES,
@@ -243,7 +243,7 @@ def matrix_bytes(*, report: Callable[[str, int, int], None]) -> dict[str, tuple[
     import psutil
     import xgboost as xgb
 
-    from mi_duck.train.batches import GeneBatches, trim_heap
+    from mi_duck.train.matrix import GeneBatches, trim_heap
 
     def build(kind: str) -> tuple[int, int]:
         rng = np.random.default_rng(0)

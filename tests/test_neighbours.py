@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mi_duck.ensemble.neighbours import by_distance, neighbours
+from mi_duck.evaluate.base_vs_meta import by_distance, neighbours
 
 CLASSES = ("neither", "donor", "acceptor")
 POSITIONS = np.array([10, 50, 110, 111, 300, 10, 20])

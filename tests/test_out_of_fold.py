@@ -11,14 +11,14 @@ import pytest
 import xgboost as xgb
 from runs import finished_run, planned, quiet, trained
 
-from mi_duck.checkpoint import read_parts
+from mi_duck.archive import read_parts
 from mi_duck.ensemble.out_of_fold import predict_out_of_fold, read_fold_models
-from mi_duck.ensemble.scoring import evaluate_run
-from mi_duck.ensemble.thresholds import find_thresholds, values_of
 from mi_duck.errors import CheckpointError
-from mi_duck.folders import RunFolder
-from mi_duck.train.calibrate import Calibrator, probabilities
-from mi_duck.train.encoding import Encoding
+from mi_duck.evaluate.evaluate import evaluate_run
+from mi_duck.metrics.calibrate import Calibrator, probabilities
+from mi_duck.metrics.ranking import find_thresholds, values_of
+from mi_duck.run.encoding import Encoding
+from mi_duck.run.folder import RunFolder
 
 CLASSES = ("neither", "donor", "acceptor")
 P = [f"p_{name}" for name in CLASSES]

@@ -17,13 +17,12 @@ import typer.main
 from runs import call, finished_run
 
 from cli import app
-from mi_duck.checkpoint import write_csv, write_json
-from mi_duck.database import Database
+from mi_duck.atomic_files import write_csv, write_json
+from mi_duck.data.database import Database
 from mi_duck.errors import CheckpointError
 from mi_duck.report.cautions import answer, cautions
-from mi_duck.report.curves import file_names
 from mi_duck.report.overfitting import fit_records
-from mi_duck.report.page import render, write_report
+from mi_duck.report.page import file_names, render, write_report
 from mi_duck.report.records import Score, read_run, with_interval
 from mi_duck.report.tables import run_command
 

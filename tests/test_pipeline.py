@@ -30,8 +30,8 @@ from runs import (
 )
 
 from mi_duck.errors import PlanError
-from mi_duck.folders import RunFolder
-from mi_duck.locks import run_lock
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.locks import run_lock
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +215,7 @@ def test_plan__asked_for_other_settings_is_another_request(
     def stop(*_: object) -> None:
         raise PlanError("planned anew")
 
-    monkeypatch.setattr("mi_duck.request._forget_plan", stop)  # the run is everyone's
+    monkeypatch.setattr("mi_duck.workflow.resume._forget_plan", stop)  # the run is everyone's
     result = call("run", small_dataset, "--out", run, *FAST, *flags)
     assert result.exit_code == 78, result.output
     assert f"was begun otherwise ({words}); what still matches is kept" in result.stderr
@@ -230,7 +230,7 @@ def test_plan__that_is_whole_keeps_its_genes_although_flushing_it_failed(
 
     out = tmp_path / "run"
     with monkeypatch.context() as patched:
-        patched.setattr("mi_duck.checkpoint.sync_folder", fail)
+        patched.setattr("mi_duck.atomic_files.sync_folder", fail)
         failed = call("plan", small_dataset, "--out", out, *SMALL)
     assert failed.exit_code == 74, failed.output
     assert not [file for file in out.rglob("*") if file.name.endswith(".tmp")]

@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from mi_duck.drawing import NAMES, inline_svg, save, short_label
 from mi_duck.errors import DataError
-from mi_duck.report.canvas import NAMES, inline_svg, save, short_label
 from mi_duck.report.plots import (
     Bar,
     Curve,

@@ -12,12 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from runs import call, finished_run, mi_duck, quiet
 
-from mi_duck.ensemble.ensemble import ConsolidatedMetaModel
-from mi_duck.ensemble.model_files import load_unified_model
-from mi_duck.ensemble.parts import Parts
-from mi_duck.ensemble.predict import predict_file
+from mi_duck.ensemble.model import ConsolidatedMetaModel
+from mi_duck.ensemble.model_file import load_unified_model
+from mi_duck.ensemble.predict import Parts, predict_file
 from mi_duck.errors import CheckpointError, DataError, RunBusyError, StorageError
-from mi_duck.locks import run_lock
+from mi_duck.run.locks import run_lock
 
 CLASSES = ("neither", "donor", "acceptor")
 

@@ -13,7 +13,7 @@ from test_segments import segment_hashes, table, write
 from mi_duck import load_unified_model
 from mi_duck.data.clustering import sample_read
 from mi_duck.data.dataset import open_dataset
-from mi_duck.data.files import verify_pages
+from mi_duck.data.parquet import verify_pages
 from mi_duck.data.prepare import prepare
 from mi_duck.errors import DataError
 

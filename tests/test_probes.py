@@ -16,13 +16,14 @@ from typer.testing import CliRunner
 from cli import app
 from mi_duck.data.dataset import open_dataset
 from mi_duck.errors import PlanError
-from mi_duck.folders import RunFolder
 from mi_duck.genome.synthetic import synthesise
-from mi_duck.plan.filling import Filling, layout_of
-from mi_duck.plan.memory import PHASES, MemoryModel
-from mi_duck.plan.plan import Plan
-from mi_duck.plan.planning import Draft, PlanOptions, draft_plan
+from mi_duck.plan.layouts import layout_of
+from mi_duck.plan.make_plan import Draft, PlanOptions, draft_plan
 from mi_duck.plan.probes import filling_of, is_worth_probing, measure, open_small_run, probe, probe_sizes
+from mi_duck.rows.segments import Filling
+from mi_duck.run.costs import PHASES, MemoryModel
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.plan import Plan
 
 SETTINGS = replace(shared.SETTINGS, n_folds=2, n_estimators=800, early_stopping_patience=30)
 

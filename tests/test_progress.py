@@ -18,13 +18,13 @@ from runs import child_of, end, partitioned, quiet, started, wait_for_line
 from test_train import NARROW, model_hashes
 
 from cli import Ended, _ended_by_signals
-from mi_duck.checkpoint import pack, read_parts
-from mi_duck.folders import RunFolder
+from mi_duck.archive import pack, read_parts
 from mi_duck.genome.synthetic import synthesise
-from mi_duck.plan.plan import Settings
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.plan import Settings
 from mi_duck.train.boosters import best_round, fit_booster, has_stopped
-from mi_duck.train.instances import Fit
 from mi_duck.train.train import train_instance
+from mi_duck.train.write_instance import Fit
 
 
 def nothing(n_rounds: int) -> None:

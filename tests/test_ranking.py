@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from mi_duck.train.ranking import average_precisions, rank_scores, ranking, roc_areas, top_k_hits
+from mi_duck.metrics.ranking import average_precisions, rank_scores, ranking, roc_areas, top_k_hits
 
 
 def rows(n: int, share: float, ties: int | None, seed: int = 0) -> tuple[NDArray, NDArray, NDArray]:

@@ -12,12 +12,12 @@ import pytest
 from runs import SMALL, call, finished_run, quiet, trained
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from mi_duck.ensemble.model_files import load_unified_model
-from mi_duck.ensemble.scoring import evaluate_run
-from mi_duck.folders import RunFolder
-from mi_duck.pipeline import lacks_diagnostics
-from mi_duck.stages import consolidate_run, partition_here
-from mi_duck.train.instances import read_genes
+from mi_duck.ensemble.model_file import load_unified_model
+from mi_duck.evaluate.evaluate import evaluate_run
+from mi_duck.rows.partition import partition_here
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.genes import read_genes
+from mi_duck.workflow.pipeline import consolidate_run, lacks_diagnostics
 
 CLASSES = ("neither", "donor", "acceptor")
 P = [f"p_{name}" for name in CLASSES]

@@ -19,14 +19,15 @@ import xgboost as xgb
 import zstandard
 from runs import here
 
-from mi_duck import checkpoint
-from mi_duck.checkpoint import pack, read_parts, unguarded, write_csv
-from mi_duck.database import Database
-from mi_duck.ensemble.ensemble import ConsolidatedMetaModel, InstanceModel
-from mi_duck.ensemble.model_files import load_unified_model, save_model
+from mi_duck import atomic_files as checkpoint
+from mi_duck.archive import pack, read_parts
+from mi_duck.atomic_files import unguarded, write_csv
+from mi_duck.data.database import Database
+from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel
+from mi_duck.ensemble.model_file import load_unified_model, save_model
 from mi_duck.errors import CheckpointError, DataError, MemoryBudgetError
-from mi_duck.train.calibrate import Calibrator
-from mi_duck.train.instances import _remove
+from mi_duck.metrics.calibrate import Calibrator
+from mi_duck.train.write_instance import _remove
 
 N_FEATURES = 6
 BOOSTER = "booster_0_0.ubj"
@@ -208,8 +209,8 @@ FLIPS = """
 import os, random, sys, warnings
 from pathlib import Path
 import numpy as np
-from mi_duck.checkpoint import pack, read_parts
-from mi_duck.ensemble.model_files import load_unified_model
+from mi_duck.atomic_files import pack, read_parts
+from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.errors import MiDuckError
 np.seterr(over="ignore")
 source = read_parts(Path(sys.argv[1]))
@@ -396,7 +397,7 @@ def no(*arguments, **options): raise AssertionError("pickle was used")
 for module in (pickle, _pickle):
     module.loads = module.load = module.Unpickler = no
 import numpy as np
-from mi_duck.ensemble.model_files import load_unified_model
+from mi_duck.ensemble.model_file import load_unified_model
 print(load_unified_model(sys.argv[1]).predict_proba(np.zeros((3, 6), dtype=np.float32)).shape)
 """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

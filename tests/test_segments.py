@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from runs import partitioned, planned, quiet
 
-from mi_duck.checkpoint import sealed, unsealed
+from mi_duck.atomic_files import sealed, unsealed
 from mi_duck.errors import CheckpointError, DataError
-from mi_duck.folders import RunFolder
-from mi_duck.plan.plan import Plan
-from mi_duck.stages import partition_here
-from mi_duck.train import partition
-from mi_duck.train.segments import KEYS, USED, SegmentReader, read_filling, record_type, segments_of
+from mi_duck.rows import partition
+from mi_duck.rows.partition import partition_here
+from mi_duck.rows.segments import KEYS, USED, SegmentReader, read_filling, record_type, segments_of
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.plan import Plan
 
 N_GENES = 24
 
@@ -194,8 +194,8 @@ def test_write_segments__chunks_and_batches_do_not_matter(
     plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Batches of 13 rows, and sorting in chunks smaller than a gene."""
-    monkeypatch.setattr("mi_duck.train.partition.BATCH_ROWS", 13)
-    monkeypatch.setattr("mi_duck.train.partition.SORT_BYTES", 500)
+    monkeypatch.setattr("mi_duck.rows.partition.BATCH_ROWS", 13)
+    monkeypatch.setattr("mi_duck.rows.partition.SORT_BYTES", 500)
     data = write(tmp_path / "data", shuffled(table(), 3), files=2, row_group_rows=50)
     run = partitioned(data, tmp_path / "run", "--genes-per-instance", "9")
     assert segment_hashes(run) == segment_hashes(plain)

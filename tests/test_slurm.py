@@ -12,10 +12,10 @@ import pytest
 from runs import call
 from test_executors import FLAGS, NAME, QUICK, trained_files
 
-from mi_duck.checkpoint import file_sha256
-from mi_duck.executors.slurm_scripts import slurm_folder
-from mi_duck.folders import RunFolder
+from mi_duck.atomic_files import file_sha256
+from mi_duck.executors.slurm import slurm_folder
 from mi_duck.genome.synthetic import synthesise
+from mi_duck.run.folder import RunFolder
 
 START = Path(__file__).parent / "slurm" / "start.sh"
 SECONDS = 1800  # no run of this size takes as long, whatever else runs

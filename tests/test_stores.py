@@ -12,12 +12,11 @@ from test_segments import segment_hashes, table, write
 
 from mi_duck.data.clustering import group_batches
 from mi_duck.data.dataset import open_dataset
-from mi_duck.data.files import open_parquet, parquet_files, verify_pages
+from mi_duck.data.parquet import ObjectFile, _store, open_parquet, parquet_files, verify_pages
 from mi_duck.data.prepare import prepare
-from mi_duck.data.stores import ObjectFile, _store
 from mi_duck.errors import DataError, StorageError
-from mi_duck.folders import RunFolder
-from mi_duck.stages import partition_here
+from mi_duck.rows.partition import partition_here
+from mi_duck.run.folder import RunFolder
 
 server = pytest.importorskip("moto.server", reason="the development tools (moto) are not installed")
 pytest.importorskip("fsspec", reason="mi-duck[s3] is not installed")

@@ -9,12 +9,12 @@ from runs import call
 from shared import DEMAND, DENSE
 
 from mi_duck.errors import MemoryBudgetError, MiDuckError, PlanError
-from mi_duck.folders import RunFolder
-from mi_duck.plan.filling import Filling, layout_of
-from mi_duck.plan.memory import MemoryModel
+from mi_duck.plan.layouts import layout_of
 from mi_duck.plan.strategies import Alternative, alternatives, choose_strategy, instance_seconds, windows_of
-from mi_duck.plan.timing import Rates
 from mi_duck.resources import Budget
+from mi_duck.rows.segments import Filling
+from mi_duck.run.costs import MemoryModel, Rates
+from mi_duck.run.folder import RunFolder
 
 LAYOUT = replace(DENSE, n_features=400, n_wide=10, bins=5000, threads=1)
 MODEL = MemoryModel(LAYOUT)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from runs import finished_run
 
-from mi_duck.folders import RunFolder
 from mi_duck.report.summary import training_summary
 from mi_duck.resources import GIB
+from mi_duck.run.folder import RunFolder
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,10 @@ import xgboost
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from mi_duck.errors import DataError, StorageError
-from mi_duck.genome.features import BASE_SCORES, SCORE_FEATURES, score_features
-from mi_duck.genome.synthetic import CLASSES, SyntheticSummary, feature_names, synthesise
+from mi_duck.genome.features import score_features
+from mi_duck.genome.synthetic import SyntheticSummary, feature_names, synthesise
+from mi_duck.genome.synthetic_rows import CLASSES
+from mi_duck.run.feature_names import BASE_SCORES, SCORE_FEATURES
 
 IDENTIFIERS = {
     "gene_id": pa.string(),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, precision_score, recall_score
 
-from mi_duck.ensemble.thresholds import find_thresholds, values_of
+from mi_duck.metrics.ranking import find_thresholds, values_of
 
 CLASSES = ("neither", "donor")
 

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shared import SETTINGS
 
-from mi_duck.plan.plan import Settings
-from mi_duck.plan.timing import USUAL_ROUNDS, Rates, TimePoint, fit_rates, training_seconds, usual_rounds
+from mi_duck.plan.timing import USUAL_ROUNDS, TimePoint, fit_rates, training_seconds, usual_rounds
+from mi_duck.run.costs import Rates
+from mi_duck.run.plan import Settings
 
 WEIGHTS = replace(SETTINGS, n_estimators=800, early_stopping_patience=30, cv="weights")
 MATRICES = replace(WEIGHTS, cv="matrices")

@@ -12,10 +12,10 @@ import pytest
 from runs import finished_run
 from sklearn.metrics import average_precision_score, f1_score, log_loss, roc_auc_score
 
-from mi_duck.ensemble.model_files import load_unified_model
-from mi_duck.folders import RunFolder
-from mi_duck.report.unseen import NO_UNSEEN, unseen_ranks, unseen_scores
-from mi_duck.train.instances import Genes, read_genes
+from mi_duck.ensemble.model_file import load_unified_model
+from mi_duck.evaluate.unseen import NO_UNSEEN, unseen_ranks, unseen_scores
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.genes import Genes, read_genes
 
 
 @pytest.fixture(scope="module")

@@ -12,17 +12,16 @@ import pytest
 from runs import finished_run, quiet
 from sklearn.metrics import f1_score
 
-from mi_duck.ensemble.ensemble import ConsolidatedMetaModel
 from mi_duck.ensemble.member_scores import MemberScores, read_member_scores
-from mi_duck.ensemble.model_files import load_unified_model
+from mi_duck.ensemble.model import ConsolidatedMetaModel
+from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.ensemble.out_of_fold import predict_out_of_fold, read_fold_models
 from mi_duck.ensemble.predict import predict_file
-from mi_duck.ensemble.variants import Variant, all_weights, log_loss, variants, vote_out_of_fold
-from mi_duck.ensemble.weights import MemberWeights
-from mi_duck.folders import RunFolder
-from mi_duck.runs import consolidate_alone
-from mi_duck.stages import partition_here
-from mi_duck.train.calibrate import Calibrator, calibrate, probabilities
+from mi_duck.ensemble.voting import MemberWeights, Variant, all_weights, log_loss, variants, vote_out_of_fold
+from mi_duck.metrics.calibrate import Calibrator, calibrate, probabilities
+from mi_duck.rows.partition import partition_here
+from mi_duck.run.folder import RunFolder
+from mi_duck.workflow.runs import consolidate_alone
 
 METHODS = ("none", "platt", "isotonic")
 

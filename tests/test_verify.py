@@ -12,15 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 from runs import call, finished_run, plain_run, quiet, resealed
 
-from mi_duck.checkpoint import file_sha256, pack, read_parts, sealed, write_json
-from mi_duck.folders import RunFolder
-from mi_duck.locks import run_lock
-from mi_duck.pipeline import is_finished
-from mi_duck.provenance import file_hashes, own_files, read_provenance, relisted
-from mi_duck.runs import report_alone
-from mi_duck.train.instance_state import checkpoint_key, made_of
+from mi_duck.archive import pack, read_parts
+from mi_duck.atomic_files import file_sha256, sealed, write_json
+from mi_duck.run.folder import RunFolder, file_hashes, own_files, read_provenance, relisted
+from mi_duck.run.instance_folder import checkpoint_key, made_of
+from mi_duck.run.locks import run_lock
 from mi_duck.verify.findings import OK, Finding
 from mi_duck.verify.verify import exit_code, verify_run
+from mi_duck.workflow.pipeline import is_finished
+from mi_duck.workflow.runs import report_alone
 
 FIRST, SECOND, LAST = (f"multi_instance_training/instance_{number:02d}" for number in range(3))
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from runs import call, finished_run
 
-from mi_duck.ensemble.versus import compare_runs
 from mi_duck.errors import CheckpointError
-from mi_duck.plan.plan import Plan
+from mi_duck.evaluate.compare import compare_runs
+from mi_duck.run.plan import Plan
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from sklearn.metrics import f1_score
 
-from mi_duck.ensemble.weights import (
+from mi_duck.ensemble.voting import (
     MemberWeights,
     f1_weights,
     fitted_weights,
@@ -15,7 +15,7 @@ from mi_duck.ensemble.weights import (
     sampled_rows,
     uniform_weights,
 )
-from mi_duck.train.calibrate import logistic
+from mi_duck.metrics.calibrate import logistic
 
 
 def drawn(n: int = 4_000, noise: tuple[float, ...] = (0.3, 0.6, 3.0), seed: int = 0) -> tuple[NDArray, ...]:

@@ -19,17 +19,14 @@ import pytest
 from runs import FAST, call, end, partitioned, quiet, started, wait_for_line
 
 import cli
-from mi_duck import children
-from mi_duck.checkpoint import file_sha256
-from mi_duck.children import CalledOffError, run_child
+from mi_duck import processes as children
+from mi_duck.atomic_files import file_sha256
 from mi_duck.errors import CheckpointError
-from mi_duck.folders import RunFolder
-from mi_duck.jobs import train
-from mi_duck.plan.gpu import cuda_devices
-from mi_duck.plan.plan import Instance
-from mi_duck.resources import GIB
-from mi_duck.room import Job, expected_bytes, most_at_once, next_job
-from mi_duck.workers import Crew, Turn
+from mi_duck.processes import CalledOffError, Crew, Turn, run_child
+from mi_duck.resources import GIB, cuda_devices
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.plan import Instance
+from mi_duck.workflow.training import Job, expected_bytes, most_at_once, next_job, train
 
 # a training that lasts long enough to be interrupted, without the calibration that takes as long as it
 LONG = ("--no-calibrate-per-class", "--n-estimators", "60", "--early-stopping-patience", "0")
@@ -91,7 +88,7 @@ def training(
 
 def program_children(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """Return the children of a command that run their program: a fork still has the words and the environment of its parent."""
-    return [one for one in psutil.Process(process.pid).children() if "mi_duck.children" in one.cmdline()]
+    return [one for one in psutil.Process(process.pid).children() if "mi_duck.processes" in one.cmdline()]
 
 
 def assert_gone(processes: list[psutil.Process]) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from runs import COMMAND, FAST, here
 
-from mi_duck.checkpoint import file_sha256
-from mi_duck.folders import RunFolder
+from mi_duck.atomic_files import file_sha256
+from mi_duck.run.folder import RunFolder
 
 SNAKEFILE = Path(__file__).parent / "workflows" / "Snakefile"
 

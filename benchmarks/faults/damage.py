@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from faults.scene import Scene, Verdict, complaint
-from mi_duck.ensemble.model_files import load_unified_model
+from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.errors import MiDuckError
-from mi_duck.folders import RunFolder
-from mi_duck.train.instance_state import TRAINED, is_trained
-from mi_duck.train.instances import read_genes
-from mi_duck.train.segments import SegmentReader, read_filling, segments_of
+from mi_duck.rows.segments import SegmentReader, read_filling, segments_of
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.genes import read_genes
+from mi_duck.run.instance_folder import TRAINED, is_trained
 
 N_FLIPS, N_CUTS, N_COMMANDS = 1500, 64, 90
 SEGMENT, INSTANCE = ".scratch/segments/SEGMENT", "multi_instance_training/instance_01"

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from faults import warm
-from mi_duck.folders import RunFolder
 from mi_duck.genome.synthetic import synthesise
-from mi_duck.train.instance_state import is_trained
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.instance_folder import is_trained
 
 HERE = Path(__file__).resolve().parent
 # three instances and two folds in 3 s of CPU; two numbers that would be measured are given, so that plans are equal

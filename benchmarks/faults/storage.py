@@ -63,7 +63,7 @@ def full_disk(scene: Scene, case: str, rng: random.Random) -> Verdict:
 
 def spill(scene: Scene, case: str, rng: random.Random) -> Verdict:
     """Sort more than memory holds with too small a disk for what does not fit: an error of storage that says what to do."""
-    from mi_duck.database import Database
+    from mi_duck.data.database import Database
     from mi_duck.errors import MiDuckError, StorageError
 
     disk = scene.folder / "spill"

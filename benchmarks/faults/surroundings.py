@@ -168,15 +168,15 @@ def soak(scene: Scene, case: str, rng: random.Random) -> Verdict:
 
 def _soak(scene: Scene, number: int, file: Path) -> int:
     """Run in this process, its children as forks, through the function that the command calls."""
-    import mi_duck.children
+    import mi_duck.processes
     from mi_duck.data.dataset import open_dataset
-    from mi_duck.pipeline import Diagnostics, run
-    from mi_duck.plan.plan import Settings
-    from mi_duck.plan.planning import PlanOptions
+    from mi_duck.plan.make_plan import PlanOptions
+    from mi_duck.run.plan import Settings
+    from mi_duck.workflow.pipeline import Diagnostics, run
 
     os.environ["TMPDIR"] = str(scene.folder / "tmp")
     (scene.folder / "tmp").mkdir(exist_ok=True)
-    mi_duck.children.subprocess = warm.SUBPROCESS  # type: ignore[assignment]
+    mi_duck.processes.subprocess = warm.SUBPROCESS  # type: ignore[assignment]
     seen: list[dict[str, Any]] = []
     for one in range(number):
         out = scene.fresh("soak")

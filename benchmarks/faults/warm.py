@@ -18,7 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import mi_duck.children
+import mi_duck.processes
 
 ROOT = Path(__file__).resolve().parents[2]
 SLOW = (
@@ -39,7 +39,7 @@ def import_everything() -> None:
 
 
 class ForkedChild:
-    """What ``mi_duck.children`` uses of `subprocess.Popen`, by a fork."""
+    """What ``mi_duck.processes`` uses of `subprocess.Popen`, by a fork."""
 
     def __init__(
         self, command: Sequence[str], *, stdin: int, env: Mapping[str, str], pass_fds: tuple[int, ...]
@@ -83,7 +83,7 @@ class ForkedChild:
 
 
 SUBPROCESS = SimpleNamespace(Popen=ForkedChild, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired)
-"""What ``mi_duck.children`` uses of `subprocess`, by forks."""
+"""What ``mi_duck.processes`` uses of `subprocess`, by forks."""
 
 
 def _serve(read_end: int, env: Mapping[str, str], pass_fds: tuple[int, ...]) -> int:
@@ -100,7 +100,7 @@ def _serve(read_end: int, env: Mapping[str, str], pass_fds: tuple[int, ...]) -> 
     os.environ.clear()
     os.environ.update(env)
     sys.stdin = os.fdopen(0, encoding="utf-8")
-    return mi_duck.children.main()
+    return mi_duck.processes.main()
 
 
 def _end_with(work: Callable[[], Any]) -> None:
@@ -148,7 +148,7 @@ def _command(
         os.close(handle)
     sys.stdout, sys.stderr = os.fdopen(1, "w", encoding="utf-8"), os.fdopen(2, "w", 1, encoding="utf-8")
     os.environ.update(env)
-    mi_duck.children.subprocess = SUBPROCESS  # type: ignore[assignment]
+    mi_duck.processes.subprocess = SUBPROCESS  # type: ignore[assignment]
     if before:
         before()
     sys.argv = ["mi-duck", *arguments]

@@ -10,12 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mi_duck.checkpoint import storage_errors
-from mi_duck.children import Report
-from mi_duck.data.files import UNREADABLE, damaged, open_parquet, row_groups, schema_of
-from mi_duck.data.stores import DataFile, data_file
-from mi_duck.database import Database
+from mi_duck.atomic_files import storage_errors
+from mi_duck.data.database import Database
+from mi_duck.data.parquet import UNREADABLE, DataFile, damaged, data_file, open_parquet, row_groups, schema_of
 from mi_duck.errors import DataError
+from mi_duck.processes import Report
 
 ROW_GROUP_ROWS = 8192
 BATCH_BYTES = 16 << 20  # of a batch that is read

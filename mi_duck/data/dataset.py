@@ -1,6 +1,10 @@
 """Opens a folder of Parquet files: checks their schemas, chooses the features, fingerprints all.
 
 Nothing but footers is read here, except where the hash of every byte is asked for.
+
+The stages of a run, each alone: partition rows, consolidate, evaluate, report; each in child processes.
+
+From what a user asks to the plan of a run: made, kept, or made anew with the instances kept that still match.
 """
 
 import hashlib
@@ -12,19 +16,23 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from mi_duck.data.files import (
+from mi_duck.data.parquet import (
+    FAILED,
     UNREADABLE,
+    DataFile,
     Stamp,
     check_stamps,
     footer,
+    is_url,
     one_line,
     open_parquet,
     parquet_files,
     stamp,
+    unreachable,
     whole_hash,
 )
-from mi_duck.data.stores import FAILED, DataFile, is_url, unreachable
 from mi_duck.errors import DataError
+from mi_duck.run.plan import Plan
 
 CLASSES = ("neither", "donor", "acceptor")
 PLACES = [
@@ -378,3 +386,67 @@ def some_names(names: Sequence[str], limit: int = 8) -> str:
     """Return the first names, and how many more there are."""
     short = [name if len(name) <= 40 else name[:37] + "..." for name in names[:limit]]
     return ", ".join(short) + (f" and {len(names) - limit:,} more" if len(names) > limit else "")
+
+
+def open_planned(plan: Plan, *, with_hashes: bool = True) -> Dataset:
+    """Open the dataset of a plan again and check that it is the same.
+
+    Parameters
+    ----------
+    plan
+        The plan.
+    with_hashes
+        Whether every byte is looked at, if the plan was made with ``--full-hash``; else names, sizes and footers are.
+
+    Raises
+    ------
+    DataError
+        It changed or is gone.
+    """
+    dataset = open_dataset(
+        plan.location,
+        gene_column=plan.gene_column,
+        label_column=plan.label_column,
+        classes=plan.classes,
+        fold_by=None if plan.fold_column in (plan.gene_column, "overlap_cluster") else plan.fold_column,
+        full_hash=plan.full_hash and with_hashes,
+    )
+    changed = changed_files(plan, dataset)
+    if changed:
+        raise DataError(
+            f"{plan.location} changed since plan.json was made: {changed}; restore it or plan anew into another --out"
+        )
+    return dataset
+
+
+def changed_files(plan: Plan, dataset: Dataset) -> str:
+    """Return in words which file of a plan's dataset is gone, is new, or has changed; empty if all are the same."""
+    if dataset.fingerprint == plan.dataset_fingerprint:
+        return ""
+    now = {resolved(file): place for place, file in enumerate(dataset.files)}
+    gone, new = [file for file in plan.files if file not in now], sorted(set(now) - set(plan.files))
+    if gone or new:
+        verb = "is gone" if gone else "is new"
+        return f"{(gone or new)[0]} {verb}" + (
+            f", with {len(gone or new) - 1:,} others" if len(gone or new) > 1 else ""
+        )
+    for file, pin, whole in zip(plan.files, plan.pins, plan.hashes or plan.pins, strict=False):
+        place = now[file]
+        if dataset.pins[place] != pin or (plan.full_hash and dataset.full_hash and dataset.hashes[place] != whole):
+            return f"{file} is another file now"
+    return "a file changed" if plan.full_hash == dataset.full_hash else ""
+
+
+def check_place(dataset: Dataset, out: Path) -> None:
+    """Refuse a run folder that holds the dataset or lies in its folder, where its files would become data.
+
+    Raises
+    ------
+    DataError
+        The two are not apart.
+    """
+    place = out.resolve()
+    if any(file.resolve().is_relative_to(place) for file in dataset.files if isinstance(file, Path)):
+        raise DataError(f"--out {out} holds the dataset itself; choose another folder")
+    if Path(dataset.location).is_dir() and place.is_relative_to(Path(dataset.location).resolve()):
+        raise DataError(f"--out {out} would become part of the dataset {dataset.location}; choose another folder")

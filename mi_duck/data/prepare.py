@@ -22,14 +22,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mi_duck.checkpoint import free_bytes, published_folder, storage_errors, write_json
-from mi_duck.children import Report, run_child
+from mi_duck.atomic_files import free_bytes, published_folder, storage_errors, write_json
 from mi_duck.data.clustering import ROW_GROUP_ROWS, group_batches, open_rows, sample_read
 from mi_duck.data.dataset import Dataset
-from mi_duck.data.files import folder_values, schema_of, stamp
 from mi_duck.data.ordering import in_order
-from mi_duck.data.stores import DataFile, data_file
+from mi_duck.data.parquet import DataFile, data_file, folder_values, schema_of, stamp
 from mi_duck.errors import DataError, StorageError
+from mi_duck.processes import Report, run_child
 
 GROUP_BYTES = 64 << 20  # of a row group at most, where rows are very wide
 NO_FOLDER = "__HIVE_DEFAULT_PARTITION__"  # how Hive names the folder of missing values

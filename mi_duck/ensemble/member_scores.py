@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mi_duck.errors import CheckpointError
-from mi_duck.folders import RunFolder
-from mi_duck.plan.plan import Plan
-from mi_duck.train.segments import KEYS
+from mi_duck.rows.segments import KEYS
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,22 +13,24 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mi_duck.checkpoint import publish, read_parts, storage_errors
-from mi_duck.children import Report
-from mi_duck.ensemble.ensemble import by_member
+from mi_duck.archive import read_parts
+from mi_duck.atomic_files import publish, storage_errors
 from mi_duck.ensemble.member_scores import MemberScores, member_table, read_member_scores
-from mi_duck.ensemble.model_files import checked_facts, load_booster
-from mi_duck.ensemble.thresholds import find_thresholds
-from mi_duck.ensemble.variants import Variant, Voted, all_weights, log_loss, variants, vote_out_of_fold
+from mi_duck.ensemble.model import by_member
+from mi_duck.ensemble.model_file import checked_facts, load_booster
+from mi_duck.ensemble.voting import Variant, Voted, all_weights, log_loss, variants, vote_out_of_fold
 from mi_duck.errors import CheckpointError, PlanError
-from mi_duck.folders import RunFolder
-from mi_duck.plan.plan import Instance, Plan
-from mi_duck.train.calibrate import METHODS, Calibrator, probabilities
-from mi_duck.train.encoding import encoding_of
+from mi_duck.metrics.calibrate import METHODS, Calibrator, probabilities
+from mi_duck.metrics.ranking import find_thresholds
+from mi_duck.processes import Report
+from mi_duck.rows.segments import SegmentReader, segments_of
+from mi_duck.run.encoding import encoding_of
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.genes import Genes, read_genes
+from mi_duck.run.instance_folder import is_trained
+from mi_duck.run.plan import Instance, Plan
 from mi_duck.train.forest import Forest, forest_of
-from mi_duck.train.instance_state import is_trained
-from mi_duck.train.instances import Genes, out_of_fold_table, read_genes
-from mi_duck.train.segments import SegmentReader, segments_of
+from mi_duck.train.write_instance import out_of_fold_table
 
 BATCH_BYTES = 64 << 20
 ROWS_WRITTEN = 1 << 16
@@ -67,7 +69,7 @@ def predict_out_of_fold(
     """Score every row of the run with the fold boosters of all instances, and join their votes.
 
     Writes ``oof_predictions.parquet`` (the ensemble) and a scratch file with every member's scores, from which
-    `mi_duck.ensemble.scoring.evaluate_run` goes on.
+    `mi_duck.evaluate.evaluate.evaluate_run` goes on.
 
     Parameters
     ----------
@@ -76,7 +78,7 @@ def predict_out_of_fold(
     threads
         Threads that predict; the result does not depend on them.
     voting, weights
-        As in `mi_duck.ensemble.variants`; ``auto`` takes what has the lowest cross-fitted log loss.
+        As in `mi_duck.ensemble.voting`; ``auto`` takes what has the lowest cross-fitted log loss.
     report
         Told (stage, rows done, rows of all).
 
@@ -84,7 +86,7 @@ def predict_out_of_fold(
     -------
     dict
         ``voting``, ``method``, ``weights`` (of the members), ``calibrators`` (on top, for margin voting), ``thresholds``
-        (see `mi_duck.ensemble.thresholds`), ``all_weights`` (by variant) and ``log_loss`` (by variant tried).
+        (see `mi_duck.metrics.ranking`), ``all_weights`` (by variant) and ``log_loss`` (by variant tried).
     """
     folder = RunFolder(Path(run))
     plan = folder.read_plan()

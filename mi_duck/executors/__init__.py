@@ -1,1 +1,1 @@
-"""Where instances are trained: the index of a job array, jobs of Slurm, workers of Dask; each instance by `mi_duck.runs`."""
+"""Where instances are trained: array jobs, Slurm, Dask."""

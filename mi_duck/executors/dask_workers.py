@@ -14,17 +14,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mi_duck.children import Report, Say
 from mi_duck.errors import MiDuckError, PlanError
-from mi_duck.folders import RunFolder
-from mi_duck.locks import run_lock
-from mi_duck.plan.plan import Instance, Plan
+from mi_duck.processes import Report, Say
 from mi_duck.resources import machine_budget
-from mi_duck.runs import train_run, untrained
-from mi_duck.stages import partition
+from mi_duck.rows.partition import partition
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.locks import run_lock
+from mi_duck.run.plan import Instance, Plan
+from mi_duck.workflow.runs import train_run, untrained
 
 if TYPE_CHECKING:
     from distributed import Client
+
 
 WORKER_BYTES = 256 << 20  # a worker, its nanny, and what watches the training
 SECONDS_TO_CONNECT = 30

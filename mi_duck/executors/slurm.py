@@ -1,24 +1,241 @@
-"""Trains a run by jobs of Slurm: writes their scripts to ``RUN/slurm``, submits them, and returns.
+"""The scripts by which Slurm trains a run: what each job asks for, and the text of each script; nothing is run here.
+
+A job array trains one instance a task. Before it, one job writes the rows of all instances, so that no task holds cores while
+it waits for another that does; after it, one job finishes the run, whether all tasks ended well or not.
+
+Memory is that of the largest instance with a margin, and the command that watches its child process. What a control group
+counts beside is the cache of files, which the kernel gives back before it kills, so nothing is asked for it.
+
+Trains a run by jobs of Slurm: writes their scripts to ``RUN/slurm``, submits them, and returns.
 
 The jobs follow from ``plan.json`` alone, and what is done is known from the run folder, so submitting again submits what is
 left, and nothing has to stay running meanwhile.
 """
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from math import ceil
 from pathlib import Path
 
-from mi_duck.checkpoint import storage_errors, write_file, write_json
-from mi_duck.children import Say
+from mi_duck.atomic_files import storage_errors, write_file, write_json
 from mi_duck.errors import PlanError, RunBusyError
-from mi_duck.executors.slurm_scripts import DESCRIBED, job_sizes, scripts, slurm_folder
-from mi_duck.folders import RunFolder
-from mi_duck.locks import run_lock
-from mi_duck.pipeline import Diagnostics, is_scored
-from mi_duck.runs import untrained
-from mi_duck.stages import is_partitioned
+from mi_duck.processes import Say
+from mi_duck.rows.partition import is_partitioned
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.locks import run_lock
+from mi_duck.run.plan import Instance, Plan
+from mi_duck.workflow.pipeline import Diagnostics, is_scored
+from mi_duck.workflow.runs import untrained
+
+PACKAGES = Path(__file__).resolve().parents[2]  # where Python finds mi_duck, installed or a checkout
+MIB = 1 << 20
+MARGIN = 1.15  # times the predicted peak; predictions are within .97 and 1.05 where they are measured
+WATCHER_BYTES = 192 * MIB  # the command itself, beside the process that trains
+LEAST_BYTES = 2048 * MIB  # SQL takes 1 GiB, and what reads and writes Parquet beside it
+SLOWER = 2.0  # times the predicted seconds, for nodes and disks slower than here
+SPARE_MINUTES = 30  # to start, to wait for disks, and to write the rows where no job did
+ROWS_WRITTEN_A_MINUTE = 300_000  # a sixth of what two cores and a disk of their own write
+ROWS_SCORED_A_MINUTE = 50_000  # a quarter of what one busy core scored
+SCORED_ROW_BYTES = 400  # twice what scoring 360,000 rows took beside what any process takes
+MARGIN_SECONDS = 120  # between being asked to end and being killed; a round is finished and saved in less
+
+DESCRIBED = {
+    "partition": "Writes the rows that each instance of the run is trained on.",
+    "instances": "Trains one instance of the run, the one of this task's number.",
+    "finish": "Makes model, scores, explanations and report of what was trained; 69 where an instance was lost.",
+}
+"""The jobs of a run in their order."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobSize:
+    """What a job asks for: memory in MiB, a limit in minutes, cores."""
+
+    mebibytes: int
+    minutes: int
+    cores: int
+
+
+def job_sizes(plan: Plan, instances: Sequence[Instance], *, cores: int) -> dict[str, JobSize]:
+    """Return what each job asks for.
+
+    Parameters
+    ----------
+    plan
+        The plan.
+    instances
+        Instances of it that are to be trained; may be empty.
+    cores
+        Of each job.
+
+    Returns
+    -------
+    dict[str, JobSize]
+        By the names of `DESCRIBED`.
+    """
+    n_rows = plan.n_rows + plan.n_holdout_rows
+    largest = max((one.predicted_bytes for one in instances), default=0)
+    longest = max((one.predicted_seconds for one in instances), default=0.0)
+    training = max(MARGIN * largest + WATCHER_BYTES, LEAST_BYTES)
+    scoring = max(training, LEAST_BYTES + SCORED_ROW_BYTES * n_rows)
+    writing_minutes = SPARE_MINUTES + n_rows / ROWS_WRITTEN_A_MINUTE
+    training_minutes = writing_minutes + SLOWER * longest / 60
+    return {
+        "partition": JobSize(ceil(LEAST_BYTES / MIB), ceil(writing_minutes), cores),
+        "instances": JobSize(ceil(training / MIB), ceil(training_minutes), cores),
+        "finish": JobSize(ceil(scoring / MIB), ceil(training_minutes + n_rows / ROWS_SCORED_A_MINUTE), cores),
+    }
+
+
+def scripts(
+    folder: RunFolder,
+    plan: Plan,
+    instances: Sequence[Instance],
+    *,
+    names: Sequence[str],
+    cores: int,
+    at_once: int | None,
+    sbatch_options: Sequence[str],
+    diagnostics: Diagnostics,
+) -> dict[str, str]:
+    """Return the texts of the scripts by file name: one for each job, and ``submit.sh``, which submits them.
+
+    Parameters
+    ----------
+    folder, plan
+        The run.
+    instances
+        Instances that are to be trained.
+    names
+        Which jobs of `DESCRIBED` there are, in their order.
+    cores
+        Of each job.
+    at_once
+        Most tasks of the array that may run at once; by default as many as there is room for.
+    sbatch_options
+        Words that the user adds; they win over ours.
+    diagnostics
+        What finishing writes beside model and scores.
+
+    Raises
+    ------
+    PlanError
+        The path of the run or a word of the user's cannot stand in a script.
+    """
+    home = slurm_folder(folder)
+    if broken := [text for text in (str(home), *sbatch_options) if not text.isprintable()]:
+        raise PlanError(f"{broken[0]!r} cannot stand in a script of Slurm, which has it in one line; choose another")
+    if "\\" in str(home):
+        raise PlanError(f"Slurm cannot write to {home}, whose path has a backslash; choose another --out")
+    sizes = job_sizes(plan, instances, cores=cores)
+    run = shlex.quote(str(folder.root.absolute()))
+    title = re.sub(r"[^\w.-]", "_", folder.root.absolute().name)
+    words = {
+        "partition": f"train {run} --partition-only",
+        "instances": f'train {run} --instance "$SLURM_ARRAY_TASK_ID"',
+        "finish": " ".join([f"finish {run}", *finish_flags(diagnostics)]),
+    }
+    found = {}
+    for name in names:
+        is_array = name == "instances"
+        wanted = [
+            f"--job-name=mi_duck_{name}_{title}",
+            *([f"--array={array_of(instances)}{f'%{at_once}' if at_once else ''}"] if is_array else []),
+            "--ntasks=1",
+            f"--cpus-per-task={sizes[name].cores}",
+            f"--mem={sizes[name].mebibytes}M",
+            f"--time={sizes[name].minutes}",
+            *(["--gres=gpu:1"] if is_array and plan.settings.device != "cpu" else []),
+            f"--signal=B:TERM@{MARGIN_SECONDS}",
+            "--requeue",
+            "--open-mode=append",
+            f"--output={str(home).replace('%', '%%')}/logs/{name}-{'%A_%a' if is_array else '%j'}.log",
+        ]
+        found[f"{name}.sh"] = "\n".join(
+            [
+                "#!/bin/sh",
+                f"# {DESCRIBED[name]}",
+                "# Doing it twice, or again after it was interrupted, does no harm. Edit it as you like; submit.sh submits it.",
+                *(f"#SBATCH {sbatch_word(word)}" for word in wanted),
+                *([f"#SBATCH {' '.join(sbatch_word(word) for word in sbatch_options)}"] if sbatch_options else []),
+                "",
+                f'export PYTHONPATH={shlex.quote(str(PACKAGES))}"${{PYTHONPATH:+:$PYTHONPATH}}"',
+                "# in the place of this shell, so that the signal before the limit reaches it: it saves what it has and ends",
+                f"exec {shlex.quote(sys.executable)} -P -m mi_duck {words[name]} --threads {sizes[name].cores}",
+                "",
+            ]
+        )
+    return found | {"submit.sh": _submission(home, names)}
+
+
+def _submission(home: Path, names: Sequence[str]) -> str:
+    """Return the script that submits the others, each after the one before it has ended, however that did."""
+    lines = [
+        "#!/bin/sh",
+        "# Submits the jobs of the run, each after the one before it; prints their names and numbers.",
+        "set -eu",
+    ]
+    before = ""
+    for name in names:
+        after = f' --dependency="afterany:${before}"' if before else ""
+        lines += [
+            f"{name}=$(sbatch --parsable{after} {shlex.quote(str(home / f'{name}.sh'))})",
+            f"{name}=${{{name}%%;*}}  # without the name of the cluster",
+            f'echo "{name} ${name}"',
+        ]
+        before = name
+    return "\n".join([*lines, ""])
+
+
+def slurm_folder(folder: RunFolder) -> Path:
+    """Return where the scripts of a run and what its jobs print lie."""
+    return folder.root.absolute() / "slurm"
+
+
+def array_of(instances: Sequence[Instance]) -> str:
+    """Return the numbers of instances as Slurm writes them, such as ``0-3,7``."""
+    numbers = sorted(one.instance_id for one in instances)
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
+
+
+def sbatch_word(text: str) -> str:
+    """Return a word as it must stand in a ``#SBATCH`` line, where Slurm knows quotes and backslashes, but not as shells do."""
+    if re.fullmatch(r"[\w.,:;/%@=+-]+", text, flags=re.ASCII):
+        return text
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def finish_flags(diagnostics: Diagnostics) -> list[str]:
+    """Return the flags of ``mi-duck finish`` that ask for these diagnostics; none for the default ones."""
+    flags = {
+        "is_minimal": "--minimal-diagnostics",
+        "monitor_overfitting": "--no-monitor-overfitting",
+        "calibration_analysis": "--no-calibration-analysis",
+        "with_shap": "--skip-shap",
+        "neigh_sample": "--neigh-sample",
+        "shap_sample": "--shap-sample",
+        "shap_background": "--shap-background",
+    }
+    found = []
+    for one in fields(diagnostics):
+        value = getattr(diagnostics, one.name)
+        if value != one.default:
+            found += [flags[one.name]] if isinstance(value, bool) else [flags[one.name], str(value)]
+    return found
+
 
 JOBS = "jobs.json"
 MOST_CORES = 8  # of a job where the user names no number; this machine may have many more than a node gives

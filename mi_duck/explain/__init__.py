@@ -1,1 +1,1 @@
-"""From a model and a sample of rows to what its features contribute: values, importances, figures."""
+"""What the features contribute to a model."""

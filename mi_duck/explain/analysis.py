@@ -10,21 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from mi_duck.checkpoint import file_sha256, storage_errors, sync_folder, write_file, write_json
-from mi_duck.children import Report
-from mi_duck.data.dataset import Dataset, open_dataset
-from mi_duck.ensemble.ensemble import ConsolidatedMetaModel, InstanceModel
-from mi_duck.ensemble.model_files import load_unified_model
+from mi_duck.atomic_files import file_sha256, storage_errors, sync_folder, write_file, write_json
+from mi_duck.data.dataset import Dataset, open_dataset, open_planned
+from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel
+from mi_duck.ensemble.model_file import load_unified_model
+from mi_duck.ensemble.shap import Contributions, explain
+from mi_duck.ensemble.tree_shap import TOLERANCE
 from mi_duck.errors import CheckpointError, DataError
 from mi_duck.explain import tables
-from mi_duck.explain.contributions import Contributions, explain
-from mi_duck.explain.explained import SUMMARY, VERSION, read_suspects
 from mi_duck.explain.files import ValueFiles, write_figures, write_sample, write_tables
-from mi_duck.explain.kmers import feature_groups, kmer_families
 from mi_duck.explain.rows import SampledRows, sample_rows
-from mi_duck.explain.tree_shap import TOLERANCE
-from mi_duck.folders import RunFolder
-from mi_duck.stages import open_planned
+from mi_duck.processes import Report
+from mi_duck.run.explanation import SUMMARY, VERSION, read_suspects
+from mi_duck.run.feature_names import feature_groups, kmer_families
+from mi_duck.run.folder import RunFolder
 
 logger = logging.getLogger("mi_duck")
 

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mi_duck.explain.kmers import kmer_of
-from mi_duck.report.canvas import BASE, ENSEMBLE, INK, MUTED, SERIES, new_figure, short_label, style
+from mi_duck.drawing import BASE, ENSEMBLE, INK, MUTED, SERIES, new_figure, short_label, style
+from mi_duck.run.feature_names import kmer_of
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
+
 
 KMER_COLOR = SERIES[2]
 SUSPECT_COLOR = SERIES[1]

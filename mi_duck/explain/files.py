@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mi_duck.checkpoint import storage_errors, write_csv, write_file
+from mi_duck.atomic_files import storage_errors, write_csv, write_file
+from mi_duck.drawing import LOSSLESS, save, style
+from mi_duck.ensemble.shap import Contributions
 from mi_duck.explain import figures, tables
-from mi_duck.explain.contributions import Contributions
-from mi_duck.explain.kmers import kmer_of
 from mi_duck.explain.rows import SampledRows
-from mi_duck.report.canvas import LOSSLESS, save, style
+from mi_duck.run.feature_names import kmer_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
 
 TOP_BARS, TOP_CLASS_BARS, TOP_SWARMS, TOP_MOTIFS = 20, 15, 20, 20
 SMALLEST_DIRECTION = 0.1  # weaker correlations are drawn as no direction

@@ -8,13 +8,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mi_duck.children import Report
+from mi_duck.data.database import Database
 from mi_duck.data.dataset import Dataset
-from mi_duck.data.files import UNREADABLE, damaged, open_parquet
-from mi_duck.data.stores import data_file
-from mi_duck.database import Database
-from mi_duck.ensemble.matrix import feature_matrix
+from mi_duck.data.parquet import UNREADABLE, damaged, data_file, open_parquet
+from mi_duck.ensemble.model import feature_matrix
 from mi_duck.errors import DataError
+from mi_duck.processes import Report
 
 BATCH_BYTES = 128 << 20  # if every value had 8 bytes; most have one
 

@@ -6,10 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from mi_duck.explain.contributions import Contributions, Importance
-from mi_duck.explain.estimates import Numbers, rank_correlation
-from mi_duck.explain.kmers import Group, kmer_of
-from mi_duck.genome.features import feature_kind
+from mi_duck.ensemble.shap import Contributions, Importance, Numbers, rank_correlation
+from mi_duck.run.feature_names import Group, feature_kind, kmer_of
 
 TOP = 10
 Record = dict[str, Any]

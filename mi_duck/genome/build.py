@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from mi_duck.checkpoint import published_folder
+from mi_duck.atomic_files import published_folder
 from mi_duck.errors import DataError
 from mi_duck.genome.annotation import read_annotation
 from mi_duck.genome.base_scores import cluster_fold
@@ -292,7 +292,7 @@ def _write_json(
     path: Path, inputs: Mapping[str, Path | None], settings: Mapping[str, object], summary: BuildSummary
 ) -> None:
     """Record inputs, settings, counts and versions; no times, so that equal builds give equal files."""
-    from mi_duck import __version__  # not at the top: the package's own module may import this one
+    from mi_duck import __version__
 
     counts = asdict(summary)
     del counts["seconds"]

@@ -12,9 +12,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mi_duck.genome.base_scores import BaseScores
-from mi_duck.genome.features import SCORE_FEATURES, score_features
+from mi_duck.genome.features import score_features
 from mi_duck.genome.loci import Gene
 from mi_duck.genome.sequence import Letters, count_kmers, kmer_names
+from mi_duck.run.feature_names import SCORE_FEATURES
 
 TEXT_COLUMNS = ("gene_id", "gene_name", "gene_type", "chrom", "strand", "overlap_cluster", "splice_type")
 PLACE_COLUMNS = ("position", "absolute_position", "window_start", "window_end")

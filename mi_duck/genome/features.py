@@ -5,94 +5,20 @@ its label. The genome builder and the synthetic dataset both compute their colum
 apart.
 """
 
-import re
-
 import numpy as np
 from numpy.typing import NDArray
 
-_PROBABILITY = (
-    "relative_donor_probability",
-    "splice_probability",
-    "donor_acceptor_diff",
-    "splice_neither_diff",
-    "donor_acceptor_logodds",
-    "splice_neither_logodds",
-    "probability_entropy",
-)
-_CONTEXT = (
-    "context_score_m2",
-    "context_score_m1",
-    "context_score_p1",
-    "context_score_p2",
-    "context_neighbor_mean",
-    "context_asymmetry",
-    "context_max",
-)
-_SITE_SUFFIXES = (
-    "diff_m1",
-    "diff_m2",
-    "diff_p1",
-    "diff_p2",
-    "surge_ratio",
-    "is_local_peak",
-    "weighted_context",
-    "peak_height_ratio",
-    "second_derivative",
-    "signal_strength",
-    "context_diff_ratio",
-)
-_CROSS = (
-    "donor_acceptor_peak_ratio",
-    "type_signal_difference",
-    "score_difference_ratio",
-    "signal_strength_ratio",
-)
+from mi_duck.run.feature_names import SCORE_FEATURES
 
-BASE_SCORES: tuple[str, ...] = ("donor_score", "acceptor_score", "neither_score")
 """The three scores of the base model; every other score feature follows from them and the context."""
-
-SCORE_FEATURES: tuple[str, ...] = (
-    *BASE_SCORES,
-    *_PROBABILITY,
-    *_CONTEXT,
-    *(f"donor_{suffix}" for suffix in _SITE_SUFFIXES),
-    *(f"acceptor_{suffix}" for suffix in _SITE_SUFFIXES),
-    *_CROSS,
-)
 """Names of the 43 columns that `score_features` returns, in schema order."""
-
-SEQUENCE_FEATURES: tuple[str, ...] = ("gc_content", "sequence_length", "sequence_complexity")
 """Columns that describe the sequence window as a whole."""
-
-GENE_FEATURES: tuple[str, ...] = (
-    "gene_length",
-    "distance_to_start",
-    "distance_to_end",
-    "num_overlaps",
-    "gene_start",
-    "gene_end",
-    "tx_start",
-    "tx_end",
-    "transcript_length",
-    "num_exons",
-    "avg_exon_length",
-    "median_exon_length",
-    "total_exon_length",
-    "total_intron_length",
-    "n_splice_sites",
-    "has_gene_info",
-    "has_tx_info",
-    "missing_transcript_feats",
-)
 """Columns that come from the annotation of the gene; ours are the first four, foreign datasets have more."""
 
 # Keeps ratios and logarithms of zero scores finite; part of the published formulas, so it must not change.
 _EPSILON = 1e-10
 # Below this score a point that exceeds both neighbours is numerical noise, not a peak.
 _LOWEST_PEAK = 0.001
-
-_KMER = re.compile(r"\d+mer_[ACGTN]+")
-_CONTEXT_SCORE = re.compile(r"context_score_[mp]\d+")
 
 Float64s = NDArray[np.float64]
 
@@ -167,37 +93,6 @@ def score_features(
             values["acceptor_signal_strength"] + _EPSILON
         )
         return {name: _stored(values[name]) for name in SCORE_FEATURES}
-
-
-def feature_kind(name: str) -> str:
-    """Say what a feature describes, from its name alone.
-
-    Parameters
-    ----------
-    name : str
-        Name of a feature column of this project's datasets or of a foreign one.
-
-    Returns
-    -------
-    str
-        "k-mer", "base score", "score" (derived from the base scores), "sequence", "gene" or "other".
-
-    Examples
-    --------
-    >>> feature_kind("3mer_ACG"), feature_kind("donor_score"), feature_kind("donor_surge_ratio")
-    ('k-mer', 'base score', 'score')
-    >>> feature_kind("gc_content"), feature_kind("gene_length"), feature_kind("phylop")
-    ('sequence', 'gene', 'other')
-    """
-    if _KMER.fullmatch(name):
-        return "k-mer"
-    if name in BASE_SCORES:
-        return "base score"
-    if name in SCORE_FEATURES or _CONTEXT_SCORE.fullmatch(name):
-        return "score"
-    if name in SEQUENCE_FEATURES:
-        return "sequence"
-    return "gene" if name in GENE_FEATURES else "other"
 
 
 def _probability_features(d: Float64s, a: Float64s, n: Float64s) -> dict[str, np.ndarray]:

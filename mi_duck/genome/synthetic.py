@@ -24,7 +24,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mi_duck.errors import DataError, StorageError
-from mi_duck.genome.features import BASE_SCORES, SCORE_FEATURES, feature_kind
 from mi_duck.genome.synthetic_rows import (
     CLASSES,
     KMERS,
@@ -42,6 +41,7 @@ from mi_duck.genome.synthetic_rows import (
     is_useless,
     planted_weights,
 )
+from mi_duck.run.feature_names import BASE_SCORES, SCORE_FEATURES, feature_kind
 
 MOST_GENES = 1_000_000
 MOST_ROWS = 1_000_000_000

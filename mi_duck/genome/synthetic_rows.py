@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mi_duck.genome.features import BASE_SCORES, score_features
+from mi_duck.genome.features import score_features
+from mi_duck.run.feature_names import BASE_SCORES
 
 CLASSES: tuple[str, ...] = ("neither", "donor", "acceptor")
 """Labels by index."""

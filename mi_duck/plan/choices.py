@@ -9,18 +9,19 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from mi_duck.children import Report, Say
+from mi_duck.data.database import Database
 from mi_duck.data.dataset import Dataset
-from mi_duck.database import Database
 from mi_duck.errors import PlanError
-from mi_duck.folders import RunFolder
-from mi_duck.plan.filling import LAYOUTS, Filling, layout_of, zeros_to_leave_out
-from mi_duck.plan.memory import CARRIER_SHARE, MemoryModel
-from mi_duck.plan.plan import Plan, Settings
+from mi_duck.plan.layouts import LAYOUTS, layout_of, zeros_to_leave_out
 from mi_duck.plan.probes import open_small_run, screen
 from mi_duck.plan.strategies import Demand, usual_genes
 from mi_duck.plan.timing import cell_factor
+from mi_duck.processes import Report, Say
 from mi_duck.resources import GIB, Budget
+from mi_duck.rows.segments import Filling
+from mi_duck.run.costs import CARRIER_SHARE, MemoryModel
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.plan import Plan, Settings
 
 PILOT_GENES = 200
 TIME_WORTH_ZEROS = 0.8  # of a round; at .92 on a real genome nothing was saved, at .56 two fifths
@@ -169,7 +170,7 @@ def screened(
     wanted
         Features to keep beside the base scores.
     threads, report, say
-        As for `mi_duck.plan.planning.make_plan`.
+        As for `mi_duck.plan.make_plan.make_plan`.
 
     Raises
     ------

@@ -14,16 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mi_duck.checkpoint import write_file, write_json
-from mi_duck.children import Report, run_child
+from mi_duck.atomic_files import write_file, write_json
 from mi_duck.errors import CheckpointError
-from mi_duck.folders import RunFolder
-from mi_duck.plan.filling import Filling
-from mi_duck.plan.memory import BATCH_ROWS, PHASES, MemoryModel, MemoryPoint, slope_ratio
-from mi_duck.plan.plan import Instance, Plan, make_segments
-from mi_duck.plan.timing import Rates, TimePoint, fit_rates, training_seconds, usual_rounds
-from mi_duck.stages import partition
-from mi_duck.train.segments import SegmentReader, read_filling
+from mi_duck.plan.timing import TimePoint, fit_rates, training_seconds, usual_rounds
+from mi_duck.processes import Report, run_child
+from mi_duck.rows.partition import partition
+from mi_duck.rows.segments import Filling, SegmentReader, read_filling
+from mi_duck.run.costs import BATCH_ROWS, PHASES, MemoryModel, MemoryPoint, Rates, slope_ratio
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.plan import Instance, Plan, make_segments
 
 PROBE_ROUNDS = 2
 PILOT_ROUNDS = 60

@@ -5,29 +5,12 @@ the memory. Halves get numbers that follow from their parent's alone, so several
 done again splits the same way. A half is not split again: then something else is wrong.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from mi_duck.checkpoint import read_sealed, sealed, write_json
-from mi_duck.errors import CheckpointError, PlanError
-from mi_duck.plan.memory import MemoryModel
-from mi_duck.plan.plan import Instance, Plan, Segment, make_segments
-
-
-@dataclass(frozen=True, slots=True)
-class GeneTable:
-    """Genes by rank: rows, rows that are trained on, group and fold of shape (n_genes,), rows a class (n_genes, n_classes)."""
-
-    n_rows: NDArray[np.int64]
-    n_training_rows: NDArray[np.int64]
-    group: NDArray[np.object_]
-    fold: NDArray[np.int64]
-    label_counts: NDArray[np.int64]
+from mi_duck.run.costs import MemoryModel
+from mi_duck.run.genes import GeneTable
+from mi_duck.run.plan import Instance, Plan
 
 
 def halves_of(plan: Plan, instance: Instance, genes: GeneTable) -> tuple[Instance, Instance] | None:
@@ -98,77 +81,3 @@ def missing_class(label_counts: NDArray[np.int64], folds: NDArray[np.int64], n_f
         if len(absent):
             return fold, int(absent[0])
     return None
-
-
-def instances_for(plan: Plan, instance_id: int) -> tuple[Instance, ...]:
-    """Return the instance of a number, or the halves that took its place.
-
-    Raises
-    ------
-    PlanError
-        There is no such instance.
-    """
-    numbers = {instance_id}
-    if instance_id in {split.instance_id for split in plan.split_instances}:
-        first = len(plan.instances) - len(plan.split_instances) + 2 * instance_id
-        numbers = {first, first + 1}
-    found = tuple(one for one in plan.instances if one.instance_id in numbers)
-    if not found:
-        n_planned = len(plan.instances) - len(plan.split_instances)
-        raise PlanError(f"--instance {instance_id}: the plan has instances 0 to {n_planned - 1}")
-    return found
-
-
-def with_split(plan: Plan, parent: Instance, halves: Sequence[Instance], n_rows: NDArray[np.int64]) -> Plan:
-    """Return the plan with an instance's halves in its place, after all others, and the segments that they need.
-
-    Parameters
-    ----------
-    plan, parent, halves
-        The plan, an instance of it, and what takes its place.
-    n_rows
-        Rows of each gene by rank, shape (n_genes,).
-    """
-    kept = [one for one in plan.instances if one != parent]
-    instances = tuple(sorted((*kept, *halves), key=lambda one: one.instance_id))
-    return replace(
-        plan,
-        instances=instances,
-        segments=make_segments(instances, n_rows),
-        split_instances=tuple(sorted((*plan.split_instances, parent), key=lambda one: one.instance_id)),
-    )
-
-
-def write_splits(path: Path, plan: Plan) -> None:
-    """Write the splits of a plan."""
-    values: dict[str, Any] = {
-        "plan_sha256": plan.digest,
-        "instances": [asdict(one) for one in plan.instances],
-        "segments": [asdict(one) for one in plan.segments],
-        "split_instances": [asdict(one) for one in plan.split_instances],
-    }
-    write_json(path, sealed(values))
-
-
-def read_splits(path: Path, plan: Plan) -> Plan:
-    """Return a plan with the splits that were made while it was trained, if any.
-
-    Raises
-    ------
-    CheckpointError
-        The file is damaged or belongs to another plan.
-    """
-    try:
-        values = read_sealed(path)
-        if values["plan_sha256"] != plan.digest:
-            raise CheckpointError(f"{path} belongs to another plan; remove it, and its halves are trained again")
-        return replace(
-            plan,
-            instances=tuple(Instance(**one) for one in values["instances"]),
-            segments=tuple(Segment(**one) for one in values["segments"]),
-            split_instances=tuple(Instance(**one) for one in values["split_instances"]),
-        )
-    except FileNotFoundError:
-        return plan
-    except (ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); remove it, and its halves are trained again") from error

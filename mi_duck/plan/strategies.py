@@ -3,22 +3,27 @@
 ``single`` is one instance of all genes, ``multi`` several that overlap, ``external`` one instance whose matrix lies on disk
 (XGBoost's external memory): the same trees as ``single`` in a fraction of its memory, as fast as the disk or the system's
 cache of it.
+
+Graphics memory: which devices this process sees, and what training takes of one, by formula.
+
+The formula follows XGBoost 3.2's ELLPACK page and has not been compared with a device.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, log2
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mi_duck.errors import MemoryBudgetError, PlanError
-from mi_duck.plan.filling import Filling, layout_of
-from mi_duck.plan.memory import MemoryModel, disk_bytes
-from mi_duck.plan.plan import Settings
-from mi_duck.plan.timing import EXTERNAL_FACTOR, Rates, cell_factor, training_seconds
+from mi_duck.plan.layouts import layout_of
+from mi_duck.plan.timing import EXTERNAL_FACTOR, cell_factor, training_seconds
 from mi_duck.plan.windows import Windows, cut_windows
-from mi_duck.resources import GIB, Budget
+from mi_duck.resources import GIB, Budget, cuda_devices
+from mi_duck.rows.segments import Filling
+from mi_duck.run.costs import Layout, MemoryModel, Rates, disk_bytes
+from mi_duck.run.plan import Instance, Settings
 
 STRATEGIES = ("single", "multi", "external")
 MULTI_ABOVE_GENES = 1500
@@ -62,7 +67,7 @@ class Alternative:
     Parameters
     ----------
     strategy, layout
-        See the module and `mi_duck.plan.plan.Settings`.
+        See the module and `mi_duck.run.plan.Settings`.
     n_instances, genes_per_instance
         Of the plan; 0 where there is none.
     peak_bytes
@@ -235,3 +240,48 @@ def _alternative(
         True,
         "",
     )
+
+
+CONTEXT_BYTES = 512 << 20  # of CUDA and XGBoost's kernels
+SHARE = 0.9  # of a device's memory that a plan may take
+
+
+def gpu_bytes(n_rows: int, layout: Layout) -> int:
+    """Return the memory that training takes on a device, in bytes.
+
+    Parameters
+    ----------
+    n_rows
+        Rows that are trained on.
+    layout
+        Of data and training.
+
+    Notes
+    -----
+    A bin of a dense matrix takes the bits of the largest column, one of a matrix with missing values the bits of all columns
+    together, for every cell. A row has gradients (two copies of 8 bytes), row ids and positions (20), margin, label and
+    weight (4 each). A node has 16 bytes a bin.
+    """
+    bits = ceil(log2((layout.bins if layout.missing_share else layout.max_bin) + 1))
+    cells = n_rows * layout.n_features * bits / 8
+    return int(CONTEXT_BYTES + cells + 48 * n_rows + 16 * layout.bins * 2**layout.max_depth)
+
+
+def check_graphics_memory(instances: Sequence[Instance], layout: Layout) -> str:
+    """Return what the largest instance takes of the smallest device, in words.
+
+    Raises
+    ------
+    MemoryBudgetError
+        It takes more than there is.
+    """
+    largest = max(instances, key=lambda one: one.n_training_rows)
+    needed = gpu_bytes(largest.n_training_rows, layout)
+    device = min(cuda_devices(), key=lambda one: one.total_bytes)
+    words = f"{needed / GIB:.2f} GiB by formula, of {device.total_bytes / GIB:.1f} GiB of {device.name}"
+    if needed > SHARE * device.total_bytes:
+        fewer = max(1, int(largest.n_genes * SHARE * device.total_bytes / needed))
+        raise MemoryBudgetError(
+            f"{largest.name} needs {words}; set --genes-per-instance {fewer:,} or less, or leave --device cuda out"
+        )
+    return f"graphics memory of the largest instance: {words}"

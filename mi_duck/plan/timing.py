@@ -7,7 +7,8 @@ many rounds there are, so what is predicted is the most: every fit runs to ``n_e
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mi_duck.plan.plan import Settings
+from mi_duck.run.costs import Rates
+from mi_duck.run.plan import Settings
 
 EXTERNAL_FACTOR = 1.3  # a round on a matrix on disk over one in memory, while the pages stay in the system's cache
 SPARSE_FACTOR = 1.25  # a stored cell of a matrix with missing values over a cell of one without
@@ -36,31 +37,6 @@ class TimePoint:
     boost_seconds: float
     start_seconds: float
     rounds: int
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """Seconds of training, measured or, by default, those of two cores at 2.5 GHz (``benchmarks/bench_matrix.py``).
-
-    Parameters
-    ----------
-    start_seconds
-        Of every instance.
-    per_cell_built
-        Seconds a cell of building one matrix of all rows.
-    per_round
-        Seconds of one round of one booster beside what grows with the rows.
-    per_cell_and_round
-        Seconds a cell and round.
-    is_external
-        Whether they were measured on a matrix on disk.
-    """
-
-    start_seconds: float = 3.0
-    per_cell_built: float = 30e-9
-    per_round: float = 0.01
-    per_cell_and_round: float = 1.1e-9
-    is_external: bool = False
 
 
 def fit_rates(points: Sequence[TimePoint], settings: Settings, n_classes: int, *, is_external: bool = False) -> Rates:

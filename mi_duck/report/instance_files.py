@@ -1,4 +1,6 @@
-"""Completes the folders of trained instances: scores beside the base model, curves, importances, unseen genes.
+"""What the final boosters of an instance split on: gain, cover and weight of every feature, per class.
+
+Completes the folders of trained instances: scores beside the base model, curves, importances, unseen genes.
 
 **Why** not while training: the base model's scores would have to stay in the process whose memory is counted, and genes
 that an instance never saw are known to all others. The files are added to a folder that is valid already; a kill at any
@@ -10,27 +12,101 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mi_duck.checkpoint import file_sha256, sealed, storage_errors, write_csv, write_file, write_json
-from mi_duck.children import Report
-from mi_duck.ensemble.ensemble import InstanceModel
-from mi_duck.ensemble.model_files import load_unified_model
+from mi_duck.atomic_files import file_sha256, sealed, storage_errors, write_csv, write_file, write_json
+from mi_duck.drawing import ENSEMBLE, save, short_label, style
+from mi_duck.ensemble.model import InstanceModel
+from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.errors import CheckpointError
-from mi_duck.folders import RunFolder
-from mi_duck.plan.plan import Instance, Plan
-from mi_duck.report.canvas import save
-from mi_duck.report.fold_scores import aggregate, areas, base_chances, fold_scores, site_chance
-from mi_duck.report.importance import importance_figure, importance_table
+from mi_duck.evaluate.fold_scores import aggregate, areas, base_chances, fold_scores, site_chance
+from mi_duck.evaluate.unseen import FACTS, predict_unseen, unseen_file, unseen_scores
+from mi_duck.metrics.metrics import known, point_scores
+from mi_duck.processes import Report
 from mi_duck.report.plots import Curve, curve_figure
-from mi_duck.report.unseen import FACTS, predict_unseen, unseen_file, unseen_scores
-from mi_duck.train.evaluate import known, point_scores
-from mi_duck.train.instance_state import is_trained, read_manifest
-from mi_duck.train.instances import Genes, codes_of, read_genes
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.genes import Genes, codes_of, read_genes
+from mi_duck.run.instance_folder import is_trained, read_manifest
+from mi_duck.run.plan import Instance, Plan
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+TOTALS = {
+    "total_gain": "share of the total gain",
+    "total_cover": "share of the total cover",
+    "weight": "share of the splits (weight)",
+}
+SHOWN = 15
+
+
+def importance_table(model: InstanceModel) -> list[dict[str, Any]]:
+    """Return one record for each class and feature, the most important first.
+
+    Returns
+    -------
+    list of dict
+        ``class``, ``rank`` (from 1, by total gain; equal ones in the order of features), ``feature``, ``weight`` (number of
+        splits), ``total_gain`` (loss reduction of these, nats times XGBoost's factor), ``total_cover`` (sum of second
+        derivatives of the rows that came there), ``gain`` and ``cover`` (the same a split; None without a split).
+    """
+    rows = []
+    for name, booster in zip(model.classes, model.boosters, strict=True):
+        found = {kind: booster.get_score(importance_type=kind) for kind in ("weight", "total_gain", "total_cover")}
+        records = []
+        for place, feature in enumerate(model.features):
+            weight = int(found["weight"].get(f"f{place}", 0))
+            gain, cover = (float(found[kind].get(f"f{place}", 0.0)) for kind in ("total_gain", "total_cover"))
+            records.append(
+                {
+                    "feature": feature,
+                    "weight": weight,
+                    "total_gain": gain,
+                    "total_cover": cover,
+                    "gain": gain / weight if weight else None,
+                    "cover": cover / weight if weight else None,
+                }
+            )
+        records.sort(key=lambda record: -float(record["total_gain"]))  # type: ignore[arg-type]
+        rows += [{"class": name, "rank": rank} | record for rank, record in enumerate(records, start=1)]
+    return rows
+
+
+def importance_figure(rows: Sequence[dict[str, Any]]) -> "Figure":
+    """Draw the most important features by gain, cover and weight, each as its share of all features of the class.
+
+    Parameters
+    ----------
+    rows
+        As `importance_table` returns them; a column of panels is a class.
+    """
+    from matplotlib.figure import Figure
+
+    classes = list(dict.fromkeys(row["class"] for row in rows))
+    with style():
+        size = 0.4 + 3.2 * len(classes), len(TOTALS) * (0.8 + 0.17 * SHOWN)
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(len(TOTALS), len(classes), squeeze=False)
+        for line, (column, words) in zip(axes, TOTALS.items(), strict=True):
+            for place, name in zip(line, classes, strict=True):
+                of_class = [row for row in rows if row["class"] == name]
+                total = sum(row[column] for row in of_class)
+                top = [row for row in sorted(of_class, key=lambda row: -row[column]) if row[column] > 0][:SHOWN]
+                place.barh(range(len(top)), [row[column] / total for row in top], height=0.66, color=ENSEMBLE)
+                place.set_yticks(range(len(top)), [short_label(row["feature"]) for row in top], parse_math=False)
+                place.set_ylim(max(len(top), 1) - 0.4, -0.6)
+                place.set_xlim(left=0)
+                place.locator_params(axis="x", nbins=4)
+                place.tick_params(axis="y", length=0)
+                place.grid(visible=False, axis="y")
+                place.set(title=short_label(name), xlabel=words if top else "the booster has no split")
+    return figure
+
 
 MOST_POINTS = 500
 SCORES = ("gene_cv_metrics.csv", "metrics_aggregate.json")

@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mi_duck.checkpoint import write_csv, write_json
+from mi_duck.atomic_files import write_csv, write_json
+from mi_duck.drawing import save
 from mi_duck.errors import CheckpointError
-from mi_duck.folders import RunFolder
-from mi_duck.report.canvas import save
 from mi_duck.report.plots import LearningCurve, learning_figure
 from mi_duck.report.records import RunRecords, number, read_rows
+from mi_duck.run.folder import RunFolder
 
 WIDE = 1 / 3
 ADVICE = {

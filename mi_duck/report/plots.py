@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mi_duck.report.canvas import BASE, ENSEMBLE, GRID, INK, MUTED, SERIES, new_figure, new_panels, short_label, style
+from mi_duck.drawing import BASE, ENSEMBLE, GRID, INK, MUTED, SERIES, new_figure, new_panels, short_label, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

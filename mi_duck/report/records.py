@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mi_duck.catalogue import open_catalogue
-from mi_duck.checkpoint import unguarded
+from mi_duck.atomic_files import unguarded
 from mi_duck.errors import CheckpointError
-from mi_duck.folders import RunFolder
+from mi_duck.evaluate.catalogue import open_catalogue
 from mi_duck.report.plots import Curve, MemoryDot, Reliability
+from mi_duck.run.folder import RunFolder
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from mi_duck.catalogue import measurement, score_table
-from mi_duck.checkpoint import write_file
-from mi_duck.folders import RunFolder
-from mi_duck.plan.plan import Plan
+from mi_duck.atomic_files import write_file
+from mi_duck.evaluate.catalogue import score_table
 from mi_duck.report.records import read_json
 from mi_duck.resources import GIB
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.instance_folder import measurement
+from mi_duck.run.plan import Plan
 
 NAMES = {
     "plan.json": "instances, folds, layout, settings, fingerprint of the data",

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-from mi_duck.folders import RunFolder
 from mi_duck.report.cautions import difference
 from mi_duck.report.overfitting import FitRecord
 from mi_duck.report.records import RunRecords, Score, interval_text, read_json, short, with_interval
+from mi_duck.run.folder import RunFolder
 
 MIB = 2**20
 METRICS = {

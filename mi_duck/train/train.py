@@ -5,7 +5,7 @@ matrix of all rows with those that are held out at weight zero; both give the sa
 all rows (values that are missing may tie splits otherwise). The first is faster where there are many rounds, the second where
 there are few. Margins of the held-out rows come from the rows themselves, so rows that training leaves out are scored too.
 
-Every fit is saved as it goes (`mi_duck.train.progress`); a training that was killed begins with what was saved.
+Every fit is saved as it goes (`mi_duck.train.boosters`); a training that was killed begins with what was saved.
 """
 
 import hashlib
@@ -20,16 +20,16 @@ import numpy as np
 import xgboost as xgb
 from numpy.typing import NDArray
 
-from mi_duck.children import PeakMeter, Report
-from mi_duck.folders import RunFolder
-from mi_duck.plan.gpu import check_device
-from mi_duck.plan.plan import Settings
-from mi_duck.train.batches import PASSES, build_matrix, cut_carrier, trim_heap
-from mi_duck.train.boosters import fit_booster, predict_margins
-from mi_duck.train.calibrate import METHODS, calibrate
-from mi_duck.train.instances import Fit, read_genes, write_instance
-from mi_duck.train.progress import final_name, fold_name, open_progress, report_resumption
-from mi_duck.train.segments import LEFT_OUT, USED_FOR_MANY, SegmentReader, segments_of
+from mi_duck.metrics.calibrate import METHODS, calibrate
+from mi_duck.processes import PeakMeter, Report
+from mi_duck.resources import check_device
+from mi_duck.rows.segments import LEFT_OUT, USED_FOR_MANY, SegmentReader, segments_of
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.genes import read_genes
+from mi_duck.run.plan import Settings
+from mi_duck.train.boosters import final_name, fit_booster, fold_name, open_progress, predict_margins, report_resumption
+from mi_duck.train.matrix import PASSES, build_matrix, cut_carrier, trim_heap
+from mi_duck.train.write_instance import Fit, write_instance
 
 STOPPING_SHARE = 0.1
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from mi_duck.checkpoint import read_parts
-from mi_duck.ensemble.ensemble import ConsolidatedMetaModel
-from mi_duck.ensemble.model_files import load_unified_model
-from mi_duck.ensemble.thresholds import values_of
-from mi_duck.train.encoding import encoding_of
+from mi_duck.archive import read_parts
+from mi_duck.ensemble.model import ConsolidatedMetaModel
+from mi_duck.ensemble.model_file import load_unified_model
+from mi_duck.metrics.ranking import values_of
+from mi_duck.run.encoding import encoding_of
 from mi_duck.verify.findings import DAMAGED, MISSING, OK, Finding, Verdict, guarded, skipped, verdict
 from mi_duck.verify.subject import Subject
 

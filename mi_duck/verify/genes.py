@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mi_duck.database import Database
+from mi_duck.data.database import Database
 from mi_duck.errors import CheckpointError
-from mi_duck.train.instances import genes_file
+from mi_duck.run.genes import genes_file
 from mi_duck.verify.findings import DAMAGED, MISSING, OK, Finding, Verdict, guarded, listed, skipped, verdict
 from mi_duck.verify.subject import Subject
 

@@ -12,14 +12,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mi_duck.catalogue import describe_catalogue, open_catalogue
-from mi_duck.database import Database
-from mi_duck.ensemble.thresholds import find_thresholds
-from mi_duck.plan.plan import Instance
+from mi_duck.data.database import Database
+from mi_duck.evaluate.catalogue import describe_catalogue, open_catalogue
+from mi_duck.metrics.metrics import drawn_scores
+from mi_duck.metrics.ranking import find_thresholds
 from mi_duck.report.summary import training_summary
-from mi_duck.train.evaluate import drawn_scores
+from mi_duck.run.plan import Instance
 from mi_duck.verify.findings import DAMAGED, MISSING, Finding, Verdict, guarded, listed, skipped, verdict
-from mi_duck.verify.scored import ScoredFile, read_scored
+from mi_duck.verify.members import ScoredFile, read_scored
 from mi_duck.verify.subject import Subject
 
 METRICS = ("average_precision", "f1", "log_loss")

@@ -10,18 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mi_duck.children import Report
-from mi_duck.database import SQL_BYTES, Database
+from mi_duck.data.database import SQL_BYTES, Database
 from mi_duck.errors import RunBusyError
-from mi_duck.folders import RunFolder
+from mi_duck.processes import Report
+from mi_duck.run.folder import RunFolder
 from mi_duck.verify.consolidated import check_consolidated
 from mi_duck.verify.findings import DAMAGED, MISSING, OK, STATUSES, UNREADABLE, Finding, guarded
 from mi_duck.verify.genes import check_genes, check_genes_file, load_tables, read_run_genes
-from mi_duck.verify.inventory import check_inventory
 from mi_duck.verify.members import check_instance
 from mi_duck.verify.scores import check_scores
-from mi_duck.verify.source import check_source
-from mi_duck.verify.subject import Subject, open_subject
+from mi_duck.verify.subject import Subject, check_inventory, check_source, open_subject
 
 DAMAGED_CODE, INCOMPLETE_CODE = 65, 69
 

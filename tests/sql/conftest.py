@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from headers import header_of, sql_files
 
-from mi_duck.database import Database
+from mi_duck.data.database import Database
 
 TYPES = {
     "varchar": pa.string(),

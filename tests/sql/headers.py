@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from mi_duck.database import sql_folder
+from mi_duck.data.database import sql_folder
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from test_contract import RUN
 
-from mi_duck.database import Database
+from mi_duck.data.database import Database
 
 Given = Callable[[str, str], None]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from mi_duck.database import Database
+from mi_duck.data.database import Database
 
 Given = Callable[[str, str], None]
 

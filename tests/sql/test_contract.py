@@ -8,8 +8,8 @@ import duckdb
 import pytest
 from headers import code_of, header_of, sql_files, text_of
 
-from mi_duck.data.files import row_groups
-from mi_duck.database import Database, named_queries, quoted
+from mi_duck.data.database import Database, named_queries, quoted
+from mi_duck.data.parquet import row_groups
 
 STEPS = sql_files("*.sql", "checks/*.sql")
 NAMED = sql_files("named/*.sql")

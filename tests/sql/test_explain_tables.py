@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from hashlib import md5
 
-from mi_duck.database import Database
+from mi_duck.data.database import Database
 
 Given = Callable[[str, str], None]
 ROWS = """

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from sklearn.model_selection import StratifiedGroupKFold
 
-from mi_duck.database import Database
+from mi_duck.data.database import Database
 
 Given = Callable[[str, str], None]
 SEED = 7

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mi_duck.database import Database
+from mi_duck.data.database import Database
 
 Given = Callable[[str, str], None]
 WriteRows = Callable[..., Path]

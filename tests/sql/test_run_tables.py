@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mi_duck.database import Database, named_text
+from mi_duck.data.database import Database, named_text
 
 Given = Callable[[str, str], None]
 

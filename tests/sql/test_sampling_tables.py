@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mi_duck.database import Database
+from mi_duck.data.database import Database
 
 Given = Callable[[str, str], None]
 WriteRows = Callable[..., Path]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pytest
 
-from mi_duck.database import Database
+from mi_duck.data.database import Database
 
 Row = tuple[str, int | None, str]
 

@@ -1,0 +1,216 @@
+"""Writes, hashes and reads files: whole or absent, versioned, never pickle; the ``.miduck`` format.
+
+A ``.miduck`` file is 8 bytes ``MIDUCK01``, the SHA-256 of all that follows, the length of the header (8 bytes, little
+endian), the header (JSON: the parts with their sizes), and one zstd frame with the parts one after the other. Its hash
+is checked before any parser, native or not, sees the bytes, and the header bounds what is decompressed. The hash proves
+that a file is whole, not that it means well: sizes are compared with each other and with the file's before memory is taken.
+"""
+
+import csv
+import errno
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from mi_duck.errors import DataError, StorageError
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn errors of the file system into one line that names the path and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or path
+        advice = {
+            errno.ENOSPC: "free some space and run the same command again",
+            errno.EDQUOT: "raise the quota and run the same command again",
+            errno.EROFS: "choose another --out",
+            errno.EACCES: "change the permissions or choose another --out",
+            errno.ENOLCK: "mount this file system with locks or choose another --out",
+            errno.ENOSYS: "mount this file system with locks or choose another --out",
+            errno.EPERM: "change the permissions or choose another --out",
+        }.get(error.errno or 0, "check the path and the disk")
+        raise StorageError(f"cannot write {where}: {error.strerror or error}; {advice}") from error
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the free space of the disk that holds a folder."""
+    return shutil.disk_usage(folder).free
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file so that its name shows either all of it or what was there before."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with storage_errors(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync_folder(path.parent)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def published_folder(out: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside ``out``; flush it and rename it to ``out`` at the end, remove it after an error.
+
+    Raises
+    ------
+    DataError
+        ``out`` is a file, or a folder that holds something.
+    StorageError
+        The disk is full, read-only, or fails.
+    """
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file; choose another folder")
+    with storage_errors(out):
+        if out.exists() and any(out.iterdir()):
+            raise DataError(f"{out} exists and is not empty; remove it or choose another folder")
+        whole = out.absolute()
+        partial = whole.parent / f".{whole.name}.{os.getpid()}.partial"
+        try:
+            partial.mkdir(parents=True)
+            yield partial
+            sync_files(partial)
+            if out.exists():
+                out.rmdir()
+            partial.rename(out)
+            sync_folder(whole.parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files of `write_file` that killed processes left; call it while nobody else writes there."""
+    for path in folder.rglob(".*.tmp"):
+        if re.fullmatch(r"\..+\.\d+\.tmp", path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON with sorted keys and without NaN, whole or not at all."""
+    write_file(path, (json.dumps(values, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return JSON values with their own SHA-256 beside them as ``seal``, so that a changed number is noticed."""
+    return {**values, "seal": _digest(values)}
+
+
+def unsealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return sealed JSON values without their hash.
+
+    Raises
+    ------
+    ValueError
+        The hash is not theirs.
+    """
+    rest = {name: value for name, value in values.items() if name != "seal"}
+    if values.get("seal") != _digest(rest):
+        raise ValueError("it is not what was written")
+    return rest
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Read sealed JSON from a file.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none.
+    ValueError
+        It cannot be read, is torn, or is not what was written.
+    """
+    try:
+        return unsealed(json.loads(path.read_bytes()))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(path) from error
+    except (OSError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename inside a folder survive a power loss."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def publish(temporary: Path, target: Path) -> None:
+    """Give a finished file its name, after its bytes have reached the disk."""
+    handle = os.open(temporary, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    temporary.replace(target)
+    sync_folder(target.parent)
+
+
+def sync_files(folder: Path) -> None:
+    """Flush every file of a folder to the disk, and the folder itself."""
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            handle = os.open(file, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+    sync_folder(folder)
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write records as a table, whole or not at all: a line each, columns from the first.
+
+    Real numbers are written so that they read back the same. Text that a spreadsheet would run as a formula gets an
+    apostrophe in front.
+    """
+    text = io.StringIO()
+    names = list(rows[0]) if rows else []
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writerow({name: _cell(name) for name in names})
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    write_file(path, text.getvalue().encode())
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):  # NumPy's too: its repr would name the type
+        return repr(float(value))
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, str) and value[:1] in FORMULA:
+        return f"'{value}"
+    return value
+
+
+def unguarded(text: str) -> str:
+    """Take back the apostrophe that `write_csv` puts before a name which a spreadsheet would run as a formula."""
+    return text[1:] if text[:1] == "'" and text[1:2] in FORMULA else text
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal text."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,299 @@
+"""Owns the DuckDB connection: finds the files in ``sql/``, runs them by name, streams their results.
+
+Every step of SQL is one file with one SELECT; Python decides whether its result becomes a table, rows in memory or a
+Parquet file. DuckDB's errors are wrapped here, once, with the name of the file and its parameters.
+"""
+
+import glob
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import duckdb
+import pyarrow as pa
+
+from mi_duck.data.parquet import BATCH_ROWS, DataFile, ObjectFile, schema_of, sql_file_system, verify_pages
+from mi_duck.errors import DataError, MemoryBudgetError, StorageError
+
+logger = logging.getLogger(__name__)
+
+HERE = Path(__file__).resolve().parent
+SQL_BYTES = 1 << 30  # what the buffers of DuckDB may take while a run is planned and partitioned
+MOST_ROWS = 2_000_000  # of a query's answer, which is held as Python's objects: about 1 GB
+
+
+def sql_folder() -> Path:
+    """Return the folder of the SQL files: inside an installed package, or beside it in a checkout."""
+    return next(folder for folder in (HERE.parent / "sql", HERE.parent.parent / "sql") if folder.is_dir())
+
+
+def quoted(identifier: str) -> str:
+    """Quote a column or table name for SQL.
+
+    Examples
+    --------
+    >>> print(quoted('odd "name'))
+    "odd ""name"
+    """
+    if "\x00" in identifier:
+        raise DataError(f"the name {identifier!r} holds a zero character, which no SQL name can")
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+class Database:
+    """One DuckDB connection with named SQL.
+
+    Parameters
+    ----------
+    path
+        Database file, or None for a database in memory.
+    read_only
+        Open an existing file without the right to change it, and without access to any other file.
+    memory_bytes
+        Limit of DuckDB's buffers; its other allocations come on top (about 200 MB).
+    threads
+        Threads, or None for all.
+    scratch
+        Folder for what does not fit the limit, or None: then nothing is spilled.
+    """
+
+    def __init__(
+        self,
+        path: Path | None = None,
+        *,
+        read_only: bool = False,
+        memory_bytes: int = 1 << 30,
+        threads: int | None = None,
+        scratch: Path | None = None,
+    ) -> None:
+        settings: dict[str, str | bool | int | float | list[str]] = {
+            "memory_limit": f"{max(memory_bytes, 64 << 20) // 1_000_000}MB",
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+            "allow_community_extensions": "false",
+            "preserve_insertion_order": "true",
+            "temp_directory": str(scratch) if scratch else "",  # DuckDB's own would be beside the file
+            # none that read ahead: they hold the footers of all files at once, a megabyte for a thousand row groups and columns
+            "async_threads": 0,
+        }
+        if threads is not None:
+            settings["threads"] = threads
+        with _wrapped("opening", {"path": str(path)}):
+            self._connection = duckdb.connect(str(path) if path else ":memory:", read_only=read_only, config=settings)
+            # not among the settings: whether the folder may still be set would depend on their order
+            if read_only and not self._is_locked():
+                self._connection.execute("set enable_external_access = false")
+                self._connection.execute("set lock_configuration = true")
+
+    def _is_locked(self) -> bool:
+        """Return whether another connection of this process to the same file has locked it already."""
+        (is_locked,) = self._connection.execute("select current_setting('lock_configuration')").fetchall()[0]
+        return bool(is_locked)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    def open_source(
+        self,
+        files: Sequence[DataFile],
+        *,
+        gene_column: str,
+        label_column: str,
+        fold_column: str,
+        position_column: str | None = None,
+        site_scores: Sequence[str] = (),
+    ) -> None:
+        """Make the view ``source_rows`` over Parquet files, local or of one bucket of an object store.
+
+        Its columns are gene_id, fold_group, label_text, position (null without such a column), site_score (the largest of
+        the given columns, null where one is), file, row_number.
+
+        The names of the user's columns are values here, quoted by one function; everything after reads the view.
+        Folder names such as ``chrom=4`` count only where the files lack one of the three columns, and as text: a
+        number would make one gene of ``007`` and ``7``.
+
+        DuckDB verifies no checksum, so the pages of all these columns are verified first: see `verify_pages`.
+        """
+        roles = [gene_column, fold_column, label_column, *([position_column] if position_column else []), *site_scores]
+        verify_pages(files, roles)
+        if isinstance(files[0], ObjectFile):
+            self._connection.register_filesystem(sql_file_system(files[0].parts[0]))
+        with _wrapped("source_rows", {"files": len(files)}):
+            needs_folders = not {gene_column, label_column, fold_column} <= set(schema_of(files[0]).names)
+            parquet = self._connection.sql(
+                "from read_parquet($files, filename = true, file_row_number = true, "
+                "hive_partitioning = $needs_folders, hive_types_autocast = false)",
+                params={"files": self.patterns(files), "needs_folders": needs_folders},
+            )
+            parquet.project(
+                f"{quoted(gene_column)}::varchar as gene_id, "
+                f"{quoted(fold_column)}::varchar as fold_group, "
+                f"{quoted(label_column)}::varchar as label_text, "
+                f"{quoted(position_column) if position_column else 'null'}::bigint as position, "
+                f"{_largest(site_scores)} as site_score, "
+                "filename as file, file_row_number as row_number"
+            ).create_view("source_rows")
+
+    @staticmethod
+    def patterns(files: Sequence[DataFile]) -> list[str]:
+        """Return paths in which glob characters stand for themselves."""
+        return [glob.escape(str(file)) for file in files]
+
+    def table(self, name: str, /, **parameters: Any) -> None:
+        """Run ``sql/<name>.sql`` and keep its result as the table of that name."""
+        text = self._text(name)
+        begun = time.perf_counter()
+        with _wrapped(name, parameters):
+            made = self._connection.execute(
+                f"create or replace table {quoted(name.split('/')[-1])} as {text}", parameters
+            )
+            _trace(name, made.fetchall()[0][0], begun)
+
+    def rows(self, name: str, /, **parameters: Any) -> list[dict[str, Any]]:
+        """Run ``sql/<name>.sql`` and return its rows, each a dictionary by column."""
+        return self.arrow(name, **parameters).to_pylist()  # type: ignore[no-any-return]
+
+    def arrow(self, name: str, /, **parameters: Any) -> pa.Table:
+        """Run ``sql/<name>.sql`` and return its result as one Arrow table."""
+        begun = time.perf_counter()
+        with _wrapped(name, parameters):
+            result = self._connection.sql(self._text(name), params=parameters or None).to_arrow_table()
+            _trace(name, result.num_rows, begun)
+            return result
+
+    def load(self, name: str, table: pa.Table) -> None:
+        """Copy an Arrow table into a table of the database."""
+        with _wrapped(name, {"rows": table.num_rows}):
+            cursor = self._connection.cursor()
+            cursor.register("arrow_table", table)
+            cursor.execute(f"create or replace table {quoted(name)} as select * from arrow_table")
+            cursor.unregister("arrow_table")
+
+    def load_parquet(self, name: str, file: Path) -> None:
+        """Copy a Parquet file of ours into a table of the database."""
+        with _wrapped(name, {"file": str(file)}):
+            self._connection.read_parquet(self.patterns([file])).create(name)
+
+    def flush(self) -> None:
+        """Write all tables into the database's file; closing does it too, but keeps silent where the disk is full."""
+        try:
+            self._connection.execute("checkpoint")
+        except (duckdb.FatalException, duckdb.IOException) as error:  # fatal: the connection is of no use any more
+            raise StorageError(f"{_line(error)}; free some space and run the same command again") from error
+
+    def drop(self, table: str) -> None:
+        """Drop a table."""
+        with _wrapped(table, {}):
+            self._connection.execute(f"drop table {quoted(table)}")
+
+    def read(self, table: str) -> pa.Table:
+        """Return a whole table as Arrow, in its order."""
+        with _wrapped(table, {}):
+            return self._connection.sql(f"select * from {quoted(table)}").to_arrow_table()
+
+    def stream(self, table: str) -> Iterator[pa.RecordBatch]:
+        """Yield a whole table as Arrow, in its order, a batch at a time."""
+        with _wrapped(table, {}):
+            yield from self._connection.cursor().sql(f"select * from {quoted(table)}").to_arrow_reader(BATCH_ROWS)
+
+    def query(self, text: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Run SQL that the user wrote; return column names and rows.
+
+        Raises
+        ------
+        DataError
+            With DuckDB's own words, where the text is not one valid statement; or its answer has too many rows.
+        """
+        try:  # where the terminal's language is not UTF-8, Python keeps the bytes of an argument as surrogates
+            text = text.encode("utf-8", "surrogateescape").decode("utf-8")
+        except UnicodeError as error:
+            raise DataError(f"the query is not UTF-8 text: {error}") from error
+        with _wrapped("query", {}, user=True):
+            statements = self._connection.extract_statements(text)
+            if len(statements) != 1:
+                raise DataError(f"the query holds {len(statements)} SQL statements; give exactly one")
+            result = self._connection.execute(statements[0])
+            names = [column[0] for column in result.description or []]
+            rows = result.fetchmany(MOST_ROWS + 1)
+        if len(rows) > MOST_ROWS:
+            raise DataError(
+                f"the query has more than {MOST_ROWS:,} rows; add a limit, or read the file with DuckDB itself"
+            )
+        return names, rows
+
+    def table_names(self) -> list[str]:
+        """Return the names of all tables and views, sorted."""
+        names = self._connection.execute("select table_name from information_schema.tables order by all").fetchall()
+        return [name for (name,) in names]
+
+    @staticmethod
+    def _text(name: str) -> str:
+        return (sql_folder() / f"{name}.sql").read_text(encoding="utf-8")
+
+
+def _trace(name: str, n_rows: int, begun: float) -> None:
+    """Tell who listens that a file of SQL was run."""
+    logger.debug("sql/%s.sql: %s rows, %.3f s", name, f"{n_rows:,}", time.perf_counter() - begun)
+
+
+@contextmanager
+def _wrapped(name: str, parameters: Mapping[str, Any], *, user: bool = False) -> Iterator[None]:
+    """Turn DuckDB's errors into ours, with the name of the SQL file and its parameters."""
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        if "max_temp_directory_size" in str(error):  # memory is short because the disk is
+            raise StorageError(
+                f"{name} does not fit in memory, nor what is left of it on the disk of the run's .scratch "
+                f"({_line(error).split('. ')[0]}); free some space and run the same command again"
+            ) from error
+        raise MemoryBudgetError(f"{name} needs more memory than DuckDB may use: {_line(error)}") from error
+    except duckdb.IOException as error:
+        raise StorageError(f"{name}: {_line(error)}") from error
+    except duckdb.Error as error:
+        if user:
+            raise DataError(_line(error)) from error
+        if isinstance(error, (duckdb.InvalidInputException, duckdb.ConversionException)):
+            raise DataError(f"{name} ({_short(parameters)}): {_line(error)}") from error
+        if type(error) is duckdb.Error:  # what the Parquet reader raises at bytes that make no sense
+            raise DataError(f"{name}: a Parquet file is damaged ({_line(error)}); write it again") from error
+        raise
+
+
+def _largest(columns: Sequence[str]) -> str:
+    """Return SQL for the largest of some columns of a row; null, which is unknown, where one is null or NaN."""
+    if not columns:
+        return "null::double"
+    known = " and ".join(f"{quoted(name)} is not null and not isnan({quoted(name)}::double)" for name in columns)
+    return f"case when {known} then greatest({', '.join(f'{quoted(name)}::double' for name in columns)}) end"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _short(parameters: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={str(value)[:60]}" for key, value in parameters.items())
+
+
+def named_queries() -> dict[str, str]:
+    """Return the queries that ``mi-duck sql --name`` knows: name to the first sentence of its header."""
+    found = {}
+    for file in sorted((sql_folder() / "named").glob("*.sql")):
+        with file.open(encoding="utf-8") as lines:
+            found[file.stem] = lines.readline().removeprefix("--").strip().removeprefix(f"{file.stem}: ")
+    return found
+
+
+def named_text(name: str) -> str:
+    """Return the SQL of a named query."""
+    return (sql_folder() / "named" / f"{name}.sql").read_text(encoding="utf-8")

@@ -1,0 +1,491 @@
+"""Files of an object store: ``s3://bucket/key`` on Amazon S3 and on every server that speaks its protocol.
+
+Arrow's own client reads them, for SQL too, so that DuckDB needs no extension. Who may read is taken from where every tool
+of AWS takes it: ``AWS_ACCESS_KEY_ID`` and ``AWS_SECRET_ACCESS_KEY``, ``AWS_PROFILE``, or the machine's role; another server
+than Amazon's is named by ``AWS_ENDPOINT_URL``. Nothing of it is ever written down. Requests that fail are tried three times.
+
+The input files: which there are, whether they are whole, and whether they stay what they were.
+
+A Parquet file may carry a checksum of every page of every column; none covers its footer. So the footers are hashed when
+a dataset is opened, and pages are verified by whoever reads them through Arrow. DuckDB verifies nothing, so `verify_pages`
+reads what SQL is about to read. Files without checksums are covered by ``--full-hash`` alone, from the plan on.
+
+**Why.** Of 300 single flipped bits in a file without checksums 201 (written by pyarrow) or 245 (by DuckDB) gave another plan
+or other rows without a word, in one with checksums none: ``benchmarks/bench_bit_flips.py``. Verifying gene, group, label,
+position and two scores of 4,100,000 rows takes .33 s.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mi_duck.atomic_files import file_sha256
+from mi_duck.errors import DataError, MiDuckError, StorageError
+
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,62}")
+SECONDS_TO_CONNECT = 10.0
+FAILED = "AWS Error"  # in the words of Arrow where a request failed, and nowhere else
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectFile:
+    """A file of an object store, by its URL."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What stands between slashes, as of a path."""
+        return tuple(self.key.split("/"))
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+        return self.parts[-1]
+
+    @property
+    def key(self) -> str:
+        """Bucket and key, as Arrow wants them."""
+        return self.url.partition("://")[2]
+
+    @property
+    def store(self) -> Any:
+        """Arrow's file system for the bucket."""
+        return _store(self.parts[0])
+
+
+DataFile = Path | ObjectFile
+
+
+def is_url(location: str) -> bool:
+    """Return whether a location names an object store rather than a path."""
+    return SCHEME.match(location) is not None
+
+
+def data_file(text: str) -> DataFile:
+    """Return a file by the text of its path or URL."""
+    return ObjectFile(text) if is_url(text) else Path(text)
+
+
+@cache
+def _store(bucket: str) -> Any:
+    from pyarrow import fs  # a tenth of a second that only these files are worth
+
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    with read_errors(f"s3://{bucket}"):
+        return fs.S3FileSystem(
+            endpoint_override=endpoint,
+            region=region or (None if endpoint else fs.resolve_s3_region(bucket)),
+            connect_timeout=SECONDS_TO_CONNECT,
+        )
+
+
+@contextmanager
+def read_errors(what: str) -> Iterator[None]:
+    """Turn errors of requests into one line that names the file and the remedy.
+
+    Raises
+    ------
+    DataError
+        There is no such bucket or file.
+    StorageError
+        The store refuses, or does not answer.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(f"nothing is at {what}; check its name") from error
+    except OSError as error:
+        words = " ".join(str(error).split())
+        if "NO_SUCH_BUCKET" in words or ("Bucket '" in words and "not found" in words):
+            raise DataError(f"nothing is at {what}: there is no such bucket; check its name") from error
+        raise unreachable(what, error) from error
+
+
+def unreachable(what: object, error: Exception) -> StorageError:
+    """Return the error to raise where a request failed."""
+    words = " ".join(str(error).split())
+    return StorageError(
+        f"cannot read {what}: {words.rpartition(FAILED)[2].strip() or words}; check the credentials (AWS_ACCESS_KEY_ID, "
+        "AWS_PROFILE), the region (AWS_REGION), the server (AWS_ENDPOINT_URL) and the network, and run the same command again"
+    )
+
+
+def object_files(location: str) -> tuple[ObjectFile, ...]:
+    """Return the Parquet files that a URL names: one file, all below a prefix, or those that a glob pattern finds.
+
+    Raises
+    ------
+    DataError
+        It is no URL of S3, it carries a password, or nothing is there.
+    StorageError
+        The store refuses, or does not answer.
+    """
+    scheme, _, key = location.partition("://")
+    bucket = key.partition("/")[0]
+    if "@" in bucket or ":" in bucket:  # never repeated: it may be a password
+        raise DataError(
+            "a URL of a dataset holds a user name or a password; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
+        )
+    if scheme != "s3":
+        raise DataError(
+            f"{location} is on a store that mi-duck cannot read; give a path, or s3:// with AWS_ENDPOINT_URL naming the server"
+        )
+    if not BUCKET.fullmatch(bucket):
+        raise DataError(f"{location} names no bucket; give s3://BUCKET/FOLDER")
+    from pyarrow import fs
+
+    store = _store(bucket)
+    key = key.rstrip("/")
+    pattern = key.split("/") if re.search(r"[*?\[]", key) else []
+    plain = next((number for number, part in enumerate(pattern) if re.search(r"[*?\[]", part)), 0)
+    folder = "/".join(pattern[:plain]) if pattern else key
+    with read_errors(location):
+        if not pattern and "/" in key and store.get_file_info(key).type == fs.FileType.File:
+            return (ObjectFile(f"s3://{key}"),)
+        there = [
+            one.path
+            for one in store.get_file_info(fs.FileSelector(folder, recursive=True))
+            if one.type == fs.FileType.File
+        ]
+    if pattern:
+        found = [
+            path
+            for path in there
+            if len(path.split("/")) == len(pattern) and all(map(fnmatchcase, path.split("/"), pattern))
+        ]
+    else:
+        if any(path.startswith(f"{folder}/master/") for path in there):
+            folder += "/master"
+        found = [
+            path
+            for path in there
+            if path.startswith(f"{folder}/")
+            and path.endswith(".parquet")
+            and not any(part.startswith((".", "_")) for part in path[len(folder) + 1 :].split("/"))
+        ]
+    if not found:
+        raise DataError(f"no *.parquet file in {location}; name a file, a folder of them, or a glob pattern")
+    return tuple(ObjectFile(f"s3://{path}") for path in sorted(found, key=lambda path: path.split("/")))
+
+
+def object_stamp(file: ObjectFile) -> tuple[int, int, str]:
+    """Return the size of a file, the time of its last change in nanoseconds, and what the store says identifies its bytes."""
+    with read_errors(file.url), file.store.open_input_stream(file.key) as stream:
+        info = file.store.get_file_info(file.key)
+        tag = (stream.metadata() or {}).get("ETag", b"")
+        return int(info.size), int(info.mtime_ns or 0), bytes(tag).decode("ascii", "replace").strip('"')
+
+
+def sql_file_system(bucket: str) -> Any:
+    """Return the file system by which DuckDB reads ``s3://`` of a bucket.
+
+    Raises
+    ------
+    DataError
+        The package that hands it over is not installed.
+    """
+    try:
+        from fsspec.implementations.arrow import ArrowFSWrapper
+    except ImportError as error:
+        raise DataError("to read object stores the package fsspec is needed; install mi-duck[s3]") from error
+
+    known: dict[str, dict[str, Any]] = {}
+
+    class Store(ArrowFSWrapper):  # type: ignore[misc]  # DuckDB takes nothing but what inherits from fsspec
+        """Asks for the facts of each file once: DuckDB asks several times for every query."""
+
+        protocol = ("s3",)
+
+        def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
+            """Return size and time of a file."""
+            if path not in known:
+                known[path] = super().info(path, **kwargs)
+            return known[path]
+
+        def modified(self, path: str) -> Any:
+            """Return the time of its last change."""
+            return self.info(path)["mtime"]
+
+    return Store(_store(bucket), skip_instance_cache=True)
+
+
+BATCH_ROWS = 1 << 16
+PIECE_BYTES = 4 << 20
+UNREADABLE = (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError)  # what Arrow raises at bytes that make no sense
+
+Stamp = tuple[int, int, str]
+
+
+def parquet_files(location: str) -> tuple[DataFile, ...]:
+    """Return the Parquet files that a path, a glob or the URL of an object store names, sorted by name.
+
+    Hidden files and those that begin with an underscore are passed over, as every Parquet reader does.
+
+    Raises
+    ------
+    DataError
+        Nothing is there, or no Parquet file is in the folder.
+    """
+    if is_url(location):
+        return object_files(location)
+    path = Path(location)
+    if not location:
+        raise DataError("the name of the dataset is empty; name a Parquet file, a folder of them, or a glob pattern")
+    try:
+        if path.is_dir():
+            folder = path / "master" if (path / "master").is_dir() else path
+            found = [
+                file
+                for file in folder.rglob("*.parquet")
+                if not any(part.startswith((".", "_")) for part in file.relative_to(folder).parts) and not file.is_dir()
+            ]
+            missing = f"no *.parquet file in {folder}; point to a folder that holds some"
+        elif path.exists():
+            found, missing = [path], ""
+        else:
+            anchor = Path(path.anchor)
+            found = sorted(anchor.glob(str(path.relative_to(anchor)))) if re.search(r"[*?\[]", location) else []
+            missing = f"nothing is at {location}; name a Parquet file, a folder of them, or a glob pattern"
+    except OSError as error:
+        raise StorageError(f"cannot read {location}: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"{location} is no glob pattern: {error}") from error
+    if not found:
+        raise DataError(missing)
+    for file in found:
+        if not file.is_file():
+            raise DataError(f"{file} is not a regular file (a broken link, a folder or a pipe); remove it")
+        if str(file).encode("utf-8", "ignore") != os.fsencode(file):
+            raise DataError(f"the name of {str(file)!r} is not UTF-8, so SQL cannot open it; rename it")
+    return tuple(sorted(found))
+
+
+def folder_values(file: DataFile, names: Collection[str]) -> dict[str, str]:
+    """Return what the folders of a Hive-partitioned dataset say of a file's rows, except of columns that it has itself."""
+    pairs = (part.split("=", 1) for part in file.parts[:-1] if "=" in part)
+    return {key: unquote(value) for key, value in pairs if key not in names}
+
+
+def stamp(file: DataFile) -> Stamp:
+    """Return the size of a file in bytes, the time of its last change in nanoseconds, and the tag a store gives its bytes."""
+    if isinstance(file, ObjectFile):
+        return object_stamp(file)
+    try:
+        facts = file.stat()
+    except OSError as error:
+        raise StorageError(f"cannot read {file}: {error.strerror}") from error
+    return facts.st_size, facts.st_mtime_ns, ""
+
+
+def check_stamps(files: Sequence[DataFile], stamps: Sequence[Stamp]) -> None:
+    """Refuse what was read from files of which one changed meanwhile.
+
+    Parameters
+    ----------
+    files
+        The files.
+    stamps
+        Of each file, from before it was read.
+
+    Raises
+    ------
+    DataError
+        Size or time of a file differs, or it is gone.
+    """
+    for file, before in zip(files, stamps, strict=True):
+        if (isinstance(file, Path) and not file.is_file()) or stamp(file) != before:
+            raise DataError(f"{file} changed while it was read; run the same command again when nothing writes to it")
+
+
+def footer(file: DataFile) -> bytes:
+    """Return the footer of a Parquet file, which holds schema, places and statistics of all its columns.
+
+    Raises
+    ------
+    DataError
+        The file is empty, cut off, encrypted, or no Parquet file.
+    StorageError
+        It cannot be read.
+    """
+    try:
+        size = stamp(file)[0]
+        with _opened(file) as handle:
+            handle.seek(max(size - 8, 0))
+            tail = handle.read(8)
+            if tail[4:] == b"PARE":
+                raise DataError(f"{file} is encrypted; write it without encryption")
+            if size < 12 or tail[4:] != b"PAR1":
+                raise DataError(f"{file} ({size:,} bytes) is no complete Parquet file; write it again or remove it")
+            length = int.from_bytes(tail[:4], "little")
+            if length > size - 12:
+                raise DataError(f"{file} is cut off: its footer says {length:,} bytes of {size:,}; write it again")
+            handle.seek(size - 8 - length)
+            return bytes(handle.read(length))
+    except OSError as error:
+        raise StorageError(f"cannot read {file}: {error.strerror}") from error
+
+
+@contextmanager
+def _opened(file: DataFile) -> Iterator[Any]:
+    """Open a file to read bytes at any place of it."""
+    if isinstance(file, Path):
+        with file.open("rb") as handle:
+            yield handle
+    else:
+        with read_errors(file.url), file.store.open_input_file(file.key) as handle:
+            yield handle
+
+
+def open_parquet(
+    file: DataFile,
+    *,
+    buffer_size: int = 0,
+    metadata: pq.FileMetaData | None = None,
+    read_dictionary: Sequence[str] = (),
+) -> pq.ParquetFile:
+    """Open a Parquet file whose pages are verified as they are read.
+
+    Of an object store the pages of a row group, of the columns that are read, are fetched together: asked for one by one, a
+    thousand columns would be a thousand requests. So what is read should be a row group at a time.
+
+    Parameters
+    ----------
+    file
+        The file.
+    buffer_size
+        Bytes of each column of a local file that are read at once; 0 for all of a row group.
+    metadata
+        Its footer, where that is known.
+    read_dictionary
+        Text columns to keep as codes.
+    """
+    if isinstance(file, Path):
+        return pq.ParquetFile(
+            file,
+            metadata=metadata,
+            page_checksum_verification=True,
+            buffer_size=buffer_size,
+            read_dictionary=list(read_dictionary),
+        )
+    return pq.ParquetFile(
+        file.key,
+        metadata=metadata,
+        filesystem=file.store,
+        pre_buffer=True,
+        page_checksum_verification=True,
+        read_dictionary=list(read_dictionary),
+    )
+
+
+def schema_of(file: DataFile) -> pa.Schema:
+    """Return names and types of the columns of a Parquet file."""
+    return pq.read_schema(file) if isinstance(file, Path) else pq.read_schema(file.key, filesystem=file.store)
+
+
+def metadata_of(file: DataFile) -> pq.FileMetaData:
+    """Return the footer of a Parquet file."""
+    return pq.read_metadata(file) if isinstance(file, Path) else pq.read_metadata(file.key, filesystem=file.store)
+
+
+def row_groups(files: Sequence[DataFile]) -> pa.Table:
+    """Return the row groups of Parquet files with their places; Arrow reads a wide footer in a tenth of DuckDB's time.
+
+    Returns
+    -------
+    pa.Table
+        A line for each row group with rows: ``file``, ``row_group`` (its number in the file), ``first_row`` (rows of the
+        file before it), ``n_rows``.
+    """
+    found: dict[str, list[Any]] = {"file": [], "row_group": [], "first_row": [], "n_rows": []}
+    for file in files:
+        try:
+            facts = metadata_of(file)
+            sizes = [facts.row_group(number).num_rows for number in range(facts.num_row_groups)]
+        except UNREADABLE as error:
+            raise damaged(file, error) from error
+        first = 0
+        for number, n_rows in enumerate(sizes):
+            if n_rows > 0:
+                for name, value in zip(found, (str(file), number, first, n_rows), strict=True):
+                    found[name].append(value)
+            first += n_rows
+    kinds = {"file": pa.string(), "row_group": pa.int64(), "first_row": pa.int64(), "n_rows": pa.int64()}
+    return pa.table(found, schema=pa.schema(kinds))
+
+
+def whole_hash(file: DataFile) -> str:
+    """Return the SHA-256 of every byte of a file as hexadecimal text."""
+    if isinstance(file, ObjectFile):
+        digest = hashlib.sha256()
+        with _opened(file) as handle:
+            while piece := handle.read(PIECE_BYTES):
+                digest.update(piece)
+        return digest.hexdigest()
+    try:
+        return file_sha256(file)
+    except OSError as error:
+        raise StorageError(f"cannot read {file}: {error.strerror}") from error
+
+
+def verify_pages(files: Sequence[DataFile], columns: Sequence[str]) -> None:
+    """Read some columns of Parquet files, verify the checksum of every page that has one, and forget the values.
+
+    Parameters
+    ----------
+    files
+        The files.
+    columns
+        Names; those that a file lacks are passed over.
+
+    Raises
+    ------
+    DataError
+        A page is not what was written, or the pages of a row group hold another number of rows than the footer says.
+    """
+    for file in files:
+        try:
+            with open_parquet(file) as opened:
+                # not the schema of the footer: each would keep the other, megabytes a file, until garbage is collected
+                footer_of_file, there = opened.metadata, set(opened.schema_arrow.names)
+            wanted = [name for name in dict.fromkeys(columns) if name in there]
+            # texts stay codes and a dictionary: nothing is decoded that nobody looks at
+            with open_parquet(file, metadata=footer_of_file, read_dictionary=wanted) as parquet:
+                n_rows = sum(
+                    batch.num_rows for batch in parquet.iter_batches(BATCH_ROWS, columns=wanted, use_threads=False)
+                )
+        except UNREADABLE as error:
+            raise damaged(file, error) from error
+        if wanted and n_rows != footer_of_file.num_rows:
+            raise DataError(
+                f"{file} is damaged: {n_rows:,} rows in {', '.join(wanted)}, {footer_of_file.num_rows:,} in its footer; write "
+                "it again"
+            )
+
+
+def one_line(error: Exception) -> str:
+    """Return the words of an error of Arrow in one line."""
+    return " ".join(str(error).split())
+
+
+def damaged(file: DataFile | str, error: Exception, where: str = "") -> MiDuckError:
+    """Return the error to raise for a file that Arrow cannot read: it is damaged, or its store does not give it."""
+    if FAILED in str(error):
+        return unreachable(file, error)
+    return DataError(f"{file} is damaged{where} ({one_line(error)}); write it again")

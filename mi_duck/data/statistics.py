@@ -1,0 +1,213 @@
+"""What footers and one pass over gene, label and group tell about a dataset: sizes, kinds of features, warnings."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mi_duck.data.database import SQL_BYTES, Database
+from mi_duck.data.dataset import Dataset, some_names
+from mi_duck.data.genes import GeneIndex, index_genes
+from mi_duck.data.parquet import UNREADABLE, DataFile, damaged, open_parquet, schema_of
+from mi_duck.errors import DataError
+from mi_duck.run.encoding import SENTINEL
+
+EXACT_IN_FLOAT32 = 1 << 24
+LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+ROWS_COMPARED = 50_000  # in which rows of one position and several classes are looked for
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What `inspect` found: the dataset, its genes, quantiles of rows per gene, features by kind, warnings."""
+
+    dataset: Dataset
+    genes: GeneIndex
+    quantiles: dict[str, int]
+    kinds: dict[str, int]
+    warnings: tuple[str, ...]
+
+
+def inspect(dataset: Dataset, *, threads: int, seed: int) -> Inspection:
+    """Describe a dataset from its footers and one pass over gene, label and group."""
+    with Database(threads=threads, memory_bytes=SQL_BYTES) as db:
+        genes = index_genes(db, dataset, seed=seed)
+        statistics = read_statistics(db, dataset)
+        rows = db.read("gene_index")["n_rows"].to_numpy()
+        warnings = warnings_of(db, dataset, statistics)
+    unfit = unfit_values(dataset, statistics, layout="auto")
+    if unfit:
+        warnings += (f"a plan would be refused: {unfit}",)
+    dataset.check_unchanged()
+    small, wide = split_features(dataset, statistics)
+    quantiles = {
+        f"{share:.0%}": int(np.quantile(rows, share, method="lower")) for share in (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
+    }
+    kinds = {"whole numbers 0 to 255 (one byte)": len(small), "other numbers (float32)": len(wide)}
+    return Inspection(dataset, genes, quantiles, kinds, warnings)
+
+
+def read_statistics(db: Database, dataset: Dataset) -> dict[str, dict[str, Any]]:
+    """Return for each column what the footers say of its values: lines of ``sql/column_statistics.sql``.
+
+    Raises
+    ------
+    DataError
+        A footer names columns in its row groups that its schema does not.
+    """
+    found = {row["name"]: row for row in db.rows("column_statistics", files=Database.patterns(dataset.files))}
+    places = [dataset.position_column] if dataset.position_column else []
+    absent = [name for name in (*dataset.features, *places) if name not in found]
+    if absent:
+        raise DataError(
+            f"the footers of {dataset.location} say nothing of {some_names(absent)}; a file is damaged: write it again"
+        )
+    return found
+
+
+def split_features(
+    dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the features that fit one byte, by what the footers say, and the others."""
+    kinds = schema_of(dataset.files[0])
+    small = []
+    for name in dataset.features:
+        facts = statistics[name]
+        kind = str(kinds.field(name).type)
+        if (
+            facts["is_known"]
+            and facts["n_nulls"] == 0
+            and (
+                kind == "bool"
+                or ("int" in kind and facts["low"] is not None and facts["low"] >= 0 and facts["high"] <= 255)
+            )
+        ):
+            small.append(name)
+    is_small = set(small)
+    return tuple(small), tuple(name for name in dataset.features if name not in is_small)
+
+
+def warnings_of(db: Database, dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return what the user may want to change, in genes and positions and then in features."""
+    return gene_warnings(db, dataset) + data_warnings(dataset, statistics)
+
+
+def data_warnings(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return what the user may want to change, from the footers alone."""
+    kinds = schema_of(dataset.files[0])
+    large, empty, constant = [], [], []
+    for name in dataset.features:
+        facts = statistics[name]
+        if not facts["is_known"]:
+            continue
+        if facts["low"] is None and facts["n_nulls"] == dataset.n_rows:
+            empty.append(name)
+        elif facts["low"] is not None and facts["low"] == facts["high"] and facts["n_nulls"] == 0:
+            constant.append(name)
+        elif "int" in str(kinds.field(name).type) and max(-facts["low"], facts["high"]) > EXACT_IN_FLOAT32:
+            large.append(name)
+    found = []
+    if large:
+        found.append(f"whole numbers beyond 2^24 lose their last digits as float32: {some_names(large)}")
+    if empty:
+        found.append(f"features without any value: {some_names(empty)}")
+    if constant:
+        found.append(f"features with one value only: {some_names(constant)}")
+    return tuple(found)
+
+
+def gene_warnings(db: Database, dataset: Dataset) -> tuple[str, ...]:
+    """Return what the user may want to change in genes and positions.
+
+    Parameters
+    ----------
+    db
+        Database with ``source_rows``, ``gene_index`` and ``holdout_genes``.
+    dataset
+        The dataset.
+    """
+    found: list[str] = []
+    (alike,) = db.rows("similar_genes")
+    if alike["n_names"]:
+        names = " and ".join(repr(name) for name in alike["genes"][:3])
+        found.append(
+            f"{alike['n_names']:,} gene name(s) are written in several ways, as {names}; each is a gene of its own, so what "
+            "belongs together may be trained on and scored"
+        )
+    if dataset.position_column is not None:
+        before = np.cumsum(db.read("gene_index").sort_by("gene_rank")["n_rows"].to_numpy())
+        n_genes = max(int(np.searchsorted(before, ROWS_COMPARED, side="right")), 1)
+        (row,) = db.rows("conflicting_rows", n_genes=n_genes)
+        if row["n_places"]:
+            found.append(
+                f"{row['n_places']:,} position(s) have rows of several classes, among {before[min(n_genes, len(before)) - 1]:,} "
+                f"rows looked at; one is {row['position']} of gene {row['gene_id']!r} in column '{dataset.position_column}'"
+            )
+    return tuple(found)
+
+
+def unfit_values(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]], *, layout: str) -> str:
+    """Return in words which column holds values that no plan can use, as far as footers tell; empty if none does.
+
+    Infinite values and those too large for float32 are unfit, in the layout ``sentinel`` those that stand for missing
+    values, and a null position. Partitioning looks at every value. DuckDB says nothing of a row group's range where one end
+    is infinite, so columns without a range are looked up in the footers themselves.
+    """
+    place = dataset.position_column
+    if place is not None and statistics[place]["n_nulls"]:
+        return f"null in column '{place}' of {dataset.location}; fill it or remove the rows"
+    lowest = SENTINEL if layout == "sentinel" else -LARGEST_FLOAT32
+    for low, high, words in (
+        (-LARGEST_FLOAT32, LARGEST_FLOAT32, "an infinite value, or one too large for float32"),
+        (lowest, LARGEST_FLOAT32, f"a value of {SENTINEL:g} or less, which --layout sentinel keeps for missing ones"),
+    ):
+        names = [
+            name
+            for name in dataset.features
+            for facts in [statistics[name]]
+            if facts["low"] is None or facts["high"] is None or not _is_within(facts["low"], facts["high"], low, high)
+        ]
+        for file in dataset.files if names else ():
+            name = _outside(file, names, low, high)
+            if name:
+                return f"{words}, in column '{name}' of {file}; replace it by null or leave the column out (--exclude)"
+    return ""
+
+
+def _is_within(least: float, most: float, low: float, high: float) -> bool:
+    """Return whether values lie in a range, of which a lowest one above that of float32 is no part itself."""
+    return (low <= least if low == -LARGEST_FLOAT32 else low < least) and most <= high
+
+
+def _outside(file: DataFile, names: Sequence[str], low: float, high: float) -> str:
+    """Return the first column of which the footer of a file says that it leaves a range; empty if none does."""
+    try:
+        with open_parquet(file) as parquet:
+            # an encrypted column is met by reading it; to ask for its statistics would end the process
+            next(parquet.iter_batches(1, columns=list(names), use_threads=False), None)
+            metadata = parquet.metadata
+    except UNREADABLE as error:
+        raise damaged(file, error) from error
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    # not by the schema of the footer: see `mi_duck.data.parquet.verify_pages`
+    place_of = (
+        {groups[0].column(place).path_in_schema: place for place in range(metadata.num_columns)} if groups else {}
+    )
+    for group in groups:
+        for name in names:
+            facts = group.column(place_of[name]).statistics
+            if facts is not None and facts.has_min_max and not _is_within(facts.min, facts.max, low, high):
+                return name
+    return ""
+
+
+def feature_bins(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]], max_bin: int) -> dict[str, int]:
+    """Return the histogram bins of every feature, at most: those of whole numbers are bounded by their range."""
+    kinds = schema_of(dataset.files[0])
+    bins = {}
+    for name in dataset.features:
+        facts = statistics[name]
+        whole = "int" in str(kinds.field(name).type) and facts["is_known"] and facts["low"] is not None
+        bins[name] = min(max_bin, int(facts["high"] - facts["low"]) + 1) if whole else max_bin
+    return bins

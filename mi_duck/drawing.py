@@ -1,0 +1,201 @@
+"""One style for every figure, and figures to files: the same figure gives the same bytes.
+
+Colours are those of Okabe and Ito, which people with any kind of colour vision tell apart; what matters is told by line
+style or marker too. A figure for a page has no background, and its colours are names of the page's style sheet, so that
+it follows light and dark.
+
+References
+----------
+Okabe and Ito, Color universal design (2008): the palette.
+"""
+
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from mi_duck.atomic_files import write_file
+from mi_duck.errors import DataError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+INK = "#1c2024"
+MUTED = "#6a7076"
+GRID = "#dcdfe3"
+ENSEMBLE = "#0072b2"
+BASE = "#878d94"
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+NAMES = {INK: "ink", MUTED: "muted", GRID: "grid", BASE: "base"} | {
+    color: f"series-{number}" for number, color in enumerate(SERIES)
+}
+"""Every colour that a figure may use, with its name in the style sheet of the page."""
+
+STYLE: dict[str, Any] = {
+    "figure.facecolor": "white",
+    "figure.dpi": 100,
+    "savefig.facecolor": "auto",
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "text.color": INK,
+    "text.parse_math": False,
+    "axes.facecolor": "none",
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.7,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 8,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 6,
+    "axes.titley": 1.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "legend.frameon": False,
+    "legend.fontsize": 7.5,
+    "legend.handlelength": 1.7,
+    "legend.borderpad": 0.3,
+    "lines.linewidth": 1.5,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+}
+LOSSLESS = {".pdf": ("CreationDate", "Creator", "Producer"), ".svg": ("Date", "Creator", "Format", "Type"), ".png": ()}
+"""File types, and what each would tell about the moment and the program."""
+
+
+@contextmanager
+def style(salt: str = "mi_duck") -> Iterator[None]:
+    """Draw and save in the style of the house, whatever the user's matplotlibrc says.
+
+    Parameters
+    ----------
+    salt
+        What the ids inside an SVG depend on: figures of one page need different ones.
+    """
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(cast(Any, STYLE | {"svg.hashsalt": salt}))
+        yield
+
+
+def new_figure(width: float, height: float, *, columns: int = 1, **options: Any) -> "tuple[Figure, list[Axes]]":
+    """Return a figure of one row of axes; to be called inside `style`.
+
+    Parameters
+    ----------
+    width, height
+        Inches.
+    columns
+        Axes side by side.
+    options
+        As for matplotlib's ``Figure.subplots``.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, list(figure.subplots(1, columns, squeeze=False, **options)[0])
+
+
+def new_panels(columns: int, *, width: float = 2.8, height: float = 2.8) -> "tuple[Figure, list[Axes]]":
+    """Return a figure of panels side by side, with margins for numbers of five characters; to be called inside `style`.
+
+    Parameters
+    ----------
+    columns
+        Panels.
+    width, height
+        Inches of one.
+
+    Notes
+    -----
+    Fixed margins: finding them by drawing would take two thirds of the time of a figure.
+    """
+    from matplotlib.figure import Figure
+
+    left, right, bottom, top = 0.58, 0.12, 0.46, 0.28
+    figure = Figure(figsize=(width * columns, height))
+    size = (width - left - right) / (width * columns), (height - bottom - top) / height
+    return figure, [
+        figure.add_axes(((index * width + left) / (width * columns), bottom / height, *size))
+        for index in range(columns)
+    ]
+
+
+def save(figure: "Figure", path: Path) -> None:
+    """Write a figure as PDF, SVG or PNG by the suffix of its name, whole or not at all.
+
+    Raises
+    ------
+    DataError
+        The suffix is none of the three.
+    """
+    if path.suffix not in LOSSLESS:
+        raise DataError(f"{path.name} is no name of a figure; give one that ends in {', '.join(LOSSLESS)}")
+    write_file(path, _bytes(figure, path.suffix, salt="mi_duck", transparent=False))
+
+
+def inline_svg(figure: "Figure", name: str) -> str:
+    """Return a figure as an SVG element for a page.
+
+    Parameters
+    ----------
+    figure
+        As `new_figure` made it.
+    name
+        Unlike that of any other figure of the page: ids inside depend on it.
+    """
+    text = _bytes(figure, ".svg", salt=name, transparent=True).decode()
+    text = text[text.index("<svg ") :].strip()
+    text = re.sub(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>\s*", "", text, count=1, flags=re.DOTALL)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # names such as axes_1, the same in every figure
+    text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)
+    text = text.replace("xmlns:xlink", "data-xlink").replace(' data-xlink="http://www.w3.org/1999/xlink"', "")
+    text = (
+        text.replace("xlink:href", "href")
+        .replace("DejaVu Sans", "system-ui")
+        .replace("<svg ", '<svg class="figure" ', 1)
+    )
+    for color, variable in NAMES.items():
+        text = text.replace(color, f"var(--{variable})")
+    return re.sub(r">\s*\n\s*<", "><", text)
+
+
+def _bytes(figure: "Figure", suffix: str, *, salt: str, transparent: bool) -> bytes:
+    target = io.BytesIO()
+    metadata: dict[str, Any] = {"Software": None} if suffix == ".png" else dict.fromkeys(LOSSLESS[suffix])
+    with style(salt), warnings.catch_warnings():
+        # a name in letters that the font lacks is drawn with boxes; the tables have it in full
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(target, format=suffix[1:], metadata=metadata, transparent=transparent, dpi=150)
+    return target.getvalue()
+
+
+def short_label(text: str, longest: int = 32) -> str:
+    """Return a name for an axis: without control characters, its middle left out where it is long.
+
+    Examples
+    --------
+    >>> short_label("a_feature_with_a_name_that_would_not_fit", 16)
+    'a_featu…_not_fit'
+    """
+    clean = "".join(letter if letter.isprintable() else "?" for letter in text)
+    if len(clean) <= longest:
+        return clean
+    head = (longest - 1) // 2
+    return f"{clean[:head]}…{clean[len(clean) - (longest - 1 - head) :]}"

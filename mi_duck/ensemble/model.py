@@ -1,0 +1,466 @@
+"""Rows as users have them to the matrix that boosters read: features by name, missing values NaN, nothing else let through.
+
+Joins instances into one model: members, weights, voting; features matched by name, always.
+
+Nothing here touches files; `mi_duck.ensemble.model_file` writes and reads models.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xgboost as xgb
+from numpy.typing import NDArray
+
+from mi_duck.ensemble.shap import explain
+from mi_duck.errors import CheckpointError, DataError
+from mi_duck.metrics.calibrate import Calibrator, probabilities
+from mi_duck.resources import usable_cores
+from mi_duck.run.encoding import Encoding
+from mi_duck.train.forest import Forest, forest_of
+
+BLOCK_BYTES = 28 << 20  # of a matrix; above 32 MiB every one would be new memory from the system
+
+
+def feature_matrices(rows: Any, features: Sequence[str]) -> Iterator[NDArray[np.float32]]:
+    """Yield `feature_matrix` of some rows after the other, so that a large table never has a matrix of its own; at least one."""
+    if not (hasattr(rows, "iloc") or hasattr(rows, "slice")):
+        yield feature_matrix(rows, features)
+        return
+    at_once = max(256, BLOCK_BYTES // (4 * len(features)))
+    for begin in range(0, max(len(rows), 1), at_once):
+        # of pandas; of Arrow and Polars
+        part = rows.iloc[begin : begin + at_once] if hasattr(rows, "iloc") else rows.slice(begin, at_once)
+        yield feature_matrix(part, features)
+
+
+def feature_matrix(rows: Any, features: Sequence[str]) -> NDArray[np.float32]:
+    """Return rows as a float32 matrix in the order of features; missing values are NaN.
+
+    Raises
+    ------
+    DataError
+        A feature is missing or no number, an array has another width, a value is infinite or too large for float32.
+    """
+    if isinstance(rows, np.ndarray):
+        if rows.ndim != 2 or rows.shape[1] != len(features):
+            raise DataError(
+                f"an array of shape {rows.shape} cannot be {len(features)} features; name the columns instead"
+            )
+        if rows.dtype.kind not in "biuf":
+            raise DataError(f"an array of {rows.dtype} holds no numbers; convert it, with NaN for missing values")
+        with np.errstate(over="ignore"):
+            matrix = np.ascontiguousarray(rows, dtype=np.float32)
+        is_infinite = np.isinf(matrix).any(axis=0)
+        if is_infinite.any():
+            raise _infinite(features[int(np.flatnonzero(is_infinite)[0])])
+    else:
+        if isinstance(rows, pa.Table | pa.RecordBatch):
+            names = set(rows.schema.names)
+        elif isinstance(rows, Mapping):
+            names = set(rows)
+        elif hasattr(rows, "columns"):
+            names = set(rows.columns)
+        else:
+            raise DataError(
+                f"rows of type {type(rows).__name__} have no named columns; give an Arrow table or a data frame"
+            )
+        missing = [name for name in features if name not in names]
+        if missing:
+            raise DataError(
+                f"feature(s) {', '.join(missing[:8])} missing of {len(features)} that the model was trained on"
+            )
+        n_rows = len(rows) if not isinstance(rows, Mapping) else np.size(rows[features[0]])
+        matrix = np.empty((n_rows, len(features)), dtype=np.float32)
+        # what is too large for float32 becomes infinite, which is refused
+        with np.errstate(over="ignore"):
+            for place, name in enumerate(features):
+                try:
+                    column = _numbers(rows[name])
+                    if column.shape != (n_rows,):
+                        raise ValueError(f"its shape is {column.shape}")
+                    matrix[:, place] = column
+                    if column.dtype.kind == "f" and np.isinf(matrix[:, place]).any():
+                        raise _infinite(name)
+                except (TypeError, ValueError, KeyError, pa.ArrowInvalid) as error:
+                    raise DataError(f"feature '{name}' is no column of {n_rows:,} numbers: {error}") from error
+    return matrix
+
+
+def _infinite(name: str) -> DataError:
+    return DataError(f"infinite value, or one too large for float32, in feature '{name}'; replace it by null")
+
+
+def _numbers(column: Any) -> Any:
+    """Return a column as NumPy numbers; nulls become NaN, text and dates are refused even where they look like numbers."""
+    if isinstance(column, pa.Array | pa.ChunkedArray):
+        if pa.types.is_boolean(column.type) or pa.types.is_null(column.type):
+            column = column.cast(pa.float32())
+        column = column.to_numpy() if isinstance(column, pa.ChunkedArray) else column.to_numpy(zero_copy_only=False)
+    elif not hasattr(column, "dtype"):
+        column = np.asarray(column)
+    if column.dtype.kind not in "biuf":
+        raise TypeError(f"its values are {column.dtype}")
+    return column if isinstance(column, np.ndarray) else column.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+VOTINGS = ("probability", "margin", "single")
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceModel:
+    """The final model of one instance: one one-vs-rest booster and one calibrator a class.
+
+    Parameters
+    ----------
+    features, classes
+        Names; the order of columns and of probabilities.
+    boosters, calibrators
+        One a class.
+    metadata
+        Instance number, genes, rows, rounds.
+    encoding
+        What counts as missing.
+    """
+
+    features: tuple[str, ...]
+    classes: tuple[str, ...]
+    boosters: tuple[xgb.Booster, ...]
+    calibrators: tuple[Calibrator, ...]
+    metadata: dict[str, Any]
+    encoding: Encoding = Encoding()
+    _forest: list[Forest] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    @property
+    def forest(self) -> Forest:
+        """The boosters joined for prediction, when that is first asked for."""
+        if not self._forest:
+            self._forest.append(forest_of(self.boosters, self.features, self.encoding))
+        return self._forest[0]
+
+    def as_ensemble(self) -> "ConsolidatedMetaModel":
+        """Return the ensemble of this one member: the same probabilities, the whole interface."""
+        return ConsolidatedMetaModel((self,), (1.0,), "single", {}, self.metadata["n_genes"])
+
+    @property
+    def total_instances(self) -> int:
+        """One."""
+        return 1
+
+    @property
+    def instance_models(self) -> list["InstanceModel"]:
+        """Return the model itself as its only member."""
+        return [self]
+
+    @property
+    def voting_weights(self) -> list[float]:
+        """Weight of this model: all of it."""
+        return [1.0]
+
+    @property
+    def instance_weights(self) -> list[float]:
+        """Weight of this model, under its other name."""
+        return [1.0]
+
+    @property
+    def consolidation_method(self) -> str:
+        """``single``: there is nothing to join."""
+        return "single"
+
+    @property
+    def instance_metadata(self) -> list[dict[str, Any]]:
+        """Instance number, genes, rows and rounds."""
+        return [self.metadata]
+
+    @property
+    def total_genes_covered(self) -> int:
+        """Genes that the model was trained on."""
+        return int(self.metadata["n_genes"])
+
+    @property
+    def thresholds(self) -> dict[str, dict[str, float | None]]:
+        """None: they are fitted on the whole run."""
+        return {}
+
+    def margins(self, rows: Any, *, threads: int | None = None) -> NDArray[np.float32]:
+        """Return log-odds of each class against the rest, shape (n_rows, n_classes)."""
+        return _margins(self.forest, rows, self.features, threads)
+
+    def predict_proba(self, rows: Any, *, threads: int | None = None) -> NDArray[np.float32]:
+        """Return calibrated probabilities, as an ensemble does: see `ConsolidatedMetaModel.predict_proba`."""
+        return probabilities(self.margins(rows, threads=threads), self.calibrators).astype(np.float32)
+
+    def predict(self, rows: Any, *, threads: int | None = None) -> NDArray[np.int64]:
+        """Return the index of the most probable class, shape (n_rows,)."""
+        return np.asarray(self.predict_proba(rows, threads=threads).argmax(axis=1))
+
+    def get_feature_names(self) -> list[str]:
+        """Return the features in the order of columns."""
+        return list(self.features)
+
+    def get_base_models(self) -> list[xgb.Booster]:
+        """Return the boosters in the order of classes."""
+        return list(self.boosters)
+
+    def get_comprehensive_shap_models(self) -> dict[str, dict[str, Any]]:
+        """Return every booster by class, as an ensemble of one instance does."""
+        return self.as_ensemble().get_comprehensive_shap_models()
+
+    def compute_ensemble_shap_importance(
+        self, rows: Any, background_data: Any | None = None
+    ) -> dict[str, dict[str, float]]:
+        """Return mean absolute SHAP values, as an ensemble of one instance does."""
+        return self.as_ensemble().compute_ensemble_shap_importance(rows, background_data)
+
+
+@dataclass(frozen=True, slots=True)
+class ConsolidatedMetaModel:
+    """The ensemble of all instances, with the interface of a single model.
+
+    Parameters
+    ----------
+    members
+        One model an instance, all with the same features and classes.
+    weights
+        Weight of each member; they sum to 1.
+    voting
+        ``probability``: the weighted mean of the members' calibrated probabilities. ``margin``: the weighted mean of their
+        log-odds for each class, calibrated once on top and normalised. ``single``: one member's own.
+    thresholds
+        For each class the probability from which it is called: for the best F1, a precision of .9, a recall of .9, all out of
+        fold; None where that is out of reach. See `mi_duck.metrics.ranking`.
+    n_genes
+        Genes that at least one member was trained on.
+    calibrators
+        Of margin voting, one a class; else none.
+    """
+
+    members: tuple[InstanceModel, ...]
+    weights: tuple[float, ...]
+    voting: str
+    thresholds: dict[str, dict[str, float | None]]
+    n_genes: int
+    calibrators: tuple[Calibrator, ...] = ()
+    _forest: list[Forest] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse a voting that nobody knows, and one whose calibrators are not there."""
+        if self.voting not in VOTINGS:
+            raise CheckpointError(f"a model of voting '{self.voting}'; this program knows {', '.join(VOTINGS)}")
+        if len(self.calibrators) != (len(self.classes) if self.voting == "margin" else 0):
+            raise CheckpointError(f"a model of {self.voting} voting has {len(self.calibrators)} calibrators on top")
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Feature names in the order of columns."""
+        return self.members[0].features
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of probabilities."""
+        return self.members[0].classes
+
+    @property
+    def forest(self) -> Forest:
+        """The boosters of all members joined for prediction, when that is first asked for."""
+        if not self._forest:
+            self._forest.append(forest_of(self.get_base_models(), self.features, self.members[0].encoding))
+        return self._forest[0]
+
+    @property
+    def total_instances(self) -> int:
+        """Number of members."""
+        return len(self.members)
+
+    @property
+    def instance_models(self) -> list[InstanceModel]:
+        """The members."""
+        return list(self.members)
+
+    @property
+    def voting_weights(self) -> list[float]:
+        """Weight of each member."""
+        return list(self.weights)
+
+    @property
+    def instance_weights(self) -> list[float]:
+        """Weight of each member, under its other name."""
+        return list(self.weights)
+
+    @property
+    def consolidation_method(self) -> str:
+        """How votes are joined."""
+        return self.voting
+
+    @property
+    def instance_metadata(self) -> list[dict[str, Any]]:
+        """Instance number, genes, rows and rounds of each member."""
+        return [member.metadata for member in self.members]
+
+    @property
+    def total_genes_covered(self) -> int:
+        """Genes that at least one member was trained on."""
+        return self.n_genes
+
+    def predict_members(self, rows: Any) -> NDArray[np.float64]:
+        """Return the probabilities of every member, shape (n_members, n_rows, n_classes)."""
+        return self.chances_of_members(self.margins_of_members(rows))
+
+    def margins_of_members(self, rows: Any, *, threads: int | None = None) -> NDArray[np.float32]:
+        """Return the log-odds of every member, shape (n_members, n_rows, n_classes)."""
+        return by_member(_margins(self.forest, rows, self.features, threads), len(self.members))
+
+    def chances_of_members(self, margins: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return every member's calibrated probabilities from its log-odds, shape (n_members, n_rows, n_classes)."""
+        return np.stack(
+            [probabilities(own, member.calibrators) for own, member in zip(margins, self.members, strict=True)]
+        )
+
+    def join(self, margins: NDArray[np.float32], chances: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the ensemble's probabilities from its members' log-odds and probabilities, shape (n_rows, n_classes)."""
+        if self.voting == "margin":
+            return probabilities(vote(margins, self.weights).astype(np.float32), self.calibrators)
+        return vote(chances, self.weights)
+
+    def predict_proba(self, rows: Any, *, threads: int | None = None) -> NDArray[np.float32]:
+        """Return probabilities, shape (n_rows, n_classes), float32; rows sum to 1.
+
+        Parameters
+        ----------
+        rows
+            An Arrow table or record batch, a pandas data frame, a mapping of name to values: columns are found by name,
+            others are ignored. Or a NumPy array with exactly the features, in their order.
+        threads
+            Threads; by default as many as this process has cores. The numbers do not depend on them.
+
+        Raises
+        ------
+        DataError
+            A feature is missing, or an array has another width.
+        """
+        margins = self.margins_of_members(rows, threads=threads)
+        return self.join(margins, self.chances_of_members(margins)).astype(np.float32)
+
+    def predict(self, rows: Any, *, threads: int | None = None) -> NDArray[np.int64]:
+        """Return the index of the most probable class, shape (n_rows,)."""
+        return np.asarray(self.predict_proba(rows, threads=threads).argmax(axis=1))
+
+    def get_feature_names(self) -> list[str]:
+        """Return the features in the order of columns."""
+        return list(self.features)
+
+    def get_base_models(self) -> list[xgb.Booster]:
+        """Return the boosters of all members, member by member, in the order of classes."""
+        return [booster for member in self.members for booster in member.boosters]
+
+    def get_comprehensive_shap_models(self) -> dict[str, dict[str, Any]]:
+        """Return every booster by instance and class, with the member's weight and number."""
+        return {
+            f"instance_{number}": {
+                f"{name}_model": booster for name, booster in zip(self.classes, member.boosters, strict=True)
+            }
+            | {"weight": weight, "instance_id": number}
+            for number, (member, weight) in enumerate(zip(self.members, self.weights, strict=True))
+        }
+
+    def compute_ensemble_shap_importance(
+        self, rows: Any, background_data: Any | None = None
+    ) -> dict[str, dict[str, float]]:
+        """Return mean absolute SHAP values of the margins, over all members and classes.
+
+        Parameters
+        ----------
+        rows
+            As for `predict_proba`.
+        background_data
+            Rows of the same form; with them the values are interventional, without them path-dependent.
+
+        Returns
+        -------
+        dict
+            For each class, and for ``ensemble`` (the mean over classes), feature to importance: the mean over rows of
+            the absolute value, averaged over members by weight.
+
+        Raises
+        ------
+        DataError
+            Values do not add up to the margins within 1e-4, or the shap package is absent and a background is given.
+        """
+        background = None if background_data is None else feature_matrix(background_data, self.features)
+        found = explain(
+            [member.boosters for member in self.members],
+            self.weights,
+            encoding=self.members[0].encoding,
+            features=self.features,
+            matrix=feature_matrix(rows, self.features),
+            background=background,
+        )
+        by_class = {
+            name: _by_name(self.features, one.value) for name, one in zip(self.classes, found.by_class, strict=True)
+        }
+        return by_class | {"ensemble": _by_name(self.features, found.overall.value)}
+
+
+def _by_name(features: Sequence[str], values: NDArray[np.float64]) -> dict[str, float]:
+    return dict(zip(features, (float(value) for value in values), strict=True))
+
+
+def _margins(forest: Forest, rows: Any, features: Sequence[str], threads: int | None) -> NDArray[np.float32]:
+    threads = threads or usable_cores()
+    parts = [forest.margins(matrix, threads=threads) for matrix in feature_matrices(rows, features)]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def by_member(margins: NDArray[np.float32], n_members: int) -> NDArray[np.float32]:
+    """Return what a forest predicts, (n_rows, n_members x n_classes), as (n_members, n_rows, n_classes)."""
+    return np.ascontiguousarray(
+        margins.reshape(len(margins), n_members, margins.shape[1] // n_members).transpose(1, 0, 2)
+    )
+
+
+def vote(values: NDArray[np.floating[Any]], weights: Sequence[float]) -> NDArray[np.float64]:
+    """Return the weighted mean over members of probabilities or margins, shape (n_members, n_rows, n_classes) in."""
+    mean: NDArray[np.float64] = np.einsum("m,mrc->rc", np.asarray(weights, dtype=np.float64), values)
+    return mean
+
+
+def consolidate(
+    members: Sequence[InstanceModel],
+    *,
+    n_genes: int,
+    thresholds: Mapping[str, Mapping[str, float | None]],
+    voting: str = "probability",
+    weights: Sequence[float] | None = None,
+    calibrators: Sequence[Calibrator] = (),
+) -> ConsolidatedMetaModel:
+    """Join instances into one model.
+
+    Parameters
+    ----------
+    members
+        The instances.
+    n_genes, thresholds, voting, weights, calibrators
+        As in `ConsolidatedMetaModel`; by default all members weigh the same.
+
+    Raises
+    ------
+    CheckpointError
+        Members differ in features, classes or in what counts as missing.
+    """
+    for member in members[1:]:
+        if (member.features, member.classes, member.encoding) != (
+            members[0].features,
+            members[0].classes,
+            members[0].encoding,
+        ):
+            raise CheckpointError("the instances differ in features or classes; train them in one run")
+    return ConsolidatedMetaModel(
+        tuple(members),
+        tuple(weights) if weights is not None else (1 / len(members),) * len(members),
+        voting,
+        {name: dict(kinds) for name, kinds in thresholds.items()},
+        n_genes,
+        tuple(calibrators),
+    )

@@ -1,0 +1,401 @@
+"""What each member's vote counts: the same, by its F1, or fitted to the log loss; from folds that are not scored with it.
+
+Weights used on fold k come from the out-of-fold scores of the other folds; those of the final model come from all. All
+members are judged on the same rows, each by the boosters that never saw the row's fold group.
+
+References
+----------
+Weights on the simplex of least log loss: Wolpert, Stacked generalization (Neural Networks 5, 1992), with the constraint of
+Breiman, Stacked regressions (Machine Learning 24, 1996). Fitted by Newton's method: each step solves the quadratic model on the
+simplex by active sets (Nocedal and Wright, Numerical Optimization, 2006, chapter 16).
+
+The ways to join members, each scored out of fold: two votings by three weights; the chosen one is what the model does.
+
+``probability``: the weighted mean of the members' calibrated probabilities. ``margin``: the weighted mean of their log-odds for
+each class, calibrated once on top and then normalised. For a row of fold k everything is from other folds: the boosters, the
+members' calibrators, the weights, and the calibrators on top, which are fitted on margins joined by these same weights. Only
+which method of calibration a class takes is decided by all folds together, one of three.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mi_duck.ensemble.member_scores import MemberScores
+from mi_duck.metrics.calibrate import Calibration, calibrate_joined, cross_fitted
+
+METHODS = ("uniform", "f1", "fitted")
+MOST_ROWS = 500_000  # rows that a fit looks at; at most ten numbers are fitted
+BLOCK_ROWS = 1 << 15
+GAP = 1e-9  # a fit ends this close to the least log loss, nats a row
+
+Objective = Callable[[NDArray[np.float64]], tuple[float, NDArray[np.float64], NDArray[np.float64]]]
+"""From weights to value, gradient and curvature."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberWeights:
+    """Weights of the members, each set of them not negative with sum 1.
+
+    Parameters
+    ----------
+    final
+        From all folds: of the consolidated model.
+    by_fold
+        For each fold, from the others: what honest scores of the fold use.
+    """
+
+    final: tuple[float, ...]
+    by_fold: tuple[tuple[float, ...], ...]
+
+    def without(self, place: int) -> "MemberWeights":
+        """Return the weights of the others when one member is left out; where these are all 0 they become equal."""
+        return MemberWeights(_rest(self.final, place), tuple(_rest(line, place) for line in self.by_fold))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields for JSON."""
+        return {"final": list(self.final), "by_fold": [list(line) for line in self.by_fold]}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "MemberWeights":
+        """Read the fields from JSON."""
+        return cls(tuple(values["final"]), tuple(tuple(line) for line in values["by_fold"]))
+
+
+def uniform_weights(n_members: int, n_folds: int) -> MemberWeights:
+    """Return equal weights."""
+    equal = (1 / n_members,) * n_members
+    return MemberWeights(equal, (equal,) * n_folds)
+
+
+def f1_weights(confusion: NDArray[np.integer[Any]]) -> MemberWeights:
+    """Return weights proportional to each member's macro F1.
+
+    Parameters
+    ----------
+    confusion
+        Counts by member, fold, true class and called class, all members on the same rows.
+    """
+    total = confusion.sum(axis=1)
+
+    def share(counts: NDArray[np.integer[Any]]) -> tuple[float, ...]:
+        hits = np.diagonal(counts, axis1=1, axis2=2).astype(np.float64)
+        size = counts.sum(axis=1) + counts.sum(axis=2)
+        f1 = np.divide(2 * hits, size, out=np.zeros_like(hits), where=size > 0).mean(axis=1)
+        even = np.full(len(f1), 1 / len(f1))
+        return tuple(float(value) for value in (f1 / f1.sum() if f1.sum() > 0 else even))
+
+    return MemberWeights(share(total), tuple(share(total - confusion[:, fold]) for fold in range(confusion.shape[1])))
+
+
+def fitted_weights(
+    values: NDArray[np.float32],
+    labels: NDArray[np.integer[Any]],
+    folds: NDArray[np.integer[Any]],
+    *,
+    n_folds: int,
+    voting: str,
+) -> MemberWeights:
+    """Return the weights of least log loss.
+
+    Parameters
+    ----------
+    values
+        Probabilities or margins of the members, shape (n_members, n_rows, n_classes).
+    labels, folds
+        Class and fold of each row, shape (n_rows,).
+    n_folds
+        Number of folds.
+    voting
+        ``probability``: of the weighted mean of probabilities. ``margin``: of the weighted mean of log-odds, the sum over
+        classes of the log loss against the rest, before it is calibrated.
+
+    Raises
+    ------
+    ValueError
+        There is no such voting.
+    """
+    if voting not in ("probability", "margin"):
+        raise ValueError(f"no voting '{voting}'")
+    objective = _mixture if voting == "probability" else _margins
+
+    def fit(rows: NDArray[np.bool_]) -> tuple[float, ...]:
+        where = np.flatnonzero(rows)
+        if not len(where):
+            return uniform_weights(len(values), 0).final
+        return minimise_on_simplex(objective(values[:, where], labels[where]), len(values))
+
+    return MemberWeights(
+        fit(np.ones(len(labels), dtype=np.bool_)), tuple(fit(folds != fold) for fold in range(n_folds))
+    )
+
+
+def _mixture(chances: NDArray[np.float32], labels: NDArray[np.integer[Any]]) -> Objective:
+    """Return mean of -log of the weighted mean of the members' probability of the label."""
+    of_label = np.take_along_axis(chances, labels.astype(np.int64)[None, :, None], axis=2)[:, :, 0]
+
+    def objective(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
+        n = len(weights)
+        value, gradient, curvature = 0.0, np.zeros(n), np.zeros((n, n))
+        for begin in range(0, of_label.shape[1], BLOCK_ROWS):
+            block = of_label[:, begin : begin + BLOCK_ROWS].astype(np.float64)
+            mean = weights @ block
+            value -= float(np.log(mean).sum())
+            ratio = block / mean
+            gradient -= ratio.sum(axis=1)
+            curvature += ratio @ ratio.T
+        return value / len(labels), gradient / len(labels), curvature / len(labels)
+
+    return objective
+
+
+def _margins(margins: NDArray[np.float32], labels: NDArray[np.integer[Any]]) -> Objective:
+    """Return mean over rows of the log losses of the classes against the rest, of the weighted mean of the margins."""
+
+    def objective(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
+        n = len(weights)
+        value, gradient, curvature = 0.0, np.zeros(n), np.zeros((n, n))
+        for begin in range(0, len(labels), BLOCK_ROWS):
+            label = labels[begin : begin + BLOCK_ROWS]
+            for index in range(margins.shape[2]):
+                block = margins[:, begin : begin + BLOCK_ROWS, index].astype(np.float64)
+                sign = np.where(label == index, 1.0, -1.0)
+                wrong = sign * (weights @ block)
+                chance_of_wrong = 0.5 * (1 - np.tanh(0.5 * wrong))
+                value += float(np.logaddexp(0, -wrong).sum())
+                gradient -= block @ (sign * chance_of_wrong)
+                curvature += (block * (chance_of_wrong * (1 - chance_of_wrong))) @ block.T
+        return value / len(labels), gradient / len(labels), curvature / len(labels)
+
+    return objective
+
+
+def minimise_on_simplex(objective: Objective, n: int) -> tuple[float, ...]:
+    """Return the weights, not negative with sum 1, where a convex function is least.
+
+    Parameters
+    ----------
+    objective
+        The function.
+    n
+        Number of weights.
+
+    Notes
+    -----
+    For a convex function the gap gradient x weights - min(gradient) bounds the distance to the least value, so the result is
+    within `GAP` of it whatever the way there.
+    """
+    weights = np.full(n, 1 / n)
+    value, gradient, curvature = objective(weights)
+    for _ in range(100):
+        if gradient @ weights - gradient.min() < GAP:
+            break
+        target = least_quadratic(curvature, gradient - curvature @ weights, weights)
+        descent = float(gradient @ (target - weights))
+        size = 1.0
+        while size > 1e-10:
+            tried = weights + size * (target - weights)
+            found = objective(tried)
+            if found[0] <= value + 1e-4 * size * descent:
+                break
+            size /= 2
+        else:
+            break
+        weights = tried
+        value, gradient, curvature = found
+    weights = np.maximum(weights, 0)
+    return tuple(float(weight) for weight in weights / weights.sum())
+
+
+def least_quadratic(
+    curvature: NDArray[np.float64], slope: NDArray[np.float64], start: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return where slope x v + v' curvature v / 2 is least on the simplex, by active sets from a point of it."""
+    n = len(slope)
+    # members are much alike, so the curvature is nearly singular; this much ridge moves no loss
+    curvature = curvature + 1e-12 * np.trace(curvature) / n * np.eye(n)
+    point, free = start.copy(), start > 0
+    for _ in range(20 * n):
+        places = np.flatnonzero(free)
+        size = len(places)
+        system = np.ones((size + 1, size + 1))
+        system[:size, :size] = curvature[np.ix_(places, places)]
+        system[size, size] = 0
+        solved = np.linalg.lstsq(system, np.append(-slope[places], 1.0), rcond=None)[0]
+        aim = np.zeros(n)
+        aim[places] = solved[:size]
+        if aim[places].min() < 0:
+            # go as far as the first weight that becomes 0, which then stays 0
+            falling = places[aim[places] < 0]
+            reach = point[falling] / (point[falling] - aim[falling])
+            stop = int(np.argmin(reach))
+            point = point + reach[stop] * (aim - point)
+            point[falling[stop]] = 0
+            free[falling[stop]] = False
+            continue
+        point = aim
+        gradient = slope + curvature @ point
+        level = float(gradient[places].mean())
+        closed = np.flatnonzero(~free)
+        if not len(closed) or gradient[closed].min() >= level - 1e-12 * max(1.0, abs(level)):
+            break
+        free[closed[int(np.argmin(gradient[closed]))]] = True
+    return point
+
+
+def sampled_rows(n_rows: int) -> slice:
+    """Return every row, or every second, third ... so that at most `MOST_ROWS` are left."""
+    return slice(0, n_rows, max(1, -(-n_rows // MOST_ROWS)))
+
+
+def _rest(weights: Sequence[float], place: int) -> tuple[float, ...]:
+    left = [0.0 if number == place else weight for number, weight in enumerate(weights)]
+    total = sum(left)
+    if total <= 0:
+        return tuple(0.0 if number == place else 1 / (len(left) - 1) for number in range(len(left)))
+    return tuple(weight / total for weight in left)
+
+
+VOTINGS = ("probability", "margin")
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to join members: a voting and a method of weights."""
+
+    voting: str
+    method: str
+
+    @property
+    def name(self) -> str:
+        """Name in ``metrics.csv``."""
+        return f"{self.voting}/{self.method}"
+
+
+@dataclass(frozen=True, slots=True)
+class Voted:
+    """What a variant gives out of fold.
+
+    Parameters
+    ----------
+    chances
+        Probabilities of every row, shape (n_rows, n_classes).
+    margins, calibration
+        Of margin voting: the mean log-odds of every row by the weights of its fold, and what was fitted on top; else None.
+    """
+
+    chances: NDArray[np.float32]
+    margins: NDArray[np.float32] | None
+    calibration: Calibration | None
+
+
+def variants(voting: str = "auto", method: str = "auto") -> list[Variant]:
+    """Return the variants that a choice leaves open, the default first; ``auto`` leaves all."""
+    return [
+        Variant(one, other)
+        for one in VOTINGS
+        if voting in (one, "auto")
+        for other in METHODS
+        if method in (other, "auto")
+    ]
+
+
+def all_weights(scores: MemberScores, first_row: int) -> dict[str, MemberWeights]:
+    """Return the weights of every variant by its name.
+
+    Parameters
+    ----------
+    scores
+        Out-of-fold scores of the members.
+    first_row
+        Rows before it are not looked at.
+    """
+    n_members, n_classes = len(scores.instance_ids), len(scores.classes)
+    label, fold = scores.label[first_row:].astype(np.int64), scores.fold[first_row:].astype(np.int64)
+    some = sampled_rows(len(label))
+    confusion = np.zeros((n_members, scores.n_folds, n_classes, n_classes), dtype=np.int64)
+    n_some = len(range(*some.indices(len(label))))
+    margins = np.empty((n_members, n_some, n_classes), dtype=np.float32)
+    chances = np.empty_like(margins)
+    for place, instance_id in enumerate(scores.instance_ids):
+        chance = scores.chances(instance_id)[first_row:]
+        cells = (fold * n_classes + label) * n_classes + chance.argmax(axis=1)
+        confusion[place] = np.bincount(cells, minlength=confusion[place].size).reshape(confusion[place].shape)
+        chances[place] = chance[some]
+        margins[place] = scores.margins(instance_id)[first_row:][some]
+    by_f1 = f1_weights(confusion)
+    found = {}
+    for voting, values in zip(VOTINGS, (chances, margins), strict=True):
+        found[Variant(voting, "uniform").name] = uniform_weights(n_members, scores.n_folds)
+        found[Variant(voting, "f1").name] = by_f1
+        found[Variant(voting, "fitted").name] = fitted_weights(
+            values, label[some], fold[some], n_folds=scores.n_folds, voting=voting
+        )
+    return found
+
+
+def vote_out_of_fold(
+    scores: MemberScores, voting: str, weights: MemberWeights, *, first_row: int, methods: Sequence[str]
+) -> Voted:
+    """Join the members for every row by what was fitted without its fold.
+
+    Parameters
+    ----------
+    scores
+        Out-of-fold scores of the members.
+    voting, weights
+        How.
+    first_row
+        Rows before it fit no calibrator.
+    methods
+        Calibrations on top to choose from, for margin voting.
+    """
+    if voting == "probability":
+        return Voted(_joined(scores, scores.chances, weights.by_fold), None, None)
+    equal = len({weights.final, *weights.by_fold}) == 1
+    every = _joined(scores, scores.margins, weights.final) if equal else None
+    margins = np.empty((scores.n_rows, len(scores.classes)), dtype=np.float32) if every is None else every
+
+    def margins_without(fold: int | None) -> NDArray[np.float32]:
+        if every is not None:
+            return every[first_row:]
+        joined = _joined(scores, scores.margins, weights.final if fold is None else weights.by_fold[fold])
+        if fold is not None:
+            margins[scores.fold == fold] = joined[scores.fold == fold]
+        return joined[first_row:]
+
+    fitted = calibrate_joined(
+        margins_without,
+        scores.label[first_row:],
+        scores.fold[first_row:],
+        n_folds=scores.n_folds,
+        methods=methods,
+    )
+    return Voted(cross_fitted(margins, fitted, scores.fold, dtype=np.float32), margins, fitted)
+
+
+def _joined(
+    scores: MemberScores,
+    values_of: Callable[[int], NDArray[np.float32]],
+    weights: Sequence[float] | Sequence[Sequence[float]],
+) -> NDArray[np.float32]:
+    """Return the mean over members by weights, one a member, or one a fold and member."""
+    mean = np.zeros((scores.n_rows, len(scores.classes)))
+    table = np.asarray(weights)
+    for place, instance_id in enumerate(scores.instance_ids):
+        if not table[..., place].any():
+            continue
+        weight = table[place] if table.ndim == 1 else table[scores.fold, place]
+        values = values_of(instance_id)
+        for index in range(mean.shape[1]):
+            mean[:, index] += weight * values[:, index]
+    return mean.astype(np.float32)
+
+
+def log_loss(chances: NDArray[np.float32], labels: NDArray[np.integer]) -> float:
+    """Return the mean of -log of the label's probability, nats."""
+    of_label = np.take_along_axis(chances, labels.astype(np.int64)[:, None], axis=1)[:, 0]
+    return float(-np.log(np.clip(of_label.astype(np.float64), 1e-15, 1)).mean())

@@ -1,0 +1,1 @@
+"""Scores base model, members and ensemble."""

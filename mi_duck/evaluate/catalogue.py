@@ -1,0 +1,255 @@
+"""Builds ``run.duckdb``: tables over the run's files, materialised, so that the file opens anywhere and survives a move.
+
+It is built under another name and renamed, and can be built again from the files at any time.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from mi_duck.atomic_files import publish, storage_errors, unguarded
+from mi_duck.data.database import Database, named_queries, named_text, quoted
+from mi_duck.errors import CheckpointError, DataError
+from mi_duck.run.costs import MemoryModel, growing_bytes
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.instance_folder import instance_state, measurement, status_of
+from mi_duck.run.plan import Plan
+
+GAIN = "ensemble - base"
+
+
+def write_catalogue(folder: RunFolder, plan: Plan, provenance: dict[str, Any]) -> None:
+    """Write ``run.duckdb`` from the plan, the genes, the instances, the metrics and the predictions.
+
+    Raises
+    ------
+    StorageError
+        The disk is full or read-only.
+    """
+    temporary = folder.catalogue.with_name(".run.duckdb.tmp")
+    with storage_errors(folder.root):
+        for stale in (temporary, temporary.with_name(f"{temporary.name}.wal")):
+            stale.unlink(missing_ok=True)
+        with Database(temporary) as db:
+            db.load("gene_index", _genes(folder))
+            db.load("instances", _instances(folder, plan))
+            db.table("instance_genes")
+            db.table("coverage", n_genes_dataset=plan.n_genes_dataset)
+            db.load("genes", _with_class_columns(db.arrow("catalogue_genes"), plan))
+            db.load("gene_folds", db.arrow("catalogue_folds"))
+            db.table("memory_per_gene", bytes_per_row=plan.bytes_per_row)
+            db.load("memory_measurements", _measurements(folder, plan))
+            db.load("metrics", _metrics(folder))
+            db.load_parquet("predictions", folder.out_of_fold)
+            db.load("runs", _run(plan, provenance))
+            db.drop("gene_index")
+            db.flush()
+        publish(temporary, folder.catalogue)
+
+
+def _genes(folder: RunFolder) -> pa.Table:
+    return pq.read_table(folder.genes)
+
+
+def _with_class_columns(genes: pa.Table, plan: Plan) -> pa.Table:
+    """Replace the list of rows per class by one column a class, named after it."""
+    counts = list(zip(*genes["label_counts"].to_pylist(), strict=True))
+    place = genes.schema.get_field_index("label_counts")
+    genes = genes.remove_column(place)
+    for index, name in enumerate(plan.classes):
+        genes = genes.add_column(place + index, f"n_{name}", pa.array(counts[index], pa.int64()))
+    return genes
+
+
+def _instances(folder: RunFolder, plan: Plan) -> pa.Table:
+    weights = {}
+    if folder.summary.is_file():
+        members = json.loads(folder.summary.read_bytes())["members"]
+        weights = {member["instance_id"]: member["weight"] for member in members}
+    rows = []
+    for instance in sorted((*plan.instances, *plan.split_instances), key=lambda one: one.instance_id):
+        measured = measurement(folder, instance)
+        is_split = instance in plan.split_instances
+        rows.append(
+            {
+                "instance_id": instance.instance_id,
+                "first_rank": instance.first_rank,
+                "stop_rank": instance.stop_rank,
+                "n_genes": instance.n_genes,
+                "n_rows": instance.n_rows,
+                "n_training_rows": instance.n_training_rows,
+                "predicted_bytes": instance.predicted_bytes,
+                "measured_peak_bytes": measured.get("peak_bytes"),
+                "predicted_seconds": instance.predicted_seconds,
+                "wall_seconds": measured.get("wall_seconds"),
+                "status": "split" if is_split else status_of(instance_state(folder, plan, instance)),
+                "weight": weights.get(instance.instance_id),
+            }
+        )
+    whole = pa.int64()
+    return pa.Table.from_pylist(
+        rows,
+        schema=pa.schema(
+            [
+                (name, whole)
+                for name in (
+                    "instance_id",
+                    "first_rank",
+                    "stop_rank",
+                    "n_genes",
+                    "n_rows",
+                    "n_training_rows",
+                    "predicted_bytes",
+                )
+            ]
+            + [
+                ("measured_peak_bytes", whole),
+                ("predicted_seconds", pa.float64()),
+                ("wall_seconds", pa.float64()),
+            ]
+            + [("status", pa.string()), ("weight", pa.float64())]
+        ),
+    )
+
+
+def _measurements(folder: RunFolder, plan: Plan) -> pa.Table:
+    rows = [
+        {
+            "phase": "training",
+            "instance_id": instance.instance_id,
+            "n_genes": instance.n_genes,
+            "n_rows": instance.n_training_rows,
+            "n_features": len(plan.features),
+            "predicted_bytes": instance.predicted_bytes,
+            "peak_bytes": measurement(folder, instance).get("peak_bytes"),
+        }
+        for instance in plan.instances
+    ] + _probes(folder, plan)
+    whole = pa.int64()
+    names = ("instance_id", "n_genes", "n_rows", "n_features", "predicted_bytes", "peak_bytes")
+    return pa.Table.from_pylist(rows, schema=pa.schema([("phase", pa.string()), *((name, whole) for name in names)]))
+
+
+def _probes(folder: RunFolder, plan: Plan) -> list[dict[str, Any]]:
+    """Return the peaks of every phase of the probes that the plan rests on; none where it was made without."""
+    try:
+        points = json.loads(folder.memory.read_bytes())["points"]
+    except (OSError, ValueError, KeyError):
+        return []
+    model = MemoryModel.from_dict(plan.memory)
+    return [
+        point
+        | {
+            "phase": f"probe, {point['phase']}",
+            "predicted_bytes": model.base_bytes(point["phase"])
+            + growing_bytes(point["phase"], point["n_rows"], model.layout),
+        }
+        for point in points
+    ]
+
+
+def _metrics(folder: RunFolder) -> pa.Table:
+    whole, real = pa.int64(), pa.float64()
+    kinds = {"instance_id": whole, "fold": whole, "n_genes": whole, "n_rows": whole, "is_chosen": pa.bool_()}
+    kinds |= dict.fromkeys(("value", "low", "high"), real)
+    table = pa_csv.read_csv(folder.metrics, convert_options=pa_csv.ConvertOptions(column_types=kinds))
+    names = [unguarded(name) for name in table["class"].to_pylist()]
+    return table.set_column(table.column_names.index("class"), "class", pa.array(names, pa.string()))
+
+
+def _run(plan: Plan, provenance: dict[str, Any]) -> pa.Table:
+    return pa.Table.from_pylist(
+        [
+            {
+                "run_id": provenance["plan_sha256"],
+                "dataset_fingerprint": plan.dataset_fingerprint,
+                "settings": json.dumps(provenance["settings"], sort_keys=True),
+                "versions": json.dumps(provenance["versions"], sort_keys=True),
+                "started_at": provenance["started_at"],
+                "finished_at": provenance["finished_at"],
+                "status": provenance["status"],
+            }
+        ]
+    )
+
+
+def open_catalogue(folder: RunFolder) -> Database:
+    """Open ``run.duckdb`` for reading, locked against everything else.
+
+    Raises
+    ------
+    CheckpointError
+        The run has no catalogue yet.
+    """
+    if not folder.catalogue.is_file():
+        raise CheckpointError(
+            f"no run.duckdb in {folder.root}; 'mi-duck run' or 'mi-duck evaluate {folder.root}' writes it"
+        )
+    return Database(folder.catalogue, read_only=True)
+
+
+def describe_catalogue(root: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Return rows and columns of every table of a run's catalogue, and the named queries."""
+    with open_catalogue(RunFolder(root)) as db:
+        tables = {}
+        for name in db.table_names():
+            columns, _ = db.query(f"from {quoted(name)} limit 0")
+            _, rows = db.query(f"select count(*) from {quoted(name)}")
+            tables[name] = {"n_rows": rows[0][0], "columns": columns}
+    return tables, named_queries()
+
+
+def query_catalogue(
+    root: Path, *, query: str | None = None, name: str | None = None
+) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Return columns and rows of a query, or of a named one, over a run's catalogue.
+
+    Raises
+    ------
+    DataError
+        The text is no valid SQL, or no query has that name.
+    """
+    if name is not None:
+        if name not in named_queries():
+            raise DataError(f"no query named '{name}'; there are {', '.join(named_queries())}")
+        query = named_text(name)
+    with open_catalogue(RunFolder(root)) as db:
+        return db.query(query or "")
+
+
+def score_table(root: Path) -> tuple[list[str], list[list[str]]]:
+    """Return the scores of a run as a small table: base model, each member, the ensemble, and what it gains over the base.
+
+    Average precision a class, macro F1 and log loss, each with its interval where there is one.
+    """
+    _, rows = query_catalogue(root, name="scores")
+    columns = ["model"]
+    lines: dict[str, list[str]] = {}
+    wanted = {"average_precision": "AP", "f1": "F1", "log_loss": "log loss"}
+    for scope, instance_id, metric, name, value, low, high in rows:
+        if metric not in wanted or (metric == "f1" and name != "macro") or (metric == "log_loss" and name != "all"):
+            continue
+        title = wanted[metric] if name == "all" else f"{wanted[metric]} {name}"
+        if title not in columns:
+            columns.append(title)
+        who = GAIN if scope == "difference" else scope if instance_id is None else f"instance_{instance_id:02d}"
+        lines.setdefault(who, [who]).append(_with_interval(value, low, high, signed=who == GAIN))
+    last = {"base": 0, "ensemble": 2, GAIN: 3}
+    order = sorted(lines, key=lambda who: (last.get(who, 1), who))
+    return columns, [lines[who] for who in order]
+
+
+def _with_interval(value: float | None, low: float | None, high: float | None, *, signed: bool) -> str:
+    """Return a score as text; what cannot be computed is a dash."""
+    if value is None:
+        return "-"
+    form = "+.4f" if signed else ".4f"
+    if low is None or high is None:
+        return f"{value:{form}}"
+    return (
+        f"{value:{form}} ({low:{form}} to {high:{form}})" if signed else f"{value:{form}} ({low:{form}}-{high:{form}})"
+    )

@@ -1,0 +1,146 @@
+"""Scores the consolidated model, its members and the base model on genes that nothing was trained on.
+
+The models are those that are shipped: final boosters, not the ones of a fold. Calibrators of the base model are fitted on all
+rows of the run, none of which is held out.
+"""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mi_duck.atomic_files import publish, storage_errors, write_csv
+from mi_duck.ensemble.member_scores import open_member_scores
+from mi_duck.ensemble.model import ConsolidatedMetaModel
+from mi_duck.ensemble.model_file import load_unified_model
+from mi_duck.errors import CheckpointError
+from mi_duck.evaluate.scored_rows import base_model, scored_rows
+from mi_duck.metrics.calibrate import as_probabilities, log_odds, probabilities
+from mi_duck.metrics.metrics import score
+from mi_duck.metrics.reliability import values_of
+from mi_duck.processes import Report
+from mi_duck.rows.segments import SegmentReader
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.genes import genes_file, read_genes
+from mi_duck.run.plan import Plan
+
+BATCH_BYTES = 64 << 20
+STAGE = "scoring held-out genes"
+
+
+def evaluate_holdout(*, run: str, threads: int, report: Report) -> None:
+    """Score held-out genes: adds lines ``holdout`` to ``metrics.csv``, writes ``holdout_predictions.parquet``.
+
+    Parameters
+    ----------
+    run
+        Run folder, consolidated and evaluated, whose segments and member scores are still in its scratch.
+    threads
+        Threads that predict.
+    report
+        Told (stage, rows done, rows of all).
+
+    Raises
+    ------
+    CheckpointError
+        The run is not consolidated, or its scratch was deleted.
+    """
+    folder = RunFolder(Path(run))
+    plan = folder.read_plan()
+    model = load_unified_model(folder.model)
+    if not isinstance(model, ConsolidatedMetaModel):
+        raise CheckpointError(f"{folder.model} is no ensemble; run 'mi-duck consolidate {folder.root}'")
+    reader = SegmentReader(plan, plan.holdout_segments, folder.segments)
+    keys = reader.keys()
+    genes = pq.read_table(genes_file(folder, plan), columns=["gene_id", "fold_group"]).slice(plan.n_genes)
+    gene = keys["gene_rank"].astype(np.int64) - plan.n_genes
+    group = np.unique(np.array(genes["fold_group"].to_pylist(), dtype=object), return_inverse=True)[1][gene]
+    label = keys["label"].astype(np.int64)
+    combined = np.empty((len(keys), len(plan.classes)), dtype=np.float32)
+    members = np.empty((model.total_instances, *combined.shape), dtype=np.float32)
+    base = np.empty((len(keys), len(plan.base_scores)), dtype=np.float32)
+    places = [plan.features.index(name) for name in plan.base_scores]
+    begin = 0
+    for matrix in reader.matrices(max(256, BATCH_BYTES // (4 * len(plan.features)))):
+        rows = slice(begin, begin + len(matrix))
+        margins = model.margins_of_members(matrix, threads=threads)
+        calibrated = model.chances_of_members(margins)
+        combined[rows], members[:, rows] = model.join(margins, calibrated), calibrated
+        base[rows] = matrix[:, places]
+        begin += len(matrix)
+        report(STAGE, begin, len(keys))
+    _write_predictions(folder, plan, keys, genes["gene_id"].combine_chunks().take(pa.array(gene)), combined)
+    found: list[tuple[str, int | str, str, NDArray[np.floating[Any]]]]
+    found = [("ensemble", "", f"final models, {model.voting} voting", combined)]
+    for number, facts in enumerate(model.instance_metadata):
+        found.append(("member", facts["instance_id"], "final model, own calibration", members[number]))
+    if plan.base_scores:
+        found.insert(
+            0, ("base", "", "calibrated on all genes that are not held out", _base_chances(folder, plan, base))
+        )
+    lines = []
+    for scope, instance_id, variant, chances in found:
+        for one in score(chances, label, group, plan.classes, seed=plan.settings.seed):
+            lines.append(
+                {
+                    "scope": scope,
+                    "instance_id": instance_id,
+                    "evaluated_on": "holdout",
+                    "variant": variant,
+                    "is_chosen": int(scope == "ensemble"),
+                    "fold": "",
+                    "class": one.class_name,
+                    "metric": one.metric,
+                }
+                | values_of(one)
+                | {"n_genes": plan.n_holdout_genes, "n_rows": len(keys)}
+            )
+    _add_lines(folder.metrics, lines)
+
+
+def _write_predictions(
+    folder: RunFolder, plan: Plan, keys: NDArray[np.void], gene_id: pa.Array, chances: NDArray[np.float32]
+) -> None:
+    """Write a row a held-out row, as in ``oof_predictions.parquet`` but without a fold; row ids follow on those there."""
+    columns: dict[str, Any] = {
+        "row_id": pa.array(np.arange(plan.n_rows, plan.n_rows + len(keys))),
+        "gene_id": gene_id.dictionary_encode(),
+        "position": pa.array(keys["position"]) if plan.position_column else pa.nulls(len(keys), pa.int64()),
+        "label": pa.DictionaryArray.from_arrays(pa.array(keys["label"].astype(np.int32)), pa.array(plan.classes)),
+    }
+    columns |= {f"p_{name}": pa.array(chances[:, index]) for index, name in enumerate(plan.classes)}
+    target = folder.holdout_predictions
+    temporary = target.with_name(f".{target.name}.tmp")
+    with storage_errors(folder.root):
+        pq.write_table(pa.table(columns), temporary, compression="zstd", write_page_checksum=True)
+        publish(temporary, target)
+
+
+def _base_chances(folder: RunFolder, plan: Plan, given: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the base model's probabilities of held-out rows, calibrated on the rows of the run."""
+    scores = open_member_scores(folder, plan)
+    fitted = base_model(plan, scores, scored_rows(plan, read_genes(folder, plan), scores, 0)).calibration
+    return probabilities(log_odds(as_probabilities(given)), fitted.final)
+
+
+def _add_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    """Add lines to a table of scores in place of those that an earlier evaluation added; its columns stay."""
+    with storage_errors(path), path.open(newline="", encoding="utf-8") as file:
+        table = csv.DictReader(file)
+        names = list(table.fieldnames or [])
+        kept = [{name: _typed(row[name]) for name in names} for row in table if row["evaluated_on"] != "holdout"]
+    write_csv(path, kept + [{name: line.get(name, "") for name in names} for line in lines])
+
+
+def _typed(text: str) -> int | float | str:
+    """Return the number that a cell holds, so that it is written as it was read."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -1,0 +1,121 @@
+"""The rows of a run that are scored, with their draws of fold groups, and the base model on them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mi_duck.ensemble.member_scores import MemberScores
+from mi_duck.ensemble.out_of_fold import calibration_methods, first_scored_row
+from mi_duck.metrics.calibrate import Calibration, as_probabilities, calibrate, cross_fitted, log_odds
+from mi_duck.metrics.metrics import draw_weights, drawn_scores
+from mi_duck.run.genes import Genes
+from mi_duck.run.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The rows that count, and what all scores share.
+
+    Parameters
+    ----------
+    classes
+        Names.
+    first_row
+        Rows of the run before it are not scored.
+    label, fold, gene, group
+        Of each row, shape (n_rows,): class, fold, gene from 0 in the order of ranks, fold group from 0.
+    rank
+        Gene rank of each row, shape (n_rows,).
+    weights
+        Draws of the fold groups, shape (n_lines, n_groups).
+    seed, draws
+        Of the bootstrap.
+    """
+
+    classes: tuple[str, ...]
+    first_row: int
+    label: NDArray[np.uint8]
+    fold: NDArray[np.int8]
+    gene: NDArray[np.int32]
+    group: NDArray[np.int32]
+    rank: NDArray[np.int32]
+    weights: NDArray[np.integer[Any]]
+    seed: int
+    draws: int
+
+    def drawn(self, chances: NDArray[np.float32], *, sites_only: bool = False) -> dict[tuple[str, str], Any]:
+        """Score all rows."""
+        return drawn_scores(
+            chances,
+            self.label,
+            self.group,
+            self.classes,
+            weights=self.weights,
+            genes=self.gene,
+            sites_only=sites_only,
+        )
+
+    def drawn_part(self, chances: NDArray[np.float32], rows: NDArray[np.bool_]) -> dict[tuple[str, str], Any]:
+        """Score some rows, by draws of their own groups."""
+        group = renumbered(self.group[rows])
+        return drawn_scores(
+            chances[rows],
+            self.label[rows],
+            group,
+            self.classes,
+            weights=draw_weights(int(group.max()) + 1, seed=self.seed, draws=self.draws),
+            genes=renumbered(self.gene[rows]),
+            sites_only=True,
+        )
+
+
+def renumbered(codes: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return numbers from 0 without gaps, in the same order."""
+    is_there = np.bincount(codes) > 0
+    numbers: NDArray[np.int32] = (np.cumsum(is_there) - 1).astype(np.int32)[codes]
+    return numbers
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """The base model: its scores as probabilities, and what calibration made of them."""
+
+    before: NDArray[np.float32]
+    chances: NDArray[np.float32]
+    calibration: Calibration
+
+
+def scored_rows(plan: Plan, genes: Genes, scores: MemberScores, draws: int) -> Scored:
+    """Return the rows of a run that are scored."""
+    first_row = first_scored_row(plan, scores.gene_rank)
+    rank = scores.gene_rank[first_row:]
+    groups = np.unique(genes.group[plan.pilot_genes : plan.n_genes], return_inverse=True)[1].astype(np.int32)
+    gene = rank - np.int32(plan.pilot_genes)
+    return Scored(
+        classes=plan.classes,
+        first_row=first_row,
+        label=scores.label[first_row:],
+        fold=scores.fold[first_row:],
+        gene=gene,
+        group=groups[gene],
+        rank=rank,
+        weights=draw_weights(int(groups.max()) + 1, seed=plan.settings.seed, draws=draws),
+        seed=plan.settings.seed,
+        draws=draws,
+    )
+
+
+def base_model(plan: Plan, scores: MemberScores, scored: Scored) -> BaseModel:
+    """Return the base model's probabilities after the calibration that the members get.
+
+    A base score is taken for a probability; where it is missing the row gets the prior by way of margin 0 of
+    a calibrator fitted with it.
+    """
+    given = scores.base()[scored.first_row :]
+    clipped = as_probabilities(given)
+    margins = log_odds(clipped)
+    fitted = calibrate(margins, scored.label, scored.fold, n_folds=scores.n_folds, methods=calibration_methods(plan))
+    chances = cross_fitted(margins, fitted, scored.fold, dtype=np.float32)
+    return BaseModel(clipped.astype(np.float32), chances, fitted)

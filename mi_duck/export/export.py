@@ -1,0 +1,182 @@
+"""Writes a model for programs that know nothing of mi_duck's file: pickle, native XGBoost, ONNX.
+
+This is the only module that knows pickle, and it only writes it: loading a pickle runs code, so mi_duck never does. The
+pickle names one function of this module and holds the bytes of the ``.miduck`` file, whose hash that function checks.
+"""
+
+import io
+import pickle
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xgboost as xgb
+
+from mi_duck.atomic_files import file_sha256, storage_errors, sync_files, sync_folder, write_file, write_json
+from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel
+from mi_duck.ensemble.model_file import load_unified_model, model_from_bytes
+from mi_duck.errors import CheckpointError, DataError
+from mi_duck.export.merge import border_rows, check_margins, join_outputs, merge_boosters
+from mi_duck.export.onnx_graph import onnx_bytes, onnx_probabilities
+from mi_duck.metrics.calibrate import LEAST, Calibrator
+
+FORMATS = {
+    "pickle": "consolidated_model.pkl",
+    "xgboost": "consolidated_model_xgboost",
+    "onnx": "consolidated_model.onnx",
+}
+RECIPE = "recipe.json"
+ROWS = 10_240
+LARGEST_GAP = 1e-5
+SEED = 0
+
+
+def export_model(run: Path, kind: str, *, out: Path | None = None) -> Path:
+    """Write the consolidated model of a run in another format.
+
+    Parameters
+    ----------
+    run
+        Folder of a run.
+    kind
+        ``pickle``: one file that ``pickle.load`` turns into the model, where mi_duck is installed. ``xgboost``: a folder
+        of native boosters with ``recipe.json``, which says how their margins become probabilities. ``onnx``: one file.
+    out
+        File or folder to write; by default in the run folder, under the name in `FORMATS`.
+
+    Returns
+    -------
+    Path
+        What was written, whole or not at all.
+
+    Raises
+    ------
+    CheckpointError
+        There is no model, or what was made does not predict what the model predicts.
+    DataError
+        ``out`` is a folder that is no export, or a package is missing.
+    """
+    source = run / "consolidated_model.miduck"
+    if not source.is_file():
+        raise CheckpointError(f"no consolidated model in {run}; 'mi-duck consolidate {run}' makes it")
+    target = out or run / FORMATS[kind]
+    if kind == "xgboost":
+        _write_native(source, target)
+        return target
+    if target.is_dir():
+        raise DataError(f"{target} is a folder; name a file for --format {kind}")
+    if kind == "pickle":
+        write_file(target, _pickled(source))
+    else:
+        write_file(target, _onnx(_ensemble(source)))
+    return target
+
+
+def restore_model(data: bytes) -> ConsolidatedMetaModel | InstanceModel:
+    """Return the model from the bytes of its file; what a pickle of ours calls.
+
+    Raises
+    ------
+    CheckpointError
+        The bytes are damaged.
+    """
+    return model_from_bytes(data, "the pickled model")
+
+
+def _pickled(source: Path) -> bytes:
+    """Return the pickle: a call of `restore_model` with the bytes of the model's file, and nothing else."""
+    model, data = _ensemble(source), source.read_bytes()
+    target = io.BytesIO()
+    pickler = pickle.Pickler(target, protocol=4)
+    pickler.dispatch_table = {ConsolidatedMetaModel: lambda _: (restore_model, (data,))}
+    pickler.dump(model)
+    return target.getvalue()
+
+
+def _ensemble(source: Path) -> ConsolidatedMetaModel:
+    model = load_unified_model(source)
+    return model.as_ensemble() if isinstance(model, InstanceModel) else model
+
+
+def _onnx(model: ConsolidatedMetaModel) -> bytes:
+    """Return the ONNX model, once it predicts what the model predicts."""
+    data = onnx_bytes(model)
+    rows = border_rows(model.get_base_models(), len(model.features), ROWS, seed=SEED)
+    gap = float(np.abs(onnx_probabilities(data, rows) - model.predict_proba(rows)).max())
+    if not gap <= LARGEST_GAP:
+        raise CheckpointError(f"the ONNX model misses the model's probabilities by {gap:.1e}, so it is not written")
+    return data
+
+
+def _write_native(source: Path, target: Path) -> None:
+    """Write native boosters and their recipe into a folder beside its place and rename it there."""
+    if target.exists() and not (target / RECIPE).is_file():
+        raise DataError(f"{target} exists and is no export of mi_duck; choose another --out")
+    model = _ensemble(source)
+    temporary = target.with_name(f".{target.name}.tmp")
+    with storage_errors(target):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        recipe = _recipe(model, temporary)
+        files = {file.name: file_sha256(file) for file in sorted(temporary.iterdir())}
+        write_json(temporary / RECIPE, recipe | {"sha256": files, "model_sha256": file_sha256(source)})
+        sync_files(temporary)
+        if target.exists():
+            shutil.rmtree(target)
+        temporary.replace(target)
+        sync_folder(target.parent)
+
+
+def _recipe(model: ConsolidatedMetaModel, folder: Path) -> dict[str, Any]:
+    """Write the boosters of a model into a folder and return how to predict with them."""
+    has_names = all(not set("[]<") & set(name) for name in model.features)  # XGBoost allows no others
+    names = model.features if has_names else None
+    parts: list[dict[str, Any]] = []
+    if model.voting == "margin":
+        by_class = [
+            merge_boosters([member.boosters[index] for member in model.members], model.weights)
+            for index in range(len(model.classes))
+        ]
+        merged = join_outputs(by_class)
+        members = [member.boosters for member in model.members]
+        check_margins(merged, members, model.weights, n_features=len(model.features), seed=SEED)
+        _save(merged, folder / "merged.ubj", names)
+        parts.append({"files": ["merged.ubj"], "weight": 1.0, "calibrators": _plain(model.calibrators)})
+    else:
+        for number, (member, weight) in enumerate(zip(model.members, model.weights, strict=True)):
+            files = [f"member_{number:02d}_class_{index}.ubj" for index in range(len(model.classes))]
+            for booster, file in zip(member.boosters, files, strict=True):
+                _save(booster, folder / file, names)
+            parts.append({"files": files, "weight": weight, "calibrators": _plain(member.calibrators)})
+    return {
+        "format": 1,
+        "steps": [
+            "Order the columns as in features; what counts as missing is NaN.",
+            "Where encoding.sentinel is a number put it for every NaN; put NaN for the zeros of encoding.zero_is_missing.",
+            "For each of parts: margins = what its files predict as margin, side by side: one column a class.",
+            "Calibrate each: isotonic is linear between the points (margins, probabilities) and constant outside; else "
+            "1 / (1 + exp(-(slope x margin + intercept))). Keep it within least and 1 - least.",
+            "Divide the row by its sum; the result is the mean over parts by weight.",
+        ],
+        "classes": list(model.classes),
+        "features": list(model.features),
+        "files_know_feature_names": has_names,
+        "encoding": model.members[0].encoding.to_dict(),
+        "voting": model.voting,
+        "least": LEAST,
+        "parts": parts,
+        "thresholds": model.thresholds,
+    }
+
+
+def _plain(calibrators: Sequence[Calibrator]) -> list[dict[str, Any]]:
+    return [one.to_dict() for one in calibrators]
+
+
+def _save(booster: xgb.Booster, path: Path, names: Sequence[str] | None) -> None:
+    copied = booster.copy()
+    if names is not None:
+        copied.feature_names = list(names)
+    path.write_bytes(copied.save_raw("ubj"))

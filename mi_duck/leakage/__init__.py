@@ -1,0 +1,1 @@
+"""Looks for features that give the label away."""

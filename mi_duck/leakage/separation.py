@@ -1,0 +1,346 @@
+"""How well one column separates two sets of classes: areas, cuts, mutual information, each with its uncertainty.
+
+Rows of one fold group are not independent, so every standard error is that of a ratio of sums over groups.
+
+References
+----------
+Area under the ROC curve: Hanley and McNeil (1982), Radiology 143: the share of pairs in order, ties one half. Its standard
+error over groups: Obuchowski (1997), Biometrics 53, nonparametric analysis of clustered ROC curve data. Mutual
+information: Cover and Thomas, Elements of Information Theory (2006), section 2.3, in bits.
+
+Finds columns that equal another column in rows of one class more often than in those of another.
+
+Counts equal each other by chance all the time, so only columns with values that are no whole numbers of one byte are
+compared. All pairs are looked at in a few rows of each class; those whose shares differ, in all rows.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+BINS = 16
+FEW_VALUES = 512  # up to here rows are counted by stratum, value and label; above they are taken one by one
+
+Whole = NDArray[np.int64]
+Real = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """The rows of a column, counted by stratum, value and label, in rising order of stratum and value.
+
+    Parameters
+    ----------
+    stratum, rank, label, count
+        Of each cell: its stratum, the rank of its value among the distinct ones (-1 is missing), its label, its rows; shape
+        (n_cells,).
+    values
+        Distinct values in rising order, shape (n_values,).
+    group
+        Fold group of each stratum, shape (n_strata,).
+    """
+
+    stratum: Whole
+    rank: Whole
+    label: Whole
+    count: Whole
+    values: NDArray[np.float32]
+    group: Whole
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """Labels to tell apart: those of the one side and those of the other."""
+
+    one: tuple[int, ...]
+    other: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """An area of at least one half and its 95 % interval; NaN where a side has no row, or only one group has any."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A statement about rows: its area, and the shares of both sides for which it holds."""
+
+    area: Area
+    of_one: float
+    of_other: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The best cut of a column: its absolute Matthews' coefficient, and the lower bound of that."""
+
+    coefficient: float
+    low: float
+
+
+def tally(
+    values: NDArray[np.float32] | NDArray[np.uint8] | NDArray[np.bool_], label: Whole, stratum: Whole, group: Whole
+) -> Tally:
+    """Count the rows of a column; NaN is missing.
+
+    Parameters
+    ----------
+    values, label, stratum
+        Of each row, shape (n_rows,); strata and labels are numbers from 0.
+    group
+        Fold group of each stratum, shape (n_strata,).
+    """
+    distinct, rank = _ranked(values)
+    n_values, n_labels = len(distinct) + 1, int(label.max(initial=0)) + 1
+    if n_values <= FEW_VALUES:
+        code = (stratum * n_values + rank + 1) * n_labels + label
+        counts = np.bincount(code, minlength=len(group) * n_values * n_labels)
+        cell = np.flatnonzero(counts)
+        place = cell // n_labels
+        return Tally(place // n_values, place % n_values - 1, cell % n_labels, counts[cell], distinct, group)
+    order = np.argsort(stratum * n_values + rank)
+    return Tally(stratum[order], rank[order], label[order], np.ones(len(order), dtype=np.int64), distinct, group)
+
+
+def _ranked(values: NDArray[np.float32] | NDArray[np.uint8] | NDArray[np.bool_]) -> tuple[NDArray[np.float32], Whole]:
+    """Return the distinct values and the rank of each row among them, -1 where it is missing."""
+    if values.dtype != np.float32:
+        whole = values.astype(np.int64)
+        distinct = np.flatnonzero(np.bincount(whole))
+        place = np.zeros(256, dtype=np.int64)
+        place[distinct] = np.arange(len(distinct))
+        return distinct.astype(np.float32), place[whole]
+    rank = np.full(len(values), -1, dtype=np.int64)
+    is_there = ~np.isnan(values)
+    distinct, rank[is_there] = np.unique(values[is_there], return_inverse=True)
+    return distinct.astype(np.float32), rank
+
+
+def _weights(cells: Tally, side: Side) -> tuple[Real, Real]:
+    """Return the rows of each cell that belong to the one side, and those of the other."""
+    is_one = np.zeros(256, dtype=np.float64)
+    is_other = is_one.copy()
+    is_one[list(side.one)], is_other[list(side.other)] = 1, 1
+    return cells.count * is_one[cells.label], cells.count * is_other[cells.label]
+
+
+def area(cells: Tally, side: Side) -> Area:
+    """Return the area of a column over all pairs of rows in which it is there."""
+    one, other = (rows * (cells.rank >= 0) for rows in _weights(cells, side))
+    rank = np.maximum(cells.rank, 0)
+    ones = np.bincount(rank, weights=one, minlength=len(cells.values))
+    others = np.bincount(rank, weights=other, minlength=len(cells.values))
+    n_one, n_other = float(ones.sum()), float(others.sum())
+    if n_one == 0 or n_other == 0:
+        return Area(float("nan"), float("nan"), float("nan"))
+    # for each value the share of the other side that lies below it, and of the one side above it; ties count one half
+    below = (np.cumsum(others) - others / 2) / n_other
+    above = (n_one - np.cumsum(ones) + ones / 2) / n_one
+    value = float((ones * below).sum() / n_one)
+    influence = one * (below[rank] - value) / n_one + other * (above[rank] - value) / n_other
+    return _oriented(value, _standard_error(cells, influence, one + other))
+
+
+def area_within(cells: Tally, side: Side) -> Area:
+    """Return the area over the pairs of rows that lie in one stratum."""
+    there = cells.rank >= 0
+    one, other = (rows[there] for rows in _weights(cells, side))
+    stratum, n_strata = cells.stratum[there], len(cells.group)
+    if not len(stratum):
+        return Area(float("nan"), float("nan"), float("nan"))
+    is_first = np.concatenate([[True], (np.diff(stratum) != 0) | (np.diff(cells.rank[there]) != 0)])
+    block = np.cumsum(is_first) - 1
+    ones, others = (np.bincount(block, weights=rows) for rows in (one, other))
+    of_block = stratum[is_first]
+    before = np.cumsum(others) - others
+    # rows of the other side in earlier strata do not count as below
+    first = np.searchsorted(of_block, of_block)
+    in_order = np.bincount(of_block, weights=ones * (before - before[first] + others / 2), minlength=n_strata)
+    pairs = np.bincount(of_block, weights=ones, minlength=n_strata) * np.bincount(
+        of_block, weights=others, minlength=n_strata
+    )
+    if pairs.sum() == 0:
+        return Area(float("nan"), float("nan"), float("nan"))
+    value = float(in_order.sum() / pairs.sum())
+    influence = np.bincount(cells.group, weights=(in_order - value * pairs) / pairs.sum())
+    return _oriented(value, _error_of(influence, np.bincount(cells.group, weights=pairs)))
+
+
+def share(cells: Tally, side: Side, holds: NDArray[np.bool_]) -> Share:
+    """Return how a statement about cells, such as "is missing", separates two sides.
+
+    Its area is one half and half the difference of its shares. Missing rows count as all others.
+    """
+    one, other = _weights(cells, side)
+    n_one, n_other = float(one.sum()), float(other.sum())
+    if n_one == 0 or n_other == 0:
+        return Share(Area(float("nan"), float("nan"), float("nan")), float("nan"), float("nan"))
+    of_one, of_other = float((one * holds).sum() / n_one), float((other * holds).sum() / n_other)
+    influence = (one * (holds - of_one) / n_one - other * (holds - of_other) / n_other) / 2
+    found = _oriented(0.5 + (of_one - of_other) / 2, _standard_error(cells, influence, one + other))
+    return Share(found, of_one, of_other)
+
+
+def best_cut(cells: Tally, side: Side) -> Cut:
+    """Return the cut between two values that has the largest absolute Matthews' coefficient.
+
+    At fixed sizes of both parts the coefficient is in proportion to the difference of the shares of both sides that lie
+    below the cut, so its lower bound is that of this difference.
+    """
+    there = cells.rank >= 0
+    one, other = (rows * there for rows in _weights(cells, side))
+    rank = np.maximum(cells.rank, 0)
+    ones = np.cumsum(np.bincount(rank, weights=one, minlength=len(cells.values)))
+    others = np.cumsum(np.bincount(rank, weights=other, minlength=len(cells.values)))
+    if len(ones) < 2 or ones[-1] == 0 or others[-1] == 0:
+        return Cut(0.0, 0.0)
+    n_one, n_other = float(ones[-1]), float(others[-1])
+    below = ones[:-1] + others[:-1]
+    spread = np.sqrt(n_one * n_other / np.maximum(below * (n_one + n_other - below), 1))
+    coefficient = np.abs(ones[:-1] / n_one - others[:-1] / n_other) * spread
+    place = int(coefficient.argmax())
+    present = Tally(
+        cells.stratum[there], cells.rank[there], cells.label[there], cells.count[there], cells.values, cells.group
+    )
+    found = share(present, side, present.rank <= place)
+    return Cut(float(coefficient[place]), float((2 * found.area.low - 1) * spread[place]))
+
+
+def most_telling_value(cells: Tally, side: Side) -> int:
+    """Return the rank of the value whose share differs most between the sides; -1 where there is no value."""
+    if not len(cells.values):
+        return -1
+    there = cells.rank >= 0
+    one, other = (np.bincount(cells.rank[there], weights=rows[there]) for rows in _weights(cells, side))
+    return int(np.abs(one / max(one.sum(), 1) - other / max(other.sum(), 1)).argmax())
+
+
+def mutual_information(cells: Tally, side: Side, bins: int = BINS) -> float:
+    """Return the bits that quantile bins of a column, and one bin for missing rows, tell of the side of a row.
+
+    Equal values stay in one bin: that of the middle of their ranks.
+    """
+    there = cells.rank >= 0
+    counts = np.bincount(cells.rank[there], weights=cells.count[there], minlength=len(cells.values))
+    middle = (np.cumsum(counts) - counts / 2) / max(counts.sum(), 1)
+    bin_of_rank = np.append(np.minimum((middle * bins).astype(np.int64), bins - 1), bins)  # the last is rank -1
+    of_cell = bin_of_rank[cells.rank]
+    table = np.stack([np.bincount(of_cell, weights=rows, minlength=bins + 1) for rows in _weights(cells, side)])
+    if table.sum() == 0:
+        return float("nan")
+    joint = table / table.sum()
+    expected = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
+    some = joint > 0
+    return float((joint[some] * np.log2(joint[some] / expected[some])).sum())
+
+
+def rank_correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Return Spearman's coefficient of two columns over the rows in which both are there; 0 where one is constant."""
+    there = ~(np.isnan(one) | np.isnan(other))
+    first, second = (_midranks(column[there]) for column in (one, other))
+    if len(first) < 2 or first.std() == 0 or second.std() == 0:
+        return 0.0
+    return float(((first - first.mean()) * (second - second.mean())).mean() / (first.std() * second.std()))
+
+
+def _midranks(values: NDArray[np.float32]) -> Real:
+    _, rank, counts = np.unique(values, return_inverse=True, return_counts=True)
+    middle: Real = (np.cumsum(counts) - counts / 2)[rank]
+    return middle
+
+
+def _standard_error(cells: Tally, influence: Real, rows: Real) -> float:
+    """Return the standard error of a ratio of sums over fold groups from what each cell adds to it."""
+    n_groups = int(cells.group.max(initial=0)) + 1
+    group = cells.group[cells.stratum]
+    return _error_of(
+        np.bincount(group, weights=influence, minlength=n_groups), np.bincount(group, weights=rows, minlength=n_groups)
+    )
+
+
+def _error_of(influence: NDArray[Any], rows: NDArray[Any]) -> float:
+    n_groups = int((rows > 0).sum())
+    return float(np.sqrt(n_groups / (n_groups - 1) * (influence**2).sum())) if n_groups > 1 else float("nan")
+
+
+def _oriented(value: float, error: float) -> Area:
+    value = max(value, 1 - value)
+    return Area(value, max(value - 1.96 * error, 0.0), min(value + 1.96 * error, 1.0))
+
+
+ROWS_OF_CLASS = 400
+WORTH_A_LOOK = 0.15  # difference of shares in these rows
+MOST_PARTNERS = 3  # of one column that are looked at in all rows
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """The column that a feature equals, and how that statement separates two sides."""
+
+    equal_to: str
+    share: Share
+
+
+def copies(
+    columns: Mapping[str, NDArray[np.uint8] | NDArray[np.float32]],
+    label: Whole,
+    gene: Whole,
+    group: Whole,
+    sides: Sequence[Side],
+) -> dict[tuple[str, int], Copy]:
+    """Return for (feature, number of the comparison) the column whose equality separates the sides best.
+
+    Parameters
+    ----------
+    columns
+        Values of each feature, shape (n_rows,).
+    label, gene
+        Of each row, shape (n_rows,).
+    group
+        Fold group of each gene, shape (n_genes,).
+    sides
+        The comparisons.
+    """
+    names = [name for name, values in columns.items() if not _is_count(values)]
+    if len(names) < 2:
+        return {}
+    of_class = [np.flatnonzero(label == number) for number in range(int(label.max()) + 1)]
+    picked = np.concatenate([rows[:: max(len(rows) // ROWS_OF_CLASS, 1)][:ROWS_OF_CLASS] for rows in of_class])
+    few = np.stack([columns[name][picked] for name in names])
+    is_of = np.stack([label[picked] == number for number in range(len(of_class))]).astype(np.float32)
+    is_of /= np.maximum(is_of.sum(axis=1, keepdims=True), 1)
+    found: dict[tuple[str, int], Copy] = {}
+    measured: dict[tuple[int, int], list[Share]] = {}
+    for number, name in enumerate(names):
+        shares = (few == few[number]).astype(np.float32) @ is_of.T
+        shares[number] = 0
+        difference = np.ptp(shares, axis=1)
+        for partner in np.argsort(-difference, kind="stable")[:MOST_PARTNERS].tolist():
+            if difference[partner] < WORTH_A_LOOK:
+                break
+            pair = (min(number, partner), max(number, partner))
+            if pair not in measured:
+                cells = tally(columns[name] == columns[names[partner]], label, gene, group)
+                # of the statement "they are equal" the values are 0 and 1, or one of these alone
+                holds = cells.values[cells.rank] == 1
+                measured[pair] = [share(cells, side, holds) for side in sides]
+            for place, one in enumerate(measured[pair]):
+                best = found.get((name, place))
+                if not np.isnan(one.area.value) and (best is None or one.area.value > best.share.area.value):
+                    found[name, place] = Copy(names[partner], one)
+    return found
+
+
+def _is_count(values: NDArray[np.uint8] | NDArray[np.float32]) -> bool:
+    """Return whether all values are whole numbers of one byte."""
+    if values.dtype == np.uint8:
+        return True
+    there = values[~np.isnan(values)]
+    return bool(((there >= 0) & (there <= 255) & (there == np.floor(there))).all())

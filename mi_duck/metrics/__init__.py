@@ -1,0 +1,1 @@
+"""Scores of probabilities, their calibration, and the base model they are compared with."""

@@ -1,0 +1,185 @@
+"""What a gene costs in memory on a dataset: probes, the fit, and its check on sizes that were not probed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mi_duck.data.dataset import Dataset
+from mi_duck.errors import PlanError
+from mi_duck.plan.choices import choose_layout
+from mi_duck.plan.layouts import layout_of, zeros_to_leave_out
+from mi_duck.plan.make_plan import PlanOptions, demand_of, draft_plan
+from mi_duck.plan.probes import filling_of, measure, open_small_run, probe, probe_sizes
+from mi_duck.processes import Report, Say
+from mi_duck.resources import memory_budget
+from mi_duck.rows.segments import Filling
+from mi_duck.run.costs import PHASES, MemoryModel, MemoryPoint, Rates, slope_ratio
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.plan import Plan, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """One training process, predicted and measured.
+
+    Parameters
+    ----------
+    is_probe
+        Whether the model was fitted to it; else it is a check.
+    layout
+        ``missing``, ``zeros``, ``sentinel`` as in `mi_duck.run.plan.Settings`, or ``external``: the first on disk.
+    n_genes, n_rows
+        Genes, and rows trained on.
+    predicted_bytes, measured_bytes
+        Peak resident memory of the process.
+    """
+
+    is_probe: bool
+    layout: str
+    n_genes: int
+    n_rows: int
+    predicted_bytes: int
+    measured_bytes: int
+
+    @property
+    def ratio(self) -> float:
+        """Predicted over measured."""
+        return self.predicted_bytes / self.measured_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReport:
+    """What was measured on one dataset in one layout.
+
+    Parameters
+    ----------
+    peaks
+        Probes, then checks, by size.
+    gene_bytes
+        What each gene costs: its training rows times the bytes of one, shape (n_genes,).
+    bytes_per_row
+        What one more row costs.
+    fixed_bytes
+        For each phase what it takes beside what grows with the rows.
+    slopes
+        For each phase measured over computed growth between the probes.
+    rates
+        Of time.
+    """
+
+    peaks: tuple[Peak, ...]
+    gene_bytes: NDArray[np.float64]
+    bytes_per_row: float
+    fixed_bytes: dict[str, int]
+    slopes: dict[str, float | None]
+    rates: Rates
+
+
+def measure_dataset(
+    dataset: Dataset,
+    root: Path,
+    *,
+    options: PlanOptions,
+    settings: Settings,
+    threads: int,
+    report: Report,
+    say: Say,
+    layouts: Sequence[str] = (),
+    check_genes: Sequence[int] = (),
+) -> list[MemoryReport]:
+    """Measure what a gene costs, and check the model on sizes that were not probed.
+
+    Parameters
+    ----------
+    dataset, options, settings, threads, report, say
+        As for `mi_duck.plan.make_plan.make_plan`.
+    root
+        Folder in which the probes work; nothing in it is needed afterwards.
+    layouts
+        See `Peak`; by default the one that a plan would choose.
+    check_genes
+        Genes of the checks; by default a third of an instance and a whole one.
+
+    Returns
+    -------
+    list of MemoryReport
+        One a layout.
+
+    Raises
+    ------
+    PlanError
+        The dataset is too small to measure anything on.
+    """
+    folder = RunFolder(root)
+    draft = draft_plan(dataset, folder, options, settings, threads, say)
+    gene_rows, training_rows = (draft.genes[name].to_numpy() for name in ("n_rows", "n_training_rows"))
+    sizes = probe_sizes(training_rows, options.genes_per_instance)
+    if not sizes:
+        raise PlanError(f"{draft.index.n_rows:,} rows are too few to measure memory on; a plan uses the formula")
+    whole = min(options.genes_per_instance, len(gene_rows))
+    checked = sorted(set(check_genes or (whole // 3, whole)))
+    small_run, small = open_small_run(
+        folder, draft.plan, gene_rows, training_rows, [*sizes, *checked], threads=threads, report=report
+    )
+    filling = filling_of(small_run, small, max(sizes))
+    if not layouts:
+        budget = memory_budget(max_gb=options.max_memory_per_instance_gb, safety_factor=options.memory_safety_factor)
+        layout, reason = choose_layout(
+            options.layout,
+            options.strategy,
+            demand_of(options, draft.plan, training_rows),
+            draft.model,
+            filling,
+            budget,
+            train_all_genes=options.train_all_genes,
+        )
+        say(f"layout '{layout}': {reason}")
+        layouts = ["external" if options.strategy == "external" else layout]
+    found = []
+    for layout in layouts:
+        model, laid_out = _laid_out(draft.model, small, filling, layout)
+        probed = replace(laid_out, instances=small.instances[: len(sizes)])
+        model, rates, measured = measure(model, folder, small_run, probed, threads=threads, report=report)
+        checks = [
+            point
+            for instance in small.instances[len(sizes) :]
+            for point in probe(small_run, laid_out, instance, model, threads=threads, report=report)[0]
+        ]
+        found.append(
+            MemoryReport(
+                peaks=(*_peaks(measured.points, model, layout, True), *_peaks(checks, model, layout, False)),
+                gene_bytes=training_rows * model.bytes_per_row(),
+                bytes_per_row=model.bytes_per_row(),
+                fixed_bytes={phase: model.base_bytes(phase) for phase in PHASES},
+                slopes={phase: slope_ratio(measured.points, phase, model.layout) for phase in PHASES},
+                rates=rates,
+            )
+        )
+    return found
+
+
+def _laid_out(model: MemoryModel, small: Plan, filling: Filling, name: str) -> tuple[MemoryModel, Plan]:
+    """Return model and plan of a small run in a layout."""
+    layout = "missing" if name == "external" else name
+    zeros = zeros_to_leave_out(model.layout, filling) if layout == "zeros" else ()
+    facts = replace(layout_of(model.layout, filling, layout, zeros), is_external=name == "external")
+    return model.with_layout(facts), replace(
+        small,
+        settings=replace(small.settings, layout=layout),
+        zero_is_missing=zeros,
+        strategy="external" if name == "external" else "single",
+    )
+
+
+def _peaks(points: Sequence[MemoryPoint], model: MemoryModel, layout: str, is_probe: bool) -> list[Peak]:
+    """Return the peak of each process: that of its largest phase."""
+    found = []
+    for n_genes in sorted({point.n_genes for point in points}):
+        own = [point for point in points if point.n_genes == n_genes]
+        n_rows = own[0].n_rows
+        largest = max(point.peak_bytes for point in own)
+        found.append(Peak(is_probe, layout, n_genes, n_rows, model.predict_bytes(n_rows, n_genes), largest))
+    return found

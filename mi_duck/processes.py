@@ -1,0 +1,514 @@
+"""Makes modules look absent that others would load here for nothing, where they are installed.
+
+Runs a function in a child process: its memory returns when it ends, its peak is measured, its death is reported.
+
+The child is a fresh interpreter, so it holds nothing that its parent imported; it finds modules where its parent does,
+never in the working directory. Progress, messages for debugging (if its parent shows them) and result come back as lines
+of JSON over a pipe of their own; standard output stays free.
+
+Does several pieces of work at once, each in a thread of its own that waits for child processes; one end ends all.
+
+Threads and not one loop over all children: what a piece of work does between two children, such as hashing what was
+written, must not blind the watch over the memory of the others. A child is begun and awaited by the same thread, because
+the kernel's notice of a parent's death is of that thread.
+"""
+
+import ctypes
+import importlib
+import json
+import logging
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from mi_duck import errors
+from mi_duck.errors import IncompleteRunError, KilledError, MemoryBudgetError, MiDuckError, OverBudgetError
+
+
+class _Absent(MetaPathFinder):
+    """Refuses to find a module, and so keeps other finders from it; what is loaded already stays."""
+
+    def __init__(self, module: str) -> None:
+        self.module = module
+
+    def find_spec(self, name: str, path: object, target: object = None) -> None:
+        """Refuse the module, leave the rest to others."""
+        if name == self.module:
+            raise ModuleNotFoundError(f"{name} is not used here", name=name)
+
+
+NO_PANDAS, NO_SKLEARN = _Absent("pandas"), _Absent("sklearn")
+
+
+def without_pandas() -> None:
+    """Make pandas look absent to the rest of this process.
+
+    Where it is installed, Arrow loads it to turn a column into NumPy numbers, and XGBoost too: 48 MiB and 0.2 s for nothing.
+    """
+    if NO_PANDAS not in sys.meta_path:
+        sys.meta_path.insert(0, NO_PANDAS)
+
+
+@contextmanager
+def without_sklearn() -> Iterator[None]:
+    """Make scikit-learn look absent for a while, so that XGBoost does not load it."""
+    sys.meta_path.insert(0, NO_SKLEARN)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(NO_SKLEARN)
+
+
+logger = logging.getLogger("mi_duck.processes")  # by name, because a child runs this file as __main__
+
+Report = Callable[[str, int, int], None]
+Say = Callable[[str], None]
+
+# Freed memory goes back to the system at once instead of staying in the heap: .4 GiB at a thousand features.
+THRESHOLD = 65536  # bytes
+ALLOCATOR = {
+    "MALLOC_TRIM_THRESHOLD_": str(THRESHOLD),
+    "MALLOC_MMAP_THRESHOLD_": str(THRESHOLD),
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+}
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+# Threads that wait for each other sleep instead of spinning: on cores that others use too, training on small instances
+# took 61 s with spinning threads and 13 s with sleeping ones. The user's own OMP_WAIT_POLICY wins.
+THREADS = {"OMP_WAIT_POLICY": "passive"}
+OUT_OF_MEMORY = ("bad_alloc", "bad_malloc")  # XGBoost's error is a ValueError with the words of C++
+SECONDS_BETWEEN_REPORTS = 0.2
+SECONDS_BETWEEN_LOOKS = 0.02  # new pages come at 2-4 GB/s, so a limit is passed by less than 100 MB
+LEAST_LEFT = 192 << 20  # of the machine's memory; below it a machine swaps or freezes
+SECONDS_TO_SAVE = 25.0  # that a child gets to end its round; schedulers give 30 or more before they kill
+PR_SET_PDEATHSIG = 1
+TERMINATED = 143  # asked to end, the state saved; 128 + SIGTERM, as shells count
+# The parent gets these too, from a terminal or a scheduler, and ends the child with SIGTERM; so they never reach it.
+FOR_THE_PARENT = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+
+
+@dataclass(frozen=True, slots=True)
+class ChildResult:
+    """What a child returned, its peak resident memory in bytes, and its wall time in seconds."""
+
+    value: Any
+    peak_bytes: int
+    wall_seconds: float
+
+
+def free_at_once() -> None:
+    """Give freed memory back to the system at once in this process, as `ALLOCATOR` does in its children.
+
+    To be called before Arrow is loaded. Where the C library knows no such thresholds, nothing is changed.
+    """
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", ALLOCATOR["ARROW_DEFAULT_MEMORY_POOL"])
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            set_option(option, THRESHOLD)
+
+
+class CalledOffError(Exception):
+    """The work of this thread was called off; see `mi_duck.processes`."""
+
+
+def run_child(
+    function: str,
+    arguments: Mapping[str, Any],
+    *,
+    threads: int,
+    report: Report,
+    limit_bytes: int | None = None,
+    is_off: Callable[[], bool] | None = None,
+) -> ChildResult:
+    """Run ``module:function`` in a child process and wait for it.
+
+    Parameters
+    ----------
+    function
+        As ``package.module:name``; it is called with ``report=`` and the arguments, which must be JSON.
+    arguments
+        Keyword arguments.
+    threads
+        Threads of the numeric libraries in the child.
+    report
+        Told (stage, done, total) while the child works.
+    limit_bytes
+        Resident memory at which the child is killed; by default only the machine's own memory is watched.
+    is_off
+        Asked again and again whether the work was called off meanwhile, by another thread.
+
+    Raises
+    ------
+    MiDuckError
+        The same error that the function raised in the child.
+    OverBudgetError, MemoryBudgetError
+        The child passed its limit, or left the machine too little memory, and was killed here.
+    KilledError
+        It was killed by signal 9 from outside, as the kernel does when memory runs out.
+    IncompleteRunError
+        The child died in another way.
+    CalledOffError
+        The work was called off; the child has ended.
+
+    Notes
+    -----
+    Where waiting is interrupted, as the command line does on SIGTERM and SIGINT, or called off, the child is asked to end,
+    which a training does after its round, and killed after `SECONDS_TO_SAVE`. The kernel's notice of a parent's death is of
+    the thread that began the child, which therefore waits here for its end.
+    """
+    if is_off is not None and is_off():
+        raise CalledOffError
+    read_end, write_end = os.pipe()
+    environment = (
+        THREADS
+        | os.environ
+        | ALLOCATOR
+        | {
+            "OMP_NUM_THREADS": str(threads),
+            "OPENBLAS_NUM_THREADS": "1",  # its sums depend on its threads in the last bit, and calibrators with them
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "MI_DUCK_PIPE": str(write_end),
+            "MI_DUCK_PARENT": str(os.getpid()),
+        }
+    )
+    begun = time.monotonic()
+    # a child inherits what is blocked, so there is no moment at which it could be hit
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_PARENT)
+    try:
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "mi_duck.processes"],
+            stdin=subprocess.PIPE,
+            env=environment,
+            pass_fds=(write_end,),
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    os.close(write_end)
+    answers: dict[str, Any] = {}
+    reader = threading.Thread(target=_read_lines, args=(read_end, report, answers), daemon=True)
+    reader.start()
+    peak = 0
+    try:
+        if child.stdin is not None:
+            with suppress(BrokenPipeError), child.stdin:  # a child that died already is reported below
+                request = {
+                    "function": function,
+                    "arguments": dict(arguments),
+                    "is_traced": logger.isEnabledFor(logging.DEBUG),
+                }
+                child.stdin.write(json.dumps(request).encode())
+        while child.poll() is None:
+            peak = max(peak, peak_bytes(child.pid))
+            found = _passes(child.pid, limit_bytes)
+            if found is not None:
+                child.kill()
+                child.wait()
+                _trace(function, time.monotonic() - begun, peak, child.returncode)
+                raise type(found)(f"{function.split(':')[-1]} was stopped: {found}")
+            if is_off is not None and is_off():
+                raise CalledOffError
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+    finally:
+        if child.poll() is None:
+            child.terminate()
+            try:
+                child.wait(timeout=SECONDS_TO_SAVE)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+    reader.join()
+    seconds = time.monotonic() - begun
+    peak = max(peak, answers.get("peak_bytes", 0))
+    _trace(function, seconds, peak, child.returncode)
+    if "error" in answers:
+        kind = getattr(errors, answers["error"]["kind"])
+        raise kind(answers["error"]["message"])
+    if (
+        child.returncode == TERMINATED and is_off is not None and is_off()
+    ):  # a scheduler asks parent and children at once
+        raise CalledOffError
+    if child.returncode == -signal.SIGKILL:
+        raise KilledError(
+            f"{function.split(':')[-1]} was killed by signal 9 at {peak / (1 << 30):.2f} GiB, as the system does when memory "
+            "runs out; set a smaller --max-memory-per-instance-gb"
+        )
+    if child.returncode != 0 or "result" not in answers:
+        code = child.returncode
+        cause = f"of signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"with exit code {code}"
+        if code == TERMINATED:
+            raise IncompleteRunError(f"{function.split(':')[-1]} was asked to end (SIGTERM); what it had done is saved")
+        raise IncompleteRunError(f"{function.split(':')[-1]} died {cause}; its last words, if any, are above")
+    return ChildResult(answers["result"], peak, seconds)
+
+
+def _trace(function: str, seconds: float, peak: int, code: int) -> None:
+    """Tell who listens that a child ended."""
+    end = "" if code == 0 else f", exit code {code}"
+    logger.debug("child %s: %.2f s, peak %.0f MiB%s", function, seconds, peak / (1 << 20), end)
+
+
+def _passes(pid: int, limit_bytes: int | None) -> MemoryBudgetError | None:
+    """Return why a process must not go on, None where it may."""
+    import psutil  # not at the top: a child has no use for it
+
+    try:
+        resident = psutil.Process(pid).memory_info().rss
+        left = psutil.virtual_memory().available
+    except psutil.NoSuchProcess:
+        return None
+    holds = f"it holds {resident / (1 << 30):.2f} GiB"
+    if limit_bytes is not None and resident > limit_bytes:
+        return OverBudgetError(f"{holds}, and its limit is {limit_bytes / (1 << 30):.2f} GiB")
+    if left < LEAST_LEFT:
+        return MemoryBudgetError(f"{holds}, and only {left >> 20} MiB are left on the machine for everything else")
+    return None
+
+
+def _read_lines(read_end: int, report: Report, answers: dict[str, Any]) -> None:
+    with os.fdopen(read_end, encoding="utf-8") as lines:
+        for line in lines:
+            if not line.endswith("\n"):  # the child was killed in the middle of it
+                break
+            message = json.loads(line)
+            if "progress" in message:
+                report(*message["progress"])
+            elif "trace" in message:
+                logger.debug("%s", message["trace"])
+            else:
+                answers.update(message)
+
+
+def peak_bytes(pid: int | None = None) -> int:
+    """Return the peak resident memory of a process in bytes; 0 where it is gone or the system does not tell."""
+    try:
+        status = Path(f"/proc/{pid or 'self'}/status").read_text(encoding="utf-8")
+    except OSError:
+        if pid is not None:
+            return 0
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    line = next((line for line in status.splitlines() if line.startswith("VmHWM:")), "VmHWM: 0")
+    return int(line.split()[1]) * 1024
+
+
+class PeakMeter:
+    """Reads the peak memory of this process phase by phase, where the system lets a process reset its peak (Linux)."""
+
+    def __init__(self) -> None:
+        self.peaks: dict[str, int] = {}
+        self._resets = self._reset()
+
+    def mark(self, phase: str) -> None:
+        """End a phase: note its peak in bytes and begin the next."""
+        if self._resets:
+            self.peaks[phase] = peak_bytes()
+            self._reset()
+
+    @staticmethod
+    def _reset() -> bool:
+        try:
+            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+        except OSError:
+            return False
+        return True
+
+
+@contextmanager
+def ending_deferred() -> Iterator[Callable[[], bool]]:
+    """Note SIGTERM instead of dying of it; yield the question whether it came, and end the process afterwards if it did.
+
+    An error that a handler raises could arrive inside C++, so the handler only takes a note.
+
+    Raises
+    ------
+    SystemExit
+        With `TERMINATED`, at the end of the block, if SIGTERM came.
+    """
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if came:
+        raise SystemExit(TERMINATED)
+
+
+class _ToParent(logging.Handler):
+    """Sends messages over the pipe, for the parent to show."""
+
+    def __init__(self, send: Callable[..., None]) -> None:
+        super().__init__()
+        self.send = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one message."""
+        self.send(trace=record.getMessage())
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to end this process when its parent ends, however that happens."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.environ.get("MI_DUCK_PARENT", str(os.getppid())) != str(os.getppid()):
+        sys.exit("the parent ended while this process began")
+
+
+def main() -> int:
+    """Serve one call, as a child of `run_child`."""
+    _die_with_parent()
+    pipe = os.fdopen(int(os.environ["MI_DUCK_PIPE"]), "w", encoding="utf-8", buffering=1)
+    last = 0.0
+
+    def send(**message: Any) -> None:
+        pipe.write(json.dumps(message) + "\n")
+
+    def report(stage: str, done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done >= total or now - last > SECONDS_BETWEEN_REPORTS:
+            last = now
+            send(progress=[stage, done, total])
+
+    request = sys.stdin.read()
+    if not request:  # the parent was interrupted before it could ask
+        return 1
+    call = json.loads(request)
+    if call["is_traced"]:
+        ours = logging.getLogger("mi_duck")
+        ours.setLevel(logging.DEBUG)
+        ours.addHandler(_ToParent(send))
+    module, name = call["function"].split(":")
+    try:
+        without_pandas()
+        with without_sklearn():
+            function = getattr(importlib.import_module(module), name)
+        result = function(report=report, **call["arguments"])
+    except MiDuckError as error:
+        logger.debug("in %s:\n%s", call["function"], traceback.format_exc().rstrip())
+        send(error={"kind": type(error).__name__, "message": str(error)})
+        return error.exit_code
+    except (MemoryError, ValueError) as error:
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
+            raise
+        message = f"{name} could not get more memory at {peak_bytes() / (1 << 30):.2f} GiB; set a smaller budget"
+        send(error={"kind": "MemoryBudgetError", "message": message})
+        return MemoryBudgetError.exit_code
+    send(result=result, peak_bytes=peak_bytes())
+    return 0
+
+
+Key = TypeVar("Key")
+Result = TypeVar("Result")
+
+SECONDS_BETWEEN_WAKINGS = 0.2  # a signal that reaches another thread waits for this one to wake
+
+
+class Turn:
+    """What a piece of work may ask while it is done: whether it was called off, and whether others were done beside it."""
+
+    def __init__(self) -> None:
+        self._off = threading.Event()
+        self._company = threading.Event()
+
+    def is_off(self) -> bool:
+        """Return whether the work is to end now."""
+        return self._off.is_set()
+
+    def had_company(self) -> bool:
+        """Return whether other work was done at any time since it began."""
+        return self._company.is_set()
+
+    def call_off(self) -> None:
+        """Ask the work to end."""
+        self._off.set()
+
+    def note_company(self) -> None:
+        """Note that other work is done beside it."""
+        self._company.set()
+
+
+class Crew(Generic[Key, Result]):
+    """Pieces of work under way, by key; at the end of a ``with`` block those that are left are called off and awaited."""
+
+    def __init__(self) -> None:
+        self.running: dict[Key, Turn] = {}
+        self._threads: list[threading.Thread] = []
+        self._ended: SimpleQueue[tuple[Key, Result | MiDuckError | None]] = SimpleQueue()
+
+    def __enter__(self) -> "Crew[Key, Result]":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for turn in self.running.values():
+            turn.call_off()
+        for thread in self._threads:
+            while thread.is_alive():
+                thread.join(SECONDS_BETWEEN_WAKINGS)
+
+    def start(self, key: Key, work: Callable[[Turn], Result], *, is_alone: bool = False) -> None:
+        """Begin a piece of work, which gets its turn; one beside which none will begin is done here and now."""
+        turn = Turn()
+        for other in self.running.values():
+            other.note_company()
+            turn.note_company()
+        self.running[key] = turn
+        if is_alone:
+            self._do(key, turn, work)
+            return
+        # a daemon, so that Ctrl-C twice ends the process at once, and the kernel the children
+        self._threads.append(threading.Thread(target=self._do, args=(key, turn, work), daemon=True))
+        self._threads[-1].start()
+
+    def next(self) -> tuple[Key, Result]:
+        """Wait for the next piece of work that ends; return its key and what it returned.
+
+        Raises
+        ------
+        MiDuckError
+            What it failed with.
+        RuntimeError
+            It failed of a bug; its traceback stands above.
+        """
+        while True:
+            try:
+                key, result = self._ended.get(timeout=SECONDS_BETWEEN_WAKINGS)
+                break
+            except Empty:
+                continue
+        del self.running[key]
+        if isinstance(result, MiDuckError):
+            raise result
+        if result is None:
+            raise RuntimeError(f"the thread of {key} died")
+        return key, result
+
+    def _do(self, key: Key, turn: Turn, work: Callable[[Turn], Result]) -> None:
+        result: Result | MiDuckError | None = None
+        try:
+            result = work(turn)
+        except MiDuckError as error:
+            result = error
+        except CalledOffError:
+            pass
+        finally:
+            self._ended.put((key, result))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

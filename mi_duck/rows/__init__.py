@@ -1,0 +1,1 @@
+"""From Parquet files to the rows of each segment on disk."""

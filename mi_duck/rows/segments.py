@@ -1,0 +1,222 @@
+"""How columns are filled, and which layouts of missing values and zeros that allows.
+
+The rows of a run in small types: what a segment is, and how it is read.
+
+A segment is a range of gene ranks. Its rows lie in the total order (gene rank, position, hash of the row), which does
+not depend on the order of files, on batches or on threads, as fixed-size records in two files: ``features.bin`` holds
+the whole-number features as one byte each and then the others as float32, ``keys.bin`` holds `KEYS`.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mi_duck.atomic_files import file_sha256, read_sealed
+from mi_duck.errors import CheckpointError
+from mi_duck.run.encoding import encoding_of
+from mi_duck.run.plan import Plan, Segment
+
+
+@dataclass(frozen=True, slots=True)
+class Filling:
+    """Counts over some rows.
+
+    Parameters
+    ----------
+    n_rows
+        Rows looked at.
+    zeros
+        For each feature of one byte, rows that are zero.
+    missing
+        For each other feature, rows that are null or NaN.
+    errors
+        For each feature of one byte, the standard error of its share of zeros between samples of so many genes; rows of a
+        gene are alike. None where the rows are all there are.
+    """
+
+    n_rows: int
+    zeros: dict[str, int]
+    missing: dict[str, int]
+    errors: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def has_missing(self) -> bool:
+        """Whether any value is missing."""
+        return any(self.missing.values())
+
+
+KEYS = np.dtype([("position", "<i8"), ("gene_rank", "<i4"), ("label", "u1"), ("use", "u1")])
+LEFT_OUT, USED, USED_FOR_MANY = 0, 1, 2  # of a row in training; the last stands for 1 / share of the easy negatives
+
+
+def segments_bytes(plan: Plan) -> int:
+    """Return the disk space that all segments take."""
+    return sum(segment.n_rows for segment in plan.all_segments) * (plan.record_bytes + KEYS.itemsize)
+
+
+def record_type(plan: Plan) -> np.dtype[np.void]:
+    """Return the type of one row in ``features.bin``: ``small`` (bytes) then ``wide`` (float32)."""
+    return np.dtype([("small", "u1", (len(plan.small_features),)), ("wide", "<f4", (len(plan.wide_features),))])
+
+
+def read_at(handle: int, record: np.dtype[np.void], place: int, n: int) -> NDArray[np.void]:
+    """Read ``n`` records from a place counted in records."""
+    rows = np.empty(n, dtype=record)
+    view = rows.view(np.uint8).data.cast("B")
+    offset = place * record.itemsize
+    while len(view):
+        got = os.preadv(handle, [view], offset)
+        if got == 0:
+            raise CheckpointError("a segment file is cut off; remove the run's scratch folder and start again")
+        view, offset = view[got:], offset + got
+    return rows
+
+
+class SegmentReader:
+    """Reads the rows of consecutive segments in order.
+
+    Parameters
+    ----------
+    plan
+        The plan.
+    segments
+        Consecutive segments.
+    folder
+        Where segments lie.
+
+    Raises
+    ------
+    CheckpointError
+        A segment is missing, foreign, or its bytes are not those that were written.
+    """
+
+    def __init__(self, plan: Plan, segments: Sequence[Segment], folder: Path) -> None:
+        self.plan = plan
+        self.segments = tuple(segments)
+        self.folder = folder
+        self.n_rows = sum(segment.n_rows for segment in segments)
+        self.encoding = encoding_of(plan.settings.layout, plan.zero_is_missing)
+        for segment in segments:
+            self._verify(segment)
+
+    def _verify(self, segment: Segment) -> None:
+        folder = self.folder / segment.name
+        manifest = read_manifest(folder)
+        expected = (
+            self.plan.dataset_fingerprint,
+            self.plan.genes_sha256,
+            segment.first_rank,
+            segment.stop_rank,
+        )
+        found = tuple(manifest.get(key) for key in ("dataset_fingerprint", "genes_sha256", "first_rank", "stop_rank"))
+        if found != expected:
+            raise CheckpointError(f"{folder} belongs to another plan; remove the run's scratch folder")
+        for name, digest in manifest["sha256"].items():
+            if not (folder / name).is_file() or file_sha256(folder / name) != digest:
+                (folder / "segment.json").unlink()  # so that the next try writes it anew
+                raise CheckpointError(f"{folder / name} is damaged; the same command writes it again")
+
+    def keys(self) -> NDArray[np.void]:
+        """Return the keys of all rows, shape (n_rows,) of `KEYS`."""
+        parts = [np.fromfile(self.folder / segment.name / "keys.bin", dtype=KEYS) for segment in self.segments]
+        return np.concatenate(parts)
+
+    def records(self, batch_rows: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+        """Yield the byte columns and the float32 columns of all rows, batch by batch, each a contiguous copy."""
+        record = record_type(self.plan)
+        for segment in self.segments:
+            with (self.folder / segment.name / "features.bin").open("rb", buffering=0) as file:
+                for begin in range(0, segment.n_rows, batch_rows):
+                    rows = read_at(file.fileno(), record, begin, min(batch_rows, segment.n_rows - begin))
+                    yield np.ascontiguousarray(rows["small"]), np.ascontiguousarray(rows["wide"])
+
+    def matrices(self, batch_rows: int, wanted: NDArray[np.bool_] | None = None) -> Iterator[NDArray[np.float32]]:
+        """Yield the features of rows as they are, batch by batch, each a view of one reused array.
+
+        Parameters
+        ----------
+        batch_rows
+            Rows read at once.
+        wanted
+            Which of all rows, shape (n_rows,); by default all.
+
+        Yields
+        ------
+        ndarray of float32, shape (at most ``batch_rows``, n_features)
+            Columns in the order of ``plan.features``, NaN where a value is missing; valid until the next is taken. Never
+            empty.
+        """
+        plan = self.plan
+        small, wide = (_columns(plan.features, names) for names in (plan.small_features, plan.wide_features))
+        matrix = np.empty((batch_rows, len(plan.features)), dtype=np.float32)
+        begin = 0
+        for small_columns, wide_columns in self.records(batch_rows):
+            stop = begin + len(small_columns)
+            if wanted is not None and not wanted[begin:stop].all():
+                small_columns, wide_columns = small_columns[wanted[begin:stop]], wide_columns[wanted[begin:stop]]
+            begin, n = stop, len(small_columns)
+            if n:
+                matrix[:n, small] = small_columns
+                matrix[:n, wide] = wide_columns
+                yield matrix[:n]
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read what was counted and hashed when a segment was written.
+
+    Raises
+    ------
+    CheckpointError
+        It is not finished, or not what was written.
+    """
+    try:
+        return read_sealed(folder / "segment.json")
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder} is no finished segment; run the same command again") from error
+    except ValueError as error:
+        (folder / "segment.json").unlink(missing_ok=True)  # so that the next try writes the segment anew
+        raise CheckpointError(
+            f"{folder}/segment.json is damaged ({error}); the same command writes it again"
+        ) from error
+
+
+def read_filling(plan: Plan, segments: Sequence[Segment], folder: Path) -> Filling:
+    """Return how the columns of some segments are filled, as counted when they were written.
+
+    Raises
+    ------
+    CheckpointError
+        A segment is not finished.
+    """
+    zeros = np.zeros(len(plan.small_features), dtype=np.int64)
+    missing = np.zeros(len(plan.wide_features), dtype=np.int64)
+    for segment in segments:
+        manifest = read_manifest(folder / segment.name)
+        zeros += np.array(manifest["n_zero"], dtype=np.int64)
+        missing += np.array(manifest["n_missing"], dtype=np.int64)
+    return Filling(
+        sum(segment.n_rows for segment in segments),
+        dict(zip(plan.small_features, zeros.tolist(), strict=True)),
+        dict(zip(plan.wide_features, missing.tolist(), strict=True)),
+    )
+
+
+def _columns(features: Sequence[str], names: Sequence[str]) -> slice | NDArray[np.int64]:
+    """Return where columns stand among the features: a slice where they are neighbours, which copies faster."""
+    place = {name: number for number, name in enumerate(features)}
+    numbers = np.array([place[name] for name in names], dtype=np.int64)
+    if len(numbers) and np.array_equal(numbers, np.arange(numbers[0], numbers[0] + len(numbers))):
+        return slice(int(numbers[0]), int(numbers[0]) + len(numbers))
+    return numbers
+
+
+def segments_of(plan: Plan, first_rank: int, stop_rank: int) -> tuple[Segment, ...]:
+    """Return the segments inside a range of ranks."""
+    return tuple(
+        segment for segment in plan.segments if first_rank <= segment.first_rank and segment.stop_rank <= stop_rank
+    )

@@ -1,0 +1,312 @@
+"""How much memory training takes, predicted before it is spent.
+
+A training process passes through phases, and its peak is that of the largest: ``cuts`` (sketching the columns that are not
+one byte wide), ``matrix`` (building the quantised matrix), ``boost`` (fitting all boosters), ``finish`` (calibrating and
+writing). What grows with the rows in each of them is arithmetic on XGBoost's data structures, exact to a per cent; what
+does not (the interpreter, the libraries, histograms, batches) is measured: short child processes train on a few genes of
+the user's data with the user's settings, and each phase's constant is the largest excess of a measured peak over the
+arithmetic. The slope of the measured peaks is kept beside, as a check of the arithmetic.
+
+Without measurements, where probes would take longer than they are worth, the constants come from reading XGBoost's
+source, with a margin, and the predictions say so.
+
+How long training takes, from rates that the probes measure: building, rounds, the rest.
+
+The time of a round is a constant (nodes, histograms) plus a part that grows with the rows. Early stopping decides how
+many rounds there are, so what is predicted is the most: every fit runs to ``n_estimators``.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import ceil
+from typing import Any
+
+BATCH_ROWS = 1024
+WIDE_BATCH_ROWS = 16_384  # a batch of few columns must be long to be worth XGBoost's work on it: half the time
+PAGE_ROWS = 16_384  # of a matrix on disk: a page is read whole in every pass over the data
+PAGES_HELD = 2.25  # of a matrix on disk, at once: one in use, the next being read (measured from .7 to 12 pages)
+CARRIER_SHARE = 0.5  # with more wide columns than this, sketching them apart would take as much as the whole
+PHASES = ("cuts", "matrix", "boost", "finish")
+
+MARGIN = 1.1  # of predictions that are not measured
+MARGIN_MEASURED = 1.015  # for what a hundred rounds add to the two of a probe: boosters, curves, a larger heap
+PLANNED = 0.97  # share of a budget that a prediction may take; the process is killed where it passes the whole
+BASE_BYTES = 160 << 20  # interpreter, NumPy, Arrow and XGBoost loaded; not measured
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What memory depends on beside the number of rows.
+
+    Parameters
+    ----------
+    n_features
+        Columns of the matrix.
+    n_wide
+        Of these, columns that are not stored as one byte: they are sketched.
+    bins
+        Histogram bins of all columns together, at most.
+    missing_share
+        Share of the cells that are missing as XGBoost sees them. If any is, the row-major index has four bytes for each
+        that is not, instead of one for each cell.
+    stored_share
+        Share of the cells that the column-major copy stores: columns filled to less than a fifth store only what is there.
+    has_sparse_column
+        Whether there is such a column: then row ids are stored beside all entries.
+    n_classes
+        Classes, for the out-of-fold margins.
+    max_bin, max_depth, threads
+        Settings of the training.
+    cv
+        As in `mi_duck.run.plan.Settings`.
+    is_external
+        Whether the matrix lies on disk.
+    scored_per_row
+        Rows that are scored for each that is trained on; above 1 where easy negatives are sampled.
+    """
+
+    n_features: int
+    n_wide: int
+    bins: int
+    missing_share: float
+    stored_share: float
+    has_sparse_column: bool
+    n_classes: int
+    max_bin: int
+    max_depth: int
+    threads: int
+    cv: str
+    is_external: bool = False
+    scored_per_row: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPoint:
+    """One measurement: the peak resident memory of one phase of a training process, in bytes."""
+
+    phase: str
+    n_genes: int
+    n_rows: int
+    n_features: int
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryModel:
+    """Peak memory of the process that trains one instance.
+
+    Parameters
+    ----------
+    layout
+        Of the data and the training.
+    megabytes_per_gene
+        The user's own rule, MiB a gene, that replaces the model; None for the model.
+    measured_bytes
+        For each of `PHASES` what it takes beside what grows with the rows, measured; None for the formula.
+    """
+
+    layout: Layout
+    megabytes_per_gene: float | None = None
+    measured_bytes: tuple[int, ...] | None = None
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the constants were measured on this machine, these data and these settings."""
+        return self.measured_bytes is not None and self.megabytes_per_gene is None
+
+    def base_bytes(self, phase: str) -> int:
+        """Return what a phase takes beside what grows with the rows."""
+        if self.measured_bytes is None:
+            return BASE_BYTES + _fixed_bytes(phase, self.layout)
+        return self.measured_bytes[PHASES.index(phase)]
+
+    def predict_bytes(self, n_rows: int, n_genes: int) -> int:
+        """Return the peak resident memory in bytes of training ``n_rows`` rows of ``n_genes`` genes."""
+        if self.megabytes_per_gene is not None:
+            return BASE_BYTES + int(self.megabytes_per_gene * (1 << 20) * n_genes)
+        peak = max(self.base_bytes(phase) + growing_bytes(phase, n_rows, self.layout) for phase in PHASES)
+        return int((MARGIN if self.measured_bytes is None else MARGIN_MEASURED) * peak)
+
+    def needed_bytes(self, n_rows: int, n_genes: int) -> int:
+        """Return the budget that training needs: the predicted peak and room for what a prediction may miss."""
+        predicted = self.predict_bytes(n_rows, n_genes)
+        return predicted if self.megabytes_per_gene is not None else int(predicted / PLANNED)
+
+    def bytes_per_row(self) -> float:
+        """Return what one more row costs, in bytes: a gene costs its own rows times this."""
+        return (self.predict_bytes(20_000_000, 1) - self.predict_bytes(10_000_000, 1)) / 10_000_000
+
+    def rows_within(self, budget_bytes: int) -> int:
+        """Return the largest number of rows that a budget is enough for; 0 if it is for none."""
+        low, high = 0, 1
+        while self.needed_bytes(high, 0) <= budget_bytes and high < 1 << 40:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.needed_bytes(middle, 0) <= budget_bytes else (low, middle)
+        return low
+
+    def with_layout(self, layout: Layout) -> "MemoryModel":
+        """Return the model for another layout; constants that were measured stay where they do not depend on it.
+
+        A matrix on disk is another program: its constants come from the formula unless they were measured for it.
+        """
+        keeps = layout.is_external == self.layout.is_external
+        return replace(self, layout=layout, measured_bytes=self.measured_bytes if keeps else None)
+
+    def with_points(self, points: Sequence[MemoryPoint]) -> "MemoryModel":
+        """Return the model with constants from measurements of every phase."""
+        return replace(
+            self,
+            measured_bytes=tuple(
+                max(
+                    point.peak_bytes - growing_bytes(phase, point.n_rows, self.layout)
+                    for point in points
+                    if point.phase == phase
+                )
+                for phase in PHASES
+            ),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the model for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "MemoryModel":
+        """Read the model from JSON."""
+        measured = values["measured_bytes"]
+        return cls(
+            Layout(**values["layout"]), values["megabytes_per_gene"], None if measured is None else tuple(measured)
+        )
+
+
+def growing_bytes(phase: str, n_rows: int, layout: Layout) -> int:
+    """Return the part of a phase's memory that grows with the rows.
+
+    Parameters
+    ----------
+    phase
+        One of `PHASES`.
+    n_rows
+        Rows of the instance.
+    layout
+        Of data and training.
+
+    Notes
+    -----
+    From XGBoost 3.2: boosting adds gradients (two copies of 8 bytes), row ids (8, and 16 for partitioning), positions,
+    margin, label and weight (4 each). Folds that are held out by weight are judged on all rows in the process, which
+    adds 40; with a matrix a fold that happens on fewer rows than the last fit has. Labels, folds, genes, uses
+    and weights take 12 bytes a row that is scored; calibrating and writing, as measured, 26 a class and 27 more up to 300,000
+    rows. Sketches are gone before the matrix is there. A matrix on disk leaves
+    what is counted by row, and the pages that are held at once.
+    """
+    scored = int(n_rows * layout.scored_per_row)
+    keys = 12 * scored
+    sketched_whole = layout.n_wide > CARRIER_SHARE * layout.n_features
+    if phase == "cuts":
+        if sketched_whole:
+            return keys
+        wide = replace(layout, n_features=layout.n_wide, bins=0, missing_share=0.0)
+        return keys + _matrix_bytes(n_rows, wide) + _sketch_bytes(n_rows, layout)
+    margins = 4 * layout.n_classes * scored
+    if phase == "finish":
+        return keys + margins + scored * (14 + 26 * layout.n_classes) + 27 * layout.n_classes * min(scored, 300_000)
+    matrix = _matrix_bytes(n_rows, layout)
+    if layout.is_external:
+        matrix = int(min(n_rows / PAGE_ROWS, PAGES_HELD) * page_bytes(layout))
+    if phase == "matrix" and sketched_whole:
+        matrix = max(matrix, _sketch_bytes(n_rows, layout))
+    by_row = 88 if layout.cv == "weights" else 48
+    return keys + margins + matrix + (n_rows * by_row if phase == "boost" or layout.is_external else 0)
+
+
+def page_bytes(layout: Layout) -> int:
+    """Return the bytes of one page of a matrix on disk."""
+    return _index_bytes(PAGE_ROWS, layout)
+
+
+def disk_bytes(n_rows: int, layout: Layout) -> int:
+    """Return the bytes of a matrix on disk."""
+    return _index_bytes(n_rows, layout)
+
+
+def _fixed_bytes(phase: str, layout: Layout) -> int:
+    """Return what a phase takes whatever the rows, by formula."""
+    if phase == "cuts":
+        return 2 * WIDE_BATCH_ROWS * (layout.n_features + 4 * layout.n_wide)
+    pages = 2 * PAGE_ROWS * layout.n_features * 4 if layout.is_external else 0
+    batch = 2 * BATCH_ROWS * layout.n_features * 4
+    cuts = layout.bins * (20 + 8 * layout.threads)
+    if phase == "matrix":
+        return pages + batch + cuts
+    if phase == "finish":
+        return 150 << 20  # scikit-learn and SciPy
+    nodes = min(2**layout.max_depth - 1, 65_536)
+    return pages + cuts + int(16 * layout.bins * (1.2 * nodes + layout.threads))
+
+
+def _index_bytes(n_rows: int, layout: Layout) -> int:
+    """Return the bytes of the row-major index: a bin for each cell, or four bytes for each that is not missing."""
+    cells = n_rows * layout.n_features
+    return int(cells * (4 * (1 - layout.missing_share) if layout.missing_share else 1 if layout.max_bin <= 256 else 2))
+
+
+def _matrix_bytes(n_rows: int, layout: Layout) -> int:
+    """Return the bytes that a finished matrix keeps in memory: none of one on disk.
+
+    The index; the column-major copy, a bin and a bit for each stored cell, and 8 bytes of row id where a column is
+    sparse; 8 bytes a row for row pointers.
+    """
+    if layout.is_external:
+        return 0
+    stored = n_rows * layout.n_features * (layout.stored_share if layout.missing_share else 1.0)
+    a_cell = (1 if layout.max_bin <= 256 else 2) + 1 / 8
+    if layout.missing_share and layout.has_sparse_column:
+        a_cell += 8
+    return _index_bytes(n_rows, layout) + int(stored * a_cell) + 8 * n_rows
+
+
+def _sketch_bytes(n_rows: int, layout: Layout) -> int:
+    """Return the bytes of the quantile sketches of the columns that need one."""
+    per_level = 8 * min(layout.max_bin, max(n_rows, 1))
+    level = 1
+    while (1 << level) * (ceil(level * per_level) + 1) < n_rows:
+        level += 1
+    return layout.n_wide * (64 + 16 * level) * min(ceil(level * per_level) + 1, max(n_rows, 1))
+
+
+def slope_ratio(points: Sequence[MemoryPoint], phase: str, layout: Layout) -> float | None:
+    """Return measured over computed growth between the smallest and the largest measurement of a phase."""
+    found = sorted((point for point in points if point.phase == phase), key=lambda point: point.n_rows)
+    if len(found) < 2 or found[0].n_rows == found[-1].n_rows:
+        return None
+    first, last = found[0], found[-1]
+    computed = growing_bytes(phase, last.n_rows, layout) - growing_bytes(phase, first.n_rows, layout)
+    return (last.peak_bytes - first.peak_bytes) / computed
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Seconds of training, measured or, by default, those of two cores at 2.5 GHz (``benchmarks/bench_matrix.py``).
+
+    Parameters
+    ----------
+    start_seconds
+        Of every instance.
+    per_cell_built
+        Seconds a cell of building one matrix of all rows.
+    per_round
+        Seconds of one round of one booster beside what grows with the rows.
+    per_cell_and_round
+        Seconds a cell and round.
+    is_external
+        Whether they were measured on a matrix on disk.
+    """
+
+    start_seconds: float = 3.0
+    per_cell_built: float = 30e-9
+    per_round: float = 0.01
+    per_cell_and_round: float = 1.1e-9
+    is_external: bool = False

@@ -1,0 +1,140 @@
+"""What an instance's folder holds: what its models were made of, whether they are whole, whether they are those of the plan.
+
+Builds ``run.duckdb``: tables over the run's files, materialised, so that the file opens anywhere and survives a move.
+
+It is built under another name and renamed, and can be built again from the files at any time.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mi_duck.atomic_files import file_sha256, read_sealed, write_json
+from mi_duck.errors import CheckpointError
+from mi_duck.run.encoding import encoding_of
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.plan import Instance, Plan, Settings
+
+INSTANCE_VERSION = 3
+LOST = "lost.json"
+TRAINED = (
+    *("model_multiclass.miduck", "fold_models.miduck", "oof_predictions.parquet", "calibration.json"),
+    *("learning_curves.csv", "feature_manifest.csv", "genes.txt"),
+)
+
+
+def made_of(plan: Plan, instance: Instance) -> dict[str, Any]:
+    """Return all that an instance's models depend on: data, genes, folds, features, settings, format."""
+    encoding = encoding_of(plan.settings.layout, plan.zero_is_missing)
+    return {
+        "format": INSTANCE_VERSION,
+        "dataset": plan.dataset_fingerprint,
+        "genes": plan.genes_sha256,
+        "ranks": [instance.first_rank, instance.stop_rank],
+        "features": key_of(plan.features),
+        "classes": list(plan.classes),
+        "encoding": key_of(encoding.to_dict()),
+        "easy_below": plan.easy_below,
+    } | {name: getattr(plan.settings, name) for name in Settings.__slots__}
+
+
+def checkpoint_key(plan: Plan, instance: Instance) -> str:
+    """Return the hash of all that an instance's models depend on."""
+    return key_of(made_of(plan, instance))
+
+
+def key_of(values: Any) -> str:
+    """Return the SHA-256 of JSON values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What an instance's folder holds: ``done``, ``absent``, ``lost``, ``damaged`` or ``foreign``; and what that rests on."""
+
+    name: str
+    detail: str = ""
+
+
+def instance_state(folder: RunFolder, plan: Plan, instance: Instance) -> State:
+    """Return whether an instance is finished for this plan and all that training wrote is whole.
+
+    What describes it, such as plots, can be made again without training.
+    """
+    where = folder.instance(instance)
+    try:
+        manifest = read_manifest(where)
+    except FileNotFoundError:
+        try:
+            return State("lost", str(json.loads((where / LOST).read_bytes())["cause"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return State("absent")
+    except CheckpointError as error:
+        return State("damaged", str(error))
+    found, wanted = manifest["made_of"], made_of(plan, instance)
+    if found != wanted:
+        return State("foreign", differences_of(found, wanted))
+    for name in TRAINED:
+        try:
+            if file_sha256(where / name) != manifest["sha256"][name]:
+                return State("damaged", f"{name} is not what was written")
+        except OSError as error:
+            return State("damaged", f"{name}: {error.strerror}")
+    return State("done")
+
+
+def is_trained(folder: RunFolder, plan: Plan, instance: Instance) -> bool:
+    """Return whether an instance is finished for this plan; see `instance_state`."""
+    return instance_state(folder, plan, instance).name == "done"
+
+
+def read_manifest(where: Path) -> dict[str, Any]:
+    """Read the manifest of an instance's folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none.
+    CheckpointError
+        It is torn or was changed.
+    """
+    try:
+        values = read_sealed(where / "manifest.json")
+        if not isinstance(values["made_of"], dict) or not set(TRAINED) <= set(values["sha256"]):
+            raise ValueError("it names other files")
+        return values
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"manifest.json is damaged ({error})") from error
+
+
+def differences_of(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return in words in what two instances' making differs."""
+    found = []
+    for name in sorted({*then, *now}):
+        if then.get(name) != now.get(name):
+            is_long = name in ("dataset", "genes", "features", "encoding")
+            found.append(f"{name} differ" if is_long else f"{name}: {then.get(name)} then, {now.get(name)} now")
+    return "; ".join(found[:4]) + ("; ..." if len(found) > 4 else "")
+
+
+def write_lost(folder: RunFolder, instance: Instance, cause: str) -> None:
+    """Note in the place of an instance that it was lost, and why; training it again removes the note."""
+    write_json(folder.instance(instance) / LOST, {"cause": cause, "n_genes": instance.n_genes})
+
+
+def status_of(state: State) -> str:
+    """Return what is shown of an instance: done, lost or to do."""
+    return state.name if state.name in ("done", "lost") else "to do"
+
+
+def measurement(folder: RunFolder, instance: Instance) -> dict[str, Any]:
+    """Return peak memory and time of an instance, empty where it was not trained."""
+    path = folder.instance(instance) / "measurement.json"
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,283 @@
+"""Every option of a run, written once: its name, type, default, range and help.
+
+Each option is a field of one of the frozen records below. The command line, the ``--config`` file, the scripts of Slurm and
+the report's list of settings are made from these fields (`mi_duck.options`), and the records themselves are what the code
+reads. To add an option, add a field here, and use it where it acts.
+"""
+
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+DATA, PLAN, TRAINING = "Data", "Plan", "Training"
+ENSEMBLE, DIAGNOSTICS, WHERE, RARE = "Ensemble", "Diagnostics", "Where it runs", "Rarely needed"
+PANELS = (DATA, PLAN, TRAINING, ENSEMBLE, DIAGNOSTICS, WHERE, RARE)
+"""The groups in which ``mi-duck run --help`` shows options, in this order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What is known of an option beside its name, type and default.
+
+    Parameters
+    ----------
+    help
+        One sentence for the user.
+    panel
+        One of `PANELS`.
+    least, most
+        Range of a number, both included; None: no bound.
+    flag
+        Its name on the command line where that is not the field's, such as ``--cv``.
+    metavar
+        What stands for its value in the help; None: its type.
+    """
+
+    help: str
+    panel: str
+    least: float | None = None
+    most: float | None = None
+    flag: str | None = None
+    metavar: str | None = None
+
+
+def option(
+    default: Any,
+    text: str,
+    panel: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    flag: str | None = None,
+    metavar: str | None = None,
+) -> Any:
+    """Return a field of a record that is an option; see `Option`."""
+    return field(default=default, metadata={"option": Option(text, panel, least, most, flag, metavar)})
+
+
+class Record(Protocol):
+    """A record of options."""
+
+    __dataclass_fields__: dict[str, Field[Any]]
+
+
+def option_of(one: "Field[Any]") -> Option:
+    """Return the option that a field of a record is."""
+    found: Option = one.metadata["option"]
+    return found
+
+
+def flag_of(one: "Field[Any]") -> str:
+    """Return the flag of an option, such as ``--n-folds``."""
+    return option_of(one).flag or f"--{one.name.replace('_', '-')}"
+
+
+def is_switch(one: "Field[Any]") -> bool:
+    """Return whether an option takes no value: ``--name``, and ``--no-name`` where it is on by default."""
+    return one.type is bool
+
+
+def flags_of(record: Record, *, with_defaults: bool = False) -> Iterator[str]:
+    """Yield the words of the command line that ask for a record, options at their default left out.
+
+    Parameters
+    ----------
+    record
+        An instance of one of the records of this module.
+    with_defaults
+        Whether to name options that are at their default too; None, which no flag says, is left out all the same.
+
+    Examples
+    --------
+    >>> list(flags_of(Diagnostics(skip_shap=True, monitor_overfitting=False, shap_sample=50)))
+    ['--no-monitor-overfitting', '--skip-shap', '--shap-sample', '50']
+    """
+    for one in fields(record):
+        value = getattr(record, one.name)
+        if value is None or (value == one.default and not with_defaults):
+            continue
+        if not is_switch(one):
+            yield from (flag_of(one), str(value))
+        elif value:
+            yield flag_of(one)
+        elif one.default is not MISSING and one.default:
+            yield flag_of(one).replace("--", "--no-", 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What the columns of the dataset are, and how carefully its bytes are checked."""
+
+    gene_column: str = option("gene_id", "Column with the gene.", DATA)
+    label_column: str = option("splice_type", "Column with the label.", DATA)
+    classes: str = option(
+        "neither,donor,acceptor", "Class names, comma separated; their order is the label's number.", DATA
+    )
+    fold_by: str | None = option(
+        None, "Column with the unit of independence; by default overlap_cluster if present, else the gene.", DATA
+    )
+    exclude: str | None = option(None, "Regular expression of columns that are not features.", DATA)
+    exclude_features: Path | None = option(
+        None, "Text file with one column name per line; these are not features.", DATA
+    )
+    base_score_columns: str | None = option(
+        None,
+        "Columns with the base model's score of each class, comma separated; by default CLASS_score.",
+        DATA,
+        metavar="NAMES",
+    )
+    full_hash: bool = option(
+        False, "Hash every byte of the dataset, and check that again before its rows are read.", RARE
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked of a plan and of the training; what is decided is in `mi_duck.run.plan`."""
+
+    train_all_genes: bool = option(False, "Use all genes, in several instances above 1,500.", PLAN)
+    sample_genes: int | None = option(None, "Use this many whole genes, chosen by seed.", PLAN, least=2)
+    genes_per_instance: int = option(
+        1500, "Genes per instance: a target, see --auto-adjust-instance-size.", PLAN, least=1, most=10**7
+    )
+    max_instances: int = option(10, "Most instances.", PLAN, least=1, most=10_000)
+    instance_overlap: float = option(0.1, "Share of the target that neighbours share.", PLAN, least=0.0, most=0.5)
+    max_memory_per_instance_gb: float = option(15.0, "Most memory of one instance, GiB.", PLAN, least=0.1, most=1e6)
+    strategy: Literal["auto", "single", "multi", "external"] = option(
+        "auto", "One model (single), several (multi), what fits of these (auto), or one with its matrix on disk.", PLAN
+    )
+    sample_negatives: float | None = option(
+        None,
+        "Share of the easy negatives to train on, with the inverse as weight; 1 is all. By default all of fewer than "
+        "200,000 rows or without base scores, else a quarter.",
+        PLAN,
+        least=0.01,
+        most=1.0,
+    )
+    screen_features: int | None = option(
+        None, "Keep the best features of a pilot on some genes, and the base scores.", PLAN, least=1
+    )
+    holdout_genes: str | None = option(
+        None,
+        "Genes that nothing is trained on: a share of the fold groups, a text file of genes, or a column of 0 and 1.",
+        PLAN,
+        metavar="WHICH",
+    )
+    auto_exclude_leaky: bool = option(False, "Leave out features that the leakage report suspects.", PLAN)
+    memory_safety_factor: float = option(
+        0.6, "Share of the available memory that a plan may take.", RARE, least=0.05, most=1.0
+    )
+    memory_per_gene_mb: float | None = option(
+        None, "MiB per gene, instead of the memory model.", RARE, least=0.001, most=1e6
+    )
+    auto_adjust_instance_size: bool = option(
+        True, "Let the genes per instance follow memory and --max-instances.", RARE
+    )
+    layout: Literal["auto", "missing", "zeros", "sentinel"] = option(
+        "auto",
+        "Missing values stay missing, zeros of byte columns are missing too, or missing is a number below all others.",
+        RARE,
+    )
+    cv: Literal["auto", "matrices", "weights"] = option(
+        "auto", "Hold folds out by a matrix for each, or by weight zero; auto takes the faster.", RARE
+    )
+    n_estimators: int = option(800, "Most boosting rounds.", TRAINING, least=1, most=100_000)
+    n_folds: int = option(3, "Folds of the cross-validation.", TRAINING, least=2, most=100)
+    early_stopping_patience: int = option(
+        30, "Rounds without gain before a fit stops; 0 never stops.", TRAINING, least=0, most=100_000
+    )
+    max_depth: int = option(6, "Depth of the trees.", TRAINING, least=1, most=16)
+    learning_rate: float = option(0.1, "Step of boosting.", TRAINING, least=1e-4, most=1.0)
+    max_bin: int = option(256, "Most histogram bins per feature.", TRAINING, least=2, most=65_536)
+    device: Literal["cpu", "cuda"] = option(
+        "cpu", "Where XGBoost trains; cuda is passed on as it is and has not been tried on a device yet.", WHERE
+    )
+    seed: int = option(42, "Seed of every choice.", TRAINING, least=0, most=2**31 - 1)
+    calibrate_per_class: bool = option(True, "Calibrate each class if it lowers the log loss.", ENSEMBLE)
+    voting: Literal["probability", "margin", "auto"] = option(
+        "probability",
+        "Mean of the members' probabilities, or of their log-odds, calibrated on top; auto takes the lower log loss.",
+        ENSEMBLE,
+    )
+    weights: Literal["uniform", "f1", "fitted", "auto"] = option(
+        "uniform",
+        "Weights of the members: equal, by F1, or fitted to the log loss; auto takes what has the lowest.",
+        ENSEMBLE,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostics:
+    """What is written beside model, scores and catalogue."""
+
+    minimal_diagnostics: bool = option(False, "Leave out plots, curves and scores on genes never seen.", DIAGNOSTICS)
+    monitor_overfitting: bool = option(
+        True, "Check the learning curves of every fold for overfitting: overfitting/.", DIAGNOSTICS
+    )
+    calibration_analysis: bool = option(
+        True,
+        "Write what calibration did and how far probabilities can be believed: calibration_analysis/.",
+        DIAGNOSTICS,
+    )
+    neigh_sample: int = option(
+        0,
+        "True sites whose neighbourhood is written to neighbour_diagnostics/; 0 is none.",
+        DIAGNOSTICS,
+        least=0,
+    )
+    skip_shap: bool = option(False, "Leave out SHAP values.", DIAGNOSTICS)
+    shap_sample: int = option(1000, "Rows to explain by SHAP values.", DIAGNOSTICS, least=1, most=1_000_000)
+    shap_background: int = option(
+        0,
+        "Rows of a background that makes SHAP values interventional; 0 for exact path-dependent ones.",
+        RARE,
+        least=0,
+    )
+
+    @property
+    def sites_shown(self) -> int:
+        """Sites whose neighbourhood is written."""
+        return 0 if self.minimal_diagnostics else self.neigh_sample
+
+
+@dataclass(frozen=True, slots=True)
+class Resuming:
+    """What becomes of a run that the folder holds already."""
+
+    resume_from_checkpoint: bool = option(True, "Go on in a folder that holds a run.", RARE)
+    force_retrain_all: bool = option(False, "Delete what the folder's run has done first.", RARE)
+
+
+@dataclass(frozen=True, slots=True)
+class Executing:
+    """Where instances are trained, and by how much at once."""
+
+    threads: int | None = option(None, "Threads; by default all cores of this process.", WHERE, least=1, most=1024)
+    workers: int | None = option(
+        None,
+        "Most instances to train at once, as memory allows; here they share the threads. By default one here, and with "
+        "--executor as many as there is room for.",
+        WHERE,
+        least=1,
+        most=1024,
+    )
+    executor: Literal["local", "slurm", "dask"] = option(
+        "local",
+        "Where instances are trained: here, by jobs of Slurm, or by workers of Dask. On other machines "
+        "--max-memory-per-instance-gb alone is the budget.",
+        WHERE,
+    )
+    slurm_options: str | None = option(
+        None,
+        "With --executor slurm, more options of sbatch, such as '--partition=long --account=lab'; they win over ours.",
+        WHERE,
+        metavar="TEXT",
+    )
+    dask_scheduler: str | None = option(
+        None,
+        "With --executor dask, the address of a scheduler whose workers see RUN and the dataset under the same paths; "
+        "by default workers are started here.",
+        WHERE,
+        metavar="ADDRESS",
+    )

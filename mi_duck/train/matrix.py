@@ -1,0 +1,214 @@
+"""Streams the rows of segments into one quantised matrix, without ever holding a float matrix of them.
+
+XGBoost finds the cuts of all columns by sketching them side by side, which takes a megabyte a column for half a million
+rows, and a pass over the data. Whole numbers in one byte need no sketch: their distinct values are their cuts. So only the
+other columns are sketched, and the cuts of all go into the big matrix by way of a *carrier*, a matrix of a few hundred rows
+that holds nothing but cut points (``ref=``). The cuts are the same, so the trees are; building W takes 3 passes
+instead of 4, and the sketches are those of the few wide columns (``benchmarks/bench_matrix.py``).
+
+Where zeros count as missing, XGBoost gets the other cells alone, row by row: it would look at each cell to see whether it is
+missing, which no processor can foresee. The matrix is the same; building it takes 24 seconds instead of 30 for W, .70 of whose
+cells are stored.
+"""
+
+import ctypes
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import xgboost as xgb
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from mi_duck.rows.segments import SegmentReader
+from mi_duck.run.costs import BATCH_ROWS, CARRIER_SHARE, PAGE_ROWS, WIDE_BATCH_ROWS
+
+PASSES = 3  # of XGBoost over the data with a reference matrix
+
+
+class GeneBatches(xgb.DataIter):  # type: ignore[misc]
+    """Feeds batches to XGBoost, which asks for all of them several times.
+
+    Parameters
+    ----------
+    batches
+        Makes the iterator of one pass; each array it yields may be reused for the next.
+    report
+        Told the rows handed over so far, over all passes.
+    """
+
+    def __init__(
+        self,
+        batches: Callable[[], Iterator[NDArray[np.float32] | csr_matrix]],
+        report: Callable[[int], None],
+        cache: Path | None = None,
+    ) -> None:
+        super().__init__(cache_prefix=None if cache is None else str(cache))
+        self._make = batches
+        self._report = report
+        self._rows = 0
+        self._batches: Iterator[NDArray[np.float32] | csr_matrix] = iter(())
+
+    def reset(self) -> None:
+        """Begin the next pass."""
+        self._batches = self._make()
+
+    def next(self, input_data: Callable[..., None]) -> bool:
+        """Hand over the next batch; False when there is none."""
+        matrix = next(self._batches, None)
+        if matrix is None:
+            return False
+        self._rows += matrix.shape[0]
+        self._report(self._rows)
+        # a new view each time: XGBoost takes an object it has seen for data it has seen
+        input_data(data=matrix.view() if isinstance(matrix, np.ndarray) else matrix)
+        return True
+
+
+def build_matrix(
+    reader: SegmentReader,
+    wanted: NDArray[np.bool_],
+    carrier: xgb.QuantileDMatrix | None,
+    *,
+    max_bin: int,
+    threads: int,
+    report: Callable[[int], None],
+    cache: Path | None = None,
+) -> xgb.QuantileDMatrix | xgb.ExtMemQuantileDMatrix:
+    """Return the quantised matrix of the wanted rows of a reader, in their order.
+
+    Parameters
+    ----------
+    reader
+        The rows.
+    wanted
+        Which of them, shape (n_rows,).
+    carrier
+        Holds the cuts, see `cut_carrier`; without one XGBoost sketches all columns.
+    max_bin
+        Most bins a feature; must equal that of the training parameters.
+    threads
+        Threads.
+    report
+        Told the rows read so far, over all passes.
+    cache
+        Beginning of the names of files that hold the matrix instead of memory; they go with the matrix.
+    """
+
+    def encoded(batch_rows: int) -> Iterator[NDArray[np.float32] | csr_matrix]:
+        matrices, features = reader.matrices(batch_rows, wanted), reader.plan.features
+        if not reader.encoding.zero_is_missing:
+            return (reader.encoding.apply(rows, features) for rows in matrices)
+        return without_zeros(matrices, ~reader.encoding.loses_zeros(features), batch_rows)
+
+    if cache is None:
+        batches = GeneBatches(lambda: encoded(BATCH_ROWS), report)
+        matrix = xgb.QuantileDMatrix(batches, max_bin=max_bin, nthread=threads, ref=carrier)
+    else:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        pages = GeneBatches(lambda: encoded(PAGE_ROWS), report, cache)
+        matrix = xgb.ExtMemQuantileDMatrix(pages, max_bin=max_bin, nthread=threads, ref=carrier)
+    trim_heap()
+    return matrix
+
+
+def cut_carrier(
+    reader: SegmentReader, wanted: NDArray[np.bool_], *, max_bin: int, threads: int, cache: Path | None = None
+) -> xgb.QuantileDMatrix | None:
+    """Return a tiny matrix whose cuts are those of the wanted rows; None where sketching all columns at once is no dearer.
+
+    That is where most columns are wide, or where a byte column has more values than bins.
+
+    XGBoost cuts a column with few distinct values v0 < v1 < ... at v1, v2, ...; so a column whose distinct values are
+    the smallest value and all cuts but the last has exactly these cuts. (The last cut only closes the last bin.)
+    """
+    plan = reader.plan
+    n_small = len(plan.small_features)
+    if len(plan.wide_features) > CARRIER_SHARE * len(plan.features):
+        return None
+    is_there = np.zeros((n_small, 256), dtype=bool)
+    offsets = np.arange(n_small, dtype=np.int32) * 256
+    lowest = np.full(len(plan.wide_features), np.inf, dtype=np.float32)
+    for small, wide in _wanted(reader, wanted, BATCH_ROWS):
+        is_there.ravel()[small + offsets] = True
+        if wide.shape[1]:
+            encoded = reader.encoding.apply(wide, plan.wide_features)  # a sentinel is the smallest value of its column
+            lowest = np.fmin(lowest, np.fmin.reduce(encoded, axis=0))
+    is_there[reader.encoding.loses_zeros(plan.small_features), 0] = False
+    if is_there.sum(axis=1).max(initial=0) > max_bin:
+        return None
+    values = {
+        name: np.flatnonzero(is_there[place]).astype(np.float32) for place, name in enumerate(plan.small_features)
+    }
+    if plan.wide_features:
+
+        def columns() -> Iterator[NDArray[np.float32]]:
+            return (
+                reader.encoding.apply(wide, plan.wide_features) for _, wide in _wanted(reader, wanted, WIDE_BATCH_ROWS)
+            )
+
+        kind = xgb.QuantileDMatrix if cache is None else xgb.ExtMemQuantileDMatrix
+        if cache is not None:
+            cache.parent.mkdir(parents=True, exist_ok=True)
+        sketched = kind(GeneBatches(columns, lambda rows: None, cache), max_bin=max_bin, nthread=threads)
+        starts, cuts = sketched.get_quantile_cut()
+        for place, name in enumerate(plan.wide_features):
+            # the first number is a bound below the smallest value, the last one a bound above the largest
+            inner = cuts[starts[place] + 1 : starts[place + 1] - 1]
+            values[name] = np.append(lowest[place], inner) if np.isfinite(lowest[place]) else np.empty(0, np.float32)
+    matrix = np.full((max(len(column) for column in values.values()), len(plan.features)), np.nan, dtype=np.float32)
+    for place, name in enumerate(plan.features):
+        column = values[name]
+        if len(column):
+            matrix[: len(column), place] = column
+            matrix[len(column) :, place] = column[-1]
+    carrier = xgb.QuantileDMatrix(matrix, max_bin=max_bin, nthread=threads)
+    trim_heap()
+    return carrier
+
+
+def without_zeros(
+    matrices: Iterator[NDArray[np.float32]], keep: NDArray[np.bool_], most_rows: int
+) -> Iterator[csr_matrix]:
+    """Yield matrices without the cells that are zero, but for the columns to keep.
+
+    Parameters
+    ----------
+    matrices
+        Each of shape (``most_rows`` at most, n_features).
+    keep
+        Columns whose zeros are stored, shape (n_features,).
+    most_rows
+        Rows of the longest.
+    """
+    column_of_cell = np.tile(np.arange(len(keep), dtype=np.int32), most_rows)
+    for matrix in matrices:
+        is_stored = (matrix != 0) | keep
+        cells = np.flatnonzero(is_stored)
+        starts = np.zeros(len(matrix) + 1, dtype=np.int32)
+        np.cumsum(np.count_nonzero(is_stored, axis=1), out=starts[1:])
+        values, columns = (one.take(cells, mode="clip") for one in (matrix.ravel(), column_of_cell))
+        yield csr_matrix((values, columns, starts), shape=matrix.shape)
+
+
+def _wanted(
+    reader: SegmentReader, wanted: NDArray[np.bool_], batch_rows: int
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+    """Yield byte columns and float32 columns of the wanted rows, batch by batch, none empty."""
+    begin = 0
+    for small, wide in reader.records(batch_rows):
+        chosen = wanted[begin : begin + len(small)]
+        begin += len(small)
+        if chosen.all():
+            yield small, wide
+        elif chosen.any():
+            yield small[chosen], wide[chosen]
+
+
+def trim_heap() -> None:
+    """Give freed memory back to the system; the quantile sketches alone are a gigabyte at a thousand features."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)

@@ -1,0 +1,186 @@
+"""From what a user asks to the plan of a run: made, kept, or made anew with the instances kept that still match."""
+
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from mi_duck.atomic_files import storage_errors, write_file
+from mi_duck.data.dataset import Dataset, changed_files
+from mi_duck.errors import CheckpointError
+from mi_duck.plan.make_plan import PlanOptions, make_plan
+from mi_duck.processes import Report, Say
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.instance_folder import checkpoint_key, read_manifest
+from mi_duck.run.plan import Plan, Settings, write_splits
+
+
+def plan_of_request(
+    dataset: Dataset,
+    folder: RunFolder,
+    *,
+    options: PlanOptions,
+    settings: Settings,
+    threads: int,
+    resume: bool = True,
+    force: bool = False,
+    is_elsewhere: bool = False,
+    report: Report,
+    say: Say,
+) -> Plan:
+    """Return the plan of a run, made now or kept, with the instances in place that match it; the run's lock is held.
+
+    Parameters
+    ----------
+    dataset, options, settings, threads, is_elsewhere
+        As for `mi_duck.plan.make_plan.make_plan`.
+    folder
+        The run.
+    resume
+        Whether to go on in a folder that holds a run; else that is refused.
+    force
+        Whether to delete the instances of such a run first.
+    report, say
+        Take progress and messages.
+
+    Raises
+    ------
+    CheckpointError
+        The folder holds a run, and ``resume`` is off.
+    """
+    if force:
+        _forget(folder)
+    if folder.plan.exists() and not resume:
+        raise CheckpointError(
+            f"{folder.root} holds a run already; leave --resume-from-checkpoint on or choose another --out"
+        )
+    plan = _kept_plan(folder, dataset, options, settings, say) if folder.plan.exists() else None
+    if plan is None:
+        plan = make_plan(
+            dataset,
+            folder.root,
+            options=options,
+            settings=settings,
+            threads=threads,
+            is_elsewhere=is_elsewhere,
+            report=report,
+            say=say,
+        )
+    keep_matching(folder, plan, say)
+    return plan
+
+
+def _kept_plan(folder: RunFolder, dataset: Dataset, options: PlanOptions, settings: Settings, say: Say) -> Plan | None:
+    """Return the plan of a run that was begun, or None where it must be made anew; say what differs."""
+    plan = folder.read_plan()
+    changed = differences_asked(plan, dataset, options, settings)
+    if not changed:
+        return plan
+    voting = {"voting": options.voting, "weights": options.weights}
+    say(f"{folder.root} was begun otherwise ({'; '.join(changed[:4])}); what still matches is kept")
+    if not differences_asked(replace(plan, options=plan.options | voting), dataset, options, settings):
+        # how members vote is decided after training
+        plan = replace(plan, options=plan.options | voting)
+        _forget_results(folder)
+        write_file(folder.plan, plan.to_json().encode())
+        if folder.splits.is_file():
+            write_splits(folder.splits, plan)
+        return plan
+    _forget_plan(folder)
+    return None
+
+
+def keep_matching(folder: RunFolder, plan: Plan, say: Say) -> None:
+    """Set aside the instances that other plans trained, and take back those that this plan would train alike."""
+    key_of = {checkpoint_key(plan, instance): instance for instance in plan.instances}
+    with storage_errors(folder.root):
+        aside = 0
+        for where in sorted(folder.instances.glob("instance_*")) if folder.instances.is_dir() else []:
+            key = _key(where)
+            if key is not None and (key not in key_of or key_of[key].name != where.name):
+                folder.stale.mkdir(exist_ok=True)
+                target = folder.stale / f"{where.name}_{key[:12]}"
+                if target.exists():  # the same instance, set aside before
+                    shutil.rmtree(target)
+                where.replace(target)
+                aside += 1
+        back = 0
+        for where in sorted(folder.stale.glob("instance_*")) if folder.stale.is_dir() else []:
+            key = _key(where)
+            if key in key_of and _key(folder.instance(key_of[key])) is None:
+                target = folder.instance(key_of[key])
+                folder.instances.mkdir(exist_ok=True)
+                if target.exists():
+                    shutil.rmtree(target)
+                where.replace(target)
+                back += 1
+        if folder.stale.is_dir() and not any(folder.stale.iterdir()):
+            folder.stale.rmdir()
+    if aside > back:
+        say(f"{aside - back} instances match no longer; they are set aside in {folder.stale}")
+    elif back:
+        say(f"{back} instances of an earlier plan match again")
+
+
+def _key(where: Path) -> str | None:
+    """Return the key of an instance's folder, None where it holds no whole manifest."""
+    try:
+        return str(read_manifest(where)["key"])
+    except (FileNotFoundError, CheckpointError):
+        return None
+
+
+def differences_asked(plan: Plan, dataset: Dataset, options: PlanOptions, settings: Settings) -> list[str]:
+    """Return in what a request differs from the one that a plan was made for, each in words."""
+    # of the settings that options decide, the plan holds what was decided
+    asked = {name: value for name, value in asdict(plan.settings).items() if name not in (*plan.options, "layout")}
+    changed = sorted(
+        f"{name}: {old} then, {now[name]} now"
+        for before, now in ((plan.options, asdict(options)), (asked, asdict(settings)))
+        for name, old in before.items()
+        if now[name] != old
+    )
+    # of the dataset's features a plan may leave out leaks, and those that a pilot found useless
+    usable = [name for name in dataset.features if name not in plan.leaky_features]
+    kept = usable if options.screen_features is None else [name for name in usable if name in plan.features]
+    if list(plan.features) != kept:
+        changed.append("features differ")
+    if plan.classes != dataset.classes:
+        changed.append("classes differ")
+    columns = ("gene_column", "label_column", "fold_column", "base_scores")
+    if any(getattr(plan, name) != getattr(dataset, name) for name in columns):
+        changed.append("columns differ")
+    if plan.full_hash != dataset.full_hash:
+        changed.append(f"full_hash: {plan.full_hash} then, {dataset.full_hash} now")
+    elif plan.dataset_fingerprint != dataset.fingerprint:
+        changed.append(changed_files(plan, dataset))
+    return changed
+
+
+def _forget(folder: RunFolder) -> None:
+    """Delete what an earlier run left in its folder; only names of ours, the plan first."""
+    _forget_plan(folder)
+    with storage_errors(folder.root):
+        for trash in (folder.instances, folder.stale):
+            if trash.is_dir():
+                shutil.rmtree(trash)
+
+
+def _forget_plan(folder: RunFolder) -> None:
+    """Delete the plan, what it rests on and all results; the instances stay."""
+    with storage_errors(folder.root):
+        for file in (folder.plan, folder.splits, folder.genes, folder.memory_plot):
+            file.unlink(missing_ok=True)
+        for trash in (folder.scratch, folder.leakage):
+            if trash.is_dir():
+                shutil.rmtree(trash)
+    _forget_results(folder)
+
+
+def _forget_results(folder: RunFolder) -> None:
+    """Delete what was made of the instances, provenance first, so that nothing old counts as finished."""
+    with storage_errors(folder.root):
+        for file in (folder.provenance, *folder.results):
+            file.unlink(missing_ok=True)
+        for trash in folder.result_folders:
+            if trash.is_dir():
+                shutil.rmtree(trash)

@@ -1,0 +1,398 @@
+"""Which instances are trained at once: as many as are asked for, as long as their expected peaks fit in memory together.
+
+Trains the instances of a plan, one child process each under the budget, several at once where asked and where they fit.
+
+An instance that runs out of memory is split in halves, once; one that dies is noted with its cause, and the others go on.
+One that the machine has too little memory for while others run is tried again beside fewer, and only what it does alone
+counts: so the models do not depend on how many run at once.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from mi_duck.atomic_files import write_json
+from mi_duck.errors import (
+    CheckpointError,
+    IncompleteRunError,
+    KilledError,
+    MemoryBudgetError,
+    MiDuckError,
+    OverBudgetError,
+    PlanError,
+)
+from mi_duck.plan.layouts import layout_of
+from mi_duck.plan.splitting import halves_of
+from mi_duck.processes import Crew, Report, Say, Turn, run_child
+from mi_duck.resources import GIB, machine_budget
+from mi_duck.rows.partition import partition
+from mi_duck.rows.segments import read_filling, segments_of
+from mi_duck.run.costs import MemoryModel
+from mi_duck.run.folder import RunFolder, take_files_out
+from mi_duck.run.genes import read_gene_table
+from mi_duck.run.instance_folder import instance_state, is_trained, measurement, write_lost
+from mi_duck.run.locks import instance_lock, run_lock
+from mi_duck.run.plan import Instance, Plan, with_split, write_splits
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """An instance to be trained, and its number in messages, from 1."""
+
+    number: int
+    instance: Instance
+
+
+def expected_bytes(job: Job, over: Sequence[float]) -> int:
+    """Return the peak that an instance is expected to have: the predicted one, by the peaks measured so far.
+
+    Parameters
+    ----------
+    job
+        The instance.
+    over
+        Measured over predicted peak of instances that are trained, 0 where it is not known.
+    """
+    return int(job.instance.predicted_bytes * (max(over, default=0) or 1))
+
+
+def most_at_once(expected: Sequence[int], workers: int, room_bytes: int) -> int:
+    """Return how many of the workers can ever work at once: as many as the smallest instances that fit together, at least 1.
+
+    Parameters
+    ----------
+    expected
+        Expected peaks of the instances that are to be trained, bytes.
+    workers
+        Most that are asked for.
+    room_bytes
+        Memory that they may take together.
+    """
+    smallest = sorted(expected)
+    return max((n for n in range(1, min(workers, len(smallest)) + 1) if sum(smallest[:n]) <= room_bytes), default=1)
+
+
+def next_job(
+    waiting: Sequence[Job], running: Sequence[Job], over: Sequence[float], *, at_once: int, room_bytes: int
+) -> Job | None:
+    """Return the first instance that may begin now, None where all that wait must go on waiting.
+
+    One that fits beside those that run goes before one that does not, which runs when enough of the others have ended: at
+    last alone, because one always may.
+
+    Parameters
+    ----------
+    waiting, running
+        Instances.
+    over
+        As for `expected_bytes`.
+    at_once
+        Most that may run.
+    room_bytes
+        Memory that they may take together.
+    """
+    if not running:
+        return waiting[0]
+    if len(running) >= at_once:
+        return None
+    left = room_bytes - sum(expected_bytes(job, over) for job in running)
+    return next((job for job in waiting if expected_bytes(job, over) <= left), None)
+
+
+COUNTED_MORE = 1.05  # times the planned peak: then it is said
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """An instance that was not trained, and why."""
+
+    instance: Instance
+    cause: MiDuckError
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How training an instance ended: halves in its place, the cause of its loss, too little memory beside others, or well."""
+
+    halves: tuple[Instance, ...] = ()
+    cause: MiDuckError | None = None
+    is_crowded: bool = False
+
+
+def train(
+    folder: RunFolder, plan: Plan, *, threads: int, workers: int = 1, report: Report, say: Say
+) -> tuple[int, tuple[Lost, ...]]:
+    """Train every instance that is not done, one child process each; return how many were, and those that were lost.
+
+    Parameters
+    ----------
+    folder, plan
+        The run.
+    threads
+        Threads of all children together.
+    workers
+        Most instances to train at once; fewer where memory is too little.
+    report, say
+        Take progress and messages, from several threads.
+
+    Raises
+    ------
+    MemoryBudgetError, IncompleteRunError
+        Every instance was lost.
+    CheckpointError
+        An instance's folder holds what another plan trained.
+    """
+    jobs = [Job(number, instance) for number, instance in enumerate(plan.instances, 1)]
+    done = [job for job in jobs if is_trained(folder, plan, job.instance)]
+    if done:
+        say(f"Checkpointing: found {len(done)} existing instance{'s' if len(done) > 1 else ''} to reuse")
+    for job in done:
+        say(f"[Instance {job.number}/{len(jobs)}] reusing {job.instance.name}")
+    waiting = [job for job in jobs if job not in done]
+    if waiting:
+        partition(folder, plan, threads=threads, report=report)
+        take_files_out(folder)  # once, before several threads would
+    over = [peak_over_prediction(folder, job.instance) for job in done]
+    room = machine_budget(plan.options["memory_safety_factor"])
+    at_once = most_at_once([expected_bytes(job, over) for job in waiting], workers, room.budget_bytes)
+    if plan.settings.device != "cpu" and at_once > 1:
+        at_once = 1
+        say(f"1 of {workers} workers: the memory of the device is planned for one instance at a time")
+    elif at_once < min(workers, len(waiting)):
+        smallest = sorted(expected_bytes(job, over) for job in waiting)[: at_once + 1]
+        say(
+            f"{at_once} of {workers} workers: {at_once + 1} instances at once need {sum(smallest) / GIB:.2f} GiB at least, and "
+            f"{room.budget_bytes / GIB:.2f} GiB may be taken ({room.won}); free memory or plan smaller instances "
+            "(--genes-per-instance) to let more run"
+        )
+    threads_each = max(1, threads // at_once)
+    lost: list[tuple[Job, Lost]] = []
+    n_trained, n_jobs = 0, len(jobs)
+    with Crew[Job, Outcome]() as crew:
+        while waiting or crew.running:
+            one = next_job(waiting, list(crew.running), over, at_once=at_once, room_bytes=room.budget_bytes)
+            if one is not None:
+                waiting.remove(one)
+                place = f"[Instance {one.number}/{n_jobs}]"
+                if any(over):
+                    expected = expected_bytes(one, over)
+                    say(f"{place} expected peak {expected / GIB:.2f} GiB, by the instances measured so far")
+                told = report if at_once == 1 else partial(_report_of, report, one.instance.name)
+                work = partial(train_or_split, folder, one.instance, place, threads=threads_each, report=told, say=say)
+                crew.start(one, work, is_alone=at_once == 1)
+                continue
+            job, outcome = crew.next()
+            if outcome.is_crowded:
+                at_once = max(at_once - 1, 1)
+                waiting.append(job)
+            elif outcome.halves:
+                waiting += [Job(n_jobs + number, half) for number, half in enumerate(outcome.halves, 1)]
+                n_jobs += len(outcome.halves)
+            elif outcome.cause is not None:
+                lost.append((job, Lost(job.instance, outcome.cause)))
+            else:
+                n_trained += 1
+                over.append(peak_over_prediction(folder, job.instance))
+    losses = tuple(loss for _, loss in sorted(lost, key=lambda pair: pair[0].number))
+    if losses and not n_trained and not done:
+        raise type(losses[0].cause)(loss_text(folder.read_plan(), losses))
+    return n_trained, losses
+
+
+def _report_of(report: Report, name: str, stage: str, done: int, total: int) -> None:
+    """Report progress with the name of the instance that makes it."""
+    report(f"{name}: {stage}", done, total)
+
+
+def train_or_split(
+    folder: RunFolder, instance: Instance, place: str, turn: Turn, *, threads: int, report: Report, say: Say
+) -> Outcome:
+    """Train one instance; split it where memory ran out, note it as lost where it died.
+
+    Parameters
+    ----------
+    folder, instance
+        What to train.
+    place
+        What messages begin with, such as ``[Instance 3/7]``.
+    turn
+        Whether it is called off, and whether others are trained beside it.
+    threads, report, say
+        As for `train`.
+
+    Raises
+    ------
+    CheckpointError
+        The instance's folder holds what another plan trained.
+    """
+    with instance_lock(folder, instance):
+        plan = folder.read_plan()
+        state = instance_state(folder, plan, instance)
+        if state.name == "done":  # by another job, meanwhile
+            say(f"{place} reusing {instance.name}")
+            return Outcome()
+        if state.name == "foreign":
+            raise CheckpointError(
+                f"{folder.instance(instance)} was trained by another plan ({state.detail}); 'mi-duck run' sets it aside, or "
+                "choose another --out"
+            )
+        if state.name == "damaged":
+            say(f"{place} {instance.name} is damaged, so it is trained again: {state.detail}")
+        say(f"{place} training on {instance.n_genes:,} genes, {instance.n_rows:,} rows")
+        once = partial(train_one, folder, plan, instance, threads=threads, report=report, say=say, is_off=turn.is_off)
+        try:
+            try:
+                once()
+            except KilledError as error:  # by whom is not known; what was saved makes another try cheap
+                say(f"{place} tried once more, from where it was saved: {error}")
+                once()
+            return Outcome()
+        except (MemoryBudgetError, IncompleteRunError) as error:
+            is_memory = isinstance(error, MemoryBudgetError)
+            if is_memory and not isinstance(error, OverBudgetError) and turn.had_company():
+                say(f"{place} tried again later, with fewer beside it: {error}")
+                return Outcome(is_crowded=True)
+            halves = _split(folder, instance, turn, threads=threads, report=report) if is_memory else ()
+            if not halves:
+                say(f"{place} lost: {error}")
+                write_lost(folder, instance, str(error))
+                return Outcome(cause=error)
+            names = " and ".join(half.name for half in halves)
+            say(f"{place} out of memory, so {instance.name} is split in halves, {names}: {error}")
+            return Outcome(halves=halves)
+
+
+def _split(folder: RunFolder, instance: Instance, turn: Turn, *, threads: int, report: Report) -> tuple[Instance, ...]:
+    """Split an instance and note it, unless it cannot be; several jobs may do so at once."""
+    with run_lock(folder.root, name=".lock_splits", wait=True):
+        plan = folder.read_plan()
+        genes = read_gene_table(folder, plan)
+        halves = halves_of(plan, instance, genes)
+        if halves is None:
+            return ()
+        after = with_split(plan, instance, halves, genes.n_rows)
+        # before the splits are noted, because whoever reads of a segment may begin with it
+        partition(folder, after, threads=threads, report=report, is_off=turn.is_off)
+        write_splits(folder.splits, after)
+    return halves
+
+
+def loss_text(plan: Plan, lost: Sequence[Lost], remedy: str = "the same command tries them again") -> str:
+    """Return in one line which instances were lost, why, what that means, and what to do."""
+    kept = [one for one in plan.instances if one not in {loss.instance for loss in lost}]
+    covered = {rank for one in kept for rank in range(one.first_rank, one.stop_rank)}
+    return (
+        f"{len(lost)} of {len(plan.instances)} instances lost ({', '.join(one.instance.name for one in lost)}), and with "
+        f"them {plan.n_genes - len(covered):,} of {plan.n_genes:,} genes; first cause: {lost[0].cause}; {remedy}"
+    )
+
+
+def peak_over_prediction(folder: RunFolder, instance: Instance) -> float:
+    """Return measured over predicted peak of a trained instance; 0 where it was not measured."""
+    peak = measurement(folder, instance).get("peak_bytes")
+    return peak / instance.predicted_bytes if isinstance(peak, int | float) else 0.0
+
+
+def train_one(
+    folder: RunFolder,
+    plan: Plan,
+    instance: Instance,
+    *,
+    threads: int,
+    report: Report,
+    say: Say,
+    is_off: Callable[[], bool] | None = None,
+) -> None:
+    """Train one instance in a child process under its budget, and note its peak memory and time.
+
+    Parameters
+    ----------
+    folder, plan, instance
+        What to train.
+    threads, report, say
+        As for `train`.
+    is_off
+        As in `mi_duck.processes.run_child`.
+
+    Raises
+    ------
+    OverBudgetError, PlanError
+        The rows as they are need more than the budget, or the process passed it.
+    MemoryBudgetError
+        The machine has too little memory left.
+    """
+    counted = check_filling(folder, plan, instance)
+    if counted > COUNTED_MORE * instance.predicted_bytes:
+        say(
+            f"    {instance.name}: its rows, now counted, have a column that is filled less than those that were measured: "
+            f"{counted / GIB:.2f} GiB expected, {instance.predicted_bytes / GIB:.2f} planned"
+        )
+    take_files_out(folder)
+    try:
+        result = run_child(
+            "mi_duck.train.train:train_instance",
+            {"run": str(folder.root), "instance_id": instance.instance_id, "threads": threads},
+            threads=threads,
+            report=report,
+            limit_bytes=plan.budget_bytes,
+            is_off=is_off,
+        )
+    except KilledError:
+        raise
+    except MemoryBudgetError as error:
+        fewer = max(int(0.8 * instance.n_genes * min(1.0, plan.budget_bytes / max(instance.predicted_bytes, 1))), 1)
+        raise type(error)(
+            f"{error}; predicted were {instance.predicted_bytes / GIB:.2f} GiB. Plan anew with "
+            f"--genes-per-instance {fewer:,}, a larger --max-memory-per-instance-gb, or --strategy external"
+        ) from error
+    phases: dict[str, int] = result.value["phases"]
+    peak = max([result.peak_bytes, result.value["peak_before"], *phases.values()])
+    seconds = result.wall_seconds + result.value["seconds_before"]
+    rounds_before = result.value["rounds_before"]
+    write_json(
+        folder.instance(instance) / "measurement.json",
+        {
+            "peak_bytes": peak,
+            "phases": phases,
+            "wall_seconds": round(seconds, 3),
+            "build_seconds": round(result.value["build_seconds"], 3),
+            "boost_seconds": round(result.value["boost_seconds"], 3),
+        },
+    )
+    say(
+        f"    {instance.name}: {seconds:.0f} s, peak {peak / GIB:.2f} GiB (predicted "
+        f"{instance.predicted_bytes / GIB:.2f}), rounds {', '.join(str(n) for n in result.value['rounds'])}"
+        + (f"; {rounds_before:,} rounds were saved before" if rounds_before else "")
+    )
+
+
+def check_filling(folder: RunFolder, plan: Plan, instance: Instance) -> int:
+    """Return what an instance needs, now that all its rows are counted; refuse one that needs more than its budget.
+
+    The plan knows missing values and zeros from the rows that the probes read; partitioning has counted them all.
+
+    Returns
+    -------
+    int
+        Predicted peak in bytes; that of the plan where a number of the user's stands for the memory model.
+
+    Raises
+    ------
+    OverBudgetError, PlanError
+        They do.
+    """
+    model = MemoryModel.from_dict(plan.memory)
+    if model.megabytes_per_gene is not None:
+        return instance.predicted_bytes
+    filling = read_filling(plan, segments_of(plan, instance.first_rank, instance.stop_rank), folder.segments)
+    layout = layout_of(model.layout, filling, plan.settings.layout, plan.zero_is_missing)
+    needed = model.with_layout(layout).needed_bytes(instance.n_training_rows, instance.n_genes)
+    if needed > plan.budget_bytes:
+        refuse = PlanError if plan.budget_is_users_number else OverBudgetError
+        share = layout.missing_share - model.layout.missing_share
+        raise refuse(
+            f"{instance.name} needs {needed / GIB:.2f} GiB, but the budget is {plan.budget_bytes / GIB:.2f} GiB "
+            f"({plan.budget_source}): {share:.2%} more of its cells are missing than in the rows that were measured; plan "
+            "anew with --layout sentinel or a smaller --genes-per-instance"
+        )
+    return model.with_layout(layout).predict_bytes(instance.n_training_rows, instance.n_genes)
