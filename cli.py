@@ -99,7 +99,7 @@ class Ended(SystemExit):
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Turn signals that ask to end, and whatever the work fails with because of them, into `Ended`.
+    """Task signals that ask to end, and whatever the work fails with because of them, into `Ended`.
 
     DuckDB answers an error of a handler with one of its own.
     """
@@ -136,7 +136,7 @@ class Commands(typer.core.TyperGroup):
         try:
             with _ended_by_signals():
                 result = super().invoke(ctx)
-                sys.stdout.flush()  # here, where a reader that left is no error
+                sys.stdout.flush()  # here, where a reader that left is not an error
             return result
         except MiDuckError as error:
             if logger.isEnabledFor(logging.DEBUG):
@@ -403,7 +403,7 @@ def build(
     annotation: Annotated[Path, typer.Option(help="Genes, GTF or GFF3, plain or gzip.")],
     out: NewFolder,
     negatives_per_site: Annotated[
-        float, typer.Option(help="Rows that are no site, for each site.", min=0.0, max=1000.0)
+        float, typer.Option(help="Rows that are not site, for each site.", min=0.0, max=1000.0)
     ] = 9.0,
     hard_negatives: Annotated[
         float,
@@ -421,7 +421,7 @@ def build(
     seed: SeedOption = SEED,
     as_json: JsonOption = False,
 ) -> None:
-    """Turn a genome and its annotation into a dataset of candidate splice positions.
+    """Task a genome and its annotation into a dataset of candidate splice positions.
 
     Example: mi-duck build --fasta genome.fa.gz --annotation genes.gtf.gz --out dataset
     """
@@ -529,7 +529,7 @@ def inspect(
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show genes, rows a gene, class mix, features and warnings of a dataset.
+    """Show genes, rows per gene, class mix, features and warnings of a dataset.
 
     Example: mi-duck inspect dataset
     """
@@ -542,7 +542,7 @@ def inspect(
         "rows": opened.n_rows,
         "genes": found.genes.n_genes,
         "fold groups": f"{found.genes.n_groups:,} of '{opened.fold_column}'",
-        "rows a gene": found.quantiles,
+        "rows per gene": found.quantiles,
         "class mix": dict(zip(opened.classes, found.genes.label_counts, strict=True)),
         "features": {"all": len(opened.features)} | found.kinds,
         "base scores": list(opened.base_scores),

@@ -1,4 +1,4 @@
-"""Does a carrier of cuts make building the matrix cheaper, and are the trees the same? A question of seconds and bytes.
+"""Does a reference of cuts make building the matrix cheaper, and are the trees the same? A question of seconds and bytes.
 
 Usage: python benchmarks/bench_matrix.py [GENES]   (1,500 genes make W: 582,222 rows, 1,167 features)
 """
@@ -19,7 +19,7 @@ from mi_duck.rows.partition import partition_here
 from mi_duck.rows.segments import SegmentReader
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Settings
-from mi_duck.train.matrix import build_matrix, cut_carrier
+from mi_duck.train.matrix import build_matrix, cut_reference
 
 THREADS = 2
 
@@ -29,7 +29,7 @@ def quiet(*_: object) -> None:
 
 
 def main(n_genes: int) -> None:
-    """Print seconds and peak memory of partition, carrier and matrix, with and without the carrier, in two layouts."""
+    """Print seconds and peak memory of partition, reference and matrix, with and without the reference, in two layouts."""
     print_machine()
     with workplace() as folder:
         synthesise(folder / "data", n_genes=n_genes)
@@ -50,14 +50,14 @@ def build(data: Path, out: Path, layout: str) -> None:
     print(f"partition: {cost.wall:.1f} s wall, {cost.cpu:.1f} s CPU")
     reader = SegmentReader(plan, plan.segments, run.segments)
     every = np.ones(reader.n_rows, dtype=bool)
-    carrier, cost = costs(lambda: cut_carrier(reader, every, max_bin=256, threads=THREADS))
-    print(f"carrier:   {cost.wall:.1f} s wall, {cost.cpu:.1f} s CPU, peak so far {cost.peak:.0f} MiB")
+    reference, cost = costs(lambda: cut_reference(reader, every, max_bin=256, threads=THREADS))
+    print(f"reference:   {cost.wall:.1f} s wall, {cost.cpu:.1f} s CPU, peak so far {cost.peak:.0f} MiB")
     raw = []
-    for name, cuts in (("with", carrier), ("without", None)):
+    for name, cuts in (("with", reference), ("without", None)):
         matrix, cost = costs(
             lambda cuts=cuts: build_matrix(reader, every, cuts, max_bin=256, threads=THREADS, report=quiet)  # type: ignore[misc]
         )
-        print(f"{name:<8} carrier: {cost.wall:.1f} s wall, {cost.cpu:.1f} s CPU, peak so far {cost.peak:.0f} MiB")
+        print(f"{name:<8} reference: {cost.wall:.1f} s wall, {cost.cpu:.1f} s CPU, peak so far {cost.peak:.0f} MiB")
         matrix.set_label((reader.keys()["label"] == 1).astype(np.float32))
         booster = xgb.train({"objective": "binary:logistic", "max_bin": 256, "nthread": THREADS}, matrix, 5)
         raw.append(bytes(booster.save_raw("ubj")))

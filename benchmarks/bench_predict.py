@@ -134,7 +134,7 @@ def compare(model: ConsolidatedMetaModel, rows: pa.Table, folder: Path, asked: a
 
     def of_margins(joined: NDArray[np.float32]) -> NDArray[np.float64]:
         margins = by_member(joined, len(model.members))
-        return model.join(margins, model.chances_of_members(margins))
+        return model.join(margins, model.probabilities_of_members(margins))
 
     def loop(margin: Callable[[xgb.Booster], Any]) -> NDArray[np.float64]:
         return of_margins(np.column_stack([margin(booster) for booster in boosters]))

@@ -1,6 +1,6 @@
 """How precise is the ensemble at the true rate of sites? Every position of some genes, scored by boosters that never saw them.
 
-A training set has nine rows that are no site for each site; a gene has thousands. So precision on its rows says little of a scan.
+A training set has nine rows that are not sites for each site; a gene has thousands. So precision on its rows says little of a scan.
 
 Usage: python benchmarks/bench_true_rate.py RUN DATASET
        python benchmarks/bench_true_rate.py [ROUNDS]      (the bundled fruit fly chromosome, far too small to learn from)
@@ -24,7 +24,7 @@ from mi_duck.data.dataset import open_dataset
 from mi_duck.ensemble.model import feature_matrix
 from mi_duck.ensemble.out_of_fold import read_fold_models
 from mi_duck.genome.build import build
-from mi_duck.metrics.calibrate import probabilities
+from mi_duck.metrics.calibrate import calibrated
 from mi_duck.metrics.metrics import score
 from mi_duck.plan.make_plan import PlanOptions
 from mi_duck.run.encoding import encoding_of
@@ -46,7 +46,7 @@ def complete_genes(source: ds.Dataset) -> list[str]:
     return sorted(found)
 
 
-def unseen_chances(folder: RunFolder, rows: pa.Table) -> NDArray[np.float64]:
+def unseen_probabilities(folder: RunFolder, rows: pa.Table) -> NDArray[np.float64]:
     """Return the ensemble's probabilities of rows, each by the fold boosters that never saw the row's gene."""
     plan = folder.read_plan()
     genes = read_genes(folder, plan)
@@ -54,7 +54,7 @@ def unseen_chances(folder: RunFolder, rows: pa.Table) -> NDArray[np.float64]:
     fold = np.array([fold_of[gene] for gene in rows["gene_id"].to_pylist()])
     models = [read_fold_models(folder.instance(instance) / "fold_models.miduck") for instance in plan.instances]
     encoding = encoding_of(plan.settings.layout, plan.zero_is_missing)
-    chances = np.zeros((len(rows), len(plan.classes)))
+    probabilities = np.zeros((len(rows), len(plan.classes)))
     for begin in range(0, len(rows), ROWS_AT_ONCE):
         part = slice(begin, min(begin + ROWS_AT_ONCE, len(rows)))
         matrix = encoding.apply(feature_matrix(rows.slice(begin, part.stop - begin), plan.features), plan.features)
@@ -63,8 +63,8 @@ def unseen_chances(folder: RunFolder, rows: pa.Table) -> NDArray[np.float64]:
             for model in models:
                 boosters = model.boosters[number]
                 margins = np.column_stack([one.inplace_predict(matrix[own], predict_type="margin") for one in boosters])
-                chances[begin + own] += probabilities(margins, model.calibrators[number]) / len(models)
-    return chances
+                probabilities[begin + own] += calibrated(margins, model.calibrators[number]) / len(models)
+    return probabilities
 
 
 def false_positives_per_kb(scores: NDArray[np.float64], truth: NDArray[np.bool_], recall: float) -> float:
@@ -85,14 +85,18 @@ def main(folder: RunFolder, place: str) -> None:
     groups = np.unique(rows["overlap_cluster"].to_pylist(), return_inverse=True)[1]
     rates = ", ".join(f"{name} {(label == name).mean():.3%}" for name in plan.classes[1:])
     print(f"{len(names)} genes, {len(rows):,} positions, {groups.max() + 1} clusters; {rates}")
-    ensemble = unseen_chances(folder, rows)
+    ensemble = unseen_probabilities(folder, rows)
     base = np.column_stack([np.nan_to_num(rows[name].to_numpy()) for name in plan.base_scores]).astype(np.float64)
     print("model\tclass\taverage precision (95 %)\tfalse positives per kb at recall .5, .8, .9")
-    for title, chances in (("base", base), ("ensemble", ensemble)):
-        found = score(chances, codes, groups, plan.classes, seed=plan.settings.seed, metrics=("average_precision",))
+    for title, probabilities in (("base", base), ("ensemble", ensemble)):
+        found = score(
+            probabilities, codes, groups, plan.classes, seed=plan.settings.seed, metrics=("average_precision",)
+        )
         for index, name in enumerate(plan.classes[1:], 1):
             one = next(metric for metric in found if metric.class_name == name)
-            wrong = [false_positives_per_kb(chances[:, index], codes == index, recall) for recall in (0.5, 0.8, 0.9)]
+            wrong = [
+                false_positives_per_kb(probabilities[:, index], codes == index, recall) for recall in (0.5, 0.8, 0.9)
+            ]
             figures = ", ".join(f"{value:.2f}" for value in wrong)
             print(f"{title}\t{name}\t{one.value:.4f} ({one.low:.4f}-{one.high:.4f})\t{figures}", flush=True)
 

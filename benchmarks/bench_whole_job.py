@@ -114,14 +114,14 @@ def compare(place: str, folder: Path, rounds: int, folds: int, contenders: list[
     first: Done | None = None
     for name in contenders:
         if name in OURS:
-            done, chances, label = ours(name, place, folder / name, job)
+            done, probabilities, label = ours(name, place, folder / name, job)
         else:
             answer = folder / f"{name}.npz"
             done = watched(__file__, "--peer", name, place, genes, answer, rounds)
             found = np.load(answer)
-            chances, label = found["chances"], found["label"]
+            probabilities, label = found["probabilities"], found["label"]
         first = first or done
-        scores = point_scores(chances / chances.sum(axis=1, keepdims=True), label, CLASSES)
+        scores = point_scores(probabilities / probabilities.sum(axis=1, keepdims=True), label, CLASSES)
         figures = [f"{scores[key]:.4f}" for key in ("donor_ap", "acceptor_ap", "log_loss")]
         costs = [f"{done.wall:.0f}", f"{done.cpu:.0f}", f"{done.peak / 2**30:.2f}"]
         ratios = [f"{done.wall / first.wall:.2f}", f"{done.peak / first.peak:.2f}"]
@@ -137,13 +137,13 @@ def ours(name: str, place: str, run: Path, job: tuple[object, ...]) -> tuple[Don
     ]
     done = Done(sum(one.wall for one in stages), sum(one.cpu for one in stages), max(one.peak for one in stages))
     table = pq.read_table(run / "oof_predictions.parquet")
-    chances = np.column_stack([table[f"p_{name}"].to_numpy() for name in CLASSES])
+    probabilities = np.column_stack([table[f"p_{name}"].to_numpy() for name in CLASSES])
     label = np.array([CLASSES.index(text) for text in table["label"].to_pylist()], dtype=np.uint8)
     print(
         "    "
         + ", ".join(f"{one.wall:.0f} s {at}" for one, at in zip(stages, ("plan", "train", "consolidate"), strict=True))
     )
-    return done, chances, label
+    return done, probabilities, label
 
 
 # ---- what else one would do, each in a process of its own -----------------------------------------------------------
@@ -151,8 +151,8 @@ def ours(name: str, place: str, run: Path, job: tuple[object, ...]) -> tuple[Don
 
 def peer(name: str, place: str, genes: str, answer: str, rounds: int) -> None:
     """Do the job in another way and write the scores out of fold."""
-    label, chances = {"plain": plain, "lightgbm": lightgbm, "external": external}[name](place, genes, rounds)
-    np.savez(answer, label=label.astype(np.uint8), chances=chances)
+    label, probabilities = {"plain": plain, "lightgbm": lightgbm, "external": external}[name](place, genes, rounds)
+    np.savez(answer, label=label.astype(np.uint8), probabilities=probabilities)
 
 
 def columns_of(place: str, genes: str) -> tuple[list[str], list[str], dict[str, int]]:
@@ -179,7 +179,7 @@ def plain(place: str, genes: str, rounds: int) -> tuple[np.ndarray, np.ndarray]:
     label = numbers(frame["splice_type"].to_numpy())
     rows = frame[features].to_numpy(dtype=np.float32)
     del frame
-    chances = np.zeros((len(rows), len(CLASSES)))
+    probabilities = np.zeros((len(rows), len(CLASSES)))
     finals = []
     for index in range(len(CLASSES)):
         truth = label == index
@@ -189,8 +189,8 @@ def plain(place: str, genes: str, rounds: int) -> tuple[np.ndarray, np.ndarray]:
                 finals.append(model.fit(rows, truth))
                 continue
             model.fit(rows[fold != number], truth[fold != number])
-            chances[fold == number, index] = model.predict_proba(rows[fold == number])[:, 1]
-    return label, chances
+            probabilities[fold == number, index] = model.predict_proba(rows[fold == number])[:, 1]
+    return label, probabilities
 
 
 def lightgbm(place: str, genes: str, rounds: int) -> tuple[np.ndarray, np.ndarray]:
@@ -215,7 +215,7 @@ def lightgbm(place: str, genes: str, rounds: int) -> tuple[np.ndarray, np.ndarra
         "min_data_in_leaf": 1,
     }
     everything = lgb.Dataset(table, label=label, params=settings, free_raw_data=False).construct()
-    chances = np.zeros((table.num_rows, len(CLASSES)))
+    probabilities = np.zeros((table.num_rows, len(CLASSES)))
     finals = []
     for number in [*range(max(fold) + 1), None]:
         inside = np.flatnonzero(fold != number)
@@ -227,8 +227,8 @@ def lightgbm(place: str, genes: str, rounds: int) -> tuple[np.ndarray, np.ndarra
             if number is None:
                 finals.append(model)
                 continue
-            chances[fold == number, index] = model.predict(table.take(np.flatnonzero(fold == number)))
-    return label, chances
+            probabilities[fold == number, index] = model.predict(table.take(np.flatnonzero(fold == number)))
+    return label, probabilities
 
 
 def external(place: str, genes: str, rounds: int) -> tuple[np.ndarray, np.ndarray]:
@@ -262,7 +262,7 @@ def external(place: str, genes: str, rounds: int) -> tuple[np.ndarray, np.ndarra
 
     matrix = xgb.ExtMemQuantileDMatrix(Batches(), max_bin=BINS)
     settings = {"objective": "binary:logistic", "max_depth": DEPTH, "learning_rate": RATE, "max_bin": BINS}
-    chances = np.zeros((len(label), len(CLASSES)))
+    probabilities = np.zeros((len(label), len(CLASSES)))
     finals = []
     for index in range(len(CLASSES)):
         matrix.set_label((label == index).astype(np.float32))
@@ -272,8 +272,8 @@ def external(place: str, genes: str, rounds: int) -> tuple[np.ndarray, np.ndarra
             if number is None:
                 finals.append(model)
                 continue
-            chances[fold == number, index] = model.predict(matrix)[fold == number]
-    return label, chances
+            probabilities[fold == number, index] = model.predict(matrix)[fold == number]
+    return label, probabilities
 
 
 if __name__ == "__main__":

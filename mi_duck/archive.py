@@ -47,10 +47,10 @@ def unpack(data: bytes, source: str) -> dict[str, bytes]:
     Raises
     ------
     CheckpointError
-        The bytes are no such file, of a newer format, or not those that were written.
+        The bytes are not such a file, of a newer format, or not those that were written.
     """
     if data[:6] != MAGIC[:6]:
-        raise CheckpointError(f"{source} is no mi_duck model; models end in .miduck and come from 'mi-duck run'")
+        raise CheckpointError(f"{source} is not a mi_duck model; models end in .miduck and come from 'mi-duck run'")
     if data[:8] != MAGIC:
         raise CheckpointError(f"{source} has a newer format ({data[6:8]!r}); update mi_duck")
     rest = data[40:]
@@ -73,10 +73,10 @@ def unpack(data: bytes, source: str) -> dict[str, bytes]:
             or zstandard.frame_content_size(frame) != size
             or size > max(FEWEST, DENSEST * len(frame))
         ):
-            raise CheckpointError(f"{source} is no model that mi_duck wrote: its sizes contradict each other")
+            raise CheckpointError(f"{source} is not a model that mi_duck wrote: its sizes contradict each other")
         body = zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, zstandard.ZstdError) as error:
-        raise CheckpointError(f"{source} is no model that mi_duck wrote: {error}") from error
+        raise CheckpointError(f"{source} is not a model that mi_duck wrote: {error}") from error
     parts, begin = {}, 0
     for name, n in sizes.items():
         parts[name] = body[begin : begin + n]
@@ -95,12 +95,12 @@ def read_model_bytes(path: Path) -> bytes:
     Raises
     ------
     CheckpointError
-        It cannot be read, is no ordinary file (reading a pipe or a device could go on for ever), or is larger than any model.
+        It cannot be read, is not an ordinary file (reading a pipe or a device could go on for ever), or is larger than any model.
     """
     try:
         facts = path.stat()
         if not stat.S_ISREG(facts.st_mode):
-            raise CheckpointError(f"{path} is no ordinary file; give a model's file or a run folder")
+            raise CheckpointError(f"{path} is not an ordinary file; give a model's file or a run folder")
         if facts.st_size > LARGEST_MODEL:
             raise CheckpointError(f"{path} has {facts.st_size / 1e9:.1f} GB, more than any model has")
         return path.read_bytes()

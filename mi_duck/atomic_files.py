@@ -26,7 +26,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn errors of the file system into one line that names the path and the remedy."""
+    """Task errors of the file system into one line that names the path and the remedy."""
     try:
         yield
     except OSError as error:

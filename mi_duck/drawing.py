@@ -146,7 +146,7 @@ def save(figure: "Figure", path: Path) -> None:
         The suffix is none of the three.
     """
     if path.suffix not in LOSSLESS:
-        raise DataError(f"{path.name} is no name of a figure; give one that ends in {', '.join(LOSSLESS)}")
+        raise DataError(f"{path.name} is not a name of a figure; give one that ends in {', '.join(LOSSLESS)}")
     write_file(path, _bytes(figure, path.suffix, salt="mi_duck", transparent=False))
 
 

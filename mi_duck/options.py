@@ -65,7 +65,7 @@ def read_settings(path: Path, command: str, flags: Mapping[str, Mapping[str, Fla
     Raises
     ------
     PlanError
-        The file cannot be read or is no TOML; a key is unknown or stands there twice; a value is of another kind.
+        The file cannot be read or is not TOML; a key is unknown or stands there twice; a value is of another kind.
     """
     contents = _contents(path)
     top = {name: flag for one in flags.values() for name, flag in one.items()}
@@ -91,11 +91,11 @@ def _contents(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise PlanError(f"--config {path} is no UTF-8 at byte {error.start:,}; save it as UTF-8") from error
+        raise PlanError(f"--config {path} is not UTF-8 at byte {error.start:,}; save it as UTF-8") from error
     except RecursionError as error:
         raise PlanError(f"--config {path} is nested deeper than any list of flags") from error
     except ValueError as error:  # of TOML, and of numbers with thousands of digits
-        raise PlanError(f"--config {path} is no TOML: {error}") from error
+        raise PlanError(f"--config {path} is not TOML: {error}") from error
 
 
 def _refuse_unknown(
@@ -296,11 +296,11 @@ class Columns:
         ),
     ] = None
     exclude: Annotated[
-        str | None, typer.Option(help="Regular expression of columns that are no features.", show_default=False)
+        str | None, typer.Option(help="Regular expression of columns that are not features.", show_default=False)
     ] = None
     exclude_features: Annotated[
         Path | None,
-        typer.Option(help="Text file with a column name a line; these are no features.", show_default=False),
+        typer.Option(help="Text file with a column name a line; these are not features.", show_default=False),
     ] = None
     base_score_columns: Annotated[
         str | None,
@@ -340,7 +340,7 @@ class Planning:
         bool,
         typer.Option(
             "--auto-adjust-instance-size/--no-auto-adjust-instance-size",
-            help="Let the genes an instance follow memory and --max-instances.",
+            help="Let the genes per instance follow memory and --max-instances.",
         ),
     ] = True
     strategy: StrategyOption = "auto"

@@ -56,7 +56,7 @@ NO_PANDAS, NO_SKLEARN = _Absent("pandas"), _Absent("sklearn")
 def without_pandas() -> None:
     """Make pandas look absent to the rest of this process.
 
-    Where it is installed, Arrow loads it to turn a column into NumPy numbers, and XGBoost too: 48 MiB and 0.2 s for nothing.
+    Where it is installed, Arrow loads it to task a column into NumPy numbers, and XGBoost too: 48 MiB and 0.2 s for nothing.
     """
     if NO_PANDAS not in sys.meta_path:
         sys.meta_path.insert(0, NO_PANDAS)
@@ -120,8 +120,8 @@ def free_at_once() -> None:
             set_option(option, THRESHOLD)
 
 
-class CalledOffError(Exception):
-    """The work of this thread was called off; see `mi_duck.processes`."""
+class CancelledError(Exception):
+    """The work of this thread was cancelled; see `mi_duck.processes`."""
 
 
 def run_child(
@@ -131,7 +131,7 @@ def run_child(
     threads: int,
     report: Report,
     limit_bytes: int | None = None,
-    is_off: Callable[[], bool] | None = None,
+    is_cancelled: Callable[[], bool] | None = None,
 ) -> ChildResult:
     """Run ``module:function`` in a child process and wait for it.
 
@@ -144,11 +144,11 @@ def run_child(
     threads
         Threads of the numeric libraries in the child.
     report
-        Told (stage, done, total) while the child works.
+        Progress callback, called with (stage, done, total) while the child works.
     limit_bytes
         Resident memory at which the child is killed; by default only the machine's own memory is watched.
-    is_off
-        Asked again and again whether the work was called off meanwhile, by another thread.
+    is_cancelled
+        Asked again and again whether the work was cancelled meanwhile, by another thread.
 
     Raises
     ------
@@ -160,17 +160,17 @@ def run_child(
         It was killed by signal 9 from outside, as the kernel does when memory runs out.
     IncompleteRunError
         The child died in another way.
-    CalledOffError
-        The work was called off; the child has ended.
+    CancelledError
+        The work was cancelled; the child has ended.
 
     Notes
     -----
-    Where waiting is interrupted, as the command line does on SIGTERM and SIGINT, or called off, the child is asked to end,
+    Where waiting is interrupted, as the command line does on SIGTERM and SIGINT, or cancelled, the child is asked to end,
     which a training does after its round, and killed after `SECONDS_TO_SAVE`. The kernel's notice of a parent's death is of
     the thread that began the child, which therefore waits here for its end.
     """
-    if is_off is not None and is_off():
-        raise CalledOffError
+    if is_cancelled is not None and is_cancelled():
+        raise CancelledError
     read_end, write_end = os.pipe()
     environment = (
         THREADS
@@ -218,8 +218,8 @@ def run_child(
                 child.wait()
                 _trace(function, time.monotonic() - begun, peak, child.returncode)
                 raise type(found)(f"{function.split(':')[-1]} was stopped: {found}")
-            if is_off is not None and is_off():
-                raise CalledOffError
+            if is_cancelled is not None and is_cancelled():
+                raise CancelledError
             time.sleep(SECONDS_BETWEEN_LOOKS)
     finally:
         if child.poll() is None:
@@ -237,9 +237,9 @@ def run_child(
         kind = getattr(errors, answers["error"]["kind"])
         raise kind(answers["error"]["message"])
     if (
-        child.returncode == TERMINATED and is_off is not None and is_off()
+        child.returncode == TERMINATED and is_cancelled is not None and is_cancelled()
     ):  # a scheduler asks parent and children at once
-        raise CalledOffError
+        raise CancelledError
     if child.returncode == -signal.SIGKILL:
         raise KilledError(
             f"{function.split(':')[-1]} was killed by signal 9 at {peak / (1 << 30):.2f} GiB, as the system does when memory "
@@ -250,7 +250,7 @@ def run_child(
         cause = f"of signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"with exit code {code}"
         if code == TERMINATED:
             raise IncompleteRunError(f"{function.split(':')[-1]} was asked to end (SIGTERM); what it had done is saved")
-        raise IncompleteRunError(f"{function.split(':')[-1]} died {cause}; its last words, if any, are above")
+        raise IncompleteRunError(f"{function.split(':')[-1]} died {cause}; its final output, if any, is above")
     return ChildResult(answers["result"], peak, seconds)
 
 
@@ -417,62 +417,62 @@ Result = TypeVar("Result")
 SECONDS_BETWEEN_WAKINGS = 0.2  # a signal that reaches another thread waits for this one to wake
 
 
-class Turn:
-    """What a piece of work may ask while it is done: whether it was called off, and whether others were done beside it."""
+class Task:
+    """What a piece of work may ask while it is done: whether it was cancelled, and whether others were done beside it."""
 
     def __init__(self) -> None:
-        self._off = threading.Event()
-        self._company = threading.Event()
+        self._cancelled = threading.Event()
+        self._concurrent = threading.Event()
 
-    def is_off(self) -> bool:
+    def is_cancelled(self) -> bool:
         """Return whether the work is to end now."""
-        return self._off.is_set()
+        return self._cancelled.is_set()
 
-    def had_company(self) -> bool:
+    def ran_concurrently(self) -> bool:
         """Return whether other work was done at any time since it began."""
-        return self._company.is_set()
+        return self._concurrent.is_set()
 
-    def call_off(self) -> None:
+    def cancel(self) -> None:
         """Ask the work to end."""
-        self._off.set()
+        self._cancelled.set()
 
-    def note_company(self) -> None:
+    def note_concurrent(self) -> None:
         """Note that other work is done beside it."""
-        self._company.set()
+        self._concurrent.set()
 
 
-class Crew(Generic[Key, Result]):
-    """Pieces of work under way, by key; at the end of a ``with`` block those that are left are called off and awaited."""
+class Pool(Generic[Key, Result]):
+    """Pieces of work under way, by key; at the end of a ``with`` block those that are left are cancelled and awaited."""
 
     def __init__(self) -> None:
-        self.running: dict[Key, Turn] = {}
+        self.running: dict[Key, Task] = {}
         self._threads: list[threading.Thread] = []
         self._ended: SimpleQueue[tuple[Key, Result | MiDuckError | None]] = SimpleQueue()
 
-    def __enter__(self) -> "Crew[Key, Result]":
+    def __enter__(self) -> "Pool[Key, Result]":
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for turn in self.running.values():
-            turn.call_off()
+        for task in self.running.values():
+            task.cancel()
         for thread in self._threads:
             while thread.is_alive():
                 thread.join(SECONDS_BETWEEN_WAKINGS)
 
-    def start(self, key: Key, work: Callable[[Turn], Result], *, is_alone: bool = False) -> None:
-        """Begin a piece of work, which gets its turn; one beside which none will begin is done here and now."""
-        turn = Turn()
+    def start(self, key: Key, work: Callable[[Task], Result], *, is_alone: bool = False) -> None:
+        """Begin a piece of work, which gets its task; one beside which none will begin is done here and now."""
+        task = Task()
         for other in self.running.values():
-            other.note_company()
-            turn.note_company()
-        self.running[key] = turn
+            other.note_concurrent()
+            task.note_concurrent()
+        self.running[key] = task
         if is_alone:
-            self._do(key, turn, work)
+            self._do(key, task, work)
             return
         # a daemon, so that Ctrl-C twice ends the process at once, and the kernel the children
-        self._threads.append(threading.Thread(target=self._do, args=(key, turn, work), daemon=True))
+        self._threads.append(threading.Thread(target=self._do, args=(key, task, work), daemon=True))
         self._threads[-1].start()
 
     def next(self) -> tuple[Key, Result]:
@@ -498,13 +498,13 @@ class Crew(Generic[Key, Result]):
             raise RuntimeError(f"the thread of {key} died")
         return key, result
 
-    def _do(self, key: Key, turn: Turn, work: Callable[[Turn], Result]) -> None:
+    def _do(self, key: Key, task: Task, work: Callable[[Task], Result]) -> None:
         result: Result | MiDuckError | None = None
         try:
-            result = work(turn)
+            result = work(task)
         except MiDuckError as error:
             result = error
-        except CalledOffError:
+        except CancelledError:
             pass
         finally:
             self._ended.put((key, result))

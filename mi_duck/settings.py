@@ -8,7 +8,7 @@ reads. To add an option, add a field here, and use it where it acts.
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 DATA, PLAN, TRAINING = "Data", "Plan", "Training"
 ENSEMBLE, DIAGNOSTICS, WHERE, RARE = "Ensemble", "Diagnostics", "Where it runs", "Rarely needed"
@@ -59,7 +59,7 @@ def option(
 class Record(Protocol):
     """A record of options."""
 
-    __dataclass_fields__: dict[str, Field[Any]]
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
 
 def option_of(one: "Field[Any]") -> Option:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mi_duck.plan.strategies import Demand
+from mi_duck.plan.strategies import CutRequest
 from mi_duck.run.costs import Layout
 from mi_duck.run.plan import Settings
 
@@ -36,7 +36,7 @@ SETTINGS = Settings(
     calibrate=True,
 )
 # 3,000 genes of 400 rows: some 1 GiB in one matrix
-DEMAND = Demand(
+REQUEST = CutRequest(
     gene_rows=np.full(3000, 400),
     genes_per_instance=1500,
     overlap=0.1,

@@ -185,11 +185,11 @@ class Bad:
 
 REFUSED: dict[str, Bad] = {
     "01 no file": Bad(lambda folder: folder.mkdir(), "no *.parquet file in"),
-    "02 no byte": Bad(damaged(lambda good: b""), "b.parquet (0 bytes) is no complete Parquet file; write it again"),
-    "03 magic bytes": Bad(damaged(lambda good: b"PAR1"), "b.parquet (4 bytes) is no complete Parquet file"),
+    "02 no byte": Bad(damaged(lambda good: b""), "b.parquet (0 bytes) is not a complete Parquet file; write it again"),
+    "03 magic bytes": Bad(damaged(lambda good: b"PAR1"), "b.parquet (4 bytes) is not a complete Parquet file"),
     "04 end cut off": Bad(damaged(lambda good: good[:-20]), "b.parquet"),
     "04 begin cut off": Bad(damaged(lambda good: good[-500:]), "b.parquet is cut off"),
-    "05 text": Bad(damaged(lambda good: b"gene_id,splice_type,x\nA,donor,1\n"), "is no complete Parquet file"),
+    "05 text": Bad(damaged(lambda good: b"gene_id,splice_type,x\nA,donor,1\n"), "is not a complete Parquet file"),
     "06 encrypted": Bad(encrypted(plaintext_footer=False), "a.parquet is encrypted; write it without encryption"),
     "06 encrypted column": Bad(encrypted(plaintext_footer=True), "Cannot decrypt"),
     "08 broken link": Bad(linked("nowhere"), "b.parquet is not a regular file"),
@@ -248,7 +248,7 @@ REFUSED: dict[str, Bad] = {
     "61 overlap below 0": Bad(rows(), "--instance-overlap", 2, ("--instance-overlap", "-0.1")),
     "61 overlap of nan": Bad(rows(), "--instance-overlap", 2, ("--instance-overlap", "nan")),
     "62 no gene an instance": Bad(rows(), "--genes-per-instance", 2, ("--genes-per-instance", "0")),
-    "62 10^9 genes an instance": Bad(rows(), "--genes-per-instance", 2, ("--genes-per-instance", "1000000000")),
+    "62 10^9 genes per instance": Bad(rows(), "--genes-per-instance", 2, ("--genes-per-instance", "1000000000")),
     "63 too few instances": Bad(
         rows(),
         "--max-instances 4 of 2 genes",
@@ -267,7 +267,7 @@ REFUSED: dict[str, Bad] = {
         "--base-score-columns needs one feature",
         flags=("--base-score-columns", "x,y,z"),
     ),
-    "bad expression": Bad(rows(), "is no regular expression", flags=("--exclude", "[")),
+    "bad expression": Bad(rows(), "is not a regular expression", flags=("--exclude", "[")),
     "absent file of names": Bad(rows(), "absent.txt", flags=("--exclude-features", "absent.txt")),
     "one class name": Bad(rows(), "--classes needs two or more", flags=("--classes", "neither")),
     "doubled class name": Bad(rows(), "--classes needs two or more", flags=("--classes", "a,a,b")),
@@ -511,7 +511,7 @@ def test_predict__refuses_files_that_are_no_whole_parquet(fault: str, trained: P
         content[column.data_page_offset + column.total_compressed_size // 2] ^= 4
     (tmp_path / "data" / "a.parquet").write_bytes(content)
     model = trained / "multi_instance_training" / "instance_00"
-    words = {"magic bytes": "(4 bytes) is no complete", "encrypted": "is encrypted", "a flipped bit": "is damaged"}
+    words = {"magic bytes": "(4 bytes) is not a complete", "encrypted": "is encrypted", "a flipped bit": "is damaged"}
     assert_refused(call("predict", model, tmp_path / "data", "--out", tmp_path / "p.parquet"), 65, words[fault])
     assert contents(tmp_path) == ["data/a.parquet"]
 
@@ -565,7 +565,7 @@ def test_status__names_of_a_manifest_open_no_file(name: str, copied: Path) -> No
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "nested"])
 def test_predict__refuses_a_model_that_is_an_archive(kind: str, trained: Path, tmp_path: Path) -> None:
-    """Cases 69 and 70: an archive is no model, so nothing is ever unpacked."""
+    """Cases 69 and 70: an archive is not a model, so nothing is ever unpacked."""
     model = tmp_path / "model.miduck"
     if kind == "zip":
         with zipfile.ZipFile(model, "w") as zipped:
@@ -576,7 +576,7 @@ def test_predict__refuses_a_model_that_is_an_archive(kind: str, trained: Path, t
     else:
         model.write_text("[" * 1_000_000)
     result = call("predict", model, trained.parent / "data", "--out", tmp_path / "p.parquet")
-    assert_refused(result, 65, "model.miduck is no mi_duck model")
+    assert_refused(result, 65, "model.miduck is not a mi_duck model")
     assert contents(tmp_path) == ["model.miduck"]
 
 

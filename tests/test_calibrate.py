@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from mi_duck.metrics.calibrate import LEAST, METHODS, Calibrator, _fit, calibrate, logistic, probabilities
+from mi_duck.metrics.calibrate import LEAST, METHODS, Calibrator, _fit, calibrate, calibrated, logistic
 
 N = 6_000
 
@@ -74,8 +74,8 @@ def test_calibrate__the_loss_is_cross_fitted_by_hand() -> None:
     for fold in range(3):
         alone = calibrate(margins[folds != fold], labels[folds != fold], folds[folds != fold], n_folds=3)
         assert found.by_fold[fold][1] == alone.final[1]
-        chance = found.by_fold[fold][1].apply(margins[folds == fold, 1])
-        total -= np.log(np.where(labels[folds == fold] == 1, chance, 1 - chance)).sum()
+        probability = found.by_fold[fold][1].apply(margins[folds == fold, 1])
+        total -= np.log(np.where(labels[folds == fold] == 1, probability, 1 - probability)).sum()
     assert found.log_loss[1]["platt"] == pytest.approx(total / N, abs=1e-12)
 
 
@@ -87,19 +87,19 @@ def test_calibrate__switched_off_leaves_the_margin() -> None:
 
 def test_probabilities__rows_sum_to_one_and_stay_off_the_ends() -> None:
     margins = np.array([[50.0, -50.0, -50.0], [0.0, 0.0, 0.0], [-1e30, -1e30, -1e30], [1e30, 1e30, 1e30]], np.float32)
-    chances = probabilities(margins, [Calibrator("none")] * 3)
-    assert chances.sum(axis=1) == pytest.approx(1, abs=1e-12)
-    assert chances.min() >= LEAST / 3
-    assert chances[1] == pytest.approx([1 / 3] * 3)
+    probabilities = calibrated(margins, [Calibrator("none")] * 3)
+    assert probabilities.sum(axis=1) == pytest.approx(1, abs=1e-12)
+    assert probabilities.min() >= LEAST / 3
+    assert probabilities[1] == pytest.approx([1 / 3] * 3)
 
 
 def test_apply__is_clipped_and_monotone_for_every_method() -> None:
     steps = Calibrator("isotonic", margins=(-1.0, 0.0, 2.0), probabilities=(0.0, 0.25, 1.0))
     for one in (Calibrator("none"), Calibrator("platt", 2.0, 1.0), steps):
-        chance = one.apply(np.array([-1e9, -1.0, -0.5, 0.0, 1.0, 2.0, 1e9]))
-        assert chance[0] == LEAST
-        assert chance[-1] == 1 - LEAST
-        assert (np.diff(chance) >= 0).all()
+        probability = one.apply(np.array([-1e9, -1.0, -0.5, 0.0, 1.0, 2.0, 1e9]))
+        assert probability[0] == LEAST
+        assert probability[-1] == 1 - LEAST
+        assert (np.diff(probability) >= 0).all()
     assert steps.apply(np.array([-0.5, 1.0])) == pytest.approx([0.125, 0.625])
 
 
@@ -120,16 +120,16 @@ def test_calibrate__separable_scores_and_empty_folds_give_finite_numbers() -> No
     found = calibrate(np.column_stack([-perfect, perfect]), labels, folds, n_folds=5)
     for loss in found.log_loss:
         assert all(np.isfinite(value) for value in loss.values())
-    chances = probabilities(np.column_stack([-perfect, perfect]), found.final)
-    assert np.isfinite(chances).all()
-    assert ((chances[:, 1] > 0.5) == (labels == 1)).all()
+    probabilities = calibrated(np.column_stack([-perfect, perfect]), found.final)
+    assert np.isfinite(probabilities).all()
+    assert ((probabilities[:, 1] > 0.5) == (labels == 1)).all()
 
 
 def test_calibrate__equal_margins_give_the_prior() -> None:
     _, labels, folds = drawn()
     found = calibrate(np.full((N, 2), 0.7, np.float32), labels, folds, n_folds=3)
-    chance = found.final[1].apply(np.array([-3.0, 0.7, 5.0]))
-    assert chance[1] == pytest.approx(labels.mean(), abs=1e-3)
+    probability = found.final[1].apply(np.array([-3.0, 0.7, 5.0]))
+    assert probability[1] == pytest.approx(labels.mean(), abs=1e-3)
 
 
 def test_calibrator__survives_json() -> None:

@@ -12,17 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 import xgboost as xgb
 from runs import call, partitioned, quiet, trained
-from shared import DEMAND, DENSE
+from shared import DENSE, REQUEST
 
 from mi_duck.archive import read_parts
 from mi_duck.errors import PlanError
 from mi_duck.genome.synthetic import synthesise
 from mi_duck.plan.choices import ROOM_FOR_ZEROS, ROUNDS_WORTH_A_MATRIX, choose_cv, choose_layout
 from mi_duck.plan.layouts import layout_of
-from mi_duck.plan.strategies import Demand
+from mi_duck.plan.strategies import CutRequest
 from mi_duck.resources import Budget
 from mi_duck.rows.partition import partition_here
-from mi_duck.rows.segments import LEFT_OUT, USED, USED_FOR_MANY, Filling, SegmentReader
+from mi_duck.rows.segments import LEFT_OUT, USED, USED_FOR_MANY, ColumnDensity, SegmentReader
 from mi_duck.run.costs import MemoryModel
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Plan, Settings
@@ -31,7 +31,9 @@ from mi_duck.train.train import train_instance
 SETTINGS = Settings(42, 3, 800, 30, 6, 0.1, 256, True)
 # 100 columns, ten of them real; one of these has holes
 MODEL = MemoryModel(replace(DENSE, n_features=100, n_wide=10, bins=5000, threads=1))
-WHOLE = Filling(100, {f"count_{number}": 50 for number in range(90)}, {f"real_{number}": 0 for number in range(10)})
+WHOLE = ColumnDensity(
+    100, {f"count_{number}": 50 for number in range(90)}, {f"real_{number}": 0 for number in range(10)}
+)
 FULL = replace(WHOLE, zeros=dict.fromkeys(WHOLE.zeros, 2))
 HOLES = replace(FULL, missing=WHOLE.missing | {"real_3": 20})
 
@@ -39,9 +41,11 @@ HOLES = replace(FULL, missing=WHOLE.missing | {"real_3": 20})
 # ---- layout and folds -------------------------------------------------------------------------------------------------
 
 
-def chosen(asked: str, filling: Filling, budget_bytes: int, *, strategy: str = "multi", demand: Demand = DEMAND) -> str:
+def chosen(
+    asked: str, density: ColumnDensity, budget_bytes: int, *, strategy: str = "multi", request: CutRequest = REQUEST
+) -> str:
     budget = Budget(budget_bytes, "", True, budget_bytes)
-    layout, reason = choose_layout(asked, strategy, demand, MODEL, filling, budget, train_all_genes=True)
+    layout, reason = choose_layout(asked, strategy, request, MODEL, density, budget, train_all_genes=True)
     assert reason
     return layout
 
@@ -78,8 +82,8 @@ def test_choose_layout__leaves_zeros_out_where_that_saves_time_and_fits_with_roo
     assert chosen("auto", WHOLE, enough, strategy="single") == "missing"  # twice the genes in it
     assert chosen("auto", WHOLE, 1 << 40, strategy="single") == "zeros"
     assert chosen("auto", WHOLE, 1 << 40, strategy="external") == "missing"
-    on_cuda = replace(DEMAND, settings=replace(DEMAND.settings, device="cuda"))
-    assert chosen("auto", WHOLE, 1 << 40, demand=on_cuda) == "missing"
+    on_cuda = replace(REQUEST, settings=replace(REQUEST.settings, device="cuda"))
+    assert chosen("auto", WHOLE, 1 << 40, request=on_cuda) == "missing"
     nothing = replace(WHOLE, zeros={}, missing={f"real_{number}": 100 for number in range(100)})
     assert chosen("auto", nothing, 1 << 40) == "missing"
     assert chosen("auto", WHOLE, enough - 2) == "missing"
@@ -158,7 +162,7 @@ def test_sampling__keeps_sites_hard_negatives_and_a_share_of_the_easy_ones(sampl
     assert sampled.plan.easy_below == pytest.approx(negatives[int(np.ceil(0.9 * len(negatives))) - 1], rel=1e-6)
     assert (use[~sampled.is_easy] == USED).all()
     assert set(np.unique(use[sampled.is_easy])) == {LEFT_OUT, USED_FOR_MANY}
-    # each kept one stands for 1 / share: the sum of weights is the number of easy negatives but for chance, here 5 %
+    # each kept one stands for 1 / share: the sum of weights is the number of easy negatives but for probability, here 5 %
     assert (use == USED_FOR_MANY).sum() / SHARE == pytest.approx(sampled.is_easy.sum(), rel=0.05)
 
 
@@ -208,15 +212,15 @@ def test_sampling__boosters_are_those_of_the_kept_rows_with_their_weights(sample
         assert ours.get_dump(dump_format="json") == plain.get_dump(dump_format="json")
 
 
-def test_sampling__all_rows_are_scored_and_chances_stay_unbiased(sampled: Sampled) -> None:
+def test_sampling__all_rows_are_scored_and_probabilities_stay_unbiased(sampled: Sampled) -> None:
     """Of some 280 sites of a kind: a sixteenth by chance alone. Without weights three times as many would be expected."""
     scored = pq.read_table(sampled.run / "multi_instance_training" / "instance_00" / "oof_predictions.parquet")
     assert scored["row_id"].to_pylist() == list(range(sampled.plan.n_rows))
     is_used = sampled.keys["use"] != LEFT_OUT
     for index, name in enumerate(sampled.plan.classes):
         is_class = sampled.keys["label"] == index
-        chance = 1 / (1 + np.exp(-scored[f"margin_{name}"].to_numpy().astype(np.float64)))
-        assert chance.mean() == pytest.approx(is_class.mean(), rel=0.02 if index == 0 else 0.12)
+        probability = 1 / (1 + np.exp(-scored[f"margin_{name}"].to_numpy().astype(np.float64)))
+        assert probability.mean() == pytest.approx(is_class.mean(), rel=0.02 if index == 0 else 0.12)
         # on the rows that were trained on the classes are mixed otherwise
         mixed = is_class[is_used].mean() / is_class.mean()
         assert mixed < 0.85 if index == 0 else mixed > 2.5

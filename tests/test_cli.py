@@ -533,12 +533,12 @@ def test_exit_codes__a_full_disk_while_training_is_74(small_dataset: Path, tmp_p
 
 def test_exit_codes__a_bug_is_70_with_a_request(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stumble(root: Path) -> None:
-        raise RuntimeError("surprise")
+        raise RuntimeError("log_loss_of_rows")
 
     monkeypatch.setattr("mi_duck.workflow.status.run_status", stumble)
     result = call("status", run)
     assert result.exit_code == 70
-    assert "RuntimeError: surprise" in result.stderr
+    assert "RuntimeError: log_loss_of_rows" in result.stderr
     assert "please report" in result.stderr
 
 

@@ -14,26 +14,26 @@ def drawn(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_curve_points__of_few_rows_are_those_of_scikit_learn() -> None:
-    chance, truth = drawn(200)
-    points = curve_points(chance, truth)
+    probability, truth = drawn(200)
+    points = curve_points(probability, truth)
     found = [(one["x"], one["y"]) for one in points if one["kind"] == "roc"]
-    x, y, _ = roc_curve(truth, chance, drop_intermediate=False)
+    x, y, _ = roc_curve(truth, probability, drop_intermediate=False)
     assert np.allclose(found, np.column_stack([x, y]))
     found = [(one["x"], one["y"]) for one in points if one["kind"] == "pr"]
-    precision, recall, _ = precision_recall_curve(truth, chance)
+    precision, recall, _ = precision_recall_curve(truth, probability)
     # scikit-learn ends with a point of its own at recall 0
     assert np.allclose(found, np.column_stack([recall[-2::-1], precision[-2::-1]]))
 
 
 def test_curve_points__of_many_rows_are_few_and_on_the_curve() -> None:
-    chance, truth = drawn(50_000)
-    points = curve_points(chance, truth)
+    probability, truth = drawn(50_000)
+    points = curve_points(probability, truth)
     for kind in ("roc", "pr"):
         of_kind = [one for one in points if one["kind"] == kind]
         assert 300 < len(of_kind) <= 500
         assert (np.diff([one["x"] for one in of_kind]) >= 0).all()
         for one in of_kind[1:]:
-            called = chance >= one["threshold"]
+            called = probability >= one["threshold"]
             recall = (called & truth).sum() / truth.sum()
             assert one["y" if kind == "roc" else "x"] == pytest.approx(recall)
             if kind == "pr":
@@ -41,7 +41,7 @@ def test_curve_points__of_many_rows_are_few_and_on_the_curve() -> None:
     roc = [one for one in points if one["kind"] == "roc"]
     assert (roc[0]["x"], roc[0]["y"], roc[0]["threshold"]) == (0, 0, np.inf)
     assert (roc[-1]["x"], roc[-1]["y"]) == (1, 1)
-    x, y, _ = roc_curve(truth, chance)
+    x, y, _ = roc_curve(truth, probability)
     assert auc([one["x"] for one in roc], [one["y"] for one in roc]) == pytest.approx(auc(x, y), abs=1e-3)
 
 

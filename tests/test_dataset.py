@@ -150,14 +150,17 @@ def encrypted(content: bytes) -> bytes:
 
 
 BAD_FILES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "no byte": (lambda good: b"", r"p\.parquet \(0 bytes\) is no complete Parquet file; write it again or remove it"),
-    "magic bytes": (lambda good: b"PAR1", r"\(4 bytes\) is no complete"),
-    "magic bytes twice": (lambda good: b"PAR1PAR1", r"\(8 bytes\) is no complete"),
+    "no byte": (
+        lambda good: b"",
+        r"p\.parquet \(0 bytes\) is not a complete Parquet file; write it again or remove it",
+    ),
+    "magic bytes": (lambda good: b"PAR1", r"\(4 bytes\) is not a complete"),
+    "magic bytes twice": (lambda good: b"PAR1PAR1", r"\(8 bytes\) is not a complete"),
     "empty footer": (lambda good: b"PAR1\0\0\0\0PAR1", r"cannot be read as Parquet \(.*\); write it again"),
-    "end cut off": (lambda good: good[:-20], "is no complete Parquet file"),
+    "end cut off": (lambda good: good[:-20], "is not a complete Parquet file"),
     "begin cut off": (lambda good: good[len(good) // 2 :], "is cut off: its footer says .* bytes of"),
     "footer of zeros": (lambda good: good[:-100] + b"\0" * 92 + good[-8:], "cannot be read as Parquet"),
-    "text": (lambda good: b"gene_id,splice_type,x\nA,donor,1\n", "is no complete Parquet file"),
+    "text": (lambda good: b"gene_id,splice_type,x\nA,donor,1\n", "is not a complete Parquet file"),
     "encrypted": (encrypted, "is encrypted; write it without encryption"),
 }
 
@@ -191,7 +194,7 @@ def test_open_dataset__refuses_places_without_parquet(tmp_path: Path) -> None:
         (tmp_path, r"no \*\.parquet file in"),
         (tmp_path / "absent", "nothing is at .*absent; name a Parquet file, a folder of them, or a glob"),
         (tmp_path / "absent*", "nothing is at"),
-        (tmp_path / "a**b", "is no glob pattern"),
+        (tmp_path / "a**b", "is not a glob pattern"),
         ("", "the name of the dataset is empty"),
         ("a\0b", "nothing is at"),
     ):
@@ -273,14 +276,14 @@ BAD_COLUMNS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {},
         r"column 'position' in .*p\.parquet is double, not an integer; cast it",
     ),
-    "no pattern": ({}, {"exclude": "["}, r"--exclude '\[' is no regular expression"),
+    "no pattern": ({}, {"exclude": "["}, r"--exclude '\[' is not a regular expression"),
     "one class": ({}, {"classes": ("a",)}, "--classes needs two or more different names, got a"),
     "class twice": ({}, {"classes": ("a", "b", "a")}, "--classes needs two or more different names"),
     "class without name": ({}, {"classes": ("a", "")}, "--classes needs two or more different names"),
     "base score": (
         {},
         {"base_score_columns": ("x", "y", "z")},
-        "--base-score-columns needs one feature for each of neither, donor, acceptor; .* y, z are no features",
+        "--base-score-columns needs one feature for each of neither, donor, acceptor; .* y, z are not features",
     ),
     "too few base scores": ({}, {"base_score_columns": ("x",)}, "--base-score-columns needs one feature for each"),
 }

@@ -20,7 +20,7 @@ from mi_duck.ensemble.model_file import load_unified_model, save_model
 from mi_duck.ensemble.predict import predict_file
 from mi_duck.errors import CheckpointError
 from mi_duck.genome.synthetic import synthesise
-from mi_duck.metrics.calibrate import probabilities
+from mi_duck.metrics.calibrate import calibrated
 from mi_duck.run.encoding import SENTINEL, Encoding, encoding_of, zeros_to_nan
 from mi_duck.run.folder import RunFolder
 from mi_duck.train.matrix import GeneBatches, without_zeros
@@ -190,7 +190,7 @@ def test_model__predicts_alike_from_numpy_arrow_a_data_frame_and_parquet(
     """Each gives the calibrated margins that XGBoost gives on rows to which the rule was applied by hand."""
     case = cases[layout]
     model, rows = case.model, case.rows
-    expected = probabilities(case.margins(), model.calibrators).astype(np.float32)
+    expected = calibrated(case.margins(), model.calibrators).astype(np.float32)
     frame = rows.select(list(model.features)).to_pandas()
     assert isinstance(frame, pd.DataFrame)
     matrix = frame.to_numpy(dtype=np.float32)
@@ -217,7 +217,7 @@ def test_model__carries_its_rule_and_says_so(cases: dict[str, Case]) -> None:
         assert said == {name: case.model.encoding.missing_as(name) for name in plan.features}
     assert set(cases["zeros"].model.encoding.zero_is_missing) <= set(plan.small_features)
     assert cases["zeros"].model.encoding.zero_is_missing
-    # a column with nulls is no byte column: its zeros stay zeros
+    # a column with nulls is not a byte column: its zeros stay zeros
     assert "5mer_GTGAG" not in cases["zeros"].model.encoding.zero_is_missing
 
 

@@ -20,7 +20,7 @@ from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, consoli
 from mi_duck.ensemble.model_file import load_unified_model, save_model
 from mi_duck.ensemble.tree_shap import shap_values
 from mi_duck.errors import CheckpointError, DataError
-from mi_duck.metrics.calibrate import Calibrator, probabilities
+from mi_duck.metrics.calibrate import Calibrator, calibrated
 from mi_duck.run.folder import RunFolder
 
 
@@ -60,7 +60,7 @@ def test_ensemble__is_the_mean_of_the_members_calibrated_probabilities(
     run: Path, model: ConsolidatedMetaModel, matrix: np.ndarray
 ) -> None:
     """Worked out from the bytes of the instances' own files."""
-    chances = []
+    probabilities = []
     for where in sorted(run.glob("multi_instance_training/*")):
         parts = read_parts(where / "model_multiclass.miduck")
         facts = json.loads(parts["model.json"])
@@ -71,10 +71,10 @@ def test_ensemble__is_the_mean_of_the_members_calibrated_probabilities(
             for index in range(3)
         ]
         calibrators = [Calibrator.from_dict(values) for values in facts["calibrators"]]
-        chances.append(probabilities(np.column_stack(margins), calibrators))
-    assert len(chances) == model.total_instances >= 3
+        probabilities.append(calibrated(np.column_stack(margins), calibrators))
+    assert len(probabilities) == model.total_instances >= 3
     found = model.predict_proba(matrix)
-    assert np.abs(found - np.mean(chances, axis=0)).max() < 1e-7
+    assert np.abs(found - np.mean(probabilities, axis=0)).max() < 1e-7
     assert found.shape == (400, 3)
     assert found.dtype == np.float32
     assert found.sum(axis=1) == pytest.approx(1, abs=1e-6)
@@ -103,7 +103,7 @@ def test_instance_model__has_the_same_interface(run: Path, model: ConsolidatedMe
     one = load_unified_model(run / "multi_instance_training" / "instance_00")
     assert isinstance(one, InstanceModel)
     public = {name for name in dir(ConsolidatedMetaModel) if not name.startswith("_")}
-    of_members = {"predict_members", "margins_of_members", "chances_of_members", "join"}
+    of_members = {"predict_members", "margins_of_members", "probabilities_of_members", "join"}
     assert public - set(dir(InstanceModel)) == {"members", "weights", "voting", "n_genes"} | of_members
     assert (one.total_instances, one.voting_weights, one.instance_weights) == (1, [1.0], [1.0])
     assert one.instance_models == [one]
@@ -149,7 +149,7 @@ def test_predict_proba__missing_renamed_and_misshapen_features_are_errors(
         ([1.0, 2.0], "type list have no named columns"),
         (matrix.astype(str), "holds no numbers"),
         (matrix.astype(object), "holds no numbers"),
-        ({column: 1.0 for column in model.features}, "is no column of"),
+        ({column: 1.0 for column in model.features}, "is not a column of"),
     ):
         with pytest.raises(DataError, match=words):
             model.predict_proba(given)
@@ -162,7 +162,7 @@ def test_predict_proba__a_feature_that_is_no_number_is_named(
     name = model.features[2]
     table = rows.set_column(rows.column_names.index(name), name, pa.array(bad))
     for given in (table, table.to_pandas()):
-        with pytest.raises(DataError, match=f"feature '{name}' is no column of 400 numbers"):
+        with pytest.raises(DataError, match=f"feature '{name}' is not a column of 400 numbers"):
             model.predict_proba(given)
 
 

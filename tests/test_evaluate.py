@@ -46,39 +46,39 @@ def by_name(found: list[Metric]) -> dict[tuple[str, str], Metric]:
 
 @pytest.mark.parametrize("ties", [None, 2, 1])
 def test_average_precision__equals_scikit_learn_with_and_without_ties(ties: int | None) -> None:
-    chances, labels, groups = rows(ties=ties)
-    found = by_name(score(chances, labels, groups, CLASSES, seed=1, draws=5))
-    expected = [average_precision_score(labels == index, chances[:, index]) for index in range(3)]
+    probabilities, labels, groups = rows(ties=ties)
+    found = by_name(score(probabilities, labels, groups, CLASSES, seed=1, draws=5))
+    expected = [average_precision_score(labels == index, probabilities[:, index]) for index in range(3)]
     for name, value in zip(CLASSES, expected, strict=True):
         assert found["average_precision", name].value == pytest.approx(value, abs=1e-12)
     assert found["average_precision", "macro"].value == pytest.approx(np.mean(expected[1:]), abs=1e-12)
 
 
 def test_f1_and_log_loss__equal_scikit_learn() -> None:
-    chances, labels, groups = rows(ties=3)
-    found = by_name(score(chances, labels, groups, CLASSES, seed=1, draws=5))
-    f1 = f1_score(labels, chances.argmax(axis=1), average=None)
+    probabilities, labels, groups = rows(ties=3)
+    found = by_name(score(probabilities, labels, groups, CLASSES, seed=1, draws=5))
+    f1 = f1_score(labels, probabilities.argmax(axis=1), average=None)
     assert [found["f1", name].value for name in CLASSES] == pytest.approx(f1, abs=1e-12)
     assert found["f1", "macro"].value == pytest.approx(f1.mean(), abs=1e-12)
-    assert found["log_loss", "all"].value == pytest.approx(log_loss(labels, chances), abs=1e-12)
+    assert found["log_loss", "all"].value == pytest.approx(log_loss(labels, probabilities), abs=1e-12)
 
 
 def test_areas_calls_and_brier__equal_scikit_learn() -> None:
-    chances, labels, groups = rows(ties=5)
-    found = by_name(score(chances, labels, groups, CLASSES, seed=1, draws=5))
-    precision, recall, _, _ = precision_recall_fscore_support(labels, chances.argmax(axis=1))
+    probabilities, labels, groups = rows(ties=5)
+    found = by_name(score(probabilities, labels, groups, CLASSES, seed=1, draws=5))
+    precision, recall, _, _ = precision_recall_fscore_support(labels, probabilities.argmax(axis=1))
     for index, name in enumerate(CLASSES):
         truth = labels == index
-        assert found["roc_auc", name].value == pytest.approx(roc_auc_score(truth, chances[:, index]), abs=1e-12)
-        assert found["brier", name].value == pytest.approx(brier_score_loss(truth, chances[:, index]), abs=1e-12)
-        assert found["log_loss", name].value == pytest.approx(log_loss(truth, chances[:, index]), abs=1e-12)
+        assert found["roc_auc", name].value == pytest.approx(roc_auc_score(truth, probabilities[:, index]), abs=1e-12)
+        assert found["brier", name].value == pytest.approx(brier_score_loss(truth, probabilities[:, index]), abs=1e-12)
+        assert found["log_loss", name].value == pytest.approx(log_loss(truth, probabilities[:, index]), abs=1e-12)
         assert found["precision", name].value == pytest.approx(precision[index], abs=1e-12)
         assert found["recall", name].value == pytest.approx(recall[index], abs=1e-12)
     assert found["precision", "macro"].value == pytest.approx(precision.mean())
     assert found["roc_auc", "macro"].value == pytest.approx(
         np.mean([found["roc_auc", name].value for name in CLASSES[1:]])
     )
-    assert found["brier", "all"].value == pytest.approx(np.square(chances - np.eye(3)[labels]).sum(axis=1).mean())
+    assert found["brier", "all"].value == pytest.approx(np.square(probabilities - np.eye(3)[labels]).sum(axis=1).mean())
 
 
 def test_calibration_error__by_hand_of_bins_of_equal_mass() -> None:
@@ -86,9 +86,11 @@ def test_calibration_error__by_hand_of_bins_of_equal_mass() -> None:
 
     Every bin has one true row, so its gap is |mean probability - .5|; the mean of the means is .155, all below .5.
     """
-    chance = np.arange(1, 31) / 100
+    probability = np.arange(1, 31) / 100
     labels = np.arange(1, 31) % 2
-    found = by_name(score(np.column_stack([1 - chance, chance]), labels, np.arange(30) % 4, ("a", "b"), seed=0))
+    found = by_name(
+        score(np.column_stack([1 - probability, probability]), labels, np.arange(30) % 4, ("a", "b"), seed=0)
+    )
     assert found["ece", "b"].value == pytest.approx(0.5 - 0.155)
     assert found["ece", "a"].value == pytest.approx(0.5 - 0.155)
 
@@ -109,10 +111,10 @@ def test_equal_mass_bins__hold_equal_rows_and_keep_equal_scores_together() -> No
 
 def test_calibration_error__is_small_for_true_probabilities_and_large_for_inflated_ones() -> None:
     rng = np.random.default_rng(1)
-    chance = rng.random(60_000)
-    labels = (rng.random(60_000) < chance).astype(int)
+    probability = rng.random(60_000)
+    labels = (rng.random(60_000) < probability).astype(int)
     groups = rng.integers(0, 50, 60_000)
-    for given, low, high in ((chance, 0, 0.01), (np.sqrt(chance), 0.15, 0.18)):
+    for given, low, high in ((probability, 0, 0.01), (np.sqrt(probability), 0.15, 0.18)):
         # the mean of sqrt(x) - x on [0, 1] is 2/3 - 1/2
         found = by_name(score(np.column_stack([1 - given, given]), labels, groups, ("a", "b"), seed=0, draws=3))
         assert low <= found["ece", "b"].value <= high
@@ -120,56 +122,58 @@ def test_calibration_error__is_small_for_true_probabilities_and_large_for_inflat
 
 def test_top_k_accuracy__is_the_mean_over_genes_with_sites() -> None:
     """Gene 0 has two donors, one among its two best rows: 1/2. Gene 1 has one, its best row: 1. Gene 2 has none."""
-    chance = np.array([0.9, 0.8, 0.1, 0.2, 0.7, 0.6])
+    probability = np.array([0.9, 0.8, 0.1, 0.2, 0.7, 0.6])
     labels = np.array([1, 0, 1, 0, 1, 0])
     genes = np.array([0, 0, 0, 1, 1, 2])
     groups = np.array([0, 0, 0, 1, 1, 1])
-    chances = np.column_stack([1 - chance, chance])
-    found = by_name(score(chances, labels, groups, ("neither", "donor"), seed=0, draws=9, genes=genes))
+    probabilities = np.column_stack([1 - probability, probability])
+    found = by_name(score(probabilities, labels, groups, ("neither", "donor"), seed=0, draws=9, genes=genes))
     assert found["top_k_accuracy", "donor"].value == pytest.approx(0.75)
     assert found["top_k_accuracy", "macro"].value == pytest.approx(0.75)
     # a draw of group 0 alone gives 1/2, of group 1 alone 1
     assert (found["top_k_accuracy", "donor"].low, found["top_k_accuracy", "donor"].high) == (0.5, 1.0)
-    without = score(chances, labels, groups, ("neither", "donor"), seed=0, draws=0)
+    without = score(probabilities, labels, groups, ("neither", "donor"), seed=0, draws=0)
     assert "top_k_accuracy" not in {one.metric for one in without}
 
 
 def test_drawn_scores__equal_those_of_rows_repeated_by_their_weight() -> None:
     """Every metric, under every draw; bins of the calibration error alone are cut on the data as they are."""
-    chances, labels, groups = rows(n=400, n_groups=8, ties=6)
+    probabilities, labels, groups = rows(n=400, n_groups=8, ties=6)
     genes = groups * 5 + np.random.default_rng(0).integers(0, 5, 400)
     weights = draw_weights(8, seed=3, draws=4)
     metrics = [name for name in METRICS if name not in ("ece", "top_k_accuracy")]
-    drawn = drawn_scores(chances, labels, groups, CLASSES, weights=weights, genes=genes, metrics=metrics)
+    drawn = drawn_scores(probabilities, labels, groups, CLASSES, weights=weights, genes=genes, metrics=metrics)
     assert {name for name, _ in drawn} == set(metrics)
     for place, line in enumerate(weights):
         again = np.repeat(np.arange(400), line[groups])
-        alone = by_name(score(chances[again], labels[again], groups[again], CLASSES, seed=0, draws=0, metrics=metrics))
+        alone = by_name(
+            score(probabilities[again], labels[again], groups[again], CLASSES, seed=0, draws=0, metrics=metrics)
+        )
         for key, values in drawn.items():
             assert values[place] == pytest.approx(alone[key].value, abs=1e-12)
 
 
 def test_headline_scores__are_some_of_all() -> None:
-    chances, labels, groups = rows()
+    probabilities, labels, groups = rows()
     weights = draw_weights(30, seed=3, draws=4)
-    whole = drawn_scores(chances, labels, groups, CLASSES, weights=weights)
-    some = headline_scores(chances, labels, groups, CLASSES, weights=weights)
+    whole = drawn_scores(probabilities, labels, groups, CLASSES, weights=weights)
+    some = headline_scores(probabilities, labels, groups, CLASSES, weights=weights)
     names = ("donor", "acceptor", "macro")
     assert set(some) == {*(("average_precision", name) for name in names), ("f1", "macro"), ("log_loss", "all")}
     assert all(np.array_equal(values, whole[key]) for key, values in some.items())
 
 
 def test_paired_difference__has_the_difference_and_a_narrower_interval_than_two_alone() -> None:
-    chances, labels, groups = rows(n=3_000, n_groups=60)
-    worse = 0.9 * chances + 0.1 / 3
-    one, other = (by_name(score(given, labels, groups, CLASSES, seed=4)) for given in (chances, worse))
-    found = by_name(paired_difference(chances, worse, labels, groups, CLASSES, seed=4))
+    probabilities, labels, groups = rows(n=3_000, n_groups=60)
+    worse = 0.9 * probabilities + 0.1 / 3
+    one, other = (by_name(score(given, labels, groups, CLASSES, seed=4)) for given in (probabilities, worse))
+    found = by_name(paired_difference(probabilities, worse, labels, groups, CLASSES, seed=4))
     key = ("log_loss", "all")
     assert found[key].value == pytest.approx(one[key].value - other[key].value)
     assert found[key].high - found[key].low < 0.3 * (one[key].high - one[key].low)
     # the same order of scores: neither area moves in any draw
     assert (found["roc_auc", "donor"].low, found["roc_auc", "donor"].high) == (0, 0)
-    none = by_name(paired_difference(chances, chances, labels, groups, CLASSES, seed=4))
+    none = by_name(paired_difference(probabilities, probabilities, labels, groups, CLASSES, seed=4))
     assert all(metric.value == metric.low == metric.high == 0 for metric in none.values())
 
 
@@ -188,8 +192,8 @@ def test_score__by_hand() -> None:
     recall 1, so average precision is .75. Calls are a b a a: b has one hit and one miss, F1 = 2/3; a has two hits and
     one false call, F1 = 4/5. Log loss = -(log .7 + log .6 + log .6 + log .2) / 4.
     """
-    chances = np.array([[0.7, 0.3], [0.4, 0.6], [0.6, 0.4], [0.8, 0.2]])
-    found = by_name(score(chances, np.array([0, 1, 0, 1]), np.array([0, 0, 1, 1]), ("a", "b"), seed=0, draws=0))
+    probabilities = np.array([[0.7, 0.3], [0.4, 0.6], [0.6, 0.4], [0.8, 0.2]])
+    found = by_name(score(probabilities, np.array([0, 1, 0, 1]), np.array([0, 0, 1, 1]), ("a", "b"), seed=0, draws=0))
     assert found["average_precision", "b"].value == pytest.approx(0.75)
     assert found["f1", "b"].value == pytest.approx(2 / 3)
     assert found["f1", "a"].value == pytest.approx(4 / 5)
@@ -219,16 +223,16 @@ def test_intervals__contain_the_value_and_shrink_with_more_groups() -> None:
 
 def test_intervals__draw_whole_groups() -> None:
     """Rows repeated inside their groups change no interval, since the number of groups is the same."""
-    chances, labels, groups = rows(n=300, n_groups=10)
-    once = score(chances, labels, groups, CLASSES, seed=5)
-    tripled = score(np.tile(chances, (3, 1)), np.tile(labels, 3), np.tile(groups, 3), CLASSES, seed=5)
+    probabilities, labels, groups = rows(n=300, n_groups=10)
+    once = score(probabilities, labels, groups, CLASSES, seed=5)
+    tripled = score(np.tile(probabilities, (3, 1)), np.tile(labels, 3), np.tile(groups, 3), CLASSES, seed=5)
     for one, other in zip(once, tripled, strict=True):
         assert (one.value, one.low, one.high) == pytest.approx((other.value, other.low, other.high), abs=1e-9)
 
 
 def test_intervals__of_one_group_have_no_width() -> None:
-    chances, labels, groups = rows(n=100)
-    for one in score(chances, labels, np.zeros_like(groups), CLASSES, seed=5):
+    probabilities, labels, groups = rows(n=100)
+    for one in score(probabilities, labels, np.zeros_like(groups), CLASSES, seed=5):
         assert one.low == pytest.approx(one.value)
         assert one.high == pytest.approx(one.value)
 
@@ -240,9 +244,9 @@ def test_score__is_a_function_of_the_seed() -> None:
 
 
 def test_point_scores__are_the_same_values_under_short_names() -> None:
-    chances, labels, groups = rows()
-    found = by_name(score(chances, labels, groups, CLASSES, seed=0, draws=3))
-    short = point_scores(chances, labels, CLASSES)
+    probabilities, labels, groups = rows()
+    found = by_name(score(probabilities, labels, groups, CLASSES, seed=0, draws=3))
+    short = point_scores(probabilities, labels, CLASSES)
     of_class = ("ap", "auc", "f1", "precision", "recall", "brier", "ece", "log_loss")
     of_macro = ("ap", "auc", "f1", "precision", "recall")
     assert set(short) == {
@@ -253,11 +257,11 @@ def test_point_scores__are_the_same_values_under_short_names() -> None:
     }
     assert short["donor_ap"] == pytest.approx(found["average_precision", "donor"].value)
     assert short["macro_f1"] == pytest.approx(found["f1", "macro"].value)
-    assert "macro_top_k" in point_scores(chances, labels, CLASSES, genes=groups)
+    assert "macro_top_k" in point_scores(probabilities, labels, CLASSES, genes=groups)
 
 
 def test_point_scores__of_a_fold_without_a_class_leave_its_precision_open() -> None:
-    chances, labels, _ = rows(n=50)
-    short = point_scores(chances[labels != 2], labels[labels != 2], CLASSES)
+    probabilities, labels, _ = rows(n=50)
+    short = point_scores(probabilities[labels != 2], labels[labels != 2], CLASSES)
     assert np.isnan(short["acceptor_ap"])
     assert np.isfinite(short["log_loss"])

@@ -99,7 +99,7 @@ def trained_files(run: Path) -> dict[str, str]:
         ({"LSB_JOBINDEX": "1"}, 0),
         ({"LSB_JOBINDEX": "7"}, 6),
         ({"SGE_TASK_ID": "7"}, 6),
-        ({"LSB_JOBINDEX": "0"}, None),  # an LSF job that is no array
+        ({"LSB_JOBINDEX": "0"}, None),  # an LSF job that is not an array
         ({"SGE_TASK_ID": "undefined"}, None),  # the same of Grid Engine
         ({"SGE_TASK_ID": "undefined", "SLURM_ARRAY_TASK_ID": "2"}, 2),
     ],
@@ -411,7 +411,7 @@ def test_slurm__is_not_given_a_run_twice(slurm: FakeSlurm, planned: Path, monkey
     ("flags", "code", "words"),
     [
         (("--executor", "slurm", "--slurm-options", "--partition='long"), 78, "quote it as for a shell"),
-        (("--executor", "slurm", "--slurm-options", "long"), 78, "'long' is no option"),
+        (("--executor", "slurm", "--slurm-options", "long"), 78, "'long' is not an option"),
         (("--executor", "slurm", "--slurm-options", "--comment='a\nb'"), 78, "cannot stand in a script"),
         (("--slurm-options", "--partition=long"), 2, "--slurm-options needs --executor slurm"),
         (("--executor", "slurm", "--dask-scheduler", "tcp://127.0.0.1:1"), 2, "--dask-scheduler needs --executor dask"),

@@ -163,7 +163,7 @@ def test_load_unified_model__reads_an_exported_pickle_without_running_it(tmp_pat
         (path.read_bytes()[:-40], "no whole pickle"),
         (b"\x00\x01", "no whole pickle"),
         (b"", "no whole pickle"),
-        (b"\x80\x04C\x03abc.", "is no mi_duck model"),
+        (b"\x80\x04C\x03abc.", "is not a mi_duck model"),
     ):
         foreign.write_bytes(data)
         with pytest.raises(CheckpointError, match=words):
@@ -236,7 +236,7 @@ def test_native__replaces_an_export_but_no_other_folder(tmp_path: Path) -> None:
     other = tmp_path / "mine"
     other.mkdir()
     (other / "notes.txt").write_text("mine")
-    with pytest.raises(DataError, match="is no export of mi_duck"):
+    with pytest.raises(DataError, match="is not an export of mi_duck"):
         export_model(run, "xgboost", out=other)
     assert [file.name for file in other.iterdir()] == ["notes.txt"]
     with pytest.raises(DataError, match="is a folder; name a file"):
@@ -253,9 +253,9 @@ def test_onnx__predicts_as_the_model_where_trees_decide(name: str, tmp_path: Pat
     path = export_model(saved(tmp_path, model), "onnx")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     rows = sample(model)
-    chances, label = session.run(["probabilities", "label"], {"rows": rows})
+    probabilities, label = session.run(["probabilities", "label"], {"rows": rows})
     wanted = model.predict_proba(rows)
-    assert np.abs(chances - wanted).max() < 1e-5
+    assert np.abs(probabilities - wanted).max() < 1e-5
     assert (label == wanted.argmax(axis=1)).mean() > 0.999
     known: dict[str, Any] = session.get_modelmeta().custom_metadata_map
     assert json.loads(known["features"]) == list(model.features)

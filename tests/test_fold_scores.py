@@ -8,7 +8,7 @@ from mi_duck.evaluate.fold_scores import (
     BASE_COLUMNS,
     NO_BASE,
     aggregate,
-    base_chances,
+    base_probabilities,
     fold_scores,
     gene_top_k,
     score_names,
@@ -67,17 +67,17 @@ def test_fold_scores__equal_scikit_learn_with_ties_and_many_genes() -> None:
     n = 3000
     labels = rng.choice(3, n, p=(0.8, 0.12, 0.08))
     genes = rng.integers(0, 40, n)
-    chances, base = (
+    probabilities, base = (
         np.round(rng.dirichlet((3, 1, 1), n) * 0.7 + 0.3 * np.eye(3)[labels] * power, 2) for power in (1, 0.4)
     )
-    found = fold_scores(chances, base, labels, genes, CLASSES)
-    called = chances.argmax(axis=1)
+    found = fold_scores(probabilities, base, labels, genes, CLASSES)
+    called = probabilities.argmax(axis=1)
     assert found["test_macro_f1"] == pytest.approx(f1_score(labels, called, average="macro"))
     for index, name in enumerate(CLASSES):
         assert found[f"{name}_f1"] == pytest.approx(f1_score(labels == index, called == index))
-        assert found[f"{name}_ap"] == pytest.approx(average_precision_score(labels == index, chances[:, index]))
+        assert found[f"{name}_ap"] == pytest.approx(average_precision_score(labels == index, probabilities[:, index]))
     site = labels > 0
-    for name, values in (("meta", chances), ("base", base)):
+    for name, values in (("meta", probabilities), ("base", base)):
         score = values[:, 1:].sum(axis=1)
         assert found[f"{name}_f1"] == pytest.approx(f1_score(site, score >= 0.5))
         assert found[f"auc_{name}"] == pytest.approx(roc_auc_score(site, score))
@@ -126,18 +126,18 @@ def test_fold_scores__of_two_classes_have_one_site_class() -> None:
     assert found["splice_macro_f1"] == found["yes_f1"]
 
 
-def test_base_chances__of_a_fold_do_not_know_its_labels() -> None:
+def test_base_probabilities__of_a_fold_do_not_know_its_labels() -> None:
     rng = np.random.default_rng(1)
     n = 900
     labels, folds = rng.choice(3, n, p=(0.6, 0.2, 0.2)), rng.integers(0, 3, n)
     scores = rng.dirichlet((2, 1, 1), n).astype(np.float32) * 0.5 + 0.5 * np.eye(3, dtype=np.float32)[labels] * 0.5
     scores[::50] = np.nan
-    found = base_chances(scores, labels, folds, n_folds=3)
+    found = base_probabilities(scores, labels, folds, n_folds=3)
     assert np.abs(found.sum(axis=1) - 1).max() < 1e-12
     shuffled = labels.copy()
     # two rows alone: the kind of calibrator is chosen over all folds
     shuffled[np.flatnonzero(folds == 1)[:2]] = (shuffled[np.flatnonzero(folds == 1)[:2]] + 1) % 3
-    again = base_chances(scores, shuffled, folds, n_folds=3)
+    again = base_probabilities(scores, shuffled, folds, n_folds=3)
     assert np.array_equal(again[folds == 1], found[folds == 1])
     assert not np.array_equal(again[folds == 0], found[folds == 0])
 

@@ -17,11 +17,11 @@ from runs import COMMAND, call_children, partitioned, planned
 
 from mi_duck.errors import MemoryBudgetError
 from mi_duck.processes import run_child
-from mi_duck.rows.segments import read_filling
+from mi_duck.rows.segments import read_density
 from mi_duck.run.costs import PHASES, MemoryModel
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Plan
-from mi_duck.workflow.training import check_filling
+from mi_duck.workflow.training import check_density
 
 MIB = 1 << 20
 Report = Callable[[str, int, int], None]
@@ -177,14 +177,14 @@ def test_check_filling__refuses_rows_that_need_more_than_those_that_were_measure
         assert "--layout sentinel or a smaller --genes-per-instance" in last
         assert not list((run / "multi_instance_training").glob("*/manifest.json"))
     folder = RunFolder(run)
-    check_filling(folder, tighten(plan, 1.2), plan.instances[0])  # enough for the rows as they are
+    check_density(folder, tighten(plan, 1.2), plan.instances[0])  # enough for the rows as they are
 
 
 def test_check_filling__a_sentinel_needs_no_more_than_was_planned(uneven: Path, tmp_path: Path) -> None:
     run = partitioned(uneven, tmp_path / "run", "--strategy", "single", "--layout", "sentinel")
     plan = tighten(measured(RunFolder(run).read_plan()), 1.0)
-    assert read_filling(plan, plan.segments, RunFolder(run).segments).has_missing
-    check_filling(RunFolder(run), plan, plan.instances[0])
+    assert read_density(plan, plan.segments, RunFolder(run).segments).has_missing
+    check_density(RunFolder(run), plan, plan.instances[0])
 
 
 # ---- a real control group ---------------------------------------------------------------------------------------------

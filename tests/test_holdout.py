@@ -121,9 +121,9 @@ def test_predictions__are_those_of_the_model_file(
     assert found["row_id"].to_pylist() == list(range(plan.n_rows, plan.n_rows + plan.n_holdout_rows))
     for name, column in (("gene_id", "gene_id"), ("position", "position"), ("label", "splice_type")):
         assert found[name].to_pylist() == rows[column].to_pylist()
-    chances = load_unified_model(run.root).predict_proba(rows)
+    probabilities = load_unified_model(run.root).predict_proba(rows)
     written = np.column_stack([found[f"p_{name}"].to_numpy() for name in plan.classes])
-    np.testing.assert_allclose(written, chances, atol=1e-6)
+    np.testing.assert_allclose(written, probabilities, atol=1e-6)
 
 
 def test_metrics__equal_direct_prediction_of_the_held_out_rows(
@@ -137,9 +137,9 @@ def test_metrics__equal_direct_prediction_of_the_held_out_rows(
         models["member", str(instance.instance_id)] = load_unified_model(run.instance(instance))
     for (scope, number), model in models.items():
         lines = lines_of(run, scope=scope, instance_id=number, evaluated_on="holdout")
-        chances = model.predict_proba(rows)
-        exact = chances.astype(np.float64)
-        for one in score(chances, label, groups, plan.classes, seed=plan.settings.seed):
+        probabilities = model.predict_proba(rows)
+        exact = probabilities.astype(np.float64)
+        for one in score(probabilities, label, groups, plan.classes, seed=plan.settings.seed):
             line = lines[one.metric, one.class_name]
             for name in ("value", "low", "high"):
                 if line[name]:
@@ -147,7 +147,7 @@ def test_metrics__equal_direct_prediction_of_the_held_out_rows(
                 else:
                     assert np.isnan(getattr(one, name))
             assert (line["n_genes"], line["n_rows"]) == (str(plan.n_holdout_genes), str(plan.n_holdout_rows))
-        expected = average_precision_score(label == 1, chances[:, 1])
+        expected = average_precision_score(label == 1, probabilities[:, 1])
         assert float(lines["average_precision", "donor"]["value"]) == pytest.approx(expected, abs=1e-6)
         assert float(lines["log_loss", "all"]["value"]) == pytest.approx(
             log_loss(label, exact / exact.sum(axis=1, keepdims=True)), abs=1e-5

@@ -141,7 +141,7 @@ def test_imports__of_slow_packages_stand_inside_functions() -> None:
 
 @pytest.mark.parametrize("file", SOURCES, ids=name_of)
 def test_source__runs_no_code_from_data(file: Path) -> None:
-    """Pickle and its kin, and text that is run; the export writes a pickle and reads none."""
+    """Pickle and its correlation_with_base, and text that is run; the export writes a pickle and reads none."""
     tree = tree_of(file)
     runs_code = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "pandas"} & set(imports(tree))
     assert runs_code == ({"pickle"} if name_of(file) == "mi_duck/export/export.py" else set())

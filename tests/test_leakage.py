@@ -180,7 +180,7 @@ def test_probe__a_base_score_that_is_missing_for_one_class_is_suspect() -> None:
 
 
 def test_probe__a_copy_of_a_feature_that_moves_with_the_base_scores() -> None:
-    """Where it does not equal the other it knows nothing, so it is no derived score."""
+    """Where it does not equal the other it knows nothing, so it is not a derived score."""
     rng, gene, label, group = rows_of_genes(3)
     columns = base_scores(rng, label)
     columns["copy"] = np.where(label == 0, columns["splice_probability"], rng.random(len(label)))

@@ -14,9 +14,9 @@ from shared import DENSE
 from mi_duck.processes import run_child
 from mi_duck.run.costs import (
     BASE_BYTES,
-    CARRIER_SHARE,
     PHASES,
     PLANNED,
+    REFERENCE_SHARE,
     Layout,
     MemoryModel,
     MemoryPoint,
@@ -71,7 +71,7 @@ def test_growing_bytes__of_the_cuts_counts_the_wide_columns_alone() -> None:
     matrix = 10 * 10_000 + int(10 * 10_000 * 1.125) + 8 * 10_000
     assert growing_bytes("cuts", 10_000, layout) == 12 * 10_000 + matrix + sketches
     # with most columns wide all are sketched while the matrix is built, and the sketches go before it is there
-    most = replace(WORK, n_wide=int(1167 * CARRIER_SHARE) + 1)
+    most = replace(WORK, n_wide=int(1167 * REFERENCE_SHARE) + 1)
     assert growing_bytes("cuts", 10_000, most) == 12 * 10_000
     assert growing_bytes("matrix", 10_000, most) == (12 + 12) * 10_000 + most.n_wide * (64 + 16 * 2) * 4_097
     assert growing_bytes("matrix", 587_000, most) == growing_bytes("matrix", 587_000, WORK)
@@ -266,10 +266,10 @@ def matrix_bytes(*, report: Callable[[str, int, int], None]) -> dict[str, tuple[
                     batch[0, 0] = np.nan
                 yield batch
 
-        carrier = xgb.QuantileDMatrix(values, max_bin=max_bin, nthread=1)  # loads what XGBoost loads once
+        reference = xgb.QuantileDMatrix(values, max_bin=max_bin, nthread=1)  # loads what XGBoost loads once
         trim_heap()
         before = psutil.Process().memory_info().rss
-        matrix = xgb.QuantileDMatrix(GeneBatches(batches, lambda _: None), max_bin=max_bin, nthread=1, ref=carrier)
+        matrix = xgb.QuantileDMatrix(GeneBatches(batches, lambda _: None), max_bin=max_bin, nthread=1, ref=reference)
         trim_heap()
         return psutil.Process().memory_info().rss - before, matrix.num_nonmissing()
 

@@ -15,7 +15,7 @@ from mi_duck.archive import read_parts
 from mi_duck.ensemble.out_of_fold import predict_out_of_fold, read_fold_models
 from mi_duck.errors import CheckpointError
 from mi_duck.evaluate.evaluate import evaluate_run
-from mi_duck.metrics.calibrate import Calibrator, probabilities
+from mi_duck.metrics.calibrate import Calibrator, calibrated
 from mi_duck.metrics.ranking import find_thresholds, values_of
 from mi_duck.run.encoding import Encoding
 from mi_duck.run.folder import RunFolder
@@ -42,7 +42,7 @@ def by_hand(run: Path, dataset: Path) -> dict[tuple[str, int, int], np.ndarray]:
         parts = read_parts(where / "fold_models.miduck")
         facts = json.loads(parts["model.json"])
         encoded = Encoding.from_dict(facts["encoding"]).apply(matrix.copy(), features)
-        chances = np.empty((len(rows), 3))
+        probabilities = np.empty((len(rows), 3))
         for number in np.unique(fold):
             margins = [
                 xgb.Booster(model_file=bytearray(parts[f"booster_{number}_{index}.ubj"])).inplace_predict(
@@ -51,8 +51,8 @@ def by_hand(run: Path, dataset: Path) -> dict[tuple[str, int, int], np.ndarray]:
                 for index in range(3)
             ]
             calibrators = [Calibrator.from_dict(values) for values in facts["calibrators"][number]]
-            chances[fold == number] = probabilities(np.column_stack(margins), calibrators)
-        members.append(chances)
+            probabilities[fold == number] = calibrated(np.column_stack(margins), calibrators)
+        members.append(probabilities)
     label = [CLASSES.index(text) for text in rows["splice_type"].to_pylist()]
     keys = zip(rows["gene_id"].to_pylist(), rows["position"].to_pylist(), label, strict=True)
     return dict(zip(keys, np.mean(members, axis=0), strict=True))
@@ -60,10 +60,10 @@ def by_hand(run: Path, dataset: Path) -> dict[tuple[str, int, int], np.ndarray]:
 
 def found_scores(file: Path) -> dict[tuple[str, int, int], np.ndarray]:
     table = pq.read_table(file)
-    chances = np.column_stack([table[name].to_numpy() for name in P])
+    probabilities = np.column_stack([table[name].to_numpy() for name in P])
     label = [CLASSES.index(text) for text in table["label"].to_pylist()]
     keys = zip(table["gene_id"].to_pylist(), table["position"].to_pylist(), label, strict=True)
-    return dict(zip(keys, chances, strict=True))
+    return dict(zip(keys, probabilities, strict=True))
 
 
 def test_out_of_fold__ensemble_scores_equal_those_made_by_hand_from_the_fold_models(
@@ -92,8 +92,8 @@ def test_out_of_fold__rows_are_all_there_once_and_in_order(run: Path, small_data
     assert table["row_id"].to_pylist() == list(range(len(table)))
     assert len(table) == pq.read_table(small_dataset / "master", columns=["position"]).num_rows
     assert table.column_names == ["row_id", "gene_id", "position", "label", "fold", *P]
-    chances = np.column_stack([table[name].to_numpy() for name in P])
-    assert chances.sum(axis=1) == pytest.approx(1, abs=1e-6)
+    probabilities = np.column_stack([table[name].to_numpy() for name in P])
+    assert probabilities.sum(axis=1) == pytest.approx(1, abs=1e-6)
 
 
 def test_out_of_fold__row_ids_of_instances_name_the_same_rows(run: Path) -> None:

@@ -364,7 +364,7 @@ def test_answer__without_intervals_claims_nothing(tmp_path: Path) -> None:
 
 
 def test_page__shows_what_a_member_adds_and_never_as_a_score(tmp_path: Path) -> None:
-    """Lines of the ensemble without one member are no variants of the ensemble; their differences have a table."""
+    """Lines of the ensemble without one member are not variants of the ensemble; their differences have a table."""
     made_run(tmp_path)
     lines = score_lines(CLASSES, SCORES)
     like = next(line for line in lines if (line["scope"], line["class"]) == ("ensemble", "all"))

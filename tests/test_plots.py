@@ -166,5 +166,5 @@ def test_figure__of_letters_that_the_font_lacks_is_drawn(tmp_path: Path) -> None
 
 
 def test_save__refuses_other_types(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"figure\.tiff is no name of a figure"):
+    with pytest.raises(DataError, match=r"figure\.tiff is not a name of a figure"):
         save(bars(), tmp_path / "figure.tiff")

@@ -19,8 +19,8 @@ from mi_duck.errors import PlanError
 from mi_duck.genome.synthetic import synthesise
 from mi_duck.plan.layouts import layout_of
 from mi_duck.plan.make_plan import Draft, PlanOptions, draft_plan
-from mi_duck.plan.probes import filling_of, is_worth_probing, measure, open_small_run, probe, probe_sizes
-from mi_duck.rows.segments import Filling
+from mi_duck.plan.probes import density_of, is_worth_probing, measure, open_small_run, probe, probe_sizes
+from mi_duck.rows.segments import ColumnDensity
 from mi_duck.run.costs import PHASES, MemoryModel
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Plan
@@ -52,12 +52,12 @@ class Small:
 
     def model(self, **changes: Any) -> MemoryModel:
         """Return the model by formula in the layout that the rows have."""
-        layout = layout_of(self.draft.model.layout, self.filling(), "missing", ())
+        layout = layout_of(self.draft.model.layout, self.density(), "missing", ())
         return self.draft.model.with_layout(replace(layout, **changes))
 
-    def filling(self) -> Filling:
+    def density(self) -> ColumnDensity:
         """Return how the columns of all genes of the small run are filled."""
-        return filling_of(self.run, self.plan, self.plan.n_genes)
+        return density_of(self.run, self.plan, self.plan.n_genes)
 
     def probes(self, n: int) -> Plan:
         """Return the plan of the first instances alone."""
@@ -122,27 +122,27 @@ def test_filling_of__sees_nan_that_footers_do_not_count(wide_dataset: Path, tmp_
     pq.write_table(table.set_column(place, "donor_score", pa.array(values)), tmp_path / "data" / "a.parquet")
     small = Small.open(tmp_path / "data", tmp_path / "run", [10, 30])
     assert small.draft.model.layout.missing_share == 0
-    filling = small.filling()
-    assert filling.n_rows == small.plan.instances[1].n_rows
-    assert {name: count for name, count in filling.missing.items() if count} == {
-        "donor_score": pytest.approx(filling.n_rows / 7, rel=0.1)
+    density = small.density()
+    assert density.n_rows == small.plan.instances[1].n_rows
+    assert {name: count for name, count in density.missing.items() if count} == {
+        "donor_score": pytest.approx(density.n_rows / 7, rel=0.1)
     }
-    fewer = filling_of(small.run, small.plan, 10)
+    fewer = density_of(small.run, small.plan, 10)
     assert fewer.n_rows == small.plan.instances[0].n_rows
-    assert fewer.missing["donor_score"] < filling.missing["donor_score"]
+    assert fewer.missing["donor_score"] < density.missing["donor_score"]
     assert small.model().layout.missing_share == pytest.approx(1 / 7 / 400, rel=0.1)
     # counts of zeros are those of the rows
-    first = next(name for name in small.plan.small_features if 0 < filling.zeros[name] < filling.n_rows)
+    first = next(name for name in small.plan.small_features if 0 < density.zeros[name] < density.n_rows)
     genes = set(pq.read_table(small.run.genes)["gene_id"].to_pylist()[:30])
     chosen = [gene in genes for gene in table["gene_id"].to_pylist()]
-    assert filling.zeros[first] == int((table[first].to_numpy()[chosen] == 0).sum())
+    assert density.zeros[first] == int((table[first].to_numpy()[chosen] == 0).sum())
     # the standard error is that of the mean over genes, each with its rows, as the spread of bootstrapped shares says
     zero = (table[first].to_numpy() == 0)[chosen]
     of_gene = np.unique(np.array(table["gene_id"].to_pylist())[chosen], return_inverse=True)[1]
     z, n = np.bincount(of_gene, weights=zero), np.bincount(of_gene)
     drawn = np.random.default_rng(0).integers(0, len(n), (4000, len(n)))
     shares = z[drawn].sum(axis=1) / n[drawn].sum(axis=1)
-    assert filling.errors[first] == pytest.approx(shares.std(), rel=0.1)
+    assert density.errors[first] == pytest.approx(shares.std(), rel=0.1)
 
 
 def test_open_small_run__holds_the_genes_of_lowest_rank_alone(small_dataset: Path, tmp_path: Path) -> None:

@@ -129,9 +129,11 @@ def test_early_stopping__equals_that_of_xgboost(patience: int) -> None:
     ours = case.fit()
     stopping = case.stopping_weight > 0
 
-    def loss(chance: np.ndarray, _: xgb.DMatrix) -> list[tuple[str, float]]:
-        surprise = -np.log(np.clip(np.where(case.truth, chance, 1 - chance), 1e-7, 1))[stopping].astype(np.float64)
-        return [("stopping", float(np.average(surprise, weights=case.stopping_weight[stopping])))]
+    def loss(probability: np.ndarray, _: xgb.DMatrix) -> list[tuple[str, float]]:
+        log_loss_of_rows = -np.log(np.clip(np.where(case.truth, probability, 1 - probability), 1e-7, 1))[
+            stopping
+        ].astype(np.float64)
+        return [("stopping", float(np.average(log_loss_of_rows, weights=case.stopping_weight[stopping])))]
 
     matrix = xgb.QuantileDMatrix(case.rows, case.truth.astype(np.float32), weight=case.weight, max_bin=16, nthread=1)
     theirs = xgb.train(

@@ -52,8 +52,12 @@ def metrics(run: Path, **wanted: str) -> dict[tuple[str, str], dict[str, float |
 
 def predictions(run: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
     rows = pq.read_table(run / "oof_predictions.parquet")
-    chances = np.column_stack([rows[name].to_numpy() for name in P])
-    return chances, np.array([CLASSES.index(text) for text in rows["label"].to_pylist()]), rows["gene_id"].to_pylist()
+    probabilities = np.column_stack([rows[name].to_numpy() for name in P])
+    return (
+        probabilities,
+        np.array([CLASSES.index(text) for text in rows["label"].to_pylist()]),
+        rows["gene_id"].to_pylist(),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -81,14 +85,14 @@ def bare(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_evaluate_run__scores_of_the_ensemble_equal_scikit_learn_on_the_predictions(run: Path) -> None:
-    chances, label, genes = predictions(run)
+    probabilities, label, genes = predictions(run)
     found = metrics(run, scope="ensemble", is_chosen="1")
     for index, name in enumerate(CLASSES):
-        truth, chance = label == index, chances[:, index]
-        expected = average_precision_score(truth, chance), roc_auc_score(truth, chance)
+        truth, probability = label == index, probabilities[:, index]
+        expected = average_precision_score(truth, probability), roc_auc_score(truth, probability)
         values = found["average_precision", name]["value"], found["roc_auc", name]["value"]
         assert values == pytest.approx(expected, abs=1e-9)
-    expected = f1_score(label, chances.argmax(axis=1), average="macro")
+    expected = f1_score(label, probabilities.argmax(axis=1), average="macro")
     assert found["f1", "macro"]["value"] == pytest.approx(expected, abs=1e-9)
     assert {(row["n_genes"], row["n_rows"]) for row in found.values()} == {(60.0, float(len(label)))}
     shares = []
@@ -96,7 +100,7 @@ def test_evaluate_run__scores_of_the_ensemble_equal_scikit_learn_on_the_predicti
         rows = np.flatnonzero(np.array(genes) == gene)
         k = (label[rows] == 1).sum()
         if k:
-            best = rows[np.argsort(-chances[rows, 1], kind="stable")][:k]
+            best = rows[np.argsort(-probabilities[rows, 1], kind="stable")][:k]
             shares.append((label[best] == 1).mean())
     assert found["top_k_accuracy", "donor"]["value"] == pytest.approx(np.mean(shares))
 

@@ -224,12 +224,12 @@ for number in range(int(sys.argv[2])):
         data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
     Path(sys.argv[3]).write_bytes(pack(source | {name: bytes(data)}))
     try:
-        chances = load_unified_model(sys.argv[3]).predict_proba(rows)
+        probabilities = load_unified_model(sys.argv[3]).predict_proba(rows)
     except MiDuckError as error:
         assert "\\n" not in str(error)
         counts["refused"] += 1
         continue
-    assert np.isfinite(chances).all() and abs(chances.sum(axis=1) - 1).max() < 1e-5, number
+    assert np.isfinite(probabilities).all() and abs(probabilities.sum(axis=1) - 1).max() < 1e-5, number
     counts["finite"] += 1
 print(counts["refused"], counts["finite"])
 """

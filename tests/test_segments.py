@@ -17,7 +17,7 @@ from mi_duck.atomic_files import sealed, unsealed
 from mi_duck.errors import CheckpointError, DataError
 from mi_duck.rows import partition
 from mi_duck.rows.partition import partition_here
-from mi_duck.rows.segments import KEYS, USED, SegmentReader, read_filling, record_type, segments_of
+from mi_duck.rows.segments import KEYS, USED, SegmentReader, read_density, record_type, segments_of
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Plan
 
@@ -171,13 +171,13 @@ def test_read_filling__counts_zeros_of_byte_columns_and_missing_values_of_the_ot
     _, matrix = read_rows(plain)
     folder = RunFolder(plain)
     plan = folder.read_plan()
-    found = read_filling(plan, plan.segments, folder.segments)
+    found = read_density(plan, plan.segments, folder.segments)
     assert found.n_rows == len(matrix)
     assert found.zeros == {name: int((matrix[:, FEATURES.index(name)] == 0).sum()) for name in SMALL}
     assert found.missing == {
         name: int(np.isnan(matrix[:, FEATURES.index(name)]).sum()) for name in FEATURES if name not in SMALL
     }
-    parts = [read_filling(plan, [segment], folder.segments) for segment in plan.segments]
+    parts = [read_density(plan, [segment], folder.segments) for segment in plan.segments]
     assert sum(part.missing["holes"] for part in parts) == found.missing["holes"] > 0
     assert sum(part.zeros["counts"] for part in parts) == found.zeros["counts"] > 0
 

@@ -194,12 +194,12 @@ def test_run__after_a_change_keeps_what_matches_and_sets_the_rest_aside(
     out = tmp_path / "run"
     shutil.copytree(plain_run, out)
     before = fingerprint(out)
-    # how members vote is no matter of training: nothing is trained again
+    # how members vote is not matter of training: nothing is trained again
     voted = here("run", small_dataset, "--out", out, *FAST, "--voting", "margin")
     assert "was begun otherwise (voting: probability then, margin now); what still matches is kept" in voted.stderr
     assert "found 3 existing instances to reuse" in voted.stderr
     assert json.loads(RunFolder(out).summary.read_bytes())["voting"] == "margin"
-    # with more genes an instance the first and the last window are others; without the change those of before come back
+    # with more genes per instance the first and the last window are others; without the change those of before come back
     windows = ("--genes-per-instance", "30")
     other = here("run", small_dataset, "--out", out, *FAST, *windows)
     assert "genes_per_instance: 24 then, 30 now" in other.stderr

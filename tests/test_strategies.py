@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from runs import call
-from shared import DEMAND, DENSE
+from shared import DENSE, REQUEST
 
 from mi_duck.errors import MemoryBudgetError, MiDuckError, PlanError
 from mi_duck.plan.layouts import layout_of
 from mi_duck.plan.strategies import Alternative, alternatives, choose_strategy, instance_seconds, windows_of
 from mi_duck.resources import Budget
-from mi_duck.rows.segments import Filling
+from mi_duck.rows.segments import ColumnDensity
 from mi_duck.run.costs import MemoryModel, Rates
 from mi_duck.run.folder import RunFolder
 
@@ -44,8 +44,8 @@ def budget(n_bytes: int, *, is_users_number: bool = True) -> Budget:
 def test_choose_strategy__takes_the_first_that_fits(
     asked: str, n_genes: int, train_all_genes: bool, budget_bytes: int, expected: str
 ) -> None:
-    demand = replace(DEMAND, gene_rows=np.full(n_genes, 400))
-    found = choose_strategy(asked, demand, MODEL, budget(budget_bytes), train_all_genes=train_all_genes)
+    request = replace(REQUEST, gene_rows=np.full(n_genes, 400))
+    found = choose_strategy(asked, request, MODEL, budget(budget_bytes), train_all_genes=train_all_genes)
     assert found == expected
 
 
@@ -54,38 +54,38 @@ def test_windows_of__a_budget_too_small_for_one_model_is_enough_for_several(is_u
     """A number of the user that cannot work is another error than a machine that is too small."""
     enough, less = (budget(n_bytes, is_users_number=is_users_number) for n_bytes in (NEEDED, NEEDED - 1))
     kind: type[MiDuckError] = PlanError if is_users_number else MemoryBudgetError
-    assert windows_of("single", DEMAND, MODEL, enough).ranges == ((0, 3000),)
+    assert windows_of("single", REQUEST, MODEL, enough).ranges == ((0, 3000),)
     with pytest.raises(
         kind, match=r"a single model of 1,200,000 rows needs 1\.\d\d GiB, but the budget is 1\.\d\d GiB"
     ) as one:
-        windows_of("single", DEMAND, MODEL, less)
+        windows_of("single", REQUEST, MODEL, less)
     assert one.value.exit_code == (78 if is_users_number else 137)
     assert "--strategy multi or --strategy external" in str(one.value)
-    several = windows_of("multi", DEMAND, MODEL, less)
+    several = windows_of("multi", REQUEST, MODEL, less)
     assert len(several.ranges) == 3
     assert all(MODEL.needed_bytes((stop - first) * 400, 1) < NEEDED for first, stop in several.ranges)
     with pytest.raises(kind, match="holds no row; training needs .* for the largest gene alone"):
-        windows_of("multi", DEMAND, MODEL, budget(1000, is_users_number=is_users_number))
+        windows_of("multi", REQUEST, MODEL, budget(1000, is_users_number=is_users_number))
 
 
 def test_windows_of__external_is_one_window_of_all_genes() -> None:
     on_disk = MODEL.with_layout(replace(LAYOUT, is_external=True))
     needed = on_disk.needed_bytes(1_200_000, 3000)
     assert needed < NEEDED
-    assert windows_of("external", DEMAND, on_disk, budget(needed)).ranges == ((0, 3000),)
+    assert windows_of("external", REQUEST, on_disk, budget(needed)).ranges == ((0, 3000),)
     with pytest.raises(PlanError, match=r"with its matrix on disk of 1,200,000 rows .*; set --strategy multi$"):
-        windows_of("external", DEMAND, on_disk, budget(needed - 1))
+        windows_of("external", REQUEST, on_disk, budget(needed - 1))
 
 
 def test_windows_of__the_users_megabytes_per_gene_bind_by_genes() -> None:
     model = replace(MODEL, megabytes_per_gene=1.0)
     # 160 MiB and one for each gene: 1,160 MiB hold 1,000 genes
-    found = windows_of("multi", DEMAND, model, budget(1160 << 20))
+    found = windows_of("multi", REQUEST, model, budget(1160 << 20))
     assert found.genes_per_instance == 1000
     with pytest.raises(PlanError, match="holds 1,000 genes"):
-        windows_of("multi", replace(DEMAND, auto_adjust=False), model, budget(1160 << 20))
+        windows_of("multi", replace(REQUEST, auto_adjust=False), model, budget(1160 << 20))
     with pytest.raises(PlanError, match="holds 0 genes"):
-        windows_of("multi", DEMAND, model, budget(160 << 20))
+        windows_of("multi", REQUEST, model, budget(160 << 20))
 
 
 def by_name(found: tuple[Alternative, ...]) -> dict[tuple[str, str], Alternative]:
@@ -93,7 +93,7 @@ def by_name(found: tuple[Alternative, ...]) -> dict[tuple[str, str], Alternative
 
 
 def test_alternatives__tell_every_strategy_and_why_one_cannot_be() -> None:
-    found = by_name(alternatives(DEMAND, MODEL, Rates(), budget(NEEDED - 1), None, (), strategy="multi"))
+    found = by_name(alternatives(REQUEST, MODEL, Rates(), budget(NEEDED - 1), None, (), strategy="multi"))
     assert list(found) == [("single", "missing"), ("multi", "missing"), ("external", "missing")]
     single, multi, external = found.values()
     assert (single.is_feasible, single.n_instances, single.peak_bytes) == (
@@ -109,7 +109,7 @@ def test_alternatives__tell_every_strategy_and_why_one_cannot_be() -> None:
     assert single.disk_bytes == multi.disk_bytes == 1_200_000 * 144
     assert external.disk_bytes == 1_200_000 * (144 + 400)
     # overlap costs: three windows share 100 or more genes in each pair
-    whole = instance_seconds("single", 1_200_000, DEMAND, MODEL, Rates())
+    whole = instance_seconds("single", 1_200_000, REQUEST, MODEL, Rates())
     assert multi.seconds > whole
     assert external.seconds == pytest.approx(1.3 * whole)
 
@@ -117,8 +117,8 @@ def test_alternatives__tell_every_strategy_and_why_one_cannot_be() -> None:
 def test_alternatives__are_the_same_beside_a_plan_on_disk() -> None:
     """A model that was measured on disk is not slowed down again, and tells the others by the formula."""
     on_disk = MODEL.with_layout(replace(LAYOUT, is_external=True))
-    found = by_name(alternatives(DEMAND, on_disk, Rates(), budget(1 << 40), None, (), strategy="external"))
-    other = by_name(alternatives(DEMAND, MODEL, Rates(), budget(1 << 40), None, (), strategy="single"))
+    found = by_name(alternatives(REQUEST, on_disk, Rates(), budget(1 << 40), None, (), strategy="external"))
+    other = by_name(alternatives(REQUEST, MODEL, Rates(), budget(1 << 40), None, (), strategy="single"))
     for name in found:
         assert found[name].peak_bytes == other[name].peak_bytes
         assert found[name].disk_bytes == other[name].disk_bytes
@@ -126,29 +126,29 @@ def test_alternatives__are_the_same_beside_a_plan_on_disk() -> None:
 
 def test_instance_seconds__are_longer_on_disk_unless_they_were_measured_there() -> None:
     in_memory, on_disk = (
-        instance_seconds("external", 10_000, DEMAND, MODEL, Rates(is_external=is_external))
+        instance_seconds("external", 10_000, REQUEST, MODEL, Rates(is_external=is_external))
         for is_external in (False, True)
     )
     assert in_memory == pytest.approx(1.3 * on_disk)
-    assert instance_seconds("single", 10_000, DEMAND, MODEL, Rates()) == on_disk
-    assert instance_seconds("multi", 10_000, DEMAND, MODEL, Rates(is_external=True)) == pytest.approx(on_disk / 1.3)
+    assert instance_seconds("single", 10_000, REQUEST, MODEL, Rates()) == on_disk
+    assert instance_seconds("multi", 10_000, REQUEST, MODEL, Rates(is_external=True)) == pytest.approx(on_disk / 1.3)
 
 
 def test_alternatives__tell_other_layouts_of_the_plans_strategy() -> None:
     zeros = {f"count_{number}": 60 for number in range(390)}
     holes = {f"real_{number}": 5 for number in range(10)}
-    filling = Filling(100, zeros, holes)
-    model = MODEL.with_layout(layout_of(LAYOUT, filling, "missing", ()))
+    density = ColumnDensity(100, zeros, holes)
+    model = MODEL.with_layout(layout_of(LAYOUT, density, "missing", ()))
     enough = budget(1 << 40)
-    found = by_name(alternatives(DEMAND, model, Rates(), enough, filling, tuple(zeros), strategy="single"))
+    found = by_name(alternatives(REQUEST, model, Rates(), enough, density, tuple(zeros), strategy="single"))
     assert list(found)[3:] == [("single", "zeros"), ("single", "sentinel")]
     missing, zero, sentinel = (found["single", layout] for layout in ("missing", "zeros", "sentinel"))
     assert sentinel.peak_bytes < zero.peak_bytes < missing.peak_bytes
     # 390 x .4 + 10 x .95 = 165.5 of 400 cells are visited, of missing 399.5; building takes the rest
     assert zero.seconds < missing.seconds * 0.6
     # where nothing is missing a sentinel has nothing to stand for
-    whole = Filling(100, zeros, dict.fromkeys(holes, 0))
-    found = by_name(alternatives(DEMAND, MODEL, Rates(), enough, whole, tuple(zeros), strategy="single"))
+    whole = ColumnDensity(100, zeros, dict.fromkeys(holes, 0))
+    found = by_name(alternatives(REQUEST, MODEL, Rates(), enough, whole, tuple(zeros), strategy="single"))
     assert list(found)[3:] == [("single", "zeros")]
 
 

@@ -14,13 +14,13 @@ def test_find_thresholds__equal_brute_force() -> None:
     rng = np.random.default_rng(0)
     for trial in range(8):
         n = int(rng.integers(2, 40))
-        chance = rng.integers(0, 12, n).astype(np.float32) / 12 if trial % 2 else rng.random(n, dtype=np.float32)
-        truth = rng.random(n) < 0.4 + 0.4 * chance
+        probability = rng.integers(0, 12, n).astype(np.float32) / 12 if trial % 2 else rng.random(n, dtype=np.float32)
+        truth = rng.random(n) < 0.4 + 0.4 * probability
         truth[0] = True
-        found = find_thresholds(np.column_stack([1 - chance, chance]), truth.astype(int), CLASSES)["donor"]
-        edges = sorted({float(edge) for edge in chance})
+        found = find_thresholds(np.column_stack([1 - probability, probability]), truth.astype(int), CLASSES)["donor"]
+        edges = sorted({float(edge) for edge in probability})
         f1, precision, recall = (
-            {edge: measure(truth, chance >= edge, zero_division=0) for edge in edges}
+            {edge: measure(truth, probability >= edge, zero_division=0) for edge in edges}
             for measure in (f1_score, precision_score, recall_score)
         )
         best = found["best_f1"]

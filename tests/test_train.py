@@ -347,8 +347,8 @@ def test_learning_curves__equal_the_log_loss_of_the_boosters(first: Trained) -> 
     stopping = first.stopping(1)
     for index, name in enumerate(first.plan.classes):
         booster = xgb.Booster(model_file=bytearray(parts[f"booster_1_{index}.ubj"]))
-        chance = booster.inplace_predict(first.matrix).astype(np.float64)
-        loss = -np.log(np.where(first.label == index, chance, 1 - chance))
+        probability = booster.inplace_predict(first.matrix).astype(np.float64)
+        loss = -np.log(np.where(first.label == index, probability, 1 - probability))
         row = curves["1", name, str(facts["rounds"][1][index])]
         assert float(row["stopping_log_loss"]) == pytest.approx(loss[stopping].mean(), rel=1e-5)
         assert float(row["training_log_loss"]) == pytest.approx(loss[~stopping & (first.fold != 1)].mean(), rel=1e-5)

@@ -53,13 +53,13 @@ def test_unseen_scores__equal_the_model_on_the_rows_of_groups_that_are_not_its_o
     gene = rows["gene_id"].to_pylist()
     label = np.array([plan.classes.index(name) for name in rows["splice_type"].to_pylist()])
     fold = np.array([fold_of[one] for one in gene])
-    chances = load_unified_model(where).predict_proba(rows)
+    probabilities = load_unified_model(where).predict_proba(rows)
     with (where / "holdout_evaluation_results.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert [int(line["fold"]) for line in lines] == sorted(set(fold))
     for line in lines:
         of_fold = fold == int(line["fold"])
-        truth, part = label[of_fold], chances[of_fold]
+        truth, part = label[of_fold], probabilities[of_fold]
         assert int(line["test_rows"]) == of_fold.sum()
         assert int(line["test_genes"]) == len({one for one, is_in in zip(gene, of_fold, strict=True) if is_in})
         assert int(line["train_genes"]) == plan.instances[number].n_genes
@@ -81,7 +81,7 @@ def test_unseen_scores__equal_the_model_on_the_rows_of_groups_that_are_not_its_o
     assert summary["over_folds"]["metrics"]["f1_macro"]["mean"] == pytest.approx(mean)
     pooled = {(one["metric"], one["class"]): one for one in summary["all_rows"]}
     found = pooled["average_precision", "donor"]
-    assert found["value"] == pytest.approx(average_precision_score(label == 1, chances[:, 1]), abs=1e-6)
+    assert found["value"] == pytest.approx(average_precision_score(label == 1, probabilities[:, 1]), abs=1e-6)
     assert found["low"] < found["value"] < found["high"]
 
 

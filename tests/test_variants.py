@@ -18,7 +18,7 @@ from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.ensemble.out_of_fold import predict_out_of_fold, read_fold_models
 from mi_duck.ensemble.predict import predict_file
 from mi_duck.ensemble.voting import MemberWeights, Variant, all_weights, log_loss, variants, vote_out_of_fold
-from mi_duck.metrics.calibrate import Calibrator, calibrate, probabilities
+from mi_duck.metrics.calibrate import Calibrator, calibrate, calibrated
 from mi_duck.rows.partition import partition_here
 from mi_duck.run.folder import RunFolder
 from mi_duck.workflow.runs import consolidate_alone
@@ -52,10 +52,10 @@ def test_member_scores__probabilities_are_the_margins_calibrated_without_the_fol
 ) -> None:
     for number in scores.instance_ids:
         models = read_fold_models(run / "multi_instance_training" / f"instance_{number:02d}" / "fold_models.miduck")
-        margins, chances = scores.margins(number), scores.chances(number)
+        margins, probabilities = scores.margins(number), scores.probabilities(number)
         for fold, calibrators in enumerate(models.calibrators):
             rows = scores.fold == fold
-            np.testing.assert_allclose(chances[rows], probabilities(margins[rows], calibrators), atol=1e-7)
+            np.testing.assert_allclose(probabilities[rows], calibrated(margins[rows], calibrators), atol=1e-7)
 
 
 def test_member_scores__rows_are_those_of_the_predictions(run: Path, scores: MemberScores) -> None:
@@ -65,7 +65,7 @@ def test_member_scores__rows_are_those_of_the_predictions(run: Path, scores: Mem
     assert [scores.classes.index(text) for text in table["label"].to_pylist()] == scores.label.tolist()
     own = pq.read_table(run / "multi_instance_training" / "instance_01" / "oof_predictions.parquet")
     rows = own["row_id"].to_numpy()
-    np.testing.assert_allclose(scores.chances(1)[rows, 1], own["p_donor"].to_numpy(), atol=1e-6)
+    np.testing.assert_allclose(scores.probabilities(1)[rows, 1], own["p_donor"].to_numpy(), atol=1e-6)
     assert scores.base().shape == (scores.n_rows, 3)
 
 
@@ -75,8 +75,10 @@ WEIGHTS = MemberWeights((0.5, 0.3, 0.2), ((0.6, 0.4, 0.0), (0.2, 0.3, 0.5), (1.0
 def test_vote_out_of_fold__of_probabilities_is_their_mean_by_the_weights_of_the_fold(scores: MemberScores) -> None:
     found = vote_out_of_fold(scores, "probability", WEIGHTS, first_row=0, methods=METHODS)
     by_row = np.array(WEIGHTS.by_fold)[scores.fold]
-    expected = sum(by_row[:, [place]] * scores.chances(number) for place, number in enumerate(scores.instance_ids))
-    np.testing.assert_allclose(found.chances, expected, atol=1e-6)
+    expected = sum(
+        by_row[:, [place]] * scores.probabilities(number) for place, number in enumerate(scores.instance_ids)
+    )
+    np.testing.assert_allclose(found.probabilities, expected, atol=1e-6)
     assert found.calibration is None
 
 
@@ -109,8 +111,8 @@ def test_vote_out_of_fold__of_margins_is_calibrated_without_the_fold(scores: Mem
             )
             # class 0 of this call is the class against the rest
             assert_same(found.calibration.by_fold[fold][index], alone.final[0], np.asarray(joined)[rows, index])
-        expected = probabilities(np.asarray(found.margins)[rows], found.calibration.by_fold[fold])
-        np.testing.assert_allclose(found.chances[rows], expected, atol=1e-7)
+        expected = calibrated(np.asarray(found.margins)[rows], found.calibration.by_fold[fold])
+        np.testing.assert_allclose(found.probabilities[rows], expected, atol=1e-7)
 
 
 def test_vote_out_of_fold__of_a_fold_does_not_depend_on_its_labels(scores: MemberScores) -> None:
@@ -120,7 +122,7 @@ def test_vote_out_of_fold__of_a_fold_does_not_depend_on_its_labels(scores: Membe
         assert changed.by_fold[1] == weights.by_fold[1]
         voting = name.split("/")[0]
         one, two = (
-            vote_out_of_fold(given, voting, of, first_row=0, methods=("platt",)).chances[scores.fold == 1]
+            vote_out_of_fold(given, voting, of, first_row=0, methods=("platt",)).probabilities[scores.fold == 1]
             for given, of in ((scores, weights), (other, changed))
         )
         assert np.array_equal(one, two)
@@ -130,7 +132,7 @@ def test_all_weights__by_f1_are_those_of_scikit_learn(scores: MemberScores) -> N
     found = all_weights(scores, 0)
     assert set(found) == {one.name for one in variants()}
     assert found["margin/uniform"].final == pytest.approx((1 / 3,) * 3)
-    called = [scores.chances(number).argmax(axis=1) for number in scores.instance_ids]
+    called = [scores.probabilities(number).argmax(axis=1) for number in scores.instance_ids]
     f1 = np.array([f1_score(scores.label, one, average="macro") for one in called])
     assert found["probability/f1"].final == pytest.approx(f1 / f1.sum())
 
@@ -155,7 +157,7 @@ def test_auto__takes_the_lowest_cross_fitted_log_loss(scores: MemberScores, chos
     weights = all_weights(scores, 0)
     losses = {
         one.name: log_loss(
-            vote_out_of_fold(scores, one.voting, weights[one.name], first_row=0, methods=METHODS).chances,
+            vote_out_of_fold(scores, one.voting, weights[one.name], first_row=0, methods=METHODS).probabilities,
             scores.label,
         )
         for one in variants()
@@ -186,7 +188,7 @@ def test_consolidate__the_model_does_what_the_chosen_variant_does(
     voted = vote_out_of_fold(scores, voting, weights, first_row=0, methods=METHODS)
     table = pq.read_table(folder.out_of_fold)
     found = np.column_stack([table[f"p_{name}"].to_numpy() for name in scores.classes])
-    assert np.array_equal(found, voted.chances)
+    assert np.array_equal(found, voted.probabilities)
     rows = pq.read_table(small_dataset / "master").slice(0, 300)
     matrix = np.column_stack([rows[name].to_numpy().astype(np.float32) for name in model.features])
     margins = np.stack([one.margins(matrix.copy(), threads=1) for one in model.members])
@@ -194,10 +196,10 @@ def test_consolidate__the_model_does_what_the_chosen_variant_does(
         assert voted.calibration is not None
         assert model.calibrators == voted.calibration.final
         mean = np.einsum("m,mrc->rc", weights.final, margins.astype(float))
-        expected = probabilities(mean.astype(np.float32), voted.calibration.final)
+        expected = calibrated(mean.astype(np.float32), voted.calibration.final)
     else:
-        chances = [probabilities(own, one.calibrators) for own, one in zip(margins, model.members, strict=True)]
-        expected = np.einsum("m,mrc->rc", weights.final, np.stack(chances))
+        probabilities = [calibrated(own, one.calibrators) for own, one in zip(margins, model.members, strict=True)]
+        expected = np.einsum("m,mrc->rc", weights.final, np.stack(probabilities))
     np.testing.assert_allclose(model.predict_proba(rows), expected, atol=1e-6)
     predict_file(model, str(small_dataset / "master"), tmp_path / "p.parquet", report=quiet)
     written = pq.read_table(tmp_path / "p.parquet").slice(0, 300)

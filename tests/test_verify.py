@@ -14,7 +14,7 @@ from runs import call, finished_run, plain_run, quiet, resealed
 
 from mi_duck.archive import pack, read_parts
 from mi_duck.atomic_files import file_sha256, sealed, write_json
-from mi_duck.run.folder import RunFolder, file_hashes, own_files, read_provenance, relisted
+from mi_duck.run.folder import RunFolder, file_hashes, listing_files_again, own_files, read_provenance
 from mi_duck.run.instance_folder import checkpoint_key, made_of
 from mi_duck.run.locks import run_lock
 from mi_duck.verify.findings import OK, Finding
@@ -545,12 +545,12 @@ def test_provenance__vouches_for_nothing_while_a_stage_works(run: Path) -> None:
     folder = RunFolder(run)
     plan = folder.read_plan()
     assert is_finished(folder, plan)
-    with pytest.raises(ZeroDivisionError), relisted(folder):
+    with pytest.raises(ZeroDivisionError), listing_files_again(folder):
         assert 1 / ("files" in json.loads(folder.provenance.read_bytes()))
     assert not is_finished(folder, plan)
     code, findings = verified(run)
     assert code == 69
     assert "did not end" in findings["provenance.json"].detail
-    with relisted(folder):
+    with listing_files_again(folder):
         text("report.html", "half changed")(run)
     assert not is_finished(folder, plan), "what was half changed before is not vouched for"

@@ -24,9 +24,9 @@ def drawn(n: int = 4_000, noise: tuple[float, ...] = (0.3, 0.6, 3.0), seed: int 
     true = rng.normal(size=(n, 3))
     labels = np.argmax(true + rng.gumbel(size=(n, 3)), axis=1)
     margins = np.stack([true + level * rng.normal(size=(n, 3)) for level in noise]).astype(np.float32)
-    chances = np.exp(margins)
-    chances /= chances.sum(axis=2, keepdims=True)
-    return margins, chances, labels, rng.integers(0, 3, n)
+    probabilities = np.exp(margins)
+    probabilities /= probabilities.sum(axis=2, keepdims=True)
+    return margins, probabilities, labels, rng.integers(0, 3, n)
 
 
 def reference(loss: object, n: int) -> NDArray:
@@ -43,11 +43,11 @@ def reference(loss: object, n: int) -> NDArray:
 
 
 def test_fitted_weights__of_probabilities_have_the_least_log_loss() -> None:
-    _, chances, labels, folds = drawn()
-    found = fitted_weights(chances, labels, folds, n_folds=3, voting="probability")
+    _, probabilities, labels, folds = drawn()
+    found = fitted_weights(probabilities, labels, folds, n_folds=3, voting="probability")
 
     def loss(weights: NDArray) -> float:
-        mean = np.einsum("m,mrc->rc", weights, chances.astype(float))
+        mean = np.einsum("m,mrc->rc", weights, probabilities.astype(float))
         return float(-np.log(mean[np.arange(len(labels)), labels]).mean())
 
     assert found.final == pytest.approx(reference(loss, 3), abs=1e-3)
@@ -71,8 +71,8 @@ def test_fitted_weights__of_margins_have_the_least_loss_against_the_rest() -> No
 
 @pytest.mark.parametrize("voting", ["probability", "margin"])
 def test_fitted_weights__of_a_fold_do_not_depend_on_its_labels(voting: str) -> None:
-    margins, chances, labels, folds = drawn(n=900)
-    values = chances if voting == "probability" else margins
+    margins, probabilities, labels, folds = drawn(n=900)
+    values = probabilities if voting == "probability" else margins
     other = np.where(folds == 1, (labels + 1) % 3, labels)
     one, two = (fitted_weights(values, given, folds, n_folds=3, voting=voting) for given in (labels, other))
     assert one.by_fold[1] == two.by_fold[1]
@@ -81,10 +81,10 @@ def test_fitted_weights__of_a_fold_do_not_depend_on_its_labels(voting: str) -> N
 
 def test_fitted_weights__leave_out_a_member_that_only_harms() -> None:
     """Two equal members share what is left, whatever the share."""
-    _, chances, labels, folds = drawn(noise=(0.3, 0.3))
-    wrong = chances[0].copy()
+    _, probabilities, labels, folds = drawn(noise=(0.3, 0.3))
+    wrong = probabilities[0].copy()
     wrong[np.arange(len(labels)), labels] /= 10
-    same = np.stack([chances[0], chances[0], wrong])
+    same = np.stack([probabilities[0], probabilities[0], wrong])
     found = fitted_weights(same, labels, folds, n_folds=3, voting="probability")
     assert found.final[2] == 0
     assert sum(found.final) == pytest.approx(1)
@@ -93,16 +93,18 @@ def test_fitted_weights__leave_out_a_member_that_only_harms() -> None:
 
 
 def test_f1_weights__are_in_proportion_to_macro_f1_of_the_other_folds() -> None:
-    _, chances, labels, folds = drawn(n=600)
+    _, probabilities, labels, folds = drawn(n=600)
     confusion = np.zeros((3, 3, 3, 3), dtype=np.int64)
-    for place, chance in enumerate(chances):
-        np.add.at(confusion[place], (folds, labels, chance.argmax(axis=1)), 1)
+    for place, probability in enumerate(probabilities):
+        np.add.at(confusion[place], (folds, labels, probability.argmax(axis=1)), 1)
     found = f1_weights(confusion)
     for rows, weights in (
         (folds >= 0, found.final),
         *((folds != fold, found.by_fold[fold]) for fold in range(3)),
     ):
-        f1 = np.array([f1_score(labels[rows], chance[rows].argmax(axis=1), average="macro") for chance in chances])
+        f1 = np.array(
+            [f1_score(labels[rows], probability[rows].argmax(axis=1), average="macro") for probability in probabilities]
+        )
         assert weights == pytest.approx(f1 / f1.sum())
     assert f1_weights(np.zeros((2, 3, 3, 3), dtype=np.int64)).final == (0.5, 0.5)
 

@@ -22,7 +22,7 @@ import cli
 from mi_duck import processes as children
 from mi_duck.atomic_files import file_sha256
 from mi_duck.errors import CheckpointError
-from mi_duck.processes import CalledOffError, Crew, Turn, run_child
+from mi_duck.processes import CancelledError, Pool, Task, run_child
 from mi_duck.resources import GIB, cuda_devices
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Instance
@@ -143,24 +143,24 @@ def wait_there(*, file: str, report: Callable[[str, int, int], None]) -> None:
     time.sleep(60)
 
 
-def waiting_child(file: Path, turn: Turn) -> str:
-    run_child("test_workers:wait_there", {"file": str(file)}, threads=1, report=quiet, is_off=turn.is_off)
+def waiting_child(file: Path, task: Task) -> str:
+    run_child("test_workers:wait_there", {"file": str(file)}, threads=1, report=quiet, is_cancelled=task.is_cancelled)
     return "done"
 
 
 def test_crew__an_error_ends_the_others_with_their_children_and_is_raised(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
 
-    def fail(turn: Turn) -> str:
+    def fail(task: Task) -> str:
         while not pid.is_file() or not pid.read_text():
             time.sleep(0.01)
         raise CheckpointError("foreign")
 
-    with Crew[str, str]() as crew:
-        crew.start("waits", lambda turn: waiting_child(pid, turn))
-        crew.start("fails", fail)
+    with Pool[str, str]() as pool:
+        pool.start("waits", lambda task: waiting_child(pid, task))
+        pool.start("fails", fail)
         with pytest.raises(CheckpointError, match="foreign"):
-            crew.next()
+            pool.next()
     assert not psutil.pid_exists(int(pid.read_text()))
     assert not [thread for thread in threading.enumerate() if thread.name.endswith("(_do)")]
 
@@ -168,37 +168,37 @@ def test_crew__an_error_ends_the_others_with_their_children_and_is_raised(tmp_pa
 def test_crew__gives_what_ended_first_and_tells_who_had_company() -> None:
     gate = threading.Event()
 
-    def first(turn: Turn) -> bool:
+    def first(task: Task) -> bool:
         gate.wait(30)
-        return turn.had_company()
+        return task.ran_concurrently()
 
-    with Crew[int, bool]() as crew:
-        crew.start(1, first)
-        crew.start(2, lambda turn: turn.had_company())
-        assert crew.next() == (2, True)
+    with Pool[int, bool]() as pool:
+        pool.start(1, first)
+        pool.start(2, lambda task: task.ran_concurrently())
+        assert pool.next() == (2, True)
         gate.set()
-        assert crew.next() == (1, True)
-        crew.start(3, lambda turn: turn.had_company())
-        assert crew.next() == (3, False)
-        assert crew.running == {}
+        assert pool.next() == (1, True)
+        pool.start(3, lambda task: task.ran_concurrently())
+        assert pool.next() == (3, False)
+        assert pool.running == {}
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_crew__a_bug_in_a_thread_is_a_bug() -> None:
-    def stumble(turn: Turn) -> str:
+    def stumble(task: Task) -> str:
         raise ZeroDivisionError
 
-    with Crew[int, str]() as crew:
-        crew.start(7, stumble)
+    with Pool[int, str]() as pool:
+        pool.start(7, stumble)
         with pytest.raises(RuntimeError, match="the thread of 7 died"):
-            crew.next()
+            pool.next()
 
 
 def test_run_child__work_that_is_off_begins_no_child(tmp_path: Path) -> None:
-    turn = Turn()
-    turn.call_off()
-    with pytest.raises(CalledOffError):
-        waiting_child(tmp_path / "pid", turn)
+    task = Task()
+    task.cancel()
+    with pytest.raises(CancelledError):
+        waiting_child(tmp_path / "pid", task)
     assert not (tmp_path / "pid").exists()
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from faults.scene import Scene, Verdict, complaint
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.errors import MiDuckError
-from mi_duck.rows.segments import SegmentReader, read_filling, segments_of
+from mi_duck.rows.segments import SegmentReader, read_density, segments_of
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import read_genes
 from mi_duck.run.instance_folder import TRAINED, is_trained
@@ -176,9 +176,9 @@ def _segments(out: Path) -> Any:
         segments = segments_of(plan, instance.first_rank, instance.stop_rank)
         reader = SegmentReader(plan, segments, folder.segments)
         small, wide = zip(*reader.records(500), strict=True)
-        filling = asdict(read_filling(plan, segments, folder.segments))
+        density = asdict(read_density(plan, segments, folder.segments))
         found.append(
-            (reader.keys().tobytes(), np.concatenate(small).tobytes(), np.concatenate(wide).tobytes(), filling)
+            (reader.keys().tobytes(), np.concatenate(small).tobytes(), np.concatenate(wide).tobytes(), density)
         )
     return found
 

@@ -85,7 +85,7 @@ def narrow_columns(
 ) -> list[str]:
     """Return the features of a wider type whose values are whole numbers from 0 to 255; none may be NaN or -0.0.
 
-    Of whole-number types the footers tell it; columns of real numbers in that range are read until a value is no such number.
+    Of whole-number types the footers tell it; columns of real numbers in that range are read until a value is not such number.
     """
     schema = schema_of(files[0])
     in_range = [

@@ -247,7 +247,7 @@ def _trace(name: str, n_rows: int, begun: float) -> None:
 
 @contextmanager
 def _wrapped(name: str, parameters: Mapping[str, Any], *, user: bool = False) -> Iterator[None]:
-    """Turn DuckDB's errors into ours, with the name of the SQL file and its parameters."""
+    """Task DuckDB's errors into ours, with the name of the SQL file and its parameters."""
     try:
         yield
     except duckdb.OutOfMemoryException as error:

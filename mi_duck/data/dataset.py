@@ -76,7 +76,7 @@ class Dataset:
     base_scores
         For each class the feature with the base model's score, or empty where one is absent.
     excluded
-        (column, reason) for every column that is no feature.
+        (column, reason) for every column that is not a feature.
     n_rows
         Rows.
     fingerprint
@@ -143,13 +143,13 @@ def open_dataset(
     fold_by
         Column with the unit of independence; by default ``overlap_cluster`` if present, else the gene.
     exclude
-        Regular expression; columns that it finds a match in are no features.
+        Regular expression; columns that it finds a match in are not features.
     exclude_features
-        Text file with one column name a line; these are no features.
+        Text file with one column name a line; these are not features.
     base_score_columns
         Columns with the base model's scores, one for each class; by default ``<class>_score`` where all exist.
     holdout_genes
-        What ``--holdout-genes`` names: a column of that name is no feature.
+        What ``--holdout-genes`` names: a column of that name is not a feature.
     full_hash
         Whether to hash every byte of every file.
 
@@ -235,7 +235,7 @@ def resolved_location(location: str) -> str:
 
 
 def _check_role(column: str, flag: str, schema: pa.Schema, files: Sequence[DataFile]) -> None:
-    """Refuse a gene, label or fold column that is absent, or whose values are no names."""
+    """Refuse a gene, label or fold column that is absent, or whose values are not names."""
     if column in schema.names:
         kind = schema.field(column).type
         values = kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -349,7 +349,7 @@ def _unwanted(exclude_features: Path | None, names: Sequence[str]) -> set[str]:
 def _reason_to_exclude(
     field: pa.Field, roles: dict[str | None, str], unwanted: set[str], pattern: str | None
 ) -> str | None:
-    """Return why a column is no feature, or None if it is one."""
+    """Return why a column is not a feature, or None if it is one."""
     if field.name in roles:
         return roles[field.name]
     if field.name in PLACES:
@@ -363,7 +363,7 @@ def _reason_to_exclude(
             if re.search(pattern, field.name):
                 return "--exclude"
         except re.error as error:
-            raise DataError(f"--exclude '{pattern}' is no regular expression: {error}") from error
+            raise DataError(f"--exclude '{pattern}' is not a regular expression: {error}") from error
     kind = field.type
     if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return None
@@ -377,7 +377,7 @@ def _base_scores(given: Sequence[str] | None, classes: Sequence[str], features: 
     if given and (missing or len(names) != len(classes)):
         raise DataError(
             f"--base-score-columns needs one feature for each of {', '.join(classes)}; got {', '.join(names)}"
-            + (f", of which {some_names(missing)} are no features" if missing else "")
+            + (f", of which {some_names(missing)} are not features" if missing else "")
         )
     return () if missing else names
 

@@ -44,7 +44,7 @@ def read_held_out(db: Database, dataset: Dataset, text: str) -> HeldOut:
     Raises
     ------
     DataError
-        It is none of these, the file is no text or names no gene, the column says something else or two things of a gene.
+        It is none of these, the file is not text or names no gene, the column says something else or two things of a gene.
     PlanError
         The fraction is out of range.
     """
@@ -64,13 +64,15 @@ def read_held_out(db: Database, dataset: Dataset, text: str) -> HeldOut:
 def _listed_genes(path: Path) -> tuple[str, ...]:
     """Return the genes of a text file, one a line; empty lines and those that begin with # do not count."""
     if not path.is_file():
-        raise DataError(f"--holdout-genes {path} is no number, no column of the dataset and no file; give one of these")
+        raise DataError(
+            f"--holdout-genes {path} is not a number, no column of the dataset and no file; give one of these"
+        )
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read --holdout-genes {path} as text: {error}; write one gene a line") from error
     if "\0" in text:
-        raise DataError(f"--holdout-genes {path} is no text file; write one gene a line")
+        raise DataError(f"--holdout-genes {path} is not text file; write one gene a line")
     genes = tuple(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip() and line[0] != "#"))
     if not genes:
         raise DataError(f"--holdout-genes {path} names no gene; write one a line")

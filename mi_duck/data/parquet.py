@@ -98,7 +98,7 @@ def _store(bucket: str) -> Any:
 
 @contextmanager
 def read_errors(what: str) -> Iterator[None]:
-    """Turn errors of requests into one line that names the file and the remedy.
+    """Task errors of requests into one line that names the file and the remedy.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def object_files(location: str) -> tuple[ObjectFile, ...]:
     Raises
     ------
     DataError
-        It is no URL of S3, it carries a password, or nothing is there.
+        It is not a URL of S3, it carries a password, or nothing is there.
     StorageError
         The store refuses, or does not answer.
     """
@@ -266,7 +266,7 @@ def parquet_files(location: str) -> tuple[DataFile, ...]:
     except OSError as error:
         raise StorageError(f"cannot read {location}: {error.strerror}") from error
     except ValueError as error:
-        raise DataError(f"{location} is no glob pattern: {error}") from error
+        raise DataError(f"{location} is not a glob pattern: {error}") from error
     if not found:
         raise DataError(missing)
     for file in found:
@@ -332,7 +332,7 @@ def footer(file: DataFile) -> bytes:
             if tail[4:] == b"PARE":
                 raise DataError(f"{file} is encrypted; write it without encryption")
             if size < 12 or tail[4:] != b"PAR1":
-                raise DataError(f"{file} ({size:,} bytes) is no complete Parquet file; write it again or remove it")
+                raise DataError(f"{file} ({size:,} bytes) is not a complete Parquet file; write it again or remove it")
             length = int.from_bytes(tail[:4], "little")
             if length > size - 12:
                 raise DataError(f"{file} is cut off: its footer says {length:,} bytes of {size:,}; write it again")

@@ -176,7 +176,7 @@ def unfit_values(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]], 
 
 
 def _is_within(least: float, most: float, low: float, high: float) -> bool:
-    """Return whether values lie in a range, of which a lowest one above that of float32 is no part itself."""
+    """Return whether values lie in a range, of which a lowest one above that of float32 is not part itself."""
     return (low <= least if low == -LARGEST_FLOAT32 else low < least) and most <= high
 
 

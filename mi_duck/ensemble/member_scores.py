@@ -55,7 +55,7 @@ class MemberScores:
         """Return a member's log-odds, shape (n_rows, n_classes)."""
         return self._columns([f"margin:{instance_id}:{name}" for name in self.classes])
 
-    def chances(self, instance_id: int) -> NDArray[np.float32]:
+    def probabilities(self, instance_id: int) -> NDArray[np.float32]:
         """Return a member's calibrated probabilities, shape (n_rows, n_classes)."""
         return self._columns([f"p:{instance_id}:{name}" for name in self.classes])
 
@@ -119,7 +119,7 @@ def member_table(
     fold: NDArray[np.int8],
     instance_ids: list[int],
     margins: NDArray[np.float32],
-    chances: NDArray[np.float64],
+    probabilities: NDArray[np.float64],
     base: NDArray[np.float32],
 ) -> pa.Table:
     """Return some rows of the file.
@@ -132,7 +132,7 @@ def member_table(
         Of the rows, shape (n_rows,).
     instance_ids
         The members.
-    margins, chances
+    margins, probabilities
         Scores, shape (n_members, n_rows, n_classes).
     base
         Base scores, shape (n_rows, number of them).
@@ -145,7 +145,7 @@ def member_table(
         if plan.position_column
         else pa.nulls(len(keys), pa.int64()),
     }
-    for kind, values in (("margin", margins), ("p", chances)):
+    for kind, values in (("margin", margins), ("p", probabilities)):
         columns |= {
             f"{kind}:{instance_id}:{name}": pa.array(values[place, :, index].astype(np.float32))
             for place, instance_id in enumerate(instance_ids)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mi_duck.ensemble.shap import explain
 from mi_duck.errors import CheckpointError, DataError
-from mi_duck.metrics.calibrate import Calibrator, probabilities
+from mi_duck.metrics.calibrate import Calibrator, calibrated
 from mi_duck.resources import usable_cores
 from mi_duck.run.encoding import Encoding
 from mi_duck.train.forest import Forest, forest_of
@@ -85,7 +85,7 @@ def feature_matrix(rows: Any, features: Sequence[str]) -> NDArray[np.float32]:
                     if column.dtype.kind == "f" and np.isinf(matrix[:, place]).any():
                         raise _infinite(name)
                 except (TypeError, ValueError, KeyError, pa.ArrowInvalid) as error:
-                    raise DataError(f"feature '{name}' is no column of {n_rows:,} numbers: {error}") from error
+                    raise DataError(f"feature '{name}' is not a column of {n_rows:,} numbers: {error}") from error
     return matrix
 
 
@@ -190,7 +190,7 @@ class InstanceModel:
 
     def predict_proba(self, rows: Any, *, threads: int | None = None) -> NDArray[np.float32]:
         """Return calibrated probabilities, as an ensemble does: see `ConsolidatedMetaModel.predict_proba`."""
-        return probabilities(self.margins(rows, threads=threads), self.calibrators).astype(np.float32)
+        return calibrated(self.margins(rows, threads=threads), self.calibrators).astype(np.float32)
 
     def predict(self, rows: Any, *, threads: int | None = None) -> NDArray[np.int64]:
         """Return the index of the most probable class, shape (n_rows,)."""
@@ -306,23 +306,23 @@ class ConsolidatedMetaModel:
 
     def predict_members(self, rows: Any) -> NDArray[np.float64]:
         """Return the probabilities of every member, shape (n_members, n_rows, n_classes)."""
-        return self.chances_of_members(self.margins_of_members(rows))
+        return self.probabilities_of_members(self.margins_of_members(rows))
 
     def margins_of_members(self, rows: Any, *, threads: int | None = None) -> NDArray[np.float32]:
         """Return the log-odds of every member, shape (n_members, n_rows, n_classes)."""
         return by_member(_margins(self.forest, rows, self.features, threads), len(self.members))
 
-    def chances_of_members(self, margins: NDArray[np.float32]) -> NDArray[np.float64]:
+    def probabilities_of_members(self, margins: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return every member's calibrated probabilities from its log-odds, shape (n_members, n_rows, n_classes)."""
         return np.stack(
-            [probabilities(own, member.calibrators) for own, member in zip(margins, self.members, strict=True)]
+            [calibrated(own, member.calibrators) for own, member in zip(margins, self.members, strict=True)]
         )
 
-    def join(self, margins: NDArray[np.float32], chances: NDArray[np.float64]) -> NDArray[np.float64]:
+    def join(self, margins: NDArray[np.float32], probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the ensemble's probabilities from its members' log-odds and probabilities, shape (n_rows, n_classes)."""
         if self.voting == "margin":
-            return probabilities(vote(margins, self.weights).astype(np.float32), self.calibrators)
-        return vote(chances, self.weights)
+            return calibrated(vote(margins, self.weights).astype(np.float32), self.calibrators)
+        return vote(probabilities, self.weights)
 
     def predict_proba(self, rows: Any, *, threads: int | None = None) -> NDArray[np.float32]:
         """Return probabilities, shape (n_rows, n_classes), float32; rows sum to 1.
@@ -341,7 +341,7 @@ class ConsolidatedMetaModel:
             A feature is missing, or an array has another width.
         """
         margins = self.margins_of_members(rows, threads=threads)
-        return self.join(margins, self.chances_of_members(margins)).astype(np.float32)
+        return self.join(margins, self.probabilities_of_members(margins)).astype(np.float32)
 
     def predict(self, rows: Any, *, threads: int | None = None) -> NDArray[np.int64]:
         """Return the index of the most probable class, shape (n_rows,)."""

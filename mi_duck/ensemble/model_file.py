@@ -60,7 +60,7 @@ CATEGORIES = {"categories": "l", "categories_nodes": "l", "categories_segments":
 
 
 def check_booster(data: bytes, name: str, *, n_features: int, n_rounds: int) -> None:
-    """Refuse bytes that are no booster of XGBoost 3: trees for one binary class, a tree a round, in UBJSON.
+    """Refuse bytes that are not a booster of XGBoost 3: trees for one binary class, a tree a round, in UBJSON.
 
     Parameters
     ----------
@@ -103,11 +103,11 @@ def _check_model(data: bytes, n_features: int, n_rounds: int) -> None:
     require(
         facts["num_feature"] == str(n_features), f"it has {facts['num_feature']!r:.40} features, not {n_features:,}"
     )
-    require(facts.get("boost_from_average", "1") in ("0", "1"), "boost_from_average is no switch")
-    chance = np.float32(_parameter(facts["base_score"].removeprefix("[").removesuffix("]")))
-    require(bool(0 < chance < 1), f"its intercept is the probability {chance:g}")
+    require(facts.get("boost_from_average", "1") in ("0", "1"), "boost_from_average is not a switch")
+    probability = np.float32(_parameter(facts["base_score"].removeprefix("[").removesuffix("]")))
+    require(bool(0 < probability < 1), f"its intercept is the probability {probability:g}")
     require(learner["feature_names"] == learner["feature_types"] == [], "it names its features itself")
-    require(all(isinstance(value, str) for value in learner["attributes"].values()), "an attribute is no text")
+    require(all(isinstance(value, str) for value in learner["attributes"].values()), "an attribute is not text")
     inner = boosting["model"]
     for name, values in inner.get("cats", {}).items():
         require(not (values[1] if isinstance(values, tuple) else values), f"categories in {name}")
@@ -146,7 +146,7 @@ def _check_trees(trees: Sequence[Mapping[str, Any]], n_features: int) -> None:
     require(not values["split_type"].any(), "a split by categories")
     require(int(values["default_left"].max()) <= 1, "a default direction that is neither left nor right")
     # a threshold may be infinite: all values on one side, the missing ones on the other
-    require(not np.isnan(values["split_conditions"]).any(), "a threshold or leaf that is no number")
+    require(not np.isnan(values["split_conditions"]).any(), "a threshold or leaf that is not a number")
     require(
         bool((np.abs(values["split_conditions"][is_leaf]) <= LARGEST_LEAF).all()), "a leaf that is infinite or huge"
     )
@@ -214,7 +214,7 @@ def read_facts(data: bytes, source: str) -> dict[str, Any]:
     Raises
     ------
     CheckpointError
-        It is no such JSON object.
+        It is not such JSON object.
     """
     try:
         require(len(data) <= LARGEST_FACTS, f"its facts take {len(data):,} bytes")
@@ -281,7 +281,7 @@ def _check_facts(facts: Mapping[str, Any]) -> list[list[int]]:
         weights = [_number(weight, "a weight", 0, 1) for weight in _list(facts["weights"], "weights")]
         require(len(weights) == len(members), f"it has {len(members)} members and {len(weights)} weights")
         require(abs(sum(weights) - 1) < 1e-6, f"its weights sum to {sum(weights):g}, not 1")
-        require(isinstance(facts["voting"], str), "its voting is no text")
+        require(isinstance(facts["voting"], str), "its voting is not text")
         _check_thresholds(facts["thresholds"], classes)
         _whole(facts["n_genes"], "n_genes")
         _check_calibrators(facts["calibrators"], len(facts["calibrators"]))
@@ -294,7 +294,7 @@ def _check_facts(facts: Mapping[str, Any]) -> list[list[int]]:
 
 def _check_encoding(values: Mapping[str, Any], features: Sequence[str]) -> None:
     chosen = _texts(values["zero_is_missing"], "zero_is_missing")
-    require(set(chosen) <= set(features), "zero_is_missing names what is no feature")
+    require(set(chosen) <= set(features), "zero_is_missing names what is not a feature")
     if values["sentinel"] is not None:
         _number(values["sentinel"], "the sentinel", -LARGEST_SINGLE, LARGEST_SINGLE)
 
@@ -333,26 +333,26 @@ def _texts(values: Any, what: str) -> list[str]:
     """Return distinct texts that can be written down; half of a surrogate pair cannot."""
     found: list[str] = _list(values, what)
     for value in found:
-        require(isinstance(value, str), f"one of {what} is no text")
+        require(isinstance(value, str), f"one of {what} is not text")
         value.encode()
     require(len(set(found)) == len(found), f"one of {what} is there twice")
     return found
 
 
 def _list(values: Any, what: str) -> list[Any]:
-    require(isinstance(values, list), f"{what} is no list")
+    require(isinstance(values, list), f"{what} is not a list")
     found: list[Any] = values
     return found
 
 
 def _number(value: Any, what: str, least: float, most: float) -> float:
-    require(isinstance(value, int | float) and not isinstance(value, bool), f"{what} is no number")
+    require(isinstance(value, int | float) and not isinstance(value, bool), f"{what} is not a number")
     require(least <= value <= most, f"{what} is {value!r:.40}, not within {least:g} to {most:g}")
     return float(value)
 
 
 def _whole(value: Any, what: str) -> int:
-    require(isinstance(value, int) and not isinstance(value, bool), f"{what} is no whole number")
+    require(isinstance(value, int) and not isinstance(value, bool), f"{what} is not whole number")
     require(0 <= value <= LARGEST_COUNT, f"{what} is negative or huge")
     return int(value)
 
@@ -372,7 +372,7 @@ def _refusal(source: str, error: Exception) -> str:
         words = f"{error} is not there"
     else:
         words = "something is of another type" if isinstance(error, TypeError | AttributeError) else str(error)
-    return f"{source} is no model that mi_duck wrote: {words}"
+    return f"{source} is not a model that mi_duck wrote: {words}"
 
 
 MODEL_VERSION = 2
@@ -460,9 +460,9 @@ def _bytes_in_pickle(path: Path) -> bytes:
     try:
         found = [value for _, value, _ in pickletools.genops(read_model_bytes(path)) if isinstance(value, bytes)]
     except ValueError as error:
-        raise CheckpointError(f"{path} is no whole pickle: {error}") from error
+        raise CheckpointError(f"{path} is not whole pickle: {error}") from error
     if len(found) != 1:
-        raise CheckpointError(f"{path} is no pickle that mi_duck exported; loading any other would run its code")
+        raise CheckpointError(f"{path} is not a pickle that mi_duck exported; loading any other would run its code")
     return found[0]
 
 

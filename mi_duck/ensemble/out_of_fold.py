@@ -20,7 +20,7 @@ from mi_duck.ensemble.model import by_member
 from mi_duck.ensemble.model_file import checked_facts, load_booster
 from mi_duck.ensemble.voting import Variant, Voted, all_weights, log_loss, variants, vote_out_of_fold
 from mi_duck.errors import CheckpointError, PlanError
-from mi_duck.metrics.calibrate import METHODS, Calibrator, probabilities
+from mi_duck.metrics.calibrate import METHODS, Calibrator, calibrated
 from mi_duck.metrics.ranking import find_thresholds
 from mi_duck.processes import Report
 from mi_duck.rows.segments import SegmentReader, segments_of
@@ -107,20 +107,20 @@ def predict_out_of_fold(
         voted = vote_out_of_fold(
             scores, variant.voting, every[variant.name], first_row=first_row, methods=calibration_methods(plan)
         )
-        losses[variant.name] = log_loss(voted.chances[first_row:], label)
+        losses[variant.name] = log_loss(voted.probabilities[first_row:], label)
         if best is None or losses[variant.name] < losses[best[0].name]:
             best = variant, voted
     if best is None:
         raise PlanError(f"no variant of voting '{voting}' and weights '{weights}'")
     chosen, voted = best
-    _write_predictions(folder, plan, genes, scores, voted.chances)
+    _write_predictions(folder, plan, genes, scores, voted.probabilities)
     report("joining votes", len(tried), len(tried))
     return {
         "voting": chosen.voting,
         "method": chosen.method,
         "weights": list(every[chosen.name].final),
         "calibrators": [one.to_dict() for one in voted.calibration.final] if voted.calibration else [],
-        "thresholds": find_thresholds(voted.chances[first_row:], label, plan.classes),
+        "thresholds": find_thresholds(voted.probabilities[first_row:], label, plan.classes),
         "all_weights": {name: one.to_dict() for name, one in every.items()},
         "log_loss": losses,
     }
@@ -164,9 +164,9 @@ def _write_member_scores(
                     rows = slice(begin, begin + len(matrix))
                     fold = genes.fold[keys["gene_rank"][rows]].astype(np.int8)
                     base_scores = matrix[:, base]
-                    margins, chances = _scores_of_members(forests, calibrators, matrix, fold, threads)
+                    margins, probabilities = _scores_of_members(forests, calibrators, matrix, fold, threads)
                     ids = [instance.instance_id for instance in trained]
-                    table = member_table(plan, keys[rows], fold, ids, margins, chances, base_scores)
+                    table = member_table(plan, keys[rows], fold, ids, margins, probabilities, base_scores)
                     if writer is None:
                         writer = pq.ParquetWriter(
                             partial, table.schema, compression="zstd", use_dictionary=False, write_page_checksum=True
@@ -191,18 +191,18 @@ def _scores_of_members(
     """Return every member's margins and probabilities of each row, from the forest of the row's fold."""
     n_members = len(calibrators)
     margins = np.empty((n_members, len(matrix), forests[0].n_outputs // n_members), dtype=np.float32)
-    chances = np.empty(margins.shape)
+    probabilities = np.empty(margins.shape)
     for number in np.unique(fold):
         rows = fold == number
         of_fold = by_member(forests[number].margins(matrix[rows], threads=threads), n_members)
         margins[:, rows] = of_fold
         for place, of_folds in enumerate(calibrators):
-            chances[place, rows] = probabilities(of_fold[place], of_folds[number])
-    return margins, chances
+            probabilities[place, rows] = calibrated(of_fold[place], of_folds[number])
+    return margins, probabilities
 
 
 def _write_predictions(
-    folder: RunFolder, plan: Plan, genes: Genes, scores: MemberScores, chances: NDArray[np.float32]
+    folder: RunFolder, plan: Plan, genes: Genes, scores: MemberScores, probabilities: NDArray[np.float32]
 ) -> None:
     """Write the ensemble's out-of-fold probabilities, some rows at a time."""
     partial = folder.out_of_fold.with_name(f".{folder.out_of_fold.name}.tmp")
@@ -212,7 +212,9 @@ def _write_predictions(
         try:
             for begin in range(0, scores.n_rows, ROWS_WRITTEN):
                 rows = slice(begin, begin + ROWS_WRITTEN)
-                table = out_of_fold_table(plan, genes, keys[rows], scores.fold[rows], chances[rows], first_row=begin)
+                table = out_of_fold_table(
+                    plan, genes, keys[rows], scores.fold[rows], probabilities[rows], first_row=begin
+                )
                 if writer is None:
                     writer = pq.ParquetWriter(partial, table.schema, compression="zstd", write_page_checksum=True)
                 writer.write_table(table)

@@ -50,7 +50,7 @@ from mi_duck.data.parquet import (
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, by_member, feature_matrix
 from mi_duck.ensemble.model_file import model_sha256
 from mi_duck.errors import CheckpointError, DataError
-from mi_duck.metrics.calibrate import probabilities
+from mi_duck.metrics.calibrate import calibrated
 from mi_duck.processes import Report
 from mi_duck.run.locks import run_lock
 from mi_duck.train.forest import Forest, forest_of
@@ -177,7 +177,7 @@ def predict_file(
     location
         Parquet file, folder or glob, or ``s3://`` of such; files in the order of their names.
     out
-        Parquet file to write, whole or not at all: every column of the input that is no feature, those of folder names
+        Parquet file to write, whole or not at all: every column of the input that is not a feature, those of folder names
         such as ``chrom=4``, as text, then ``p_<class>``, ``prediction`` (class name) and, for an ensemble,
         ``spread_<class>``, the standard deviation over its members. Until it is whole its parts lie beside it: see
         `mi_duck.ensemble.predict`.
@@ -318,7 +318,7 @@ def _checked_schema(files: Sequence[DataFile], features: Sequence[str]) -> pa.Sc
     first: pa.Schema | None = None
     wanted = set(features)
     for file in files:
-        footer(file)  # says more of what is no Parquet than Arrow does
+        footer(file)  # says more of what is not Parquet than Arrow does
         try:
             schema = schema_of(file)
         except UNREADABLE as error:
@@ -402,13 +402,15 @@ def _predicted(task: _Task, file: DataFile, batch: pa.RecordBatch) -> pa.Table:
     columns |= {name: pa.repeat(pa.scalar(value, pa.string()), len(batch)) for name, value in of_folders.items()}
     if isinstance(model, ConsolidatedMetaModel):
         margins = by_member(joined, len(model.members))
-        members = model.chances_of_members(margins)
-        chances = model.join(margins, members)
+        members = model.probabilities_of_members(margins)
+        probabilities = model.join(margins, members)
     else:
-        chances = probabilities(joined, model.calibrators)
+        probabilities = calibrated(joined, model.calibrators)
     names = pa.array(model.classes)
-    columns |= {f"p_{name}": pa.array(chances[:, index].astype(np.float32)) for index, name in enumerate(model.classes)}
-    columns["prediction"] = names.take(pa.array(chances.argmax(axis=1)))
+    columns |= {
+        f"p_{name}": pa.array(probabilities[:, index].astype(np.float32)) for index, name in enumerate(model.classes)
+    }
+    columns["prediction"] = names.take(pa.array(probabilities.argmax(axis=1)))
     if isinstance(model, ConsolidatedMetaModel):
         spread = members.std(axis=0).astype(np.float32)
         columns |= {f"spread_{name}": pa.array(spread[:, index]) for index, name in enumerate(model.classes)}

@@ -237,7 +237,7 @@ def explain(
         Takes (class, values of shape (n_features, n_rows of the batch)) for every batch: the weighted mean over members
         of the signed values.
     report
-        Told (stage, done, total).
+        Progress callback, called with (stage, done, total).
 
     Raises
     ------

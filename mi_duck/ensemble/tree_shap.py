@@ -94,7 +94,7 @@ def read_trees(booster: xgb.Booster) -> Explained:
     Notes
     -----
     Trees that a byte cannot index (more than 8 different features on a path), that lack training weight on a path, or
-    that split by categories are left to XGBoost, and so is any booster that is no plain sum of trees. The values are
+    that split by categories are left to XGBoost, and so is any booster that is not a plain sum of trees. The values are
     the same; only the time differs.
     """
     model = json.loads(booster.save_raw("json"))["learner"]["gradient_booster"]

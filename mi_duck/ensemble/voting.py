@@ -133,9 +133,9 @@ def fitted_weights(
     )
 
 
-def _mixture(chances: NDArray[np.float32], labels: NDArray[np.integer[Any]]) -> Objective:
+def _mixture(probabilities: NDArray[np.float32], labels: NDArray[np.integer[Any]]) -> Objective:
     """Return mean of -log of the weighted mean of the members' probability of the label."""
-    of_label = np.take_along_axis(chances, labels.astype(np.int64)[None, :, None], axis=2)[:, :, 0]
+    of_label = np.take_along_axis(probabilities, labels.astype(np.int64)[None, :, None], axis=2)[:, :, 0]
 
     def objective(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
         n = len(weights)
@@ -281,13 +281,13 @@ class Voted:
 
     Parameters
     ----------
-    chances
+    probabilities
         Probabilities of every row, shape (n_rows, n_classes).
     margins, calibration
         Of margin voting: the mean log-odds of every row by the weights of its fold, and what was fitted on top; else None.
     """
 
-    chances: NDArray[np.float32]
+    probabilities: NDArray[np.float32]
     margins: NDArray[np.float32] | None
     calibration: Calibration | None
 
@@ -319,16 +319,16 @@ def all_weights(scores: MemberScores, first_row: int) -> dict[str, MemberWeights
     confusion = np.zeros((n_members, scores.n_folds, n_classes, n_classes), dtype=np.int64)
     n_some = len(range(*some.indices(len(label))))
     margins = np.empty((n_members, n_some, n_classes), dtype=np.float32)
-    chances = np.empty_like(margins)
+    probabilities = np.empty_like(margins)
     for place, instance_id in enumerate(scores.instance_ids):
-        chance = scores.chances(instance_id)[first_row:]
-        cells = (fold * n_classes + label) * n_classes + chance.argmax(axis=1)
+        probability = scores.probabilities(instance_id)[first_row:]
+        cells = (fold * n_classes + label) * n_classes + probability.argmax(axis=1)
         confusion[place] = np.bincount(cells, minlength=confusion[place].size).reshape(confusion[place].shape)
-        chances[place] = chance[some]
+        probabilities[place] = probability[some]
         margins[place] = scores.margins(instance_id)[first_row:][some]
     by_f1 = f1_weights(confusion)
     found = {}
-    for voting, values in zip(VOTINGS, (chances, margins), strict=True):
+    for voting, values in zip(VOTINGS, (probabilities, margins), strict=True):
         found[Variant(voting, "uniform").name] = uniform_weights(n_members, scores.n_folds)
         found[Variant(voting, "f1").name] = by_f1
         found[Variant(voting, "fitted").name] = fitted_weights(
@@ -354,7 +354,7 @@ def vote_out_of_fold(
         Calibrations on top to choose from, for margin voting.
     """
     if voting == "probability":
-        return Voted(_joined(scores, scores.chances, weights.by_fold), None, None)
+        return Voted(_joined(scores, scores.probabilities, weights.by_fold), None, None)
     equal = len({weights.final, *weights.by_fold}) == 1
     every = _joined(scores, scores.margins, weights.final) if equal else None
     margins = np.empty((scores.n_rows, len(scores.classes)), dtype=np.float32) if every is None else every
@@ -395,7 +395,7 @@ def _joined(
     return mean.astype(np.float32)
 
 
-def log_loss(chances: NDArray[np.float32], labels: NDArray[np.integer]) -> float:
+def log_loss(probabilities: NDArray[np.float32], labels: NDArray[np.integer]) -> float:
     """Return the mean of -log of the label's probability, nats."""
-    of_label = np.take_along_axis(chances, labels.astype(np.int64)[:, None], axis=1)[:, 0]
+    of_label = np.take_along_axis(probabilities, labels.astype(np.int64)[:, None], axis=1)[:, 0]
     return float(-np.log(np.clip(of_label.astype(np.float64), 1e-15, 1)).mean())

@@ -62,7 +62,7 @@ def compare(
     called_base, called_meta = base.argmax(axis=1), meta.argmax(axis=1)
     for name, indices in subjects:
         truth = np.isin(labels, indices)
-        chance_base, chance_meta = (chances[:, indices].sum(axis=1) for chances in (base, meta))
+        chance_base, chance_meta = (probabilities[:, indices].sum(axis=1) for probabilities in (base, meta))
         calls_base, calls_meta = np.isin(called_base, indices), np.isin(called_meta, indices)
         of_class = {
             "n_sites": int(truth.sum()),
@@ -131,7 +131,7 @@ def gene_deltas(
         if index > 0:
             columns[f"n_{name}"] = np.bincount(genes[labels == index], minlength=n)
     models = {"meta": meta} if base is None else {"base": base, "meta": meta}
-    tables = {which: _of_genes(chances, labels, genes, classes, rows) for which, chances in models.items()}
+    tables = {which: _of_genes(probabilities, labels, genes, classes, rows) for which, probabilities in models.items()}
     for kind in tables["meta"]:
         columns |= {f"{kind}_{which}": table[kind] for which, table in tables.items()}
         if base is not None and kind == "log_loss":
@@ -146,22 +146,22 @@ def gene_deltas(
 
 
 def _of_genes(
-    chances: NDArray[np.float32],
+    probabilities: NDArray[np.float32],
     labels: NDArray[np.integer[Any]],
     genes: NDArray[np.integer[Any]],
     classes: Sequence[str],
     rows: NDArray[np.integer[Any]],
 ) -> dict[str, NDArray[Any]]:
     n = len(rows)
-    of_label = np.take_along_axis(chances, labels.astype(np.int64)[:, None], axis=1)[:, 0].astype(np.float64)
+    of_label = np.take_along_axis(probabilities, labels.astype(np.int64)[:, None], axis=1)[:, 0].astype(np.float64)
     loss = np.bincount(genes, weights=-np.log(np.clip(of_label, LEAST_CHANCE, 1)), minlength=n)
     table: dict[str, NDArray[Any]] = {
         "log_loss": loss / np.maximum(rows, 1),
-        "errors": np.bincount(genes[chances.argmax(axis=1) != labels], minlength=n),
+        "errors": np.bincount(genes[probabilities.argmax(axis=1) != labels], minlength=n),
     }
     for index, name in enumerate(classes):
         if index > 0:
-            sites, hits = top_k_hits(ranking(chances[:, index]), labels == index, genes, n)
+            sites, hits = top_k_hits(ranking(probabilities[:, index]), labels == index, genes, n)
             table[f"top_k_{name}"] = np.divide(hits, sites, out=np.full(n, np.nan), where=sites > 0)
     return table
 
@@ -286,9 +286,9 @@ def neighbours(
                 "distance": int(positions[row] - positions[site]),
                 "label": classes[labels[row]],
             }
-            for which, chances in (("base", base), ("meta", meta)):
-                if chances is not None:
-                    line |= {f"{which}_{name}": float(chances[row, index]) for index, name in enumerate(classes)}
+            for which, probabilities in (("base", base), ("meta", meta)):
+                if probabilities is not None:
+                    line |= {f"{which}_{name}": float(probabilities[row, index]) for index, name in enumerate(classes)}
             lines.append(line)
     return lines
 
@@ -313,7 +313,10 @@ def by_distance(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "n_true": sum(line["label"] == name for line in part),
             }
             for which in models:
-                chances = np.array([line[f"{which}_{name}"] for line in part])
-                row |= {f"mean_{which}": float(chances.mean()), f"called_{which}": float((chances >= 0.5).mean())}
+                probabilities = np.array([line[f"{which}_{name}"] for line in part])
+                row |= {
+                    f"mean_{which}": float(probabilities.mean()),
+                    f"called_{which}": float((probabilities >= 0.5).mean()),
+                }
             found.append(row)
     return found

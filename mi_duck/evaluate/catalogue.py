@@ -211,7 +211,7 @@ def query_catalogue(
     Raises
     ------
     DataError
-        The text is no valid SQL, or no query has that name.
+        The text is not valid SQL, or no query has that name.
     """
     if name is not None:
         if name not in named_queries():

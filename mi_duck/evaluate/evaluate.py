@@ -127,9 +127,9 @@ def write_curves(
         folder.curves,
         [
             {"scope": scope, "class": name} | point
-            for scope, chances in _models(base, meta).items()
+            for scope, probabilities in _models(base, meta).items()
             for index, name in enumerate(scored.classes)
-            for point in curve_points(chances[:, index], scored.label == index)
+            for point in curve_points(probabilities[:, index], scored.label == index)
         ],
     )
 
@@ -145,7 +145,7 @@ def write_calibration(
     weights: MemberWeights,
 ) -> None:
     """Write ``calibration.json`` and ``reliability.csv``."""
-    meta = voted.chances[scored.first_row :]
+    meta = voted.probabilities[scored.first_row :]
     facts: dict[str, Any] = {"n_rows": len(scored.label), "intervals": INTERVALS}
     if voted.margins is not None and voted.calibration is not None:
         before = logistic(voted.margins[scored.first_row :].astype(np.float64))
@@ -166,7 +166,7 @@ def write_calibration(
     else:
         facts["base"] = calibration_facts(
             base.before,
-            base.chances,
+            base.probabilities,
             scored.label,
             scored.group,
             scored.classes,
@@ -176,8 +176,8 @@ def write_calibration(
     write_json(folder.calibration_analysis / "calibration.json", facts)
     lines = [
         {"scope": scope} | line
-        for scope, chances in _models(None if base is None else base.chances, meta).items()
-        for line in reliability(chances, scored.label, scored.group, scored.classes, weights=scored.weights)
+        for scope, probabilities in _models(None if base is None else base.probabilities, meta).items()
+        for line in reliability(probabilities, scored.label, scored.group, scored.classes, weights=scored.weights)
     ]
     write_csv(folder.calibration_analysis / "reliability.csv", lines)
 
@@ -269,7 +269,7 @@ def evaluate_run(
     base = base_model(plan, scores, scored) if plan.base_scores else None
     base_drawn: Drawn = {}
     if base is not None:
-        base_drawn = scored.drawn(base.chances)
+        base_drawn = scored.drawn(base.probabilities)
         table.add("base", base_drawn, variant="cross-fitted calibration")
         steps.next()
     voted, drawn = _score_variants(plan, scores, scored, weights, chosen, table, steps)
@@ -284,7 +284,7 @@ def evaluate_run(
                 weights[chosen.name].without(place),
                 first_row=scored.first_row,
                 methods=calibration_methods(plan),
-            ).chances[scored.first_row :]
+            ).probabilities[scored.first_row :]
             left = headline_scores(rest, scored.label, scored.group, scored.classes, weights=scored.weights)
             name = f"without instance_{instance_id:02d}"
             table.add("ensemble", left, variant=name)
@@ -292,24 +292,24 @@ def evaluate_run(
             steps.next()
     write_csv(folder.metrics, table.lines)
     write_csv(folder.instance_comparison, comparison)
-    meta = voted.chances[scored.first_row :]
+    meta = voted.probabilities[scored.first_row :]
     gene_ids = [str(name) for name in genes.gene_id[plan.pilot_genes : plan.n_genes]]
     write_coverage(folder, plan, scores.instance_ids)
-    base_chances = None if base is None else base.chances
+    base_probabilities = None if base is None else base.probabilities
     write_csv(
         folder.gene_deltas,
-        gene_deltas(base_chances, meta, scored.label, scored.gene, scored.classes, gene_ids=gene_ids),
+        gene_deltas(base_probabilities, meta, scored.label, scored.gene, scored.classes, gene_ids=gene_ids),
     )
     positions = scores.positions()
     positions = None if positions is None else positions[scored.first_row :]
-    write_comparison(folder, base_chances, meta, scored, positions, drawn, base_drawn)
+    write_comparison(folder, base_probabilities, meta, scored, positions, drawn, base_drawn)
     forget_diagnostics(folder)
     if not is_minimal:
-        write_curves(folder, base_chances, meta, scored)
+        write_curves(folder, base_probabilities, meta, scored)
     if calibration_analysis:
         write_calibration(folder, plan, scores, scored, base, voted, chosen, weights[chosen.name])
     if neigh_sample and not is_minimal:
-        write_neighbours(folder, base_chances, meta, scored, positions, gene_ids, neigh_sample)
+        write_neighbours(folder, base_probabilities, meta, scored, positions, gene_ids, neigh_sample)
     steps.end()
 
 
@@ -384,14 +384,14 @@ def _score_variants(
     known: dict[tuple[str, MemberWeights], Drawn] = {}
     methods = calibration_methods(plan)
     voted = vote_out_of_fold(scores, chosen.voting, weights[chosen.name], first_row=scored.first_row, methods=methods)
-    drawn = scored.drawn(voted.chances[scored.first_row :])
+    drawn = scored.drawn(voted.probabilities[scored.first_row :])
     known[chosen.voting, weights[chosen.name]] = drawn
     for variant in variants():
         key = variant.voting, weights[variant.name]
         if key not in known:
-            chances = vote_out_of_fold(scores, *key, first_row=scored.first_row, methods=methods).chances
-            known[key] = scored.drawn(chances[scored.first_row :], sites_only=True)
-            del chances  # before the next one is made
+            probabilities = vote_out_of_fold(scores, *key, first_row=scored.first_row, methods=methods).probabilities
+            known[key] = scored.drawn(probabilities[scored.first_row :], sites_only=True)
+            del probabilities  # before the next one is made
         table.add("ensemble", known[key], variant=variant.name, is_chosen=variant == chosen)
         steps.next()
     return voted, drawn
@@ -412,15 +412,15 @@ def _score_members(
     comparison = []
     for instance_id in scores.instance_ids:
         instance = plan.instance(instance_id)
-        chances = scores.chances(instance_id)[scored.first_row :]
+        probabilities = scores.probabilities(instance_id)[scored.first_row :]
         own = (scored.rank >= instance.first_rank) & (scored.rank < instance.stop_rank)
         window = genes.group[instance.first_rank : instance.stop_rank]
         unseen = ~np.isin(group_of_gene, np.unique(window))[scored.gene]
         facts: dict[str, Any] = {"variant": "own calibration", "instance_id": instance_id}
-        found = table.add("member", scored.drawn(chances), **facts)
+        found = table.add("member", scored.drawn(probabilities), **facts)
         for name, rows in (("own", own), ("unseen", unseen)):
             if rows.any():
-                table.add("member", scored.drawn_part(chances, rows), evaluated_on=name, rows=rows, **facts)
+                table.add("member", scored.drawn_part(probabilities, rows), evaluated_on=name, rows=rows, **facts)
         comparison.append(
             {
                 "instance_id": instance_id,

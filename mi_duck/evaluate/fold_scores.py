@@ -19,7 +19,7 @@ BASE_COLUMNS = ("base_f1", "base_topk", "delta_fp", "delta_fn", "auc_base", "ap_
 
 
 def fold_scores(
-    chances: NDArray[np.floating[Any]],
+    probabilities: NDArray[np.floating[Any]],
     base: NDArray[np.floating[Any]] | None,
     labels: NDArray[np.integer[Any]],
     genes: NDArray[np.integer[Any]],
@@ -29,7 +29,7 @@ def fold_scores(
 
     Parameters
     ----------
-    chances, base
+    probabilities, base
         Probabilities of the instance and of the base model, shape (n_rows, n_classes); no base model is None.
     labels, genes
         Class and gene of each row as whole numbers, shape (n_rows,).
@@ -50,8 +50,10 @@ def fold_scores(
     if not len(labels):
         return dict.fromkeys(score_names(classes))
     sites = range(1, len(classes))
-    points = point_scores(chances, labels, classes)
-    top_k = {name: gene_top_k(chances[:, index], labels == index, genes) for index, name in enumerate(classes) if index}
+    points = point_scores(probabilities, labels, classes)
+    top_k = {
+        name: gene_top_k(probabilities[:, index], labels == index, genes) for index, name in enumerate(classes) if index
+    }
     found: dict[str, float | None] = {
         "test_macro_f1": points["macro_f1"],
         "test_macro_avg_precision": points["macro_ap"],
@@ -62,7 +64,7 @@ def fold_scores(
     found["top_k_n_genes"] = len(np.unique(genes[labels > 0]))
     for kind in ("f1", "ap"):
         found |= {f"{name}_{kind}": points[f"{name}_{kind}"] for name in classes}
-    meta = site_scores(chances, labels, genes)
+    meta = site_scores(probabilities, labels, genes)
     base_line = dict.fromkeys(meta) if base is None else site_scores(base, labels, genes)
     for name, kind in (("f1", "{}_f1"), ("topk", "{}_topk")):
         found |= {kind.format("base"): base_line[name], kind.format("meta"): meta[name]}
@@ -86,10 +88,10 @@ def score_names(classes: Sequence[str]) -> list[str]:
 
 
 def site_scores(
-    chances: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]], genes: NDArray[np.integer[Any]]
+    probabilities: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]], genes: NDArray[np.integer[Any]]
 ) -> dict[str, float | int]:
     """Return how well sites are told from other rows: ``f1``, ``fp``, ``fn`` at one half, ``auc``, ``ap``, ``topk``."""
-    score, truth = site_chance(chances), labels > 0
+    score, truth = site_probability(probabilities), labels > 0
     precision, area = areas(score, truth)
     called = score >= 0.5
     hits, fp, fn = int((called & truth).sum()), int((called & ~truth).sum()), int((~called & truth).sum())
@@ -103,9 +105,9 @@ def site_scores(
     }
 
 
-def site_chance(chances: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+def site_probability(probabilities: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Return the probability of any class but the first, shape (n_rows,)."""
-    total: NDArray[np.float64] = chances[:, 1:].sum(axis=1, dtype=np.float64)
+    total: NDArray[np.float64] = probabilities[:, 1:].sum(axis=1, dtype=np.float64)
     return total
 
 
@@ -124,7 +126,7 @@ def areas(scores: NDArray[np.floating[Any]], truth: NDArray[np.bool_]) -> tuple[
     return float(precision[0]), float(area[0])
 
 
-def base_chances(
+def base_probabilities(
     scores: NDArray[np.floating[Any]],
     labels: NDArray[np.integer[Any]],
     folds: NDArray[np.integer[Any]],

@@ -19,7 +19,7 @@ from mi_duck.ensemble.model import ConsolidatedMetaModel
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.errors import CheckpointError
 from mi_duck.evaluate.scored_rows import base_model, scored_rows
-from mi_duck.metrics.calibrate import as_probabilities, log_odds, probabilities
+from mi_duck.metrics.calibrate import as_probabilities, calibrated, log_odds
 from mi_duck.metrics.metrics import score
 from mi_duck.metrics.reliability import values_of
 from mi_duck.processes import Report
@@ -53,7 +53,7 @@ def evaluate_holdout(*, run: str, threads: int, report: Report) -> None:
     plan = folder.read_plan()
     model = load_unified_model(folder.model)
     if not isinstance(model, ConsolidatedMetaModel):
-        raise CheckpointError(f"{folder.model} is no ensemble; run 'mi-duck consolidate {folder.root}'")
+        raise CheckpointError(f"{folder.model} is not an ensemble; run 'mi-duck consolidate {folder.root}'")
     reader = SegmentReader(plan, plan.holdout_segments, folder.segments)
     keys = reader.keys()
     genes = pq.read_table(genes_file(folder, plan), columns=["gene_id", "fold_group"]).slice(plan.n_genes)
@@ -68,8 +68,8 @@ def evaluate_holdout(*, run: str, threads: int, report: Report) -> None:
     for matrix in reader.matrices(max(256, BATCH_BYTES // (4 * len(plan.features)))):
         rows = slice(begin, begin + len(matrix))
         margins = model.margins_of_members(matrix, threads=threads)
-        calibrated = model.chances_of_members(margins)
-        combined[rows], members[:, rows] = model.join(margins, calibrated), calibrated
+        of_members = model.probabilities_of_members(margins)
+        combined[rows], members[:, rows] = model.join(margins, of_members), of_members
         base[rows] = matrix[:, places]
         begin += len(matrix)
         report(STAGE, begin, len(keys))
@@ -80,11 +80,11 @@ def evaluate_holdout(*, run: str, threads: int, report: Report) -> None:
         found.append(("member", facts["instance_id"], "final model, own calibration", members[number]))
     if plan.base_scores:
         found.insert(
-            0, ("base", "", "calibrated on all genes that are not held out", _base_chances(folder, plan, base))
+            0, ("base", "", "calibrated on all genes that are not held out", _base_probabilities(folder, plan, base))
         )
     lines = []
-    for scope, instance_id, variant, chances in found:
-        for one in score(chances, label, group, plan.classes, seed=plan.settings.seed):
+    for scope, instance_id, variant, probabilities in found:
+        for one in score(probabilities, label, group, plan.classes, seed=plan.settings.seed):
             lines.append(
                 {
                     "scope": scope,
@@ -103,7 +103,7 @@ def evaluate_holdout(*, run: str, threads: int, report: Report) -> None:
 
 
 def _write_predictions(
-    folder: RunFolder, plan: Plan, keys: NDArray[np.void], gene_id: pa.Array, chances: NDArray[np.float32]
+    folder: RunFolder, plan: Plan, keys: NDArray[np.void], gene_id: pa.Array, probabilities: NDArray[np.float32]
 ) -> None:
     """Write a row a held-out row, as in ``oof_predictions.parquet`` but without a fold; row ids follow on those there."""
     columns: dict[str, Any] = {
@@ -112,7 +112,7 @@ def _write_predictions(
         "position": pa.array(keys["position"]) if plan.position_column else pa.nulls(len(keys), pa.int64()),
         "label": pa.DictionaryArray.from_arrays(pa.array(keys["label"].astype(np.int32)), pa.array(plan.classes)),
     }
-    columns |= {f"p_{name}": pa.array(chances[:, index]) for index, name in enumerate(plan.classes)}
+    columns |= {f"p_{name}": pa.array(probabilities[:, index]) for index, name in enumerate(plan.classes)}
     target = folder.holdout_predictions
     temporary = target.with_name(f".{target.name}.tmp")
     with storage_errors(folder.root):
@@ -120,11 +120,11 @@ def _write_predictions(
         publish(temporary, target)
 
 
-def _base_chances(folder: RunFolder, plan: Plan, given: NDArray[np.float32]) -> NDArray[np.float64]:
+def _base_probabilities(folder: RunFolder, plan: Plan, given: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the base model's probabilities of held-out rows, calibrated on the rows of the run."""
     scores = open_member_scores(folder, plan)
     fitted = base_model(plan, scores, scored_rows(plan, read_genes(folder, plan), scores, 0)).calibration
-    return probabilities(log_odds(as_probabilities(given)), fitted.final)
+    return calibrated(log_odds(as_probabilities(given)), fitted.final)
 
 
 def _add_lines(path: Path, lines: list[dict[str, Any]]) -> None:

@@ -45,10 +45,10 @@ class Scored:
     seed: int
     draws: int
 
-    def drawn(self, chances: NDArray[np.float32], *, sites_only: bool = False) -> dict[tuple[str, str], Any]:
+    def drawn(self, probabilities: NDArray[np.float32], *, sites_only: bool = False) -> dict[tuple[str, str], Any]:
         """Score all rows."""
         return drawn_scores(
-            chances,
+            probabilities,
             self.label,
             self.group,
             self.classes,
@@ -57,11 +57,11 @@ class Scored:
             sites_only=sites_only,
         )
 
-    def drawn_part(self, chances: NDArray[np.float32], rows: NDArray[np.bool_]) -> dict[tuple[str, str], Any]:
+    def drawn_part(self, probabilities: NDArray[np.float32], rows: NDArray[np.bool_]) -> dict[tuple[str, str], Any]:
         """Score some rows, by draws of their own groups."""
         group = renumbered(self.group[rows])
         return drawn_scores(
-            chances[rows],
+            probabilities[rows],
             self.label[rows],
             group,
             self.classes,
@@ -83,7 +83,7 @@ class BaseModel:
     """The base model: its scores as probabilities, and what calibration made of them."""
 
     before: NDArray[np.float32]
-    chances: NDArray[np.float32]
+    probabilities: NDArray[np.float32]
     calibration: Calibration
 
 
@@ -117,5 +117,5 @@ def base_model(plan: Plan, scores: MemberScores, scored: Scored) -> BaseModel:
     clipped = as_probabilities(given)
     margins = log_odds(clipped)
     fitted = calibrate(margins, scored.label, scored.fold, n_folds=scores.n_folds, methods=calibration_methods(plan))
-    chances = cross_fitted(margins, fitted, scored.fold, dtype=np.float32)
-    return BaseModel(clipped.astype(np.float32), chances, fitted)
+    probabilities = cross_fitted(margins, fitted, scored.fold, dtype=np.float32)
+    return BaseModel(clipped.astype(np.float32), probabilities, fitted)

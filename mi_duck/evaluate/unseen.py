@@ -18,8 +18,8 @@ from mi_duck.atomic_files import publish, storage_errors
 from mi_duck.ensemble.model import InstanceModel, by_member
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.errors import CheckpointError
-from mi_duck.evaluate.fold_scores import aggregate, areas, site_chance
-from mi_duck.metrics.calibrate import probabilities
+from mi_duck.evaluate.fold_scores import aggregate, areas, site_probability
+from mi_duck.metrics.calibrate import calibrated
 from mi_duck.metrics.metrics import known, point_scores, score
 from mi_duck.processes import Report
 from mi_duck.rows.segments import SegmentReader
@@ -99,8 +99,8 @@ def predict_unseen(
                     margins = by_member(forest.margins(matrix, threads=threads), len(models))
                     for model, own, rows, writer in zip(models, margins, unseen[:, ranks], writers, strict=True):
                         if rows.any():
-                            chances = probabilities(own[rows], model.calibrators).astype(np.float32)
-                            columns = [pa.array(ranks[rows]), pa.array(labels[rows]), *map(pa.array, chances.T)]
+                            probabilities = calibrated(own[rows], model.calibrators).astype(np.float32)
+                            columns = [pa.array(ranks[rows]), pa.array(labels[rows]), *map(pa.array, probabilities.T)]
                             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
                 done += len(is_wanted)
                 report("scoring genes that an instance never saw", done, plan.n_rows)
@@ -144,21 +144,21 @@ def unseen_scores(
     if not len(table):
         return [], {"status": NO_UNSEEN, "reason": "every fold group has a gene in the instance's window"}
     rank, label = table["gene_rank"].to_numpy(), table["label"].to_numpy()
-    chances = np.column_stack([table[f"p_{index}"].to_numpy() for index in range(len(plan.classes))])
+    probabilities = np.column_stack([table[f"p_{index}"].to_numpy() for index in range(len(plan.classes))])
     fold = genes.fold[rank]
     rows: list[dict[str, Any]] = []
     for number in range(plan.settings.n_folds):
         of_fold = fold == number
         if of_fold.any():
             facts = (number, instance.n_genes, instance.n_rows, len(np.unique(rank[of_fold])), int(of_fold.sum()))
-            scores = _scores(chances[of_fold], label[of_fold], plan.classes)
+            scores = _scores(probabilities[of_fold], label[of_fold], plan.classes)
             rows.append(dict(zip(FACTS, facts, strict=True)) | scores)
     groups = np.unique(genes.group[rank], return_inverse=True)[1].astype(np.int64)
     gene = np.unique(rank, return_inverse=True)[1].astype(np.int64)
     pooled = [
         {"metric": one.metric, "class": one.class_name}
         | {name: known(getattr(one, name)) for name in ("value", "low", "high")}
-        for one in score(chances, label, groups, plan.classes, seed=plan.settings.seed, genes=gene)
+        for one in score(probabilities, label, groups, plan.classes, seed=plan.settings.seed, genes=gene)
     ]
     return rows, {
         "status": "evaluated",
@@ -171,10 +171,10 @@ def unseen_scores(
 
 
 def _scores(
-    chances: NDArray[np.float32], labels: NDArray[np.integer[Any]], classes: Sequence[str]
+    probabilities: NDArray[np.float32], labels: NDArray[np.integer[Any]], classes: Sequence[str]
 ) -> dict[str, float | None]:
-    points = point_scores(chances, labels, classes)
-    precision, area = areas(site_chance(chances), labels > 0)
+    points = point_scores(probabilities, labels, classes)
+    precision, area = areas(site_probability(probabilities), labels > 0)
     found = {"f1_macro": points["macro_f1"]}
     found |= {f"{name}_f1": points[f"{name}_f1"] for name in classes}
     found |= {f"{name}_ap": points[f"{name}_ap"] for name in classes}

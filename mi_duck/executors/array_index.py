@@ -12,7 +12,7 @@ BEGINS_AT = {
 }
 """Variables of schedulers, and what stands for instance 0: Slurm's, PBS's and Kubernetes' arrays may begin at 0."""
 NO_ARRAY = {("LSB_JOBINDEX", "0"), ("SGE_TASK_ID", "undefined")}
-"""What LSF and Grid Engine set in jobs that are no array."""
+"""What LSF and Grid Engine set in jobs that are not arrays."""
 
 
 @dataclass(frozen=True, slots=True)

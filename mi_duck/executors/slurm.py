@@ -325,14 +325,16 @@ def _words(sbatch_options: str | None) -> list[str]:
     Raises
     ------
     PlanError
-        They are no options: a quote is open, or the first would be taken for the name of a script.
+        They are not options: a quote is open, or the first would be taken for the name of a script.
     """
     try:
         words = shlex.split(sbatch_options or "")
     except ValueError as error:
         raise PlanError(f"--slurm-options {sbatch_options}: {error}; quote it as for a shell") from error
     if words and not words[0].startswith("-"):
-        raise PlanError(f"--slurm-options {sbatch_options}: '{words[0]}' is no option; write it as '--partition=long'")
+        raise PlanError(
+            f"--slurm-options {sbatch_options}: '{words[0]}' is not an option; write it as '--partition=long'"
+        )
     return words
 
 

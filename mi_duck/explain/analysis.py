@@ -38,7 +38,7 @@ EXPLAINS = {
 }
 SAMPLING = (
     "Every (N/n)-th row of a list ordered by class, then by the seed's order of fold groups and genes, then by position: "
-    "every row has the same chance, classes and genes their share. Rows may be among those that the model was trained on: "
+    "every row has the same probability, classes and genes their share. Rows may be among those that the model was trained on: "
     "this says what the model uses, not how good it is."
 )
 STANDARD_ERROR = (
@@ -270,7 +270,7 @@ def _check_place(out: Path) -> None:
     if not out.exists():
         return
     if not out.is_dir():
-        raise DataError(f"{out} is no folder; choose another")
+        raise DataError(f"{out} is not a folder; choose another")
     try:
         ours = {*json.loads((out / SUMMARY).read_bytes())["files"], SUMMARY}
     except (OSError, ValueError, KeyError, TypeError):

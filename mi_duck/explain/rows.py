@@ -72,7 +72,7 @@ def sample_rows(
     Notes
     -----
     All rows stand in one list: by class, inside a class by the seed's order of fold groups and genes, inside a gene by
-    position. Every (N / n)-th is taken. So every row of the dataset has the same chance, each class and each gene has its
+    position. Every (N / n)-th is taken. So every row of the dataset has the same probability, each class and each gene has its
     share to within one row, and a plain mean over the sample estimates the mean over the dataset.
     """
     with Database(threads=threads) as db:
@@ -149,7 +149,7 @@ def _read_features(chosen: pa.Table, features: Sequence[str], report: Report) ->
 
 
 def _check_columns(schema: pa.Schema, features: Sequence[str], file: str) -> None:
-    """Refuse a file without a feature of the model, or where it is no number."""
+    """Refuse a file without a feature of the model, or where it is not a number."""
     names = set(schema.names)
     missing = [name for name in features if name not in names]
     if missing:

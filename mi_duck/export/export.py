@@ -56,7 +56,7 @@ def export_model(run: Path, kind: str, *, out: Path | None = None) -> Path:
     CheckpointError
         There is no model, or what was made does not predict what the model predicts.
     DataError
-        ``out`` is a folder that is no export, or a package is missing.
+        ``out`` is a folder that is not an export, or a package is missing.
     """
     source = run / "consolidated_model.miduck"
     if not source.is_file():
@@ -113,7 +113,7 @@ def _onnx(model: ConsolidatedMetaModel) -> bytes:
 def _write_native(source: Path, target: Path) -> None:
     """Write native boosters and their recipe into a folder beside its place and rename it there."""
     if target.exists() and not (target / RECIPE).is_file():
-        raise DataError(f"{target} exists and is no export of mi_duck; choose another --out")
+        raise DataError(f"{target} exists and is not an export of mi_duck; choose another --out")
     model = _ensemble(source)
     temporary = target.with_name(f".{target.name}.tmp")
     with storage_errors(target):

@@ -61,9 +61,13 @@ def onnx_bytes(model: ConsolidatedMetaModel) -> bytes:
         joined = [_mean(graph, [member[index] for member in margins], model.weights) for index in range(n_classes)]
         # the model keeps the mean in single precision
         joined = [graph.node("Cast", [one], to=TensorProto.FLOAT) for one in joined]
-        mean = _chances(graph, [graph.node("Cast", [one], to=TensorProto.DOUBLE) for one in joined], model.calibrators)
+        mean = _probabilities(
+            graph, [graph.node("Cast", [one], to=TensorProto.DOUBLE) for one in joined], model.calibrators
+        )
     else:
-        votes = [_chances(graph, one, member.calibrators) for one, member in zip(margins, model.members, strict=True)]
+        votes = [
+            _probabilities(graph, one, member.calibrators) for one, member in zip(margins, model.members, strict=True)
+        ]
         mean = _mean(graph, votes, model.weights)
     graph.node("Cast", [mean], "probabilities", to=TensorProto.FLOAT)
     graph.node("ArgMax", ["probabilities"], "label", axis=1, keepdims=0)
@@ -154,8 +158,8 @@ def _mean(graph: _Graph, values: Sequence[str], weights: Sequence[float]) -> str
     return graph.node("Sum", weighted)
 
 
-def _chances(graph: _Graph, margins: Sequence[str], calibrators: Sequence[Calibrator]) -> str:
-    """Turn one column of margins a class into probabilities whose rows sum to 1."""
+def _probabilities(graph: _Graph, margins: Sequence[str], calibrators: Sequence[Calibrator]) -> str:
+    """Task one column of margins a class into probabilities whose rows sum to 1."""
     columns = [_calibrated(graph, margin, one) for margin, one in zip(margins, calibrators, strict=True)]
     scores = graph.node("Concat", columns, axis=1)
     total = graph.node("ReduceSum", [scores, graph.constant(np.array([1], dtype=np.int64))], keepdims=1)
@@ -163,7 +167,7 @@ def _chances(graph: _Graph, margins: Sequence[str], calibrators: Sequence[Calibr
 
 
 def _calibrated(graph: _Graph, margin: str, calibrator: Calibrator) -> str:
-    """Turn a column of margins into probabilities: see `mi_duck.metrics.calibrate.Calibrator.apply`."""
+    """Task a column of margins into probabilities: see `mi_duck.metrics.calibrate.Calibrator.apply`."""
     if calibrator.method == "isotonic":
         x, y = np.array(calibrator.margins), np.array(calibrator.probabilities)
         if len(x) == 1:  # one step is a constant
@@ -195,9 +199,11 @@ def _trees(boosters: Sequence[xgb.Booster]) -> dict[str, Any]:
         model = json.loads(bytes(booster.save_raw("json")))["learner"]
         if model["gradient_booster"]["name"] != "gbtree" or model["objective"]["name"] != "binary:logistic":
             raise CheckpointError("only trees with the objective binary:logistic can become ONNX")
-        chance = np.float32(model["learner_model_param"]["base_score"].strip("[]"))
+        probability = np.float32(model["learner_model_param"]["base_score"].strip("[]"))
         intercept = {"left_children": [-1], "right_children": [-1], "split_indices": [0], "default_left": [0]}
-        intercept |= {"split_conditions": [-np.log(np.float32(1) / chance - np.float32(1))]}  # as XGBoost computes it
+        intercept |= {
+            "split_conditions": [-np.log(np.float32(1) / probability - np.float32(1))]
+        }  # as XGBoost computes it
         for tree in (intercept, *model["gradient_booster"]["model"]["trees"]):
             _add_tree(nodes, leaves, tree, n_trees, output)
             n_trees += 1

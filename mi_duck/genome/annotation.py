@@ -157,7 +157,7 @@ def _span(path: Path, number: int, fields: list[str]) -> tuple[int, int]:
     try:
         start, end = int(fields[3]), int(fields[4])
     except ValueError as error:
-        message = f"line {number} of {path}: start {fields[3]!r} and end {fields[4]!r} are no integers"
+        message = f"line {number} of {path}: start {fields[3]!r} and end {fields[4]!r} are not integers"
         raise DataError(message) from error
     if not 1 <= start <= end:
         raise DataError(f"line {number} of {path}: start {start}, end {end}; 1 <= start <= end is needed")

@@ -50,7 +50,7 @@ class BuildSummary:
         Different introns, and the share that begins GT and ends AG: 0.97 to 0.99 in most genomes; far less
         says that FASTA and annotation do not belong together.
     n_short_introns, n_ambiguous_sites
-        Gaps below 20 nt that are no introns; positions left out because they are donor and acceptor at once.
+        Gaps below 20 nt that are not introns; positions left out because they are donor and acceptor at once.
     n_genes_without_introns, n_genes_without_rows, n_genes_without_sequence, n_contigs_without_sequence
         Annotated genes (contigs) that give no rows; without rows: every site is ambiguous.
     n_exons_without_strand, n_exons_without_gene, n_split_genes

@@ -141,7 +141,7 @@ def draw_candidates(
 
 
 def _offsets(gene: Gene, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Turn the positions within the span into offsets along the strand."""
+    """Task the positions within the span into offsets along the strand."""
     first, stop = np.searchsorted(positions, [gene.start, gene.end + 1])
     within = positions[first:stop]
     return within - gene.start if gene.strand == "+" else gene.end - within

@@ -49,7 +49,7 @@ def gene_facts(
     n_overlaps: Sequence[int],
     contig_lengths: Mapping[str, int],
 ) -> GeneFacts:
-    """Turn genes into columns.
+    """Task genes into columns.
 
     Parameters
     ----------

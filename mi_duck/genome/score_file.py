@@ -226,7 +226,7 @@ def _bed_blocks(path: Path, first: bytes, rest: BinaryIO) -> Iterator[_Block]:
 
 
 def _check_range(path: Path, scores: Floats) -> None:
-    """Refuse scores that are no probabilities; NaN passes."""
+    """Refuse scores that are not probabilities; NaN passes."""
     if ((scores < 0) | (scores > 1 + 1e-6)).any():
         wrong = scores[(scores < 0) | (scores > 1 + 1e-6)][0]
         raise DataError(f"score {wrong:g} in {path}; scores must be probabilities between 0 and 1")

@@ -150,12 +150,12 @@ def _contig(path: Path, name: str, codes: bytearray) -> Contig:
     letters = np.frombuffer(codes, np.uint8)
     if letters.size and int(letters.max()) == _INVALID:
         place = int(np.argmax(letters == _INVALID)) + 1
-        raise DataError(f"letter {place} of contig {name} in {path} is no nucleotide; give nucleotide FASTA")
+        raise DataError(f"letter {place} of contig {name} in {path} is not a nucleotide; give nucleotide FASTA")
     return Contig(name, letters)
 
 
 def encode(text: str) -> Letters:
-    """Turn letters into codes.
+    """Task letters into codes.
 
     Parameters
     ----------

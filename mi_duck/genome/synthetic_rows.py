@@ -79,7 +79,7 @@ def generator(seed: int, purpose: str) -> np.random.Generator:
 
 
 def _digest(seed: int, purpose: str) -> int:
-    """Turn seed and purpose into 128 bits that do not depend on platform or version."""
+    """Task seed and purpose into 128 bits that do not depend on platform or version."""
     return int.from_bytes(hashlib.md5(f"{seed}:{purpose}".encode(), usedforsecurity=False).digest(), "big")
 
 

@@ -22,7 +22,7 @@ from mi_duck.processes import Report
 MOST_GENES, LEAST_GENES = 200, 60
 MOST_ROWS = 60_000
 ROWS_READ = 100_000  # of all row groups that are read: 3 s at a thousand features
-MOST_CELLS = 20_000_000  # of columns that are no bytes, for time and memory: 80 MB
+MOST_CELLS = 20_000_000  # of columns that are not bytes, for time and memory: 80 MB
 BATCH_ROWS = 4096
 
 
@@ -56,7 +56,7 @@ def sample_runs(db: Database, dataset: Dataset, *, n_wide: int, seed: int) -> li
     dataset
         The dataset.
     n_wide
-        Features that are no bytes; the more there are, the fewer rows are taken.
+        Features that are not bytes; the more there are, the fewer rows are taken.
     seed
         Chooses the row groups.
     """

@@ -37,7 +37,7 @@ from mi_duck.leakage.separation import (
 )
 from mi_duck.leakage.suspicion import (
     ALWAYS_AREA,
-    KIN,
+    CORRELATED,
     LEAST_AREA_OF_CODE,
     LEAST_ROWS,
     RULE,
@@ -54,7 +54,7 @@ TIE = 0.05  # of the areas of two columns that equal each other: then the later 
 FEW_GENES = 20  # on these it is tried whether a column can be near perfect within genes
 PROMISING = 0.97
 BASE_BINS = 20
-LEAST_KIN_ROWS, MOST_KIN_ROWS = 300, 5_000
+LEAST_CORRELATED_ROWS, MOST_CORRELATED_ROWS = 300, 5_000
 
 
 def without_leaks(
@@ -159,7 +159,7 @@ def report_leaks(
     is_excluding
         Whether the suspects will be left out.
     report
-        Told (stage, done, total).
+        Progress callback, called with (stage, done, total).
 
     Returns
     -------
@@ -256,8 +256,8 @@ def probe(
         reasons = []
         for place, (comparison, side) in enumerate(sides):
             evidence = _resolved(name, place, found, sample, base_scores)
-            if base_scores and judge(replace(evidence, kin=0.0), comparison):
-                evidence = _with_kin(evidence, sample, name, side, base_scores)
+            if base_scores and judge(replace(evidence, correlation_with_base=0.0), comparison):
+                evidence = _with_correlation(evidence, sample, name, side, base_scores)
             reason = judge(evidence, comparison)
             if reason:
                 reasons.append(f"{comparison.name}: {reason}")
@@ -303,10 +303,10 @@ def _resolved(
     if base_scores:
         first, second = (sample.columns[one].astype(np.float32) for one in (name, other))
         against = _base_columns(sample, base_scores)
-        apart = [_kinship(values, against, sample.label, first != second) for values in (first, second)]
-        evidence = replace(evidence, kin_apart=apart[0])
-        if (apart[0] < KIN) != (apart[1] < KIN):
-            is_meant = apart[0] < KIN
+        apart = [_correlation_with_base(values, against, sample.label, first != second) for values in (first, second)]
+        evidence = replace(evidence, correlation_apart=apart[0])
+        if (apart[0] < CORRELATED) != (apart[1] < CORRELATED):
+            is_meant = apart[0] < CORRELATED
     return evidence if is_meant else replace(evidence, equality=None)
 
 
@@ -316,12 +316,16 @@ def _strength(of_feature: Sequence[Evidence]) -> float:
     return max((value for value in areas if not np.isnan(value)), default=0.5)
 
 
-def _with_kin(evidence: Evidence, sample: Sample, name: str, side: Side, base_scores: Sequence[str]) -> Evidence:
+def _with_correlation(
+    evidence: Evidence, sample: Sample, name: str, side: Side, base_scores: Sequence[str]
+) -> Evidence:
     """Add how far a feature moves with the base scores within a class, and what it tells beyond them."""
     score = [sample.columns[base].astype(np.float32) for base in base_scores]
     values = sample.columns[name].astype(np.float32)
-    kin = _kinship(values, _base_columns(sample, base_scores), sample.label, np.ones(len(values), dtype=bool))
-    evidence = replace(evidence, kin=kin)
+    correlation_with_base = _correlation_with_base(
+        values, _base_columns(sample, base_scores), sample.label, np.ones(len(values), dtype=bool)
+    )
+    evidence = replace(evidence, correlation_with_base=correlation_with_base)
     of_side = score[side.one[0]] - (score[side.other[0]] if len(side.other) == 1 and len(score) > 2 else 0)
     rows = np.flatnonzero(np.isin(sample.label, side.one + side.other) & ~np.isnan(of_side) & ~np.isnan(values))
     if not len(rows):
@@ -345,7 +349,7 @@ def _base_columns(sample: Sample, base_scores: Sequence[str]) -> list[NDArray[np
     return [*score, *(first - second for first, second in combinations(score[1:], 2))]
 
 
-def _kinship(
+def _correlation_with_base(
     values: NDArray[np.float32],
     against: Sequence[NDArray[np.float32]],
     label: NDArray[np.int64],
@@ -354,8 +358,8 @@ def _kinship(
     """Return the largest rank correlation with any of some columns inside a class, over the chosen rows."""
     found = 0.0
     for number in np.unique(label):
-        rows = np.flatnonzero((label == number) & chosen)[:MOST_KIN_ROWS]
-        if len(rows) >= LEAST_KIN_ROWS:
+        rows = np.flatnonzero((label == number) & chosen)[:MOST_CORRELATED_ROWS]
+        if len(rows) >= LEAST_CORRELATED_ROWS:
             found = max(found, *(abs(rank_correlation(values[rows], one[rows])) for one in against))
     return found
 
@@ -384,7 +388,7 @@ def _row(name: str, comparison: Comparison, evidence: Evidence, bits: float, rea
         "constant": _known(evidence.constant_value),
         "equality_auc": _known(_value(evidence.equality.area if evidence.equality else None)),
         "equal_to": evidence.equal_to,
-        "correlation_with_base": "" if evidence.kin is None else evidence.kin,
+        "correlation_with_base": "" if evidence.correlation_with_base is None else evidence.correlation_with_base,
         "verdict": verdict,
         "reason": reason,
     }

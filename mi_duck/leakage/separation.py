@@ -10,7 +10,7 @@ information: Cover and Thomas, Elements of Information Theory (2006), section 2.
 
 Finds columns that equal another column in rows of one class more often than in those of another.
 
-Counts equal each other by chance all the time, so only columns with values that are no whole numbers of one byte are
+Counts equal each other by chance all the time, so only columns with values that are not whole numbers of one byte are
 compared. All pairs are looked at in a few rows of each class; those whose shares differ, in all rows.
 """
 

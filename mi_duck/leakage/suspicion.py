@@ -20,12 +20,12 @@ All of these are lower ends of 95 % intervals over fold groups, and a comparison
 groups on a side is not judged: a small sample accuses nobody.
 
 Features derived from base scores, or from the same sequence by another model, may be nearly perfect too. They are
-known by their **kin**: inside a class they still move with the base scores (rank correlation of .2 or more), while a
+known by their **correlation_with_base**: inside a class they still move with the base scores (rank correlation of .2 or more), while a
 code of the label knows nothing inside a class. Kin is accused by 4 only if it separates rows that the base scores find
 alike, by an area of .995 within twentieths of the base score, where the base score itself has less than .98; and by 3
-never. It is not accused by 2 if it is kin in the rows where it does not equal the other: derived scores that are rounded
-to 1 are equal; of a pair of which one is kin there, the other one is meant. Between two site classes, which one motif can
-part, a cut is judged only for columns of at most 4 values, and only with base scores: without them nothing is kin.
+never. It is not accused by 2 if it is correlation_with_base in the rows where it does not equal the other: derived scores that are rounded
+to 1 are equal; of a pair of which one is correlation_with_base there, the other one is meant. Between two site classes, which one motif can
+part, a cut is judged only for columns of at most 4 values, and only with base scores: without them nothing is correlation_with_base.
 Base scores are accused by 1 and 2 only, and never excluded by the program.
 """
 
@@ -40,7 +40,7 @@ NEAR_PERFECT = 0.995
 CODE_COEFFICIENT = 0.85
 VALUES_OF_CODE = 4
 LEAST_AREA_OF_CODE = 0.86  # its shares differ by the square of the coefficient at least
-KIN = 0.2
+CORRELATED = 0.2
 BASE_EXPLAINS = 0.98
 LEAST_ROWS, LEAST_GROUPS = 30, 10
 
@@ -106,9 +106,9 @@ class Evidence:
         Whether it has its most telling value, and that value.
     equality, equal_to
         Whether it equals another column, for the most telling one; None and empty without any.
-    kin
+    correlation_with_base
         Largest rank correlation with base scores inside a class; None without base scores or where it was not needed.
-    kin_apart
+    correlation_apart
         The same over the rows in which it does not equal the other column.
     beyond, base_beyond
         Area among rows of like base score, of the feature and of the base score; None where there are too few such pairs.
@@ -123,8 +123,8 @@ class Evidence:
     constant_value: float
     equality: Share | None
     equal_to: str
-    kin: float | None = None
-    kin_apart: float | None = None
+    correlation_with_base: float | None = None
+    correlation_apart: float | None = None
     beyond: Area | None = None
     base_beyond: Area | None = None
 
@@ -134,24 +134,24 @@ def judge(evidence: Evidence, comparison: Comparison) -> str:
     if not comparison.is_large_enough:
         return ""
     sides = (comparison.one_name, comparison.other_name)
-    is_kin = evidence.kin is not None and evidence.kin >= KIN
+    is_correlated = evidence.correlation_with_base is not None and evidence.correlation_with_base >= CORRELATED
     if evidence.missing.area.low >= MISSING_AREA:
         return f"missing in {_shares(evidence.missing, sides)}"
-    is_kin_apart = evidence.kin_apart is not None and evidence.kin_apart >= KIN
-    if evidence.equality is not None and not is_kin_apart and _is_copy(evidence.equality, comparison):
+    is_correlated_apart = evidence.correlation_apart is not None and evidence.correlation_apart >= CORRELATED
+    if evidence.equality is not None and not is_correlated_apart and _is_copy(evidence.equality, comparison):
         return f"equals {evidence.equal_to} in {_shares(evidence.equality, sides)}"
     if evidence.is_base_score:
         return ""
-    if not (comparison.is_between_sites or is_kin) and _holds_on_a_side(evidence.constant, comparison):
+    if not (comparison.is_between_sites or is_correlated) and _holds_on_a_side(evidence.constant, comparison):
         return f"is {evidence.constant_value:g} in {_shares(evidence.constant, sides)}"
     words = near_perfect(evidence, comparison)
-    if words and is_kin and not _separates_beyond_base(evidence):
+    if words and is_correlated and not _separates_beyond_base(evidence):
         return ""
     return words
 
 
 def near_perfect(evidence: Evidence, comparison: Comparison) -> str:
-    """Return in words how a feature leaves nothing over, whatever its kin; empty where it does not."""
+    """Return in words how a feature leaves nothing over, whatever its correlation_with_base; empty where it does not."""
     if evidence.whole.low >= NEAR_PERFECT:
         return f"area {evidence.whole.value:.4f} between {comparison.one_name} and {comparison.other_name}"
     if evidence.within is not None and evidence.within.low >= NEAR_PERFECT:
@@ -161,7 +161,7 @@ def near_perfect(evidence: Evidence, comparison: Comparison) -> str:
     if (
         evidence.cut is not None
         and evidence.cut.low >= CODE_COEFFICIENT
-        and not (comparison.is_between_sites and evidence.kin is None)
+        and not (comparison.is_between_sites and evidence.correlation_with_base is None)
     ):
         return (
             f"one cut parts {comparison.one_name} from {comparison.other_name} with Matthews' coefficient "

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 METHODS = ("none", "platt", "isotonic")
 FEW, THIN = 50_000, 16  # of more rows than the first, a logistic regression looks at every so many of them first
-LEAST = 1e-6  # probabilities stay off 0 and 1 by this much, so one surprise costs 13.8 nats at most
+LEAST = 1e-6  # probabilities stay off 0 and 1 by this much, so one log_loss_of_rows costs 13.8 nats at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +144,8 @@ def calibrate_joined(
             for method in methods:
                 one = _fit(method, margin[~inside], truth[~inside])
                 fitted[index][method].append(one)
-                chance = one.apply(margin[inside])
-                totals[index][method] -= float(np.log(np.where(truth[inside], chance, 1 - chance)).sum())
+                probability = one.apply(margin[inside])
+                totals[index][method] -= float(np.log(np.where(truth[inside], probability, 1 - probability)).sum())
     losses = [{method: total / max(len(labels), 1) for method, total in of_class.items()} for of_class in totals]
     best = [min(methods, key=lambda method: (loss[method], METHODS.index(method))) for loss in losses]
     margins = margins_without(None)
@@ -164,11 +164,11 @@ def cross_fitted(
     dtype: type[np.floating[Any]] = np.float64,
 ) -> NDArray[np.floating[Any]]:
     """Return the probabilities of each row by the calibrators that were fitted without its fold, (n_rows, n_classes)."""
-    chances = np.empty(margins.shape, dtype=dtype)
+    probabilities = np.empty(margins.shape, dtype=dtype)
     for fold, calibrators in enumerate(calibration.by_fold):
         rows = folds == fold
-        chances[rows] = probabilities(margins[rows], calibrators)
-    return chances
+        probabilities[rows] = calibrated(margins[rows], calibrators)
+    return probabilities
 
 
 def as_probabilities(scores: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -177,13 +177,13 @@ def as_probabilities(scores: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     return np.clip(given, 1e-7, 1 - 1e-7)
 
 
-def log_odds(chances: NDArray[np.float64]) -> NDArray[np.float32]:
+def log_odds(probabilities: NDArray[np.float64]) -> NDArray[np.float32]:
     """Return the margins of probabilities that are off 0 and 1."""
-    margins: NDArray[np.float32] = np.log(chances / (1 - chances)).astype(np.float32)
+    margins: NDArray[np.float32] = np.log(probabilities / (1 - probabilities)).astype(np.float32)
     return margins
 
 
-def probabilities(margins: NDArray[np.floating[Any]], calibrators: Sequence[Calibrator]) -> NDArray[np.float64]:
+def calibrated(margins: NDArray[np.floating[Any]], calibrators: Sequence[Calibrator]) -> NDArray[np.float64]:
     """Return calibrated probabilities whose rows sum to 1, shape (n_rows, n_classes)."""
     scores = np.column_stack([calibrator.apply(margins[:, index]) for index, calibrator in enumerate(calibrators)])
     result: NDArray[np.float64] = scores / scores.sum(axis=1, keepdims=True)
@@ -233,26 +233,26 @@ def _logistic_regression(margin: NDArray[np.float64], truth: NDArray[np.bool_]) 
 
 def _descended(x: NDArray[np.float64], truth: NDArray[np.bool_], line: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the line (slope, intercept) of least log loss, by Newton's method from another one."""
-    chance, loss = _fitted(x, line, truth)
+    probability, loss = _fitted(x, line, truth)
     for _ in range(100):
-        gap = chance - truth
+        gap = probability - truth
         gradient = np.array([gap @ x, gap.sum()]) / len(x)
         if np.abs(gradient).max() < 1e-9:
             break
-        bend = chance * (1 - chance)
-        mixed = float(bend @ x)
-        curvature = np.array([[float((bend * x) @ x), mixed], [mixed, float(bend.sum())]]) / len(x)
+        hessian = probability * (1 - probability)
+        mixed = float(hessian @ x)
+        curvature = np.array([[float((hessian * x) @ x), mixed], [mixed, float(hessian.sum())]]) / len(x)
         # the pseudo-inverse: where all margins are equal only the intercept moves
         step = np.linalg.pinv(curvature, hermitian=True) @ gradient
         size = 1.0
         while size > 1e-6:
-            new_chance, new_loss = _fitted(x, line - size * step, truth)
+            new_probability, new_loss = _fitted(x, line - size * step, truth)
             if new_loss <= loss:
                 break
             size /= 2
         else:
             break
-        line, chance, loss = line - size * step, new_chance, new_loss
+        line, probability, loss = line - size * step, new_probability, new_loss
     return line
 
 
@@ -260,6 +260,6 @@ def _fitted(
     x: NDArray[np.float64], line: NDArray[np.float64], truth: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], float]:
     """Return probabilities and log loss of a line (slope, intercept)."""
-    chance = logistic(line[0] * x + line[1])
-    right = np.where(truth, chance, 1 - chance)
-    return chance, -float(np.log(np.maximum(right, 1e-300)).mean())
+    probability = logistic(line[0] * x + line[1])
+    right = np.where(truth, probability, 1 - probability)
+    return probability, -float(np.log(np.maximum(right, 1e-300)).mean())

@@ -64,7 +64,7 @@ class Metric:
 
 
 def score(
-    chances: NDArray[np.floating[Any]],
+    probabilities: NDArray[np.floating[Any]],
     labels: NDArray[np.integer[Any]],
     groups: NDArray[np.integer[Any]],
     classes: Sequence[str],
@@ -78,17 +78,17 @@ def score(
 
     Parameters
     ----------
-    chances, labels, groups, classes, genes, metrics
+    probabilities, labels, groups, classes, genes, metrics
         As for `drawn_scores`.
     seed, draws
         Of the bootstrap.
     """
     weights = draw_weights(int(groups.max()) + 1, seed=seed, draws=draws)
-    return summary(drawn_scores(chances, labels, groups, classes, weights=weights, genes=genes, metrics=metrics))
+    return summary(drawn_scores(probabilities, labels, groups, classes, weights=weights, genes=genes, metrics=metrics))
 
 
 def paired_difference(
-    chances: NDArray[np.floating[Any]],
+    probabilities: NDArray[np.floating[Any]],
     others: NDArray[np.floating[Any]],
     labels: NDArray[np.integer[Any]],
     groups: NDArray[np.integer[Any]],
@@ -103,7 +103,7 @@ def paired_difference(
 
     Parameters
     ----------
-    chances, others
+    probabilities, others
         Probabilities of the two, each of shape (n_rows, n_classes).
     labels, groups, classes, genes, metrics
         As for `drawn_scores`.
@@ -113,13 +113,13 @@ def paired_difference(
     weights = draw_weights(int(groups.max()) + 1, seed=seed, draws=draws)
     one, other = (
         drawn_scores(given, labels, groups, classes, weights=weights, genes=genes, metrics=metrics)
-        for given in (chances, others)
+        for given in (probabilities, others)
     )
     return summary(differences(one, other))
 
 
 def point_scores(
-    chances: NDArray[np.floating[Any]],
+    probabilities: NDArray[np.floating[Any]],
     labels: NDArray[np.integer[Any]],
     classes: Sequence[str],
     *,
@@ -130,7 +130,7 @@ def point_scores(
     ``<class>_<metric>`` and ``macro_<metric>``, where `SHORT` says ``ap``, ``auc`` and ``top_k``; those of class ``all`` are
     ``log_loss`` and ``brier``.
     """
-    found = score(chances, labels, np.zeros(len(labels), dtype=np.int64), classes, seed=0, draws=0, genes=genes)
+    found = score(probabilities, labels, np.zeros(len(labels), dtype=np.int64), classes, seed=0, draws=0, genes=genes)
     return short_names(found)
 
 
@@ -160,7 +160,7 @@ def draw_weights(n_groups: int, *, seed: int, draws: int) -> NDArray[np.integer[
 
 
 def drawn_scores(
-    chances: NDArray[np.floating[Any]],
+    probabilities: NDArray[np.floating[Any]],
     labels: NDArray[np.integer[Any]],
     groups: NDArray[np.integer[Any]],
     classes: Sequence[str],
@@ -174,7 +174,7 @@ def drawn_scores(
 
     Parameters
     ----------
-    chances
+    probabilities
         Probabilities, shape (n_rows, n_classes).
     labels
         Class of each row, shape (n_rows,).
@@ -213,23 +213,26 @@ def drawn_scores(
     found: dict[tuple[str, str], NDArray[np.float64]] = {}
     order: dict[str, NDArray[np.float64]] = {}
     for index, name in enumerate(classes):
-        chance, truth = chances[:, index], labels == index
+        probability, truth = probabilities[:, index], labels == index
         if "brier" in metrics:
-            error = chance.astype(np.float64)
+            error = probability.astype(np.float64)
             error -= truth
             np.square(error, out=error)
             sums.add(f"brier {index}", error)
         if "log_loss" in metrics:
-            sums.add(f"loss {index}", _surprise(np.where(truth, chance, 1 - chance.astype(np.float64))))
+            sums.add(
+                f"loss {index}",
+                _negative_log_likelihood(np.where(truth, probability, 1 - probability.astype(np.float64))),
+            )
         wanted = set(OF_ORDER) & set(metrics)
         if not wanted or (sites_only and index == 0 and "ece" not in wanted):
             continue
-        ranks = ranking(chance)
+        ranks = ranking(probability)
         if {"average_precision", "roc_auc"} & set(metrics) and not (sites_only and index == 0):
             order[f"average_precision {name}"], order[f"roc_auc {name}"] = rank_scores(ranks, truth, groups, weights)
         if "ece" in metrics:
             bins = equal_mass_bins(ranks.order, ranks.stops)
-            sums.add_binned(f"gap {index}", chance.astype(np.float64) - truth, bins)
+            sums.add_binned(f"gap {index}", probability.astype(np.float64) - truth, bins)
         if "top_k_accuracy" in metrics and genes is not None and index > 0:
             n_genes = int(genes.max()) + 1
             sites, hits = top_k_hits(ranks, truth, genes, n_genes)
@@ -241,11 +244,11 @@ def drawn_scores(
             sums.add_by(f"genes {index}", np.ones(len(share)), group_of_gene[counted])
     sums.add("rows", np.ones(len(labels)))
     if "log_loss" in metrics:
-        of_label = np.take_along_axis(chances, labels[:, None].astype(np.int64), axis=1)[:, 0].astype(np.float64)
-        sums.add("loss", _surprise(of_label))
+        of_label = np.take_along_axis(probabilities, labels[:, None].astype(np.int64), axis=1)[:, 0].astype(np.float64)
+        sums.add("loss", _negative_log_likelihood(of_label))
     calls = {"f1", "precision", "recall"} & set(metrics)
     if calls:
-        sums.add_cells("calls", labels.astype(np.int64) * n_classes + chances.argmax(axis=1), n_classes**2)
+        sums.add_cells("calls", labels.astype(np.int64) * n_classes + probabilities.argmax(axis=1), n_classes**2)
     totals = sums.drawn(weights)
     rows = totals["rows"][:, 0]
     names = list(enumerate(classes))
@@ -281,7 +284,7 @@ def drawn_scores(
 
 
 def headline_scores(
-    chances: NDArray[np.floating[Any]],
+    probabilities: NDArray[np.floating[Any]],
     labels: NDArray[np.integer[Any]],
     groups: NDArray[np.integer[Any]],
     classes: Sequence[str],
@@ -290,7 +293,7 @@ def headline_scores(
 ) -> dict[tuple[str, str], NDArray[np.float64]]:
     """Return what comparisons of many variants look at: average precision of sites, macro F1, log loss; see `drawn_scores`."""
     kinds = ("average_precision", "f1", "log_loss")
-    found = drawn_scores(chances, labels, groups, classes, weights=weights, metrics=kinds, sites_only=True)
+    found = drawn_scores(probabilities, labels, groups, classes, weights=weights, metrics=kinds, sites_only=True)
     whole = {("f1", "macro"), ("log_loss", "all")}
     return {key: value for key, value in found.items() if key[0] == "average_precision" or key in whole}
 
@@ -327,12 +330,12 @@ def interval(metric: str, class_name: str, values: NDArray[np.float64]) -> Metri
     return Metric(metric, class_name, float(values[0]), float(low), float(high))
 
 
-def _surprise(chance: NDArray[np.float64]) -> NDArray[np.float64]:
+def _negative_log_likelihood(probability: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return -log of probabilities, which are overwritten: as real numbers they are the largest thing in memory."""
-    np.clip(chance, LEAST_CHANCE, 1, out=chance)
-    np.log(chance, out=chance)
-    np.negative(chance, out=chance)
-    return chance
+    np.clip(probability, LEAST_CHANCE, 1, out=probability)
+    np.log(probability, out=probability)
+    np.negative(probability, out=probability)
+    return probability
 
 
 def _of_calls(confusion: NDArray[np.float64], classes: Sequence[str]) -> dict[str, dict[str, NDArray[np.float64]]]:

@@ -6,7 +6,7 @@ group's weight a row and one running sum. 200 draws of 703,180 rows take .15 s f
 References
 ----------
 Average precision: sum over thresholds of (R_n - R_{n-1}) P_n, as in scikit-learn's ``average_precision_score``. ROC area: the
-chance that a positive row scores above a negative one, equal scores counting half (Hanley and McNeil, Radiology 143, 1982).
+probability that a positive row scores above a negative one, equal scores counting half (Hanley and McNeil, Radiology 143, 1982).
 Gene top-k accuracy: Jaganathan et al., Predicting splicing from primary sequence (Cell 176, 2019), by gene.
 
 Points of the ROC and precision-recall curves, thinned for drawing; areas come from all rows, never from these points.
@@ -318,13 +318,13 @@ MOST_POINTS = 500
 
 
 def curve_points(
-    chance: NDArray[np.floating[Any]], truth: NDArray[np.bool_], *, most: int = MOST_POINTS
+    probability: NDArray[np.floating[Any]], truth: NDArray[np.bool_], *, most: int = MOST_POINTS
 ) -> list[dict[str, Any]]:
     """Return the points of both curves of one class.
 
     Parameters
     ----------
-    chance, truth
+    probability, truth
         Probability of the class, and whether each row is one, shape (n_rows,).
     most
         Most points of a curve.
@@ -342,9 +342,9 @@ def curve_points(
     n_true = int(truth.sum())
     if not n_true or n_true == len(truth):
         return []
-    ranks = ranking(chance)
+    ranks = ranking(probability)
     hits = np.cumsum(truth[ranks.order])[ranks.stops - 1]
-    thresholds = chance[ranks.order[ranks.stops - 1]].astype(np.float64)
+    thresholds = probability[ranks.order[ranks.stops - 1]].astype(np.float64)
     recall, precision = hits / n_true, hits / ranks.stops
     false_rate = (ranks.stops - hits) / (len(truth) - n_true)
     roc = np.append(0.0, false_rate), np.append(0.0, recall), np.append(np.inf, thresholds)
@@ -374,13 +374,13 @@ Thresholds = Mapping[str, Mapping[str, float | None]]
 
 
 def find_thresholds(
-    chances: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]], classes: Sequence[str]
+    probabilities: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]], classes: Sequence[str]
 ) -> dict[str, dict[str, dict[str, float] | None]]:
     """Return the thresholds of each class, with the precision, recall and F1 that calling from there has.
 
     Parameters
     ----------
-    chances
+    probabilities
         Probabilities, shape (n_rows, n_classes).
     labels
         Class of each row, shape (n_rows,).
@@ -397,7 +397,7 @@ def find_thresholds(
     -----
     Every distinct probability is tried. F1 = 2 TP / (called + true); of equal ones the highest threshold is taken.
     """
-    return {name: _of_class(chances[:, index], labels == index) for index, name in enumerate(classes)}
+    return {name: _of_class(probabilities[:, index], labels == index) for index, name in enumerate(classes)}
 
 
 def values_of(found: Mapping[str, Mapping[str, Mapping[str, float] | None]]) -> dict[str, dict[str, float | None]]:
@@ -408,18 +408,18 @@ def values_of(found: Mapping[str, Mapping[str, Mapping[str, float] | None]]) -> 
     }
 
 
-def _of_class(chance: NDArray[np.floating[Any]], truth: NDArray[np.bool_]) -> dict[str, dict[str, float] | None]:
+def _of_class(probability: NDArray[np.floating[Any]], truth: NDArray[np.bool_]) -> dict[str, dict[str, float] | None]:
     n_true = int(truth.sum())
     if not n_true:
         return dict.fromkeys(KINDS)
-    ranks = ranking(chance)
+    ranks = ranking(probability)
     called = ranks.stops
     hits = np.cumsum(truth[ranks.order])[called - 1]
     precision, recall, f1 = hits / called, hits / n_true, 2 * hits / (called + n_true)
 
     def at(place: int) -> dict[str, float]:
         return {
-            "threshold": float(chance[ranks.order[called[place] - 1]]),
+            "threshold": float(probability[ranks.order[called[place] - 1]]),
             "precision": float(precision[place]),
             "recall": float(recall[place]),
             "f1": float(f1[place]),

@@ -43,7 +43,8 @@ def calibration_facts(
         Draws of the groups.
     """
     drawn = [
-        drawn_scores(chances, labels, groups, classes, weights=weights, metrics=KINDS) for chances in (before, after)
+        drawn_scores(probabilities, labels, groups, classes, weights=weights, metrics=KINDS)
+        for probabilities in (before, after)
     ]
     tables = {
         "before": summary(drawn[0]),
@@ -66,7 +67,7 @@ def values_of(one: Metric) -> dict[str, float | None]:
 
 
 def reliability(
-    chances: NDArray[np.floating[Any]],
+    probabilities: NDArray[np.floating[Any]],
     labels: NDArray[np.integer[Any]],
     groups: NDArray[np.integer[Any]],
     classes: Sequence[str],
@@ -77,20 +78,20 @@ def reliability(
 
     Parameters
     ----------
-    chances, labels, groups, classes, weights
+    probabilities, labels, groups, classes, weights
         As for `calibration_facts`; bins as in `mi_duck.metrics.metrics.equal_mass_bins`.
     """
     lines = []
     n_groups = weights.shape[1]
     for index, name in enumerate(classes):
-        chance, truth = chances[:, index].astype(np.float64), labels == index
-        ranks = ranking(chances[:, index])
+        probability, truth = probabilities[:, index].astype(np.float64), labels == index
+        ranks = ranking(probabilities[:, index])
         bins = equal_mass_bins(ranks.order, ranks.stops)
         sums = [
             np.bincount(groups * np.int64(BINS) + bins, weights=values, minlength=n_groups * BINS).reshape(
                 n_groups, BINS
             )
-            for values in (np.ones(len(chance)), truth, chance)
+            for values in (np.ones(len(probability)), truth, probability)
         ]
         drawn_rows, drawn_true = (weights @ table for table in sums[:2])
         share = np.divide(drawn_true, drawn_rows, out=np.full(drawn_rows.shape, np.nan), where=drawn_rows > 0)

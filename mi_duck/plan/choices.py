@@ -14,12 +14,12 @@ from mi_duck.data.dataset import Dataset
 from mi_duck.errors import PlanError
 from mi_duck.plan.layouts import LAYOUTS, layout_of, zeros_to_leave_out
 from mi_duck.plan.probes import open_small_run, screen
-from mi_duck.plan.strategies import Demand, usual_genes
+from mi_duck.plan.strategies import CutRequest, usual_genes
 from mi_duck.plan.timing import cell_factor
 from mi_duck.processes import Report, Say
 from mi_duck.resources import GIB, Budget
-from mi_duck.rows.segments import Filling
-from mi_duck.run.costs import CARRIER_SHARE, MemoryModel
+from mi_duck.rows.segments import ColumnDensity
+from mi_duck.run.costs import REFERENCE_SHARE, MemoryModel
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Plan, Settings
 
@@ -36,9 +36,9 @@ ROUNDS_WORTH_A_MATRIX = 40
 def choose_layout(
     asked: str,
     strategy: str,
-    demand: Demand,
+    request: CutRequest,
     model: MemoryModel,
-    filling: Filling,
+    density: ColumnDensity,
     budget: Budget,
     *,
     train_all_genes: bool,
@@ -54,30 +54,30 @@ def choose_layout(
         A layout or ``auto``.
     strategy, train_all_genes
         As the user asked.
-    demand, budget
+    request, budget
         What must fit, and in what.
-    model, filling
+    model, density
         Of the dataset, before anything is measured.
     """
     if asked != "auto":
         return asked, "as --layout says"
-    n_genes = usual_genes(strategy, demand, model, budget, train_all_genes=train_all_genes)
-    rows = int(demand.gene_rows.mean() * n_genes)
-    zeros = zeros_to_leave_out(model.layout, filling)
-    layouts = {name: layout_of(model.layout, filling, name, zeros) for name in LAYOUTS}
+    n_genes = usual_genes(strategy, request, model, budget, train_all_genes=train_all_genes)
+    rows = int(request.gene_rows.mean() * n_genes)
+    zeros = zeros_to_leave_out(model.layout, density)
+    layouts = {name: layout_of(model.layout, density, name, zeros) for name in LAYOUTS}
     needed = {name: model.with_layout(one).needed_bytes(rows, n_genes) for name, one in layouts.items()}
     costs = {name: cell_factor(one.missing_share) * (1 - one.missing_share) for name, one in layouts.items()}
     takes = {name: f"{n_genes:,} genes take about {size / GIB:.2f} GiB" for name, size in needed.items()}
     # known to be faster on the cores, in a matrix in memory
     is_faster = costs["zeros"] < TIME_WORTH_ZEROS * costs["missing"]
-    in_memory = strategy != "external" and demand.settings.device == "cpu"
+    in_memory = strategy != "external" and request.settings.device == "cpu"
     if is_faster and in_memory and needed["zeros"] <= ROOM_FOR_ZEROS * budget.budget_bytes:
         share = costs["zeros"] / costs["missing"]
         return "zeros", (
             f"zeros of {len(zeros):,} columns count as missing, so that rounds take about {share:.2f} of the time; "
             f"{takes['zeros']}, and {needed['missing'] / GIB:.2f} GiB with --layout missing"
         )
-    if not filling.has_missing and not model.layout.missing_share:
+    if not density.has_missing and not model.layout.missing_share:
         return "missing", "no value is missing, so every cell takes a byte"
     if needed["missing"] <= budget.budget_bytes or needed["sentinel"] > budget.budget_bytes:
         return "missing", f"missing values stay missing; {takes['missing']}"
@@ -100,11 +100,11 @@ def choose_cv(asked: str, settings: Settings, *, n_features: int, n_wide: int) -
     PlanError
         Matrices are asked for where cuts are not made beforehand.
     """
-    if n_wide > CARRIER_SHARE * n_features:
+    if n_wide > REFERENCE_SHARE * n_features:
         if asked == "matrices":
             raise PlanError(
                 f"--cv matrices needs the cuts of all columns beforehand, which {n_wide:,} columns of {n_features:,} that are "
-                "no byte make too dear; leave --cv out"
+                "no byte make too expensive; leave --cv out"
             )
         return "weights"
     if asked != "auto":
@@ -202,7 +202,7 @@ def screened(
         f"{share:.1%} of the gain; these genes are trained on and not scored"
     )
     settings = plan.settings
-    if len(wide) > CARRIER_SHARE * len(features):
+    if len(wide) > REFERENCE_SHARE * len(features):
         settings = replace(settings, cv="weights")  # see `choose_cv`
     layout = replace(
         model.layout,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mi_duck.rows.segments import Filling
+from mi_duck.rows.segments import ColumnDensity
 from mi_duck.run.costs import Layout, growing_bytes
 
 LAYOUTS = ("missing", "zeros", "sentinel")
@@ -14,14 +14,14 @@ SURELY_DENSE = (
 STANDARD_ERRORS = 6.0  # of few rows: four of a difference between two such samples, for the worst of a thousand columns
 
 
-def layout_of(base: Layout, filling: Filling, layout: str, zero_is_missing: Sequence[str]) -> Layout:
+def layout_of(base: Layout, density: ColumnDensity, layout: str, zero_is_missing: Sequence[str]) -> Layout:
     """Return what memory depends on, for one way to treat missing values and zeros.
 
     Parameters
     ----------
     base
         The data and the training.
-    filling
+    density
         Of the columns.
     layout
         One of `LAYOUTS`.
@@ -30,10 +30,10 @@ def layout_of(base: Layout, filling: Filling, layout: str, zero_is_missing: Sequ
     """
     if layout == "sentinel":
         return replace(base, missing_share=0.0, stored_share=1.0, has_sparse_column=False)
-    absent = dict(filling.missing)
+    absent = dict(density.missing)
     if layout == "zeros":
-        absent |= {name: filling.zeros[name] for name in zero_is_missing}
-    filled = [(filling.n_rows - count) / filling.n_rows for count in absent.values()]
+        absent |= {name: density.zeros[name] for name in zero_is_missing}
+    filled = [(density.n_rows - count) / density.n_rows for count in absent.values()]
     n_features, n_whole = base.n_features, base.n_features - len(absent)
     return replace(
         base,
@@ -43,19 +43,19 @@ def layout_of(base: Layout, filling: Filling, layout: str, zero_is_missing: Sequ
     )
 
 
-def zeros_to_leave_out(base: Layout, filling: Filling) -> tuple[str, ...]:
+def zeros_to_leave_out(base: Layout, density: ColumnDensity) -> tuple[str, ...]:
     """Return the features whose zeros count as missing in the layout ``zeros``: all of one byte, or the surely dense ones.
 
     One column below a fifth makes XGBoost store row ids beside all columns, 8 bytes a cell; whichever choice takes less
     memory is taken. (Taking columns from a fifth on measured 2.02 GiB instead of .85 on real data, and from a quarter on .89
     instead of .39 where only 56 genes were looked at: one of 720 columns fell below a fifth in the rows of one instance.)
     """
-    filled = {name: (filling.n_rows - zeros) / filling.n_rows for name, zeros in filling.zeros.items()}
-    least = {name: max(SURELY_DENSE, SPARSE + STANDARD_ERRORS * filling.errors.get(name, 0.0)) for name in filled}
+    filled = {name: (density.n_rows - zeros) / density.n_rows for name, zeros in density.zeros.items()}
+    least = {name: max(SURELY_DENSE, SPARSE + STANDARD_ERRORS * density.errors.get(name, 0.0)) for name in filled}
     dense = tuple(name for name, share in filled.items() if share >= least[name])
 
     def cost(names: tuple[str, ...]) -> int:
-        layout = layout_of(base, filling, "zeros", names)
+        layout = layout_of(base, density, "zeros", names)
         may_be_sparse = layout.has_sparse_column or any(filled[name] < least[name] for name in names)
         return growing_bytes("boost", 1_000_000, replace(layout, has_sparse_column=may_be_sparse))
 

@@ -19,7 +19,7 @@ from mi_duck.leakage.leakage import LEAKY, without_leaks
 from mi_duck.plan.choices import choose_cv, choose_layout, choose_sample, screened
 from mi_duck.plan.layouts import SPARSE, layout_of, zeros_to_leave_out
 from mi_duck.plan.probes import (
-    filling_of,
+    density_of,
     is_worth_probing,
     least_genes,
     measure,
@@ -29,7 +29,7 @@ from mi_duck.plan.probes import (
 )
 from mi_duck.plan.splitting import missing_class
 from mi_duck.plan.strategies import (
-    Demand,
+    CutRequest,
     alternatives,
     check_graphics_memory,
     choose_strategy,
@@ -248,9 +248,9 @@ def draft_plan(
     return Draft(plan, index, folds, table, bins, MemoryModel(layout, options.memory_per_gene_mb))
 
 
-def demand_of(options: PlanOptions, plan: Plan, training_rows: NDArray[np.int64]) -> Demand:
+def cut_request(options: PlanOptions, plan: Plan, training_rows: NDArray[np.int64]) -> CutRequest:
     """Return what a plan must fit, from what was asked and the training rows of each gene, shape (n_genes,)."""
-    return Demand(
+    return CutRequest(
         gene_rows=training_rows,
         genes_per_instance=options.genes_per_instance,
         overlap=options.instance_overlap,
@@ -294,43 +294,43 @@ def _with_instances(
     model = model.with_layout(replace(model.layout, is_external=options.strategy == "external"))
     sizes = probe_sizes(training_rows, options.genes_per_instance) if options.memory_per_gene_mb is None else []
     is_probed = is_worth_probing(plan, training_rows, sizes)
-    demand = demand_of(options, plan, training_rows)
-    filling = None
+    request = cut_request(options, plan, training_rows)
+    density = None
     if is_probed or options.layout == "zeros":
         looked = sizes if is_probed else [least_genes(training_rows)]
         small_run, small = open_small_run(
             folder, plan, gene_rows, training_rows, looked, threads=threads, report=report
         )
-        filling = filling_of(small_run, small, max(looked))
+        density = density_of(small_run, small, max(looked))
         layout, reason = choose_layout(
             options.layout,
             options.strategy,
-            demand,
+            request,
             model,
-            filling,
+            density,
             budget,
             train_all_genes=options.train_all_genes,
         )
         say(f"layout '{layout}': {reason}")
-        zeros = zeros_to_leave_out(model.layout, filling)
+        zeros = zeros_to_leave_out(model.layout, density)
         plan = replace(
             plan,
             settings=replace(plan.settings, layout=layout),
             zero_is_missing=zeros if layout == "zeros" else (),
             strategy=options.strategy,
         )
-        model = model.with_layout(layout_of(model.layout, filling, layout, zeros))
+        model = model.with_layout(layout_of(model.layout, density, layout, zeros))
         small = replace(small, settings=plan.settings, zero_is_missing=plan.zero_is_missing, strategy=plan.strategy)
         if is_probed:
             model, rates, _ = measure(model, folder, small_run, small, threads=threads, report=report)
     elif options.layout == "sentinel":
         plan = replace(plan, settings=replace(plan.settings, layout="sentinel"))
         model = model.with_layout(replace(model.layout, missing_share=0.0, stored_share=1.0, has_sparse_column=False))
-    demand = replace(demand, settings=plan.settings)
-    strategy = choose_strategy(options.strategy, demand, model, budget, train_all_genes=options.train_all_genes)
-    zeros = zeros_to_leave_out(model.layout, filling) if filling is not None else ()
-    found = alternatives(demand, model, rates, budget, filling, zeros, strategy=strategy)
-    windows = windows_of(strategy, demand, model, budget)
+    request = replace(request, settings=plan.settings)
+    strategy = choose_strategy(options.strategy, request, model, budget, train_all_genes=options.train_all_genes)
+    zeros = zeros_to_leave_out(model.layout, density) if density is not None else ()
+    found = alternatives(request, model, rates, budget, density, zeros, strategy=strategy)
+    windows = windows_of(strategy, request, model, budget)
     for remark in windows.remarks:
         say(remark)
     _advise(windows, strategy, say)
@@ -344,7 +344,7 @@ def _with_instances(
             int(before[stop] - before[first]),
             n_training,
             model.predict_bytes(n_training, stop - first),
-            instance_seconds(strategy, n_training, demand, model, rates),
+            instance_seconds(strategy, n_training, request, model, rates),
         )
         for number, (first, stop) in enumerate(windows.ranges)
         for n_training in [int(before_training[stop] - before_training[first])]
@@ -375,7 +375,7 @@ def _with_instances(
 def _advise(windows: Windows, strategy: str, say: Say) -> None:
     """Print what experience says about sizes; it binds nothing."""
     if strategy == "multi" and not 500 <= windows.genes_per_instance <= 5000:
-        say(f"warning: {windows.genes_per_instance:,} genes an instance; 500 to 5,000 are usual")
+        say(f"warning: {windows.genes_per_instance:,} genes per instance; 500 to 5,000 are usual")
 
 
 def _check_classes(instances: tuple[Instance, ...], genes: Any, dataset: Dataset, settings: Settings) -> None:

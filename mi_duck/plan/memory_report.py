@@ -11,11 +11,11 @@ from mi_duck.data.dataset import Dataset
 from mi_duck.errors import PlanError
 from mi_duck.plan.choices import choose_layout
 from mi_duck.plan.layouts import layout_of, zeros_to_leave_out
-from mi_duck.plan.make_plan import PlanOptions, demand_of, draft_plan
-from mi_duck.plan.probes import filling_of, measure, open_small_run, probe, probe_sizes
+from mi_duck.plan.make_plan import PlanOptions, cut_request, draft_plan
+from mi_duck.plan.probes import density_of, measure, open_small_run, probe, probe_sizes
 from mi_duck.processes import Report, Say
 from mi_duck.resources import memory_budget
-from mi_duck.rows.segments import Filling
+from mi_duck.rows.segments import ColumnDensity
 from mi_duck.run.costs import PHASES, MemoryModel, MemoryPoint, Rates, slope_ratio
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Plan, Settings
@@ -124,15 +124,15 @@ def measure_dataset(
     small_run, small = open_small_run(
         folder, draft.plan, gene_rows, training_rows, [*sizes, *checked], threads=threads, report=report
     )
-    filling = filling_of(small_run, small, max(sizes))
+    density = density_of(small_run, small, max(sizes))
     if not layouts:
         budget = memory_budget(max_gb=options.max_memory_per_instance_gb, safety_factor=options.memory_safety_factor)
         layout, reason = choose_layout(
             options.layout,
             options.strategy,
-            demand_of(options, draft.plan, training_rows),
+            cut_request(options, draft.plan, training_rows),
             draft.model,
-            filling,
+            density,
             budget,
             train_all_genes=options.train_all_genes,
         )
@@ -140,7 +140,7 @@ def measure_dataset(
         layouts = ["external" if options.strategy == "external" else layout]
     found = []
     for layout in layouts:
-        model, laid_out = _laid_out(draft.model, small, filling, layout)
+        model, laid_out = _laid_out(draft.model, small, density, layout)
         probed = replace(laid_out, instances=small.instances[: len(sizes)])
         model, rates, measured = measure(model, folder, small_run, probed, threads=threads, report=report)
         checks = [
@@ -161,11 +161,11 @@ def measure_dataset(
     return found
 
 
-def _laid_out(model: MemoryModel, small: Plan, filling: Filling, name: str) -> tuple[MemoryModel, Plan]:
+def _laid_out(model: MemoryModel, small: Plan, density: ColumnDensity, name: str) -> tuple[MemoryModel, Plan]:
     """Return model and plan of a small run in a layout."""
     layout = "missing" if name == "external" else name
-    zeros = zeros_to_leave_out(model.layout, filling) if layout == "zeros" else ()
-    facts = replace(layout_of(model.layout, filling, layout, zeros), is_external=name == "external")
+    zeros = zeros_to_leave_out(model.layout, density) if layout == "zeros" else ()
+    facts = replace(layout_of(model.layout, density, layout, zeros), is_external=name == "external")
     return model.with_layout(facts), replace(
         small,
         settings=replace(small.settings, layout=layout),

@@ -19,7 +19,7 @@ from mi_duck.errors import CheckpointError
 from mi_duck.plan.timing import TimePoint, fit_rates, training_seconds, usual_rounds
 from mi_duck.processes import Report, run_child
 from mi_duck.rows.partition import partition
-from mi_duck.rows.segments import Filling, SegmentReader, read_filling
+from mi_duck.rows.segments import ColumnDensity, SegmentReader, read_density
 from mi_duck.run.costs import BATCH_ROWS, PHASES, MemoryModel, MemoryPoint, Rates, slope_ratio
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Instance, Plan, make_segments
@@ -117,12 +117,12 @@ def open_small_run(
     return small_run, small
 
 
-def filling_of(small_run: RunFolder, small: Plan, n_genes: int) -> Filling:
+def density_of(small_run: RunFolder, small: Plan, n_genes: int) -> ColumnDensity:
     """Return how the columns of the first genes of the small run are filled, and how sure that is."""
     segments = [segment for segment in small.segments if segment.stop_rank <= n_genes]
     errors = zero_errors(SegmentReader(small, segments, small_run.segments))
-    filling = read_filling(small, segments, small_run.segments)
-    return replace(filling, errors=dict(zip(small.small_features, errors.tolist(), strict=True)))
+    density = read_density(small, segments, small_run.segments)
+    return replace(density, errors=dict(zip(small.small_features, errors.tolist(), strict=True)))
 
 
 def zero_errors(reader: SegmentReader) -> NDArray[np.float64]:
@@ -176,7 +176,7 @@ def measure(
     threads
         Threads of the training.
     report
-        Told (stage, done, total).
+        Progress callback, called with (stage, done, total).
     """
     key = {
         "layout": asdict(model.layout),

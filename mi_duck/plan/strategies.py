@@ -21,7 +21,7 @@ from mi_duck.plan.layouts import layout_of
 from mi_duck.plan.timing import EXTERNAL_FACTOR, cell_factor, training_seconds
 from mi_duck.plan.windows import Windows, cut_windows
 from mi_duck.resources import GIB, Budget, cuda_devices
-from mi_duck.rows.segments import Filling
+from mi_duck.rows.segments import ColumnDensity
 from mi_duck.run.costs import Layout, MemoryModel, Rates, disk_bytes
 from mi_duck.run.plan import Instance, Settings
 
@@ -30,7 +30,7 @@ MULTI_ABOVE_GENES = 1500
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
+class CutRequest:
     """What a plan must fit.
 
     Parameters
@@ -93,28 +93,30 @@ class Alternative:
     reason: str
 
 
-def choose_strategy(asked: str, demand: Demand, model: MemoryModel, budget: Budget, *, train_all_genes: bool) -> str:
+def choose_strategy(
+    asked: str, request: CutRequest, model: MemoryModel, budget: Budget, *, train_all_genes: bool
+) -> str:
     """Return the strategy: as asked, else the first of single and multi that fits.
 
     Several instances come first where all genes are asked for expressly and are more than 1,500.
     """
     if asked != "auto":
         return asked
-    if train_all_genes and len(demand.gene_rows) > MULTI_ABOVE_GENES:
+    if train_all_genes and len(request.gene_rows) > MULTI_ABOVE_GENES:
         return "multi"
-    single = model.needed_bytes(int(demand.gene_rows.sum()), len(demand.gene_rows))
+    single = model.needed_bytes(int(request.gene_rows.sum()), len(request.gene_rows))
     return "single" if single <= budget.budget_bytes else "multi"
 
 
-def usual_genes(asked: str, demand: Demand, model: MemoryModel, budget: Budget, *, train_all_genes: bool) -> int:
+def usual_genes(asked: str, request: CutRequest, model: MemoryModel, budget: Budget, *, train_all_genes: bool) -> int:
     """Return the genes of an instance of the strategy that would be chosen, if memory does not make them fewer."""
-    n_genes = len(demand.gene_rows)
-    if choose_strategy(asked, demand, model, budget, train_all_genes=train_all_genes) != "multi":
+    n_genes = len(request.gene_rows)
+    if choose_strategy(asked, request, model, budget, train_all_genes=train_all_genes) != "multi":
         return n_genes
-    return min(max(demand.genes_per_instance, ceil(n_genes / demand.max_instances)), n_genes)
+    return min(max(request.genes_per_instance, ceil(n_genes / request.max_instances)), n_genes)
 
 
-def windows_of(strategy: str, demand: Demand, model: MemoryModel, budget: Budget) -> Windows:
+def windows_of(strategy: str, request: CutRequest, model: MemoryModel, budget: Budget) -> Windows:
     """Return the windows of a strategy: one over all genes, or several.
 
     Raises
@@ -122,7 +124,7 @@ def windows_of(strategy: str, demand: Demand, model: MemoryModel, budget: Budget
     PlanError, MemoryBudgetError
         It does not fit: the first where a number of the user is the bound.
     """
-    gene_rows, n_genes = demand.gene_rows, len(demand.gene_rows)
+    gene_rows, n_genes = request.gene_rows, len(request.gene_rows)
     refuse = PlanError if budget.is_users_number else MemoryBudgetError
     words = f"the budget is {budget.budget_bytes / GIB:.2f} GiB ({budget.won})"
     if strategy != "multi":
@@ -134,13 +136,13 @@ def windows_of(strategy: str, demand: Demand, model: MemoryModel, budget: Budget
                 f"{what} of {int(gene_rows.sum()):,} rows needs {needed / GIB:.2f} GiB, but {words}; set {other}"
             )
         return Windows(((0, n_genes),), n_genes, 0, ())
-    genes = demand.genes_per_instance
+    genes = request.genes_per_instance
     if model.megabytes_per_gene is None:
         rows_limit = model.rows_within(budget.budget_bytes)
     else:
         rows_limit = int(gene_rows.sum())
         most = int((budget.budget_bytes - model.predict_bytes(0, 0)) / (model.megabytes_per_gene * (1 << 20)))
-        if most < 1 or (most < genes and not demand.auto_adjust):
+        if most < 1 or (most < genes and not request.auto_adjust):
             raise PlanError(
                 f"--genes-per-instance {genes} at --memory-per-gene-mb {model.megabytes_per_gene:g} needs "
                 f"{model.predict_bytes(0, genes) / GIB:.2f} GiB, but {words}, which holds {max(most, 0):,} genes"
@@ -155,29 +157,29 @@ def windows_of(strategy: str, demand: Demand, model: MemoryModel, budget: Budget
     return cut_windows(
         gene_rows,
         genes_per_instance=genes,
-        overlap=demand.overlap,
-        max_instances=demand.max_instances,
+        overlap=request.overlap,
+        max_instances=request.max_instances,
         rows_limit=rows_limit,
-        auto_adjust=demand.auto_adjust,
+        auto_adjust=request.auto_adjust,
         budget=budget,
         needed_bytes=lambda rows: model.needed_bytes(rows, 1),
     )
 
 
-def instance_seconds(strategy: str, n_rows: int, demand: Demand, model: MemoryModel, rates: Rates) -> float:
+def instance_seconds(strategy: str, n_rows: int, request: CutRequest, model: MemoryModel, rates: Rates) -> float:
     """Return the predicted time of one instance if no fit stops early."""
     layout = model.layout
     cells = n_rows * layout.n_features * (1 - layout.missing_share)
     factor = EXTERNAL_FACTOR ** ((strategy == "external") - rates.is_external)
-    return factor * training_seconds(rates, cells, demand.settings, demand.n_classes, demand.settings.n_estimators)
+    return factor * training_seconds(rates, cells, request.settings, request.n_classes, request.settings.n_estimators)
 
 
 def alternatives(
-    demand: Demand,
+    request: CutRequest,
     model: MemoryModel,
     rates: Rates,
     budget: Budget,
-    filling: Filling | None,
+    density: ColumnDensity | None,
     zero_is_missing: Sequence[str],
     *,
     strategy: str,
@@ -186,31 +188,31 @@ def alternatives(
 
     Parameters
     ----------
-    demand, model, rates, budget
+    request, model, rates, budget
         What must fit, and what training takes.
-    filling
+    density
         Of the columns; without it other layouts are not told.
     zero_is_missing
         Features whose zeros would count as missing.
     strategy
         Of the plan.
     """
-    chosen = demand.settings.layout
-    found = [_alternative(one, chosen, demand, model, rates, budget) for one in STRATEGIES]
-    if filling is not None:
+    chosen = request.settings.layout
+    found = [_alternative(one, chosen, request, model, rates, budget) for one in STRATEGIES]
+    if density is not None:
         others = [layout for layout in ("missing", "zeros", "sentinel") if layout != chosen]
-        if not filling.has_missing:
+        if not density.has_missing:
             others = [layout for layout in others if layout != "sentinel"]
         for layout in others:
-            other = layout_of(model.layout, filling, layout, zero_is_missing)
+            other = layout_of(model.layout, density, layout, zero_is_missing)
             factor = cell_factor(other.missing_share) / cell_factor(model.layout.missing_share)
             slower = replace(rates, per_cell_and_round=rates.per_cell_and_round * factor)
-            found.append(_alternative(strategy, layout, demand, model.with_layout(other), slower, budget))
+            found.append(_alternative(strategy, layout, request, model.with_layout(other), slower, budget))
     return tuple(found)
 
 
 def _alternative(
-    strategy: str, layout: str, demand: Demand, model: MemoryModel, rates: Rates, budget: Budget
+    strategy: str, layout: str, request: CutRequest, model: MemoryModel, rates: Rates, budget: Budget
 ) -> Alternative:
     is_external = strategy == "external"
     own = (
@@ -218,16 +220,16 @@ def _alternative(
         if is_external == model.layout.is_external
         else model.with_layout(replace(model.layout, is_external=is_external))
     )
-    scratch = demand.n_rows * (demand.record_bytes + 14)
-    total = int(demand.gene_rows.sum())
+    scratch = request.n_rows * (request.record_bytes + 14)
+    total = int(request.gene_rows.sum())
     if is_external:
         scratch += disk_bytes(total, own.layout)
     try:
-        windows = windows_of(strategy, demand, own, budget)
+        windows = windows_of(strategy, request, own, budget)
     except (PlanError, MemoryBudgetError) as error:
-        peak = own.predict_bytes(total, len(demand.gene_rows)) if strategy != "multi" else 0
+        peak = own.predict_bytes(total, len(request.gene_rows)) if strategy != "multi" else 0
         return Alternative(strategy, layout, 0, 0, peak, 0.0, scratch, False, str(error))
-    before = np.concatenate([[0], np.cumsum(demand.gene_rows)])
+    before = np.concatenate([[0], np.cumsum(request.gene_rows)])
     sizes = [(int(before[stop] - before[first]), stop - first) for first, stop in windows.ranges]
     return Alternative(
         strategy,
@@ -235,7 +237,7 @@ def _alternative(
         len(sizes),
         windows.genes_per_instance,
         max(own.predict_bytes(rows, genes) for rows, genes in sizes),
-        sum(instance_seconds(strategy, rows, demand, own, rates) for rows, _ in sizes),
+        sum(instance_seconds(strategy, rows, request, own, rates) for rows, _ in sizes),
         scratch,
         True,
         "",

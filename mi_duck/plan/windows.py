@@ -4,7 +4,7 @@ Genes stand in their seeded order; a window is a range of consecutive ranks. Eve
 exactly ``floor(overlap x target)`` genes, no other pair shares any, nothing wraps around, and the windows are balanced
 by rows within the cap of genes.
 
-Precedence, strongest first: memory budget, full coverage, most instances, at least three of them, genes an instance,
+Precedence, strongest first: memory budget, full coverage, most instances, at least three of them, genes per instance,
 balance. What cannot be met is refused with the shortfall and the smallest change that works.
 """
 
@@ -141,7 +141,7 @@ def cut_windows(
                 f"--max-instances {max_instances} of {target:,} genes cover {covered:,} of {n_genes:,} genes; set "
                 f"--max-instances {n} or --genes-per-instance {enough} or leave --auto-adjust-instance-size on"
             )
-        remarks.append(f"--max-instances {max_instances} needs {enough:,} genes an instance instead of {target:,}")
+        remarks.append(f"--max-instances {max_instances} needs {enough:,} genes per instance instead of {target:,}")
         target, n = enough, max_instances
     starts = _balanced_starts(before, n, target, overlap_genes(target, overlap), rows_limit)
     if starts is None:

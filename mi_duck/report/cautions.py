@@ -40,7 +40,7 @@ def difference(run: RunRecords, metric: str, class_name: str) -> Score | None:
 
 
 def gain(run: RunRecords, metric: str, class_name: str) -> int:
-    """Return 1 where the ensemble is better than the base model beyond chance, -1 where worse, else 0.
+    """Return 1 where the ensemble is better than the base model beyond probability, -1 where worse, else 0.
 
     The paired interval of the difference decides; where there is none, whether the two intervals are apart.
     """
@@ -70,15 +70,15 @@ def answer(run: RunRecords) -> Answer:
         return Answer(
             "unclear",
             f"Average precision is {with_interval(precision)} against {with_interval(others[0])} of the base scores, log loss "
-            f"{with_interval(loss)} against {with_interval(others[1])}; without intervals chance cannot be told from gain.",
+            f"{with_interval(loss)} against {with_interval(others[1])}; without intervals probability cannot be told from gain.",
         )
     words = {1: "better than", 0: "not distinguishable from", -1: "worse than"}
-    ranking, chances = gain(run, "average_precision", "macro"), gain(run, "log_loss", "all")
-    if ranking == chances:
+    ranking, probabilities = gain(run, "average_precision", "macro"), gain(run, "log_loss", "all")
+    if ranking == probabilities:
         text = f"The ensemble is {words[ranking]} its base scores, in average precision and in log loss."
     else:
-        text = f"The ensemble is {words[ranking]} its base scores in average precision and {words[chances]} them in log loss."
-    verdict = {2: "better", -2: "worse"}.get(ranking + chances, "unclear")
+        text = f"The ensemble is {words[ranking]} its base scores in average precision and {words[probabilities]} them in log loss."
+    verdict = {2: "better", -2: "worse"}.get(ranking + probabilities, "unclear")
     return Answer(verdict, text)
 
 

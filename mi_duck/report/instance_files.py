@@ -23,7 +23,7 @@ from mi_duck.drawing import ENSEMBLE, save, short_label, style
 from mi_duck.ensemble.model import InstanceModel
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.errors import CheckpointError
-from mi_duck.evaluate.fold_scores import aggregate, areas, base_chances, fold_scores, site_chance
+from mi_duck.evaluate.fold_scores import aggregate, areas, base_probabilities, fold_scores, site_probability
 from mi_duck.evaluate.unseen import FACTS, predict_unseen, unseen_file, unseen_scores
 from mi_duck.metrics.metrics import known, point_scores
 from mi_duck.processes import Report
@@ -124,14 +124,14 @@ class OutOfFold:
     ----------
     fold, label, rank
         Fold, class and gene rank of each row, shape (n_rows,).
-    chances, base
+    probabilities, base
         Probabilities of instance and base model, shape (n_rows, n_classes); no base model is None.
     """
 
     fold: NDArray[np.integer[Any]]
     label: NDArray[np.integer[Any]]
     rank: NDArray[np.integer[Any]]
-    chances: NDArray[np.floating[Any]]
+    probabilities: NDArray[np.floating[Any]]
     base: NDArray[np.floating[Any]] | None
 
 
@@ -147,7 +147,7 @@ def describe_instances(*, run: str, threads: int, is_minimal: bool, report: Repo
     is_minimal
         Whether to leave out plots, curves and unseen genes.
     report
-        Told (stage, done, total).
+        Progress callback, called with (stage, done, total).
 
     Returns
     -------
@@ -243,24 +243,24 @@ def _read_rows(folder: RunFolder, plan: Plan, instance: Instance, genes: Genes) 
     if plan.base_scores and len(rank):
         first = table["row_id"][0].as_py()
         scores = _slice(folder.members, [f"base:{name}" for name in plan.base_scores], first, len(table))[is_scored]
-        base = base_chances(scores, label, fold, n_folds=plan.settings.n_folds)
-    chances = np.column_stack([table[name].to_numpy()[is_scored] for name in names])
-    return OutOfFold(fold, label, rank, chances, base)
+        base = base_probabilities(scores, label, fold, n_folds=plan.settings.n_folds)
+    probabilities = np.column_stack([table[name].to_numpy()[is_scored] for name in names])
+    return OutOfFold(fold, label, rank, probabilities, base)
 
 
 def _fold_lines(rows: OutOfFold, classes: Sequence[str], n_folds: int) -> list[dict[str, Any]]:
     """Return a line a fold: its scored rows and genes, the metrics that training wrote, and those beside the base model."""
-    names = point_scores(rows.chances, rows.label, classes) if len(rows.label) else {}
+    names = point_scores(rows.probabilities, rows.label, classes) if len(rows.label) else {}
     lines: list[dict[str, Any]] = []
     for fold in range(n_folds):
         of_fold = rows.fold == fold
         base = None if rows.base is None else rows.base[of_fold]
-        chances, label, rank = (values[of_fold] for values in (rows.chances, rows.label, rows.rank))
+        probabilities, label, rank = (values[of_fold] for values in (rows.probabilities, rows.label, rows.rank))
         line: dict[str, Any] = {"fold": fold, "test_rows": len(label), "test_genes": len(np.unique(rank))}
         # of a fold that only a pilot's genes are in nothing is known
-        points = point_scores(chances, label, classes) if len(label) else dict.fromkeys(names, np.nan)
+        points = point_scores(probabilities, label, classes) if len(label) else dict.fromkeys(names, np.nan)
         line |= {name: known(value) for name, value in points.items()}
-        lines.append(line | fold_scores(chances, base, label, rank, classes))
+        lines.append(line | fold_scores(probabilities, base, label, rank, classes))
     return lines
 
 
@@ -268,9 +268,9 @@ def _pair(kind: str, rows: OutOfFold, *, index: int | None = None) -> list[Curve
     """Return the curves of base model and instance for one class; without one for all sites against other rows."""
     truth = rows.label > 0 if index is None else rows.label == index
     curves = []
-    for scope, values in (("base", rows.base), ("member", rows.chances)):
+    for scope, values in (("base", rows.base), ("member", rows.probabilities)):
         if values is not None and len(truth):
-            score = site_chance(values) if index is None else values[:, index]
+            score = site_probability(values) if index is None else values[:, index]
             x, y = curve_points(score, truth, kind=kind)
             area = areas(score, truth)[kind == "roc"]
             words = "" if np.isnan(area) else f"{area:.3f}".removeprefix("0")

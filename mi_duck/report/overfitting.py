@@ -22,7 +22,7 @@ WIDE = 1 / 3
 ADVICE = {
     "stopped early": "the best round was found and kept",
     "ran out of rounds": "the last round was the best or nearly so: raise --n-estimators",
-    "wide gap": "training genes are fitted more than three times better than new ones: more genes an instance, or a lower "
+    "wide gap": "training genes are fitted more than three times better than new ones: more genes per instance, or a lower "
     "--max-depth",
     "no gain": "no round after the first lowered the log loss on new genes: the features add nothing here",
     "not watched": "without early stopping no genes were kept aside to look at",

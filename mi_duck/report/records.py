@@ -112,7 +112,7 @@ def read_rows(path: Path) -> list[dict[str, str]] | None:
     Raises
     ------
     CheckpointError
-        It is no text.
+        It is not text.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:

@@ -329,7 +329,7 @@ def _row_hash(plan: Plan, keys: NDArray[np.void], rows: NDArray[np.void]) -> NDA
 
 
 def partition(
-    folder: RunFolder, plan: Plan, *, threads: int, report: Report, is_off: Callable[[], bool] | None = None
+    folder: RunFolder, plan: Plan, *, threads: int, report: Report, is_cancelled: Callable[[], bool] | None = None
 ) -> None:
     """Write the segments that are missing, in a child process; of several jobs one does it and the others wait.
 
@@ -337,7 +337,7 @@ def partition(
     ----------
     folder, plan
         The run; the plan may have splits that are not noted yet.
-    threads, report, is_off
+    threads, report, is_cancelled
         As in `mi_duck.processes.run_child`.
     """
     segments = [asdict(segment) for segment in plan.all_segments]
@@ -347,7 +347,7 @@ def partition(
             {"run": str(folder.root), "threads": threads, "segments": segments},
             threads=threads,
             report=report,
-            is_off=is_off,
+            is_cancelled=is_cancelled,
         )
 
 

@@ -23,7 +23,7 @@ from mi_duck.run.plan import Plan, Segment
 
 
 @dataclass(frozen=True, slots=True)
-class Filling:
+class ColumnDensity:
     """Counts over some rows.
 
     Parameters
@@ -177,7 +177,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         return read_sealed(folder / "segment.json")
     except FileNotFoundError as error:
-        raise CheckpointError(f"{folder} is no finished segment; run the same command again") from error
+        raise CheckpointError(f"{folder} is not a finished segment; run the same command again") from error
     except ValueError as error:
         (folder / "segment.json").unlink(missing_ok=True)  # so that the next try writes the segment anew
         raise CheckpointError(
@@ -185,7 +185,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def read_filling(plan: Plan, segments: Sequence[Segment], folder: Path) -> Filling:
+def read_density(plan: Plan, segments: Sequence[Segment], folder: Path) -> ColumnDensity:
     """Return how the columns of some segments are filled, as counted when they were written.
 
     Raises
@@ -199,7 +199,7 @@ def read_filling(plan: Plan, segments: Sequence[Segment], folder: Path) -> Filli
         manifest = read_manifest(folder / segment.name)
         zeros += np.array(manifest["n_zero"], dtype=np.int64)
         missing += np.array(manifest["n_missing"], dtype=np.int64)
-    return Filling(
+    return ColumnDensity(
         sum(segment.n_rows for segment in segments),
         dict(zip(plan.small_features, zeros.tolist(), strict=True)),
         dict(zip(plan.wide_features, missing.tolist(), strict=True)),

@@ -25,7 +25,7 @@ BATCH_ROWS = 1024
 WIDE_BATCH_ROWS = 16_384  # a batch of few columns must be long to be worth XGBoost's work on it: half the time
 PAGE_ROWS = 16_384  # of a matrix on disk: a page is read whole in every pass over the data
 PAGES_HELD = 2.25  # of a matrix on disk, at once: one in use, the next being read (measured from .7 to 12 pages)
-CARRIER_SHARE = 0.5  # with more wide columns than this, sketching them apart would take as much as the whole
+REFERENCE_SHARE = 0.5  # with more wide columns than this, sketching them apart would take as much as the whole
 PHASES = ("cuts", "matrix", "boost", "finish")
 
 MARGIN = 1.1  # of predictions that are not measured
@@ -204,7 +204,7 @@ def growing_bytes(phase: str, n_rows: int, layout: Layout) -> int:
     """
     scored = int(n_rows * layout.scored_per_row)
     keys = 12 * scored
-    sketched_whole = layout.n_wide > CARRIER_SHARE * layout.n_features
+    sketched_whole = layout.n_wide > REFERENCE_SHARE * layout.n_features
     if phase == "cuts":
         if sketched_whole:
             return keys

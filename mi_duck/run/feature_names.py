@@ -192,7 +192,7 @@ def feature_groups(kinds: Sequence[str]) -> list[Group]:
 def kmer_families(features: Sequence[str]) -> tuple[list[Group], list[str]]:
     """Return k-mers grouped with their reverse complement and with all that differ in one letter, and what is left out.
 
-    A k-mer alone in its group is no family. Families of one mismatch are named by their centre and overlap: a k-mer is in
+    A k-mer alone in its group is not a family. Families of one mismatch are named by their centre and overlap: a k-mer is in
     its own and in those of its neighbours.
     """
     column = {kmer: number for number, name in enumerate(features) if (kmer := kmer_of(name))}

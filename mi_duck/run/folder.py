@@ -247,7 +247,7 @@ def read_provenance(folder: RunFolder) -> dict[str, Any] | None:
     Raises
     ------
     ValueError
-        It is no JSON, or no table.
+        It is not JSON, or no table.
     """
     try:
         found = json.loads(folder.provenance.read_bytes())
@@ -263,7 +263,7 @@ def write_provenance(folder: RunFolder, provenance: dict[str, Any]) -> None:
     write_json(folder.provenance, provenance | {"files": file_hashes(folder)})
 
 
-def take_files_out(folder: RunFolder) -> None:
+def invalidate_file_list(folder: RunFolder) -> None:
     """Take the list of files out of the provenance, because some of them are about to change."""
     try:
         found = read_provenance(folder)
@@ -274,7 +274,7 @@ def take_files_out(folder: RunFolder) -> None:
 
 
 @contextmanager
-def relisted(folder: RunFolder) -> Iterator[None]:
+def listing_files_again(folder: RunFolder) -> Iterator[None]:
     """Let a stage change files of a finished run, and vouch for them again when it ended.
 
     Nothing is vouched for anew where nothing was before: an unfinished run, or one that another stage left half changed.
@@ -283,7 +283,7 @@ def relisted(folder: RunFolder) -> Iterator[None]:
         found = read_provenance(folder)
     except ValueError:
         found = None
-    take_files_out(folder)
+    invalidate_file_list(folder)
     yield
     if found is not None and "files" in found:
         write_provenance(folder, found)

@@ -24,7 +24,7 @@ from mi_duck.run.plan import Plan
 
 @dataclass(frozen=True, slots=True)
 class GeneTable:
-    """Genes by rank: rows, rows that are trained on, group and fold of shape (n_genes,), rows a class (n_genes, n_classes)."""
+    """Genes by rank: rows, rows that are trained on, group and fold of shape (n_genes,), rows per class (n_genes, n_classes)."""
 
     n_rows: NDArray[np.int64]
     n_training_rows: NDArray[np.int64]

@@ -276,7 +276,7 @@ class Plan:
         Raises
         ------
         CheckpointError
-            The text is no plan, or one of another version.
+            The text is not a plan, or one of another version.
         """
         try:
             values: dict[str, Any] = json.loads(text, object_pairs_hook=_once, parse_constant=_refused)
@@ -302,7 +302,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refused(word: str) -> None:
-    raise ValueError(f"it holds {word}, which is no number")
+    raise ValueError(f"it holds {word}, which is not a number")
 
 
 def make_segments(instances: tuple[Instance, ...], gene_rows: NDArray[np.int64]) -> tuple[Segment, ...]:

@@ -151,13 +151,13 @@ def _log_losses(
     rows = (weight > 0, None if stopping_weight is None else stopping_weight > 0)
     weights = (weight[rows[0]], None if stopping_weight is None else stopping_weight[rows[1]])
 
-    def mean(surprise: NDArray[np.float32], of: int) -> float:
-        return float(np.average(surprise[rows[of]].astype(np.float64), weights=weights[of]))
+    def mean(log_loss_of_rows: NDArray[np.float32], of: int) -> float:
+        return float(np.average(log_loss_of_rows[rows[of]].astype(np.float64), weights=weights[of]))
 
-    def log_losses(chance: NDArray[np.float32], _: xgb.DMatrix) -> list[tuple[str, float]]:
-        surprise = -np.log(np.clip(np.where(truth, chance, 1 - chance), 1e-7, 1))
-        training = mean(surprise, 0)
-        stopping = float("nan") if stopping_weight is None else mean(surprise, 1)
+    def log_losses(probability: NDArray[np.float32], _: xgb.DMatrix) -> list[tuple[str, float]]:
+        log_loss_of_rows = -np.log(np.clip(np.where(truth, probability, 1 - probability), 1e-7, 1))
+        training = mean(log_loss_of_rows, 0)
+        stopping = float("nan") if stopping_weight is None else mean(log_loss_of_rows, 1)
         curve.append((training, stopping))
         return [("training", training), ("stopping", stopping)]
 

@@ -2,7 +2,7 @@
 
 XGBoost finds the cuts of all columns by sketching them side by side, which takes a megabyte a column for half a million
 rows, and a pass over the data. Whole numbers in one byte need no sketch: their distinct values are their cuts. So only the
-other columns are sketched, and the cuts of all go into the big matrix by way of a *carrier*, a matrix of a few hundred rows
+other columns are sketched, and the cuts of all go into the big matrix by way of a *reference*, a matrix of a few hundred rows
 that holds nothing but cut points (``ref=``). The cuts are the same, so the trees are; building W takes 3 passes
 instead of 4, and the sketches are those of the few wide columns (``benchmarks/bench_matrix.py``).
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from mi_duck.rows.segments import SegmentReader
-from mi_duck.run.costs import BATCH_ROWS, CARRIER_SHARE, PAGE_ROWS, WIDE_BATCH_ROWS
+from mi_duck.run.costs import BATCH_ROWS, PAGE_ROWS, REFERENCE_SHARE, WIDE_BATCH_ROWS
 
 PASSES = 3  # of XGBoost over the data with a reference matrix
 
@@ -69,7 +69,7 @@ class GeneBatches(xgb.DataIter):  # type: ignore[misc]
 def build_matrix(
     reader: SegmentReader,
     wanted: NDArray[np.bool_],
-    carrier: xgb.QuantileDMatrix | None,
+    reference: xgb.QuantileDMatrix | None,
     *,
     max_bin: int,
     threads: int,
@@ -84,8 +84,8 @@ def build_matrix(
         The rows.
     wanted
         Which of them, shape (n_rows,).
-    carrier
-        Holds the cuts, see `cut_carrier`; without one XGBoost sketches all columns.
+    reference
+        Holds the cuts, see `cut_reference`; without one XGBoost sketches all columns.
     max_bin
         Most bins a feature; must equal that of the training parameters.
     threads
@@ -104,19 +104,19 @@ def build_matrix(
 
     if cache is None:
         batches = GeneBatches(lambda: encoded(BATCH_ROWS), report)
-        matrix = xgb.QuantileDMatrix(batches, max_bin=max_bin, nthread=threads, ref=carrier)
+        matrix = xgb.QuantileDMatrix(batches, max_bin=max_bin, nthread=threads, ref=reference)
     else:
         cache.parent.mkdir(parents=True, exist_ok=True)
         pages = GeneBatches(lambda: encoded(PAGE_ROWS), report, cache)
-        matrix = xgb.ExtMemQuantileDMatrix(pages, max_bin=max_bin, nthread=threads, ref=carrier)
+        matrix = xgb.ExtMemQuantileDMatrix(pages, max_bin=max_bin, nthread=threads, ref=reference)
     trim_heap()
     return matrix
 
 
-def cut_carrier(
+def cut_reference(
     reader: SegmentReader, wanted: NDArray[np.bool_], *, max_bin: int, threads: int, cache: Path | None = None
 ) -> xgb.QuantileDMatrix | None:
-    """Return a tiny matrix whose cuts are those of the wanted rows; None where sketching all columns at once is no dearer.
+    """Return a tiny matrix whose cuts are those of the wanted rows; None where sketching all columns at once is not more expensive.
 
     That is where most columns are wide, or where a byte column has more values than bins.
 
@@ -125,7 +125,7 @@ def cut_carrier(
     """
     plan = reader.plan
     n_small = len(plan.small_features)
-    if len(plan.wide_features) > CARRIER_SHARE * len(plan.features):
+    if len(plan.wide_features) > REFERENCE_SHARE * len(plan.features):
         return None
     is_there = np.zeros((n_small, 256), dtype=bool)
     offsets = np.arange(n_small, dtype=np.int32) * 256
@@ -163,9 +163,9 @@ def cut_carrier(
         if len(column):
             matrix[: len(column), place] = column
             matrix[len(column) :, place] = column[-1]
-    carrier = xgb.QuantileDMatrix(matrix, max_bin=max_bin, nthread=threads)
+    reference = xgb.QuantileDMatrix(matrix, max_bin=max_bin, nthread=threads)
     trim_heap()
-    return carrier
+    return reference
 
 
 def without_zeros(

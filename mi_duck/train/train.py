@@ -28,7 +28,7 @@ from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import read_genes
 from mi_duck.run.plan import Settings
 from mi_duck.train.boosters import final_name, fit_booster, fold_name, open_progress, predict_margins, report_resumption
-from mi_duck.train.matrix import PASSES, build_matrix, cut_carrier, trim_heap
+from mi_duck.train.matrix import PASSES, build_matrix, cut_reference, trim_heap
 from mi_duck.train.write_instance import Fit, write_instance
 
 STOPPING_SHARE = 0.1
@@ -46,7 +46,7 @@ def train_instance(*, run: str, instance_id: int, threads: int, report: Report) 
     threads
         Threads of XGBoost; the result does not depend on them.
     report
-        Told (stage, done, total).
+        Progress callback, called with (stage, done, total).
 
     Returns
     -------
@@ -84,7 +84,9 @@ def train_instance(*, run: str, instance_id: int, threads: int, report: Report) 
     report_resumption(progress, titles, settings, report)
     meter = PeakMeter()
     clock = _Clock()
-    carrier = cut_carrier(reader, is_used, max_bin=settings.max_bin, threads=threads, cache=cache) if to_do else None
+    reference = (
+        cut_reference(reader, is_used, max_bin=settings.max_bin, threads=threads, cache=cache) if to_do else None
+    )
     if to_do:
         meter.mark("cuts")
 
@@ -93,7 +95,7 @@ def train_instance(*, run: str, instance_id: int, threads: int, report: Report) 
         matrix = build_matrix(
             reader,
             wanted,
-            carrier,
+            reference,
             max_bin=settings.max_bin,
             threads=threads,
             report=lambda rows: report(f"building the matrix {title}", rows, total),
@@ -123,7 +125,7 @@ def train_instance(*, run: str, instance_id: int, threads: int, report: Report) 
             save=partial(progress.save, name),
         )
 
-    by_weight = settings.cv == "weights" or carrier is None
+    by_weight = settings.cv == "weights" or reference is None
     matrix = None
     if by_weight and to_do:
         matrix = matrix_of(is_used, "of all rows")
@@ -153,7 +155,7 @@ def train_instance(*, run: str, instance_id: int, threads: int, report: Report) 
     if not by_weight and not to_do.isdisjoint(names):
         matrix = matrix_of(is_used, "of all rows")
         meter.mark("matrix")
-    carrier = None
+    reference = None
     rounds = [int(np.median([fits[index].rounds for fits in fold_fits])) for index in classes]
     final = [
         fit(name, label[is_used] == index, row_weight[is_used], rounds=rounds[index])
@@ -200,11 +202,11 @@ def feature_gains(*, run: str, instance_id: int, threads: int, report: Report) -
     many = keys["use"][is_used] == USED_FOR_MANY
     weight = np.where(many, 1 / plan.settings.sample_negatives, 1).astype(np.float32)
     max_bin = plan.settings.max_bin
-    carrier = cut_carrier(reader, is_used, max_bin=max_bin, threads=threads)
+    reference = cut_reference(reader, is_used, max_bin=max_bin, threads=threads)
     matrix = build_matrix(
         reader,
         is_used,
-        carrier,
+        reference,
         max_bin=max_bin,
         threads=threads,
         report=lambda rows: report("pilot matrix", rows, PASSES * len(weight)),

@@ -58,7 +58,7 @@ def write_instance(
     """Write the instance's folder beside its place and rename it there."""
     where = folder.instance(instance)
     temporary = where.with_name(f".{where.name}.tmp")
-    chances = cross_fitted(margins, calibration, fold)
+    probabilities = cross_fitted(margins, calibration, fold)
     encoding = encoding_of(plan.settings.layout, plan.zero_is_missing)
     facts = {"features": plan.features, "classes": plan.classes, "encoding": encoding.to_dict()}
     with storage_errors(temporary):
@@ -118,7 +118,7 @@ def write_instance(
                     "test_rows": int(rows.sum()),
                     "test_genes": len(np.unique(keys["gene_rank"][rows])),
                 }
-                | point_scores(chances[rows], keys["label"][rows], plan.classes)
+                | point_scores(probabilities[rows], keys["label"][rows], plan.classes)
                 for number in range(plan.settings.n_folds)
                 for rows in [fold == number]
                 if rows.any()
@@ -163,7 +163,7 @@ def write_instance(
             },
         )
         pq.write_table(
-            out_of_fold_table(plan, genes, keys, fold, chances, margins),
+            out_of_fold_table(plan, genes, keys, fold, probabilities, margins),
             temporary / "oof_predictions.parquet",
             compression="zstd",
             write_page_checksum=True,
@@ -194,7 +194,7 @@ def out_of_fold_table(
     genes: Genes,
     keys: NDArray[np.void],
     fold: NDArray[np.int8],
-    chances: NDArray[np.floating[Any]],
+    probabilities: NDArray[np.floating[Any]],
     margins: NDArray[np.float32] | None = None,
     first_row: int | None = None,
 ) -> pa.Table:
@@ -215,7 +215,7 @@ def out_of_fold_table(
         "fold": pa.array(fold),
     }
     for index, name in enumerate(plan.classes):
-        columns[f"p_{name}"] = pa.array(chances[:, index].astype(np.float32))
+        columns[f"p_{name}"] = pa.array(probabilities[:, index].astype(np.float32))
     if margins is not None:
         for index, name in enumerate(plan.classes):
             columns[f"margin_{name}"] = pa.array(margins[:, index])

@@ -119,7 +119,7 @@ def _members(subject: Subject, summary: dict[str, Any]) -> Verdict:
     plan, path = subject.plan, subject.folder.model
     model = load_unified_model(path)
     if not isinstance(model, ConsolidatedMetaModel):
-        return DAMAGED, "it is no ensemble"
+        return DAMAGED, "it is not an ensemble"
     members = summary["members"]
     pairs: dict[str, tuple[Any, Any]] = {
         "features": (tuple(model.features), plan.features),

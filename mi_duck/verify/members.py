@@ -57,14 +57,14 @@ class ScoredFile:
         Its rows.
     label
         Class of each row, shape (n_rows,).
-    chances
+    probabilities
         Probabilities, shape (n_rows, n_classes), or (0, n_classes) where they are not kept.
     """
 
     problems: tuple[str, ...]
     n_rows: int
     label: NDArray[np.uint8]
-    chances: NDArray[np.float32]
+    probabilities: NDArray[np.float32]
 
 
 def read_scored(
@@ -99,7 +99,7 @@ def read_scored(
     margins = [f"margin_{name}" for name in classes] if has_margins else []
     columns = ["row_id", "gene_id", "position", "label", "fold", *names, *margins]
     number_of = {name: number for number, name in enumerate(classes)}
-    lines, labels, chances = [], [], []
+    lines, labels, probabilities = [], [], []
     expected = first_row
     misplaced = n_bad = n_infinite = 0
     with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
@@ -122,7 +122,7 @@ def read_scored(
             lines.append(_by_gene(table, label))
             if keeps:
                 labels.append(label.astype(np.uint8))
-                chances.append(matrix)
+                probabilities.append(matrix)
     n_rows = expected - first_row
     if misplaced:
         problems.append(f"{misplaced:,} rows whose row_id is not the next from {first_row:,} on")
@@ -139,7 +139,7 @@ def read_scored(
         tuple(problems),
         n_rows,
         np.concatenate(labels) if labels else np.empty(0, np.uint8),
-        np.concatenate(chances) if chances else np.empty((0, len(classes)), np.float32),
+        np.concatenate(probabilities) if probabilities else np.empty((0, len(classes)), np.float32),
     )
 
 
@@ -201,7 +201,7 @@ def check_instance(db: Database, subject: Subject, instance: Instance, genes: pa
 
 
 def _manifest(subject: Subject, instance: Instance, into: dict[str, str]) -> Verdict:
-    """Compare the manifest with the plan; put the hashes that it states into a table, none where it is no manifest."""
+    """Compare the manifest with the plan; put the hashes that it states into a table, none where it is not a manifest."""
     found = read_manifest(subject.folder.instance(instance))
     hashes = {str(file): str(digest) for file, digest in found["sha256"].items()}
     outside = [file for file in hashes if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts]
@@ -240,7 +240,7 @@ def _strangers(subject: Subject, where: Path, hashes: dict[str, str]) -> Verdict
     unknown = sorted(name for name in names - set(hashes) - set(BESIDE) if not name.startswith(f"{SHAP}/"))
     foreign = [name for name in unknown if name not in DESCRIBING]
     if foreign:
-        return verdict([f"{name} is no file of an instance" for name in foreign], "")
+        return verdict([f"{name} is not a file of an instance" for name in foreign], "")
     if unknown:
         return MISSING, f"{', '.join(unknown)} not in the manifest: they were being written anew when the run ended"
     return OK, f"{len(names)} files"
@@ -256,7 +256,7 @@ def _genes(where: Path, instance: Instance, genes: pa.Table | None) -> Verdict:
 def _model(subject: Subject, where: Path, instance: Instance) -> Verdict:
     plan, model = subject.plan, load_unified_model(where / "model_multiclass.miduck")
     if not isinstance(model, InstanceModel):
-        return DAMAGED, "it is no model of an instance"
+        return DAMAGED, "it is not a model of an instance"
     facts = {name: model.metadata[name] for name in ("instance_id", "n_genes", "n_rows", "n_training_rows")}
     pairs = {
         "features": (tuple(model.features), plan.features),

@@ -48,12 +48,12 @@ def check_scores(db: Database, subject: Subject, genes: pa.Table | None) -> Iter
         yield guarded(names[0], lambda: _predictions(db, subject, scored))
     if scored and not scored[0].problems and genes is not None:
         first = genes["first_row"][plan.pilot_genes].as_py()
-        label, chances = scored[0].label[first:], scored[0].chances[first:]
-        yield guarded(names[1], lambda: _thresholds(subject, chances, label))
+        label, probabilities = scored[0].label[first:], scored[0].probabilities[first:]
+        yield guarded(names[1], lambda: _thresholds(subject, probabilities, label))
         if not subject.is_evaluated:
             yield skipped(names[2], "older than the consolidated model")
         else:
-            yield guarded(names[2], lambda: _metrics(subject, ("ensemble", "", "oof"), chances, label))
+            yield guarded(names[2], lambda: _metrics(subject, ("ensemble", "", "oof"), probabilities, label))
     else:
         yield from (skipped(name, "there are no whole predictions to compare with") for name in names[1:])
     if not subject.is_evaluated:
@@ -93,8 +93,8 @@ def _predictions(db: Database, subject: Subject, into: list[ScoredFile]) -> Verd
     return verdict([*found.problems, *same], f"{found.n_rows:,} rows, each once, in the folds of their genes")
 
 
-def _thresholds(subject: Subject, chances: NDArray[np.float32], label: NDArray[np.uint8]) -> Verdict:
-    found = find_thresholds(chances, label, subject.plan.classes)
+def _thresholds(subject: Subject, probabilities: NDArray[np.float32], label: NDArray[np.uint8]) -> Verdict:
+    found = find_thresholds(probabilities, label, subject.plan.classes)
     stated = json.loads(subject.folder.thresholds.read_bytes())
     wrong = [name for name, facts in found.items() if stated.get(name) != facts]
     return verdict([f"those of {name} are others" for name in wrong], "the same again from oof_predictions.parquet")
@@ -114,13 +114,13 @@ def _members(db: Database, subject: Subject, genes: pa.Table) -> Iterator[Findin
             # the genes of a pilot chose features, so nothing is scored on them
             skip = max(0, genes["first_row"][plan.pilot_genes].as_py() - first)
             kind = ("member", str(instance.instance_id), "own")
-            return _metrics(subject, kind, found.chances[skip:], found.label[skip:])
+            return _metrics(subject, kind, found.probabilities[skip:], found.label[skip:])
 
         yield guarded(f"{instance.name}: scores of its own rows", compare)
 
 
 def _metrics(
-    subject: Subject, kind: tuple[str, str, str], chances: NDArray[np.float32], label: NDArray[np.uint8]
+    subject: Subject, kind: tuple[str, str, str], probabilities: NDArray[np.float32], label: NDArray[np.uint8]
 ) -> Verdict:
     """Compare the lines of a scope, an instance and its rows with the same code, and with scikit-learn."""
     classes = subject.plan.classes
@@ -137,8 +137,10 @@ def _metrics(
     weights = np.ones((1, 1), dtype=np.uint8)
     groups = np.zeros(len(label), dtype=np.int32)
     # members' own rows are ranked for the sites alone
-    own = drawn_scores(chances, label, groups, classes, weights=weights, metrics=METRICS, sites_only=not is_ensemble)
-    others = {key: value for key, value in _independent(chances, label, classes).items() if key in own}
+    own = drawn_scores(
+        probabilities, label, groups, classes, weights=weights, metrics=METRICS, sites_only=not is_ensemble
+    )
+    others = {key: value for key, value in _independent(probabilities, label, classes).items() if key in own}
     problems = []
     for source, tolerance, values in (
         ("recomputed", TOLERANCE, {key: float(one[0]) for key, one in own.items()}),
@@ -166,7 +168,7 @@ def _is_close(one: float, other: float, tolerance: float) -> bool:
 
 
 def _independent(
-    chances: NDArray[np.float32], label: NDArray[np.uint8], classes: tuple[str, ...]
+    probabilities: NDArray[np.float32], label: NDArray[np.uint8], classes: tuple[str, ...]
 ) -> dict[tuple[str, str], float]:
     """Return average precision, F1 and log loss by scikit-learn, of the classes that have rows."""
     from sklearn.metrics import average_precision_score, f1_score, log_loss
@@ -175,11 +177,11 @@ def _independent(
     for index, name in enumerate(classes):
         truth = label == index
         if truth.any():
-            found["average_precision", name] = float(average_precision_score(truth, chances[:, index]))
+            found["average_precision", name] = float(average_precision_score(truth, probabilities[:, index]))
     numbers = range(len(classes))
-    f1 = f1_score(label, chances.argmax(axis=1), labels=numbers, average=None, zero_division=0)
+    f1 = f1_score(label, probabilities.argmax(axis=1), labels=numbers, average=None, zero_division=0)
     found |= {("f1", name): float(f1[index]) for index, name in enumerate(classes)}
-    real = chances.astype(np.float64)
+    real = probabilities.astype(np.float64)
     real /= real.sum(axis=1, keepdims=True)
     found["log_loss", "all"] = float(log_loss(label, real, labels=numbers))
     return found
@@ -189,7 +191,7 @@ def _coverage(db: Database, subject: Subject) -> Verdict:
     with subject.folder.gene_coverage.open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     table = [{name: line[name] for name in COVERAGE.names} for line in lines]
-    for line in table:  # what guards spreadsheets is no part of the name
+    for line in table:  # what guards spreadsheets is not part of the name
         if line["gene_id"][:1] == "'" and line["gene_id"][1:2] in ("=", "+", "-", "@", "\t", "\r"):
             line["gene_id"] = line["gene_id"][1:]
     db.load("coverage_report", pa.Table.from_pylist(table, schema=COVERAGE))

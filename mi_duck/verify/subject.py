@@ -118,7 +118,7 @@ def check_types(plan: Plan) -> None:
     Raises
     ------
     CheckpointError
-        A number is no number, a name no text, a window or a segment lies outside the genes.
+        A number is not a number, a name not text, a window or a segment lies outside the genes.
     """
     kinds: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}
     kinds |= {int | None: (int, type(None)), float | None: (int, float, type(None)), str | None: (str, type(None))}
@@ -134,7 +134,7 @@ def check_types(plan: Plan) -> None:
             ):
                 raise CheckpointError(f"plan.json is damaged: {field.name} of {title} is {str(value)[:40]!r}")
             if field.type == tuple[str, ...] and not _is_text(value):
-                raise CheckpointError(f"plan.json is damaged: {field.name} of {title} holds what is no text")
+                raise CheckpointError(f"plan.json is damaged: {field.name} of {title} holds what is not text")
     n_all = plan.n_genes + plan.n_holdout_genes
     pieces: list[Instance | Segment] = [*plan.instances, *plan.all_segments]
     if not plan.instances or any(not 0 <= one.first_rank < one.stop_rank <= n_all for one in pieces):
@@ -195,7 +195,7 @@ def _foreign(subject: Subject) -> Verdict:
     there = sorted(path.name for path in home.iterdir()) if home.is_dir() else []
     foreign = [name for name in there if name not in known and not name.startswith(".")]
     return verdict(
-        [f"{name} is no instance of the plan" for name in foreign], f"{len(there)} folders, each of an instance"
+        [f"{name} is not an instance of the plan" for name in foreign], f"{len(there)} folders, each of an instance"
     )
 
 

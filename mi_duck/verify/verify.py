@@ -34,7 +34,7 @@ def verify_run(root: Path, *, with_data: bool = False, report: Report) -> list[F
     with_data
         Whether to check the dataset too, which reads all of it.
     report
-        Told (stage, done, total).
+        Progress callback, called with (stage, done, total).
 
     Returns
     -------

@@ -21,7 +21,7 @@ from mi_duck.processes import Report, Say, run_child
 from mi_duck.report.summary import write_summary
 from mi_duck.rows.partition import partition
 from mi_duck.run.explanation import check_background, is_explained, read_summary
-from mi_duck.run.folder import RunFolder, relisted, take_files_out, write_provenance
+from mi_duck.run.folder import RunFolder, invalidate_file_list, listing_files_again, write_provenance
 from mi_duck.run.instance_folder import is_trained
 from mi_duck.run.locks import run_lock
 from mi_duck.run.plan import Plan, Settings
@@ -268,11 +268,11 @@ def complete(
         if diagnostics.are_explained(folder):
             say(f"nothing to do: {folder.root} is complete")
             return plan
-        with relisted(folder):
+        with listing_files_again(folder):
             explain_model(folder, **diagnostics.explaining, threads=threads, report=report)
             write_page(folder, with_plots=with_plots, with_overfitting=diagnostics.monitor_overfitting, report=report)
         return plan
-    take_files_out(folder)
+    invalidate_file_list(folder)
     consolidate_run(folder, plan, threads=threads, report=report, say=say)
     evaluate(
         folder,

@@ -7,10 +7,10 @@ from typing import Any
 from mi_duck.data.dataset import Dataset
 from mi_duck.errors import CheckpointError, IncompleteRunError
 from mi_duck.plan.make_plan import PlanOptions
-from mi_duck.processes import Report, Say, Turn
+from mi_duck.processes import Report, Say, Task
 from mi_duck.rows.partition import partition
 from mi_duck.run.explanation import check_background
-from mi_duck.run.folder import RunFolder, relisted, take_files_out
+from mi_duck.run.folder import RunFolder, invalidate_file_list, listing_files_again
 from mi_duck.run.instance_folder import instance_state, is_trained
 from mi_duck.run.locks import run_lock
 from mi_duck.run.plan import Plan, Settings, instances_for
@@ -47,7 +47,7 @@ def explain_alone(
     folder.read_plan()
     if background_size:
         check_background()
-    with run_lock(root), relisted(folder):
+    with run_lock(root), listing_files_again(folder):
         return explain_model(
             folder,
             sample_size=sample_size,
@@ -66,7 +66,7 @@ def report_alone(root: Path, *, with_overfitting: bool, report: Report) -> list[
     CheckpointError
         The run is not evaluated.
     """
-    with run_lock(root), relisted(RunFolder(root)):
+    with run_lock(root), listing_files_again(RunFolder(root)):
         return write_page(RunFolder(root), with_plots=True, with_overfitting=with_overfitting, report=report)
 
 
@@ -209,7 +209,7 @@ def train_run(root: Path, *, instance_id: int | None, threads: int, workers: int
                 say(f"{place} reusing {instance.name}")
                 continue
             partition(folder, plan, threads=threads, report=report)
-            outcome = train_or_split(folder, instance, place, Turn(), threads=threads, report=report, say=say)
+            outcome = train_or_split(folder, instance, place, Task(), threads=threads, report=report, say=say)
             if outcome.cause is not None:
                 raise outcome.cause
             waiting += outcome.halves
@@ -222,7 +222,7 @@ def consolidate_alone(
     """Join what is trained into one model, as a stage of its own; voting and weights are the plan's unless given."""
     folder = RunFolder(root)
     plan = folder.read_plan()
-    with run_lock(root), relisted(folder):
+    with run_lock(root), listing_files_again(folder):
         consolidate_run(folder, plan, threads=threads, voting=voting, weights=weights, report=report, say=say)
     n_missing = sum(not is_trained(folder, plan, one) for one in plan.instances)
     if n_missing:
@@ -258,7 +258,7 @@ def evaluate_alone(
             raise CheckpointError(f"{root} has no consolidated model yet; run 'mi-duck consolidate {root}'")
         if is_finished(folder, plan) and not lacks_diagnostics(folder, calibration_analysis, neigh_sample):
             return
-        take_files_out(folder)
+        invalidate_file_list(folder)
         started = datetime.now(UTC).isoformat(timespec="seconds")
         evaluate(
             folder,

@@ -23,12 +23,12 @@ from mi_duck.errors import (
 )
 from mi_duck.plan.layouts import layout_of
 from mi_duck.plan.splitting import halves_of
-from mi_duck.processes import Crew, Report, Say, Turn, run_child
+from mi_duck.processes import Pool, Report, Say, Task, run_child
 from mi_duck.resources import GIB, machine_budget
 from mi_duck.rows.partition import partition
-from mi_duck.rows.segments import read_filling, segments_of
+from mi_duck.rows.segments import read_density, segments_of
 from mi_duck.run.costs import MemoryModel
-from mi_duck.run.folder import RunFolder, take_files_out
+from mi_duck.run.folder import RunFolder, invalidate_file_list
 from mi_duck.run.genes import read_gene_table
 from mi_duck.run.instance_folder import instance_state, is_trained, measurement, write_lost
 from mi_duck.run.locks import instance_lock, run_lock
@@ -151,7 +151,7 @@ def train(
     waiting = [job for job in jobs if job not in done]
     if waiting:
         partition(folder, plan, threads=threads, report=report)
-        take_files_out(folder)  # once, before several threads would
+        invalidate_file_list(folder)  # once, before several threads would
     over = [peak_over_prediction(folder, job.instance) for job in done]
     room = machine_budget(plan.options["memory_safety_factor"])
     at_once = most_at_once([expected_bytes(job, over) for job in waiting], workers, room.budget_bytes)
@@ -168,9 +168,9 @@ def train(
     threads_each = max(1, threads // at_once)
     lost: list[tuple[Job, Lost]] = []
     n_trained, n_jobs = 0, len(jobs)
-    with Crew[Job, Outcome]() as crew:
-        while waiting or crew.running:
-            one = next_job(waiting, list(crew.running), over, at_once=at_once, room_bytes=room.budget_bytes)
+    with Pool[Job, Outcome]() as pool:
+        while waiting or pool.running:
+            one = next_job(waiting, list(pool.running), over, at_once=at_once, room_bytes=room.budget_bytes)
             if one is not None:
                 waiting.remove(one)
                 place = f"[Instance {one.number}/{n_jobs}]"
@@ -179,9 +179,9 @@ def train(
                     say(f"{place} expected peak {expected / GIB:.2f} GiB, by the instances measured so far")
                 told = report if at_once == 1 else partial(_report_of, report, one.instance.name)
                 work = partial(train_or_split, folder, one.instance, place, threads=threads_each, report=told, say=say)
-                crew.start(one, work, is_alone=at_once == 1)
+                pool.start(one, work, is_alone=at_once == 1)
                 continue
-            job, outcome = crew.next()
+            job, outcome = pool.next()
             if outcome.is_crowded:
                 at_once = max(at_once - 1, 1)
                 waiting.append(job)
@@ -205,7 +205,7 @@ def _report_of(report: Report, name: str, stage: str, done: int, total: int) -> 
 
 
 def train_or_split(
-    folder: RunFolder, instance: Instance, place: str, turn: Turn, *, threads: int, report: Report, say: Say
+    folder: RunFolder, instance: Instance, place: str, task: Task, *, threads: int, report: Report, say: Say
 ) -> Outcome:
     """Train one instance; split it where memory ran out, note it as lost where it died.
 
@@ -215,8 +215,8 @@ def train_or_split(
         What to train.
     place
         What messages begin with, such as ``[Instance 3/7]``.
-    turn
-        Whether it is called off, and whether others are trained beside it.
+    task
+        Whether it is cancelled, and whether others are trained beside it.
     threads, report, say
         As for `train`.
 
@@ -239,7 +239,9 @@ def train_or_split(
         if state.name == "damaged":
             say(f"{place} {instance.name} is damaged, so it is trained again: {state.detail}")
         say(f"{place} training on {instance.n_genes:,} genes, {instance.n_rows:,} rows")
-        once = partial(train_one, folder, plan, instance, threads=threads, report=report, say=say, is_off=turn.is_off)
+        once = partial(
+            train_one, folder, plan, instance, threads=threads, report=report, say=say, is_cancelled=task.is_cancelled
+        )
         try:
             try:
                 once()
@@ -249,10 +251,10 @@ def train_or_split(
             return Outcome()
         except (MemoryBudgetError, IncompleteRunError) as error:
             is_memory = isinstance(error, MemoryBudgetError)
-            if is_memory and not isinstance(error, OverBudgetError) and turn.had_company():
+            if is_memory and not isinstance(error, OverBudgetError) and task.ran_concurrently():
                 say(f"{place} tried again later, with fewer beside it: {error}")
                 return Outcome(is_crowded=True)
-            halves = _split(folder, instance, turn, threads=threads, report=report) if is_memory else ()
+            halves = _split(folder, instance, task, threads=threads, report=report) if is_memory else ()
             if not halves:
                 say(f"{place} lost: {error}")
                 write_lost(folder, instance, str(error))
@@ -262,7 +264,7 @@ def train_or_split(
             return Outcome(halves=halves)
 
 
-def _split(folder: RunFolder, instance: Instance, turn: Turn, *, threads: int, report: Report) -> tuple[Instance, ...]:
+def _split(folder: RunFolder, instance: Instance, task: Task, *, threads: int, report: Report) -> tuple[Instance, ...]:
     """Split an instance and note it, unless it cannot be; several jobs may do so at once."""
     with run_lock(folder.root, name=".lock_splits", wait=True):
         plan = folder.read_plan()
@@ -272,7 +274,7 @@ def _split(folder: RunFolder, instance: Instance, turn: Turn, *, threads: int, r
             return ()
         after = with_split(plan, instance, halves, genes.n_rows)
         # before the splits are noted, because whoever reads of a segment may begin with it
-        partition(folder, after, threads=threads, report=report, is_off=turn.is_off)
+        partition(folder, after, threads=threads, report=report, is_cancelled=task.is_cancelled)
         write_splits(folder.splits, after)
     return halves
 
@@ -301,7 +303,7 @@ def train_one(
     threads: int,
     report: Report,
     say: Say,
-    is_off: Callable[[], bool] | None = None,
+    is_cancelled: Callable[[], bool] | None = None,
 ) -> None:
     """Train one instance in a child process under its budget, and note its peak memory and time.
 
@@ -311,7 +313,7 @@ def train_one(
         What to train.
     threads, report, say
         As for `train`.
-    is_off
+    is_cancelled
         As in `mi_duck.processes.run_child`.
 
     Raises
@@ -321,13 +323,13 @@ def train_one(
     MemoryBudgetError
         The machine has too little memory left.
     """
-    counted = check_filling(folder, plan, instance)
+    counted = check_density(folder, plan, instance)
     if counted > COUNTED_MORE * instance.predicted_bytes:
         say(
             f"    {instance.name}: its rows, now counted, have a column that is filled less than those that were measured: "
             f"{counted / GIB:.2f} GiB expected, {instance.predicted_bytes / GIB:.2f} planned"
         )
-    take_files_out(folder)
+    invalidate_file_list(folder)
     try:
         result = run_child(
             "mi_duck.train.train:train_instance",
@@ -335,7 +337,7 @@ def train_one(
             threads=threads,
             report=report,
             limit_bytes=plan.budget_bytes,
-            is_off=is_off,
+            is_cancelled=is_cancelled,
         )
     except KilledError:
         raise
@@ -366,7 +368,7 @@ def train_one(
     )
 
 
-def check_filling(folder: RunFolder, plan: Plan, instance: Instance) -> int:
+def check_density(folder: RunFolder, plan: Plan, instance: Instance) -> int:
     """Return what an instance needs, now that all its rows are counted; refuse one that needs more than its budget.
 
     The plan knows missing values and zeros from the rows that the probes read; partitioning has counted them all.
@@ -384,8 +386,8 @@ def check_filling(folder: RunFolder, plan: Plan, instance: Instance) -> int:
     model = MemoryModel.from_dict(plan.memory)
     if model.megabytes_per_gene is not None:
         return instance.predicted_bytes
-    filling = read_filling(plan, segments_of(plan, instance.first_rank, instance.stop_rank), folder.segments)
-    layout = layout_of(model.layout, filling, plan.settings.layout, plan.zero_is_missing)
+    density = read_density(plan, segments_of(plan, instance.first_rank, instance.stop_rank), folder.segments)
+    layout = layout_of(model.layout, density, plan.settings.layout, plan.zero_is_missing)
     needed = model.with_layout(layout).needed_bytes(instance.n_training_rows, instance.n_genes)
     if needed > plan.budget_bytes:
         refuse = PlanError if plan.budget_is_users_number else OverBudgetError

@@ -1,4 +1,4 @@
--- unknown_label: labels that are no class, null among them; none is a pass.
+-- unknown_label: labels that are not a class, null among them; none is a pass.
 -- grain:   label_text
 -- nulls:   label_text
 -- reads:   label_counts

@@ -30,7 +30,7 @@ INDEX = """
     """
 
 
-def chance(*row: object, seed: int = 42) -> float:
+def probability(*row: object, seed: int = 42) -> float:
     """Return the number from 0 to 1 that decides whether an easy negative is kept: the lower half of an MD5 digest."""
     digest = md5(":".join(map(str, (seed, *row))).encode()).digest()
     return int.from_bytes(digest[8:], "little") / 2**64
@@ -69,7 +69,7 @@ def test_row_uses__keep_sites_hard_negatives_and_easy_ones_by_digest(rows: Datab
     rows.table("sampling", easy_below=0.35, share=share, seed=seed, background="neither")
 
     def easy(gene: str, position: int, score: float) -> int:
-        return 2 if chance(gene, position, score, seed=seed) < share else 0
+        return 2 if probability(gene, position, score, seed=seed) < share else 0
 
     expected = {
         "f1": [(0, easy("A", 1, 0.1)), (1, easy("A", 2, 0.2)), (2, 1), (3, easy("B", 1, 0.3)), (4, 1)],

@@ -48,7 +48,7 @@ def test_similar_genes__of_names_that_differ_are_none(db: Database) -> None:
 def test_conflicting_rows__counts_places_of_the_first_genes(
     n_genes: int, expected: dict[str, object], db: Database
 ) -> None:
-    """Gene c has one label a place, b two places with two labels, a one place with three; null is no place."""
+    """Gene c has one label a place, b two places with two labels, a one place with three; null is not a place."""
     load(
         db,
         [
