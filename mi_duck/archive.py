@@ -1,9 +1,10 @@
-"""Writes, hashes and reads files: whole or absent, versioned, never pickle; the ``.miduck`` format.
+"""The ``.miduck`` format: named parts in one file that is checked before it is used; never pickle.
 
-A ``.miduck`` file is 8 bytes ``MIDUCK01``, the SHA-256 of all that follows, the length of the header (8 bytes, little
-endian), the header (JSON: the parts with their sizes), and one zstd frame with the parts one after the other. Its hash
-is checked before any parser, native or not, sees the bytes, and the header bounds what is decompressed. The hash proves
-that a file is whole, not that it means well: sizes are compared with each other and with the file's before memory is taken.
+A file is 8 bytes ``MIDUCK01``, the SHA-256 of all that follows, the length of the header (8 bytes, little endian), the
+header (JSON: the parts with their sizes), and one zstd frame with the parts one after the other. Its hash is checked
+before any parser, native or not, reads the bytes, and the header bounds what is decompressed. The hash proves that a file
+is whole, not that its author is to be trusted: sizes are compared with each other and with the file's before memory is
+allocated.
 """
 
 import hashlib
@@ -19,8 +20,8 @@ from mi_duck.errors import CheckpointError
 MAGIC = b"MIDUCK01"
 LARGEST_MODEL = 8 << 30
 LARGEST_HEADER = 16 << 20
-DENSEST = 256  # bytes that a byte of a model may unpack to; models reach 3 to 8
-FEWEST = 16 << 20  # bytes that any frame may unpack to
+DENSEST = 256  # bytes to which one byte of a model may unpack; models reach 3 to 8
+FEWEST = 16 << 20  # bytes to which any frame may unpack
 
 
 def pack(parts: Mapping[str, bytes], *, level: int = 6) -> bytes:
@@ -66,7 +67,7 @@ def unpack(data: bytes, source: str) -> dict[str, bytes]:
         if size > LARGEST_MODEL:
             raise CheckpointError(f"{source} would unpack to {size / 1e9:.1f} GB, more than any model has")
         frame = rest[8 + length :]
-        # the decompressor believes the frame's own size, so that is compared before it allocates
+        # the decompressor allocates the size that the frame states, so that is compared first
         if (
             min(sizes.values(), default=0) < 0
             or len(sizes) != len(listed)
@@ -90,12 +91,12 @@ def read_parts(path: Path) -> dict[str, bytes]:
 
 
 def read_model_bytes(path: Path) -> bytes:
-    """Return the bytes of a model's file, or of what holds one.
+    """Return the bytes of a model's file.
 
     Raises
     ------
     CheckpointError
-        It cannot be read, is not an ordinary file (reading a pipe or a device could go on for ever), or is larger than any model.
+        It cannot be read, is not an ordinary file (reading a pipe or a device might not end), or is larger than any model.
     """
     try:
         facts = path.stat()

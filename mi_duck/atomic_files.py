@@ -1,10 +1,4 @@
-"""Writes, hashes and reads files: whole or absent, versioned, never pickle; the ``.miduck`` format.
-
-A ``.miduck`` file is 8 bytes ``MIDUCK01``, the SHA-256 of all that follows, the length of the header (8 bytes, little
-endian), the header (JSON: the parts with their sizes), and one zstd frame with the parts one after the other. Its hash
-is checked before any parser, native or not, sees the bytes, and the header bounds what is decompressed. The hash proves
-that a file is whole, not that it means well: sizes are compared with each other and with the file's before memory is taken.
-"""
+"""Writes files and folders whole or not at all, and hashes them; JSON and CSV as text that is the same for equal values."""
 
 import csv
 import errno
@@ -26,7 +20,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Task errors of the file system into one line that names the path and the remedy."""
+    """Raise errors of the file system as `StorageError`, with the path and the remedy in one line."""
     try:
         yield
     except OSError as error:
@@ -49,7 +43,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file so that its name shows either all of it or what was there before."""
+    """Write a file so that its name has either all of it or what it had before."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with storage_errors(path):
         try:
@@ -97,7 +91,7 @@ def published_folder(out: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files of `write_file` that killed processes left; call it while nobody else writes there."""
+    """Delete the temporary files of `write_file` that killed processes left; call it while no other process writes there."""
     for path in folder.rglob(".*.tmp"):
         if re.fullmatch(r"\..+\.\d+\.tmp", path.name) and path.is_file():
             path.unlink(missing_ok=True)
@@ -135,7 +129,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
     FileNotFoundError
         There is none.
     ValueError
-        It cannot be read, is torn, or is not what was written.
+        It cannot be read, is torn, or was changed.
     """
     try:
         return unsealed(json.loads(path.read_bytes()))
@@ -150,39 +144,35 @@ def _digest(values: Mapping[str, Any]) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename inside a folder survive a power loss."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def publish(temporary: Path, target: Path) -> None:
-    """Give a finished file its name, after its bytes have reached the disk."""
-    handle = os.open(temporary, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    temporary.replace(target)
-    sync_folder(target.parent)
+    """Flush a folder to the disk, so that a rename inside it survives a power loss."""
+    _sync(folder)
 
 
 def sync_files(folder: Path) -> None:
     """Flush every file of a folder to the disk, and the folder itself."""
     for file in sorted(folder.rglob("*")):
         if file.is_file():
-            handle = os.open(file, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-    sync_folder(folder)
+            _sync(file)
+    _sync(folder)
+
+
+def publish(temporary: Path, target: Path) -> None:
+    """Give a finished file its name, after its bytes have reached the disk."""
+    _sync(temporary)
+    temporary.replace(target)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write records as a table, whole or not at all: a line each, columns from the first.
+    """Write records as a table, whole or not at all: one line per record, columns from the first record.
 
     Real numbers are written so that they read back the same. Text that a spreadsheet would run as a formula gets an
     apostrophe in front.

@@ -1,8 +1,8 @@
-"""One style for every figure, and figures to files: the same figure gives the same bytes.
+"""The style of every figure, and figures as files: the same figure gives the same bytes.
 
-Colours are those of Okabe and Ito, which people with any kind of colour vision tell apart; what matters is told by line
-style or marker too. A figure for a page has no background, and its colours are names of the page's style sheet, so that
-it follows light and dark.
+Colours are those of Okabe and Ito, which people with any kind of colour vision can distinguish; what matters differs in
+line style or marker too. A figure for a page has no background, and its colours are names of the page's style sheet, so
+that it follows light and dark.
 
 References
 ----------
@@ -74,17 +74,17 @@ STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
 }
 LOSSLESS = {".pdf": ("CreationDate", "Creator", "Producer"), ".svg": ("Date", "Creator", "Format", "Type"), ".png": ()}
-"""File types, and what each would tell about the moment and the program."""
+"""Types of files, and the metadata of each that would depend on the date or on the version of matplotlib."""
 
 
 @contextmanager
 def style(salt: str = "mi_duck") -> Iterator[None]:
-    """Draw and save in the style of the house, whatever the user's matplotlibrc says.
+    """Draw and save in this style, whatever the user's matplotlibrc sets.
 
     Parameters
     ----------
     salt
-        What the ids inside an SVG depend on: figures of one page need different ones.
+        Ids inside an SVG depend on it: the figures of one page need different ones.
     """
     import matplotlib
 
@@ -120,7 +120,7 @@ def new_panels(columns: int, *, width: float = 2.8, height: float = 2.8) -> "tup
     columns
         Panels.
     width, height
-        Inches of one.
+        Inches of one panel.
 
     Notes
     -----
@@ -143,7 +143,7 @@ def save(figure: "Figure", path: Path) -> None:
     Raises
     ------
     DataError
-        The suffix is none of the three.
+        The suffix is another one.
     """
     if path.suffix not in LOSSLESS:
         raise DataError(f"{path.name} is not a name of a figure; give one that ends in {', '.join(LOSSLESS)}")
@@ -156,9 +156,9 @@ def inline_svg(figure: "Figure", name: str) -> str:
     Parameters
     ----------
     figure
-        As `new_figure` made it.
+        Of `new_figure` or `new_panels`.
     name
-        Unlike that of any other figure of the page: ids inside depend on it.
+        Unique on the page: ids inside depend on it.
     """
     text = _bytes(figure, ".svg", salt=name, transparent=True).decode()
     text = text[text.index("<svg ") :].strip()

@@ -24,7 +24,7 @@ class MiDuckError(Exception):
 
 
 class DataError(MiDuckError):
-    """The input data cannot be used as they are."""
+    """The input data cannot be used as it is."""
 
     exit_code = 65
 

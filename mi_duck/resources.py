@@ -1,8 +1,6 @@
-"""What this process may really use: control groups, scheduler, limits and the machine; the smallest bound wins.
+"""What this process may use: memory, cores and CUDA devices.
 
-Graphics memory: which devices this process sees, and what training takes of one, by formula.
-
-The formula follows XGBoost 3.2's ELLPACK page and has not been compared with a device.
+The smallest bound counts of those that control groups, the scheduler, limits and the machine set.
 """
 
 import ctypes
@@ -46,7 +44,7 @@ class Budget:
     budget_bytes
         The budget.
     won
-        The bound that won, in words.
+        The bound that decided it, in words.
     is_users_number
         Whether the user's flag was the bound (then a refusal is exit 78, else 137).
     available_bytes
@@ -93,7 +91,7 @@ def machine_budget(safety_factor: float, *, root: Path = Path("/")) -> Budget:
 
 def memory_bounds(*, root: Path, environment: Mapping[str, str]) -> list[Bound]:
     """Return every bound on memory that can be found; at least that of the machine."""
-    import psutil  # not at the top: who asks for cores alone, as the command line does, has no use for it
+    import psutil  # not at the top: the command line needs the number of cores only
 
     bounds = [Bound("memory of the machine", psutil.virtual_memory().available)]
     bounds += _memory_of_control_groups(root)
@@ -115,7 +113,7 @@ def usable_cores(*, root: Path = Path("/"), environment: Mapping[str, str] = os.
         Of the process.
     """
     cores = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
-    asked = environment.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # one number a level of nesting
+    asked = environment.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # one number per level of nesting
     if asked.isdecimal() and int(asked):
         cores.append(int(asked))
     for _, folder, is_version_2 in _control_groups(root, "cpu"):
@@ -145,7 +143,7 @@ def _memory_of_control_groups(root: Path) -> list[Bound]:
 
 
 def _control_groups(root: Path, controller: str) -> Iterator[tuple[str, Path, bool]]:
-    """Yield name, folder and whether it is of version 2, for all groups of this process and their ancestors, there or not."""
+    """Yield name, folder and whether it is of version 2, for all groups of this process and their ancestors, present or not."""
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = (*line.split(":", 2), "", "", "")[:3]
         if not path:
@@ -164,7 +162,7 @@ def _control_groups(root: Path, controller: str) -> Iterator[tuple[str, Path, bo
 
 
 def _text(file: Path) -> str:
-    """Return what a file says, nothing where it cannot be read."""
+    """Return the text of a file, empty where it cannot be read."""
     try:
         return os.fsdecode(file.read_bytes())
     except OSError:
@@ -188,7 +186,7 @@ def _field(file: Path, name: str) -> int:
 
 
 def _scheduler(environment: Mapping[str, str]) -> list[Bound]:
-    """Memory that Slurm gave to this job on this node."""
+    """Return the memory that Slurm gave to this job on this node."""
     node, per_cpu, cpus = (
         environment.get(name, "") for name in ("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "SLURM_CPUS_ON_NODE")
     )
@@ -208,7 +206,7 @@ class Device:
 
 
 def cuda_devices() -> tuple[Device, ...]:
-    """Return the CUDA devices that this process may use, by the driver; none where there is no driver."""
+    """Return the CUDA devices that this process may use, as the driver lists them; empty without a driver."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -230,12 +228,12 @@ def cuda_devices() -> tuple[Device, ...]:
 
 
 def check_device(device: str, strategy: str) -> None:
-    """Refuse a device that is not there: XGBoost itself would train on the processor and only warn.
+    """Refuse a device that does not exist; XGBoost itself would train on the CPU and only warn.
 
     Raises
     ------
     PlanError
-        There is no CUDA device, or the matrix is to lie on disk, which is offered on the processor alone.
+        There is no CUDA device, or the matrix is to be on disk, which is supported on the CPU only.
     """
     if device == "cpu":
         return

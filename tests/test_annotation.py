@@ -1,4 +1,4 @@
-"""Tests of reading GTF and GFF3."""
+"""Tests of reading GTF and GFF3, and of splice sites, overlap clusters and overlap counts."""
 
 import gzip
 from pathlib import Path
@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from mi_duck.errors import DataError
-from mi_duck.genome.annotation import Annotation, read_annotation
+from mi_duck.genome.annotation import (
+    Annotation,
+    Gene,
+    count_overlaps,
+    overlap_clusters,
+    read_annotation,
+    strand_sites,
+)
 
 DMEL = Path(__file__).parent.parent / "mi_duck" / "bundled" / "dmel_chr4" / "DmelanDM6_4.exons.gtf.gz"
 
@@ -149,7 +156,7 @@ def test_gff3__a_cycle_of_parents_is_refused(tmp_path: Path) -> None:
         read(tmp_path, text)
 
 
-def test_gene_at_two_places__becomes_two_genes(tmp_path: Path) -> None:
+def test_gene_on_two_chromosomes__becomes_two_genes(tmp_path: Path) -> None:
     text = lines(
         'X x exon 1 100 . + . gene_id "PAR"; transcript_id "T";',
         'Y x exon 1 100 . + . gene_id "PAR"; transcript_id "T";',
@@ -159,7 +166,7 @@ def test_gene_at_two_places__becomes_two_genes(tmp_path: Path) -> None:
     assert annotation.n_split_genes == 1
 
 
-def test_short_gaps_and_overlapping_exons__are_no_introns(tmp_path: Path) -> None:
+def test_short_gaps_and_overlapping_exons__are_not_introns(tmp_path: Path) -> None:
     text = lines(
         'c x exon 1 100 . + . gene_id "A"; transcript_id "T";',
         'c x exon 120 200 . + . gene_id "A"; transcript_id "T";',  # gap of 19 nt
@@ -182,7 +189,7 @@ def test_exons_without_strand_or_gene__are_counted(tmp_path: Path) -> None:
     assert (annotation.n_exons_without_strand, annotation.n_exons_without_gene) == (1, 1)
 
 
-def test_compression__is_told_from_the_content(tmp_path: Path) -> None:
+def test_compression__is_recognised_by_the_content(tmp_path: Path) -> None:
     text = lines('c x exon 1 100 . + . gene_id "A"; transcript_id "T";').encode()
     (tmp_path / "plain.gtf.gz").write_bytes(text)
     (tmp_path / "packed.gtf").write_bytes(gzip.compress(text))
@@ -204,7 +211,7 @@ def test_compression__is_told_from_the_content(tmp_path: Path) -> None:
         ('c\tx\texon\t1\t5\t.\t.\t.\tgene_id "A";\n', r"\(1 without\)"),
     ],
 )
-def test_bad_annotation__is_refused_with_its_place(tmp_path: Path, text: str, message: str) -> None:
+def test_bad_annotation__is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read(tmp_path, text)
 
@@ -218,3 +225,56 @@ def test_missing_file_folder_and_torn_gzip__are_refused(tmp_path: Path) -> None:
     torn.write_bytes(DMEL.read_bytes()[:9000])
     with pytest.raises(DataError, match="damaged gzip data"):
         read_annotation(torn)
+
+
+def gene(
+    gene_id: str,
+    start: int,
+    end: int,
+    *,
+    chrom: str = "c",
+    strand: str = "+",
+    introns: tuple[tuple[int, int], ...] = (),
+) -> Gene:
+    return Gene(gene_id, "", "", chrom, strand, start, end, 1, len(introns) + 1, introns)
+
+
+def test_sites__lie_at_the_exon_ends_along_the_strand() -> None:
+    plus = gene("A", 1, 300, introns=((100, 201),))
+    minus = gene("B", 1, 300, strand="-", introns=((100, 201),))
+    sites = strand_sites([plus, minus])
+    assert (sites["c", "+"].donors.tolist(), sites["c", "+"].acceptors.tolist()) == ([100], [201])
+    # on the minus strand the transcript runs from 300 to 1
+    assert (sites["c", "-"].donors.tolist(), sites["c", "-"].acceptors.tolist()) == ([201], [100])
+
+
+def test_sites__of_all_genes_are_united_and_ambiguous_ones_set_apart() -> None:
+    sites = strand_sites([gene("A", 1, 300, introns=((100, 201),)), gene("B", 1, 400, introns=((201, 301),))])
+    # 201 is acceptor of A and donor of B
+    assert sites["c", "+"].donors.tolist() == [100]
+    assert sites["c", "+"].acceptors.tolist() == [301]
+    assert sites["c", "+"].ambiguous.tolist() == [201]
+
+
+def test_clusters__are_linked_by_padded_overlaps_on_both_strands() -> None:
+    genes = [
+        gene("far", 2_000, 2_100),
+        gene("A", 100, 200),
+        gene("B", 300, 900, strand="-"),
+        gene("inside", 400, 500),
+        gene("C", 1_000, 1_001),
+        gene("other", 100, 200, chrom="d"),
+    ]
+    # padded by 50: A ends at 250, B begins at 250; B ends at 950, C begins at 950
+    assert overlap_clusters(genes, 50) == ("c:2000-2100", *["c:100-1001"] * 4, "d:100-200")
+    # padded by 49: 249 < 251, and 949 < 951
+    names = overlap_clusters(genes, 49)
+    assert names == ("c:2000-2100", "c:100-200", "c:300-900", "c:300-900", "c:1000-1001", "d:100-200")
+    assert overlap_clusters(genes[::-1], 49) == names[::-1]
+
+
+def test_overlaps__count_the_other_genes_that_share_a_base() -> None:
+    genes = [gene("A", 1, 100), gene("B", 100, 200, strand="-"), gene("C", 150, 160), gene("D", 201, 300)]
+    genes.append(gene("E", 1, 300, chrom="d"))
+    # A-B share base 100, B-C share 150-160, D begins after B ends
+    assert count_overlaps(genes).tolist() == [1, 2, 1, 0, 0]

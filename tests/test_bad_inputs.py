@@ -367,7 +367,7 @@ TAKEN: dict[str, Odd] = {
             half=pa.array(np.zeros(N, np.float16)),
         ),
         words=(
-            "feature 'answer' warning: it may tell the label",
+            "feature 'answer' warning: it may leak the label",
             "warning: features without any value: none",
             "warning: features with one value only: one, half",
             "warning: whole numbers beyond 2^24 lose their last digits as float32: large",

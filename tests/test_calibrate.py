@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from mi_duck.metrics.calibrate import LEAST, METHODS, Calibrator, _fit, calibrate, calibrated, logistic
+from mi_duck.metrics.calibrate import LEAST, METHODS, Calibrator, _fit, allowed_methods, calibrate, calibrated, logistic
 
 N = 6_000
 
@@ -59,14 +59,14 @@ def test_platt__of_many_rows_is_the_same_line() -> None:
 
 def test_calibrate__isotonic_repairs_what_no_slope_can() -> None:
     margins, labels, folds = drawn()
-    bent = np.sign(margins) * np.abs(margins) ** 3
-    found = calibrate(bent, labels, folds, n_folds=3)
+    cubed = np.sign(margins) * np.abs(margins) ** 3
+    found = calibrate(cubed, labels, folds, n_folds=3)
     assert found.final[1].method == "isotonic"
     assert found.log_loss[1]["isotonic"] < found.log_loss[1]["platt"] < found.log_loss[1]["none"]
 
 
 def test_calibrate__the_loss_is_cross_fitted_by_hand() -> None:
-    """Each fold's rows are judged by the calibrator fitted without them."""
+    """Each fold's rows are scored with the calibrator fitted without them."""
     margins, labels, folds = drawn(distort=2)
     found = calibrate(margins, labels, folds, n_folds=3)
     assert found.final[1].method == "platt"
@@ -80,7 +80,8 @@ def test_calibrate__the_loss_is_cross_fitted_by_hand() -> None:
 
 
 def test_calibrate__switched_off_leaves_the_margin() -> None:
-    found = calibrate(*drawn(distort=3), n_folds=3, methods=("none",))
+    assert allowed_methods(True) == METHODS
+    found = calibrate(*drawn(distort=3), n_folds=3, methods=allowed_methods(False))
     assert {one.method for row in (found.final, *found.by_fold) for one in row} == {"none"}
     assert list(found.log_loss[0]) == ["none"]
 

@@ -159,7 +159,7 @@ def test_query_catalogue__changes_nothing_and_reads_no_other_file(run: Path, que
 @pytest.mark.parametrize(
     "query", ["", ";", "selec 1", "select", "select * from nothing", "select 1; select 2", "select 'a"]
 )
-def test_query_catalogue__what_is_no_single_statement_is_one_line(run: Path, query: str) -> None:
+def test_query_catalogue__what_is_not_one_statement_is_one_line(run: Path, query: str) -> None:
     with pytest.raises(DataError) as caught:
         query_catalogue(run, query=query)
     assert "\n" not in str(caught.value)

@@ -41,10 +41,10 @@ def test_pack__same_parts_give_the_same_bytes() -> None:
 def test_unpack__any_flipped_bit_is_refused() -> None:
     data = pack(PARTS)
     rng = np.random.default_rng(0)
-    places = {*range(48), *rng.integers(0, len(data), 100).tolist()}
-    for place in places:
+    indices = {*range(48), *rng.integers(0, len(data), 100).tolist()}
+    for index in indices:
         damaged = bytearray(data)
-        damaged[place] ^= 1 << int(rng.integers(8))
+        damaged[index] ^= 1 << int(rng.integers(8))
         with pytest.raises(CheckpointError):
             unpack(bytes(damaged), "x")
 
@@ -59,7 +59,7 @@ def test_unpack__any_truncation_is_refused() -> None:
 def test_unpack__says_what_is_wrong() -> None:
     data = pack(PARTS)
     for damaged, words in (
-        (b"PK\x03\x04" + data, "no mi_duck model"),
+        (b"PK\x03\x04" + data, "not a mi_duck model"),
         (b"MIDUCK02" + data[8:], "newer format"),
         (data[:-1], "is damaged: its hash differs"),
     ):
@@ -123,7 +123,7 @@ def test_publish__gives_a_file_its_name(tmp_path: Path) -> None:
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("file", b"new")]
 
 
-def test_write_file__a_place_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
+def test_write_file__a_path_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError, match="cannot write .*file"):
         write_file(tmp_path / "file" / "inside", b"x")

@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from mi_duck.genome.annotation import Gene
 from mi_duck.genome.base_scores import BaseScores
 from mi_duck.genome.columns import dataset_schema, feature_columns, gene_facts, row_columns
-from mi_duck.genome.loci import Gene
 from mi_duck.genome.sequence import encode, windows
 from mi_duck.run.feature_names import SCORE_FEATURES
 
@@ -30,7 +30,7 @@ def columns(genes: list[int], offsets: list[int], cut: np.ndarray, scores: BaseS
 
 def test_schema__names_every_column_once_with_kmers_last() -> None:
     names = dataset_schema(annotation_features=False).names
-    # 7 texts, 4 places, 43 score features, 4 of the gene, 3 of the sequence, 1,088 k-mers
+    # 7 texts, 4 positions, 43 score features, 4 of the gene, 3 of the sequence, 1,088 k-mers
     assert len(names) == len(set(names)) == 7 + 4 + 43 + 4 + 3 + 1_088
     assert names[-1] == "5mer_TTTTT"
     assert set(feature_columns(annotation_features=False)) <= set(names)
@@ -39,7 +39,7 @@ def test_schema__names_every_column_once_with_kmers_last() -> None:
     assert set(wider) - set(names) == added
 
 
-def test_places__follow_the_strand_and_windows_end_with_the_contig() -> None:
+def test_positions__follow_the_strand_and_windows_end_with_the_contig() -> None:
     cut = np.concatenate([windows(LETTERS, np.array([15]), "+", 44), windows(LETTERS, np.array([96]), "-", 44)])
     row = columns([0, 1], [4, 4], cut).to_pydict()
     assert row["gene_id"] == ["P", "M"]

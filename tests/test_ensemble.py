@@ -169,10 +169,10 @@ def test_predict_proba__a_feature_that_is_no_number_is_named(
 def test_predict_proba__null_nan_and_a_column_of_no_type_are_missing(
     model: ConsolidatedMetaModel, rows: pa.Table, matrix: np.ndarray
 ) -> None:
-    place = 2
-    name = model.features[place]
+    index = 2
+    name = model.features[index]
     matrix = matrix.copy()
-    matrix[:, place] = np.nan
+    matrix[:, index] = np.nan
     expected = model.predict_proba(matrix)
     at = rows.column_names.index(name)
     for column in (
@@ -245,30 +245,30 @@ def test_load_unified_model__takes_a_run_an_instance_a_file_and_text(
     run: Path, model: ConsolidatedMetaModel, matrix: np.ndarray
 ) -> None:
     expected = model.predict_proba(matrix)
-    for place in (str(run), run / "consolidated_model.miduck"):
-        assert np.array_equal(load_unified_model(place).predict_proba(matrix), expected)
+    for path in (str(run), run / "consolidated_model.miduck"):
+        assert np.array_equal(load_unified_model(path).predict_proba(matrix), expected)
     instance = run / "multi_instance_training" / "instance_01"
-    for place in (instance, str(instance / "model_multiclass.miduck")):
+    for path in (instance, str(instance / "model_multiclass.miduck")):
         assert np.array_equal(
-            load_unified_model(place).predict_proba(matrix), model.instance_models[1].predict_proba(matrix)
+            load_unified_model(path).predict_proba(matrix), model.instance_models[1].predict_proba(matrix)
         )
 
 
 def test_load_unified_model__says_what_is_not_there(run: Path, tmp_path: Path) -> None:
     (tmp_path / "text.miduck").write_text("no model")
-    for place, words in (
+    for path, words in (
         (tmp_path, "no model in"),
         (tmp_path / "nothing", "cannot read"),
-        (tmp_path / "text.miduck", "no mi_duck model"),
+        (tmp_path / "text.miduck", "is not a mi_duck model"),
         (run / "multi_instance_training" / "instance_00" / "fold_models.miduck", "not a model to predict with"),
-        (run / "run.duckdb", "no mi_duck model"),
+        (run / "run.duckdb", "is not a mi_duck model"),
     ):
         with pytest.raises(CheckpointError, match=words):
-            load_unified_model(place)
+            load_unified_model(path)
 
 
 def test_load_unified_model__damaged_files_are_refused_never_a_crash(run: Path, tmp_path: Path) -> None:
-    """Bit flips at 100 random places and 30 truncations."""
+    """Bit flips at 100 random positions and 30 truncations."""
     whole = (run / "consolidated_model.miduck").read_bytes()
     draw = random.Random(0)
     file = tmp_path / "model.miduck"
@@ -311,7 +311,7 @@ def test_save_model__is_small(run: Path) -> None:
 
 def test_consolidate__members_with_other_features_or_classes_are_refused() -> None:
     for other in (member(("b", "a")), member(("a", "c")), member(("a", "b", "c")), member(classes=("y", "x"))):
-        with pytest.raises(CheckpointError, match="differ in features or classes"):
+        with pytest.raises(CheckpointError, match="differ in features, classes or encoding"):
             consolidate([member(), other], n_genes=5, thresholds={})
     model = consolidate([member(), member(seed=1)], n_genes=5, thresholds={"x": {"best_f1": 0.5}})
     assert model.weights == (0.5, 0.5)

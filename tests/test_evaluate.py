@@ -15,13 +15,15 @@ from sklearn.metrics import (
 from mi_duck.metrics.metrics import (
     METRICS,
     Metric,
+    differences,
     draw_weights,
     drawn_scores,
     equal_mass_bins,
     headline_scores,
-    paired_difference,
+    log_loss_of_rows,
     point_scores,
     score,
+    summary,
 )
 from mi_duck.metrics.ranking import ranking
 
@@ -144,13 +146,13 @@ def test_drawn_scores__equal_those_of_rows_repeated_by_their_weight() -> None:
     metrics = [name for name in METRICS if name not in ("ece", "top_k_accuracy")]
     drawn = drawn_scores(probabilities, labels, groups, CLASSES, weights=weights, genes=genes, metrics=metrics)
     assert {name for name, _ in drawn} == set(metrics)
-    for place, line in enumerate(weights):
+    for number, line in enumerate(weights):
         again = np.repeat(np.arange(400), line[groups])
         alone = by_name(
             score(probabilities[again], labels[again], groups[again], CLASSES, seed=0, draws=0, metrics=metrics)
         )
         for key, values in drawn.items():
-            assert values[place] == pytest.approx(alone[key].value, abs=1e-12)
+            assert values[number] == pytest.approx(alone[key].value, abs=1e-12)
 
 
 def test_headline_scores__are_some_of_all() -> None:
@@ -163,18 +165,29 @@ def test_headline_scores__are_some_of_all() -> None:
     assert all(np.array_equal(values, whole[key]) for key, values in some.items())
 
 
-def test_paired_difference__has_the_difference_and_a_narrower_interval_than_two_alone() -> None:
+def test_differences__have_a_narrower_interval_than_two_models_alone() -> None:
     probabilities, labels, groups = rows(n=3_000, n_groups=60)
     worse = 0.9 * probabilities + 0.1 / 3
-    one, other = (by_name(score(given, labels, groups, CLASSES, seed=4)) for given in (probabilities, worse))
-    found = by_name(paired_difference(probabilities, worse, labels, groups, CLASSES, seed=4))
+    weights = draw_weights(60, seed=4, draws=200)
+    drawn = [drawn_scores(given, labels, groups, CLASSES, weights=weights) for given in (probabilities, worse)]
+    one, other = (by_name(summary(values)) for values in drawn)
+    found = by_name(summary(differences(*drawn)))
     key = ("log_loss", "all")
     assert found[key].value == pytest.approx(one[key].value - other[key].value)
     assert found[key].high - found[key].low < 0.3 * (one[key].high - one[key].low)
     # the same order of scores: neither area moves in any draw
     assert (found["roc_auc", "donor"].low, found["roc_auc", "donor"].high) == (0, 0)
-    none = by_name(paired_difference(probabilities, probabilities, labels, groups, CLASSES, seed=4))
-    assert all(metric.value == metric.low == metric.high == 0 for metric in none.values())
+    none = summary(differences(drawn[0], drawn[0]))
+    assert all(metric.value == metric.low == metric.high == 0 for metric in none)
+
+
+def test_log_loss_of_rows__is_that_of_the_label_and_finite() -> None:
+    found = log_loss_of_rows(np.array([[0.25, 0.75], [1.0, 0.0]]), np.array([1, 1]))
+    assert found == pytest.approx([-np.log(0.75), -np.log(1e-15)])
+
+
+def test_metric__values_are_null_in_files_where_they_are_not_defined() -> None:
+    assert Metric("f1", "a", 0.5, np.nan, np.nan).values() == {"value": 0.5, "low": None, "high": None}
 
 
 def test_draw_weights__begin_with_the_data_and_draw_as_many_groups() -> None:

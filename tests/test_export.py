@@ -33,7 +33,7 @@ BOOSTERS = {seed: booster(seed) for seed in (0, 1, 2, 10, 11, 12)}
 def instance(number: int, encoding: Encoding = PLAIN) -> InstanceModel:
     """Return one member; its calibrators are of all kinds."""
     return InstanceModel(
-        features=tuple(f"feature {place}" for place in range(N_FEATURES)),
+        features=tuple(f"feature {index}" for index in range(N_FEATURES)),
         classes=CLASSES,
         boosters=(BOOSTERS[number], BOOSTERS[number + 10]),
         calibrators=(STEPS, Calibrator("none")) if number else (PLATT, STEPS),
@@ -159,10 +159,10 @@ def test_load_unified_model__reads_an_exported_pickle_without_running_it(tmp_pat
     foreign = tmp_path / "foreign.pkl"
     evil = b"cos\nmkdir\n(V" + str(tmp_path / "made").encode() + b"\ntR."
     for data, words in (
-        (evil, "no pickle that mi_duck exported"),
-        (path.read_bytes()[:-40], "no whole pickle"),
-        (b"\x00\x01", "no whole pickle"),
-        (b"", "no whole pickle"),
+        (evil, "is not a pickle that mi_duck exported"),
+        (path.read_bytes()[:-40], "is not a whole pickle"),
+        (b"\x00\x01", "is not a whole pickle"),
+        (b"", "is not a whole pickle"),
         (b"\x80\x04C\x03abc.", "is not a mi_duck model"),
     ):
         foreign.write_bytes(data)
@@ -265,7 +265,7 @@ def test_onnx__predicts_as_the_model_where_trees_decide(name: str, tmp_path: Pat
 def test_onnx__that_would_predict_otherwise_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The graph is made of another model than the one that it is compared with."""
     pytest.importorskip("onnxruntime")
-    from mi_duck.export.export import export
+    from mi_duck.export import export
 
     other = export.onnx_bytes(MODELS["margin"])
     monkeypatch.setattr(export, "onnx_bytes", lambda _: other)

@@ -1,4 +1,4 @@
-"""Scores of a fold by the names of the design documents: worked out by hand, and against scikit-learn."""
+"""Scores of a fold: worked out by hand, and against scikit-learn."""
 
 import numpy as np
 import pytest
@@ -6,20 +6,19 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from mi_duck.evaluate.fold_scores import (
     BASE_COLUMNS,
-    NO_BASE,
     aggregate,
-    base_probabilities,
     fold_scores,
     gene_top_k,
     score_names,
 )
+from mi_duck.metrics.base_model import NO_BASE
 
 CLASSES = ("neither", "donor", "acceptor")
 
 # gene 0: rows 0-4, gene 1: rows 5-7
 GENES = np.array([0, 0, 0, 0, 0, 1, 1, 1])
 LABELS = np.array([1, 1, 0, 2, 0, 0, 1, 0])
-CHANCES = np.array(
+PROBABILITIES = np.array(
     [
         [0.1, 0.8, 0.1],  # donor, found
         [0.7, 0.2, 0.1],  # donor, missed
@@ -35,7 +34,7 @@ BASE = np.array([[1 - p, p, 0.0] for p in (0.9, 0.9, 0.8, 0.1, 0.7, 0.1, 0.6, 0.
 
 
 def test_fold_scores__are_those_worked_out_by_hand() -> None:
-    found = fold_scores(CHANCES, BASE, LABELS, GENES, CLASSES)
+    found = fold_scores(PROBABILITIES, BASE, LABELS, GENES, CLASSES)
     # calls: donor rows 0 and 2, acceptor row 3, else neither. donor: 1 of 2 right, 1 of 3 found: F1 = 2/(2+1+2) = .4;
     # acceptor: 1; neither: calls 1 4 5 6 7, right 4 5 7, of 4 true: 2*3/(6+2+1) = 2/3
     assert found["donor_f1"] == pytest.approx(0.4)
@@ -97,49 +96,33 @@ def brute_top_k(score: np.ndarray, truth: np.ndarray, genes: np.ndarray) -> floa
 
 
 def test_fold_scores__without_a_base_model_or_a_class_are_none() -> None:
-    found = fold_scores(CHANCES, None, LABELS, GENES, CLASSES)
+    found = fold_scores(PROBABILITIES, None, LABELS, GENES, CLASSES)
     assert {name for name, value in found.items() if value is None} == set(BASE_COLUMNS)
     without = LABELS != 2
-    found = fold_scores(CHANCES[without], BASE[without], LABELS[without], GENES[without], CLASSES)
+    found = fold_scores(PROBABILITIES[without], BASE[without], LABELS[without], GENES[without], CLASSES)
     assert found["acceptor_ap"] is None
     assert found["top_k_acceptor"] is None
     assert found["donor_ap"] is not None
     nothing = np.zeros(8, dtype=np.int64)
-    found = fold_scores(CHANCES, BASE, nothing, GENES, CLASSES)
+    found = fold_scores(PROBABILITIES, BASE, nothing, GENES, CLASSES)
     assert found["auc_meta"] is None
     assert found["top_k_n_genes"] == 0
-    assert np.isnan(gene_top_k(CHANCES[:, 1], nothing > 0, GENES))
+    assert np.isnan(gene_top_k(PROBABILITIES[:, 1], nothing > 0, GENES))
 
 
 def test_fold_scores__without_rows_are_none_under_the_same_names() -> None:
     """As in a fold of an instance whose genes there all chose the features."""
     none = np.zeros(0, dtype=np.int64)
-    found = fold_scores(CHANCES[:0], BASE[:0], none, none, CLASSES)
-    assert list(found) == list(fold_scores(CHANCES, BASE, LABELS, GENES, CLASSES)) == score_names(CLASSES)
+    found = fold_scores(PROBABILITIES[:0], BASE[:0], none, none, CLASSES)
+    assert list(found) == list(fold_scores(PROBABILITIES, BASE, LABELS, GENES, CLASSES)) == score_names(CLASSES)
     assert set(found.values()) == {None}
 
 
 def test_fold_scores__of_two_classes_have_one_site_class() -> None:
     labels = (LABELS > 0).astype(np.int64)
-    found = fold_scores(CHANCES[:, :2], None, labels, GENES, ("no", "yes"))
+    found = fold_scores(PROBABILITIES[:, :2], None, labels, GENES, ("no", "yes"))
     assert found["test_macro_avg_precision"] == found["yes_ap"]
     assert found["splice_macro_f1"] == found["yes_f1"]
-
-
-def test_base_probabilities__of_a_fold_do_not_know_its_labels() -> None:
-    rng = np.random.default_rng(1)
-    n = 900
-    labels, folds = rng.choice(3, n, p=(0.6, 0.2, 0.2)), rng.integers(0, 3, n)
-    scores = rng.dirichlet((2, 1, 1), n).astype(np.float32) * 0.5 + 0.5 * np.eye(3, dtype=np.float32)[labels] * 0.5
-    scores[::50] = np.nan
-    found = base_probabilities(scores, labels, folds, n_folds=3)
-    assert np.abs(found.sum(axis=1) - 1).max() < 1e-12
-    shuffled = labels.copy()
-    # two rows alone: the kind of calibrator is chosen over all folds
-    shuffled[np.flatnonzero(folds == 1)[:2]] = (shuffled[np.flatnonzero(folds == 1)[:2]] + 1) % 3
-    again = base_probabilities(scores, shuffled, folds, n_folds=3)
-    assert np.array_equal(again[folds == 1], found[folds == 1])
-    assert not np.array_equal(again[folds == 0], found[folds == 0])
 
 
 def test_aggregate__is_mean_and_standard_deviation_over_folds_that_have_a_value() -> None:

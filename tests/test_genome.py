@@ -66,8 +66,8 @@ def keyed(table: pa.Table, columns: list[str]) -> dict[tuple[str, int], tuple[ob
 
 
 def test_build__writes_the_rows_that_the_annotation_implies(genome: Path) -> None:
-    told: list[tuple[str, int, int]] = []
-    summary, table = built(genome, report=lambda *step: told.append(step))
+    calls: list[tuple[str, int, int]] = []
+    summary, table = built(genome, report=lambda *step: calls.append(step))
     # G0..G9 have 2 introns each, Z has one, and B's is also one of G0: 21, of which B's sites are rows twice
     assert (summary.n_genes, summary.n_introns, summary.gt_ag_fraction) == (12, 21, 1.0)
     assert (summary.n_donors, summary.n_acceptors) == (22, 22)
@@ -79,7 +79,7 @@ def test_build__writes_the_rows_that_the_annotation_implies(genome: Path) -> Non
         "name of B",
         "name of Z",
     }
-    assert told[-1] == ("rows", 12, 12)
+    assert calls[-1] == ("rows", 12, 12)
 
 
 def test_sites__have_the_letters_of_their_class_beside_them(genome: Path) -> None:
@@ -311,6 +311,6 @@ def test_interrupted_build__leaves_nothing(genome: Path) -> None:
     assert sorted(genome.iterdir()) == before
 
 
-def test_unwritable_place__is_a_storage_error(genome: Path) -> None:
+def test_unwritable_folder__is_a_storage_error(genome: Path) -> None:
     with pytest.raises(StorageError, match="cannot write"):
         built(genome, "genes.gtf/out")

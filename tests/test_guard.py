@@ -36,7 +36,7 @@ def grow(*, megabytes: int, report: Report) -> int:
     for taken in range(0, megabytes, 8):
         blocks.append(bytearray(8 * MIB))
         blocks[-1][::4096] = b"x" * len(blocks[-1][::4096])
-        report("growing", taken + 8, taken + 8)  # a step that is done is always told
+        report("growing", taken + 8, taken + 8)  # a step that is done is always reported
     time.sleep(0.2)
     return sum(map(len, blocks))
 
@@ -49,16 +49,16 @@ def grown(megabytes: int, limit: int, report: Report = lambda *_: None) -> int:
 
 
 def test_run_child__is_stopped_soon_after_its_limit_with_both_numbers() -> None:
-    told = [0]
+    reported = [0]
     with pytest.raises(
         MemoryBudgetError, match=r"grow was stopped: it holds .* GiB, and its limit is 0\.29 GiB"
     ) as stop:
-        grown(4000, 300, lambda _, done, __: told.append(done))
+        grown(4000, 300, lambda _, done, __: reported.append(done))
     assert stop.value.exit_code == 137
     held = re.search(r"holds ([\d.]+) GiB", str(stop.value))
     assert held
     assert 300 / 1024 - 0.01 <= float(held[1]) <= 450 / 1024
-    assert told[-1] <= 450
+    assert reported[-1] <= 450
 
 
 def test_run_child__below_its_limit_is_left_alone() -> None:

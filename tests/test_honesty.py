@@ -49,10 +49,10 @@ def test_labels_moved_between_fold_groups__leave_nothing_to_learn(rows: pa.Table
     order = np.random.default_rng(0).permutation(np.unique(group))
     moved = label.copy()
     for own, other in zip(order, np.roll(order, 1), strict=True):
-        given, place = label[group == other], np.flatnonzero(group == own)
-        moved[place] = np.resize(given, len(place))
-    place = rows.schema.get_field_index("splice_type")
-    found = scores(rows.set_column(place, "splice_type", pa.array(moved)), tmp_path)
+        given, own_rows = label[group == other], np.flatnonzero(group == own)
+        moved[own_rows] = np.resize(given, len(own_rows))
+    at = rows.schema.get_field_index("splice_type")
+    found = scores(rows.set_column(at, "splice_type", pa.array(moved)), tmp_path)
     for name in ("donor", "acceptor"):
         assert found["roc_auc", name] == pytest.approx(0.5, abs=0.07)
         assert found["average_precision", name] < 2.2 * (moved == name).mean()

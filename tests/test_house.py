@@ -31,7 +31,7 @@ PACKAGES = {
     "run": {"numpy", "pyarrow"},
     "data": {"duckdb", "fsspec", "numpy", "pyarrow"},
     "rows": {"numpy", "pyarrow"},
-    "leakage": {"matplotlib", "numpy", "pyarrow"},
+    "leakage": {"matplotlib", "numpy", "pyarrow", "scipy"},
     "train": {"numpy", "pyarrow", "scipy", "xgboost"},
     "plan": {"numpy", "pyarrow"},
     "ensemble": {"numpy", "pyarrow", "shap", "xgboost"},
@@ -63,7 +63,6 @@ LONGER: dict[str, tuple[int, str]] = {
 
 SQL_IN_PYTHON = {
     "mi_duck/data/database.py": "owns the connection",
-    "mi_duck/evaluate/catalogue.py": "counts the rows of every table of a run; to be moved to database.py",
 }
 """Modules that may hold SQL, and why."""
 

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from runs import SMALL, call, finished_run, here, quiet, resealed
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from mi_duck.atomic_files import file_sha256
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.errors import CheckpointError
-from mi_duck.report.instance_files import MOST_POINTS, amended, curve_points, describe_instances
+from mi_duck.report.instance_files import amended, describe_instances
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.instance_folder import is_trained
 from mi_duck.train.write_instance import feature_kind
@@ -260,31 +260,3 @@ def test_minimal_diagnostics__is_a_flag_of_run_and_no_part_of_the_plan(
     assert not PLOTS & files(first(out))
     assert (out / "plan.json").read_bytes() == (run / "plan.json").read_bytes()
     assert (out / "metrics.csv").is_file()
-
-
-# ---- curves -----------------------------------------------------------------------------------------------------------
-
-
-def test_curve_points__are_thinned_but_stay_on_the_curve() -> None:
-    rng = np.random.default_rng(3)
-    truth = rng.random(20_000) < 0.1
-    score = np.round(rng.normal(size=20_000) + 1.5 * truth, 4)
-    x, y = curve_points(score, truth, kind="roc")
-    assert 100 < len(x) <= MOST_POINTS
-    all_x, all_y, _ = roc_curve(truth, score, drop_intermediate=False)
-    assert {(round(a, 12), round(b, 12)) for a, b in zip(x, y, strict=True)} <= {
-        (round(a, 12), round(b, 12)) for a, b in zip(all_x, all_y, strict=True)
-    }
-    assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)
-    assert np.trapezoid(y, x) == pytest.approx(roc_auc_score(truth, score), abs=1e-3)
-
-
-def test_curve_points__of_few_rows_are_all_of_them() -> None:
-    score, truth = np.array([0.9, 0.8, 0.8, 0.1]), np.array([True, True, False, False])
-    x, y = curve_points(score, truth, kind="pr")
-    # thresholds .9, .8, .1: recall 1/2, 1, 1 and precision 1, 2/3, 2/4
-    assert x.tolist() == [0.5, 1, 1]
-    assert y.tolist() == pytest.approx([1, 2 / 3, 0.5])
-    x, y = curve_points(score, truth, kind="roc")
-    assert x.tolist() == [0, 0, 0.5, 1]
-    assert y.tolist() == [0, 0.5, 1, 1]

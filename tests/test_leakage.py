@@ -1,4 +1,4 @@
-"""Leaks that are planted are found, features that are honest stay, and a run leaves out what it found."""
+"""Planted leaks are flagged, honest features are not, and a run leaves out what was flagged."""
 
 import csv
 import json
@@ -22,8 +22,8 @@ from mi_duck.data.dataset import open_dataset
 from mi_duck.data.genes import index_genes
 from mi_duck.leakage import gene_sample
 from mi_duck.leakage.gene_sample import Sample, read_sample, sample_runs
-from mi_duck.leakage.leakage import comparisons, probe
-from mi_duck.leakage.separation import Side, area, area_within, best_cut, tally
+from mi_duck.leakage.leakage import comparisons, plot_leaks, probe
+from mi_duck.leakage.separation import Side, area, area_within, best_cut, rank_correlation, tally
 from mi_duck.plan.make_plan import PlanOptions
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Settings
@@ -147,14 +147,14 @@ def test_probe__finds_planted_leaks_and_no_honest_feature(seed: int, base: tuple
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_probe__of_a_small_sample_accuses_no_honest_feature(seed: int) -> None:
+def test_probe__of_a_small_sample_flags_no_honest_feature(seed: int) -> None:
     rng, gene, label, group = rows_of_genes(seed, n_genes=30, mean_rows=30)
     columns = base_scores(rng, label) | honest(rng, gene, label)
     assert suspects_of(sample_of(columns, gene, label, group)) == {}
 
 
-def test_probe__does_not_judge_from_a_few_groups() -> None:
-    """Eight genes of four groups cannot accuse even the label itself."""
+def test_probe__flags_nothing_from_a_few_groups() -> None:
+    """Eight genes of four groups are too few to flag even the label itself."""
     rng, gene, label, group = rows_of_genes(0, n_genes=8)
     rows, suspects = probe(sample_of({"label": (label > 0) * 1.0}, gene, label, group), CLASSES, (), quiet)
     assert suspects == []
@@ -246,9 +246,9 @@ def test_report__is_made_and_warns_in_a_line_each(reported: tuple[Path, str]) ->
     lines = [line for line in said.splitlines() if line.startswith("feature ")]
     assert len(lines) == 2
     assert lines[0].startswith(
-        "feature 'shorter' warning: it may tell the label: neither vs rest: equals length in 100 %"
+        "feature 'shorter' warning: it may leak the label: neither vs rest: equals length in 100 %"
     )
-    assert lines[1].startswith("feature 'code' warning: it may tell the label: acceptor vs rest: area ")
+    assert lines[1].startswith("feature 'code' warning: it may leak the label: acceptor vs rest: area ")
     assert "2 suspect features stay; --auto-exclude-leaky would leave them out" in said
     facts = json.loads((run / "leakage_analysis" / "leakage.json").read_bytes())
     assert [one["feature"] for one in facts["suspects"]] == ["shorter", "code"]
@@ -275,7 +275,7 @@ def test_report__equals_scikit_learn(reported: tuple[Path, str], leaky_dataset: 
             whole = roc_auc_score(one[one | other], values[one | other])
             assert float(line["auc"]) == pytest.approx(max(whole, 1 - whole), abs=1e-9)
             assert float(line["low"]) < float(line["auc"]) < float(line["high"])
-            # sixteen bins of equal rows, told apart by the middle of the ranks of equal values
+            # sixteen bins of equal rows, separated by the middle of the ranks of equal values
             bins = (16 * (rankdata(values) - 0.5) / len(values)).astype(int)
             bits = mutual_info_score(one[one | other], bins[one | other]) / np.log(2)
             assert float(line["mutual_information"]) == pytest.approx(bits, abs=1e-9)
@@ -291,7 +291,7 @@ def test_report__excludes_for_the_whole_run_if_asked(
     out = tmp_path / "run"
     result = call("plan", leaky_dataset, "--out", out, *SMALL, "--auto-exclude-leaky")
     assert result.exit_code == 0, result.output
-    assert "feature 'shorter' left out, for it tells the label: neither vs rest" in result.stderr
+    assert "feature 'shorter' left out because it leaks the label: neither vs rest" in result.stderr
     assert "--auto-exclude-leaky leaves out 2 of 63 features: shorter, code" in result.stderr
     before, plan = RunFolder(reported[0]).read_plan(), RunFolder(out).read_plan()
     assert plan.features == tuple(name for name in before.features if name not in ("shorter", "code"))
@@ -391,3 +391,25 @@ def test_best_cut__equals_all_cuts_by_scikit_learn() -> None:
         cuts = [abs(matthews_corrcoef(label, values > cut)) for cut in np.unique(values)[:-1]]
         assert found.coefficient == pytest.approx(max(cuts))
         assert 0 < found.low < found.coefficient
+
+
+def test_rank_correlation__ignores_missing_rows_and_is_zero_for_constants() -> None:
+    """Ranks of (1, 2.5, 2.5, 4) and (1, 3, 2, 4): deviations -1.5, 0, 0, 1.5 and -1.5, .5, -.5, 1.5, so 4.5 / sqrt(4.5 x 5)."""
+    one = np.array([10, 20, 20, 40, np.nan, 0], dtype=np.float32)
+    other = np.array([1, 3, 2, 4, 9, np.nan], dtype=np.float32)
+    assert rank_correlation(one, other) == pytest.approx(4.5 / np.sqrt(4.5 * 5))
+    assert rank_correlation(one, np.full(6, 7, dtype=np.float32)) == 0
+    assert rank_correlation(one[4:], other[4:]) == 0
+
+
+def test_figure__leaves_out_comparisons_in_which_a_feature_is_never_present(tmp_path: Path) -> None:
+    """Twelve donors are too few to flag a feature that all of them lack; the comparison without donors is drawn."""
+    rng, gene, label, group = rows_of_genes(0, n_genes=30)
+    label[label == 1] = 0
+    label[:12] = 1
+    sample = sample_of({"a": np.where(label == 1, np.nan, rng.normal(size=len(label)))}, gene, label, group)
+    rows, suspects = probe(sample, CLASSES, (), quiet)
+    assert suspects == []
+    assert [row["auc"] == "" for row in rows] == [False, True, False, True]
+    plot_leaks(tmp_path, rows, ())
+    assert (tmp_path / "leakage.svg").is_file()

@@ -8,7 +8,7 @@ import xgboost as xgb
 from numpy.typing import NDArray
 
 from mi_duck.errors import CheckpointError
-from mi_duck.export.merge import LEAST_ROWS, border_rows, check_margins, join_outputs, merge_boosters
+from mi_duck.export.merge import N_ROWS, border_rows, check_margins, join_outputs, merge_boosters
 
 N_FEATURES = 6
 
@@ -105,11 +105,11 @@ def test_border_rows__lie_on_thresholds_below_them_at_zero_and_missing(members: 
 def test_check_margins__passes_the_sum_and_refuses_another(members: list[list[xgb.Booster]]) -> None:
     weights = (0.5, 0.3, 0.2)
     merged = join_outputs([merge_boosters([one[index] for one in members], weights) for index in range(2)])
-    assert LEAST_ROWS >= 10_000
+    assert N_ROWS >= 10_000
     assert check_margins(merged, members, weights, n_features=N_FEATURES, seed=0) <= 1e-5
     with pytest.raises(CheckpointError, match="misses the members' margins by"):
         check_margins(merged, members, (0.5, 0.2, 0.3), n_features=N_FEATURES, seed=0)
-    # one threshold moved by one unit in the last place, which rows of a dataset would hardly show
+    # one threshold moved by one unit in the last digit, which rows of a dataset would hardly show
     text = json.loads(bytes(merged.save_raw("json")))
     tree = text["learner"]["gradient_booster"]["model"]["trees"][0]
     tree["split_conditions"][0] = float(np.nextafter(np.float32(tree["split_conditions"][0]), np.float32(np.inf)))

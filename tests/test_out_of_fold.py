@@ -98,13 +98,13 @@ def test_out_of_fold__rows_are_all_there_once_and_in_order(run: Path, small_data
 
 def test_out_of_fold__row_ids_of_instances_name_the_same_rows(run: Path) -> None:
     whole = pq.read_table(run / "oof_predictions.parquet").select(["row_id", "gene_id", "position", "label"])
-    genes, places, labels = (whole[name].to_pylist() for name in ("gene_id", "position", "label"))
+    genes, positions, labels = (whole[name].to_pylist() for name in ("gene_id", "position", "label"))
     for file in run.glob("multi_instance_training/*/oof_predictions.parquet"):
         part = pq.read_table(file)
-        for row, gene, place, label in zip(
+        for row, gene, position, label in zip(
             *(part[name].to_pylist() for name in ("row_id", "gene_id", "position", "label")), strict=True
         ):
-            assert (genes[row], places[row], labels[row]) == (gene, place, label)
+            assert (genes[row], positions[row], labels[row]) == (gene, position, label)
 
 
 @pytest.fixture(scope="module")

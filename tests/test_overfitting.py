@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mi_duck.errors import CheckpointError
-from mi_duck.report.overfitting import ADVICE, FitRecord, judge, read_overfitting, summary, write_overfitting
+from mi_duck.report.overfitting import ADVICE, FitRecord, classify_fit, read_overfitting, summary, write_overfitting
 from mi_duck.report.plots import LearningCurve
 from mi_duck.report.records import RunRecords
 
@@ -19,7 +19,7 @@ NAN = float("nan")
 def verdict(training: Sequence[float], stopping: Sequence[float], best: int, **settings: Any) -> FitRecord:
     curve = LearningCurve(1, training, stopping, best)
     given: dict[str, Any] = {"n_estimators": 100, "patience": 2} | settings
-    return judge(curve, instance_id=3, class_name="donor", **given)
+    return classify_fit(curve, instance_id=3, class_name="donor", **given)
 
 
 def test_fit__that_stopped_early_is_sound() -> None:

@@ -1,7 +1,6 @@
-"""The wheel holds what a run needs, and the README says what is true of the command line."""
+"""The wheel holds what a run needs."""
 
 import os
-import re
 import subprocess
 import sys
 import zipfile
@@ -60,20 +59,3 @@ def test_wheel__holds_every_sql_file(installed: Path) -> None:
     }
     assert inside == {file.relative_to(ROOT / "sql") for file in (ROOT / "sql").rglob("*.sql")}
     assert inside
-
-
-def test_readme__names_only_commands_and_files_that_exist() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    helped = subprocess.run([sys.executable, "cli.py", "--help"], cwd=ROOT, capture_output=True, text=True).stdout
-    for command in re.findall(r"mi-duck ([a-z]+)", text):
-        assert command in helped, command
-    for name in re.findall(r"\b([a-z_]+\.py)\b", text):
-        assert (
-            any(any((ROOT / place).rglob(name)) for place in ("mi_duck", "tests", "benchmarks"))
-            or (ROOT / name).is_file()
-        )
-    for name in re.findall(r"\b([a-z_]+\.sql)\b", text):
-        assert (ROOT / "sql" / name).is_file(), name
-    targets = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"^make ([a-z]+)", text, flags=re.M):
-        assert f"\n{target}:" in targets, target

@@ -257,12 +257,12 @@ def test_page__has_the_numbers_of_the_tables(tmp_path: Path) -> None:
 
 def test_page__answers_first_and_warns_before_all_tables(tmp_path: Path) -> None:
     page = page_of(made_run(tmp_path, n_groups=40))
-    assert page.index("The ensemble is better than its base scores") < page.index("What to worry about")
-    assert page.index("What to worry about") < page.index("only 40 independent groups") < page.index("<table")
+    assert page.index("The ensemble is better than the base scores") < page.index("<h2>Warnings</h2>")
+    assert page.index("<h2>Warnings</h2>") < page.index("only 40 independent groups") < page.index("<table")
 
 
 def test_page__is_the_same_for_the_same_run(long_names: Path, tmp_path: Path) -> None:
-    """Also after the folder has moved; its place and the dataset's stand nowhere in it."""
+    """Also after the folder has moved: neither its path nor that of the dataset is in it."""
     first = (long_names / "report.html").read_text(encoding="utf-8")
     shutil.copytree(long_names, tmp_path / "moved")
     assert page_of(tmp_path / "moved", with_plots=True) == first
@@ -326,8 +326,8 @@ def test_answer__follows_the_intervals(tmp_path: Path) -> None:
     mixed = {"base": (0.8, 0.7, 0.7, 0.2, 0.01), "ensemble": (0.9, 0.8, 0.8, 0.3, 0.01)}
     run = read_run(made_run(tmp_path / "mixed", scores=mixed))
     assert answer(run).verdict == "unclear"
-    assert "better than its base scores in average precision and worse than them in log loss" in answer(run).sentence
-    assert any("log loss is higher" in text for text in cautions(run, None))
+    assert "better than the base scores in average precision and worse than them in log loss" in answer(run).sentence
+    assert any("log loss of the ensemble is higher" in text for text in cautions(run, None))
 
 
 def test_answer__without_base_scores_compares_nothing(tmp_path: Path) -> None:
@@ -395,7 +395,7 @@ def test_cautions__say_nothing_of_suspects_that_were_left_out(tmp_path: Path) ->
     suspects = [{"feature": name, "reason": "r"} for name in ("kept", "gone")]
     write_json(tmp_path / "leakage_analysis" / "leakage.json", {"suspects": suspects, "excluded": ["gone"]})
     (found,) = cautions(read_run(tmp_path), None)
-    assert "1 feature may give the label away (kept)" in found
+    assert "1 feature may leak the label (kept)" in found
 
 
 def test_cautions__of_a_sound_run_are_none(tmp_path: Path) -> None:
@@ -410,7 +410,7 @@ def test_cautions__name_lost_instances_leaks_memory_and_few_groups(tmp_path: Pat
     made_run(tmp_path / "bad", n_groups=12, measured=1100 * MIB)
     add_tables(tmp_path / "bad")
     found = " ".join(cautions(read_run(tmp_path / "bad"), None))
-    assert "1 feature may give the label away (gc)" in found
+    assert "1 feature may leak the label (gc)" in found
     assert "only 12 independent groups" in found
     assert "1 instance took more memory than predicted, at most 1000% more" in found
     assert "was above the budget of 1.00 GiB" in found
@@ -437,7 +437,8 @@ def test_file_names__of_any_classes_are_safe_and_unlike() -> None:
 
 def test_interval__is_written_without_a_zero_before_the_point() -> None:
     def text(value: float, low: float | None, high: float | None) -> str:
-        return with_interval(Score("base", None, "oof", "", False, "all", "f1", value, low, high, 1, 1))
+        score = Score(scope="base", evaluated_on="oof", class_name="all", metric="f1", value=value, low=low, high=high)
+        return with_interval(score)
 
     assert text(0.5, 0.45, 0.55) == ".5000 (.4500–.5500)"
     assert text(1.0, 0.99, 1.0) == "1.0000 (.9900–1.0000)"

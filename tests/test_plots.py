@@ -112,35 +112,35 @@ def test_svg__of_another_figure_has_other_ids() -> None:
 
 
 def test_curves__are_drawn_where_they_were_given() -> None:
-    (place,) = curves().axes
-    base, ensemble = place.lines
+    (axes,) = curves().axes
+    base, ensemble = axes.lines
     assert (list(base.get_xdata()), list(base.get_ydata())) == ([0, 0.5, 1], [1, 0.6, 0.1])
     assert list(ensemble.get_ydata()) == [1, 0.9, 0.1]
     assert base.get_linestyle() != ensemble.get_linestyle()
-    legend = place.get_legend()
+    legend = axes.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["base scores .600 (.580–.620)", "ensemble"]
 
 
 def test_learning_curve__marks_the_best_round() -> None:
-    (place,) = learning().axes
-    dot = place.lines[2]
+    (axes,) = learning().axes
+    dot = axes.lines[2]
     assert (list(dot.get_xdata()), list(dot.get_ydata())) == ([2], [0.4])
 
 
 def test_bars__carry_their_intervals_from_top_to_bottom() -> None:
-    (place,) = bars().axes
-    assert [bar.get_width() for bar in place.patches] == [0.7, 0.2]  # type: ignore[attr-defined]
-    (interval,) = place.collections
+    (axes,) = bars().axes
+    assert [bar.get_width() for bar in axes.patches] == [0.7, 0.2]  # type: ignore[attr-defined]
+    (interval,) = axes.collections
     ((left, right),) = interval.get_segments()  # type: ignore[attr-defined]
     assert (left[0], right[0]) == (0.6, 0.8)
-    assert place.yaxis_inverted()
+    assert axes.yaxis_inverted()
 
 
 def test_windows__shade_what_neighbours_share() -> None:
     """Instances 0-60 and 50-100 share 50-60."""
-    (place,) = windows().axes
-    shade, first, second = place.patches
+    (axes,) = windows().axes
+    shade, first, second = axes.patches
     assert (shade.get_x(), shade.get_width()) == (50, 10)  # type: ignore[attr-defined]
     assert (first.get_x(), first.get_width()) == (0, 60)  # type: ignore[attr-defined]
     assert (second.get_x(), second.get_width()) == (50, 50)  # type: ignore[attr-defined]

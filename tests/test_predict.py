@@ -54,8 +54,7 @@ def write(folder: Path, *tables: pa.Table, row_group_rows: int = 5_000) -> Path:
 
 def small_parts(monkeypatch: pytest.MonkeyPatch, n_rows: int) -> None:
     """Let a part, and a row group of the result, have so many rows."""
-    for module in ("parts", "predict"):
-        monkeypatch.setattr(f"mi_duck.ensemble.{module}.ROWS", n_rows)
+    monkeypatch.setattr("mi_duck.ensemble.predict.ROWS", n_rows)
 
 
 class Killed(BaseException):
@@ -213,7 +212,7 @@ def test_predict_file__never_writes_over_its_input(
 
 
 def test_predict_file__is_whole_or_absent(model: ConsolidatedMetaModel, rows: pa.Table, tmp_path: Path) -> None:
-    """Damage in the second file: what was at the place before stays, and nothing is left beside it."""
+    """Damage in the second file: what the file held before stays, and nothing is left beside it."""
     data = tmp_path / "data"
     data.mkdir()
     for number in range(2):
@@ -228,7 +227,7 @@ def test_predict_file__is_whole_or_absent(model: ConsolidatedMetaModel, rows: pa
     assert [(file.name, file.read_bytes()) for file in (tmp_path / "out").iterdir()] == [("p.parquet", b"before")]
 
 
-def test_predict_file__a_place_that_cannot_be_written_is_a_storage_error(
+def test_predict_file__a_path_that_cannot_be_written_is_a_storage_error(
     model: ConsolidatedMetaModel, small_dataset: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
@@ -243,12 +242,14 @@ def test_predict__command_equals_memory_and_works_after_a_move(
     run: Path, model: ConsolidatedMetaModel, rows: pa.Table, tmp_path: Path
 ) -> None:
     """In a process of its own, from the model file alone, with names that hold spaces."""
-    (tmp_path / "a place").mkdir()
-    shutil.copy(run / "consolidated_model.miduck", tmp_path / "a place" / "my model.miduck")
-    data = write(tmp_path / "a place" / "data [1]", rows)
-    done = mi_duck("predict", "my model.miduck", "data [1]", "--out", "p q.parquet", "--json", cwd=tmp_path / "a place")
+    (tmp_path / "a folder").mkdir()
+    shutil.copy(run / "consolidated_model.miduck", tmp_path / "a folder" / "my model.miduck")
+    data = write(tmp_path / "a folder" / "data [1]", rows)
+    done = mi_duck(
+        "predict", "my model.miduck", "data [1]", "--out", "p q.parquet", "--json", cwd=tmp_path / "a folder"
+    )
     assert f'"n_rows": {len(rows)}' in done.stdout
-    found = pq.read_table(tmp_path / "a place" / "p q.parquet")
+    found = pq.read_table(tmp_path / "a folder" / "p q.parquet")
     assert found["p_donor"].to_numpy() == pytest.approx(model.predict_proba(rows)[:, 1], abs=1e-7)
     again = call("predict", run, data / "*.parquet", "--out", tmp_path / "b.parquet", "--threads", 1)
     assert again.exit_code == 65  # the brackets of the folder's name are a pattern here

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from mi_duck.metrics.ranking import average_precisions, rank_scores, ranking, roc_areas, top_k_hits
+from mi_duck.metrics.ranking import rank_scores, ranking, top_k_hits, top_k_shares
 
 
 def rows(n: int, share: float, ties: int | None, seed: int = 0) -> tuple[NDArray, NDArray, NDArray]:
@@ -40,7 +40,7 @@ def test_rank_scores__weights_above_a_byte_and_sums_above_32_bits_are_exact() ->
 
 
 @pytest.mark.parametrize("share", [0.1, 0.9])
-def test_rank_scores__of_one_side_alone_are_no_numbers(share: float) -> None:
+def test_rank_scores__of_one_side_alone_are_nan(share: float) -> None:
     scores, truth, groups = rows(100, share, None)
     truth[groups == 2] = True
     truth[groups == 3] = False
@@ -51,8 +51,8 @@ def test_rank_scores__of_one_side_alone_are_no_numbers(share: float) -> None:
     assert np.isnan(precision).tolist() == [True, False, True]
     assert precision[1] == 1
     assert np.isnan(area).all()
-    assert np.isnan(average_precisions(ranking(scores), np.zeros(100, bool), groups, weights)).all()
-    assert np.isnan(roc_areas(ranking(scores), np.ones(100, bool), groups, weights)).all()
+    assert np.isnan(rank_scores(ranking(scores), np.zeros(100, bool), groups, weights)[0]).all()
+    assert np.isnan(rank_scores(ranking(scores), np.ones(100, bool), groups, weights)[1]).all()
 
 
 def test_rank_scores__by_hand() -> None:
@@ -71,7 +71,7 @@ def test_ranking__blocks_are_the_distinct_scores_from_high_to_low() -> None:
     ranks = ranking(np.array([0.2, 0.5, 0.2, 0.9]))
     assert ranks.stops.tolist() == [1, 2, 4]
     assert ranks.order[:2].tolist() == [3, 1]
-    assert ranks.block_of_place().tolist() == [0, 1, 2, 2]
+    assert ranks.block_of_rank().tolist() == [0, 1, 2, 2]
 
 
 @pytest.mark.parametrize("ties", [None, 6, 2, 1])
@@ -92,3 +92,11 @@ def test_top_k_hits__equal_brute_force(ties: int | None) -> None:
 def test_top_k_hits__without_sites_are_none() -> None:
     sites, hits = top_k_hits(ranking(np.array([0.1, 0.2])), np.zeros(2, bool), np.array([0, 1]), 3)
     assert (sites.tolist(), hits.tolist()) == ([0, 0, 0], [0, 0, 0])
+
+
+def test_top_k_shares__are_hits_of_sites_and_nan_without_sites() -> None:
+    """Gene 0 has two sites, one of them among its two best rows; gene 1 has none."""
+    ranks, genes = ranking(np.array([0.9, 0.8, 0.1, 0.7])), np.array([0, 0, 0, 1])
+    shares = top_k_shares(ranks, np.array([True, False, True, False]), genes, 2)
+    assert shares[0] == 0.5
+    assert np.isnan(shares[1])

@@ -26,7 +26,7 @@ def text(run: Path) -> str:
 def section(text: str, title: str) -> list[str]:
     """Return the lines below a title that begins so, up to the empty line."""
     lines = text.splitlines()
-    begin = next(place for place, line in enumerate(lines) if line.startswith(title))
+    begin = next(number for number, line in enumerate(lines) if line.startswith(title))
     assert set(lines[begin + 1]) == {"-"}
     rest = lines[begin + 2 :]
     return rest[: rest.index("")] if "" in rest else rest
@@ -71,7 +71,7 @@ def test_summary__instances_equal_plan_measurements_and_weights(run: Path, text:
 
 
 def test_summary__unseen_scores_equal_the_instances_files(run: Path, text: str) -> None:
-    lines = section(text, "Scores of each instance's final model on genes that it never saw")
+    lines = section(text, "Scores of each instance's final model on genes that it was not trained on")
     assert len(lines) == 4
     for number, line in enumerate(lines[1:]):
         where = run / "multi_instance_training" / f"instance_{number:02d}" / "holdout_evaluation_summary.json"
@@ -92,7 +92,7 @@ def test_summary__data_folds_and_plan_equal_the_plan(run: Path, text: str, small
     assert numbers(data["genes"]) == [60, 60]
     folds = [numbers(line) for line in section(text, "Folds")[1:]]
     assert [line[0] for line in folds] == [0, 1, 2]
-    assert [sum(line[place] for line in folds) for place in range(1, 6)] == [
+    assert [sum(column) for column in list(zip(*folds, strict=True))[1:]] == [
         60,
         plan.n_rows,
         *(truth[name] for name in plan.classes),
@@ -116,6 +116,6 @@ def test_summary__tells_what_is_wrong_first(run: Path, text: str) -> None:
     assert made.split("\nData\n")[1] == text.split("\nData\n")[1]  # else the same, whenever it is made
 
 
-def test_summary__holds_no_place_of_this_machine(run: Path, text: str) -> None:
+def test_summary__holds_no_path_of_this_machine(run: Path, text: str) -> None:
     assert str(run) not in text
     assert str(run.parent) not in text

@@ -17,8 +17,9 @@ from mi_duck.ensemble.model import ConsolidatedMetaModel
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.ensemble.out_of_fold import predict_out_of_fold, read_fold_models
 from mi_duck.ensemble.predict import predict_file
-from mi_duck.ensemble.voting import MemberWeights, Variant, all_weights, log_loss, variants, vote_out_of_fold
+from mi_duck.ensemble.voting import MemberWeights, Variant, all_weights, variants, vote_out_of_fold
 from mi_duck.metrics.calibrate import Calibrator, calibrate, calibrated
+from mi_duck.metrics.metrics import log_loss_of_rows
 from mi_duck.rows.partition import partition_here
 from mi_duck.run.folder import RunFolder
 from mi_duck.workflow.runs import consolidate_alone
@@ -76,7 +77,7 @@ def test_vote_out_of_fold__of_probabilities_is_their_mean_by_the_weights_of_the_
     found = vote_out_of_fold(scores, "probability", WEIGHTS, first_row=0, methods=METHODS)
     by_row = np.array(WEIGHTS.by_fold)[scores.fold]
     expected = sum(
-        by_row[:, [place]] * scores.probabilities(number) for place, number in enumerate(scores.instance_ids)
+        by_row[:, [index]] * scores.probabilities(number) for index, number in enumerate(scores.instance_ids)
     )
     np.testing.assert_allclose(found.probabilities, expected, atol=1e-6)
     assert found.calibration is None
@@ -92,7 +93,7 @@ def assert_same(one: Calibrator, other: Calibrator, margins: np.ndarray) -> None
 def test_vote_out_of_fold__of_margins_is_calibrated_without_the_fold(scores: MemberScores) -> None:
     found = vote_out_of_fold(scores, "margin", WEIGHTS, first_row=0, methods=METHODS)
     by_row = np.array(WEIGHTS.by_fold)[scores.fold]
-    margins = sum(by_row[:, [place]] * scores.margins(number) for place, number in enumerate(scores.instance_ids))
+    margins = sum(by_row[:, [index]] * scores.margins(number) for index, number in enumerate(scores.instance_ids))
     np.testing.assert_allclose(found.margins, margins, atol=1e-5)
     assert found.calibration is not None
     for fold in range(3):
@@ -156,10 +157,10 @@ def test_variants__auto_leaves_all_open_and_begins_with_the_default() -> None:
 def test_auto__takes_the_lowest_cross_fitted_log_loss(scores: MemberScores, chosen: dict[str, Any]) -> None:
     weights = all_weights(scores, 0)
     losses = {
-        one.name: log_loss(
+        one.name: log_loss_of_rows(
             vote_out_of_fold(scores, one.voting, weights[one.name], first_row=0, methods=METHODS).probabilities,
             scores.label,
-        )
+        ).mean()
         for one in variants()
     }
     assert chosen["log_loss"] == losses

@@ -95,8 +95,8 @@ def test_fitted_weights__leave_out_a_member_that_only_harms() -> None:
 def test_f1_weights__are_in_proportion_to_macro_f1_of_the_other_folds() -> None:
     _, probabilities, labels, folds = drawn(n=600)
     confusion = np.zeros((3, 3, 3, 3), dtype=np.int64)
-    for place, probability in enumerate(probabilities):
-        np.add.at(confusion[place], (folds, labels, probability.argmax(axis=1)), 1)
+    for member, probability in enumerate(probabilities):
+        np.add.at(confusion[member], (folds, labels, probability.argmax(axis=1)), 1)
     found = f1_weights(confusion)
     for rows, weights in (
         (folds >= 0, found.final),
@@ -115,14 +115,14 @@ def test_least_quadratic__equals_a_grid_also_at_edges_and_corners() -> None:
     at_the_edge = 0
     for _ in range(40):
         root = rng.normal(size=(3, 3))
-        curvature, slope = root @ root.T, 3 * rng.normal(size=3)
+        hessian, slope = root @ root.T, 3 * rng.normal(size=3)
 
-        values = grid @ slope + np.einsum("pi,ij,pj->p", grid, curvature, grid) / 2
+        values = grid @ slope + np.einsum("pi,ij,pj->p", grid, hessian, grid) / 2
         for start in (np.full(3, 1 / 3), np.array([1.0, 0, 0])):
-            found = least_quadratic(curvature, slope, start)
+            found = least_quadratic(hessian, slope, start)
             assert found.min() >= -1e-12
             assert found.sum() == pytest.approx(1)
-            assert slope @ found + found @ curvature @ found / 2 <= values.min() + 1e-9
+            assert slope @ found + found @ hessian @ found / 2 <= values.min() + 1e-9
         at_the_edge += int(found.min() < 1e-9)
     assert 5 < at_the_edge < 40
 

@@ -239,6 +239,15 @@ class Database:
     def _text(name: str) -> str:
         return (sql_folder() / f"{name}.sql").read_text(encoding="utf-8")
 
+    def describe(self) -> dict[str, dict[str, Any]]:
+        """Return ``n_rows`` and ``columns`` of every table and view, by name."""
+        found = {}
+        for name in self.table_names():
+            with _wrapped(name, {}, user=True):
+                table = self._connection.sql(f"from {quoted(name)}")
+                found[name] = {"n_rows": table.shape[0], "columns": table.columns}
+        return found
+
 
 def _trace(name: str, n_rows: int, begun: float) -> None:
     """Tell who listens that a file of SQL was run."""

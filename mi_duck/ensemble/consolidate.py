@@ -3,10 +3,12 @@
 Out-of-fold scores of all rows decide voting, weights and thresholds; the model is of the instances' final boosters.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mi_duck.atomic_files import file_sha256, write_json
-from mi_duck.ensemble.model import InstanceModel, consolidate
+from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, consolidate
 from mi_duck.ensemble.model_file import load_unified_model, save_model
 from mi_duck.ensemble.out_of_fold import predict_out_of_fold
 from mi_duck.metrics.calibrate import Calibrator
@@ -14,6 +16,7 @@ from mi_duck.metrics.ranking import values_of
 from mi_duck.processes import Report
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.instance_folder import is_trained
+from mi_duck.run.plan import Instance, Plan
 
 
 def join_run(*, run: str, threads: int, voting: str, weights: str, report: Report) -> dict[str, list[str]]:
@@ -22,12 +25,12 @@ def join_run(*, run: str, threads: int, voting: str, weights: str, report: Repor
     Parameters
     ----------
     run, threads, voting, weights, report
-        As for `mi_duck.ensemble.out_of_fold.predict_out_of_fold`.
+        See `mi_duck.ensemble.out_of_fold.predict_out_of_fold`.
 
     Returns
     -------
     dict
-        ``messages``: what the user is told.
+        ``messages``: for the user.
 
     Raises
     ------
@@ -58,39 +61,49 @@ def join_run(*, run: str, threads: int, voting: str, weights: str, report: Repor
     )
     save_model(folder.model, model)
     write_json(folder.thresholds, scored["thresholds"])
-    write_json(
-        folder.summary,
-        {
-            "model_sha256": file_sha256(folder.model),
-            "out_of_fold_sha256": file_sha256(folder.out_of_fold),
-            "dataset_fingerprint": plan.dataset_fingerprint,
-            "classes": model.classes,
-            "n_features": len(model.features),
-            "n_instances": len(plan.instances),
-            "instances_lost": [one.instance_id for one in plan.instances if one not in trained],
-            "voting": model.voting,
-            "weights": scored["method"],
-            "variant": name,
-            "cross_fitted_log_loss": losses,
-            "all_weights": scored["all_weights"],
-            "n_genes": plan.n_genes,
-            "n_genes_trained": len(covered),
-            "coverage_fraction": len(covered) / plan.n_genes,
-            "thresholds": model.thresholds,
-            "members": [
-                {
-                    "instance_id": instance.instance_id,
-                    "n_genes": instance.n_genes,
-                    "n_rows": instance.n_rows,
-                    "weight": weight,
-                    "rounds": member.metadata["rounds"],
-                    "model_sha256": file_sha256(folder.instance(instance) / "model_multiclass.miduck"),
-                    "fold_models_sha256": file_sha256(folder.instance(instance) / "fold_models.miduck"),
-                    "genes_sha256": file_sha256(folder.instance(instance) / "genes.txt"),
-                }
-                for instance, member, weight in zip(trained, model.members, model.weights, strict=True)
-            ],
-        },
-    )
+    write_json(folder.summary, _summary(folder, plan, trained, model, scored, n_genes=len(covered)))
     messages.append(f"Gene coverage: {len(covered):,}/{plan.n_genes:,} ({len(covered) / plan.n_genes:.1%})")
     return {"messages": messages}
+
+
+def _summary(
+    folder: RunFolder,
+    plan: Plan,
+    trained: Sequence[Instance],
+    model: ConsolidatedMetaModel,
+    scored: dict[str, Any],
+    *,
+    n_genes: int,
+) -> dict[str, Any]:
+    """Return ``consolidation_summary.json``: the model, how its members are joined, and the hashes of their files."""
+    return {
+        "model_sha256": file_sha256(folder.model),
+        "out_of_fold_sha256": file_sha256(folder.out_of_fold),
+        "dataset_fingerprint": plan.dataset_fingerprint,
+        "classes": model.classes,
+        "n_features": len(model.features),
+        "n_instances": len(plan.instances),
+        "instances_lost": [one.instance_id for one in plan.instances if one not in trained],
+        "voting": model.voting,
+        "weights": scored["method"],
+        "variant": f"{scored['voting']}/{scored['method']}",
+        "cross_fitted_log_loss": scored["log_loss"],
+        "all_weights": scored["all_weights"],
+        "n_genes": plan.n_genes,
+        "n_genes_trained": n_genes,
+        "coverage_fraction": n_genes / plan.n_genes,
+        "thresholds": model.thresholds,
+        "members": [
+            {
+                "instance_id": instance.instance_id,
+                "n_genes": instance.n_genes,
+                "n_rows": instance.n_rows,
+                "weight": weight,
+                "rounds": member.metadata["rounds"],
+                "model_sha256": file_sha256(folder.instance(instance) / "model_multiclass.miduck"),
+                "fold_models_sha256": file_sha256(folder.instance(instance) / "fold_models.miduck"),
+                "genes_sha256": file_sha256(folder.instance(instance) / "genes.txt"),
+            }
+            for instance, member, weight in zip(trained, model.members, model.weights, strict=True)
+        ],
+    }

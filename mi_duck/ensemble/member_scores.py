@@ -1,6 +1,6 @@
 """The scratch file of a run with every member's out-of-fold scores of every row: how it is written and read.
 
-``.scratch/members.parquet`` has a line a row in the total order of the run: ``gene_rank``, ``label``, ``fold``, ``position``;
+``.scratch/members.parquet`` has the rows in the total order of the run: ``gene_rank``, ``label``, ``fold``, ``position``;
 ``margin:<instance>:<class>`` and ``p:<instance>:<class>``, log-odds and calibrated probabilities by the boosters that never saw
 the row's fold group; ``base:<column>``, the base scores as they are.
 """
@@ -64,7 +64,7 @@ class MemberScores:
         return self._columns([f"base:{name}" for name in self.base_columns])
 
     def positions(self) -> NDArray[np.int64] | None:
-        """Return where each row lies, shape (n_rows,), or None where the dataset does not say."""
+        """Return the genomic position of each row, shape (n_rows,), or None where the dataset has none."""
         column = pq.read_table(self.path, columns=["position"])["position"]
         return None if column.null_count else column.to_numpy()
 
@@ -79,8 +79,8 @@ class MemberScores:
 
     def _columns(self, names: list[str]) -> NDArray[np.float32]:
         values = np.empty((self.n_rows, len(names)), dtype=np.float32)
-        for place, name in enumerate(names):
-            values[:, place] = pq.read_table(self.path, columns=[name])[name].to_numpy()
+        for index, name in enumerate(names):
+            values[:, index] = pq.read_table(self.path, columns=[name])[name].to_numpy()
         return values
 
 
@@ -90,7 +90,7 @@ def open_member_scores(folder: RunFolder, plan: Plan) -> MemberScores:
     Raises
     ------
     CheckpointError
-        There is none: it is made with the consolidated model and deleted at the end of a run.
+        The file is absent: it is made with the consolidated model and deleted at the end of a run.
     """
     if not (folder.out_of_fold.is_file() and folder.members.is_file()):
         raise CheckpointError(f"{folder.root} has no out-of-fold scores yet; run 'mi-duck consolidate {folder.root}'")
@@ -126,8 +126,6 @@ def member_table(
 
     Parameters
     ----------
-    plan
-        The plan.
     keys, fold
         Of the rows, shape (n_rows,).
     instance_ids
@@ -147,8 +145,8 @@ def member_table(
     }
     for kind, values in (("margin", margins), ("p", probabilities)):
         columns |= {
-            f"{kind}:{instance_id}:{name}": pa.array(values[place, :, index].astype(np.float32))
-            for place, instance_id in enumerate(instance_ids)
+            f"{kind}:{instance_id}:{name}": pa.array(values[member, :, index].astype(np.float32))
+            for member, instance_id in enumerate(instance_ids)
             for index, name in enumerate(plan.classes)
         }
-    return pa.table(columns | {f"base:{name}": pa.array(base[:, place]) for place, name in enumerate(plan.base_scores)})
+    return pa.table(columns | {f"base:{name}": pa.array(base[:, index]) for index, name in enumerate(plan.base_scores)})

@@ -1,8 +1,7 @@
-"""Rows as users have them to the matrix that boosters read: features by name, missing values NaN, nothing else let through.
+"""The models that users predict with: one instance, or all instances joined into one ensemble by a weighted vote.
 
-Joins instances into one model: members, weights, voting; features matched by name, always.
-
-Nothing here touches files; `mi_duck.ensemble.model_file` writes and reads models.
+Rows come as users have them, an Arrow table, a data frame or an array; features are matched by name, always. Nothing here
+touches files; `mi_duck.ensemble.model_file` writes and reads models.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,71 +20,74 @@ from mi_duck.resources import usable_cores
 from mi_duck.run.encoding import Encoding
 from mi_duck.train.forest import Forest, forest_of
 
-BLOCK_BYTES = 28 << 20  # of a matrix; above 32 MiB every one would be new memory from the system
+BLOCK_BYTES = 28 << 20
+"""Bytes of one matrix; above 32 MiB the C library maps new memory for every one."""
+VOTINGS = ("probability", "margin", "single")
 
 
 def feature_matrices(rows: Any, features: Sequence[str]) -> Iterator[NDArray[np.float32]]:
-    """Yield `feature_matrix` of some rows after the other, so that a large table never has a matrix of its own; at least one."""
+    """Yield `feature_matrix` of the rows block by block, at least one, so that no matrix is as large as the table."""
     if not (hasattr(rows, "iloc") or hasattr(rows, "slice")):
         yield feature_matrix(rows, features)
         return
     at_once = max(256, BLOCK_BYTES // (4 * len(features)))
     for begin in range(0, max(len(rows), 1), at_once):
-        # of pandas; of Arrow and Polars
+        # pandas has iloc; Arrow and Polars have slice
         part = rows.iloc[begin : begin + at_once] if hasattr(rows, "iloc") else rows.slice(begin, at_once)
         yield feature_matrix(part, features)
 
 
 def feature_matrix(rows: Any, features: Sequence[str]) -> NDArray[np.float32]:
-    """Return rows as a float32 matrix in the order of features; missing values are NaN.
+    """Return rows as a matrix in the order of features, shape (n_rows, n_features); missing values are NaN.
 
     Raises
     ------
     DataError
-        A feature is missing or no number, an array has another width, a value is infinite or too large for float32.
+        A feature is missing or not a number, an array has another width, a value is infinite or too large for float32.
     """
-    if isinstance(rows, np.ndarray):
-        if rows.ndim != 2 or rows.shape[1] != len(features):
-            raise DataError(
-                f"an array of shape {rows.shape} cannot be {len(features)} features; name the columns instead"
-            )
-        if rows.dtype.kind not in "biuf":
-            raise DataError(f"an array of {rows.dtype} holds no numbers; convert it, with NaN for missing values")
-        with np.errstate(over="ignore"):
-            matrix = np.ascontiguousarray(rows, dtype=np.float32)
-        is_infinite = np.isinf(matrix).any(axis=0)
-        if is_infinite.any():
-            raise _infinite(features[int(np.flatnonzero(is_infinite)[0])])
+    # what is too large for float32 becomes infinite, which is refused
+    with np.errstate(over="ignore"):
+        return _of_array(rows, features) if isinstance(rows, np.ndarray) else _of_columns(rows, features)
+
+
+def _of_array(rows: NDArray[Any], features: Sequence[str]) -> NDArray[np.float32]:
+    if rows.ndim != 2 or rows.shape[1] != len(features):
+        raise DataError(f"an array of shape {rows.shape} cannot be {len(features)} features; name the columns instead")
+    if rows.dtype.kind not in "biuf":
+        raise DataError(f"an array of {rows.dtype} holds no numbers; convert it, with NaN for missing values")
+    matrix = np.ascontiguousarray(rows, dtype=np.float32)
+    is_infinite = np.isinf(matrix).any(axis=0)
+    if is_infinite.any():
+        raise _infinite(features[int(np.flatnonzero(is_infinite)[0])])
+    return matrix
+
+
+def _of_columns(rows: Any, features: Sequence[str]) -> NDArray[np.float32]:
+    if isinstance(rows, pa.Table | pa.RecordBatch):
+        names = set(rows.schema.names)
+    elif isinstance(rows, Mapping):
+        names = set(rows)
+    elif hasattr(rows, "columns"):
+        names = set(rows.columns)
     else:
-        if isinstance(rows, pa.Table | pa.RecordBatch):
-            names = set(rows.schema.names)
-        elif isinstance(rows, Mapping):
-            names = set(rows)
-        elif hasattr(rows, "columns"):
-            names = set(rows.columns)
-        else:
-            raise DataError(
-                f"rows of type {type(rows).__name__} have no named columns; give an Arrow table or a data frame"
-            )
-        missing = [name for name in features if name not in names]
-        if missing:
-            raise DataError(
-                f"feature(s) {', '.join(missing[:8])} missing of {len(features)} that the model was trained on"
-            )
-        n_rows = len(rows) if not isinstance(rows, Mapping) else np.size(rows[features[0]])
-        matrix = np.empty((n_rows, len(features)), dtype=np.float32)
-        # what is too large for float32 becomes infinite, which is refused
-        with np.errstate(over="ignore"):
-            for place, name in enumerate(features):
-                try:
-                    column = _numbers(rows[name])
-                    if column.shape != (n_rows,):
-                        raise ValueError(f"its shape is {column.shape}")
-                    matrix[:, place] = column
-                    if column.dtype.kind == "f" and np.isinf(matrix[:, place]).any():
-                        raise _infinite(name)
-                except (TypeError, ValueError, KeyError, pa.ArrowInvalid) as error:
-                    raise DataError(f"feature '{name}' is not a column of {n_rows:,} numbers: {error}") from error
+        raise DataError(
+            f"rows of type {type(rows).__name__} have no named columns; give an Arrow table or a data frame"
+        )
+    missing = [name for name in features if name not in names]
+    if missing:
+        raise DataError(f"feature(s) {', '.join(missing[:8])} missing of {len(features)} that the model was trained on")
+    n_rows = len(rows) if not isinstance(rows, Mapping) else np.size(rows[features[0]])
+    matrix = np.empty((n_rows, len(features)), dtype=np.float32)
+    for index, name in enumerate(features):
+        try:
+            column = _numbers(rows[name])
+            if column.shape != (n_rows,):
+                raise ValueError(f"its shape is {column.shape}")
+            matrix[:, index] = column
+            if column.dtype.kind == "f" and np.isinf(matrix[:, index]).any():
+                raise _infinite(name)
+        except (TypeError, ValueError, KeyError, pa.ArrowInvalid) as error:
+            raise DataError(f"feature '{name}' is not a column of {n_rows:,} numbers: {error}") from error
     return matrix
 
 
@@ -106,21 +108,18 @@ def _numbers(column: Any) -> Any:
     return column if isinstance(column, np.ndarray) else column.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
-VOTINGS = ("probability", "margin", "single")
-
-
 @dataclass(frozen=True, slots=True)
 class InstanceModel:
-    """The final model of one instance: one one-vs-rest booster and one calibrator a class.
+    """The final model of one instance: one one-vs-rest booster and one calibrator per class.
 
     Parameters
     ----------
     features, classes
         Names; the order of columns and of probabilities.
     boosters, calibrators
-        One a class.
+        One per class.
     metadata
-        Instance number, genes, rows, rounds.
+        ``instance_id``, ``n_genes``, ``n_rows``, ``n_training_rows``, and ``rounds`` per class.
     encoding
         What counts as missing.
     """
@@ -135,7 +134,7 @@ class InstanceModel:
 
     @property
     def forest(self) -> Forest:
-        """The boosters joined for prediction, when that is first asked for."""
+        """The boosters joined for prediction, once they are needed."""
         if not self._forest:
             self._forest.append(forest_of(self.boosters, self.features, self.encoding))
         return self._forest[0]
@@ -166,7 +165,7 @@ class InstanceModel:
 
     @property
     def consolidation_method(self) -> str:
-        """``single``: there is nothing to join."""
+        """``single``: nothing is joined."""
         return "single"
 
     @property
@@ -181,7 +180,7 @@ class InstanceModel:
 
     @property
     def thresholds(self) -> dict[str, dict[str, float | None]]:
-        """None: they are fitted on the whole run."""
+        """Empty: thresholds are fitted on the whole run."""
         return {}
 
     def margins(self, rows: Any, *, threads: int | None = None) -> NDArray[np.float32]:
@@ -222,19 +221,19 @@ class ConsolidatedMetaModel:
     Parameters
     ----------
     members
-        One model an instance, all with the same features and classes.
+        One model per instance, all with the same features and classes.
     weights
         Weight of each member; they sum to 1.
     voting
         ``probability``: the weighted mean of the members' calibrated probabilities. ``margin``: the weighted mean of their
         log-odds for each class, calibrated once on top and normalised. ``single``: one member's own.
     thresholds
-        For each class the probability from which it is called: for the best F1, a precision of .9, a recall of .9, all out of
-        fold; None where that is out of reach. See `mi_duck.metrics.ranking`.
+        For each class the probability from which it is called: for the best F1, a precision of 0.9, a recall of 0.9, all
+        from out-of-fold predictions; None where that is out of reach. See `mi_duck.metrics.ranking`.
     n_genes
         Genes that at least one member was trained on.
     calibrators
-        Of margin voting, one a class; else none.
+        One per class for margin voting, else none.
     """
 
     members: tuple[InstanceModel, ...]
@@ -246,9 +245,9 @@ class ConsolidatedMetaModel:
     _forest: list[Forest] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Refuse a voting that nobody knows, and one whose calibrators are not there."""
+        """Refuse an unknown voting, and one without its calibrators."""
         if self.voting not in VOTINGS:
-            raise CheckpointError(f"a model of voting '{self.voting}'; this program knows {', '.join(VOTINGS)}")
+            raise CheckpointError(f"a model of voting {self.voting!r:.40}; this program knows {', '.join(VOTINGS)}")
         if len(self.calibrators) != (len(self.classes) if self.voting == "margin" else 0):
             raise CheckpointError(f"a model of {self.voting} voting has {len(self.calibrators)} calibrators on top")
 
@@ -264,7 +263,7 @@ class ConsolidatedMetaModel:
 
     @property
     def forest(self) -> Forest:
-        """The boosters of all members joined for prediction, when that is first asked for."""
+        """The boosters of all members joined for prediction, once they are needed."""
         if not self._forest:
             self._forest.append(forest_of(self.get_base_models(), self.features, self.members[0].encoding))
         return self._forest[0]
@@ -291,7 +290,7 @@ class ConsolidatedMetaModel:
 
     @property
     def consolidation_method(self) -> str:
-        """How votes are joined."""
+        """The voting; see `ConsolidatedMetaModel`."""
         return self.voting
 
     @property
@@ -330,15 +329,15 @@ class ConsolidatedMetaModel:
         Parameters
         ----------
         rows
-            An Arrow table or record batch, a pandas data frame, a mapping of name to values: columns are found by name,
-            others are ignored. Or a NumPy array with exactly the features, in their order.
+            An Arrow table or record batch, a pandas data frame, or a mapping of name to values: columns are found by name,
+            others are ignored. Or a NumPy array of shape (n_rows, n_features), with exactly the features in their order.
         threads
             Threads; by default as many as this process has cores. The numbers do not depend on them.
 
         Raises
         ------
         DataError
-            A feature is missing, or an array has another width.
+            A feature is missing or not a number, an array has another width, or a value is infinite.
         """
         margins = self.margins_of_members(rows, threads=threads)
         return self.join(margins, self.probabilities_of_members(margins)).astype(np.float32)
@@ -414,14 +413,14 @@ def _margins(forest: Forest, rows: Any, features: Sequence[str], threads: int | 
 
 
 def by_member(margins: NDArray[np.float32], n_members: int) -> NDArray[np.float32]:
-    """Return what a forest predicts, (n_rows, n_members x n_classes), as (n_members, n_rows, n_classes)."""
+    """Return a forest's margins, shape (n_rows, n_members * n_classes), as (n_members, n_rows, n_classes)."""
     return np.ascontiguousarray(
         margins.reshape(len(margins), n_members, margins.shape[1] // n_members).transpose(1, 0, 2)
     )
 
 
 def vote(values: NDArray[np.floating[Any]], weights: Sequence[float]) -> NDArray[np.float64]:
-    """Return the weighted mean over members of probabilities or margins, shape (n_members, n_rows, n_classes) in."""
+    """Return the weighted mean over the first axis of values, shape (n_members, n_rows, n_classes)."""
     mean: NDArray[np.float64] = np.einsum("m,mrc->rc", np.asarray(weights, dtype=np.float64), values)
     return mean
 
@@ -442,20 +441,17 @@ def consolidate(
     members
         The instances.
     n_genes, thresholds, voting, weights, calibrators
-        As in `ConsolidatedMetaModel`; by default all members weigh the same.
+        As in `ConsolidatedMetaModel`; by default all members have the same weight.
 
     Raises
     ------
     CheckpointError
         Members differ in features, classes or in what counts as missing.
     """
+    first = members[0]
     for member in members[1:]:
-        if (member.features, member.classes, member.encoding) != (
-            members[0].features,
-            members[0].classes,
-            members[0].encoding,
-        ):
-            raise CheckpointError("the instances differ in features or classes; train them in one run")
+        if (member.features, member.classes, member.encoding) != (first.features, first.classes, first.encoding):
+            raise CheckpointError("the instances differ in features, classes or encoding; train them in one run")
     return ConsolidatedMetaModel(
         tuple(members),
         tuple(weights) if weights is not None else (1 / len(members),) * len(members),

@@ -1,32 +1,31 @@
-"""Whether bytes are a booster as XGBoost writes it for one binary class: walked and checked before XGBoost parses them.
+"""The file of a model: native boosters and JSON in one hashed ``.miduck`` file, never code; nothing in it is believed unchecked.
 
-XGBoost's own parser believes the numbers in a file: a child that lies outside its tree is read from other memory. So the bytes
-(UBJSON) are walked by a reader that knows only what XGBoost writes and bounds every size by the bytes that are there; then
-every number that XGBoost uses as a place or a size is checked, all trees of a booster at once.
+The hash says that a file is whole, not where it comes from. So its parts must have the names that the code gives them, its facts
+(JSON) must have the types and ranges of the records below, and its boosters are checked before XGBoost parses them: XGBoost
+believes the numbers in a file, and a child that lies outside its tree is read from other memory. The bytes (UBJSON) are walked by
+a reader that knows only what XGBoost writes and bounds every size by the bytes that are there; then every number that XGBoost
+uses as an index or a size is checked, all trees of a booster at once.
 
-**Why** no child process stands between: what can make XGBoost fail or predict without end (places, sizes, depths, cycles,
-counts) is checked here, in .2 s for 21 boosters of 225 rounds; a child would cost each prediction a second interpreter and a
-second copy of the model. Of 2,000 model files with flipped bits and a mended hash none ended the process, where 18 % did before.
-Keys that are not known are walked and left to XGBoost: newer versions add some, and those that 3.2 reads are known here.
-
-Whether a model file whose hash is right holds a model: nothing in it is believed before it is checked here.
-
-The hash says that a file is whole, not where it comes from. So its parts must be those that a model has, by names that come from
-code; its facts (JSON) must be of the right types and within their ranges; its boosters are checked by
-`mi_duck.ensemble.model_file` before XGBoost sees them.
-
-The file of a model: writes and reads native boosters and JSON in one hashed ``.miduck`` file, never code.
+**Why** no child process loads the model: what can make XGBoost fail or predict without end (indices, sizes, depths, cycles,
+counts) is checked here, in 0.2 s for 21 boosters of 225 rounds. A child process would cost each prediction a second interpreter
+and a second copy of the model. Of 2,000 model files with flipped bits and a recomputed hash none ended the process; without the
+checks 18 % did. Keys that are not known are walked and left to XGBoost: newer versions add some, and those that 3.2 reads are
+known here.
 """
 
 import hashlib
 import json
 import pickletools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 import xgboost as xgb
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from mi_duck.archive import pack, read_model_bytes, read_parts, unpack
@@ -37,10 +36,16 @@ from mi_duck.metrics.calibrate import METHODS, Calibrator
 from mi_duck.run.encoding import Encoding
 from mi_duck.train.forest import LONGEST_LIST, SIZES, joined_arrays, read_object
 
+MODEL_VERSION = 2
+LARGEST_FACTS = 256 << 20
+"""Bytes of the JSON of a model; isotonic steps are most of it."""
 MOST_TREES = LONGEST_LIST - 1
-DEEPEST = 64  # SHAP values take memory by the square of the depth, and a stack by the depth
-LARGEST_LEAF = 1e9  # so that no sum of leaves leaves single precision
+DEEPEST = 64
+"""Levels of a tree: SHAP values take memory by the square of the depth, and a stack by the depth."""
+LARGEST_LEAF = 1e9
+"""No sum of leaves leaves single precision."""
 ROOT_PARENT = (1 << 31) - 1
+"""What XGBoost writes for the parent of a root."""
 
 TREE_ARRAYS = {
     "left_children": "l",
@@ -54,13 +59,16 @@ TREE_ARRAYS = {
     "default_left": "U",
     "split_type": "U",
 }
-"""Arrays with a value a node, and their types; 64-bit features are for more than 2^31 of them."""
+"""Arrays with a value per node, and their types; 64-bit feature indices are for more than 2^31 features."""
 CATEGORIES = {"categories": "l", "categories_nodes": "l", "categories_segments": "L", "categories_sizes": "L"}
-"""Arrays of splits by categories, which none of our trees has, and their types."""
+"""Arrays of splits by categories, which our trees do not have, and their types."""
+
+
+# ---- boosters --------------------------------------------------------------------------------------------------------
 
 
 def check_booster(data: bytes, name: str, *, n_features: int, n_rounds: int) -> None:
-    """Refuse bytes that are not a booster of XGBoost 3: trees for one binary class, a tree a round, in UBJSON.
+    """Refuse bytes that are not a booster of XGBoost 3: trees for one binary class, a tree per round, in UBJSON.
 
     Parameters
     ----------
@@ -74,7 +82,7 @@ def check_booster(data: bytes, name: str, *, n_features: int, n_rounds: int) -> 
     Raises
     ------
     ValueError
-        They are not; with the first thing that is wrong.
+        The first thing that is wrong.
     """
     try:
         _check_model(data, n_features, n_rounds)
@@ -92,7 +100,7 @@ def require(is_so: bool, words: str) -> None:
 
 def _check_model(data: bytes, n_features: int, n_rounds: int) -> None:
     model, end = read_object(data)
-    require(end == len(data), "no UBJSON object from its first byte to its last")
+    require(end == len(data), "it is not one UBJSON object from its first byte to its last")
     version, learner = _numbers(model["version"]), model["learner"]
     require(len(version) == 3 and version[0] >= 3, f"a booster of XGBoost {'.'.join(map(str, version[:3]))}")
     boosting, facts = learner["gradient_booster"], learner["learner_model_param"]
@@ -117,19 +125,22 @@ def _check_model(data: bytes, n_features: int, n_rounds: int) -> None:
     counts = parameters["num_trees"], parameters["num_parallel_tree"]
     require(counts == (str(n), "1"), f"its {n:,} trees are said to be {' x '.join(map(repr, counts)):.60}")
     require(not any(_numbers(inner["tree_info"])) and len(inner["tree_info"]) == n, "trees of other outputs")
-    require(_numbers(inner["iteration_indptr"]) == list(range(n + 1)), "rounds are not a tree each")
+    require(_numbers(inner["iteration_indptr"]) == list(range(n + 1)), "it has not one tree per round")
     require([tree["id"] for tree in trees] == list(range(n)), "trees are not numbered in their order")
     _check_trees(trees, n_features)
 
 
 def _check_trees(trees: Sequence[Mapping[str, Any]], n_features: int) -> None:
-    """Check that every tree is one: every node is reached from its root by one path, and every number can be used."""
+    """Check that every tree is a tree: one path from its root to every node, and no number that XGBoost cannot use."""
     arrays = {name: [tree[name] for tree in trees] for name in TREE_ARRAYS}
     n_nodes = [len(data) // SIZES[kind] for kind, data in arrays["left_children"]]
     require(min(n_nodes) > 0, "a tree without nodes")
     for name, kinds in TREE_ARRAYS.items():
         for (kind, data), n in zip(arrays[name], n_nodes, strict=True):
-            require(chr(kind) in kinds and len(data) == n * SIZES[kind], f"{name} of a tree has not a value a node")
+            require(
+                chr(kind) in kinds and len(data) == n * SIZES[kind],
+                f"{name} of a tree does not have one value per node",
+            )
     same = ("num_deleted", "0"), ("num_feature", str(n_features)), ("size_leaf_vector", "1")
     for tree, n in zip(trees, n_nodes, strict=True):
         counts = tree["tree_param"]
@@ -156,7 +167,7 @@ def _check_trees(trees: Sequence[Mapping[str, Any]], n_features: int) -> None:
 
 
 def _check_links(values: Mapping[str, NDArray[Any]], n_nodes: NDArray[np.int64]) -> None:
-    """Check the links of all trees at once; nodes are numbered through.
+    """Check the links of all trees at once; nodes are numbered across trees.
 
     Notes
     -----
@@ -196,16 +207,102 @@ def _parameter(text: str) -> float:
 
 
 def _numbers(values: Any) -> list[int]:
-    require(isinstance(values, list) and all(isinstance(value, int) for value in values), "no list of whole numbers")
+    require(
+        isinstance(values, list) and all(isinstance(value, int) for value in values),
+        "something is not a list of whole numbers",
+    )
     found: list[int] = values
     return found
 
 
-LARGEST_FACTS = 256 << 20  # bytes of JSON; isotonic steps are most of them
-MOST_CLASSES = 1_000
-LARGEST_COEFFICIENT = 1e100
-LARGEST_COUNT = 1 << 62
-LARGEST_SINGLE = 3.4e38  # of numbers in single precision
+# ---- facts -----------------------------------------------------------------------------------------------------------
+
+Count = Annotated[int, Meta(ge=0, le=1 << 62)]
+Probability = Annotated[float, Meta(ge=0, le=1)]
+Coefficient = Annotated[float, Meta(ge=-1e100, le=1e100)]
+Single = Annotated[float, Meta(ge=-3.4e38, le=3.4e38)]
+"""A number that fits into single precision."""
+
+
+@dataclass(frozen=True, slots=True)
+class CalibratorFacts:
+    """A `mi_duck.metrics.calibrate.Calibrator` in the file."""
+
+    method: str
+    slope: Coefficient
+    intercept: Coefficient
+    margins: tuple[Coefficient, ...]
+    probabilities: tuple[Probability, ...]
+
+    def __post_init__(self) -> None:
+        """Check what no type says; msgspec adds the path of the record to the message."""
+        require(self.method in METHODS, f"calibration {self.method!r:.40}; this program knows {', '.join(METHODS)}")
+        for name, values in (("margins", self.margins), ("probabilities", self.probabilities)):
+            require(all(one <= two for one, two in pairwise(values)), f"the {name} of a calibrator fall")
+        require(len(self.margins) == len(self.probabilities), "a calibrator has steps without a value")
+        require(bool(self.margins) == (self.method == "isotonic"), f"steps of calibration '{self.method}'")
+
+
+@dataclass(frozen=True, slots=True)
+class EncodingFacts:
+    """A `mi_duck.run.encoding.Encoding` in the file."""
+
+    zero_is_missing: tuple[str, ...]
+    sentinel: Single | None
+
+
+@dataclass(frozen=True, slots=True)
+class CommonFacts:
+    """What every kind of model has."""
+
+    features: Annotated[tuple[str, ...], Meta(min_length=1)]
+    classes: Annotated[tuple[str, ...], Meta(min_length=2, max_length=1000)]
+    encoding: EncodingFacts
+
+    def __post_init__(self) -> None:
+        """Check what no type says."""
+        for name, values in (("features", self.features), ("classes", self.classes)):
+            "".join(values).encode()  # half of a surrogate pair cannot be written down again
+            require(len(set(values)) == len(values), f"one of {name} is there twice")
+        require(set(self.encoding.zero_is_missing) <= set(self.features), "zero_is_missing names what is not a feature")
+
+
+@dataclass(frozen=True, slots=True)
+class MemberFacts:
+    """The final model of one instance: rounds and calibrators per class."""
+
+    instance_id: Count
+    n_genes: Count
+    n_rows: Count
+    n_training_rows: Count
+    rounds: tuple[Count, ...]
+    calibrators: tuple[CalibratorFacts, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FoldFacts:
+    """The fold models of one instance: rounds and calibrators per fold, then per class."""
+
+    rounds: tuple[tuple[Count, ...], ...]
+    calibrators: tuple[tuple[CalibratorFacts, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EnsembleFacts:
+    """A consolidated model; see `mi_duck.ensemble.model.ConsolidatedMetaModel`."""
+
+    members: Annotated[tuple[MemberFacts, ...], Meta(min_length=1)]
+    weights: tuple[Probability, ...]
+    voting: str
+    thresholds: dict[str, dict[str, Probability | None]]
+    calibrators: tuple[CalibratorFacts, ...]
+    n_genes: Count
+
+    def __post_init__(self) -> None:
+        """Check what no type says."""
+        n, total = len(self.members), sum(self.weights)
+        require(len(self.weights) == n, f"it has {n} members and {len(self.weights)} weights")
+        require(abs(total - 1) < 1e-6, f"its weights sum to {total:g}, not 1")
 
 
 def read_facts(data: bytes, source: str) -> dict[str, Any]:
@@ -214,12 +311,12 @@ def read_facts(data: bytes, source: str) -> dict[str, Any]:
     Raises
     ------
     CheckpointError
-        It is not such JSON object.
+        It is not such a JSON object.
     """
     try:
         require(len(data) <= LARGEST_FACTS, f"its facts take {len(data):,} bytes")
-        facts = json.loads(data, object_pairs_hook=_once, parse_constant=_no_number)
-        require(isinstance(facts, dict), "its facts are no JSON object")
+        facts = json.loads(data, object_pairs_hook=_once, parse_constant=_not_a_number)
+        require(isinstance(facts, dict), "its facts are not a JSON object")
     except (ValueError, RecursionError) as error:
         raise CheckpointError(_refusal(source, error)) from error
     found: dict[str, Any] = facts
@@ -244,117 +341,39 @@ def check_model(facts: Mapping[str, Any], parts: Mapping[str, bytes], source: st
         Something is missing, too much, of another type, or out of its range.
     """
     try:
-        rounds = _check_facts(facts)
+        common = msgspec.convert(facts, CommonFacts)
+        rounds = _rounds(facts, common.classes)
         names = {
-            f"booster_{number}_{index}.ubj" if facts["kind"] != "instance" else f"booster_{index}.ubj": (number, index)
+            f"booster_{number}_{index}.ubj" if facts["kind"] != "instance" else f"booster_{index}.ubj": n_rounds
             for number, of_classes in enumerate(rounds)
-            for index in range(len(of_classes))
+            for index, n_rounds in enumerate(of_classes)
         }
-        require(
-            set(parts) == {"model.json", *names}, f"its {len(parts):,} parts are not those of {len(names)} boosters"
-        )
-        for name, (number, index) in names.items():
-            check_booster(parts[name], name, n_features=len(facts["features"]), n_rounds=rounds[number][index])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        is_same = set(parts) == {"model.json", *names}
+        require(is_same, f"its {len(parts):,} parts are not those of {len(names)} boosters")
+        for name, n_rounds in names.items():
+            check_booster(parts[name], name, n_features=len(common.features), n_rounds=n_rounds)
+    except (ValueError, msgspec.ValidationError) as error:
         raise CheckpointError(_refusal(source, error)) from error
 
 
-# ---- facts -----------------------------------------------------------------------------------------------------------
-
-
-def _check_facts(facts: Mapping[str, Any]) -> list[list[int]]:
-    """Return the rounds of every booster: one list a member, or fold, with a number a class."""
-    kind = facts["kind"]
-    features, classes = (_texts(facts[name], name) for name in ("features", "classes"))
-    require(bool(features), "it has no feature")
-    require(1 < len(classes) <= MOST_CLASSES, f"it has {len(classes):,} classes")
-    _check_encoding(facts["encoding"], features)
-    if kind == "folds":
-        rounds, calibrators = _list(facts["rounds"], "rounds"), _list(facts["calibrators"], "calibrators")
-        require(len(rounds) == len(calibrators), "rounds and calibrators are of different folds")
-        for row in calibrators:
-            _check_calibrators(row, len(classes))
-        return [_rounds(row, len(classes)) for row in rounds]
-    members = [facts] if kind == "instance" else _list(facts["members"], "members")
-    require(bool(members), "it has no member")
-    if kind != "instance":
-        weights = [_number(weight, "a weight", 0, 1) for weight in _list(facts["weights"], "weights")]
-        require(len(weights) == len(members), f"it has {len(members)} members and {len(weights)} weights")
-        require(abs(sum(weights) - 1) < 1e-6, f"its weights sum to {sum(weights):g}, not 1")
-        require(isinstance(facts["voting"], str), "its voting is not text")
-        _check_thresholds(facts["thresholds"], classes)
-        _whole(facts["n_genes"], "n_genes")
-        _check_calibrators(facts["calibrators"], len(facts["calibrators"]))
-    for member in members:
-        for name in ("instance_id", "n_genes", "n_rows", "n_training_rows"):
-            _whole(member[name], name)
-        _check_calibrators(member["calibrators"], len(classes))
-    return [_rounds(member["rounds"], len(classes)) for member in members]
-
-
-def _check_encoding(values: Mapping[str, Any], features: Sequence[str]) -> None:
-    chosen = _texts(values["zero_is_missing"], "zero_is_missing")
-    require(set(chosen) <= set(features), "zero_is_missing names what is not a feature")
-    if values["sentinel"] is not None:
-        _number(values["sentinel"], "the sentinel", -LARGEST_SINGLE, LARGEST_SINGLE)
-
-
-def _check_thresholds(values: Mapping[str, Any], classes: Sequence[str]) -> None:
-    require(set(values) <= set(classes), "thresholds are of other classes")
-    for name, kinds in values.items():
-        for kind, value in kinds.items():
-            if value is not None:
-                _number(value, f"threshold {kind} of '{name}'", 0, 1)
-
-
-def _check_calibrators(several: Any, n: int) -> None:
-    require(len(_list(several, "calibrators")) == n, f"it has {len(several)} calibrators for {n} classes")
-    for one in several:
-        require(one["method"] in METHODS, f"calibration '{one['method']}'; this program knows {', '.join(METHODS)}")
-        for name in ("slope", "intercept"):
-            _number(one[name], f"the {name} of a calibrator", -LARGEST_COEFFICIENT, LARGEST_COEFFICIENT)
-        steps = [_list(one[name], name) for name in ("margins", "probabilities")]
-        for name, most, values in zip(("margin", "probability"), (LARGEST_COEFFICIENT, 1), steps, strict=True):
-            for value in values:
-                _number(value, f"a {name} of a calibrator", -most if most > 1 else 0, most)
-            require(all(a <= b for a, b in zip(values, values[1:], strict=False)), f"a {name} of a calibrator falls")
-        n_steps = {len(values) for values in steps}
-        require(len(n_steps) == 1, "a calibrator has steps without a value")
-        require((n_steps != {0}) == (one["method"] == "isotonic"), f"steps of calibration '{one['method']}'")
-
-
-def _rounds(values: Any, n_classes: int) -> list[int]:
-    found = [_whole(value, "rounds") for value in _list(values, "rounds")]
-    require(len(found) == n_classes, f"it has rounds of {len(found)} boosters for {n_classes} classes")
-    return found
-
-
-def _texts(values: Any, what: str) -> list[str]:
-    """Return distinct texts that can be written down; half of a surrogate pair cannot."""
-    found: list[str] = _list(values, what)
-    for value in found:
-        require(isinstance(value, str), f"one of {what} is not text")
-        value.encode()
-    require(len(set(found)) == len(found), f"one of {what} is there twice")
-    return found
-
-
-def _list(values: Any, what: str) -> list[Any]:
-    require(isinstance(values, list), f"{what} is not a list")
-    found: list[Any] = values
-    return found
-
-
-def _number(value: Any, what: str, least: float, most: float) -> float:
-    require(isinstance(value, int | float) and not isinstance(value, bool), f"{what} is not a number")
-    require(least <= value <= most, f"{what} is {value!r:.40}, not within {least:g} to {most:g}")
-    return float(value)
-
-
-def _whole(value: Any, what: str) -> int:
-    require(isinstance(value, int) and not isinstance(value, bool), f"{what} is not whole number")
-    require(0 <= value <= LARGEST_COUNT, f"{what} is negative or huge")
-    return int(value)
+def _rounds(facts: Mapping[str, Any], classes: Sequence[str]) -> Sequence[Sequence[int]]:
+    """Return the rounds of every booster: per member, or fold, then per class."""
+    if facts["kind"] == "folds":
+        folds = msgspec.convert(facts, FoldFacts)
+        require(len(folds.rounds) == len(folds.calibrators), "rounds and calibrators are of different folds")
+        models = list(zip(folds.rounds, folds.calibrators, strict=True))
+    elif facts["kind"] == "instance":
+        member = msgspec.convert(facts, MemberFacts)
+        models = [(member.rounds, member.calibrators)]
+    else:
+        ensemble = msgspec.convert(facts, EnsembleFacts)
+        require(set(ensemble.thresholds) <= set(classes), "thresholds are of other classes")
+        models = [(member.rounds, member.calibrators) for member in ensemble.members]
+    n = len(classes)
+    for rounds, calibrators in models:
+        require(len(calibrators) == n, f"it has {len(calibrators)} calibrators for {n} classes")
+        require(len(rounds) == n, f"it has rounds of {len(rounds)} boosters for {n} classes")
+    return [rounds for rounds, _ in models]
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -363,19 +382,15 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _no_number(text: str) -> float:
+def _not_a_number(text: str) -> float:
     raise ValueError(f"its JSON holds {text}")
 
 
 def _refusal(source: str, error: Exception) -> str:
-    if isinstance(error, KeyError):
-        words = f"{error} is not there"
-    else:
-        words = "something is of another type" if isinstance(error, TypeError | AttributeError) else str(error)
-    return f"{source} is not a model that mi_duck wrote: {words}"
+    return f"{source} is not a model that mi_duck wrote: {str(error).replace('`', '')}"
 
 
-MODEL_VERSION = 2
+# ---- files -----------------------------------------------------------------------------------------------------------
 
 
 def save_model(path: Path, model: ConsolidatedMetaModel) -> None:
@@ -460,7 +475,7 @@ def _bytes_in_pickle(path: Path) -> bytes:
     try:
         found = [value for _, value, _ in pickletools.genops(read_model_bytes(path)) if isinstance(value, bytes)]
     except ValueError as error:
-        raise CheckpointError(f"{path} is not whole pickle: {error}") from error
+        raise CheckpointError(f"{path} is not a whole pickle: {error}") from error
     if len(found) != 1:
         raise CheckpointError(f"{path} is not a pickle that mi_duck exported; loading any other would run its code")
     return found[0]
@@ -485,19 +500,19 @@ def _from_parts(parts: Mapping[str, bytes], source: str) -> ConsolidatedMetaMode
 
 
 def checked_facts(parts: Mapping[str, bytes], source: str, kinds: Sequence[str], *, otherwise: str) -> dict[str, Any]:
-    """Return the facts of a model of one of some kinds, once facts and boosters are known to be sound.
+    """Return the facts of a model of one of some kinds, after facts and boosters were checked.
 
     Parameters
     ----------
     parts, source
         All parts of the file, and its name.
     kinds, otherwise
-        Those that will do, and the words for a model of another kind.
+        Kinds that are accepted, and how the message calls a model of another kind.
 
     Raises
     ------
     CheckpointError
-        It is of another kind or version, or no model; see `mi_duck.ensemble.model_file`.
+        It is of another kind or version, or not a sound model.
     """
     facts = read_facts(parts.get("model.json", b""), source)
     kind, version = facts.get("kind"), facts.get("version")

@@ -2,14 +2,16 @@
 
 Folds are global, so the fold-k boosters of all instances together have seen no group of fold k. The ensemble of the
 fold-k boosters, scored on the genes of fold k for every k, is an exact cross-validation of the whole procedure over
-every row. No holdout is lost.
+every row, and no rows need to be set aside for it.
 """
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -18,9 +20,10 @@ from mi_duck.atomic_files import publish, storage_errors
 from mi_duck.ensemble.member_scores import MemberScores, member_table, read_member_scores
 from mi_duck.ensemble.model import by_member
 from mi_duck.ensemble.model_file import checked_facts, load_booster
-from mi_duck.ensemble.voting import Variant, Voted, all_weights, log_loss, variants, vote_out_of_fold
+from mi_duck.ensemble.voting import Variant, Voted, all_weights, variants, vote_out_of_fold
 from mi_duck.errors import CheckpointError, PlanError
-from mi_duck.metrics.calibrate import METHODS, Calibrator, calibrated
+from mi_duck.metrics.calibrate import Calibrator, allowed_methods, calibrated
+from mi_duck.metrics.metrics import log_loss_of_rows
 from mi_duck.metrics.ranking import find_thresholds
 from mi_duck.processes import Report
 from mi_duck.rows.segments import SegmentReader, segments_of
@@ -80,13 +83,20 @@ def predict_out_of_fold(
     voting, weights
         As in `mi_duck.ensemble.voting`; ``auto`` takes what has the lowest cross-fitted log loss.
     report
-        Told (stage, rows done, rows of all).
+        Progress callback, called with (stage, rows done, rows of all).
 
     Returns
     -------
     dict
         ``voting``, ``method``, ``weights`` (of the members), ``calibrators`` (on top, for margin voting), ``thresholds``
         (see `mi_duck.metrics.ranking`), ``all_weights`` (by variant) and ``log_loss`` (by variant tried).
+
+    Raises
+    ------
+    CheckpointError
+        No instance is trained.
+    PlanError
+        There is no such voting or method of weights.
     """
     folder = RunFolder(Path(run))
     plan = folder.read_plan()
@@ -100,14 +110,13 @@ def predict_out_of_fold(
     every = all_weights(scores, first_row)
     tried = variants(voting, weights)
     label = scores.label[first_row:]
+    methods = allowed_methods(plan.settings.calibrate)
     losses: dict[str, float] = {}
     best: tuple[Variant, Voted] | None = None
     for done, variant in enumerate(tried):
         report("joining votes", done, len(tried))
-        voted = vote_out_of_fold(
-            scores, variant.voting, every[variant.name], first_row=first_row, methods=calibration_methods(plan)
-        )
-        losses[variant.name] = log_loss(voted.probabilities[first_row:], label)
+        voted = vote_out_of_fold(scores, variant.voting, every[variant.name], first_row=first_row, methods=methods)
+        losses[variant.name] = float(log_loss_of_rows(voted.probabilities[first_row:], label).mean())
         if best is None or losses[variant.name] < losses[best[0].name]:
             best = variant, voted
     if best is None:
@@ -126,13 +135,8 @@ def predict_out_of_fold(
     }
 
 
-def calibration_methods(plan: Plan) -> tuple[str, ...]:
-    """Return the calibrations that a run may choose from."""
-    return METHODS if plan.settings.calibrate else ("none",)
-
-
 def first_scored_row(plan: Plan, gene_rank: NDArray[np.integer[Any]]) -> int:
-    """Return the first row that counts: those of the genes that chose the features come before it, and are not scored."""
+    """Return the first row that is scored: those before it are of the genes that chose the features."""
     return int(np.searchsorted(gene_rank, plan.pilot_genes))
 
 
@@ -148,42 +152,35 @@ def _write_member_scores(
     ]
     calibrators = [model.calibrators for model in models]
     del models  # their trees are in the forests
+
+    ids = [instance.instance_id for instance in trained]
     base = [plan.features.index(name) for name in plan.base_scores]
     batch_rows = max(256, BATCH_BYTES // (4 * len(plan.features)))
-    partial = folder.members.with_name(f".{folder.members.name}.tmp")
-    writer: pq.ParquetWriter | None = None
-    done = 0
+
+    def tables() -> Iterator[pa.Table]:
+        done = 0
+        for segment in segments_of(plan, 0, plan.n_genes):
+            reader = SegmentReader(plan, [segment], folder.segments)
+            keys = reader.keys()
+            begin = 0
+            for matrix in reader.matrices(batch_rows):
+                own = keys[begin : begin + len(matrix)]
+                fold = genes.fold[own["gene_rank"]].astype(np.int8)
+                base_scores = matrix[:, base]
+                margins, probabilities = _scores_of_members(forests, calibrators, matrix, fold, threads)
+                yield member_table(plan, own, fold, ids, margins, probabilities, base_scores)
+                begin += len(matrix)
+                done += len(matrix)
+                report("scoring every row out of fold", done, plan.n_rows)
+
     with storage_errors(folder.root):
         folder.scratch.mkdir(parents=True, exist_ok=True)
-        try:
-            for segment in segments_of(plan, 0, plan.n_genes):
-                reader = SegmentReader(plan, [segment], folder.segments)
-                keys = reader.keys()
-                begin = 0
-                for matrix in reader.matrices(batch_rows):
-                    rows = slice(begin, begin + len(matrix))
-                    fold = genes.fold[keys["gene_rank"][rows]].astype(np.int8)
-                    base_scores = matrix[:, base]
-                    margins, probabilities = _scores_of_members(forests, calibrators, matrix, fold, threads)
-                    ids = [instance.instance_id for instance in trained]
-                    table = member_table(plan, keys[rows], fold, ids, margins, probabilities, base_scores)
-                    if writer is None:
-                        writer = pq.ParquetWriter(
-                            partial, table.schema, compression="zstd", use_dictionary=False, write_page_checksum=True
-                        )
-                    writer.write_table(table)
-                    begin += len(matrix)
-                    done += len(matrix)
-                    report("scoring every row out of fold", done, plan.n_rows)
-        finally:
-            if writer is not None:
-                writer.close()
-        publish(partial, folder.members)
+        _write_tables(folder.members, tables(), use_dictionary=False)
 
 
 def _scores_of_members(
     forests: list[Forest],
-    calibrators: list[tuple[tuple[Calibrator, ...], ...]],
+    calibrators: Sequence[tuple[tuple[Calibrator, ...], ...]],
     matrix: NDArray[np.float32],
     fold: NDArray[np.int8],
     threads: int,
@@ -196,8 +193,8 @@ def _scores_of_members(
         rows = fold == number
         of_fold = by_member(forests[number].margins(matrix[rows], threads=threads), n_members)
         margins[:, rows] = of_fold
-        for place, of_folds in enumerate(calibrators):
-            probabilities[place, rows] = calibrated(of_fold[place], of_folds[number])
+        for member, of_folds in enumerate(calibrators):
+            probabilities[member, rows] = calibrated(of_fold[member], of_folds[number])
     return margins, probabilities
 
 
@@ -205,20 +202,29 @@ def _write_predictions(
     folder: RunFolder, plan: Plan, genes: Genes, scores: MemberScores, probabilities: NDArray[np.float32]
 ) -> None:
     """Write the ensemble's out-of-fold probabilities, some rows at a time."""
-    partial = folder.out_of_fold.with_name(f".{folder.out_of_fold.name}.tmp")
     keys = scores.keys()
-    writer: pq.ParquetWriter | None = None
+
+    def tables() -> Iterator[pa.Table]:
+        for begin in range(0, scores.n_rows, ROWS_WRITTEN):
+            rows = slice(begin, begin + ROWS_WRITTEN)
+            yield out_of_fold_table(plan, genes, keys[rows], scores.fold[rows], probabilities[rows], first_row=begin)
+
     with storage_errors(folder.root):
-        try:
-            for begin in range(0, scores.n_rows, ROWS_WRITTEN):
-                rows = slice(begin, begin + ROWS_WRITTEN)
-                table = out_of_fold_table(
-                    plan, genes, keys[rows], scores.fold[rows], probabilities[rows], first_row=begin
+        _write_tables(folder.out_of_fold, tables(), use_dictionary=True)
+
+
+def _write_tables(path: Path, tables: Iterable[pa.Table], *, use_dictionary: bool) -> None:
+    """Write tables of one schema, at least one, to a Parquet file that is there whole or not at all."""
+    partial = path.with_name(f".{path.name}.tmp")
+    writer: pq.ParquetWriter | None = None
+    try:
+        for table in tables:
+            if writer is None:
+                writer = pq.ParquetWriter(
+                    partial, table.schema, compression="zstd", use_dictionary=use_dictionary, write_page_checksum=True
                 )
-                if writer is None:
-                    writer = pq.ParquetWriter(partial, table.schema, compression="zstd", write_page_checksum=True)
-                writer.write_table(table)
-        finally:
-            if writer is not None:
-                writer.close()
-        publish(partial, folder.out_of_fold)
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()
+    publish(partial, path)

@@ -1,14 +1,11 @@
-"""Predictions saved part by part while they are made, so that a killed ``predict`` goes on where it stopped.
+"""Streams Parquet through a model to Parquet in bounded memory; every id and the order are kept.
 
-The parts lie in a folder beside the file that they will become: ``.OUT.parts/``. Each is `ROWS` rows (the last one fewer) of the
-whole result, in Arrow's stream format; its name says its number and the SHA-256 of its bytes, so a name is never given before the
-bytes are whole. ``parts.json`` says what they were made from and with; whatever differs makes them anew. The file is always
-written from the parts, a row group each: an interrupted run and one that was not give the same bytes.
-
-Streams Parquet through a model to Parquet in bounded memory; every id and the order are kept.
-
-One thread reads batches, the others take them through the trees, each a whole batch. What they give is saved part by part
-(`mi_duck.ensemble.predict`), and the parts become the file.
+One thread reads batches, the others predict a batch each. What they return is saved part by part, so that a killed ``predict``
+goes on where it stopped. The parts lie in a folder beside the file that they will become: ``.OUT.parts/``. Each is `ROWS` rows
+(the last one fewer) of the whole result, in Arrow's stream format; its name holds its number and the SHA-256 of its bytes, so a
+part has its name only once its bytes are whole. ``parts.json`` holds what they were made from and with; where anything differs
+they are made anew. The file is always written from the parts, one row group each, so an interrupted run and one that was not
+give the same bytes.
 """
 
 import errno
@@ -55,9 +52,16 @@ from mi_duck.processes import Report
 from mi_duck.run.locks import run_lock
 from mi_duck.train.forest import Forest, forest_of
 
+logger = logging.getLogger(__name__)
+
 ROWS = 1 << 16
+BATCH_BYTES = 32 << 20
+MOST_BYTES = 512 << 20
+"""Bytes of all batches at once, at any number of threads."""
 FACTS = "parts.json"
 NAME = re.compile(r"(\d{6,})_([0-9a-f]{64})\.arrow")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +71,12 @@ class Parts:
     folder: Path
 
     def begin(self, facts: Mapping[str, Any]) -> int:
-        """Return how many parts are there to go on with; those of other facts, and those behind a gap, are deleted.
+        """Return how many parts can be kept; those made from other facts, and those after a gap, are deleted.
 
         Parameters
         ----------
         facts
-            What the parts are made from and with, as JSON.
+            What the parts are made from and with; JSON values.
         """
         try:
             is_same = read_sealed(self.folder / FACTS) == facts
@@ -88,7 +92,7 @@ class Parts:
         return n_done
 
     def save(self, number: int, rows: pa.Table) -> None:
-        """Save one part."""
+        """Save one part; `ROWS` rows, the last part fewer."""
         sink = pa.BufferOutputStream()
         options = pa.ipc.IpcWriteOptions(compression="lz4")
         with pa.ipc.new_stream(sink, rows.schema, options=options) as stream:
@@ -102,7 +106,7 @@ class Parts:
         Raises
         ------
         CheckpointError
-            One is not what was written; it is deleted.
+            A part is not what was written; it is deleted.
         """
         for _, file in sorted(self._files().items()):
             data = file.read_bytes()
@@ -113,7 +117,7 @@ class Parts:
                 yield stream.read_all()
 
     def join(self, out: Path, check: Callable[[], None]) -> Iterator[int]:
-        """Write the file from all parts, call a check, and give it its name; yield the rows written after each part."""
+        """Write the file from all parts, call ``check``, then publish it; yield the rows written after each part."""
         temporary = self.folder / "joined.parquet"
         writer: pq.ParquetWriter | None = None
         n_rows = 0
@@ -131,7 +135,7 @@ class Parts:
         publish(temporary, out)
 
     def remove(self) -> None:
-        """Delete the parts and what goes with them; a file that is none of ours stays, and its folder with it."""
+        """Delete the parts and their folder; a file that this module did not write stays, and the folder with it."""
         ours = [*self._files().values(), *(self.folder / name for name in (FACTS, "joined.parquet", ".lock"))]
         for file in ours:
             file.unlink(missing_ok=True)
@@ -139,7 +143,7 @@ class Parts:
             self.folder.rmdir()
 
     def _files(self) -> dict[int, Path]:
-        """Return the file of each part that is there; of two with one number, which no run leaves, one."""
+        """Return the file of each part by its number."""
         found = {}
         for file in self.folder.iterdir():
             match = NAME.fullmatch(file.name)
@@ -148,17 +152,19 @@ class Parts:
         return found
 
 
-logger = logging.getLogger(__name__)
-
-BATCH_BYTES = 32 << 20
-MOST_BYTES = 512 << 20  # of all batches at once, whatever the threads
-
-T = TypeVar("T")
-
-
 @dataclass(frozen=True, slots=True)
 class PredictSummary:
-    """Rows of the file, how many features of the model its trees use and were read, and rows that an earlier call predicted."""
+    """What `predict_file` did.
+
+    Parameters
+    ----------
+    n_rows
+        Rows of the file.
+    n_features_read
+        Features that the trees of the model use; the others are not read.
+    n_rows_before
+        Rows that an earlier, killed call had predicted.
+    """
 
     n_rows: int
     n_features_read: int
@@ -179,17 +185,16 @@ def predict_file(
     out
         Parquet file to write, whole or not at all: every column of the input that is not a feature, those of folder names
         such as ``chrom=4``, as text, then ``p_<class>``, ``prediction`` (class name) and, for an ensemble,
-        ``spread_<class>``, the standard deviation over its members. Until it is whole its parts lie beside it: see
-        `mi_duck.ensemble.predict`.
+        ``spread_<class>``, the standard deviation over its members.
     threads
-        Threads that predict, a batch of rows each; the bytes of the result do not depend on them.
+        Threads that predict, one batch of rows each; the bytes of the result do not depend on them.
     report
-        Told (stage, rows done, rows of all).
+        Progress callback, called with (stage, rows done, rows of all).
 
     Raises
     ------
     DataError
-        A feature is missing or not a number, no row is there, a file is damaged or changes while it is read.
+        A feature is missing or not a number, there are no rows, or a file is damaged or changes while it is read.
     StorageError
         The disk is full or read-only.
     RunBusyError
@@ -215,7 +220,7 @@ def predict_file(
             number = parts.begin(_facts(task, files, stamps))
             n_reused = done = min(number * ROWS, total)
             if done:
-                logger.info("    %s rows were predicted before; going on behind them", f"{done:,}")
+                logger.info("    %s rows were predicted before; going on after them", f"{done:,}")
             try:
                 for rows in _parts_from(task, files, done, threads):
                     parts.save(number, rows)
@@ -223,7 +228,7 @@ def predict_file(
                     report("predicting", done, total)
                 for n_rows in parts.join(out, lambda: check_stamps(files, stamps)):
                     report("writing", n_rows, total)
-            except DataError:  # whatever is mended changes the files, and the parts would be of no use
+            except DataError:  # repairing the input changes it, so the parts could not be used again
                 parts.remove()
                 raise
             parts.remove()
@@ -232,7 +237,7 @@ def predict_file(
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """A model, its trees, and the columns to keep: all that predicting a batch needs."""
+    """What predicting a batch needs: the model, its joined trees, the columns to keep, and all columns of the files."""
 
     model: ConsolidatedMetaModel | InstanceModel
     forest: Forest
@@ -241,7 +246,7 @@ class _Task:
 
 
 def _task(model: ConsolidatedMetaModel | InstanceModel, files: Sequence[DataFile]) -> _Task:
-    """Check that all files have what the model needs, and nothing that would be written twice."""
+    """Check that all files have what the model needs, and no column that would be written twice."""
     schema = _checked_schema(files, model.features)
     features = set(model.features)
     kept = [name for name in schema.names if name not in features]
@@ -278,9 +283,9 @@ def _facts(task: _Task, files: Sequence[DataFile], stamps: Sequence[Stamp]) -> d
 
 
 def _parts_from(task: _Task, files: Sequence[DataFile], first_row: int, threads: int) -> Iterator[pa.Table]:
-    """Yield the results of all rows from one on, `ROWS` at a time and the rest."""
+    """Yield the results of all rows from ``first_row`` on, `ROWS` at a time and then the rest."""
     columns = [*task.kept, *task.forest.features]
-    row_bytes = 2 * 4 * len(task.model.features)  # as Arrow has it, and as a matrix
+    row_bytes = 2 * 4 * len(task.model.features)  # in Arrow, and in the matrix
     batch_rows = max(256, min(BATCH_BYTES, MOST_BYTES // (threads + 2)) // row_bytes)
     batches = _batches(files, columns, batch_rows, first_row)
     ready: list[pa.Table] = []
@@ -288,7 +293,7 @@ def _parts_from(task: _Task, files: Sequence[DataFile], first_row: int, threads:
         ready.append(table)
         while sum(map(len, ready)) >= ROWS:
             several = pa.concat_tables(ready)
-            # copied into one piece each: how the rows came must not show in the bytes
+            # copied into one chunk per column, so that the bytes do not depend on how rows were batched
             yield several.slice(0, ROWS).combine_chunks()
             ready = [several.slice(ROWS)]
     if any(map(len, ready)):
@@ -318,7 +323,7 @@ def _checked_schema(files: Sequence[DataFile], features: Sequence[str]) -> pa.Sc
     first: pa.Schema | None = None
     wanted = set(features)
     for file in files:
-        footer(file)  # says more of what is not Parquet than Arrow does
+        footer(file)  # its message for a file that is not Parquet is clearer than Arrow's
         try:
             schema = schema_of(file)
         except UNREADABLE as error:
@@ -354,7 +359,7 @@ def _checked_schema(files: Sequence[DataFile], features: Sequence[str]) -> pa.Sc
 def _batches(
     files: Sequence[DataFile], columns: Sequence[str], batch_rows: int, first_row: int
 ) -> Iterator[tuple[DataFile, pa.RecordBatch]]:
-    """Yield the rows of all files from one on, and the file that they are of; row groups before it are not read."""
+    """Yield the rows of all files from ``first_row`` on with their file; row groups before it are not read."""
     for file in files:
         n_rows = 0
         try:
@@ -383,7 +388,7 @@ def _batches(
 
 
 def _groups(file: DataFile, first: int, n: int) -> list[list[int]]:
-    """Return which row groups are read at once: those of a store one by one, as each is fetched whole; else all."""
+    """Return which row groups are read at once: all, but from an object store one by one, because each is fetched whole."""
     numbers = list(range(first, n))
     return [numbers] if isinstance(file, Path) else [[number] for number in numbers]
 

@@ -1,20 +1,18 @@
-"""What each member's vote counts: the same, by its F1, or fitted to the log loss; from folds that are not scored with it.
+"""The ways to join members, each scored out of fold: two kinds of voting, each with three methods of weights.
 
-Weights used on fold k come from the out-of-fold scores of the other folds; those of the final model come from all. All
-members are judged on the same rows, each by the boosters that never saw the row's fold group.
+Voting ``probability`` is the weighted mean of the members' calibrated probabilities, ``margin`` the weighted mean of their
+log-odds for each class, calibrated once on top and then normalised. Weights are equal (``uniform``), by macro F1 (``f1``) or of
+least log loss (``fitted``).
+
+For a row of fold k everything is from other folds: the boosters, the members' calibrators, the weights, and the calibrators on
+top, which are fitted on margins joined by these same weights. Only which method of calibration a class takes is decided by all
+folds together, one of three. The final model takes weights and calibrators from all folds.
 
 References
 ----------
 Weights on the simplex of least log loss: Wolpert, Stacked generalization (Neural Networks 5, 1992), with the constraint of
 Breiman, Stacked regressions (Machine Learning 24, 1996). Fitted by Newton's method: each step solves the quadratic model on the
 simplex by active sets (Nocedal and Wright, Numerical Optimization, 2006, chapter 16).
-
-The ways to join members, each scored out of fold: two votings by three weights; the chosen one is what the model does.
-
-``probability``: the weighted mean of the members' calibrated probabilities. ``margin``: the weighted mean of their log-odds for
-each class, calibrated once on top and then normalised. For a row of fold k everything is from other folds: the boosters, the
-members' calibrators, the weights, and the calibrators on top, which are fitted on margins joined by these same weights. Only
-which method of calibration a class takes is decided by all folds together, one of three.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,33 +25,34 @@ from numpy.typing import NDArray
 from mi_duck.ensemble.member_scores import MemberScores
 from mi_duck.metrics.calibrate import Calibration, calibrate_joined, cross_fitted
 
+VOTINGS = ("probability", "margin")
 METHODS = ("uniform", "f1", "fitted")
-MOST_ROWS = 500_000  # rows that a fit looks at; at most ten numbers are fitted
+MOST_ROWS = 500_000  # rows that a fit uses: enough for one weight per member
 BLOCK_ROWS = 1 << 15
-GAP = 1e-9  # a fit ends this close to the least log loss, nats a row
+GAP = 1e-9  # a fit ends this close to the least log loss, nats per row
 
 Objective = Callable[[NDArray[np.float64]], tuple[float, NDArray[np.float64], NDArray[np.float64]]]
-"""From weights to value, gradient and curvature."""
+"""From weights to value, gradient and hessian."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemberWeights:
-    """Weights of the members, each set of them not negative with sum 1.
+    """Weights of the members, not negative and with sum 1.
 
     Parameters
     ----------
     final
-        From all folds: of the consolidated model.
+        From all folds, for the consolidated model.
     by_fold
-        For each fold, from the others: what honest scores of the fold use.
+        For each fold, from the others, for scores of the fold.
     """
 
     final: tuple[float, ...]
     by_fold: tuple[tuple[float, ...], ...]
 
-    def without(self, place: int) -> "MemberWeights":
+    def without(self, index: int) -> "MemberWeights":
         """Return the weights of the others when one member is left out; where these are all 0 they become equal."""
-        return MemberWeights(_rest(self.final, place), tuple(_rest(line, place) for line in self.by_fold))
+        return MemberWeights(_rest(self.final, index), tuple(_rest(line, index) for line in self.by_fold))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields for JSON."""
@@ -77,7 +76,7 @@ def f1_weights(confusion: NDArray[np.integer[Any]]) -> MemberWeights:
     Parameters
     ----------
     confusion
-        Counts by member, fold, true class and called class, all members on the same rows.
+        Counts, shape (n_members, n_folds, n_classes, n_classes): by true class and called class, all on the same rows.
     """
     total = confusion.sum(axis=1)
 
@@ -118,7 +117,7 @@ def fitted_weights(
     ValueError
         There is no such voting.
     """
-    if voting not in ("probability", "margin"):
+    if voting not in VOTINGS:
         raise ValueError(f"no voting '{voting}'")
     objective = _mixture if voting == "probability" else _margins
 
@@ -134,41 +133,41 @@ def fitted_weights(
 
 
 def _mixture(probabilities: NDArray[np.float32], labels: NDArray[np.integer[Any]]) -> Objective:
-    """Return mean of -log of the weighted mean of the members' probability of the label."""
+    """Return the mean over rows of -log of the weighted mean of the members' probability of the label."""
     of_label = np.take_along_axis(probabilities, labels.astype(np.int64)[None, :, None], axis=2)[:, :, 0]
 
     def objective(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
         n = len(weights)
-        value, gradient, curvature = 0.0, np.zeros(n), np.zeros((n, n))
+        value, gradient, hessian = 0.0, np.zeros(n), np.zeros((n, n))
         for begin in range(0, of_label.shape[1], BLOCK_ROWS):
             block = of_label[:, begin : begin + BLOCK_ROWS].astype(np.float64)
             mean = weights @ block
             value -= float(np.log(mean).sum())
             ratio = block / mean
             gradient -= ratio.sum(axis=1)
-            curvature += ratio @ ratio.T
-        return value / len(labels), gradient / len(labels), curvature / len(labels)
+            hessian += ratio @ ratio.T
+        return value / len(labels), gradient / len(labels), hessian / len(labels)
 
     return objective
 
 
 def _margins(margins: NDArray[np.float32], labels: NDArray[np.integer[Any]]) -> Objective:
-    """Return mean over rows of the log losses of the classes against the rest, of the weighted mean of the margins."""
+    """Return the mean over rows of the log losses of all classes against the rest, by the weighted mean of the margins."""
 
     def objective(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
         n = len(weights)
-        value, gradient, curvature = 0.0, np.zeros(n), np.zeros((n, n))
+        value, gradient, hessian = 0.0, np.zeros(n), np.zeros((n, n))
         for begin in range(0, len(labels), BLOCK_ROWS):
             label = labels[begin : begin + BLOCK_ROWS]
             for index in range(margins.shape[2]):
                 block = margins[:, begin : begin + BLOCK_ROWS, index].astype(np.float64)
                 sign = np.where(label == index, 1.0, -1.0)
-                wrong = sign * (weights @ block)
-                chance_of_wrong = 0.5 * (1 - np.tanh(0.5 * wrong))
-                value += float(np.logaddexp(0, -wrong).sum())
-                gradient -= block @ (sign * chance_of_wrong)
-                curvature += (block * (chance_of_wrong * (1 - chance_of_wrong))) @ block.T
-        return value / len(labels), gradient / len(labels), curvature / len(labels)
+                right = sign * (weights @ block)  # log-odds of what is true
+                p_wrong = 0.5 * (1 - np.tanh(0.5 * right))
+                value += float(np.logaddexp(0, -right).sum())
+                gradient -= block @ (sign * p_wrong)
+                hessian += (block * (p_wrong * (1 - p_wrong))) @ block.T
+        return value / len(labels), gradient / len(labels), hessian / len(labels)
 
     return objective
 
@@ -186,14 +185,17 @@ def minimise_on_simplex(objective: Objective, n: int) -> tuple[float, ...]:
     Notes
     -----
     For a convex function the gap gradient x weights - min(gradient) bounds the distance to the least value, so the result is
-    within `GAP` of it whatever the way there.
+    within `GAP` of it whatever the steps.
+
+    **Why** own code: for 500,000 rows, 3 classes and 8 members it takes 0.07 s (probabilities) and 0.5 s (margins), SciPy's SLSQP
+    0.26 s and 1.7 s, its L-BFGS-B on a softmax 0.33 s and 3.2 s. Their weights differ by up to 1.5e-6 of a weight.
     """
     weights = np.full(n, 1 / n)
-    value, gradient, curvature = objective(weights)
+    value, gradient, hessian = objective(weights)
     for _ in range(100):
         if gradient @ weights - gradient.min() < GAP:
             break
-        target = least_quadratic(curvature, gradient - curvature @ weights, weights)
+        target = least_quadratic(hessian, gradient - hessian @ weights, weights)
         descent = float(gradient @ (target - weights))
         size = 1.0
         while size > 1e-10:
@@ -205,31 +207,31 @@ def minimise_on_simplex(objective: Objective, n: int) -> tuple[float, ...]:
         else:
             break
         weights = tried
-        value, gradient, curvature = found
+        value, gradient, hessian = found
     weights = np.maximum(weights, 0)
     return tuple(float(weight) for weight in weights / weights.sum())
 
 
 def least_quadratic(
-    curvature: NDArray[np.float64], slope: NDArray[np.float64], start: NDArray[np.float64]
+    hessian: NDArray[np.float64], slope: NDArray[np.float64], start: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return where slope x v + v' curvature v / 2 is least on the simplex, by active sets from a point of it."""
+    """Return where slope x v + v' hessian v / 2 is least on the simplex, by active sets from a point of it."""
     n = len(slope)
-    # members are much alike, so the curvature is nearly singular; this much ridge moves no loss
-    curvature = curvature + 1e-12 * np.trace(curvature) / n * np.eye(n)
+    # members are similar, so the hessian is nearly singular; this ridge is too small to change the loss
+    hessian = hessian + 1e-12 * np.trace(hessian) / n * np.eye(n)
     point, free = start.copy(), start > 0
     for _ in range(20 * n):
-        places = np.flatnonzero(free)
-        size = len(places)
+        active = np.flatnonzero(free)
+        size = len(active)
         system = np.ones((size + 1, size + 1))
-        system[:size, :size] = curvature[np.ix_(places, places)]
+        system[:size, :size] = hessian[np.ix_(active, active)]
         system[size, size] = 0
-        solved = np.linalg.lstsq(system, np.append(-slope[places], 1.0), rcond=None)[0]
+        solved = np.linalg.lstsq(system, np.append(-slope[active], 1.0), rcond=None)[0]
         aim = np.zeros(n)
-        aim[places] = solved[:size]
-        if aim[places].min() < 0:
+        aim[active] = solved[:size]
+        if aim[active].min() < 0:
             # go as far as the first weight that becomes 0, which then stays 0
-            falling = places[aim[places] < 0]
+            falling = active[aim[active] < 0]
             reach = point[falling] / (point[falling] - aim[falling])
             stop = int(np.argmin(reach))
             point = point + reach[stop] * (aim - point)
@@ -237,8 +239,8 @@ def least_quadratic(
             free[falling[stop]] = False
             continue
         point = aim
-        gradient = slope + curvature @ point
-        level = float(gradient[places].mean())
+        gradient = slope + hessian @ point
+        level = float(gradient[active].mean())
         closed = np.flatnonzero(~free)
         if not len(closed) or gradient[closed].min() >= level - 1e-12 * max(1.0, abs(level)):
             break
@@ -247,19 +249,16 @@ def least_quadratic(
 
 
 def sampled_rows(n_rows: int) -> slice:
-    """Return every row, or every second, third ... so that at most `MOST_ROWS` are left."""
+    """Return a slice of every row, or of every second, third ... so that it has at most `MOST_ROWS`."""
     return slice(0, n_rows, max(1, -(-n_rows // MOST_ROWS)))
 
 
-def _rest(weights: Sequence[float], place: int) -> tuple[float, ...]:
-    left = [0.0 if number == place else weight for number, weight in enumerate(weights)]
+def _rest(weights: Sequence[float], index: int) -> tuple[float, ...]:
+    left = [0.0 if number == index else weight for number, weight in enumerate(weights)]
     total = sum(left)
     if total <= 0:
-        return tuple(0.0 if number == place else 1 / (len(left) - 1) for number in range(len(left)))
+        return tuple(0.0 if number == index else 1 / (len(left) - 1) for number in range(len(left)))
     return tuple(weight / total for weight in left)
-
-
-VOTINGS = ("probability", "margin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +310,7 @@ def all_weights(scores: MemberScores, first_row: int) -> dict[str, MemberWeights
     scores
         Out-of-fold scores of the members.
     first_row
-        Rows before it are not looked at.
+        Rows before it are not used.
     """
     n_members, n_classes = len(scores.instance_ids), len(scores.classes)
     label, fold = scores.label[first_row:].astype(np.int64), scores.fold[first_row:].astype(np.int64)
@@ -320,12 +319,12 @@ def all_weights(scores: MemberScores, first_row: int) -> dict[str, MemberWeights
     n_some = len(range(*some.indices(len(label))))
     margins = np.empty((n_members, n_some, n_classes), dtype=np.float32)
     probabilities = np.empty_like(margins)
-    for place, instance_id in enumerate(scores.instance_ids):
+    for member, instance_id in enumerate(scores.instance_ids):
         probability = scores.probabilities(instance_id)[first_row:]
         cells = (fold * n_classes + label) * n_classes + probability.argmax(axis=1)
-        confusion[place] = np.bincount(cells, minlength=confusion[place].size).reshape(confusion[place].shape)
-        probabilities[place] = probability[some]
-        margins[place] = scores.margins(instance_id)[first_row:][some]
+        confusion[member] = np.bincount(cells, minlength=confusion[member].size).reshape(confusion[member].shape)
+        probabilities[member] = probability[some]
+        margins[member] = scores.margins(instance_id)[first_row:][some]
     by_f1 = f1_weights(confusion)
     found = {}
     for voting, values in zip(VOTINGS, (probabilities, margins), strict=True):
@@ -346,10 +345,12 @@ def vote_out_of_fold(
     ----------
     scores
         Out-of-fold scores of the members.
-    voting, weights
-        How.
+    voting
+        One of `VOTINGS`.
+    weights
+        Of the members.
     first_row
-        Rows before it fit no calibrator.
+        Calibrators are fitted without the rows before it.
     methods
         Calibrations on top to choose from, for margin voting.
     """
@@ -379,23 +380,17 @@ def vote_out_of_fold(
 
 def _joined(
     scores: MemberScores,
-    values_of: Callable[[int], NDArray[np.float32]],
+    values_of_member: Callable[[int], NDArray[np.float32]],
     weights: Sequence[float] | Sequence[Sequence[float]],
 ) -> NDArray[np.float32]:
-    """Return the mean over members by weights, one a member, or one a fold and member."""
+    """Return the mean over members by weights, one per member, or one per fold and member."""
     mean = np.zeros((scores.n_rows, len(scores.classes)))
     table = np.asarray(weights)
-    for place, instance_id in enumerate(scores.instance_ids):
-        if not table[..., place].any():
+    for member, instance_id in enumerate(scores.instance_ids):
+        if not table[..., member].any():
             continue
-        weight = table[place] if table.ndim == 1 else table[scores.fold, place]
-        values = values_of(instance_id)
+        weight = table[member] if table.ndim == 1 else table[scores.fold, member]
+        values = values_of_member(instance_id)
         for index in range(mean.shape[1]):
             mean[:, index] += weight * values[:, index]
     return mean.astype(np.float32)
-
-
-def log_loss(probabilities: NDArray[np.float32], labels: NDArray[np.integer]) -> float:
-    """Return the mean of -log of the label's probability, nats."""
-    of_label = np.take_along_axis(probabilities, labels.astype(np.int64)[:, None], axis=1)[:, 0]
-    return float(-np.log(np.clip(of_label.astype(np.float64), 1e-15, 1)).mean())

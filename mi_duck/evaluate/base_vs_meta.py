@@ -1,25 +1,108 @@
-"""Base model against ensemble, out of fold: errors where both call alike, at equal recall, by kind, gene by gene.
+"""Compares base model and ensemble row by row, out of fold: errors by kind, by gene, and near sampled true sites.
 
 Both are calibrated by cross-fitting before they are compared. Differences are ensemble - base, so fewer errors are negative;
 their intervals are by bootstrap over fold groups, the same draws for both.
-
-What both models say in the neighbourhood of true sites: every row of the gene within 100 nt of some sampled sites.
 """
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mi_duck.metrics.metrics import LEAST_CHANCE, interval, known
-from mi_duck.metrics.ranking import ranking, top_k_hits
+from mi_duck.atomic_files import write_csv, write_json
+from mi_duck.evaluate.scored_rows import Scored
+from mi_duck.metrics.base_model import NO_BASE
+from mi_duck.metrics.metrics import Drawn, differences, interval, known, log_loss_of_rows, ratio, summary
+from mi_duck.metrics.ranking import ranking, top_k_shares
+from mi_duck.run.folder import RunFolder
 
-NEAR = 50  # nt
+NEAR = 50  # nt: another true site this close makes an error one of position
+WITHIN = 100  # nt: rows this close to a sampled site are written
+DISTANCES = (0, 1, 2, 5, 10, 25, 50, 100)  # upper ends of the ranges of the summary, nt
 FIXED_THRESHOLD = 0.5
 ANY_SITE = "any site"
+NO_POSITION = "the dataset has no column with positions"
+
+
+def write_comparison(
+    folder: RunFolder,
+    base: NDArray[np.float32] | None,
+    meta: NDArray[np.float32],
+    scored: Scored,
+    *,
+    positions: NDArray[np.int64] | None,
+    drawn: Drawn,
+    base_drawn: Drawn,
+) -> None:
+    """Write ``base_vs_meta.json``: what `compare` counts, and the top-k accuracy of both models."""
+    if base is None:
+        write_json(folder.base_vs_meta, {"status": "left out", "reason": NO_BASE})
+        return
+    tables = {
+        "base": summary(base_drawn),
+        "meta": summary(drawn),
+        "difference": summary(differences(drawn, base_drawn)),
+    }
+    facts: dict[str, Any] = {
+        "status": "compared",
+        "n_rows": len(scored.label),
+        "intervals": "95 %, bootstrap over fold groups; differences are ensemble - base",
+        "classes": compare(
+            base,
+            meta,
+            scored.label,
+            scored.group,
+            scored.gene,
+            scored.classes,
+            positions=positions,
+            weights=scored.weights,
+        ),
+        "top_k_accuracy": {
+            name: {
+                who: one.values()
+                for who, table in tables.items()
+                for one in table
+                if (one.metric, one.class_name) == ("top_k_accuracy", name)
+            }
+            for name in (*scored.classes[1:], "macro")
+        },
+    }
+    if positions is None:
+        facts["by_kind"] = f"left out: {NO_POSITION}"
+    write_json(folder.base_vs_meta, facts)
+
+
+def write_neighbours(
+    folder: RunFolder,
+    base: NDArray[np.float32] | None,
+    meta: NDArray[np.float32],
+    scored: Scored,
+    *,
+    positions: NDArray[np.int64] | None,
+    n_sites: int,
+) -> None:
+    """Write ``neighbour_diagnostics/``: what `neighbours` and `by_distance` return."""
+    facts: dict[str, Any] = {"n_sites_asked": n_sites}
+    if positions is None:
+        write_json(folder.neighbours / "neighbours.json", facts | {"status": "left out", "reason": NO_POSITION})
+        return
+    lines = neighbours(
+        base,
+        meta,
+        scored.label,
+        scored.gene,
+        positions,
+        scored.classes,
+        gene_ids=scored.gene_ids,
+        n_sites=n_sites,
+        seed=scored.seed,
+    )
+    write_csv(folder.neighbours / "neighbours.csv", lines)
+    write_csv(folder.neighbours / "by_distance.csv", by_distance(lines))
+    n_written = len({line["site"] for line in lines})
+    write_json(folder.neighbours / "neighbours.json", facts | {"status": "written", "n_sites": n_written})
 
 
 def compare(
@@ -33,7 +116,7 @@ def compare(
     positions: NDArray[np.int64] | None,
     weights: NDArray[np.integer[Any]],
 ) -> dict[str, Any]:
-    """Count the errors of both, for each site class and for any site.
+    """Count the errors of both models, for each site class and for any site.
 
     Parameters
     ----------
@@ -44,7 +127,7 @@ def compare(
     classes
         Names; the first is the background.
     positions
-        Where each row lies, nt, shape (n_rows,), or None where that is not known.
+        Genomic position of each row, nt, shape (n_rows,), or None where the dataset has none.
     weights
         Draws of the groups, from `mi_duck.metrics.metrics.draw_weights`.
 
@@ -62,15 +145,13 @@ def compare(
     called_base, called_meta = base.argmax(axis=1), meta.argmax(axis=1)
     for name, indices in subjects:
         truth = np.isin(labels, indices)
-        chance_base, chance_meta = (probabilities[:, indices].sum(axis=1) for probabilities in (base, meta))
+        of_base, of_meta = (probabilities[:, indices].sum(axis=1) for probabilities in (base, meta))
         calls_base, calls_meta = np.isin(called_base, indices), np.isin(called_meta, indices)
         of_class = {
             "n_sites": int(truth.sum()),
             "argmax": _two(calls_base, calls_meta, truth, groups, weights),
-            "threshold_0.5": _two(
-                chance_base >= FIXED_THRESHOLD, chance_meta >= FIXED_THRESHOLD, truth, groups, weights
-            ),
-            "matched_recall": _matched(calls_base, chance_meta, truth, groups, weights),
+            "threshold_0.5": _two(of_base >= FIXED_THRESHOLD, of_meta >= FIXED_THRESHOLD, truth, groups, weights),
+            "matched_recall": _matched(calls_base, of_meta, truth, groups, weights),
         }
         if positions is not None:
             near = near_sites(truth, genes, positions)
@@ -89,10 +170,11 @@ def near_sites(
     """Return for each row whether another true site of its gene lies within so many nt, at another position."""
     low = int(positions.min(initial=0))
     span = int(positions.max(initial=0)) - low + 2 * within + 2
-    place = genes.astype(np.int64) * span + (positions - low)
-    sites = np.unique(place[truth])
-    count = np.searchsorted(sites, place + within, side="right") - np.searchsorted(sites, place - within, side="left")
-    own = np.searchsorted(sites, place, side="right") - np.searchsorted(sites, place, side="left")
+    # one axis for all genes, on which rows of two genes are always further apart than that
+    along = genes.astype(np.int64) * span + (positions - low)
+    sites = np.unique(along[truth])
+    count = np.searchsorted(sites, along + within, side="right") - np.searchsorted(sites, along - within, side="left")
+    own = np.searchsorted(sites, along, side="right") - np.searchsorted(sites, along, side="left")
     near: NDArray[np.bool_] = count > own
     return near
 
@@ -106,7 +188,7 @@ def gene_deltas(
     *,
     gene_ids: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """Return a line a gene: rows, sites, log loss, errors and top-k hits of both models and their difference.
+    """Return one line per gene: rows, sites, log loss, errors and top-k share of both models, and the log-loss difference.
 
     Parameters
     ----------
@@ -139,9 +221,9 @@ def gene_deltas(
     values = {name: column.tolist() for name, column in columns.items()}
     return [
         {"gene_id": gene_id}
-        | {name: None if column[place] != column[place] else column[place] for name, column in values.items()}
-        for place, gene_id in enumerate(gene_ids)
-        if rows[place]
+        | {name: None if column[number] != column[number] else column[number] for name, column in values.items()}
+        for number, gene_id in enumerate(gene_ids)
+        if rows[number]
     ]
 
 
@@ -153,16 +235,14 @@ def _of_genes(
     rows: NDArray[np.integer[Any]],
 ) -> dict[str, NDArray[Any]]:
     n = len(rows)
-    of_label = np.take_along_axis(probabilities, labels.astype(np.int64)[:, None], axis=1)[:, 0].astype(np.float64)
-    loss = np.bincount(genes, weights=-np.log(np.clip(of_label, LEAST_CHANCE, 1)), minlength=n)
+    loss = np.bincount(genes, weights=log_loss_of_rows(probabilities, labels), minlength=n)
     table: dict[str, NDArray[Any]] = {
         "log_loss": loss / np.maximum(rows, 1),
         "errors": np.bincount(genes[probabilities.argmax(axis=1) != labels], minlength=n),
     }
     for index, name in enumerate(classes):
         if index > 0:
-            sites, hits = top_k_hits(ranking(probabilities[:, index]), labels == index, genes, n)
-            table[f"top_k_{name}"] = np.divide(hits, sites, out=np.full(n, np.nan), where=sites > 0)
+            table[f"top_k_{name}"] = top_k_shares(ranking(probabilities[:, index]), labels == index, genes, n)
     return table
 
 
@@ -176,14 +256,11 @@ def _two(
     rows: NDArray[np.bool_] | None = None,
 ) -> dict[str, Any]:
     """Return counts of both, and the differences of F1, false positives and false negatives with intervals."""
-    drawn = [_counts(calls, truth, groups, weights, rows) for calls in (calls_base, calls_meta)]
-    difference = {name: asdict(interval(name, "", drawn[1][name] - drawn[0][name])) for name in ("f1", "fp", "fn")}
+    base, meta = (_counts(calls, truth, groups, weights, rows) for calls in (calls_base, calls_meta))
     return {
-        "base": {name: _plain(name, values) for name, values in drawn[0].items()},
-        "meta": {name: _plain(name, values) for name, values in drawn[1].items()},
-        "difference": {
-            name: {key: known(facts[key]) for key in ("value", "low", "high")} for name, facts in difference.items()
-        },
+        "base": {name: _plain(name, values) for name, values in base.items()},
+        "meta": {name: _plain(name, values) for name, values in meta.items()},
+        "difference": {name: interval(name, "", meta[name] - base[name]).values() for name in ("f1", "fp", "fn")},
     }
 
 
@@ -205,15 +282,15 @@ def _counts(
         "tp": tp,
         "fp": fp,
         "fn": fn,
-        "precision": _ratio(tp, tp + fp),
-        "recall": _ratio(tp, tp + fn),
-        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
+        "precision": ratio(tp, tp + fp),
+        "recall": ratio(tp, tp + fn),
+        "f1": ratio(2 * tp, 2 * tp + fp + fn),
     }
 
 
 def _matched(
     calls_base: NDArray[np.bool_],
-    chance_meta: NDArray[np.float32],
+    of_meta: NDArray[np.float32],
     truth: NDArray[np.bool_],
     groups: NDArray[np.integer[Any]],
     weights: NDArray[np.integer[Any]],
@@ -222,21 +299,12 @@ def _matched(
     n_found = int((calls_base & truth).sum())
     if not n_found:
         return {"status": "the base model calls no true site, so there is no recall to match"}
-    threshold = float(np.sort(chance_meta[truth])[-n_found])
-    return {"meta_threshold": threshold} | _two(calls_base, chance_meta >= threshold, truth, groups, weights)
-
-
-def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
-    ratio: NDArray[np.float64] = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
-    return ratio
+    threshold = float(np.sort(of_meta[truth])[-n_found])
+    return {"meta_threshold": threshold} | _two(calls_base, of_meta >= threshold, truth, groups, weights)
 
 
 def _plain(name: str, values: NDArray[np.float64]) -> float | int | None:
     return int(values[0]) if name in ("tp", "fp", "fn") else known(float(values[0]))
-
-
-WITHIN = 100  # nt
-DISTANCES = (0, 1, 2, 5, 10, 25, 50, 100)  # upper ends of the ranges of the summary, nt
 
 
 def neighbours(
@@ -251,14 +319,14 @@ def neighbours(
     n_sites: int,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """Return a line a sampled site and row near it.
+    """Return one line per sampled true site and row of its gene within 100 nt, with the probabilities of both models.
 
     Parameters
     ----------
     base, meta
         Probabilities, shape (n_rows, n_classes); base may be None.
     labels, genes, positions
-        Class, gene (from 0, rows of a gene together) and place (nt) of each row, shape (n_rows,).
+        Class, gene (from 0, rows of a gene together) and genomic position (nt) of each row, shape (n_rows,).
     classes, gene_ids
         Names; the first class is the background.
     n_sites
@@ -271,7 +339,7 @@ def neighbours(
         hashlib.md5(f"{seed}:{gene_ids[genes[row]]}:{positions[row]}:{classes[labels[row]]}".encode()).digest()
         for row in sites
     ]
-    sampled = sorted(sites[place] for place in sorted(range(len(sites)), key=lambda place: keys[place])[:n_sites])
+    sampled = sorted(sites[index] for index in sorted(range(len(sites)), key=keys.__getitem__)[:n_sites])
     lines = []
     for number, site in enumerate(sampled):
         first, stop = np.searchsorted(genes, [genes[site], genes[site] + 1])
@@ -294,9 +362,9 @@ def neighbours(
 
 
 def by_distance(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return for each class of site and range of distances: rows, true ones, and what both models give the site's class.
+    """Return for each class of site and range of distances: rows, true ones, and what both models make of them.
 
-    ``mean_<model>`` is the mean probability of the site's class, ``called_<model>`` the share of rows where it is at least .5.
+    ``mean_<model>`` is the mean probability of the site's class, ``called_<model>`` the share of rows with at least .5.
     """
     found = []
     models = [which for which in ("base", "meta") if lines and f"{which}_{lines[0]['site_class']}" in lines[0]]
@@ -316,7 +384,7 @@ def by_distance(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 probabilities = np.array([line[f"{which}_{name}"] for line in part])
                 row |= {
                     f"mean_{which}": float(probabilities.mean()),
-                    f"called_{which}": float((probabilities >= 0.5).mean()),
+                    f"called_{which}": float((probabilities >= FIXED_THRESHOLD).mean()),
                 }
             found.append(row)
     return found

@@ -12,7 +12,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from mi_duck.atomic_files import publish, storage_errors, unguarded
-from mi_duck.data.database import Database, named_queries, named_text, quoted
+from mi_duck.data.database import Database, named_queries, named_text
 from mi_duck.errors import CheckpointError, DataError
 from mi_duck.run.costs import MemoryModel, growing_bytes
 from mi_duck.run.folder import RunFolder
@@ -20,6 +20,23 @@ from mi_duck.run.instance_folder import instance_state, measurement, status_of
 from mi_duck.run.plan import Plan
 
 GAIN = "ensemble - base"
+INSTANCES = pa.schema(
+    [
+        *((name, pa.int64()) for name in ("instance_id", "first_rank", "stop_rank", "n_genes", "n_rows")),
+        *((name, pa.int64()) for name in ("n_training_rows", "predicted_bytes", "measured_peak_bytes")),
+        ("predicted_seconds", pa.float64()),
+        ("wall_seconds", pa.float64()),
+        ("status", pa.string()),
+        ("weight", pa.float64()),
+    ]
+)
+MEASUREMENTS = pa.schema(
+    [
+        ("phase", pa.string()),
+        *((name, pa.int64()) for name in ("instance_id", "n_genes", "n_rows", "n_features")),
+        *((name, pa.int64()) for name in ("predicted_bytes", "peak_bytes")),
+    ]
+)
 
 
 def write_catalogue(folder: RunFolder, plan: Plan, provenance: dict[str, Any]) -> None:
@@ -35,7 +52,7 @@ def write_catalogue(folder: RunFolder, plan: Plan, provenance: dict[str, Any]) -
         for stale in (temporary, temporary.with_name(f"{temporary.name}.wal")):
             stale.unlink(missing_ok=True)
         with Database(temporary) as db:
-            db.load("gene_index", _genes(folder))
+            db.load("gene_index", pq.read_table(folder.genes))
             db.load("instances", _instances(folder, plan))
             db.table("instance_genes")
             db.table("coverage", n_genes_dataset=plan.n_genes_dataset)
@@ -51,17 +68,13 @@ def write_catalogue(folder: RunFolder, plan: Plan, provenance: dict[str, Any]) -
         publish(temporary, folder.catalogue)
 
 
-def _genes(folder: RunFolder) -> pa.Table:
-    return pq.read_table(folder.genes)
-
-
 def _with_class_columns(genes: pa.Table, plan: Plan) -> pa.Table:
-    """Replace the list of rows per class by one column a class, named after it."""
+    """Replace the list of rows per class by one column per class, named after it."""
     counts = list(zip(*genes["label_counts"].to_pylist(), strict=True))
-    place = genes.schema.get_field_index("label_counts")
-    genes = genes.remove_column(place)
+    at = genes.schema.get_field_index("label_counts")
+    genes = genes.remove_column(at)
     for index, name in enumerate(plan.classes):
-        genes = genes.add_column(place + index, f"n_{name}", pa.array(counts[index], pa.int64()))
+        genes = genes.add_column(at + index, f"n_{name}", pa.array(counts[index], pa.int64()))
     return genes
 
 
@@ -90,30 +103,7 @@ def _instances(folder: RunFolder, plan: Plan) -> pa.Table:
                 "weight": weights.get(instance.instance_id),
             }
         )
-    whole = pa.int64()
-    return pa.Table.from_pylist(
-        rows,
-        schema=pa.schema(
-            [
-                (name, whole)
-                for name in (
-                    "instance_id",
-                    "first_rank",
-                    "stop_rank",
-                    "n_genes",
-                    "n_rows",
-                    "n_training_rows",
-                    "predicted_bytes",
-                )
-            ]
-            + [
-                ("measured_peak_bytes", whole),
-                ("predicted_seconds", pa.float64()),
-                ("wall_seconds", pa.float64()),
-            ]
-            + [("status", pa.string()), ("weight", pa.float64())]
-        ),
-    )
+    return pa.Table.from_pylist(rows, schema=INSTANCES)
 
 
 def _measurements(folder: RunFolder, plan: Plan) -> pa.Table:
@@ -129,13 +119,11 @@ def _measurements(folder: RunFolder, plan: Plan) -> pa.Table:
         }
         for instance in plan.instances
     ] + _probes(folder, plan)
-    whole = pa.int64()
-    names = ("instance_id", "n_genes", "n_rows", "n_features", "predicted_bytes", "peak_bytes")
-    return pa.Table.from_pylist(rows, schema=pa.schema([("phase", pa.string()), *((name, whole) for name in names)]))
+    return pa.Table.from_pylist(rows, schema=MEASUREMENTS)
 
 
 def _probes(folder: RunFolder, plan: Plan) -> list[dict[str, Any]]:
-    """Return the peaks of every phase of the probes that the plan rests on; none where it was made without."""
+    """Return the peak memory of every phase of the probes that the plan rests on, empty where it was made without."""
     try:
         points = json.loads(folder.memory.read_bytes())["points"]
     except (OSError, ValueError, KeyError):
@@ -195,12 +183,7 @@ def open_catalogue(folder: RunFolder) -> Database:
 def describe_catalogue(root: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """Return rows and columns of every table of a run's catalogue, and the named queries."""
     with open_catalogue(RunFolder(root)) as db:
-        tables = {}
-        for name in db.table_names():
-            columns, _ = db.query(f"from {quoted(name)} limit 0")
-            _, rows = db.query(f"select count(*) from {quoted(name)}")
-            tables[name] = {"n_rows": rows[0][0], "columns": columns}
-    return tables, named_queries()
+        return db.describe(), named_queries()
 
 
 def query_catalogue(
@@ -222,9 +205,9 @@ def query_catalogue(
 
 
 def score_table(root: Path) -> tuple[list[str], list[list[str]]]:
-    """Return the scores of a run as a small table: base model, each member, the ensemble, and what it gains over the base.
+    """Return the scores of a run as a small table: base model, each member, the ensemble, and ensemble - base.
 
-    Average precision a class, macro F1 and log loss, each with its interval where there is one.
+    They are average precision per class, macro F1 and log loss, each with its interval where there is one.
     """
     _, rows = query_catalogue(root, name="scores")
     columns = ["model"]

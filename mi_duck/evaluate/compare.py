@@ -1,13 +1,15 @@
 """Compares the out-of-fold predictions of two runs on the same rows: an ensemble with a single model, one setting with another.
 
-Both runs score every row by boosters that never saw its fold group, and both are judged by the same draws of fold groups, so a
-small difference can be told from noise where two intervals side by side cannot.
+Both runs score every row by boosters that never saw its fold group, and both are scored under the same draws of fold groups.
+So a small difference can be separated from noise, which two intervals side by side do not allow.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mi_duck.errors import CheckpointError
@@ -55,42 +57,49 @@ def compare_runs(run: Path, other: Path) -> Versus:
             raise CheckpointError(
                 f"{run} and {other} differ in {name.replace('_', ' ')}; compare runs of the same data"
             )
+    classes, seed = plans[0].classes, plans[0].settings.seed
+    parts = _shared_rows(folders, classes)
+    genes = read_genes(folders[0], plans[0])
+    numbers = np.unique(genes.group, return_inverse=True)[1].tolist()
+    group_of = dict(zip(genes.gene_id.tolist(), numbers, strict=True))
+    groups = np.unique(codes_of(parts[0]["gene_id"].cast("string"), group_of), return_inverse=True)[1]
+    labels = codes_of(parts[0]["label"].cast("string"), {name: number for number, name in enumerate(classes)})
+    weights = draw_weights(int(groups.max()) + 1, seed=seed, draws=DRAWS)
+    one, two = (
+        headline_scores(
+            np.column_stack([part[f"p_{name}"].to_numpy() for name in classes]),
+            labels,
+            groups,
+            classes,
+            weights=weights,
+        )
+        for part in parts
+    )
+    return Versus(
+        n_rows=len(labels),
+        n_groups=int(groups.max()) + 1,
+        one=tuple(summary(one)),
+        other=tuple(summary(two)),
+        difference=tuple(summary(differences(one, two))),
+    )
+
+
+def _shared_rows(folders: Sequence[RunFolder], classes: Sequence[str]) -> list[pa.Table]:
+    """Return the out-of-fold predictions of both runs on the rows that both have, in the same order."""
     for folder in folders:
         if not folder.out_of_fold.is_file():
             raise CheckpointError(
                 f"{folder.root} has no out-of-fold predictions; run 'mi-duck consolidate {folder.root}'"
             )
-    names = [f"p_{name}" for name in plans[0].classes]
-    columns = ["row_id", "gene_id", "label", "fold"]
-    tables = [pq.read_table(folder.out_of_fold, columns=[*columns, *names]) for folder in folders]
+    columns = ["row_id", "gene_id", "label", "fold", *(f"p_{name}" for name in classes)]
+    tables = [pq.read_table(folder.out_of_fold, columns=columns) for folder in folders]
     ids = [table["row_id"].to_numpy() for table in tables]
     shared = np.intersect1d(ids[0], ids[1], assume_unique=True)
     parts = [table.take(np.searchsorted(rows, shared)) for rows, table in zip(ids, tables, strict=True)]
     if not len(shared) or any(
         parts[0][name].cast("string") != parts[1][name].cast("string") for name in ("gene_id", "label", "fold")
     ):
-        raise CheckpointError(f"{run} and {other} have other genes or folds; compare runs of the same seed and genes")
-    genes = read_genes(folders[0], plans[0])
-    number_of_gene = np.unique(genes.group, return_inverse=True)[1].tolist()
-    group_of = dict(zip(genes.gene_id.tolist(), number_of_gene, strict=True))
-    groups = np.unique(codes_of(parts[0]["gene_id"].cast("string"), group_of), return_inverse=True)[1]
-    label_of = {name: number for number, name in enumerate(plans[0].classes)}
-    labels = codes_of(parts[0]["label"].cast("string"), label_of)
-    weights = draw_weights(int(groups.max()) + 1, seed=plans[0].settings.seed, draws=DRAWS)
-    drawn = [
-        headline_scores(
-            np.column_stack([part[name].to_numpy() for name in names]),
-            labels,
-            groups,
-            plans[0].classes,
-            weights=weights,
+        raise CheckpointError(
+            f"{folders[0].root} and {folders[1].root} have other genes or folds; compare runs of the same seed and genes"
         )
-        for part in parts
-    ]
-    return Versus(
-        n_rows=len(shared),
-        n_groups=int(groups.max()) + 1,
-        one=tuple(summary(drawn[0])),
-        other=tuple(summary(drawn[1])),
-        difference=tuple(summary(differences(drawn[0], drawn[1]))),
-    )
+    return parts

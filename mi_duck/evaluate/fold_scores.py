@@ -1,7 +1,6 @@
 """Scores an instance's out-of-fold rows fold by fold, beside the base model: the columns of ``gene_cv_metrics.csv``.
 
-The names are those of the design documents; what the reference computed under some of them was something else, so each
-is defined here. A *site* is a row of any class but the first.
+A *site* is a row of any class but the first.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,11 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mi_duck.metrics.calibrate import METHODS, as_probabilities, calibrate, cross_fitted, log_odds
+from mi_duck.metrics.base_model import NO_BASE
 from mi_duck.metrics.metrics import known, point_scores
-from mi_duck.metrics.ranking import rank_scores, ranking, top_k_hits
+from mi_duck.metrics.ranking import rank_scores, ranking, top_k_shares
 
-NO_BASE = "the dataset has no base score for every class"
 BASE_COLUMNS = ("base_f1", "base_topk", "delta_fp", "delta_fn", "auc_base", "ap_base")
 
 
@@ -25,12 +23,12 @@ def fold_scores(
     genes: NDArray[np.integer[Any]],
     classes: Sequence[str],
 ) -> dict[str, float | int | None]:
-    """Return the scores of one fold by the names of the design documents.
+    """Return the scores of one fold by the names of the columns of ``gene_cv_metrics.csv``.
 
     Parameters
     ----------
     probabilities, base
-        Probabilities of the instance and of the base model, shape (n_rows, n_classes); no base model is None.
+        Probabilities of the instance and of the base model, shape (n_rows, n_classes); None without a base model.
     labels, genes
         Class and gene of each row as whole numbers, shape (n_rows,).
     classes
@@ -43,9 +41,9 @@ def fold_scores(
         classes), ``test_macro_avg_precision`` (mean over the site classes), ``<class>_f1``, ``<class>_ap``,
         ``top_k_<class>`` and their mean over the site classes ``top_k_accuracy`` (see `gene_top_k`), ``top_k_n_genes``
         (genes with a site). Then sites against all other rows, by the sum of the site classes: F1 (``base_f1``, ``meta_f1``)
-        and errors at one half, ``delta_fp`` and ``delta_fn`` being base less instance, so that more is better;
-        ``base_topk``, ``meta_topk``; ``auc_*`` and ``ap_*``. None where there is no base model, or where a score needs a
-        class that the rows lack, or any row.
+        and errors at one half, where ``delta_fp`` and ``delta_fn`` are base - instance, so that more is better;
+        ``base_topk``, ``meta_topk``; ``auc_*`` and ``ap_*``. None without a base model, without rows, and without rows of a
+        class that the score needs.
     """
     if not len(labels):
         return dict.fromkeys(score_names(classes))
@@ -90,7 +88,7 @@ def score_names(classes: Sequence[str]) -> list[str]:
 def site_scores(
     probabilities: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]], genes: NDArray[np.integer[Any]]
 ) -> dict[str, float | int]:
-    """Return how well sites are told from other rows: ``f1``, ``fp``, ``fn`` at one half, ``auc``, ``ap``, ``topk``."""
+    """Return the scores of sites against other rows: ``f1``, ``fp``, ``fn`` at one half, ``auc``, ``ap``, ``topk``."""
     score, truth = site_probability(probabilities), labels > 0
     precision, area = areas(score, truth)
     called = score >= 0.5
@@ -112,41 +110,18 @@ def site_probability(probabilities: NDArray[np.floating[Any]]) -> NDArray[np.flo
 
 
 def gene_top_k(scores: NDArray[np.floating[Any]], truth: NDArray[np.bool_], genes: NDArray[np.integer[Any]]) -> float:
-    """Return the top-k accuracy, a mean over the genes with a true row; NaN where there is none: see `top_k_hits`."""
+    """Return the top-k accuracy, the mean of `top_k_shares` over the genes with a true row; NaN where there is none."""
     gene = np.unique(genes, return_inverse=True)[1]
-    sites, hits = top_k_hits(ranking(scores), truth, gene, int(gene.max()) + 1)
-    has_site = sites > 0
-    return float((hits[has_site] / sites[has_site]).mean()) if has_site.any() else float("nan")
+    shares = top_k_shares(ranking(scores), truth, gene, int(gene.max()) + 1)
+    shares = shares[~np.isnan(shares)]
+    return float(shares.mean()) if len(shares) else float("nan")
 
 
 def areas(scores: NDArray[np.floating[Any]], truth: NDArray[np.bool_]) -> tuple[float, float]:
-    """Return average precision and area under the ROC curve; NaN where a kind of rows is absent that it needs."""
+    """Return average precision and area under the ROC curve; NaN without the kind of rows that it needs."""
     of_one_group = np.zeros(len(truth), dtype=np.int64), np.ones((1, 1), dtype=np.int64)
     precision, area = rank_scores(ranking(scores), truth, *of_one_group)
     return float(precision[0]), float(area[0])
-
-
-def base_probabilities(
-    scores: NDArray[np.floating[Any]],
-    labels: NDArray[np.integer[Any]],
-    folds: NDArray[np.integer[Any]],
-    *,
-    n_folds: int,
-) -> NDArray[np.float64]:
-    """Return the base model's probabilities after the cross-fitted calibration that the instance gets.
-
-    Parameters
-    ----------
-    scores
-        Base scores taken for probabilities, shape (n_rows, n_classes); a missing one is taken for one half.
-    labels, folds
-        Class and fold of each row, shape (n_rows,).
-    n_folds
-        Number of folds.
-    """
-    margins = log_odds(as_probabilities(scores))
-    fitted = calibrate(margins, labels, folds, n_folds=n_folds, methods=METHODS)
-    return cross_fitted(margins, fitted, folds).astype(np.float64, copy=False)
 
 
 def aggregate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -155,7 +130,7 @@ def aggregate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Parameters
     ----------
     rows
-        A record a fold; a value that is None or empty text could not be computed.
+        One record per fold; a value that is None or empty text could not be computed.
 
     Returns
     -------

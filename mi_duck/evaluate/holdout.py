@@ -1,6 +1,6 @@
 """Scores the consolidated model, its members and the base model on genes that nothing was trained on.
 
-The models are those that are shipped: final boosters, not the ones of a fold. Calibrators of the base model are fitted on all
+The models are the final ones of the model file, not those of a fold. Calibrators of the base model are fitted on all
 rows of the run, none of which is held out.
 """
 
@@ -18,10 +18,8 @@ from mi_duck.ensemble.member_scores import open_member_scores
 from mi_duck.ensemble.model import ConsolidatedMetaModel
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.errors import CheckpointError
-from mi_duck.evaluate.scored_rows import base_model, scored_rows
-from mi_duck.metrics.calibrate import as_probabilities, calibrated, log_odds
+from mi_duck.evaluate.scored_rows import base_model_of_run, metric_lines, scored_rows
 from mi_duck.metrics.metrics import score
-from mi_duck.metrics.reliability import values_of
 from mi_duck.processes import Report
 from mi_duck.rows.segments import SegmentReader
 from mi_duck.run.folder import RunFolder
@@ -39,10 +37,8 @@ def evaluate_holdout(*, run: str, threads: int, report: Report) -> None:
     ----------
     run
         Run folder, consolidated and evaluated, whose segments and member scores are still in its scratch.
-    threads
-        Threads that predict.
     report
-        Told (stage, rows done, rows of all).
+        Progress callback, called with (stage, rows done, rows of all).
 
     Raises
     ------
@@ -60,52 +56,54 @@ def evaluate_holdout(*, run: str, threads: int, report: Report) -> None:
     gene = keys["gene_rank"].astype(np.int64) - plan.n_genes
     group = np.unique(np.array(genes["fold_group"].to_pylist(), dtype=object), return_inverse=True)[1][gene]
     label = keys["label"].astype(np.int64)
-    combined = np.empty((len(keys), len(plan.classes)), dtype=np.float32)
+    combined, members, base = _predictions(plan, model, reader, len(keys), threads=threads, report=report)
+    _write_predictions(folder, plan, keys, genes["gene_id"].combine_chunks().take(pa.array(gene)), combined)
+    found: list[tuple[str, int | None, str, NDArray[np.floating[Any]]]] = []
+    if plan.base_scores:
+        of_base = _base_probabilities(folder, plan, base)
+        found.append(("base", None, "calibrated on all genes that are not held out", of_base))
+    found.append(("ensemble", None, f"final models, {model.voting} voting", combined))
+    for facts, probabilities in zip(model.instance_metadata, members, strict=True):
+        found.append(("member", facts["instance_id"], "final model, own calibration", probabilities))
+    lines = []
+    for scope, instance_id, variant, probabilities in found:
+        lines += metric_lines(
+            score(probabilities, label, group, plan.classes, seed=plan.settings.seed),
+            scope=scope,
+            variant=variant,
+            n_genes=plan.n_holdout_genes,
+            n_rows=len(keys),
+            instance_id=instance_id,
+            evaluated_on="holdout",
+            is_chosen=scope == "ensemble",
+        )
+    _add_lines(folder.metrics, lines)
+
+
+def _predictions(
+    plan: Plan, model: ConsolidatedMetaModel, reader: SegmentReader, n_rows: int, *, threads: int, report: Report
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Return probabilities of the ensemble and of each member, and the base scores of all rows."""
+    combined = np.empty((n_rows, len(plan.classes)), dtype=np.float32)
     members = np.empty((model.total_instances, *combined.shape), dtype=np.float32)
-    base = np.empty((len(keys), len(plan.base_scores)), dtype=np.float32)
-    places = [plan.features.index(name) for name in plan.base_scores]
+    base = np.empty((n_rows, len(plan.base_scores)), dtype=np.float32)
+    base_columns = [plan.features.index(name) for name in plan.base_scores]
     begin = 0
     for matrix in reader.matrices(max(256, BATCH_BYTES // (4 * len(plan.features)))):
         rows = slice(begin, begin + len(matrix))
         margins = model.margins_of_members(matrix, threads=threads)
         of_members = model.probabilities_of_members(margins)
         combined[rows], members[:, rows] = model.join(margins, of_members), of_members
-        base[rows] = matrix[:, places]
+        base[rows] = matrix[:, base_columns]
         begin += len(matrix)
-        report(STAGE, begin, len(keys))
-    _write_predictions(folder, plan, keys, genes["gene_id"].combine_chunks().take(pa.array(gene)), combined)
-    found: list[tuple[str, int | str, str, NDArray[np.floating[Any]]]]
-    found = [("ensemble", "", f"final models, {model.voting} voting", combined)]
-    for number, facts in enumerate(model.instance_metadata):
-        found.append(("member", facts["instance_id"], "final model, own calibration", members[number]))
-    if plan.base_scores:
-        found.insert(
-            0, ("base", "", "calibrated on all genes that are not held out", _base_probabilities(folder, plan, base))
-        )
-    lines = []
-    for scope, instance_id, variant, probabilities in found:
-        for one in score(probabilities, label, group, plan.classes, seed=plan.settings.seed):
-            lines.append(
-                {
-                    "scope": scope,
-                    "instance_id": instance_id,
-                    "evaluated_on": "holdout",
-                    "variant": variant,
-                    "is_chosen": int(scope == "ensemble"),
-                    "fold": "",
-                    "class": one.class_name,
-                    "metric": one.metric,
-                }
-                | values_of(one)
-                | {"n_genes": plan.n_holdout_genes, "n_rows": len(keys)}
-            )
-    _add_lines(folder.metrics, lines)
+        report(STAGE, begin, n_rows)
+    return combined, members, base
 
 
 def _write_predictions(
     folder: RunFolder, plan: Plan, keys: NDArray[np.void], gene_id: pa.Array, probabilities: NDArray[np.float32]
 ) -> None:
-    """Write a row a held-out row, as in ``oof_predictions.parquet`` but without a fold; row ids follow on those there."""
+    """Write one row per held-out row, as in ``oof_predictions.parquet`` but without a fold; row ids go on from there."""
     columns: dict[str, Any] = {
         "row_id": pa.array(np.arange(plan.n_rows, plan.n_rows + len(keys))),
         "gene_id": gene_id.dictionary_encode(),
@@ -123,12 +121,12 @@ def _write_predictions(
 def _base_probabilities(folder: RunFolder, plan: Plan, given: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the base model's probabilities of held-out rows, calibrated on the rows of the run."""
     scores = open_member_scores(folder, plan)
-    fitted = base_model(plan, scores, scored_rows(plan, read_genes(folder, plan), scores, 0)).calibration
-    return calibrated(log_odds(as_probabilities(given)), fitted.final)
+    scored = scored_rows(plan, read_genes(folder, plan), scores, 0)
+    return base_model_of_run(plan, scores, scored).on_other_rows(given)
 
 
 def _add_lines(path: Path, lines: list[dict[str, Any]]) -> None:
-    """Add lines to a table of scores in place of those that an earlier evaluation added; its columns stay."""
+    """Add lines to a table of scores, instead of those that an earlier evaluation added; its columns stay."""
     with storage_errors(path), path.open(newline="", encoding="utf-8") as file:
         table = csv.DictReader(file)
         names = list(table.fieldnames or [])

@@ -1,5 +1,6 @@
-"""The rows of a run that are scored, with their draws of fold groups, and the base model on them."""
+"""The rows of a run that are scored, the base model on them, and the lines of ``metrics.csv``."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mi_duck.ensemble.member_scores import MemberScores
-from mi_duck.ensemble.out_of_fold import calibration_methods, first_scored_row
-from mi_duck.metrics.calibrate import Calibration, as_probabilities, calibrate, cross_fitted, log_odds
-from mi_duck.metrics.metrics import draw_weights, drawn_scores
+from mi_duck.ensemble.out_of_fold import first_scored_row
+from mi_duck.metrics.base_model import BaseModel, base_model
+from mi_duck.metrics.metrics import Drawn, Metric, draw_weights, drawn_scores
 from mi_duck.run.genes import Genes
 from mi_duck.run.plan import Plan
 
@@ -28,6 +29,8 @@ class Scored:
         Of each row, shape (n_rows,): class, fold, gene from 0 in the order of ranks, fold group from 0.
     rank
         Gene rank of each row, shape (n_rows,).
+    gene_ids
+        Name of each gene.
     weights
         Draws of the fold groups, shape (n_lines, n_groups).
     seed, draws
@@ -41,11 +44,12 @@ class Scored:
     gene: NDArray[np.int32]
     group: NDArray[np.int32]
     rank: NDArray[np.int32]
+    gene_ids: tuple[str, ...]
     weights: NDArray[np.integer[Any]]
     seed: int
     draws: int
 
-    def drawn(self, probabilities: NDArray[np.float32], *, sites_only: bool = False) -> dict[tuple[str, str], Any]:
+    def drawn(self, probabilities: NDArray[np.float32], *, sites_only: bool = False) -> Drawn:
         """Score all rows."""
         return drawn_scores(
             probabilities,
@@ -57,7 +61,7 @@ class Scored:
             sites_only=sites_only,
         )
 
-    def drawn_part(self, probabilities: NDArray[np.float32], rows: NDArray[np.bool_]) -> dict[tuple[str, str], Any]:
+    def drawn_part(self, probabilities: NDArray[np.float32], rows: NDArray[np.bool_]) -> Drawn:
         """Score some rows, by draws of their own groups."""
         group = renumbered(self.group[rows])
         return drawn_scores(
@@ -78,17 +82,8 @@ def renumbered(codes: NDArray[np.int32]) -> NDArray[np.int32]:
     return numbers
 
 
-@dataclass(frozen=True, slots=True)
-class BaseModel:
-    """The base model: its scores as probabilities, and what calibration made of them."""
-
-    before: NDArray[np.float32]
-    probabilities: NDArray[np.float32]
-    calibration: Calibration
-
-
 def scored_rows(plan: Plan, genes: Genes, scores: MemberScores, draws: int) -> Scored:
-    """Return the rows of a run that are scored."""
+    """Return the rows of a run that are scored: all but those of the genes that chose the features."""
     first_row = first_scored_row(plan, scores.gene_rank)
     rank = scores.gene_rank[first_row:]
     groups = np.unique(genes.group[plan.pilot_genes : plan.n_genes], return_inverse=True)[1].astype(np.int32)
@@ -101,21 +96,48 @@ def scored_rows(plan: Plan, genes: Genes, scores: MemberScores, draws: int) -> S
         gene=gene,
         group=groups[gene],
         rank=rank,
+        gene_ids=tuple(str(name) for name in genes.gene_id[plan.pilot_genes : plan.n_genes]),
         weights=draw_weights(int(groups.max()) + 1, seed=plan.settings.seed, draws=draws),
         seed=plan.settings.seed,
         draws=draws,
     )
 
 
-def base_model(plan: Plan, scores: MemberScores, scored: Scored) -> BaseModel:
-    """Return the base model's probabilities after the calibration that the members get.
+def base_model_of_run(plan: Plan, scores: MemberScores, scored: Scored) -> BaseModel:
+    """Return the base model on the scored rows of a run."""
+    return base_model(
+        scores.base()[scored.first_row :],
+        scored.label,
+        scored.fold,
+        n_folds=scores.n_folds,
+        is_calibrated=plan.settings.calibrate,
+    )
 
-    A base score is taken for a probability; where it is missing the row gets the prior by way of margin 0 of
-    a calibrator fitted with it.
-    """
-    given = scores.base()[scored.first_row :]
-    clipped = as_probabilities(given)
-    margins = log_odds(clipped)
-    fitted = calibrate(margins, scored.label, scored.fold, n_folds=scores.n_folds, methods=calibration_methods(plan))
-    probabilities = cross_fitted(margins, fitted, scored.fold, dtype=np.float32)
-    return BaseModel(clipped.astype(np.float32), probabilities, fitted)
+
+def metric_lines(
+    found: Sequence[Metric],
+    *,
+    scope: str,
+    variant: str,
+    n_genes: int,
+    n_rows: int,
+    instance_id: int | None = None,
+    evaluated_on: str = "oof",
+    is_chosen: bool = False,
+) -> list[dict[str, Any]]:
+    """Return the lines of ``metrics.csv`` with the scores of one model on some rows."""
+    return [
+        {
+            "scope": scope,
+            "instance_id": "" if instance_id is None else instance_id,
+            "evaluated_on": evaluated_on,
+            "variant": variant,
+            "is_chosen": int(is_chosen),
+            "fold": "",
+            "class": one.class_name,
+            "metric": one.metric,
+        }
+        | one.values()
+        | {"n_genes": n_genes, "n_rows": n_rows}
+        for one in found
+    ]

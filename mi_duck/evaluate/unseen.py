@@ -1,7 +1,7 @@
 """Scores the final model of each instance on genes of fold groups that have no gene in its window: it never saw them.
 
-With overlapping windows every instance leaves most genes to the others, so these are the genes that it would meet in use.
-One pass over the segments serves all instances: their trees are one forest, and of its answers for a row those of the instances
+With overlapping windows every instance leaves most genes to the others, so these resemble the genes that it meets in use.
+One pass over the segments serves all instances: their trees are one forest, and for each row the predictions of the instances
 that never saw its group are kept.
 """
 
@@ -54,18 +54,16 @@ def predict_unseen(
 ) -> None:
     """Predict the rows of unseen genes with the final model of each instance, in one pass over the segments.
 
-    Writes a scratch file an instance: ``gene_rank``, ``label`` and one probability a class, in the order of rows.
+    Writes one scratch file per instance: ``gene_rank``, ``label`` and one probability per class, in the order of rows.
 
     Parameters
     ----------
-    folder, plan, genes
-        The run.
     instances
         Those that are trained.
     threads
         Threads that predict; the result does not depend on them.
     report
-        Told (stage, rows done, rows of all).
+        Progress callback, called with (stage, rows done, rows of all).
 
     Raises
     ------
@@ -114,7 +112,7 @@ def predict_unseen(
 def _model(folder: RunFolder, instance: Instance) -> InstanceModel:
     model = load_unified_model(folder.instance(instance))
     if not isinstance(model, InstanceModel):
-        raise CheckpointError(f"{folder.instance(instance)} holds an ensemble, no model of one instance")
+        raise CheckpointError(f"{folder.instance(instance)} holds an ensemble, not the model of one instance")
     return model
 
 
@@ -127,8 +125,6 @@ def unseen_scores(
     ----------
     path
         File of `predict_unseen`.
-    plan, instance, genes
-        The run and the instance.
 
     Returns
     -------
@@ -156,8 +152,7 @@ def unseen_scores(
     groups = np.unique(genes.group[rank], return_inverse=True)[1].astype(np.int64)
     gene = np.unique(rank, return_inverse=True)[1].astype(np.int64)
     pooled = [
-        {"metric": one.metric, "class": one.class_name}
-        | {name: known(getattr(one, name)) for name in ("value", "low", "high")}
+        {"metric": one.metric, "class": one.class_name} | one.values()
         for one in score(probabilities, label, groups, plan.classes, seed=plan.settings.seed, genes=gene)
     ]
     return rows, {

@@ -1,4 +1,4 @@
-"""Writes a model for programs that know nothing of mi_duck's file: pickle, native XGBoost, ONNX.
+"""Writes a model in formats that other programs read: pickle, native XGBoost, ONNX.
 
 This is the only module that knows pickle, and it only writes it: loading a pickle runs code, so mi_duck never does. The
 pickle names one function of this module and holds the bytes of the ``.miduck`` file, whose hash that function checks.
@@ -21,6 +21,7 @@ from mi_duck.errors import CheckpointError, DataError
 from mi_duck.export.merge import border_rows, check_margins, join_outputs, merge_boosters
 from mi_duck.export.onnx_graph import onnx_bytes, onnx_probabilities
 from mi_duck.metrics.calibrate import LEAST, Calibrator
+from mi_duck.run.folder import RunFolder
 
 FORMATS = {
     "pickle": "consolidated_model.pkl",
@@ -49,16 +50,16 @@ def export_model(run: Path, kind: str, *, out: Path | None = None) -> Path:
     Returns
     -------
     Path
-        What was written, whole or not at all.
+        The file or folder, written whole or not at all.
 
     Raises
     ------
     CheckpointError
-        There is no model, or what was made does not predict what the model predicts.
+        There is no model, or the export does not predict what the model predicts.
     DataError
         ``out`` is a folder that is not an export, or a package is missing.
     """
-    source = run / "consolidated_model.miduck"
+    source = RunFolder(run).model
     if not source.is_file():
         raise CheckpointError(f"no consolidated model in {run}; 'mi-duck consolidate {run}' makes it")
     target = out or run / FORMATS[kind]
@@ -75,7 +76,7 @@ def export_model(run: Path, kind: str, *, out: Path | None = None) -> Path:
 
 
 def restore_model(data: bytes) -> ConsolidatedMetaModel | InstanceModel:
-    """Return the model from the bytes of its file; what a pickle of ours calls.
+    """Return the model from the bytes of its file; exported pickles call this.
 
     Raises
     ------
@@ -101,7 +102,7 @@ def _ensemble(source: Path) -> ConsolidatedMetaModel:
 
 
 def _onnx(model: ConsolidatedMetaModel) -> bytes:
-    """Return the ONNX model, once it predicts what the model predicts."""
+    """Return the ONNX model, after its predictions were compared with those of the model."""
     data = onnx_bytes(model)
     rows = border_rows(model.get_base_models(), len(model.features), ROWS, seed=SEED)
     gap = float(np.abs(onnx_probabilities(data, rows) - model.predict_proba(rows)).max())
@@ -111,7 +112,7 @@ def _onnx(model: ConsolidatedMetaModel) -> bytes:
 
 
 def _write_native(source: Path, target: Path) -> None:
-    """Write native boosters and their recipe into a folder beside its place and rename it there."""
+    """Write native boosters and their recipe into a temporary folder, then rename it to ``target``."""
     if target.exists() and not (target / RECIPE).is_file():
         raise DataError(f"{target} exists and is not an export of mi_duck; choose another --out")
     model = _ensemble(source)
@@ -155,7 +156,7 @@ def _recipe(model: ConsolidatedMetaModel, folder: Path) -> dict[str, Any]:
         "steps": [
             "Order the columns as in features; what counts as missing is NaN.",
             "Where encoding.sentinel is a number put it for every NaN; put NaN for the zeros of encoding.zero_is_missing.",
-            "For each of parts: margins = what its files predict as margin, side by side: one column a class.",
+            "For each of parts: margins = what its files predict as margin, side by side: one column per class.",
             "Calibrate each: isotonic is linear between the points (margins, probabilities) and constant outside; else "
             "1 / (1 + exp(-(slope x margin + intercept))). Keep it within least and 1 - least.",
             "Divide the row by its sum; the result is the mean over parts by weight.",

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mi_duck.errors import CheckpointError
 from mi_duck.train.forest import join_boosters, load
 
-LEAST_ROWS = 10_240
+N_ROWS = 10_240
 ROWS_AT_ONCE = 2_048
 LARGEST_GAP = 1e-5
 
@@ -28,7 +28,7 @@ def merge_boosters(boosters: Sequence[xgb.Booster], weights: Sequence[float]) ->
     boosters
         Trees (gbtree) with the objective ``binary:logistic`` on the same features.
     weights
-        One each.
+        One per booster.
 
     Raises
     ------
@@ -54,18 +54,18 @@ def join_outputs(boosters: Sequence[xgb.Booster]) -> xgb.Booster:
 
 
 def border_rows(boosters: Sequence[xgb.Booster], n_features: int, n_rows: int, *, seed: int) -> NDArray[np.float32]:
-    """Return rows that lie where trees decide: at their thresholds, just below them, at zero, or missing.
+    """Return rows at the borders where trees decide: values at their thresholds, just below them, zero, or missing.
 
-    Two models that agree on these are the same model, which rows of a dataset would show less well.
+    Two models that agree on these rows split at the same thresholds, which rows of a dataset would not show.
 
     Parameters
     ----------
     boosters
-        Whose thresholds to take.
+        Their thresholds are used.
     n_features, n_rows
         Shape of the result.
     seed
-        Of the draw.
+        Seed of the draw.
 
     Returns
     -------
@@ -101,13 +101,13 @@ def check_margins(
     Parameters
     ----------
     merged
-        With one output, or one a class.
+        With one output, or one per class.
     members
-        Boosters of each member, one a class.
+        Boosters of each member, one per class.
     weights
-        One a member.
+        One per member.
     n_features, seed
-        Of the rows that are tried: 10,240 of `border_rows`.
+        Of the 10,240 rows of `border_rows` that are compared.
 
     Returns
     -------
@@ -119,7 +119,7 @@ def check_margins(
     CheckpointError
         It is larger than 1e-5.
     """
-    rows = border_rows([booster for member in members for booster in member], n_features, LEAST_ROWS, seed=seed)
+    rows = border_rows([booster for member in members for booster in member], n_features, N_ROWS, seed=seed)
     largest = 0.0
     for begin in range(0, len(rows), ROWS_AT_ONCE):
         part = rows[begin : begin + ROWS_AT_ONCE]

@@ -1,9 +1,9 @@
-"""A model as one ONNX graph: rows to probabilities, with everything that stands between the trees and the answer.
+"""A model as one ONNX graph, from rows to probabilities.
 
 Missing values and calibration are part of the graph, in double precision as in `mi_duck.ensemble.model`. XGBoost adds
 a booster's trees to its intercept one after the other in single precision; the graph holds the intercept as a first tree
 of one leaf, so that a runtime that adds in the same order gets the same bits. That matters where an isotonic calibrator
-has a steep step: a margin that differs in its last bit may stand on the other side of it.
+has a steep step: a margin that differs in its last bit may fall on the other side of it.
 """
 
 import json
@@ -55,11 +55,12 @@ def onnx_bytes(model: ConsolidatedMetaModel) -> bytes:
     graph.node("TreeEnsembleRegressor", [rows], "margins32", domain="ai.onnx.ml", **attributes)
     graph.node("Cast", ["margins32"], "margins", to=TensorProto.DOUBLE)
     margins = [
-        [_column(graph, place * n_classes + index) for index in range(n_classes)] for place in range(len(model.members))
+        [_column(graph, member * n_classes + index) for index in range(n_classes)]
+        for member in range(len(model.members))
     ]
     if model.voting == "margin":
         joined = [_mean(graph, [member[index] for member in margins], model.weights) for index in range(n_classes)]
-        # the model keeps the mean in single precision
+        # as in the model, whose mean is in single precision
         joined = [graph.node("Cast", [one], to=TensorProto.FLOAT) for one in joined]
         mean = _probabilities(
             graph, [graph.node("Cast", [one], to=TensorProto.DOUBLE) for one in joined], model.calibrators
@@ -110,7 +111,7 @@ def onnx_probabilities(data: bytes, rows: NDArray[np.float32]) -> NDArray[np.flo
 
 
 class _Graph:
-    """Collects nodes and constants and gives each a name."""
+    """Collects nodes and constants and names them."""
 
     def __init__(self, helper: Any, kinds: Any) -> None:
         self._helper = helper
@@ -146,8 +147,8 @@ def _encoded(graph: _Graph, model: ConsolidatedMetaModel) -> str:
     return "rows"
 
 
-def _column(graph: _Graph, number: int) -> str:
-    return graph.node("Gather", ["margins", graph.constant(np.array([number], dtype=np.int64))], axis=1)
+def _column(graph: _Graph, index: int) -> str:
+    return graph.node("Gather", ["margins", graph.constant(np.array([index], dtype=np.int64))], axis=1)
 
 
 def _mean(graph: _Graph, values: Sequence[str], weights: Sequence[float]) -> str:
@@ -159,7 +160,7 @@ def _mean(graph: _Graph, values: Sequence[str], weights: Sequence[float]) -> str
 
 
 def _probabilities(graph: _Graph, margins: Sequence[str], calibrators: Sequence[Calibrator]) -> str:
-    """Task one column of margins a class into probabilities whose rows sum to 1."""
+    """Turn one column of margins per class into probabilities whose rows sum to 1."""
     columns = [_calibrated(graph, margin, one) for margin, one in zip(margins, calibrators, strict=True)]
     scores = graph.node("Concat", columns, axis=1)
     total = graph.node("ReduceSum", [scores, graph.constant(np.array([1], dtype=np.int64))], keepdims=1)
@@ -167,13 +168,13 @@ def _probabilities(graph: _Graph, margins: Sequence[str], calibrators: Sequence[
 
 
 def _calibrated(graph: _Graph, margin: str, calibrator: Calibrator) -> str:
-    """Task a column of margins into probabilities: see `mi_duck.metrics.calibrate.Calibrator.apply`."""
+    """Turn a column of margins into probabilities: see `mi_duck.metrics.calibrate.Calibrator.apply`."""
     if calibrator.method == "isotonic":
         x, y = np.array(calibrator.margins), np.array(calibrator.probabilities)
         if len(x) == 1:  # one step is a constant
             x, y = np.array([x[0], x[0] + 1]), np.repeat(y, 2)
         width = np.diff(x)
-        # linear between the steps, constant outside: the way walked through each interval times its slope
+        # linear between the steps, constant outside: the distance inside each interval times the slope there
         ahead = graph.node("Sub", [margin, graph.constant(x[None, :-1])])
         walked = graph.node(
             "Min", [graph.node("Max", [ahead, graph.constant(np.array(0.0))]), graph.constant(width[None])]
@@ -201,9 +202,8 @@ def _trees(boosters: Sequence[xgb.Booster]) -> dict[str, Any]:
             raise CheckpointError("only trees with the objective binary:logistic can become ONNX")
         probability = np.float32(model["learner_model_param"]["base_score"].strip("[]"))
         intercept = {"left_children": [-1], "right_children": [-1], "split_indices": [0], "default_left": [0]}
-        intercept |= {
-            "split_conditions": [-np.log(np.float32(1) / probability - np.float32(1))]
-        }  # as XGBoost computes it
+        # XGBoost computes the margin of its intercept with the same operations in single precision
+        intercept |= {"split_conditions": [-np.log(np.float32(1) / probability - np.float32(1))]}
         for tree in (intercept, *model["gradient_booster"]["model"]["trees"]):
             _add_tree(nodes, leaves, tree, n_trees, output)
             n_trees += 1

@@ -1,12 +1,12 @@
-"""GTF or GFF3 to genes: spans, introns, splice sites, clusters of overlapping genes.
+"""GTF or GFF3 to genes, their splice sites, and clusters of overlapping genes.
 
-Format and compression are told from the content, never from the file name. RefSeq, Ensembl, GENCODE and
-AUGUSTUS flavours are read; all that counts are exon lines (CDS lines for a transcript without exon lines).
+Format and compression are recognised by the content, never by the file name. RefSeq, Ensembl, GENCODE and
+AUGUSTUS flavours are read; only exon lines count (CDS lines for a transcript without exon lines).
 
 Choices, each the same for every flavour:
 
 - A gene is (gene id, chromosome, strand). A gene id found on two strands or chromosomes (trans-splicing,
-  genes of the pseudo-autosomal regions) becomes one gene per place, named ``id@chromosome:strand``.
+  genes of the pseudo-autosomal regions) becomes one gene per strand and chromosome, named ``id@chromosome:strand``.
 - A transcript is (gene, transcript id, chromosome, strand), because ids such as
   ``unassigned_transcript_1`` are used by many genes.
 - The span of a gene is that of its exons.
@@ -24,8 +24,10 @@ from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import unquote
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mi_duck.errors import DataError
-from mi_duck.genome.loci import Gene
 from mi_duck.genome.sequence import reading
 
 SHORTEST_INTRON = 20
@@ -49,8 +51,52 @@ _NOT_PARENTS = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
+class Gene:
+    """One gene on one strand of one chromosome.
+
+    Attributes
+    ----------
+    gene_id, gene_name, gene_type
+        Text; name and type are empty where the annotation does not give them.
+    chrom, strand
+        Contig name, and ``+`` or ``-``.
+    start, end
+        Span of the exons, 1-based, inclusive.
+    n_transcripts, n_exons
+        Transcripts, and different exons.
+    introns
+        Different introns, ascending: last base of the exon to the left and first base of the exon to the
+        right on the forward strand (1-based), whatever the gene's strand.
+    """
+
+    gene_id: str
+    gene_name: str
+    gene_type: str
+    chrom: str
+    strand: str
+    start: int
+    end: int
+    n_transcripts: int
+    n_exons: int
+    introns: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StrandSites:
+    """The splice sites of one strand of a chromosome, ascending 1-based positions, (n,) int64 each.
+
+    A donor is the last base of the exon before an intron, an acceptor the first base of the exon after it.
+    Positions that are both are in ``ambiguous`` only.
+    """
+
+    donors: NDArray[np.int64]
+    acceptors: NDArray[np.int64]
+    ambiguous: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
 class Annotation:
-    """What an annotation file says.
+    """The genes of an annotation file, and counts of what was ignored.
 
     Attributes
     ----------
@@ -101,11 +147,6 @@ def read_annotation(path: Path) -> Annotation:
     path
         The annotation; exon lines may come in any order.
 
-    Returns
-    -------
-    Annotation
-        Genes with their introns, and counts of what was ignored.
-
     Raises
     ------
     DataError
@@ -118,7 +159,7 @@ def read_annotation(path: Path) -> Annotation:
         for number, fields in lines:
             first.append((number, fields))
             is_gff3 = number == 0 or _GFF3_PAIR.match(fields[8]) is not None
-            # AUGUSTUS begins with lines whose last column is a bare name: ask the next line
+            # AUGUSTUS begins with lines whose last column is a bare name, so the next line decides
             if is_gff3 or _GTF_PAIR.match(fields[8].lstrip()):
                 break
         rows = (line for line in chain(first, lines) if line[0] > 0)
@@ -175,7 +216,7 @@ def _add(spans: _Spans, key: tuple[str, str, str, str], span: tuple[int, int]) -
 
 
 def _first(attributes: dict[str, str], keys: Sequence[str]) -> str:
-    """Return the first of the attributes that is there and not empty."""
+    """Return the first of the attributes that is present and not empty."""
     return next((attributes[key] for key in keys if attributes.get(key)), "")
 
 
@@ -285,16 +326,16 @@ def _gene_of(
 
 
 def _genes(found: _Lines) -> Annotation:
-    """Put transcripts together to genes."""
-    places: dict[tuple[str, str, str], list[array[int]]] = defaultdict(list)
+    """Join transcripts to genes."""
+    by_gene: dict[tuple[str, str, str], list[array[int]]] = defaultdict(list)
     for key, values in found.exons.items():
-        places[key[0], key[2], key[3]].append(values)
+        by_gene[key[0], key[2], key[3]].append(values)
     for key, values in found.coding.items():
         if key not in found.exons:
-            places[key[0], key[2], key[3]].append(values)
-    n_places = Counter(gene for gene, _, _ in places)
+            by_gene[key[0], key[2], key[3]].append(values)
+    n_strands = Counter(gene for gene, _, _ in by_gene)
     genes, n_short = [], 0
-    for (gene, chrom, strand), transcripts in places.items():
+    for (gene, chrom, strand), transcripts in by_gene.items():
         exons: set[tuple[int, int]] = set()
         introns: set[tuple[int, int]] = set()
         for values in transcripts:
@@ -310,7 +351,7 @@ def _genes(found: _Lines) -> Annotation:
         name, gene_type = found.names.get(gene, ("", ""))
         genes.append(
             Gene(
-                gene_id=gene if n_places[gene] == 1 else f"{gene}@{chrom}:{strand}",
+                gene_id=gene if n_strands[gene] == 1 else f"{gene}@{chrom}:{strand}",
                 gene_name=name,
                 gene_type=gene_type,
                 chrom=chrom,
@@ -323,5 +364,101 @@ def _genes(found: _Lines) -> Annotation:
             )
         )
     genes.sort(key=lambda gene: (gene.chrom, gene.start, gene.gene_id))
-    n_split = sum(n > 1 for n in n_places.values())
+    n_split = sum(n > 1 for n in n_strands.values())
     return Annotation(tuple(genes), n_short, found.without_strand, found.without_gene, n_split)
+
+
+def strand_sites(genes: Iterable[Gene]) -> dict[tuple[str, str], StrandSites]:
+    """Unite the splice sites of all transcripts of all genes of each strand.
+
+    Parameters
+    ----------
+    genes
+        Every annotated gene.
+
+    Returns
+    -------
+    dict
+        (chromosome, strand) to its sites; strands without introns are absent.
+    """
+    donors: dict[tuple[str, str], set[int]] = defaultdict(set)
+    acceptors: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for gene in genes:
+        strand = (gene.chrom, gene.strand)
+        for left, right in gene.introns:
+            donors[strand].add(left if gene.strand == "+" else right)
+            acceptors[strand].add(right if gene.strand == "+" else left)
+    return {
+        strand: StrandSites(
+            *(
+                np.array(sorted(positions), np.int64)
+                for positions in (
+                    donors[strand] - acceptors[strand],
+                    acceptors[strand] - donors[strand],
+                    donors[strand] & acceptors[strand],
+                )
+            )
+        )
+        for strand in donors
+    }
+
+
+def overlap_clusters(genes: Sequence[Gene], padding: int) -> tuple[str, ...]:
+    """Name the cluster of each gene: genes linked by overlaps of their padded spans, on either strand.
+
+    Parameters
+    ----------
+    genes
+        In any order.
+    padding
+        Nucleotides added to both ends of every span, 0 or more; half a window makes the windows of different
+        clusters disjoint.
+
+    Returns
+    -------
+    tuple of str
+        In the order of ``genes``: ``chromosome:start-end`` of the whole cluster, without the padding.
+    """
+    order = sorted(range(len(genes)), key=lambda index: (genes[index].chrom, genes[index].start))
+    clusters: list[list[int]] = []
+    chrom, end = "", 0
+    for index in order:
+        gene = genes[index]
+        if clusters and gene.chrom == chrom and gene.start - padding <= end + padding:
+            clusters[-1].append(index)
+            end = max(end, gene.end)
+        else:
+            clusters.append([index])
+            chrom, end = gene.chrom, gene.end
+    names = [""] * len(genes)
+    for members in clusters:
+        first = genes[members[0]]
+        name = f"{first.chrom}:{first.start}-{max(genes[member].end for member in members)}"
+        for member in members:
+            names[member] = name
+    return tuple(names)
+
+
+def count_overlaps(genes: Sequence[Gene]) -> NDArray[np.int32]:
+    """Count, for each gene, the other genes whose spans share a base with it, on either strand.
+
+    Returns
+    -------
+    (n_genes,) int32
+        In the order of ``genes``.
+
+    Notes
+    -----
+    Genes that start before this one ends, less those that end before it starts, less itself.
+    """
+    counts = np.zeros(len(genes), np.int32)
+    by_chrom: dict[str, list[int]] = defaultdict(list)
+    for index, gene in enumerate(genes):
+        by_chrom[gene.chrom].append(index)
+    for indices in by_chrom.values():
+        starts = np.array([genes[index].start for index in indices])
+        ends = np.array([genes[index].end for index in indices])
+        begun = np.searchsorted(np.sort(starts), ends, side="right")
+        over = np.searchsorted(np.sort(ends), starts, side="left")
+        counts[indices] = begun - over - 1
+    return counts

@@ -1,6 +1,6 @@
 """FASTA and annotation to a dataset: one row per candidate position, in Parquet files of whole genes.
 
-Two passes over the genome, one contig in memory at a time. `survey` checks that sequence and annotation
+Two passes over the genome with one contig in memory at a time. `survey` checks that sequence and annotation
 belong together and fits the base scores. The second pass draws the candidates of each gene, cuts their
 windows and writes the rows; `row_columns`, which computes the columns, never sees a label.
 """
@@ -8,26 +8,24 @@ windows and writes the rows; `row_columns`, which computes the columns, never se
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from mi_duck.atomic_files import published_folder
 from mi_duck.errors import DataError
-from mi_duck.genome.annotation import read_annotation
-from mi_duck.genome.base_scores import cluster_fold
+from mi_duck.genome.annotation import Annotation, Gene, count_overlaps, read_annotation, strand_sites
+from mi_duck.genome.base_scores import ScoreTable, cluster_fold, read_base_scores
 from mi_duck.genome.candidates import complete_genes, draw_candidates
-from mi_duck.genome.columns import dataset_schema, feature_columns, gene_facts
-from mi_duck.genome.loci import Gene, count_overlaps, strand_sites
-from mi_duck.genome.parts import Block, row_groups, write_parts
-from mi_duck.genome.score_file import ScoreTable, read_base_scores
+from mi_duck.genome.columns import GeneFacts, dataset_schema, feature_columns, gene_facts
+from mi_duck.genome.parts import Block, Written, row_groups, write_parts
 from mi_duck.genome.sequence import read_fasta, windows
-from mi_duck.genome.survey import survey
-
-Report = Callable[[str, int, int], None]
+from mi_duck.genome.survey import Survey, survey
+from mi_duck.processes import Report
 
 SMALLEST_WINDOW = 44
 
@@ -54,7 +52,7 @@ class BuildSummary:
     n_genes_without_introns, n_genes_without_rows, n_genes_without_sequence, n_contigs_without_sequence
         Annotated genes (contigs) that give no rows; without rows: every site is ambiguous.
     n_exons_without_strand, n_exons_without_gene, n_split_genes
-        Exon lines ignored; gene ids at several places, made one gene per place.
+        Exon lines ignored; gene ids on several chromosomes or strands, each made a gene of its own.
     n_rows_without_scores
         Rows that ``base_scores`` has no score for; their score features are null.
     seconds
@@ -104,10 +102,8 @@ def build(
 
     Parameters
     ----------
-    fasta
-        Genome, plain or gzip; contigs are matched by the first word of their headers.
-    annotation
-        GTF or GFF3, plain or gzip.
+    fasta, annotation
+        Genome, and GTF or GFF3; plain or gzip. Contigs are matched by the first word of the FASTA headers.
     out
         Folder to make: ``master/part-*.parquet`` and ``build.json``. It must not exist or be empty.
     negatives_per_site
@@ -130,40 +126,37 @@ def build(
     report
         Called with (stage, genes done, genes); stages are "annotation", "splice sites", "rows".
 
-    Returns
-    -------
-    BuildSummary
-        Counts and the wall time.
-
     Raises
     ------
     DataError
-        Input that cannot be used, settings out of range, or ``out`` holds something.
+        Input that cannot be used, settings out of range, or ``out`` is a file or not empty.
     StorageError
         The dataset cannot be written.
 
     Notes
     -----
-    A gene's rows are in one file; genes are in the order of contigs, starts and gene ids, rows in that of the
-    transcript. Row groups have at most 8,192 rows and page checksums. Everything is written to a hidden
-    folder beside ``out``, which is renamed at the end.
+    A gene's rows are in one file; genes are in the order of contigs, starts and gene ids, rows in that of the transcript.
+    Row groups have at most 8,192 rows and page checksums. Everything is written to a hidden folder beside ``out``, which
+    is renamed at the end.
     """
     started = time.monotonic()
     _check_settings(negatives_per_site, hard_negatives, all_positions, genes_per_file, window)
-    told: Report = report or (lambda stage, done, total: None)
+    report = report or (lambda stage, done, total: None)
+    settings = {
+        "negatives_per_site": negatives_per_site,
+        "hard_negatives": hard_negatives,
+        "annotation_features": annotation_features,
+        "all_positions": all_positions,
+        "genes_per_file": genes_per_file,
+        "window": window,
+        "seed": seed,
+    }
     with published_folder(out) as folder:
         annotated = read_annotation(annotation)
-        told("annotation", len(annotated.genes), len(annotated.genes))
-        found = survey(fasta, annotated.genes, padding=window // 2, seed=seed, report=told)
+        report("annotation", len(annotated.genes), len(annotated.genes))
+        found = survey(fasta, annotated.genes, padding=window // 2, seed=seed, report=report)
         genes = [gene for gene in found.genes if gene.introns]
         table = read_base_scores(base_scores, genes) if base_scores is not None else None
-        overlaps = dict(zip((gene.gene_id for gene in found.genes), count_overlaps(found.genes).tolist(), strict=True))
-        facts = gene_facts(
-            genes,
-            clusters=found.clusters,
-            n_overlaps=[overlaps[gene.gene_id] for gene in genes],
-            contig_lengths=found.contig_lengths,
-        )
         rows = _gene_rows(
             fasta,
             genes,
@@ -177,52 +170,18 @@ def build(
         written = write_parts(
             folder / "master",
             row_groups(rows, genes_per_file),
-            facts,
+            _facts(found, genes),
             matrices=found.matrices if table is None else None,
             folds=np.array([cluster_fold(found.clusters[gene.gene_id], seed) for gene in genes], np.int64),
             schema=dataset_schema(annotation_features=annotation_features),
-            report=told,
+            report=report,
         )
         if written.n_without_scores == sum(written.class_rows):
             raise DataError(
                 f"no row is among the positions of {base_scores}; they must be 1-based, on the gene's strand"
             )
-        n_neither, n_donors, n_acceptors = written.class_rows
-        summary = BuildSummary(
-            n_genes=written.n_genes,
-            n_rows=sum(written.class_rows),
-            n_files=written.n_files,
-            n_features=len(feature_columns(annotation_features=annotation_features)),
-            n_neither=n_neither,
-            n_donors=n_donors,
-            n_acceptors=n_acceptors,
-            n_clusters=len(set(found.clusters.values())),
-            n_complete_genes=all_positions,
-            n_introns=found.n_introns,
-            gt_ag_fraction=found.gt_ag_fraction,
-            n_short_introns=annotated.n_short_introns,
-            n_ambiguous_sites=sum(sites.ambiguous.size for sites in strand_sites(genes).values()),
-            n_genes_without_introns=len(found.genes) - len(genes),
-            n_genes_without_rows=len(genes) - written.n_genes,
-            n_genes_without_sequence=found.n_genes_without_sequence,
-            n_contigs_without_sequence=found.n_contigs_without_sequence,
-            n_exons_without_strand=annotated.n_exons_without_strand,
-            n_exons_without_gene=annotated.n_exons_without_gene,
-            n_split_genes=annotated.n_split_genes,
-            n_rows_without_scores=written.n_without_scores,
-            seconds=time.monotonic() - started,
-        )
-        settings = {
-            "negatives_per_site": negatives_per_site,
-            "hard_negatives": hard_negatives,
-            "annotation_features": annotation_features,
-            "all_positions": all_positions,
-            "genes_per_file": genes_per_file,
-            "window": window,
-            "seed": seed,
-        }
-        inputs = {"fasta": fasta, "annotation": annotation, "base_scores": base_scores}
-        _write_json(folder / "build.json", inputs, settings, summary)
+        summary = _summary(annotated, found, genes, written, settings, time.monotonic() - started)
+        _write_record(folder / "build.json", fasta, annotation, base_scores, settings, summary)
     return summary
 
 
@@ -242,6 +201,52 @@ def _check_settings(
         raise DataError(f"a window of {window} nt; give an even number of at least {SMALLEST_WINDOW}")
     if negatives_per_site == 0 and all_positions == 0:
         raise DataError("0 negatives per site and 0 genes with all positions: no row would be neither; raise one")
+
+
+def _facts(found: Survey, genes: Sequence[Gene]) -> GeneFacts:
+    """Return the facts of the genes with introns; overlaps count those without introns too."""
+    overlaps = dict(zip((gene.gene_id for gene in found.genes), count_overlaps(found.genes).tolist(), strict=True))
+    return gene_facts(
+        genes,
+        clusters=found.clusters,
+        n_overlaps=[overlaps[gene.gene_id] for gene in genes],
+        contig_lengths=found.contig_lengths,
+    )
+
+
+def _summary(
+    annotated: Annotation,
+    found: Survey,
+    genes: Sequence[Gene],
+    written: Written,
+    settings: Mapping[str, Any],
+    seconds: float,
+) -> BuildSummary:
+    n_neither, n_donors, n_acceptors = written.class_rows
+    return BuildSummary(
+        n_genes=written.n_genes,
+        n_rows=sum(written.class_rows),
+        n_files=written.n_files,
+        n_features=len(feature_columns(annotation_features=settings["annotation_features"])),
+        n_neither=n_neither,
+        n_donors=n_donors,
+        n_acceptors=n_acceptors,
+        n_clusters=len(set(found.clusters.values())),
+        n_complete_genes=settings["all_positions"],
+        n_introns=found.n_introns,
+        gt_ag_fraction=found.gt_ag_fraction,
+        n_short_introns=annotated.n_short_introns,
+        n_ambiguous_sites=sum(sites.ambiguous.size for sites in strand_sites(genes).values()),
+        n_genes_without_introns=len(found.genes) - len(genes),
+        n_genes_without_rows=len(genes) - written.n_genes,
+        n_genes_without_sequence=found.n_genes_without_sequence,
+        n_contigs_without_sequence=found.n_contigs_without_sequence,
+        n_exons_without_strand=annotated.n_exons_without_strand,
+        n_exons_without_gene=annotated.n_exons_without_gene,
+        n_split_genes=annotated.n_split_genes,
+        n_rows_without_scores=written.n_without_scores,
+        seconds=seconds,
+    )
 
 
 def _gene_rows(
@@ -288,8 +293,13 @@ def _gene_rows(
             )
 
 
-def _write_json(
-    path: Path, inputs: Mapping[str, Path | None], settings: Mapping[str, object], summary: BuildSummary
+def _write_record(
+    path: Path,
+    fasta: Path,
+    annotation: Path,
+    base_scores: Path | None,
+    settings: Mapping[str, object],
+    summary: BuildSummary,
 ) -> None:
     """Record inputs, settings, counts and versions; no times, so that equal builds give equal files."""
     from mi_duck import __version__
@@ -300,7 +310,7 @@ def _write_json(
         "format": 1,
         "inputs": {
             name: {"name": path.name, "bytes": path.stat().st_size} if path is not None else None
-            for name, path in inputs.items()
+            for name, path in (("fasta", fasta), ("annotation", annotation), ("base_scores", base_scores))
         },
         "settings": settings,
         "counts": counts,

@@ -1,4 +1,4 @@
-"""Which positions of a gene become rows: all its splice sites, and negatives drawn by a stated rule."""
+"""Which positions of a gene become rows: all its splice sites, and random negatives, some of them hard."""
 
 import hashlib
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mi_duck.errors import DataError
-from mi_duck.genome.loci import Gene, StrandSites
+from mi_duck.genome.annotation import Gene, StrandSites
 from mi_duck.genome.sequence import Letters, reverse_complement, stretch
 
 CLASSES = ("neither", "donor", "acceptor")
@@ -141,7 +141,7 @@ def draw_candidates(
 
 
 def _offsets(gene: Gene, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Task the positions within the span into offsets along the strand."""
+    """Return the positions within the span as offsets along the strand."""
     first, stop = np.searchsorted(positions, [gene.start, gene.end + 1])
     within = positions[first:stop]
     return within - gene.start if gene.strand == "+" else gene.end - within

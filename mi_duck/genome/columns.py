@@ -1,4 +1,4 @@
-"""The columns of a dataset's rows, computed from their windows, their places and facts of their genes.
+"""The columns of a dataset's rows, computed from their windows, their positions and facts of their genes.
 
 **No label leak by construction:** the label is not among the arguments of `row_columns`. It is the one column
 that `parts.py` adds.
@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mi_duck.genome.annotation import Gene
 from mi_duck.genome.base_scores import BaseScores
 from mi_duck.genome.features import score_features
-from mi_duck.genome.loci import Gene
 from mi_duck.genome.sequence import Letters, count_kmers, kmer_names
 from mi_duck.run.feature_names import SCORE_FEATURES
 
 TEXT_COLUMNS = ("gene_id", "gene_name", "gene_type", "chrom", "strand", "overlap_cluster", "splice_type")
-PLACE_COLUMNS = ("position", "absolute_position", "window_start", "window_end")
+POSITION_COLUMNS = ("position", "absolute_position", "window_start", "window_end")
 GENE_COLUMNS = ("gene_length", "distance_to_start", "distance_to_end", "num_overlaps")
 ANNOTATION_COLUMNS = ("gene_start", "gene_end", "n_transcripts", "n_exons", "n_introns")
 
@@ -49,7 +49,7 @@ def gene_facts(
     n_overlaps: Sequence[int],
     contig_lengths: Mapping[str, int],
 ) -> GeneFacts:
-    """Task genes into columns.
+    """Return genes as columns.
 
     Parameters
     ----------
@@ -62,10 +62,6 @@ def gene_facts(
     contig_lengths
         Contig to length in nt.
 
-    Returns
-    -------
-    GeneFacts
-        In the order of ``genes``.
     """
     texts = {
         name: pa.array([getattr(gene, name) for gene in genes], pa.string())
@@ -98,15 +94,15 @@ def feature_columns(*, annotation_features: bool) -> tuple[str, ...]:
 
 
 def dataset_schema(*, annotation_features: bool) -> pa.Schema:
-    """Return the Arrow schema of a built dataset: ids and places, label, features, k-mers last."""
+    """Return the Arrow schema of a built dataset: ids and positions, label, features, k-mers last."""
     types = {name: pa.string() for name in TEXT_COLUMNS}
-    types |= {name: pa.int32() for name in (*PLACE_COLUMNS, *GENE_COLUMNS, *ANNOTATION_COLUMNS)}
+    types |= {name: pa.int32() for name in (*POSITION_COLUMNS, *GENE_COLUMNS, *ANNOTATION_COLUMNS)}
     types |= {name: pa.int8() if name.endswith("is_local_peak") else pa.float32() for name in SCORE_FEATURES}
     types |= {"gc_content": pa.float32(), "sequence_length": pa.int32(), "sequence_complexity": pa.float32()}
     types |= {name: pa.uint8() for name in kmer_names()}
     names = (
         *TEXT_COLUMNS[:5],
-        *PLACE_COLUMNS,
+        *POSITION_COLUMNS,
         *TEXT_COLUMNS[5:],
         *feature_columns(annotation_features=annotation_features),
     )
@@ -120,7 +116,7 @@ def row_columns(
     windows: Letters,
     scores: BaseScores,
 ) -> dict[str, pa.Array]:
-    """Compute every column of a set of rows but the label.
+    """Compute every column of a set of rows except the label.
 
     Parameters
     ----------
@@ -138,7 +134,7 @@ def row_columns(
     Returns
     -------
     dict of str to pyarrow array
-        All columns of the widest schema except ``splice_type``. What rests on a missing base score is null.
+        All columns of the widest schema except ``splice_type``. What depends on a missing base score is null.
 
     Notes
     -----
@@ -177,7 +173,7 @@ def row_columns(
     columns |= _score_columns(scores)
     columns["gc_content"] = pa.array((_n_gc(windows) / length).astype(np.float32))
     columns["sequence_complexity"] = pa.array(_complexity(counts[:, :_N_3MERS]))
-    # one copy makes every column contiguous, so that Arrow takes them over without another one
+    # one copy makes every column contiguous, so that Arrow does not copy them again
     by_column = np.ascontiguousarray(counts.T)
     columns |= {name: pa.array(values) for name, values in zip(kmer_names(), by_column, strict=True)}
     return columns

@@ -1,19 +1,13 @@
 """From the scores of a base model at a position and its four neighbours to the derived score features.
 
 All functions are pure: a feature depends on the scores of one row and on nothing else, in particular not on
-its label. The genome builder and the synthetic dataset both compute their columns here, so they cannot drift
-apart.
+its label. The genome builder and the synthetic dataset both compute their columns here, so they agree.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mi_duck.run.feature_names import SCORE_FEATURES
-
-"""The three scores of the base model; every other score feature follows from them and the context."""
-"""Names of the 43 columns that `score_features` returns, in schema order."""
-"""Columns that describe the sequence window as a whole."""
-"""Columns that come from the annotation of the gene; ours are the first four, foreign datasets have more."""
 
 # Keeps ratios and logarithms of zero scores finite; part of the published formulas, so it must not change.
 _EPSILON = 1e-10
@@ -54,7 +48,7 @@ def score_features(
     -----
     Computed in float64 and rounded once at the end. A missing input makes every value that depends on it NaN.
     A value without a finite result (a zero denominator, the logarithm of a negative score) is NaN too, as the
-    dataset contract refuses infinities. A peak that cannot be seen is none: the integer columns hold 0.
+    dataset contract refuses infinities. Where a score is missing there is no peak: the integer columns hold 0.
 
     Which track the context is taken from is the caller's choice, but it must not depend on the label.
     """

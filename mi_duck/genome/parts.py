@@ -1,6 +1,6 @@
 """Rows of genes to Parquet files: whole genes per file, row groups of equal size, page checksums."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,13 +15,14 @@ from mi_duck.genome.base_scores import BaseScores, SiteMatrices, matrix_scores
 from mi_duck.genome.candidates import CLASSES
 from mi_duck.genome.columns import TEXT_COLUMNS, GeneFacts, row_columns
 from mi_duck.genome.sequence import Letters
+from mi_duck.processes import Report
 
 ROW_GROUP_ROWS = 8_192
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """Rows on their way to a file.
+    """Rows before their columns are computed.
 
     Attributes
     ----------
@@ -106,13 +107,8 @@ def row_groups(gene_rows: Iterable[Block], genes_per_file: int) -> Iterator[tupl
 
 
 def _joined(blocks: Sequence[Block]) -> Block:
-    return Block(
-        np.concatenate([block.genes for block in blocks]),
-        np.concatenate([block.offsets for block in blocks]),
-        np.concatenate([block.labels for block in blocks]),
-        np.concatenate([block.windows for block in blocks]),
-        np.concatenate([block.scores for block in blocks]),
-    )
+    fields = ("genes", "offsets", "labels", "windows", "scores")
+    return Block(*(np.concatenate([getattr(block, name) for block in blocks]) for name in fields))
 
 
 def write_parts(
@@ -123,7 +119,7 @@ def write_parts(
     matrices: SiteMatrices | None,
     folds: NDArray[np.int64],
     schema: pa.Schema,
-    report: Callable[[str, int, int], None],
+    report: Report,
 ) -> Written:
     """Compute the columns of each row group and write it.
 
@@ -144,11 +140,6 @@ def write_parts(
     report
         Called with ("rows", genes done, genes).
 
-    Returns
-    -------
-    Written
-        Counts.
-
     Notes
     -----
     A second thread compresses and writes one row group while the next is computed: 1.6 of 2 cores are busy.
@@ -160,7 +151,7 @@ def write_parts(
     genes: set[int] = set()
     n_files = n_without_scores = 0
     current = -1
-    # leaving waits for the thread first, then closes the file
+    # on leaving, the thread is waited for first, then the file is closed
     with ExitStack() as files, ThreadPoolExecutor(1) as pool:
         writing: Future[None] | None = None
         for file, block in groups:

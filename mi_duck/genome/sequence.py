@@ -55,7 +55,7 @@ class Contig:
 
 @contextmanager
 def reading(path: Path) -> Iterator[BinaryIO]:
-    """Open a plain or gzip-compressed file, told apart by the first two bytes, not by the name.
+    """Open a plain or gzip-compressed file, recognised by the first two bytes, not by the name.
 
     Parameters
     ----------
@@ -108,8 +108,8 @@ def read_fasta(path: Path) -> Iterator[Contig]:
     Raises
     ------
     DataError
-        The file is missing, empty, not FASTA, has a contig twice or without a name, or letters that are no
-        nucleotides (with the contig's name).
+        The file is missing, empty, not FASTA, has a contig twice or without a name, or letters that are
+        not nucleotides (with the contig's name).
     """
     seen: set[str] = set()
     name: str | None = None
@@ -149,13 +149,13 @@ def read_fasta(path: Path) -> Iterator[Contig]:
 def _contig(path: Path, name: str, codes: bytearray) -> Contig:
     letters = np.frombuffer(codes, np.uint8)
     if letters.size and int(letters.max()) == _INVALID:
-        place = int(np.argmax(letters == _INVALID)) + 1
-        raise DataError(f"letter {place} of contig {name} in {path} is not a nucleotide; give nucleotide FASTA")
+        number = int(np.argmax(letters == _INVALID)) + 1
+        raise DataError(f"letter {number} of contig {name} in {path} is not a nucleotide; give nucleotide FASTA")
     return Contig(name, letters)
 
 
 def encode(text: str) -> Letters:
-    """Task letters into codes.
+    """Return letters as codes.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""First pass over the genome: does it belong to the annotation, and what do splice sites look like."""
+"""First pass over the genome: checks that it belongs to the annotation, and counts letters at splice sites."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mi_duck.errors import DataError
+from mi_duck.genome.annotation import Gene, overlap_clusters, strand_sites
 from mi_duck.genome.base_scores import (
     ACCEPTOR_OFFSETS,
     DONOR_OFFSETS,
@@ -18,8 +19,8 @@ from mi_duck.genome.base_scores import (
     fit_matrices,
     letter_counts,
 )
-from mi_duck.genome.loci import Gene, overlap_clusters, strand_sites
 from mi_duck.genome.sequence import Letters, encode, read_fasta, windows
+from mi_duck.processes import Report
 
 _COMPOSITION_BLOCK = 1 << 20
 _LISTED_NAMES = 3
@@ -65,7 +66,7 @@ def survey(
     *,
     padding: int,
     seed: int,
-    report: Callable[[str, int, int], None] | None = None,
+    report: Report | None = None,
 ) -> Survey:
     """Read the genome once, and fit the base scores.
 
@@ -82,11 +83,6 @@ def survey(
     report
         Called with ("splice sites", genes done, genes).
 
-    Returns
-    -------
-    Survey
-        See there.
-
     Raises
     ------
     DataError
@@ -97,21 +93,13 @@ def survey(
     for gene in genes:
         by_contig[gene.chrom].append(gene)
     with_introns = [gene for gene in genes if gene.introns]
-    clusters = dict(
-        zip(
-            (gene.gene_id for gene in with_introns),
-            overlap_clusters(with_introns, padding),
-            strict=True,
-        )
-    )
+    names_of_clusters = overlap_clusters(with_introns, padding)
+    clusters = {gene.gene_id: name for gene, name in zip(with_introns, names_of_clusters, strict=True)}
     folds = {gene_id: cluster_fold(cluster, seed) for gene_id, cluster in clusters.items()}
     ordered: list[Gene] = []
     names: list[str] = []
     lengths: dict[str, int] = {}
-    donors = np.zeros((N_FOLDS, _width(DONOR_OFFSETS), 5), np.int64)
-    acceptors = np.zeros((N_FOLDS, _width(ACCEPTOR_OFFSETS), 5), np.int64)
-    composition = np.zeros(4, np.int64)
-    n_introns = n_gt_ag = 0
+    found = _Counts()
     for contig in read_fasta(fasta):
         names.append(contig.name)
         local = by_contig.get(contig.name)
@@ -120,38 +108,52 @@ def survey(
         lengths[contig.name] = contig.letters.size
         _check_ends(fasta, local, contig.letters.size)
         ordered.extend(sorted(local, key=lambda gene: (gene.start, gene.gene_id)))
-        composition += _composition(contig.letters)
-        for (_, strand), sites in strand_sites(local).items():
-            spliced = [gene for gene in local if gene.strand == strand and gene.introns]
-            positions, site_folds = _site_folds(spliced, folds)
-            for counts, places, offsets in (
-                (donors, sites.donors, DONOR_OFFSETS),
-                (acceptors, sites.acceptors, ACCEPTOR_OFFSETS),
-            ):
-                found = site_folds[np.searchsorted(positions, places)]
-                counts += letter_counts(_around(contig.letters, places, strand, offsets), found)
-            introns = np.array(sorted({intron for gene in spliced for intron in gene.introns}), np.int64)
-            n_introns += len(introns)
-            n_gt_ag += _count_gt_ag(contig.letters, introns, strand)
+        found.add(contig.letters, local, folds)
         if report is not None:
             report("splice sites", len(ordered), len(genes))
     _check_names(fasta, list(by_contig), names, lengths)
+    if not found.n_introns:
+        raise DataError(f"none of the {len(ordered):,} genes with a sequence in {fasta} has an intron")
     spans = np.zeros(N_FOLDS, np.int64)
     for gene in ordered:
         if gene.introns:
             spans[folds[gene.gene_id]] += gene.end - gene.start + 1
-    if not n_introns:
-        raise DataError(f"none of the {len(ordered):,} genes with a sequence in {fasta} has an intron")
     return Survey(
         genes=tuple(ordered),
         contig_lengths=lengths,
         clusters={gene.gene_id: clusters[gene.gene_id] for gene in ordered if gene.introns},
-        matrices=fit_matrices(donors, acceptors, composition, spans),
-        n_introns=n_introns,
-        gt_ag_fraction=n_gt_ag / n_introns,
+        matrices=fit_matrices(found.donors, found.acceptors, found.composition, spans),
+        n_introns=found.n_introns,
+        gt_ag_fraction=found.n_gt_ag / found.n_introns,
         n_contigs_without_sequence=len(by_contig) - len(lengths),
         n_genes_without_sequence=len(genes) - len(ordered),
     )
+
+
+class _Counts:
+    """Letters at the splice sites of each fold, letters of the genome, and introns, summed over contigs."""
+
+    def __init__(self) -> None:
+        self.donors = np.zeros((N_FOLDS, _width(DONOR_OFFSETS), 5), np.int64)
+        self.acceptors = np.zeros((N_FOLDS, _width(ACCEPTOR_OFFSETS), 5), np.int64)
+        self.composition = np.zeros(4, np.int64)
+        self.n_introns = self.n_gt_ag = 0
+
+    def add(self, letters: Letters, genes: Sequence[Gene], folds: Mapping[str, int]) -> None:
+        """Count one contig and its genes; ``folds`` has the fold of each gene with introns."""
+        self.composition += _composition(letters)
+        for (_, strand), sites in strand_sites(genes).items():
+            spliced = [gene for gene in genes if gene.strand == strand and gene.introns]
+            positions, site_folds = _site_folds(spliced, folds)
+            for counts, of_kind, offsets in (
+                (self.donors, sites.donors, DONOR_OFFSETS),
+                (self.acceptors, sites.acceptors, ACCEPTOR_OFFSETS),
+            ):
+                of_fold = site_folds[np.searchsorted(positions, of_kind)]
+                counts += letter_counts(_around(letters, of_kind, strand, offsets), of_fold)
+            introns = np.array(sorted({intron for gene in spliced for intron in gene.introns}), np.int64)
+            self.n_introns += len(introns)
+            self.n_gt_ag += _count_gt_ag(letters, introns, strand)
 
 
 def _width(offsets: tuple[int, int]) -> int:
@@ -181,18 +183,18 @@ def _check_names(fasta: Path, annotated: list[str], names: list[str], matched: d
 
 
 def _composition(letters: Letters) -> NDArray[np.int64]:
-    """Count A, C, G, T by blocks: bincount widens its input to 8 bytes a letter."""
+    """Count A, C, G, T by blocks: bincount widens its input to 8 bytes per letter."""
     counts = np.zeros(5, np.int64)
     for first in range(0, letters.size, _COMPOSITION_BLOCK):
         counts += np.bincount(letters[first : first + _COMPOSITION_BLOCK], minlength=5)
     return counts[:4]
 
 
-def _site_folds(genes: Sequence[Gene], folds: dict[str, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _site_folds(genes: Sequence[Gene], folds: Mapping[str, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the ends of all introns, ascending, and their folds; genes that share a site share a cluster."""
-    pairs = {place: folds[gene.gene_id] for gene in genes for intron in gene.introns for place in intron}
-    positions = np.array(sorted(pairs), np.int64)
-    return positions, np.array([pairs[place] for place in positions.tolist()], np.int64)
+    fold_of = {end: folds[gene.gene_id] for gene in genes for intron in gene.introns for end in intron}
+    positions = np.array(sorted(fold_of), np.int64)
+    return positions, np.array([fold_of[position] for position in positions.tolist()], np.int64)
 
 
 def _around(letters: Letters, positions: NDArray[np.int64], strand: str, offsets: tuple[int, int]) -> Letters:

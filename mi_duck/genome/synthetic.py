@@ -1,10 +1,10 @@
 """From a seed to a dataset of any size in the schema of the genome builder, with a known answer.
 
 Every gene is drawn from its own generator and written before the next few are drawn, so memory does not
-depend on the number of genes. Which columns say something about the label, and how much, is written
-beside the data in ``truth.json``; tests and benchmarks compare what a model finds with it.
+depend on the number of genes. Which columns depend on the label, and how much, is written beside the data in
+``truth.json``; tests and benchmarks compare what a model finds with it.
 
-Why random windows: k-mer counts come from a drawn 500-nt sequence per row, not from independent draws, so
+**Why** random windows: k-mer counts come from a drawn 500-nt sequence per row, not from independent draws, so
 3-mers and 5-mers of a row agree with each other as in real data, and a motif planted in the sequence moves
 exactly the counts that it would move in a genome.
 """
@@ -12,24 +12,24 @@ exactly the counts that it would move in a genome.
 import itertools
 import json
 import math
-import os
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mi_duck.errors import DataError, StorageError
+from mi_duck.atomic_files import published_folder
+from mi_duck.errors import DataError
+from mi_duck.genome.candidates import CLASSES
+from mi_duck.genome.columns import GENE_COLUMNS, POSITION_COLUMNS, TEXT_COLUMNS, dataset_schema
 from mi_duck.genome.synthetic_rows import (
-    CLASSES,
     KMERS,
     MISSING_COLUMNS,
     MOTIFS,
-    PLACE_FEATURES,
     SIGNALS,
     SMALLEST_GENE_ROWS,
     Columns,
@@ -41,6 +41,7 @@ from mi_duck.genome.synthetic_rows import (
     is_useless,
     planted_weights,
 )
+from mi_duck.processes import Report
 from mi_duck.run.feature_names import BASE_SCORES, SCORE_FEATURES, feature_kind
 
 MOST_GENES = 1_000_000
@@ -57,13 +58,6 @@ _BLOCK_ROWS = 4096
 _WINDOW_FEATURES = ("gc_content", "sequence_length", "sequence_complexity")
 _PLANTED_KMERS = tuple(f"5mer_{motif}" for motifs in MOTIFS.values() for motif in motifs)
 _DEFAULT_NOISE = 17
-_TEXT = ("gene_id", "gene_name", "gene_type", "chrom", "strand", "overlap_cluster", "splice_type")
-_IDENTIFIERS = (
-    *((name, pa.string()) for name in _TEXT[:5]),
-    ("position", pa.int32()),
-    *((name, pa.int32()) for name in ("absolute_position", "window_start", "window_end")),
-    *((name, pa.string()) for name in _TEXT[5:]),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +73,7 @@ class SyntheticSummary:
     informative : dict of str to tuple of str
         For "donor" and "acceptor" the planted columns whose values depend on that label.
     useless : tuple of str
-        Columns drawn without a look at the label.
+        Columns drawn independently of the label.
     seconds : float
         Wall time of the whole call.
     """
@@ -104,7 +98,7 @@ def synthesise(
     seed: int = 42,
     n_files: int | None = None,
     shuffle_rows: bool = False,
-    report: Callable[[str, int, int], None] | None = None,
+    report: Report | None = None,
 ) -> SyntheticSummary:
     """Write a dataset with planted signals to a folder.
 
@@ -115,8 +109,7 @@ def synthesise(
     n_genes : int
         Genes, 1 to 1,000,000.
     rows_per_gene : float
-        Mean rows per gene, 10 to 100,000; at most a billion rows in all. Sizes are log-normal (sigma 1) with
-        at least 10 rows.
+        Mean rows per gene, 10 to 100,000; at most a billion rows in all. Sizes are log-normal (sigma 1), at least 10.
     n_features : int
         Feature columns, 20 to 50,000; Notes say which.
     missing_fraction : float
@@ -131,68 +124,47 @@ def synthesise(
     report : callable, optional
         Called as ``report("synthesise", genes done, genes)`` after every gene.
 
-    Returns
-    -------
-    SyntheticSummary
-        Sizes, class counts and the names of informative and useless columns.
-
     Raises
     ------
     DataError
-        A number is outside its range, or `out` is neither absent nor an empty folder.
+        A number is outside its range, or `out` is a file or a folder that is not empty.
     StorageError
         The files cannot be written.
 
     Notes
     -----
     1,167 features are 43 score features, 7 of the gene and its window, 12 planted signals, 17 useless ones
-    (``noise_0`` ...) and 1,088 k-mer counts (k = 3 and 5) of a 500-nt window. More features are more noise
-    columns. For fewer, columns leave in this order, each group from its end: 5-mers without a planted motif;
-    noise columns down to four; 3-mers down to four; features of gene and window; derived score features; the
-    remaining 3-mers; the remaining noise columns. Base scores, signals and planted 5-mers always stay (19).
+    (``noise_0`` ...) and 1,088 k-mer counts (k = 3 and 5) of a 500-nt window. More features are more noise columns.
+    For fewer, columns leave in this order, each group from its end: 5-mers without a planted motif; noise columns
+    down to four; 3-mers down to four; features of gene and window; derived score features; the remaining 3-mers; the
+    remaining noise columns. Base scores, signals and planted 5-mers always stay (19).
 
-    Rows of a gene share a random shift of every drawn column, the base composition of their windows and the
-    share of splice sites. They resemble each other, so a split by rows looks better than it is.
+    Rows of a gene share a random shift of every drawn column, the base composition of their windows and the share of
+    splice sites. They resemble each other, so a split by rows looks better than it is.
 
-    The sizes of genes follow an additive golden-ratio sequence through the quantiles of their distribution:
-    with independent draws, heavy tails would move the rows of 1,500 genes by 3.4 % from seed to seed.
+    The sizes of genes follow an additive golden-ratio sequence through the quantiles of their distribution: with
+    independent draws, heavy tails would move the rows of 1,500 genes by 3.4 % from seed to seed.
     """
     started = time.perf_counter()
-    out = out.absolute()
     _check_numbers(n_genes, rows_per_gene, n_features, missing_fraction, n_files)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} already exists and is not an empty folder; give another folder or remove it")
     if n_files is None:
         n_files = max(math.ceil(n_genes / GENES_PER_FILE), min(4, n_genes) if shuffle_rows else 1)
     features = feature_names(n_features)
-    truth = {
-        "settings": {
-            "n_genes": n_genes,
-            "rows_per_gene": rows_per_gene,
-            "n_features": n_features,
-            "missing_fraction": missing_fraction,
-            "seed": seed,
-            "n_files": n_files,
-            "shuffle_rows": shuffle_rows,
-        },
-        "informative": {kind: planted_weights(kind) for kind in MOTIFS},
-        "weight_units": {
-            "signal": "shift of the mean for rows of the class, in standard deviations within a gene",
-            "5mer": "expected additional count for rows of the class",
-        },
-        "scores": [name for name in features if name in SCORE_FEATURES],
-        "useless": [name for name in features if is_useless(name)],
-        "missing": list(MISSING_COLUMNS) if missing_fraction else [],
-        "features": list(features),
+    settings = {
+        "n_genes": n_genes,
+        "rows_per_gene": rows_per_gene,
+        "n_features": n_features,
+        "missing_fraction": missing_fraction,
+        "seed": seed,
+        "n_files": n_files,
+        "shuffle_rows": shuffle_rows,
     }
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        (temporary / "master").mkdir(parents=True)
-        n_noise = sum(name.startswith("noise_") for name in features)
-        class_rows = np.zeros(len(CLASSES), dtype=np.int64)
+    n_noise = sum(name.startswith("noise_") for name in features)
+    counts = np.zeros(len(CLASSES), dtype=np.int64)
+    with published_folder(out) as folder:
+        (folder / "master").mkdir()
         for gene_rows, n_done in _write_genes(
-            temporary / "master",
+            folder / "master",
             genes(seed, n_genes, rows_per_gene, n_noise),
             n_genes=n_genes,
             n_files=n_files,
@@ -200,44 +172,49 @@ def synthesise(
             missing_fraction=missing_fraction,
             shuffle_seed=seed if shuffle_rows else None,
         ):
-            class_rows += gene_rows
+            counts += gene_rows
             if report is not None:
                 report("synthesise", n_done, n_genes)
-        truth["class_rows"] = dict(zip(CLASSES, class_rows.tolist(), strict=True))
-        (temporary / "truth.json").write_text(json.dumps(truth, indent=1) + "\n", encoding="utf-8")
-        if out.exists():
-            out.rmdir()
-        temporary.rename(out)
-    except OSError as error:
-        raise StorageError(f"cannot write the dataset to {out}: {error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        class_rows = dict(zip(CLASSES, counts.tolist(), strict=True))
+        truth = _truth(settings, features) | {"class_rows": class_rows}
+        (folder / "truth.json").write_text(json.dumps(truth, indent=1) + "\n", encoding="utf-8")
     return SyntheticSummary(
         n_genes=n_genes,
-        n_rows=int(class_rows.sum()),
+        n_rows=sum(class_rows.values()),
         n_files=n_files,
         n_features=n_features,
-        class_rows=dict(zip(CLASSES, class_rows.tolist(), strict=True)),
+        class_rows=class_rows,
         informative={kind: tuple(planted_weights(kind)) for kind in MOTIFS},
         useless=tuple(name for name in features if is_useless(name)),
         seconds=time.perf_counter() - started,
     )
 
 
+def _truth(settings: dict[str, Any], features: Sequence[str]) -> dict[str, Any]:
+    """Return what ``truth.json`` records, except the rows per class."""
+    return {
+        "settings": settings,
+        "informative": {kind: planted_weights(kind) for kind in MOTIFS},
+        "weight_units": {
+            "signal": "shift of the mean for rows of the class, in standard deviations within a gene",
+            "5mer": "expected additional count for rows of the class",
+        },
+        "scores": [name for name in features if name in SCORE_FEATURES],
+        "useless": [name for name in features if is_useless(name)],
+        "missing": list(MISSING_COLUMNS) if settings["missing_fraction"] else [],
+        "features": list(features),
+    }
+
+
 def feature_names(n_features: int) -> tuple[str, ...]:
-    """Name the feature columns of a dataset with so many features, in schema order.
+    """Name the feature columns of a dataset of a given width, in schema order.
 
     Parameters
     ----------
     n_features : int
-        At least 20; the rule by which columns leave is stated at `synthesise`.
-
-    Returns
-    -------
-    tuple of str
-        Exactly `n_features` names, k-mers last.
+        At least 20; `synthesise` states which columns leave first.
     """
-    fixed = (*SCORE_FEATURES, *PLACE_FEATURES, *_WINDOW_FEATURES, *SIGNALS)
+    fixed = (*SCORE_FEATURES, *GENE_COLUMNS, *_WINDOW_FEATURES, *SIGNALS)
     noise = [f"noise_{index}" for index in range(max(_DEFAULT_NOISE, n_features - len(fixed) - len(KMERS)))]
     names = [*fixed, *noise, *KMERS]
     trimers, pentamers = KMERS[:64], KMERS[64:]
@@ -245,7 +222,7 @@ def feature_names(n_features: int) -> tuple[str, ...]:
         (name for name in reversed(pentamers) if name not in _PLANTED_KMERS),
         reversed(noise[4:]),
         reversed(trimers[4:]),
-        reversed(PLACE_FEATURES + _WINDOW_FEATURES),
+        reversed(GENE_COLUMNS + _WINDOW_FEATURES),
         (name for name in reversed(SCORE_FEATURES) if name not in BASE_SCORES),
         reversed(trimers[:4]),
         reversed(noise[:4]),
@@ -316,7 +293,7 @@ class _FileWriter:
     def __init__(self, path: Path, features: tuple[str, ...], shuffle_seed: int | None) -> None:
         self._name = path.name
         self._shuffle_seed = shuffle_seed
-        self._schema = pa.schema([*_IDENTIFIERS, *((name, _feature_type(name)) for name in features)])
+        self._schema = _schema(features)
         self._waiting: list[Columns] = []
         self._n_waiting = 0
         self._n_groups = 0
@@ -325,7 +302,7 @@ class _FileWriter:
             self._schema,
             compression="zstd",
             compression_level=1,
-            use_dictionary=list(_TEXT),
+            use_dictionary=list(TEXT_COLUMNS),
             # Small counts: against plain, a third less time to write, half to read (Arrow, DuckDB), smaller.
             column_encoding={name: "DELTA_BINARY_PACKED" for name in features if feature_kind(name) == "k-mer"},
             write_page_checksum=True,
@@ -364,10 +341,8 @@ class _FileWriter:
         self._n_groups += 1
 
 
-def _feature_type(name: str) -> pa.DataType:
-    """Return the type in which a feature is stored."""
-    if feature_kind(name) == "k-mer":
-        return pa.uint8()
-    if name in PLACE_FEATURES or name == "sequence_length":
-        return pa.int32()
-    return pa.int8() if name.endswith("_is_local_peak") else pa.float32()
+def _schema(features: Sequence[str]) -> pa.Schema:
+    """Return the schema of the genome builder, with these features; signals and noise are float32."""
+    built = {field.name: field for field in dataset_schema(annotation_features=False)}
+    identifiers = [field for field in built.values() if field.name in (*TEXT_COLUMNS, *POSITION_COLUMNS)]
+    return pa.schema(identifiers + [built.get(name, pa.field(name, pa.float32())) for name in features])

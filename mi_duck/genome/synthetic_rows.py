@@ -1,4 +1,4 @@
-"""Draws the rows of synthetic genes: places, labels, scores, planted signals and sequence windows."""
+"""Draws the rows of synthetic genes: positions, labels, scores, planted signals and sequence windows."""
 
 import hashlib
 import itertools
@@ -9,18 +9,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mi_duck.genome.candidates import CLASSES
+from mi_duck.genome.columns import GENE_COLUMNS
 from mi_duck.genome.features import score_features
+from mi_duck.genome.sequence import kmer_names
 from mi_duck.run.feature_names import BASE_SCORES
 
-CLASSES: tuple[str, ...] = ("neither", "donor", "acceptor")
-"""Labels by index."""
 SMALLEST_GENE_ROWS = 10
 WINDOW_LENGTH = 500
 _SIZE_SIGMA = 1.0
 _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 _LINKED_FRACTION = 0.1
 _SITE_FRACTION = 0.1
-# Positions between neighbouring rows of a gene; small, so that the places of all rows fit in 32 bits.
+# Positions between neighbouring rows of a gene; small, so that the positions of all rows fit in 32 bits.
 _LARGEST_GAP = 60
 # Log odds of the scores before normalisation: at no site, what a site adds to its own score and to the other
 # one, and the standard deviations of the noise. They give a base model of average precision around 0.6.
@@ -39,8 +40,7 @@ _MOTIF_SLOTS = 4
 # Standard deviation of the gene's own shift of every drawn column, against 1 within the gene.
 _GENE_EFFECT = 0.5
 SIGNALS = tuple(f"signal_{kind}_{i}" for kind, weights in _SIGNAL_WEIGHTS.items() for i in range(len(weights)))
-PLACE_FEATURES = ("gene_length", "distance_to_start", "distance_to_end", "num_overlaps")
-KMERS = tuple(f"{k}mer_{''.join(bases)}" for k in (3, 5) for bases in itertools.product("ACGT", repeat=k))
+KMERS = kmer_names()
 MISSING_COLUMNS = ("signal_donor_4", "signal_acceptor_4", "5mer_GTGAG")
 Columns = dict[str, np.ndarray]
 
@@ -69,8 +69,8 @@ def planted_weights(kind: str) -> dict[str, float]:
 
 
 def is_useless(name: str) -> bool:
-    """Tell whether a column is drawn without a look at the label."""
-    return name.startswith("noise_") or name in PLACE_FEATURES or name == "sequence_length"
+    """Return whether a column is drawn independently of the label."""
+    return name.startswith("noise_") or name in GENE_COLUMNS or name == "sequence_length"
 
 
 def generator(seed: int, purpose: str) -> np.random.Generator:
@@ -79,12 +79,12 @@ def generator(seed: int, purpose: str) -> np.random.Generator:
 
 
 def _digest(seed: int, purpose: str) -> int:
-    """Task seed and purpose into 128 bits that do not depend on platform or version."""
+    """Return 128 bits from seed and purpose that do not depend on platform or version."""
     return int.from_bytes(hashlib.md5(f"{seed}:{purpose}".encode(), usedforsecurity=False).digest(), "big")
 
 
 def _mean_log_rows(rows_per_gene: float) -> float:
-    """Solve for mu such that E[max(10, X)] is the wanted mean for ln X ~ Normal(mu, sigma).
+    """Return mu such that E[max(10, X)] is the wanted mean for ln X ~ Normal(mu, sigma).
 
     Notes
     -----
@@ -104,7 +104,7 @@ def _mean_log_rows(rows_per_gene: float) -> float:
 
 
 def genes(seed: int, n_genes: int, rows_per_gene: float, n_noise: int) -> Iterator[Gene]:
-    """Place the genes one after the other on chromosomes, some overlapping the one before."""
+    """Yield the genes, laid one after the other on chromosomes, some overlapping the one before."""
     mu = _mean_log_rows(rows_per_gene)
     offset = _digest(seed, "sizes") / 2**128
     normal = statistics.NormalDist()
@@ -186,7 +186,7 @@ def block(gene: Gene, positions: np.ndarray, missing_fraction: float) -> Columns
         "donor_score": donor / total,
         "acceptor_score": acceptor / total,
         "neither_score": neither / total,
-        # Neighbours follow the larger score by factors that ignore the label, so they tell nothing new of it.
+        # Neighbours follow the larger score by factors that ignore the label, so they add no information about it.
         "context": (np.maximum(donor, acceptor) / total)[:, None] * rng.random((n_rows, 4)) ** 2,
         "gene_length": np.full(n_rows, gene.length, dtype=np.int32),
         "distance_to_start": from_start,
@@ -200,7 +200,7 @@ def block(gene: Gene, positions: np.ndarray, missing_fraction: float) -> Columns
 
 
 def _plant_motifs(window: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> None:
-    """Write motifs of the label's class over random places of the windows, at most one per quarter."""
+    """Write motifs of the label's class at random positions of the windows, at most one per quarter."""
     slot_length = WINDOW_LENGTH // _MOTIF_SLOTS
     for kind, motifs in MOTIFS.items():
         rows = np.flatnonzero(label == CLASSES.index(kind))

@@ -1,1 +1,1 @@
-"""Looks for features that give the label away."""
+"""Looks for features that leak the label."""

@@ -1,7 +1,8 @@
-"""Samples whole genes for the probes of `mi_duck.leakage.leakage` and reads their rows.
+"""Samples whole genes for the leakage report and reads their rows.
 
-Row groups are drawn by seed, and of the genes that lie in them whole those of the lowest ranks are taken, so that of a
-table of any size a part is read. Where rows are so mixed that too few genes are whole, a few genes are read from everywhere.
+Row groups are drawn by seed, and of the genes that lie entirely in them those of the lowest ranks are taken, so that only
+a part of a table of any size is read. Where rows are so mixed that too few genes are whole, a few genes are read from all
+row groups.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from mi_duck.processes import Report
 MOST_GENES, LEAST_GENES = 200, 60
 MOST_ROWS = 60_000
 ROWS_READ = 100_000  # of all row groups that are read: 3 s at a thousand features
-MOST_CELLS = 20_000_000  # of columns that are not bytes, for time and memory: 80 MB
+MOST_CELLS = 20_000_000  # of columns that are not 8-bit, for time and memory: 80 MB
 BATCH_ROWS = 4096
 
 
@@ -33,9 +34,9 @@ class Sample:
     Parameters
     ----------
     columns
-        Values of each feature, shape (n_rows,): bytes, or float32 with NaN for missing.
+        Values of each feature, shape (n_rows,): uint8, or float32 with NaN for missing.
     label, gene
-        Of each row, as numbers from 0.
+        Of each row, as numbers from 0, shape (n_rows,).
     group
         Fold group of each gene, as a number from 0, shape (n_genes,).
     """
@@ -47,16 +48,14 @@ class Sample:
 
 
 def sample_runs(db: Database, dataset: Dataset, *, n_wide: int, seed: int) -> list[dict[str, Any]]:
-    """Return where the rows of the sampled genes lie: lines of ``sql/leakage_rows.sql``.
+    """Return which rows the sampled genes have: lines of ``sql/leakage_rows.sql``.
 
     Parameters
     ----------
     db
         Database with ``source_rows`` and ``gene_index``.
-    dataset
-        The dataset.
     n_wide
-        Features that are not bytes; the more there are, the fewer rows are taken.
+        Features that are not 8-bit; the more there are, the fewer rows are taken.
     seed
         Chooses the row groups.
     """
@@ -86,8 +85,14 @@ def read_sample(
     labels: Sequence[str],
     report: Report,
 ) -> Sample:
-    """Read the rows of the sampled genes, row group by row group."""
-    bytes_wide = set(small)
+    """Read the rows of the sampled genes, row group by row group; ``small`` are the features that fit one byte.
+
+    Raises
+    ------
+    DataError
+        A file is damaged or has changed.
+    """
+    as_bytes = set(small)
     code = {text: number for number, text in enumerate(labels)}
     parts: dict[str, list[Any]] = {name: [] for name in features}
     label, rank = [], []
@@ -102,15 +107,13 @@ def read_sample(
         for name in features:
             values = batch[name].to_numpy(zero_copy_only=False)[rows]
             with np.errstate(over="ignore"):
-                parts[name].append(values.astype(np.uint8 if name in bytes_wide else np.float32))
+                parts[name].append(values.astype(np.uint8 if name in as_bytes else np.float32))
         done += len(rows)
         report("reading genes to look for leaks", done, total)
     gene_rank, gene = np.unique(np.concatenate(rank), return_inverse=True)
     group_of = {run["gene_rank"]: run["fold_group"] for run in runs}
     group = np.unique([group_of[number] for number in gene_rank.tolist()], return_inverse=True)[1]
-    columns = {}
-    for name in features:
-        columns[name] = np.concatenate(parts.pop(name))
+    columns = {name: np.concatenate(parts.pop(name)) for name in features}  # pop: not every column twice in memory
     return Sample(columns, np.array(label, dtype=np.int64), gene.astype(np.int64), group.astype(np.int64))
 
 
@@ -130,10 +133,10 @@ def _batches(
                 for batch in parquet.iter_batches(
                     BATCH_ROWS, row_groups=[row_group], columns=list(dict.fromkeys(columns)), use_threads=False
                 ):
-                    here = rank[first : first + batch.num_rows]
+                    ranks = rank[first : first + batch.num_rows]
                     first += batch.num_rows
-                    if (here >= 0).any():
-                        yield file, batch, here >= 0, here[here >= 0]
+                    if (ranks >= 0).any():
+                        yield file, batch, ranks >= 0, ranks[ranks >= 0]
                     if first >= n:
                         break
             if first < n:

@@ -1,8 +1,7 @@
-"""Looks for features that give the label away, on whole genes: probes every column alone, writes ``leakage_analysis/``.
+"""The leakage report of a run: measures every feature alone on sampled genes, flags suspects, writes ``leakage_analysis/``.
 
-`gene_sample` reads the genes, `suspicion` holds the rule, `separation` the measures.
-
-The leakage report as a figure: the features that separate a class best, each alone, suspects marked.
+`gene_sample` reads the genes, `separation` measures, `suspicion` holds the rule. The report is a table, a summary and a
+figure of the features that separate a class best.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,9 +28,10 @@ from mi_duck.leakage.separation import (
     area_within,
     best_cut,
     copies,
-    most_telling_value,
+    most_discriminative_value,
     mutual_information,
     rank_correlation,
+    selected,
     share,
     tally,
 )
@@ -44,17 +44,18 @@ from mi_duck.leakage.suspicion import (
     VALUES_OF_CODE,
     Comparison,
     Evidence,
-    judge,
+    reason_to_flag,
 )
 from mi_duck.processes import Report, Say, run_child
 from mi_duck.run.folder import RunFolder
 
 LEAKY = "--auto-exclude-leaky"
-TIE = 0.05  # of the areas of two columns that equal each other: then the later one is meant
-FEW_GENES = 20  # on these it is tried whether a column can be near perfect within genes
+TIE = 0.05  # difference of the areas of two columns that equal each other, below which the later one is flagged
+FEW_GENES = 20  # only a column that is promising within these is measured within all genes
 PROMISING = 0.97
 BASE_BINS = 20
-LEAST_CORRELATED_ROWS, MOST_CORRELATED_ROWS = 300, 5_000
+LEAST_CORRELATED_ROWS, MOST_CORRELATED_ROWS = 300, 5_000  # per class
+MOST_FEATURES = 25  # in the figure
 
 
 def without_leaks(
@@ -68,24 +69,18 @@ def without_leaks(
     report: Report,
     say: Say,
 ) -> Dataset:
-    """Make the leakage report of a run and return the dataset to plan with; what is left out is excluded as `LEAKY`.
+    """Make the leakage report of a run and return the dataset without the features to leave out, which are excluded as `LEAKY`.
 
     Parameters
     ----------
     db
-        Database with ``source_rows`` and ``gene_index``; held-out genes are not in it and so not looked at.
-    dataset
-        The dataset.
-    folder
-        Of the run.
+        Database with ``source_rows`` and ``gene_index``; held-out genes are not in it and so not read.
     small
         Features that fit one byte.
     seed
         Chooses the genes.
     is_excluding
         Whether suspects are left out (``--auto-exclude-leaky``); base scores never are.
-    threads, report, say
-        As for `mi_duck.plan.make_plan.make_plan`.
 
     Raises
     ------
@@ -101,7 +96,7 @@ def without_leaks(
     ).value
     excluded = set(found["excluded"])
     for name, reason in found["suspects"]:
-        words = "left out, for it tells" if name in excluded else "warning: it may tell"
+        words = "left out because it leaks" if name in excluded else "warning: it may leak"
         say(f"feature '{name}' {words} the label: {reason}")
     if excluded:
         say(
@@ -146,16 +141,16 @@ def report_leaks(
     labels: list[str],
     report: Report,
 ) -> dict[str, Any]:
-    """Probe every feature and write ``leakage_analysis/``; runs in a child process.
+    """Measure every feature and write ``leakage_analysis/``; runs in a child process.
 
     Parameters
     ----------
     run
         Run folder.
     runs
-        As `sample_runs` returns them.
-    small, features, base_scores, label_column, classes, labels
-        Of the dataset; ``small`` are the features that fit one byte.
+        Of `sample_runs`.
+    small
+        Features that fit one byte.
     is_excluding
         Whether the suspects will be left out.
     report
@@ -167,8 +162,6 @@ def report_leaks(
         ``suspects``: (feature, reason) of every suspect; ``excluded``: of these the features to leave out; ``n_genes``,
         ``n_rows`` of the sample.
     """
-    pass
-
     sample = read_sample(runs, features, small, label_column, labels, report)
     rows, suspects = probe(sample, classes, base_scores, report)
     excluded = [name for name, _ in suspects if name not in base_scores] if is_excluding else []
@@ -241,126 +234,127 @@ def probe(
         if done % 50 == 0:
             report("looking for leaks", done, len(sample.columns))
         cells = tally(values, sample.label, sample.gene, sample.group)
-        few = cells.stratum < FEW_GENES
-        some = replace(
-            cells, stratum=cells.stratum[few], rank=cells.rank[few], label=cells.label[few], count=cells.count[few]
-        )
+        few = selected(cells, cells.stratum < FEW_GENES)
         found[name] = [
-            _evidence(cells, some, side, equal.get((name, place)), name in base_scores)
-            for place, (_, side) in enumerate(sides)
+            _evidence(cells, few, side, equal.get((name, index)), name in base_scores)
+            for index, (_, side) in enumerate(sides)
         ]
         bits[name] = [mutual_information(cells, side) for _, side in sides]
     report("looking for leaks", len(sample.columns), len(sample.columns))
+    base = _base_columns(sample, base_scores)
     rows, suspects = [], []
     for name in sample.columns:
         reasons = []
-        for place, (comparison, side) in enumerate(sides):
-            evidence = _resolved(name, place, found, sample, base_scores)
-            if base_scores and judge(replace(evidence, correlation_with_base=0.0), comparison):
-                evidence = _with_correlation(evidence, sample, name, side, base_scores)
-            reason = judge(evidence, comparison)
+        for index, (comparison, side) in enumerate(sides):
+            evidence = _resolved(name, index, found, sample, base)
+            # correlations take time: they are computed only for what would be flagged if they were zero
+            if base and reason_to_flag(replace(evidence, correlation_with_base=0.0), comparison):
+                evidence = _with_correlation(evidence, sample, name, side, base)
+            reason = reason_to_flag(evidence, comparison)
             if reason:
                 reasons.append(f"{comparison.name}: {reason}")
-            rows.append(_row(name, comparison, evidence, bits[name][place], reason))
+            rows.append(_row(name, comparison, evidence, bits[name][index], reason))
         if reasons:
             suspects.append((name, reasons[0]))
     return rows, suspects
 
 
-def _evidence(cells: Tally, some: Tally, side: Side, copy: Copy | None, is_base_score: bool) -> Evidence:
-    """Probe one feature for one comparison; what cannot decide is not measured."""
+def _evidence(cells: Tally, few: Tally, side: Side, copy: Copy | None, is_base_score: bool) -> Evidence:
+    """Measure one feature for one comparison, except what cannot decide; ``few`` is the tally of a few genes."""
     whole = area(cells, side)
-    is_cut_judged = 0 in side.one + side.other or len(cells.values) <= VALUES_OF_CODE
-    place = most_telling_value(cells, side)
-    tried = area_within(some, side)
+    may_be_code = 0 in side.one + side.other or len(cells.values) <= VALUES_OF_CODE
+    rank = most_discriminative_value(cells, side)
+    has_value = cells.rank == rank if rank >= 0 else np.zeros(len(cells.rank), dtype=bool)
+    is_promising = area_within(few, side).value >= PROMISING
     return Evidence(
         is_base_score,
         whole,
-        area_within(cells, side) if tried.value >= PROMISING or copy is not None else None,
-        best_cut(cells, side) if whole.value >= LEAST_AREA_OF_CODE and is_cut_judged else None,
+        area_within(cells, side) if is_promising or copy is not None else None,
+        best_cut(cells, side) if whole.value >= LEAST_AREA_OF_CODE and may_be_code else None,
         share(cells, side, cells.rank < 0),
-        share(cells, side, cells.rank == place if place >= 0 else np.zeros(len(cells.rank), dtype=bool)),
-        float(cells.values[place]) if place >= 0 else float("nan"),
+        share(cells, side, has_value),
+        float(cells.values[rank]) if rank >= 0 else float("nan"),
         None if copy is None else copy.share,
         "" if copy is None else copy.equal_to,
     )
 
 
 def _resolved(
-    name: str, place: int, found: Mapping[str, Sequence[Evidence]], sample: Sample, base_scores: Sequence[str]
+    name: str,
+    index: int,
+    found: Mapping[str, Sequence[Evidence]],
+    sample: Sample,
+    base: Sequence[NDArray[np.float32]],
 ) -> Evidence:
-    """Drop the equality of a feature where the column that it equals is the one that is meant.
+    """Drop the equality of a feature where not this one of the pair is the copy, but the other.
 
-    That is the only one of both that does not move with the base scores where they differ, or the one that tells more.
+    The copy is the only one of both that is not correlated with the base score where they differ, or the one that
+    separates the classes better by itself.
     """
-    evidence = found[name][place]
+    evidence = found[name][index]
     if evidence.equality is None or not evidence.equality.area.low >= ALWAYS_AREA:
         return evidence
     other = evidence.equal_to
-    mine, theirs = (_strength(found[one]) for one in (name, other))
+    difference = _largest_area(found[name]) - _largest_area(found[other])
     order = list(found)
-    is_meant = mine - theirs > TIE or (mine - theirs > -TIE and order.index(name) > order.index(other))
-    if base_scores:
-        first, second = (sample.columns[one].astype(np.float32) for one in (name, other))
-        against = _base_columns(sample, base_scores)
-        apart = [_correlation_with_base(values, against, sample.label, first != second) for values in (first, second)]
-        evidence = replace(evidence, correlation_apart=apart[0])
-        if (apart[0] < CORRELATED) != (apart[1] < CORRELATED):
-            is_meant = apart[0] < CORRELATED
-    return evidence if is_meant else replace(evidence, equality=None)
+    is_copy = difference > TIE or (difference > -TIE and order.index(name) > order.index(other))
+    if base:
+        values, others = (sample.columns[one].astype(np.float32) for one in (name, other))
+        own, of_other = (_correlation_with_base(one, base, sample.label, values != others) for one in (values, others))
+        evidence = replace(evidence, correlation_where_unequal=own)
+        if (own < CORRELATED) != (of_other < CORRELATED):
+            is_copy = own < CORRELATED
+    return evidence if is_copy else replace(evidence, equality=None)
 
 
-def _strength(of_feature: Sequence[Evidence]) -> float:
+def _largest_area(of_feature: Sequence[Evidence]) -> float:
     """Return the largest area that a feature has by itself in any comparison."""
     areas = [found.value for one in of_feature for found in (one.whole, one.within) if found is not None]
     return max((value for value in areas if not np.isnan(value)), default=0.5)
 
 
 def _with_correlation(
-    evidence: Evidence, sample: Sample, name: str, side: Side, base_scores: Sequence[str]
+    evidence: Evidence, sample: Sample, name: str, side: Side, base: Sequence[NDArray[np.float32]]
 ) -> Evidence:
-    """Add how far a feature moves with the base scores within a class, and what it tells beyond them."""
-    score = [sample.columns[base].astype(np.float32) for base in base_scores]
+    """Add how a feature is correlated with the base score within a class, and how it separates rows of similar base score."""
     values = sample.columns[name].astype(np.float32)
-    correlation_with_base = _correlation_with_base(
-        values, _base_columns(sample, base_scores), sample.label, np.ones(len(values), dtype=bool)
-    )
-    evidence = replace(evidence, correlation_with_base=correlation_with_base)
-    of_side = score[side.one[0]] - (score[side.other[0]] if len(side.other) == 1 and len(score) > 2 else 0)
-    rows = np.flatnonzero(np.isin(sample.label, side.one + side.other) & ~np.isnan(of_side) & ~np.isnan(values))
+    correlation = _correlation_with_base(values, base, sample.label, np.ones(len(values), dtype=bool))
+    evidence = replace(evidence, correlation_with_base=correlation)
+    score = base[side.one[0]]
+    if len(side.other) == 1 and len(base) > 2:  # of two classes one score is the complement of the other
+        score = score - base[side.other[0]]
+    rows = np.flatnonzero(np.isin(sample.label, side.one + side.other) & ~np.isnan(score) & ~np.isnan(values))
     if not len(rows):
         return evidence
-    borders = np.unique(np.quantile(of_side[rows], np.linspace(0, 1, BASE_BINS + 1)[1:-1]))
-    bins = np.searchsorted(borders, of_side[rows], side="right")
+    borders = np.unique(np.quantile(score[rows], np.linspace(0, 1, BASE_BINS + 1)[1:-1]))
+    bins = np.searchsorted(borders, score[rows], side="right")
     is_one = np.isin(sample.label[rows], side.one)
-    alike = np.minimum(np.bincount(bins[is_one], minlength=BASE_BINS), np.bincount(bins[~is_one], minlength=BASE_BINS))
-    if alike.sum() < LEAST_ROWS:
+    pairs = np.minimum(np.bincount(bins[is_one], minlength=BASE_BINS), np.bincount(bins[~is_one], minlength=BASE_BINS))
+    if pairs.sum() < LEAST_ROWS:
         return evidence
     strata = np.arange(BASE_BINS)
-    beyond, base_beyond = (
-        area_within(tally(one[rows], sample.label[rows], bins, strata), side) for one in (values, of_side)
-    )
-    return replace(evidence, beyond=beyond, base_beyond=base_beyond)
+    beyond, alone = (area_within(tally(one[rows], sample.label[rows], bins, strata), side) for one in (values, score))
+    return replace(evidence, beyond_base=beyond, base_alone=alone)
 
 
 def _base_columns(sample: Sample, base_scores: Sequence[str]) -> list[NDArray[np.float32]]:
-    """Return the base scores, and the differences of those of the site classes."""
+    """Return the base scores by class, and then the differences of those of the site classes; empty without base scores."""
     score = [sample.columns[base].astype(np.float32) for base in base_scores]
     return [*score, *(first - second for first, second in combinations(score[1:], 2))]
 
 
 def _correlation_with_base(
     values: NDArray[np.float32],
-    against: Sequence[NDArray[np.float32]],
+    base: Sequence[NDArray[np.float32]],
     label: NDArray[np.int64],
     chosen: NDArray[np.bool_],
 ) -> float:
-    """Return the largest rank correlation with any of some columns inside a class, over the chosen rows."""
+    """Return the largest absolute rank correlation with any of `_base_columns` within a class, over the chosen rows."""
     found = 0.0
     for number in np.unique(label):
         rows = np.flatnonzero((label == number) & chosen)[:MOST_CORRELATED_ROWS]
         if len(rows) >= LEAST_CORRELATED_ROWS:
-            found = max(found, *(abs(rank_correlation(values[rows], one[rows])) for one in against))
+            found = max(found, *(abs(rank_correlation(values[rows], one[rows])) for one in base))
     return found
 
 
@@ -402,9 +396,6 @@ def _known(value: float) -> float | str:
     return "" if np.isnan(value) else value
 
 
-MOST_FEATURES = 25
-
-
 def plot_leaks(folder: Path, rows: Sequence[Mapping[str, Any]], base_scores: Sequence[str]) -> None:
     """Write ``leakage.pdf`` and ``leakage.svg``.
 
@@ -417,40 +408,38 @@ def plot_leaks(folder: Path, rows: Sequence[Mapping[str, Any]], base_scores: Seq
     base_scores
         Features that are expected to be strong.
     """
-    best: dict[str, Mapping[str, Any]] = {}
+    best = _best_lines(rows)
     suspects = {row["feature"] for row in rows if row["verdict"] == "suspect"}
-    for row in rows:
-        name = row["feature"]
-        known = best.get(name)
-        # of a suspect the first comparison that accuses it
-        is_accusing = row["verdict"] == "suspect" and (known is None or known["verdict"] != "suspect")
-        is_larger = name not in suspects and (known is None or row["auc"] > known["auc"])
-        if row["auc"] != "" and (is_accusing or is_larger):
-            best[name] = row
     order = sorted(best, key=lambda name: (name not in suspects, -best[name]["auc"], name))
     shown = sorted(order[:MOST_FEATURES], key=lambda name: (best[name]["auc"], name))
     with style():
         figure, (axes,) = new_figure(6.4, 1.1 + 0.19 * max(len(shown), 1))
         marks = (("feature", "o", ENSEMBLE), ("base score", "D", BASE), ("suspect", "X", SERIES[1]))
         for kind, marker, color in marks:
-            places = [
-                place
-                for place, name in enumerate(shown)
+            heights = [
+                height
+                for height, name in enumerate(shown)
                 if kind == ("suspect" if name in suspects else "base score" if name in base_scores else "feature")
             ]
-            values = [best[shown[place]]["auc"] for place in places]
-            lines = [best[shown[place]] for place in places]
+            lines = [best[shown[height]] for height in heights]
             below = [line["auc"] - (line["auc"] if line["low"] == "" else line["low"]) for line in lines]
             above = [(line["auc"] if line["high"] == "" else line["high"]) - line["auc"] for line in lines]
             axes.errorbar(
-                values, places, xerr=[below, above], fmt=marker, color=color, markersize=4.5, elinewidth=1, label=kind
+                [line["auc"] for line in lines],
+                heights,
+                xerr=[below, above],
+                fmt=marker,
+                color=color,
+                markersize=4.5,
+                elinewidth=1,
+                label=kind,
             )
         axes.axvline(0.5, color=MUTED, linewidth=0.8)
         axes.set_yticks(range(len(shown)), [short_label(name) for name in shown])
-        for place, name in enumerate(shown):
+        for height, name in enumerate(shown):
             axes.annotate(
                 _remark(best[name]),
-                (1.01, place),
+                (1.01, height),
                 xycoords=("axes fraction", "data"),
                 va="center",
                 color=MUTED,
@@ -460,10 +449,28 @@ def plot_leaks(folder: Path, rows: Sequence[Mapping[str, Any]], base_scores: Seq
         axes.set_ylim(-0.7, len(shown) - 0.3)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("area under the ROC curve of the column alone, 95 % interval over fold groups")
-        axes.set_title("What single columns tell of the label" + ("" if suspects else "; none is suspect"))
+        axes.set_title("How well single columns separate the classes" + ("" if suspects else "; none is suspect"))
         axes.legend(loc="lower right")
         for suffix in (".pdf", ".svg"):
             save(figure, folder / f"leakage{suffix}")
+
+
+def _best_lines(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Return the line to draw of each feature: of a suspect the first that flags it, else the one of the largest area."""
+    best: dict[str, Mapping[str, Any]] = {}
+    for row in rows:
+        if row["auc"] == "":  # a side has no row in which the feature is present
+            continue
+        known = best.get(row["feature"])
+        if known is None:
+            is_better = True
+        elif known["verdict"] == "suspect":
+            is_better = False
+        else:
+            is_better = row["verdict"] == "suspect" or row["auc"] > known["auc"]
+        if is_better:
+            best[row["feature"]] = row
+    return best
 
 
 def _remark(row: Mapping[str, Any]) -> str:

@@ -1,21 +1,17 @@
-"""How well one column separates two sets of classes: areas, cuts, mutual information, each with its uncertainty.
+"""How well one column, or the equality of two columns, separates two sets of classes, each with its uncertainty.
 
-Rows of one fold group are not independent, so every standard error is that of a ratio of sums over groups.
+Rows of one fold group are not independent, so every standard error is that of a ratio of sums over groups. It comes
+from the same counts as the estimate, which is why areas and coefficients are not taken from scikit-learn.
 
 References
 ----------
 Area under the ROC curve: Hanley and McNeil (1982), Radiology 143: the share of pairs in order, ties one half. Its standard
 error over groups: Obuchowski (1997), Biometrics 53, nonparametric analysis of clustered ROC curve data. Mutual
 information: Cover and Thomas, Elements of Information Theory (2006), section 2.3, in bits.
-
-Finds columns that equal another column in rows of one class more often than in those of another.
-
-Counts equal each other by chance all the time, so only columns with values that are not whole numbers of one byte are
-compared. All pairs are looked at in a few rows of each class; those whose shares differ, in all rows.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +19,9 @@ from numpy.typing import NDArray
 
 BINS = 16
 FEW_VALUES = 512  # up to here rows are counted by stratum, value and label; above they are taken one by one
+ROWS_OF_CLASS = 400  # in which all pairs of columns are compared
+LEAST_DIFFERENCE = 0.15  # of the shares in these rows, for a pair to be measured in all rows
+MOST_PARTNERS = 3  # columns per feature to which its equality is measured in all rows
 
 Whole = NDArray[np.int64]
 Real = NDArray[np.float64]
@@ -53,7 +52,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """Labels to tell apart: those of the one side and those of the other."""
+    """Two sets of classes to separate, by their numbers."""
 
     one: tuple[int, ...]
     other: tuple[int, ...]
@@ -68,6 +67,9 @@ class Area:
     high: float
 
 
+UNKNOWN = Area(float("nan"), float("nan"), float("nan"))
+
+
 @dataclass(frozen=True, slots=True)
 class Share:
     """A statement about rows: its area, and the shares of both sides for which it holds."""
@@ -79,10 +81,18 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """The best cut of a column: its absolute Matthews' coefficient, and the lower bound of that."""
+    """The best cut of a column: its absolute Matthews correlation coefficient, and the lower bound of that."""
 
     coefficient: float
     low: float
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """The column that a feature equals, and how the statement "they are equal" separates two sides."""
+
+    equal_to: str
+    share: Share
 
 
 def tally(
@@ -103,24 +113,36 @@ def tally(
         code = (stratum * n_values + rank + 1) * n_labels + label
         counts = np.bincount(code, minlength=len(group) * n_values * n_labels)
         cell = np.flatnonzero(counts)
-        place = cell // n_labels
-        return Tally(place // n_values, place % n_values - 1, cell % n_labels, counts[cell], distinct, group)
+        stratum_and_value, of_label = np.divmod(cell, n_labels)
+        of_stratum, value = np.divmod(stratum_and_value, n_values)
+        return Tally(of_stratum, value - 1, of_label, counts[cell], distinct, group)
     order = np.argsort(stratum * n_values + rank)
     return Tally(stratum[order], rank[order], label[order], np.ones(len(order), dtype=np.int64), distinct, group)
 
 
 def _ranked(values: NDArray[np.float32] | NDArray[np.uint8] | NDArray[np.bool_]) -> tuple[NDArray[np.float32], Whole]:
     """Return the distinct values and the rank of each row among them, -1 where it is missing."""
-    if values.dtype != np.float32:
+    if values.dtype != np.float32:  # of one byte: counted, which is faster than sorting
         whole = values.astype(np.int64)
         distinct = np.flatnonzero(np.bincount(whole))
-        place = np.zeros(256, dtype=np.int64)
-        place[distinct] = np.arange(len(distinct))
-        return distinct.astype(np.float32), place[whole]
+        rank_of_value = np.zeros(256, dtype=np.int64)
+        rank_of_value[distinct] = np.arange(len(distinct))
+        return distinct.astype(np.float32), rank_of_value[whole]
     rank = np.full(len(values), -1, dtype=np.int64)
-    is_there = ~np.isnan(values)
-    distinct, rank[is_there] = np.unique(values[is_there], return_inverse=True)
+    is_present = ~np.isnan(values)
+    distinct, rank[is_present] = np.unique(values[is_present], return_inverse=True)
     return distinct.astype(np.float32), rank
+
+
+def selected(cells: Tally, chosen: NDArray[np.bool_]) -> Tally:
+    """Return the tally of some of the cells."""
+    return replace(
+        cells,
+        stratum=cells.stratum[chosen],
+        rank=cells.rank[chosen],
+        label=cells.label[chosen],
+        count=cells.count[chosen],
+    )
 
 
 def _weights(cells: Tally, side: Side) -> tuple[Real, Real]:
@@ -132,14 +154,14 @@ def _weights(cells: Tally, side: Side) -> tuple[Real, Real]:
 
 
 def area(cells: Tally, side: Side) -> Area:
-    """Return the area of a column over all pairs of rows in which it is there."""
+    """Return the area of a column over all pairs of rows in which it is present."""
     one, other = (rows * (cells.rank >= 0) for rows in _weights(cells, side))
     rank = np.maximum(cells.rank, 0)
     ones = np.bincount(rank, weights=one, minlength=len(cells.values))
     others = np.bincount(rank, weights=other, minlength=len(cells.values))
     n_one, n_other = float(ones.sum()), float(others.sum())
     if n_one == 0 or n_other == 0:
-        return Area(float("nan"), float("nan"), float("nan"))
+        return UNKNOWN
     # for each value the share of the other side that lies below it, and of the one side above it; ties count one half
     below = (np.cumsum(others) - others / 2) / n_other
     above = (n_one - np.cumsum(ones) + ones / 2) / n_one
@@ -150,12 +172,12 @@ def area(cells: Tally, side: Side) -> Area:
 
 def area_within(cells: Tally, side: Side) -> Area:
     """Return the area over the pairs of rows that lie in one stratum."""
-    there = cells.rank >= 0
-    one, other = (rows[there] for rows in _weights(cells, side))
-    stratum, n_strata = cells.stratum[there], len(cells.group)
+    is_present = cells.rank >= 0
+    one, other = (rows[is_present] for rows in _weights(cells, side))
+    stratum, n_strata = cells.stratum[is_present], len(cells.group)
     if not len(stratum):
-        return Area(float("nan"), float("nan"), float("nan"))
-    is_first = np.concatenate([[True], (np.diff(stratum) != 0) | (np.diff(cells.rank[there]) != 0)])
+        return UNKNOWN
+    is_first = np.concatenate([[True], (np.diff(stratum) != 0) | (np.diff(cells.rank[is_present]) != 0)])
     block = np.cumsum(is_first) - 1
     ones, others = (np.bincount(block, weights=rows) for rows in (one, other))
     of_block = stratum[is_first]
@@ -167,7 +189,7 @@ def area_within(cells: Tally, side: Side) -> Area:
         of_block, weights=others, minlength=n_strata
     )
     if pairs.sum() == 0:
-        return Area(float("nan"), float("nan"), float("nan"))
+        return UNKNOWN
     value = float(in_order.sum() / pairs.sum())
     influence = np.bincount(cells.group, weights=(in_order - value * pairs) / pairs.sum())
     return _oriented(value, _error_of(influence, np.bincount(cells.group, weights=pairs)))
@@ -181,7 +203,7 @@ def share(cells: Tally, side: Side, holds: NDArray[np.bool_]) -> Share:
     one, other = _weights(cells, side)
     n_one, n_other = float(one.sum()), float(other.sum())
     if n_one == 0 or n_other == 0:
-        return Share(Area(float("nan"), float("nan"), float("nan")), float("nan"), float("nan"))
+        return Share(UNKNOWN, float("nan"), float("nan"))
     of_one, of_other = float((one * holds).sum() / n_one), float((other * holds).sum() / n_other)
     influence = (one * (holds - of_one) / n_one - other * (holds - of_other) / n_other) / 2
     found = _oriented(0.5 + (of_one - of_other) / 2, _standard_error(cells, influence, one + other))
@@ -189,13 +211,13 @@ def share(cells: Tally, side: Side, holds: NDArray[np.bool_]) -> Share:
 
 
 def best_cut(cells: Tally, side: Side) -> Cut:
-    """Return the cut between two values that has the largest absolute Matthews' coefficient.
+    """Return the cut between two values that has the largest absolute Matthews correlation coefficient.
 
     At fixed sizes of both parts the coefficient is in proportion to the difference of the shares of both sides that lie
     below the cut, so its lower bound is that of this difference.
     """
-    there = cells.rank >= 0
-    one, other = (rows * there for rows in _weights(cells, side))
+    is_present = cells.rank >= 0
+    one, other = (rows * is_present for rows in _weights(cells, side))
     rank = np.maximum(cells.rank, 0)
     ones = np.cumsum(np.bincount(rank, weights=one, minlength=len(cells.values)))
     others = np.cumsum(np.bincount(rank, weights=other, minlength=len(cells.values)))
@@ -205,30 +227,28 @@ def best_cut(cells: Tally, side: Side) -> Cut:
     below = ones[:-1] + others[:-1]
     spread = np.sqrt(n_one * n_other / np.maximum(below * (n_one + n_other - below), 1))
     coefficient = np.abs(ones[:-1] / n_one - others[:-1] / n_other) * spread
-    place = int(coefficient.argmax())
-    present = Tally(
-        cells.stratum[there], cells.rank[there], cells.label[there], cells.count[there], cells.values, cells.group
-    )
-    found = share(present, side, present.rank <= place)
-    return Cut(float(coefficient[place]), float((2 * found.area.low - 1) * spread[place]))
+    best = int(coefficient.argmax())
+    present = selected(cells, is_present)
+    found = share(present, side, present.rank <= best)
+    return Cut(float(coefficient[best]), float((2 * found.area.low - 1) * spread[best]))
 
 
-def most_telling_value(cells: Tally, side: Side) -> int:
-    """Return the rank of the value whose share differs most between the sides; -1 where there is no value."""
+def most_discriminative_value(cells: Tally, side: Side) -> int:
+    """Return the rank of the value whose share differs most between the sides; -1 where every value is missing."""
     if not len(cells.values):
         return -1
-    there = cells.rank >= 0
-    one, other = (np.bincount(cells.rank[there], weights=rows[there]) for rows in _weights(cells, side))
+    is_present = cells.rank >= 0
+    one, other = (np.bincount(cells.rank[is_present], weights=rows[is_present]) for rows in _weights(cells, side))
     return int(np.abs(one / max(one.sum(), 1) - other / max(other.sum(), 1)).argmax())
 
 
 def mutual_information(cells: Tally, side: Side, bins: int = BINS) -> float:
-    """Return the bits that quantile bins of a column, and one bin for missing rows, tell of the side of a row.
+    """Return the mutual information, in bits, of the side of a row and the quantile bin of its value.
 
-    Equal values stay in one bin: that of the middle of their ranks.
+    Equal values are in one bin, that of the middle of their ranks; missing values have a bin of their own.
     """
-    there = cells.rank >= 0
-    counts = np.bincount(cells.rank[there], weights=cells.count[there], minlength=len(cells.values))
+    is_present = cells.rank >= 0
+    counts = np.bincount(cells.rank[is_present], weights=cells.count[is_present], minlength=len(cells.values))
     middle = (np.cumsum(counts) - counts / 2) / max(counts.sum(), 1)
     bin_of_rank = np.append(np.minimum((middle * bins).astype(np.int64), bins - 1), bins)  # the last is rank -1
     of_cell = bin_of_rank[cells.rank]
@@ -242,18 +262,14 @@ def mutual_information(cells: Tally, side: Side, bins: int = BINS) -> float:
 
 
 def rank_correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Return Spearman's coefficient of two columns over the rows in which both are there; 0 where one is constant."""
-    there = ~(np.isnan(one) | np.isnan(other))
-    first, second = (_midranks(column[there]) for column in (one, other))
-    if len(first) < 2 or first.std() == 0 or second.std() == 0:
+    """Return Spearman's coefficient of two columns, shape (n_rows,), over the rows where neither is NaN; 0 if one is constant."""
+    from scipy.stats import spearmanr  # half a second, and few features need it
+
+    is_present = ~(np.isnan(one) | np.isnan(other))
+    first, second = one[is_present], other[is_present]
+    if (first == first[:1]).all() or (second == second[:1]).all():
         return 0.0
-    return float(((first - first.mean()) * (second - second.mean())).mean() / (first.std() * second.std()))
-
-
-def _midranks(values: NDArray[np.float32]) -> Real:
-    _, rank, counts = np.unique(values, return_inverse=True, return_counts=True)
-    middle: Real = (np.cumsum(counts) - counts / 2)[rank]
-    return middle
+    return float(spearmanr(first, second).statistic)
 
 
 def _standard_error(cells: Tally, influence: Real, rows: Real) -> float:
@@ -275,19 +291,6 @@ def _oriented(value: float, error: float) -> Area:
     return Area(value, max(value - 1.96 * error, 0.0), min(value + 1.96 * error, 1.0))
 
 
-ROWS_OF_CLASS = 400
-WORTH_A_LOOK = 0.15  # difference of shares in these rows
-MOST_PARTNERS = 3  # of one column that are looked at in all rows
-
-
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """The column that a feature equals, and how that statement separates two sides."""
-
-    equal_to: str
-    share: Share
-
-
 def copies(
     columns: Mapping[str, NDArray[np.uint8] | NDArray[np.float32]],
     label: Whole,
@@ -295,18 +298,23 @@ def copies(
     group: Whole,
     sides: Sequence[Side],
 ) -> dict[tuple[str, int], Copy]:
-    """Return for (feature, number of the comparison) the column whose equality separates the sides best.
+    """Return for (feature, index of the comparison) the column whose equality with the feature separates the sides best.
 
     Parameters
     ----------
     columns
         Values of each feature, shape (n_rows,).
     label, gene
-        Of each row, shape (n_rows,).
+        Numbers from 0, shape (n_rows,).
     group
         Fold group of each gene, shape (n_genes,).
     sides
         The comparisons.
+
+    Notes
+    -----
+    Counts of one byte often equal each other by coincidence, so columns of such values alone are not compared. All pairs
+    of the others are compared in a few rows of each class, and only those whose shares differ there in all rows.
     """
     names = [name for name, values in columns.items() if not _is_count(values)]
     if len(names) < 2:
@@ -314,27 +322,26 @@ def copies(
     of_class = [np.flatnonzero(label == number) for number in range(int(label.max()) + 1)]
     picked = np.concatenate([rows[:: max(len(rows) // ROWS_OF_CLASS, 1)][:ROWS_OF_CLASS] for rows in of_class])
     few = np.stack([columns[name][picked] for name in names])
-    is_of = np.stack([label[picked] == number for number in range(len(of_class))]).astype(np.float32)
-    is_of /= np.maximum(is_of.sum(axis=1, keepdims=True), 1)
+    is_of_class = np.stack([label[picked] == number for number in range(len(of_class))]).astype(np.float32)
+    is_of_class /= np.maximum(is_of_class.sum(axis=1, keepdims=True), 1)
     found: dict[tuple[str, int], Copy] = {}
     measured: dict[tuple[int, int], list[Share]] = {}
     for number, name in enumerate(names):
-        shares = (few == few[number]).astype(np.float32) @ is_of.T
+        shares = (few == few[number]).astype(np.float32) @ is_of_class.T
         shares[number] = 0
         difference = np.ptp(shares, axis=1)
         for partner in np.argsort(-difference, kind="stable")[:MOST_PARTNERS].tolist():
-            if difference[partner] < WORTH_A_LOOK:
+            if difference[partner] < LEAST_DIFFERENCE:
                 break
             pair = (min(number, partner), max(number, partner))
             if pair not in measured:
                 cells = tally(columns[name] == columns[names[partner]], label, gene, group)
-                # of the statement "they are equal" the values are 0 and 1, or one of these alone
-                holds = cells.values[cells.rank] == 1
+                holds = cells.values[cells.rank] == 1  # values are 0 and 1, or one of these alone
                 measured[pair] = [share(cells, side, holds) for side in sides]
-            for place, one in enumerate(measured[pair]):
-                best = found.get((name, place))
+            for index, one in enumerate(measured[pair]):
+                best = found.get((name, index))
                 if not np.isnan(one.area.value) and (best is None or one.area.value > best.share.area.value):
-                    found[name, place] = Copy(names[partner], one)
+                    found[name, index] = Copy(names[partner], one)
     return found
 
 
@@ -342,5 +349,5 @@ def _is_count(values: NDArray[np.uint8] | NDArray[np.float32]) -> bool:
     """Return whether all values are whole numbers of one byte."""
     if values.dtype == np.uint8:
         return True
-    there = values[~np.isnan(values)]
-    return bool(((there >= 0) & (there <= 255) & (there == np.floor(there))).all())
+    present = values[~np.isnan(values)]
+    return bool(((present >= 0) & (present <= 255) & (present == np.floor(present))).all())

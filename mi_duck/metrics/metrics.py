@@ -1,7 +1,7 @@
 """Scores of probabilities against labels, with intervals by bootstrap over fold groups.
 
-The fold group is what may be exchanged between data sets, so it is what is drawn: rows of a group stay together. Two models
-are compared under the same draws, so what both find hard leaves the difference alone.
+The fold group is the unit of independence, so groups are drawn and the rows of a group stay together. Two models are compared
+under the same draws, so rows that are hard for both do not widen the interval of their difference.
 
 References
 ----------
@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mi_duck.metrics.ranking import rank_scores, ranking, top_k_hits
+from mi_duck.metrics.ranking import Ranking, rank_scores, ranking, top_k_shares
 
 DRAWS = 200
 BINS = 15
-LEAST_CHANCE = 1e-15
+LEAST_PROBABILITY = 1e-15
 METRICS = (
     "average_precision",
     "roc_auc",
@@ -33,11 +33,12 @@ METRICS = (
     "ece",
     "log_loss",
 )
-OF_ORDER = ("average_precision", "roc_auc", "top_k_accuracy", "ece")
+AREAS = ("average_precision", "roc_auc")
+CALLS = ("f1", "precision", "recall")
 SHORT = {"average_precision": "ap", "roc_auc": "auc", "top_k_accuracy": "top_k"}
 
 Drawn = Mapping[tuple[str, str], NDArray[np.float64]]
-"""For each metric and class its value on the data as they are and under each draw, shape (1 + n_draws,)."""
+"""For each metric and class its value on the rows as they are and under each draw, shape (1 + n_draws,)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,10 @@ class Metric:
     low: float
     high: float
 
+    def values(self) -> dict[str, float | None]:
+        """Return value and interval for a file, None where they are not defined."""
+        return {name: known(getattr(self, name)) for name in ("value", "low", "high")}
+
 
 def score(
     probabilities: NDArray[np.floating[Any]],
@@ -74,48 +79,9 @@ def score(
     genes: NDArray[np.integer[Any]] | None = None,
     metrics: Sequence[str] = METRICS,
 ) -> list[Metric]:
-    """Score probabilities, with 95 % intervals over fold groups.
-
-    Parameters
-    ----------
-    probabilities, labels, groups, classes, genes, metrics
-        As for `drawn_scores`.
-    seed, draws
-        Of the bootstrap.
-    """
+    """Score probabilities, with 95 % intervals over fold groups; see `drawn_scores`."""
     weights = draw_weights(int(groups.max()) + 1, seed=seed, draws=draws)
     return summary(drawn_scores(probabilities, labels, groups, classes, weights=weights, genes=genes, metrics=metrics))
-
-
-def paired_difference(
-    probabilities: NDArray[np.floating[Any]],
-    others: NDArray[np.floating[Any]],
-    labels: NDArray[np.integer[Any]],
-    groups: NDArray[np.integer[Any]],
-    classes: Sequence[str],
-    *,
-    seed: int,
-    draws: int = DRAWS,
-    genes: NDArray[np.integer[Any]] | None = None,
-    metrics: Sequence[str] = METRICS,
-) -> list[Metric]:
-    """Return the scores of one model minus those of another on the same rows, with 95 % intervals by the same draws.
-
-    Parameters
-    ----------
-    probabilities, others
-        Probabilities of the two, each of shape (n_rows, n_classes).
-    labels, groups, classes, genes, metrics
-        As for `drawn_scores`.
-    seed, draws
-        Of the bootstrap.
-    """
-    weights = draw_weights(int(groups.max()) + 1, seed=seed, draws=draws)
-    one, other = (
-        drawn_scores(given, labels, groups, classes, weights=weights, genes=genes, metrics=metrics)
-        for given in (probabilities, others)
-    )
-    return summary(differences(one, other))
 
 
 def point_scores(
@@ -125,7 +91,7 @@ def point_scores(
     *,
     genes: NDArray[np.integer[Any]] | None = None,
 ) -> dict[str, float]:
-    """Return the same scores without intervals under short names, for tables with one column a score.
+    """Return the same scores without intervals under short names, for tables with one column per score.
 
     ``<class>_<metric>`` and ``macro_<metric>``, where `SHORT` says ``ap``, ``auc`` and ``top_k``; those of class ``all`` are
     ``log_loss`` and ``brier``.
@@ -150,12 +116,12 @@ def known(value: float) -> float | None:
 
 
 def draw_weights(n_groups: int, *, seed: int, draws: int) -> NDArray[np.integer[Any]]:
-    """Return how often each group is drawn, shape (1 + draws, n_groups); the first line is the data as they are."""
+    """Return how often each group is drawn, shape (1 + draws, n_groups); the first line is the rows as they are."""
     rng = np.random.default_rng(seed)
     counts = [np.ones(n_groups, dtype=np.int64)]
     counts += [np.bincount(rng.integers(0, n_groups, n_groups), minlength=n_groups) for _ in range(draws)]
     largest = max(int(line.max(initial=0)) for line in counts)
-    # one byte where it holds them: the look-up of a weight for each row and draw is what takes the time
+    # 8-bit where that suffices: looking up a weight for each row and draw takes most of the time
     return np.array(counts, dtype=np.uint8 if largest < 256 else np.uint32)
 
 
@@ -185,7 +151,7 @@ def drawn_scores(
     weights
         From `draw_weights`.
     genes
-        Gene of each row as a number from 0, each gene in one group, shape (n_rows,); without them no top-k accuracy.
+        Gene of each row as a number from 0, each gene in one group, shape (n_rows,); None leaves out the top-k accuracy.
     metrics
         Which of `METRICS`.
     sites_only
@@ -199,19 +165,18 @@ def drawn_scores(
     Notes
     -----
     ``average_precision`` and ``roc_auc``: class against the rest by its probability; ``macro`` is the mean over sites.
-    ``f1``, ``precision``, ``recall``: the class called is the most probable one; F1 = 2 TP / (2 TP + FP + FN), 0 where
-    nothing is there; precision is not defined where nothing is called; ``macro`` is the mean over all classes.
+    ``f1``, ``precision``, ``recall``: the class called is the most probable one; F1 = 2 TP / (2 TP + FP + FN), 0 where the
+    class is neither there nor called; precision is not defined where the class is never called; ``macro`` is the mean over
+    all classes.
     ``top_k_accuracy`` of a site class: in a gene with k true sites, the share of the k rows of highest probability that are
     true, rows with equal ones counting in their order; mean over the genes with k > 0; ``macro`` is the mean over sites.
-    ``brier``: mean of (probability - truth)^2; ``all`` is its sum over classes. ``log_loss``: nats a row, class against the
-    rest; ``all`` is that of the label's probability. Probabilities count as 1e-15 at least. ``ece``: mean over 15 bins of
-    equal mass, by rows, of |mean probability - share of true rows|. Bins are cut on the data as they are, equal
-    probabilities stay together. Drawn data are noisier than data, so its interval lies high.
+    ``brier``: mean of (probability - truth)^2; ``all`` is its sum over classes. ``log_loss``: nats per row, class against
+    the rest; ``all`` is that of the label's probability. Probabilities count as 1e-15 at least. ``ece``: mean over 15 bins of
+    equal mass, by rows, of |mean probability - share of true rows|. Bins are cut on the rows as they are, equal
+    probabilities stay together. Drawn rows are noisier than the rows themselves, so its interval lies high.
     """
-    n_groups, n_classes = weights.shape[1], len(classes)
-    sums = _Sums(groups, n_groups)
-    found: dict[tuple[str, str], NDArray[np.float64]] = {}
-    order: dict[str, NDArray[np.float64]] = {}
+    sums = _Sums(groups, weights.shape[1])
+    areas: dict[str, dict[str, NDArray[np.float64]]] = {kind: {} for kind in AREAS}
     for index, name in enumerate(classes):
         probability, truth = probabilities[:, index], labels == index
         if "brier" in metrics:
@@ -220,67 +185,34 @@ def drawn_scores(
             np.square(error, out=error)
             sums.add(f"brier {index}", error)
         if "log_loss" in metrics:
-            sums.add(
-                f"loss {index}",
-                _negative_log_likelihood(np.where(truth, probability, 1 - probability.astype(np.float64))),
-            )
-        wanted = set(OF_ORDER) & set(metrics)
-        if not wanted or (sites_only and index == 0 and "ece" not in wanted):
+            right = np.where(truth, probability, 1 - probability.astype(np.float64))
+            sums.add(f"loss {index}", _negative_log_likelihood(right))
+        with_areas = bool(set(AREAS) & set(metrics)) and not (sites_only and index == 0)
+        with_top_k = "top_k_accuracy" in metrics and index > 0
+        if not (with_areas or with_top_k or "ece" in metrics):
             continue
         ranks = ranking(probability)
-        if {"average_precision", "roc_auc"} & set(metrics) and not (sites_only and index == 0):
-            order[f"average_precision {name}"], order[f"roc_auc {name}"] = rank_scores(ranks, truth, groups, weights)
+        if with_areas:
+            areas["average_precision"][name], areas["roc_auc"][name] = rank_scores(ranks, truth, groups, weights)
         if "ece" in metrics:
             bins = equal_mass_bins(ranks.order, ranks.stops)
             sums.add_binned(f"gap {index}", probability.astype(np.float64) - truth, bins)
-        if "top_k_accuracy" in metrics and genes is not None and index > 0:
-            n_genes = int(genes.max()) + 1
-            sites, hits = top_k_hits(ranks, truth, genes, n_genes)
-            group_of_gene = np.zeros(n_genes, dtype=np.int64)
-            group_of_gene[genes] = groups
-            counted = sites > 0
-            share = hits[counted] / sites[counted]
-            sums.add_by(f"top-k {index}", share, group_of_gene[counted])
-            sums.add_by(f"genes {index}", np.ones(len(share)), group_of_gene[counted])
+        if with_top_k and genes is not None:
+            sums.add_top_k(index, ranks, truth, genes)
     sums.add("rows", np.ones(len(labels)))
     if "log_loss" in metrics:
-        of_label = np.take_along_axis(probabilities, labels[:, None].astype(np.int64), axis=1)[:, 0].astype(np.float64)
-        sums.add("loss", _negative_log_likelihood(of_label))
-    calls = {"f1", "precision", "recall"} & set(metrics)
-    if calls:
-        sums.add_cells("calls", labels.astype(np.int64) * n_classes + probabilities.argmax(axis=1), n_classes**2)
+        sums.add("loss", log_loss_of_rows(probabilities, labels))
+    if set(CALLS) & set(metrics):
+        cells = labels.astype(np.int64) * len(classes) + probabilities.argmax(axis=1)
+        sums.add_cells("calls", cells, len(classes) ** 2)
     totals = sums.drawn(weights)
-    rows = totals["rows"][:, 0]
-    names = list(enumerate(classes))
-    by_class: dict[str, dict[str, NDArray[np.float64]]] = {}
-    for kind in ("average_precision", "roc_auc"):
-        by_class[kind] = {name: order[f"{kind} {name}"] for name in classes if f"{kind} {name}" in order}
-    if calls:
-        by_class |= _of_calls(totals["calls"].reshape(-1, n_classes, n_classes), classes)
-    by_class["top_k_accuracy"] = {
-        name: _ratio(totals[f"top-k {index}"][:, 0], totals[f"genes {index}"][:, 0])
-        for index, name in names
-        if f"top-k {index}" in totals
-    }
-    for kind, key in (("brier", "brier"), ("log_loss", "loss")):
-        by_class[kind] = {
-            name: totals[f"{key} {index}"][:, 0] / rows for index, name in names if f"{key} {index}" in totals
-        }
-    by_class["ece"] = {
-        name: np.abs(totals[f"gap {index}"]).sum(axis=1) / rows for index, name in names if f"gap {index}" in totals
-    }
-    for kind in (kind for kind in METRICS if kind in metrics):
-        values = by_class[kind]
-        found |= {(kind, name): value for name, value in values.items()}
-        if kind in ("average_precision", "roc_auc", "top_k_accuracy") and values:
-            found[kind, "macro"] = np.mean([values[name] for name in classes[1:]], axis=0)
-        elif kind in calls:
-            found[kind, "macro"] = np.mean(list(values.values()), axis=0)
-        elif kind == "brier":
-            found[kind, "all"] = np.sum(list(values.values()), axis=0)
-        elif kind == "log_loss":
-            found[kind, "all"] = totals["loss"][:, 0] / rows
-    return found
+    return _with_averages(areas | _of_classes(totals, classes), totals, classes, metrics)
+
+
+def log_loss_of_rows(probabilities: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+    """Return -log of the probability of each row's label, nats, shape (n_rows,)."""
+    of_label = np.take_along_axis(probabilities, labels.astype(np.int64)[:, None], axis=1)[:, 0]
+    return _negative_log_likelihood(of_label.astype(np.float64))
 
 
 def headline_scores(
@@ -291,7 +223,7 @@ def headline_scores(
     *,
     weights: NDArray[np.integer[Any]],
 ) -> dict[tuple[str, str], NDArray[np.float64]]:
-    """Return what comparisons of many variants look at: average precision of sites, macro F1, log loss; see `drawn_scores`."""
+    """Return the scores by which many variants are compared: average precision of sites, macro F1, log loss."""
     kinds = ("average_precision", "f1", "log_loss")
     found = drawn_scores(probabilities, labels, groups, classes, weights=weights, metrics=kinds, sites_only=True)
     whole = {("f1", "macro"), ("log_loss", "all")}
@@ -331,11 +263,54 @@ def interval(metric: str, class_name: str, values: NDArray[np.float64]) -> Metri
 
 
 def _negative_log_likelihood(probability: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return -log of probabilities, which are overwritten: as real numbers they are the largest thing in memory."""
-    np.clip(probability, LEAST_CHANCE, 1, out=probability)
+    """Return -log of probabilities, in place: as 64-bit numbers they take the most memory of all."""
+    np.clip(probability, LEAST_PROBABILITY, 1, out=probability)
     np.log(probability, out=probability)
     np.negative(probability, out=probability)
     return probability
+
+
+def _of_classes(
+    totals: Mapping[str, NDArray[np.float64]], classes: Sequence[str]
+) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Return every metric that is a ratio of sums, by class, under each line of weights."""
+    rows = totals["rows"][:, 0]
+
+    def sums_of(key: str) -> dict[str, NDArray[np.float64]]:
+        return {name: totals[f"{key} {index}"] for index, name in enumerate(classes) if f"{key} {index}" in totals}
+
+    n_genes = sums_of("genes")
+    found = {
+        "top_k_accuracy": {name: ratio(one[:, 0], n_genes[name][:, 0]) for name, one in sums_of("top-k").items()},
+        "brier": {name: one[:, 0] / rows for name, one in sums_of("brier").items()},
+        "log_loss": {name: one[:, 0] / rows for name, one in sums_of("loss").items()},
+        "ece": {name: np.abs(one).sum(axis=1) / rows for name, one in sums_of("gap").items()},
+    }
+    if "calls" in totals:
+        found |= _of_calls(totals["calls"].reshape(-1, len(classes), len(classes)), classes)
+    return found
+
+
+def _with_averages(
+    by_class: Mapping[str, Mapping[str, NDArray[np.float64]]],
+    totals: Mapping[str, NDArray[np.float64]],
+    classes: Sequence[str],
+    metrics: Sequence[str],
+) -> dict[tuple[str, str], NDArray[np.float64]]:
+    """Return the metrics that were asked for, each with its ``macro`` or ``all`` after its classes."""
+    found: dict[tuple[str, str], NDArray[np.float64]] = {}
+    for kind in (kind for kind in METRICS if kind in metrics):
+        values = by_class[kind]
+        found |= {(kind, name): value for name, value in values.items()}
+        if kind in (*AREAS, "top_k_accuracy") and values:
+            found[kind, "macro"] = np.mean([values[name] for name in classes[1:]], axis=0)
+        elif kind in CALLS:
+            found[kind, "macro"] = np.mean(list(values.values()), axis=0)
+        elif kind == "brier":
+            found[kind, "all"] = np.sum(list(values.values()), axis=0)
+        elif kind == "log_loss":
+            found[kind, "all"] = totals["loss"][:, 0] / totals["rows"][:, 0]
+    return found
 
 
 def _of_calls(confusion: NDArray[np.float64], classes: Sequence[str]) -> dict[str, dict[str, NDArray[np.float64]]]:
@@ -343,34 +318,41 @@ def _of_calls(confusion: NDArray[np.float64], classes: Sequence[str]) -> dict[st
     hits = np.diagonal(confusion, axis1=1, axis2=2)
     called, true = confusion.sum(axis=1), confusion.sum(axis=2)
     f1 = np.divide(2 * hits, called + true, out=np.zeros_like(hits), where=called + true > 0)
-    tables = {"f1": f1, "precision": _ratio(hits, called), "recall": _ratio(hits, true)}
+    tables = {"f1": f1, "precision": ratio(hits, called), "recall": ratio(hits, true)}
     return {kind: {name: table[:, index] for index, name in enumerate(classes)} for kind, table in tables.items()}
 
 
-def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
-    ratio: NDArray[np.float64] = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
-    return ratio
+def ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return part / whole, NaN where the whole is 0."""
+    found: NDArray[np.float64] = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    return found
 
 
 class _Sums:
-    """Sums of values by group, which a draw of groups needs to weigh and no row any more."""
+    """Sums of values by group: draws of groups weigh these, and look at no row again."""
 
     def __init__(self, groups: NDArray[np.integer[Any]], n_groups: int) -> None:
         self._groups = groups
         self._n_groups = n_groups
         self._tables: dict[str, NDArray[np.float64]] = {}
 
-    def add(self, name: str, values: NDArray[np.float64]) -> None:
-        """Add up a value a row."""
-        self.add_by(name, values, self._groups)
-
-    def add_by(self, name: str, values: NDArray[np.float64], groups: NDArray[np.integer[Any]]) -> None:
-        """Add up values that have groups of their own."""
-        sums = np.bincount(groups, weights=values, minlength=self._n_groups)
+    def add(self, name: str, values: NDArray[np.float64], groups: NDArray[np.integer[Any]] | None = None) -> None:
+        """Add up one value per row, or values that have groups of their own."""
+        sums = np.bincount(self._groups if groups is None else groups, weights=values, minlength=self._n_groups)
         self._tables[name] = sums.astype(np.float64)[:, None]
 
+    def add_top_k(self, index: int, ranks: Ranking, truth: NDArray[np.bool_], genes: NDArray[np.integer[Any]]) -> None:
+        """Add up the top-k shares of genes with true rows, and count these genes."""
+        n_genes = int(genes.max()) + 1
+        group_of_gene = np.zeros(n_genes, dtype=np.int64)
+        group_of_gene[genes] = self._groups
+        share = top_k_shares(ranks, truth, genes, n_genes)
+        counted = ~np.isnan(share)
+        self.add(f"top-k {index}", share[counted], group_of_gene[counted])
+        self.add(f"genes {index}", np.ones(np.count_nonzero(counted)), group_of_gene[counted])
+
     def add_binned(self, name: str, values: NDArray[np.float64], bins: NDArray[np.uint8]) -> None:
-        """Add up a value a row by bin."""
+        """Add up one value per row by bin."""
         cells = np.bincount(self._groups * np.int64(BINS) + bins, weights=values, minlength=self._n_groups * BINS)
         self._tables[name] = cells.reshape(self._n_groups, BINS).astype(np.float64)
 
@@ -385,7 +367,9 @@ class _Sums:
         totals = np.empty((len(weights), whole.shape[1]))
         # the first line alone: the last bit of a product may depend on how many lines it has
         totals[0] = weights[0].astype(np.float64) @ whole
-        for begin in range(1, len(weights), 32):  # a few lines at a time: as real numbers they take 8 times the memory
+        for begin in range(
+            1, len(weights), 32
+        ):  # a few lines at a time: as 64-bit numbers they take 8 times the memory
             totals[begin : begin + 32] = weights[begin : begin + 32].astype(np.float64) @ whole
         edges = np.cumsum([table.shape[1] for table in self._tables.values()])[:-1]
         return dict(zip(self._tables, np.split(totals, edges, axis=1), strict=True))

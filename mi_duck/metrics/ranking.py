@@ -1,17 +1,13 @@
-"""Measures that depend on the order of scores alone, under many weightings of the rows at once.
+"""All that depends on the order of scores: areas under curves, curve points, gene top-k, thresholds.
 
 A bootstrap over fold groups draws each group 0, 1, 2 ... times. Rows are sorted once; a draw then needs one look-up of the
-group's weight a row and one running sum. 200 draws of 703,180 rows take .15 s for a class of 5 % and .5 s for one of 90 %.
+group's weight per row and one running sum. 200 draws of 703,180 rows take .15 s for a class of 5 % and .5 s for one of 90 %.
 
 References
 ----------
 Average precision: sum over thresholds of (R_n - R_{n-1}) P_n, as in scikit-learn's ``average_precision_score``. ROC area: the
 probability that a positive row scores above a negative one, equal scores counting half (Hanley and McNeil, Radiology 143, 1982).
 Gene top-k accuracy: Jaganathan et al., Predicting splicing from primary sequence (Cell 176, 2019), by gene.
-
-Points of the ROC and precision-recall curves, thinned for drawing; areas come from all rows, never from these points.
-
-The probability from which a class is called: for the best F1, for a precision, for a recall; from out-of-fold scores.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK = 8192  # places looked up at once: their values stay below what the system maps anew
+BLOCK = 8192  # values looked up at once: small enough that the system does not map memory anew
+MOST_POINTS = 500  # of a curve
+PRECISION = 0.9
+RECALL = 0.9
+KINDS = ("best_f1", "precision_0.9", "recall_0.9")
+
+Thresholds = Mapping[str, Mapping[str, float | None]]
+"""For each class, for each of `KINDS`, the probability from which it is called; None where the goal is out of reach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +34,16 @@ class Ranking:
     Parameters
     ----------
     order
-        Row at each place, shape (n_rows,).
+        Row of each rank, shape (n_rows,).
     stops
-        For each block the place behind its last row, rising, shape (n_blocks,).
+        For each block the rank behind its last row, rising, shape (n_blocks,).
     """
 
     order: NDArray[np.int64]
     stops: NDArray[np.int64]
 
-    def block_of_place(self) -> NDArray[np.int64]:
-        """Return the block of each place, shape (n_rows,)."""
+    def block_of_rank(self) -> NDArray[np.int64]:
+        """Return the block of each rank, shape (n_rows,)."""
         is_last = np.zeros(len(self.order), dtype=np.int64)
         is_last[self.stops - 1] = 1
         blocks: NDArray[np.int64] = np.cumsum(is_last) - is_last
@@ -56,20 +59,6 @@ def ranking(scores: NDArray[np.floating[Any]]) -> Ranking:
     stops = np.flatnonzero(is_last)
     stops += 1
     return Ranking(order, stops)
-
-
-def average_precisions(
-    ranks: Ranking, truth: NDArray[np.bool_], groups: NDArray[np.integer[Any]], weights: NDArray[np.integer[Any]]
-) -> NDArray[np.float64]:
-    """Return the average precision under each line of group weights; see `rank_scores`."""
-    return rank_scores(ranks, truth, groups, weights)[0]
-
-
-def roc_areas(
-    ranks: Ranking, truth: NDArray[np.bool_], groups: NDArray[np.integer[Any]], weights: NDArray[np.integer[Any]]
-) -> NDArray[np.float64]:
-    """Return the area under the ROC curve under each line of group weights; see `rank_scores`."""
-    return rank_scores(ranks, truth, groups, weights)[1]
 
 
 def rank_scores(
@@ -100,9 +89,9 @@ def rank_scores(
     positive = truth[ranks.order]
     few_are_positive = 2 * np.count_nonzero(positive) <= len(positive)
     side = _Side.of(ranks, positive if few_are_positive else ~positive, groups)
-    running = _Running(side.group_of_place, weights)
+    running = _Running(side.group_of_rank, weights)
     few = _FewRows(side)
-    every = None if few_are_positive else _EveryBlock(ranks, positive, side.group_of_place, weights)
+    every = None if few_are_positive else _EveryBlock(ranks, positive, side.group_of_rank, weights)
     for draw, line in enumerate(weights):
         sums = running.sums(line)
         total = few.draw(line)
@@ -123,17 +112,17 @@ class _Side:
 
     Parameters
     ----------
-    group_of_place
-        Group of the row at each place, all rows.
+    group_of_rank
+        Group of the row of each rank, all rows.
     group
         Group of each rare row.
     last
-        For each block with rare rows, the number of its last one among the rare.
+        For each block with rare rows, the index of its last one among the rare rows.
     start, stop
-        Places before which the block begins and ends.
+        First rank of the block, and the rank behind its last.
     """
 
-    group_of_place: NDArray[np.intp]
+    group_of_rank: NDArray[np.intp]
     group: NDArray[np.intp]
     last: NDArray[np.int64]
     start: NDArray[np.int64]
@@ -141,19 +130,19 @@ class _Side:
 
     @classmethod
     def of(cls, ranks: Ranking, is_rare: NDArray[np.bool_], groups: NDArray[np.integer[Any]]) -> "_Side":
-        group_of_place = groups[ranks.order].astype(np.intp)
-        places = np.flatnonzero(is_rare)
-        block = np.searchsorted(ranks.stops, places, side="right")
+        group_of_rank = groups[ranks.order].astype(np.intp)
+        rare = np.flatnonzero(is_rare)
+        block = np.searchsorted(ranks.stops, rare, side="right")
         last = np.flatnonzero(np.append(block[1:] != block[:-1], True)) if len(block) else block
         used = block[last]
         start = np.where(used > 0, ranks.stops[used - 1], 0)
-        return cls(group_of_place, group_of_place[places], last, start, ranks.stops[used])
+        return cls(group_of_rank, group_of_rank[rare], last, start, ranks.stops[used])
 
 
 class _FewRows:
     """The sums over blocks with rare rows, in buffers that each draw fills anew.
 
-    A process that gives freed memory back at once pays for every new array by page faults: four times the time here.
+    A process that returns freed memory at once pays for every new array by page faults: that took four times as long.
     """
 
     def __init__(self, side: _Side) -> None:
@@ -177,17 +166,16 @@ class _FewRows:
         return float(self._upto[-1])
 
     def average_precision(self, sums: NDArray[np.signedinteger[Any]]) -> float:
-        """Return it for this draw, the rare rows being the positive ones."""
+        """Return the average precision of this draw, where the rare rows are the positive ones."""
         seen = _taken(sums, self._side.stop, self._more)
         np.maximum(seen, 1, out=seen)
         np.divide(self._upto, seen, out=seen)
-        # not a product of vectors: its threads would cost more than they save, and change the last bit
+        # not a dot product: its threads cost more than they save, and change the last bit
         np.multiply(self._steps, seen, out=seen)
         return float(seen.sum()) / float(self._upto[-1])
 
     def share_of_others_above(self, sums: NDArray[np.signedinteger[Any]]) -> float:
         """Return the mean over rare rows of the weight of other rows above them, those of the same block by half."""
-        # above the block, and above or in it
         above, upto = self._others, self._more
         _taken(sums, self._side.start, above)
         above -= self._upto
@@ -200,7 +188,7 @@ class _FewRows:
 
 
 class _Running:
-    """Running sums of weights over places, in buffers of its own that each draw fills anew."""
+    """Running sums of weights over ranks, in buffers of its own that each draw fills anew."""
 
     def __init__(self, codes: NDArray[np.intp], weights: NDArray[np.integer[Any]]) -> None:
         largest = len(codes) * int(weights.max(initial=1))
@@ -212,7 +200,7 @@ class _Running:
     def sums(
         self, line: NDArray[np.integer[Any]], factor: NDArray[np.integer[Any]] | None = None
     ) -> NDArray[np.signedinteger[Any]]:
-        """Return for each place the weight of all before it, shape (n_rows + 1,); valid until the next call."""
+        """Return for each rank the weight of all before it, shape (n_rows + 1,); valid until the next call."""
         # weights in the type of their sums: a running sum that changes the type makes a copy
         np.take(line.astype(self.values.dtype), self.codes, out=self.values, mode="clip")
         if factor is not None:
@@ -228,19 +216,19 @@ class _EveryBlock:
         self,
         ranks: Ranking,
         positive: NDArray[np.bool_],
-        group_of_place: NDArray[np.intp],
+        group_of_rank: NDArray[np.intp],
         weights: NDArray[np.integer[Any]],
     ) -> None:
         n_blocks = len(ranks.stops)
         self._stops = None if n_blocks == len(positive) else ranks.stops
         self._positive = positive
         self._negative = (~positive).astype(np.int8)
-        self._misses = _Running(group_of_place, weights)
+        self._misses = _Running(group_of_rank, weights)
         self._share, self._is_seen = np.zeros(n_blocks), np.empty(n_blocks, dtype=np.bool_)
         self._tied = None if self._stops is None else (np.empty(n_blocks), np.empty(n_blocks), np.empty(n_blocks))
 
     def average_precision(self, line: NDArray[np.integer[Any]], running: _Running, n_hits: float) -> float:
-        """Return it for one line of weights, whose running sums were just made."""
+        """Return the average precision under one line of weights, whose running sums were just made."""
         seen: NDArray[Any] = running.sums_now[1:]
         misses: NDArray[Any] = self._misses.sums(line, self._negative)[1:]
         steps: NDArray[Any]
@@ -248,8 +236,8 @@ class _EveryBlock:
             steps = running.values
             np.multiply(steps, self._positive, out=steps)
         else:
-            for place, sums in enumerate((running.sums_now, self._misses.sums_now)):
-                _taken(sums, self._stops, self._tied[place])
+            for index, sums in enumerate((running.sums_now, self._misses.sums_now)):
+                _taken(sums, self._stops, self._tied[index])
             seen, misses, steps = self._tied
             hits = np.subtract(seen, misses, out=self._share)
             steps[0] = hits[0]
@@ -262,18 +250,18 @@ class _EveryBlock:
 
 
 def _taken(
-    values: NDArray[np.signedinteger[Any]], places: NDArray[np.int64], out: NDArray[np.float64]
+    values: NDArray[np.signedinteger[Any]], indices: NDArray[np.int64], out: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Copy values at places into a buffer of real numbers, some at a time."""
-    for begin in range(0, len(places), BLOCK):
-        out[begin : begin + BLOCK] = values[places[begin : begin + BLOCK]]
+    """Copy values into a buffer of real numbers, some at a time."""
+    for begin in range(0, len(indices), BLOCK):
+        out[begin : begin + BLOCK] = values[indices[begin : begin + BLOCK]]
     return out
 
 
 def top_k_hits(
     ranks: Ranking, truth: NDArray[np.bool_], genes: NDArray[np.integer[Any]], n_genes: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return for each gene its true rows k, and how many of them are among its k rows of highest score.
+    """Return for each gene its number k of true rows, and how many of them are among its k rows of highest score.
 
     Parameters
     ----------
@@ -292,7 +280,7 @@ def top_k_hits(
     sites = np.bincount(genes[truth], minlength=n_genes)
     hits = np.zeros(n_genes, dtype=np.int64)
     block = np.empty(len(truth), dtype=np.int64)
-    block[ranks.order] = ranks.block_of_place()
+    block[ranks.order] = ranks.block_of_rank()
     rows = np.flatnonzero(sites[genes] > 0)
     if not len(rows):
         return sites, hits
@@ -314,13 +302,19 @@ def top_k_hits(
     return sites, hits
 
 
-MOST_POINTS = 500
+def top_k_shares(
+    ranks: Ranking, truth: NDArray[np.bool_], genes: NDArray[np.integer[Any]], n_genes: int
+) -> NDArray[np.float64]:
+    """Return for each gene the share of its true rows that `top_k_hits` finds, NaN without true rows, shape (n_genes,)."""
+    sites, hits = top_k_hits(ranks, truth, genes, n_genes)
+    shares: NDArray[np.float64] = np.divide(hits, sites, out=np.full(n_genes, np.nan), where=sites > 0)
+    return shares
 
 
 def curve_points(
     probability: NDArray[np.floating[Any]], truth: NDArray[np.bool_], *, most: int = MOST_POINTS
 ) -> list[dict[str, Any]]:
-    """Return the points of both curves of one class.
+    """Return points of the ROC and the precision-recall curve of one class, thinned for drawing.
 
     Parameters
     ----------
@@ -333,30 +327,32 @@ def curve_points(
     -------
     list
         ``kind`` (``roc``: x false positive rate, y true positive rate; ``pr``: x recall, y precision), ``x``, ``y`` and
-        ``threshold``, the probability from which rows are called; infinite where none is. Empty without both sides.
+        ``threshold``, the probability from which rows are called; infinite where none is. Empty unless there are rows of
+        both kinds.
 
     Notes
     -----
-    Points are even along the curve, so that corners are kept; its ends, its highest and its lowest point are always there.
+    Points are evenly spaced along the curve, which keeps corners; its ends, its highest and its lowest point are always
+    among them. Areas come from all rows, never from these points.
     """
     n_true = int(truth.sum())
     if not n_true or n_true == len(truth):
         return []
     ranks = ranking(probability)
-    hits = np.cumsum(truth[ranks.order])[ranks.stops - 1]
+    hits = _hits(ranks, truth)
     thresholds = probability[ranks.order[ranks.stops - 1]].astype(np.float64)
     recall, precision = hits / n_true, hits / ranks.stops
     false_rate = (ranks.stops - hits) / (len(truth) - n_true)
     roc = np.append(0.0, false_rate), np.append(0.0, recall), np.append(np.inf, thresholds)
     return [
-        {"kind": kind, "x": float(x[place]), "y": float(y[place]), "threshold": float(edge[place])}
+        {"kind": kind, "x": float(x[index]), "y": float(y[index]), "threshold": float(edge[index])}
         for kind, (x, y, edge) in (("roc", roc), ("pr", (recall, precision, thresholds)))
-        for place in kept_places(x, y, most)
+        for index in kept_points(x, y, most)
     ]
 
 
-def kept_places(x: NDArray[np.float64], y: NDArray[np.float64], most: int) -> NDArray[np.int64]:
-    """Return the places of at most so many points, rising, even along the line through all of them."""
+def kept_points(x: NDArray[np.float64], y: NDArray[np.float64], most: int) -> NDArray[np.int64]:
+    """Return the indices of at most so many points, rising, evenly spaced along the line through all of them."""
     if len(x) <= most:
         return np.arange(len(x))
     way = np.append(0.0, np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y))))
@@ -365,18 +361,10 @@ def kept_places(x: NDArray[np.float64], y: NDArray[np.float64], most: int) -> ND
     return np.unique(np.append(np.minimum(even, len(x) - 1), extremes))
 
 
-PRECISION = 0.9
-RECALL = 0.9
-KINDS = ("best_f1", "precision_0.9", "recall_0.9")
-
-Thresholds = Mapping[str, Mapping[str, float | None]]
-"""For each class, for each of `KINDS`, the probability from which it is called; None where the goal is out of reach."""
-
-
 def find_thresholds(
     probabilities: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]], classes: Sequence[str]
 ) -> dict[str, dict[str, dict[str, float] | None]]:
-    """Return the thresholds of each class, with the precision, recall and F1 that calling from there has.
+    """Return the probabilities from which each class is called, with the precision, recall and F1 that this gives.
 
     Parameters
     ----------
@@ -413,16 +401,15 @@ def _of_class(probability: NDArray[np.floating[Any]], truth: NDArray[np.bool_]) 
     if not n_true:
         return dict.fromkeys(KINDS)
     ranks = ranking(probability)
-    called = ranks.stops
-    hits = np.cumsum(truth[ranks.order])[called - 1]
+    called, hits = ranks.stops, _hits(ranks, truth)
     precision, recall, f1 = hits / called, hits / n_true, 2 * hits / (called + n_true)
 
-    def at(place: int) -> dict[str, float]:
+    def at(block: int) -> dict[str, float]:
         return {
-            "threshold": float(probability[ranks.order[called[place] - 1]]),
-            "precision": float(precision[place]),
-            "recall": float(recall[place]),
-            "f1": float(f1[place]),
+            "threshold": float(probability[ranks.order[called[block] - 1]]),
+            "precision": float(precision[block]),
+            "recall": float(recall[block]),
+            "f1": float(f1[block]),
         }
 
     precise, complete = np.flatnonzero(precision >= PRECISION), np.flatnonzero(recall >= RECALL)
@@ -431,3 +418,9 @@ def _of_class(probability: NDArray[np.floating[Any]], truth: NDArray[np.bool_]) 
         KINDS[1]: at(int(precise[-1])) if len(precise) else None,
         KINDS[2]: at(int(complete[0])),
     }
+
+
+def _hits(ranks: Ranking, truth: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return for each block the true rows in it and above."""
+    hits: NDArray[np.int64] = np.cumsum(truth[ranks.order], dtype=np.int64)[ranks.stops - 1]
+    return hits

@@ -1,7 +1,7 @@
-"""How far probabilities can be believed: log loss, Brier score and calibration error before and after, and the reliability table.
+"""How well probabilities are calibrated: log loss, Brier score and calibration error before and after, reliability table.
 
-Before is the logistic function of the margins (of the base model: its scores as they are), after is what was cross-fitted, so
-neither saw the labels that it is judged by.
+*Before* is the logistic function of the margins (of the base model: its scores as they are), *after* is cross-fitted, so
+neither is scored with labels that it was fitted on.
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mi_duck.metrics.metrics import BINS, Metric, differences, drawn_scores, equal_mass_bins, known, summary
+from mi_duck.metrics.metrics import BINS, differences, drawn_scores, equal_mass_bins, summary
 from mi_duck.metrics.ranking import ranking
 
 KINDS = ("log_loss", "brier", "ece")
-INTERVALS = "95 %, bootstrap over fold groups; a bin without true rows, or with nothing else, has no width"
+INTERVALS = "95 %, bootstrap over fold groups; a bin whose rows are all true or all others has no width"
 
 
 def calibration_facts(
@@ -54,16 +54,11 @@ def calibration_facts(
     return {
         name: {"method": methods[index]}
         | {
-            when: {one.metric: values_of(one) for one in table if one.class_name == name}
+            when: {one.metric: one.values() for one in table if one.class_name == name}
             for when, table in tables.items()
         }
         for index, name in enumerate(classes)
     }
-
-
-def values_of(one: Metric) -> dict[str, float | None]:
-    """Return value and interval for JSON, which has no NaN."""
-    return {name: known(getattr(one, name)) for name in ("value", "low", "high")}
 
 
 def reliability(
@@ -74,12 +69,9 @@ def reliability(
     *,
     weights: NDArray[np.integer[Any]],
 ) -> list[dict[str, Any]]:
-    """Return a line a class and bin of equal mass: rows, mean probability, share of true rows with its interval.
+    """Return one line per class and bin of equal mass: rows, mean probability, share of true rows with its interval.
 
-    Parameters
-    ----------
-    probabilities, labels, groups, classes, weights
-        As for `calibration_facts`; bins as in `mi_duck.metrics.metrics.equal_mass_bins`.
+    Parameters are those of `calibration_facts`; bins are those of `mi_duck.metrics.metrics.equal_mass_bins`.
     """
     lines = []
     n_groups = weights.shape[1]

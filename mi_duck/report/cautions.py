@@ -1,20 +1,20 @@
-"""What a reader must know before believing a run: the answer in one sentence, and warnings in plain words.
+"""What a reader must know first: whether the ensemble is better than the base model, and the warnings of the run.
 
-Every sentence follows from a record by a rule that stands here; a run without faults has no warnings.
+Every sentence follows from the records by a rule of this module; a sound run has no warnings.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mi_duck.numbers import gibibytes
 from mi_duck.report.overfitting import ADVICE, FitRecord
 from mi_duck.report.records import RunRecords, Score, suspects_of, with_interval
 
 FEWEST_GROUPS = 100
 FEWEST_SITES = 500
-"""Below so many fold groups, or rows of a class, intervals say less than they seem to."""
+"""With fewer fold groups, or fewer rows of a class, intervals are unreliable."""
 LEAST_RATIO = 0.97
-"""Predicted over measured memory below which a prediction was too low."""
-GIB = 2**30
+"""A predicted peak was too low where predicted over measured memory is below this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,9 @@ def difference(run: RunRecords, metric: str, class_name: str) -> Score | None:
 
 
 def gain(run: RunRecords, metric: str, class_name: str) -> int:
-    """Return 1 where the ensemble is better than the base model beyond probability, -1 where worse, else 0.
+    """Return 1 where the ensemble is significantly better than the base model, -1 where worse, else 0.
 
-    The paired interval of the difference decides; where there is none, whether the two intervals are apart.
+    The 95 % interval of the paired difference decides; where there is none, whether the two intervals do not overlap.
     """
     sign = -1 if metric in ("log_loss", "brier", "ece") else 1
     between = difference(run, metric, class_name)
@@ -70,14 +70,16 @@ def answer(run: RunRecords) -> Answer:
         return Answer(
             "unclear",
             f"Average precision is {with_interval(precision)} against {with_interval(others[0])} of the base scores, log loss "
-            f"{with_interval(loss)} against {with_interval(others[1])}; without intervals probability cannot be told from gain.",
+            f"{with_interval(loss)} against {with_interval(others[1])}; without intervals it is not known whether the difference "
+            "is more than noise.",
         )
     words = {1: "better than", 0: "not distinguishable from", -1: "worse than"}
     ranking, probabilities = gain(run, "average_precision", "macro"), gain(run, "log_loss", "all")
     if ranking == probabilities:
-        text = f"The ensemble is {words[ranking]} its base scores, in average precision and in log loss."
+        text = f"The ensemble is {words[ranking]} the base scores, in average precision and in log loss."
     else:
-        text = f"The ensemble is {words[ranking]} its base scores in average precision and {words[probabilities]} them in log loss."
+        in_loss = words[probabilities]
+        text = f"The ensemble is {words[ranking]} the base scores in average precision and {in_loss} them in log loss."
     verdict = {2: "better", -2: "worse"}.get(ranking + probabilities, "unclear")
     return Answer(verdict, text)
 
@@ -89,8 +91,8 @@ def cautions(run: RunRecords, fits: Sequence[FitRecord] | None) -> list[str]:
     if suspects:
         named = ", ".join(suspects[:5]) + (", …" if len(suspects) > 5 else "")
         found.append(
-            f"{_count(len(suspects), 'feature')} may give the label away ({named}); if so, every score here is too high. "
-            "See leakage; --auto-exclude-leaky leaves them out."
+            f"{_count(len(suspects), 'feature')} may leak the label ({named}); if so, every score here is too high. "
+            "See Leakage; --auto-exclude-leaky leaves them out."
         )
     found += _data(run) + _memory(run)
     for verdict in ("ran out of rounds", "wide gap", "no gain"):
@@ -98,7 +100,9 @@ def cautions(run: RunRecords, fits: Sequence[FitRecord] | None) -> list[str]:
         if n:
             found.append(f"{n} of {_count(len(fits or ()), 'fold fit')} {_verb(verdict, n)}: {ADVICE[verdict]}.")
     if fits and all(fit.verdict == "not watched" for fit in fits):
-        found.append("Early stopping was off, so the number of rounds is a guess and overfitting was not watched.")
+        found.append(
+            "Early stopping was off, so the number of rounds was not chosen by data and overfitting was not measured."
+        )
     return found
 
 
@@ -109,7 +113,7 @@ def _coverage(run: RunRecords) -> list[str]:
         lost = [f"instance_{one['instance_id']:02d}" for one in run.instances if one["status"] not in ("done", "split")]
         found.append(
             f"Only {coverage['n_genes_trained']:,} of {coverage['n_genes']:,} genes were trained on; "
-            f"lost: {', '.join(lost) or 'none'}. The same command trains what is missing."
+            f"lost: {', '.join(lost) or 'none'}. Run the same command again to train what is missing."
         )
     if run.plan.get("sample_genes"):
         found.append(
@@ -124,15 +128,17 @@ def _comparison(run: RunRecords) -> list[str]:
         return ["The dataset has no base scores, so nothing is known about the gain over a base model."]
     worse = [
         name for name in run.classes[1:] if gain(run, "average_precision", name) < 0
-    ]  # a mean over classes hides these
+    ]  # the mean over classes hides these
     found = [f"For {name} the ensemble ranks rows worse than the base scores do." for name in worse]
     found += [
-        f"Probabilities of {name} are further from what is observed than those of the base scores: see calibration."
+        f"Probabilities of {name} are less well calibrated than those of the base scores: see Calibration."
         for name in run.classes[1:]
         if gain(run, "ece", name) < 0
     ]
     if gain(run, "log_loss", "all") < 0:
-        found.append("Its probabilities are worse than the calibrated base scores: the log loss is higher.")
+        found.append(
+            "The log loss of the ensemble is higher than that of the calibrated base scores: its probabilities are worse."
+        )
     return found
 
 
@@ -142,13 +148,13 @@ def _data(run: RunRecords) -> list[str]:
     groups = len({gene["fold_group"] for gene in genes})
     if groups < FEWEST_GROUPS:
         found.append(
-            f"There are only {groups} independent groups of genes. Intervals from so few are too narrow more often than "
-            "they should be, and what was learned may not hold for other genes."
+            f"There are only {groups} independent groups of genes. Intervals from so few groups are often too narrow, and "
+            "the scores may not hold for other genes."
         )
     for name in run.classes:
         rows = sum(gene[f"n_{name}"] for gene in genes)
         if rows < FEWEST_SITES:
-            found.append(f"Only {rows:,} rows are {name}; its scores rest on few examples.")
+            found.append(f"Only {rows:,} rows are {name}; its scores are uncertain.")
     return found
 
 
@@ -165,7 +171,7 @@ def _memory(run: RunRecords) -> list[str]:
     largest = max((one["measured_peak_bytes"] for one in measured), default=0)
     if largest > run.plan["budget_bytes"]:
         found.append(
-            f"The largest peak, {largest / GIB:.2f} GiB, was above the budget of {run.plan['budget_bytes'] / GIB:.2f} GiB."
+            f"The largest peak, {gibibytes(largest)} GiB, was above the budget of {gibibytes(run.plan['budget_bytes'])} GiB."
         )
     return found
 

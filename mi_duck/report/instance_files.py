@@ -1,11 +1,9 @@
-"""What the final boosters of an instance split on: gain, cover and weight of every feature, per class.
+"""Completes the folders of trained instances: scores beside the base model, curves, importances, scores on unseen genes.
 
-Completes the folders of trained instances: scores beside the base model, curves, importances, unseen genes.
-
-**Why** not while training: the base model's scores would have to stay in the process whose memory is counted, and genes
-that an instance never saw are known to all others. The files are added to a folder that is valid already; a kill at any
-moment leaves it so, because what is about to change is first taken out of the manifest, and what the manifest does not
-list is ignored.
+**Why** not while training: the base model's scores would have to stay in the process whose memory is counted, and the genes
+that one instance never saw are only there once all are trained. The files are added to a folder that is valid already. A kill at
+any moment leaves it valid: files that are about to change are first removed from the manifest, and readers ignore files that the
+manifest does not list.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,9 +21,12 @@ from mi_duck.drawing import ENSEMBLE, save, short_label, style
 from mi_duck.ensemble.model import InstanceModel
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.errors import CheckpointError
-from mi_duck.evaluate.fold_scores import aggregate, areas, base_probabilities, fold_scores, site_probability
+from mi_duck.evaluate.fold_scores import aggregate, areas, fold_scores, site_probability
 from mi_duck.evaluate.unseen import FACTS, predict_unseen, unseen_file, unseen_scores
+from mi_duck.metrics.base_model import base_model
 from mi_duck.metrics.metrics import known, point_scores
+from mi_duck.metrics.ranking import curve_points
+from mi_duck.numbers import decimal, typeset
 from mi_duck.processes import Report
 from mi_duck.report.plots import Curve, curve_figure
 from mi_duck.run.folder import RunFolder
@@ -37,12 +38,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+SCORES = ("gene_cv_metrics.csv", "metrics_aggregate.json")
+IMPORTANCE = "feature_importance_analysis/importance.csv"
+UNSEEN = ("holdout_evaluation_results.csv", "holdout_evaluation_summary.json")
+CURVES = {"pr": "pr_base_vs_meta.pdf", "roc": "roc_base_vs_meta.pdf"}
+IMPORTANCE_PLOT = "feature_importance_analysis/importance.pdf"
 TOTALS = {
     "total_gain": "share of the total gain",
     "total_cover": "share of the total cover",
     "weight": "share of the splits (weight)",
 }
 SHOWN = 15
+"""Features in a figure of importances."""
 
 
 def importance_table(model: InstanceModel) -> list[dict[str, Any]]:
@@ -52,16 +59,16 @@ def importance_table(model: InstanceModel) -> list[dict[str, Any]]:
     -------
     list of dict
         ``class``, ``rank`` (from 1, by total gain; equal ones in the order of features), ``feature``, ``weight`` (number of
-        splits), ``total_gain`` (loss reduction of these, nats times XGBoost's factor), ``total_cover`` (sum of second
-        derivatives of the rows that came there), ``gain`` and ``cover`` (the same a split; None without a split).
+        splits), ``total_gain`` (their loss reduction, in nats times XGBoost's factor), ``total_cover`` (sum of the hessians of
+        the rows that reach them), ``gain`` and ``cover`` (the same per split; None without a split).
     """
     rows = []
     for name, booster in zip(model.classes, model.boosters, strict=True):
         found = {kind: booster.get_score(importance_type=kind) for kind in ("weight", "total_gain", "total_cover")}
         records = []
-        for place, feature in enumerate(model.features):
-            weight = int(found["weight"].get(f"f{place}", 0))
-            gain, cover = (float(found[kind].get(f"f{place}", 0.0)) for kind in ("total_gain", "total_cover"))
+        for index, feature in enumerate(model.features):
+            weight = int(found["weight"].get(f"f{index}", 0))
+            gain, cover = (float(found[kind].get(f"f{index}", 0.0)) for kind in ("total_gain", "total_cover"))
             records.append(
                 {
                     "feature": feature,
@@ -83,7 +90,7 @@ def importance_figure(rows: Sequence[dict[str, Any]]) -> "Figure":
     Parameters
     ----------
     rows
-        As `importance_table` returns them; a column of panels is a class.
+        From `importance_table`; there is one column of panels per class.
     """
     from matplotlib.figure import Figure
 
@@ -91,41 +98,33 @@ def importance_figure(rows: Sequence[dict[str, Any]]) -> "Figure":
     with style():
         size = 0.4 + 3.2 * len(classes), len(TOTALS) * (0.8 + 0.17 * SHOWN)
         figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(len(TOTALS), len(classes), squeeze=False)
-        for line, (column, words) in zip(axes, TOTALS.items(), strict=True):
-            for place, name in zip(line, classes, strict=True):
+        grid = figure.subplots(len(TOTALS), len(classes), squeeze=False)
+        for line, (column, words) in zip(grid, TOTALS.items(), strict=True):
+            for axes, name in zip(line, classes, strict=True):
                 of_class = [row for row in rows if row["class"] == name]
                 total = sum(row[column] for row in of_class)
                 top = [row for row in sorted(of_class, key=lambda row: -row[column]) if row[column] > 0][:SHOWN]
-                place.barh(range(len(top)), [row[column] / total for row in top], height=0.66, color=ENSEMBLE)
-                place.set_yticks(range(len(top)), [short_label(row["feature"]) for row in top], parse_math=False)
-                place.set_ylim(max(len(top), 1) - 0.4, -0.6)
-                place.set_xlim(left=0)
-                place.locator_params(axis="x", nbins=4)
-                place.tick_params(axis="y", length=0)
-                place.grid(visible=False, axis="y")
-                place.set(title=short_label(name), xlabel=words if top else "the booster has no split")
+                axes.barh(range(len(top)), [row[column] / total for row in top], height=0.66, color=ENSEMBLE)
+                axes.set_yticks(range(len(top)), [short_label(row["feature"]) for row in top], parse_math=False)
+                axes.set_ylim(max(len(top), 1) - 0.4, -0.6)
+                axes.set_xlim(left=0)
+                axes.locator_params(axis="x", nbins=4)
+                axes.tick_params(axis="y", length=0)
+                axes.grid(visible=False, axis="y")
+                axes.set(title=short_label(name), xlabel=words if top else "the booster has no split")
     return figure
-
-
-MOST_POINTS = 500
-SCORES = ("gene_cv_metrics.csv", "metrics_aggregate.json")
-IMPORTANCE = "feature_importance_analysis/importance.csv"
-UNSEEN = ("holdout_evaluation_results.csv", "holdout_evaluation_summary.json")
-CURVES = {"pr": "pr_base_vs_meta.pdf", "roc": "roc_base_vs_meta.pdf"}
-IMPORTANCE_PLOT = "feature_importance_analysis/importance.pdf"
 
 
 @dataclass(frozen=True, slots=True)
 class OutOfFold:
-    """Rows of one instance by boosters that never saw their fold group.
+    """Out-of-fold predictions of one instance.
 
     Parameters
     ----------
     fold, label, rank
         Fold, class and gene rank of each row, shape (n_rows,).
     probabilities, base
-        Probabilities of instance and base model, shape (n_rows, n_classes); no base model is None.
+        Probabilities of instance and base model, shape (n_rows, n_classes); ``base`` is None without a base model.
     """
 
     fold: NDArray[np.integer[Any]]
@@ -178,7 +177,7 @@ def _describe(folder: RunFolder, plan: Plan, instance: Instance, genes: Genes, *
     where = folder.instance(instance)
     model = load_unified_model(where)
     if not isinstance(model, InstanceModel):
-        raise CheckpointError(f"{where} holds an ensemble, no model of one instance")
+        raise CheckpointError(f"{where} holds an ensemble, not the model of one instance")
     rows = _read_rows(folder, plan, instance, genes)
     names = [*SCORES, IMPORTANCE, *(() if is_minimal else (*UNSEEN, *CURVES.values(), IMPORTANCE_PLOT))]
     with amended(where, names):
@@ -212,11 +211,11 @@ def amended(where: Path, names: Sequence[str]) -> Iterator[None]:
     where
         Folder with a manifest.
     names
-        Relative paths of the files that are written inside the block; they may be there already.
+        Relative paths of the files that are written inside the block; they may exist already.
 
     Notes
     -----
-    Files that change leave the manifest first, so the folder is valid at every moment: a manifest vouches for what it lists.
+    Files that change are removed from the manifest first, so the folder is valid at every moment.
     """
     with storage_errors(where):
         path = where / "manifest.json"
@@ -236,20 +235,30 @@ def _read_rows(folder: RunFolder, plan: Plan, instance: Instance, genes: Genes) 
     table = pq.read_table(path, columns=["row_id", "gene_id", "label", "fold", *names]).unify_dictionaries()
     rank_of = {gene: rank for rank, gene in enumerate(genes.gene_id.tolist())}
     rank = codes_of(table["gene_id"], rank_of)
-    is_scored = rank >= plan.pilot_genes  # a pilot chose the features by these genes, so they are not scored
-    fold, label = table["fold"].to_numpy(), codes_of(table["label"], {name: at for at, name in enumerate(plan.classes)})
+    is_scored = rank >= plan.pilot_genes  # the genes below chose the features, so they are not scored
+    fold, label = (
+        table["fold"].to_numpy(),
+        codes_of(table["label"], {name: index for index, name in enumerate(plan.classes)}),
+    )
     fold, label, rank = fold[is_scored], label[is_scored], rank[is_scored]
     base = None
     if plan.base_scores and len(rank):
         first = table["row_id"][0].as_py()
         scores = _slice(folder.members, [f"base:{name}" for name in plan.base_scores], first, len(table))[is_scored]
-        base = base_probabilities(scores, label, fold, n_folds=plan.settings.n_folds)
+        base = base_model(
+            scores,
+            label,
+            fold,
+            n_folds=plan.settings.n_folds,
+            is_calibrated=plan.settings.calibrate,
+            dtype=np.float64,
+        ).probabilities
     probabilities = np.column_stack([table[name].to_numpy()[is_scored] for name in names])
     return OutOfFold(fold, label, rank, probabilities, base)
 
 
 def _fold_lines(rows: OutOfFold, classes: Sequence[str], n_folds: int) -> list[dict[str, Any]]:
-    """Return a line a fold: its scored rows and genes, the metrics that training wrote, and those beside the base model."""
+    """Return a line per fold: scored rows and genes, the metrics of the instance, and those beside the base model."""
     names = point_scores(rows.probabilities, rows.label, classes) if len(rows.label) else {}
     lines: list[dict[str, Any]] = []
     for fold in range(n_folds):
@@ -257,7 +266,7 @@ def _fold_lines(rows: OutOfFold, classes: Sequence[str], n_folds: int) -> list[d
         base = None if rows.base is None else rows.base[of_fold]
         probabilities, label, rank = (values[of_fold] for values in (rows.probabilities, rows.label, rows.rank))
         line: dict[str, Any] = {"fold": fold, "test_rows": len(label), "test_genes": len(np.unique(rank))}
-        # of a fold that only a pilot's genes are in nothing is known
+        # a fold may have no scored rows: all its genes chose the features
         points = point_scores(probabilities, label, classes) if len(label) else dict.fromkeys(names, np.nan)
         line |= {name: known(value) for name, value in points.items()}
         lines.append(line | fold_scores(probabilities, base, label, rank, classes))
@@ -265,47 +274,17 @@ def _fold_lines(rows: OutOfFold, classes: Sequence[str], n_folds: int) -> list[d
 
 
 def _pair(kind: str, rows: OutOfFold, *, index: int | None = None) -> list[Curve]:
-    """Return the curves of base model and instance for one class; without one for all sites against other rows."""
+    """Return the curves of base model and instance for the class ``index``, or for sites against other rows where it is None."""
     truth = rows.label > 0 if index is None else rows.label == index
     curves = []
     for scope, values in (("base", rows.base), ("member", rows.probabilities)):
         if values is not None and len(truth):
             score = site_probability(values) if index is None else values[:, index]
-            x, y = curve_points(score, truth, kind=kind)
+            points = [point for point in curve_points(score, truth) if point["kind"] == kind]
             area = areas(score, truth)[kind == "roc"]
-            words = "" if np.isnan(area) else f"{area:.3f}".removeprefix("0")
-            curves.append(Curve(scope, x.tolist(), y.tolist(), words))
+            words = "" if np.isnan(area) else typeset(decimal(area, 3))
+            curves.append(Curve(scope, [one["x"] for one in points], [one["y"] for one in points], words))
     return curves
-
-
-def curve_points(
-    scores: NDArray[np.floating[Any]], truth: NDArray[np.bool_], *, kind: str
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return at most 500 points of a curve, first and last among them, evenly spaced along it.
-
-    Parameters
-    ----------
-    scores, truth
-        Shape (n_rows,).
-    kind
-        ``roc``: false positive rate and recall; ``pr``: recall and precision.
-    """
-    order = np.argsort(-scores, kind="stable")
-    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
-    hits = np.cumsum(truth[order])[ends].astype(np.float64)
-    called = ends + 1.0
-    recall = hits / max(hits[-1], 1)
-    if kind == "pr":
-        x, y = recall, hits / called
-    else:
-        x = np.append(0.0, (called - hits) / max(len(truth) - hits[-1], 1))
-        y = np.append(0.0, recall)
-    way = np.append(0.0, np.cumsum(np.hypot(np.diff(x), np.diff(y))))
-    if len(way) > MOST_POINTS:
-        kept = np.unique(np.searchsorted(way, np.linspace(0, way[-1], MOST_POINTS)).clip(0, len(way) - 1))
-        kept[-1] = len(way) - 1
-        x, y = x[kept], y[kept]
-    return x, y
 
 
 def _slice(path: Path, names: Sequence[str], first: int, n_rows: int) -> NDArray[np.float32]:
@@ -313,11 +292,11 @@ def _slice(path: Path, names: Sequence[str], first: int, n_rows: int) -> NDArray
     parts = []
     begin = 0
     with pq.ParquetFile(path) as parquet:
-        for number in range(parquet.num_row_groups):
-            n = parquet.metadata.row_group(number).num_rows
+        for group in range(parquet.num_row_groups):
+            n = parquet.metadata.row_group(group).num_rows
             low, high = max(first - begin, 0), min(first + n_rows - begin, n)
             if low < high:
-                table = parquet.read_row_group(number, columns=list(names)).slice(low, high - low)
+                table = parquet.read_row_group(group, columns=list(names)).slice(low, high - low)
                 parts.append(np.column_stack([table[name].to_numpy() for name in names]))
             begin += n
     return np.concatenate(parts)

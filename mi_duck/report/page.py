@@ -1,7 +1,7 @@
 """Records of a run to ``report.html``: one file that needs no network, no script and no other file.
 
-Everything that comes from data is escaped by the template; the figures are SVG inside the page. What a run did not make
-is said to be missing, with the command that makes it.
+The template escapes everything that comes from data; the figures are SVG inside the page. Where a run did not make something,
+the page names the command that makes it.
 """
 
 import json
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mi_duck.atomic_files import write_file
 from mi_duck.drawing import NAMES, inline_svg, save
+from mi_duck.numbers import decimal, gibibytes, typeset
 from mi_duck.processes import Report
 from mi_duck.report.cautions import answer, cautions
 from mi_duck.report.overfitting import FitRecord, read_curves, read_overfitting, summary, write_overfitting
@@ -32,11 +33,11 @@ from mi_duck.report.records import (
     RunRecords,
     curve_panels,
     memory_dots,
-    number,
     read_rows,
     read_run,
     reliability_panels,
     suspects_of,
+    value_of,
 )
 from mi_duck.report.tables import (
     Table,
@@ -67,12 +68,12 @@ HERE = Path(__file__).resolve().parent
 MOST_FEATURES = 25
 MOST_LEAKS = 15
 MOST_INSTANCES = 12
-"""Learning curves on the page; those of all instances lie in ``overfitting/``."""
+"""Most instances whose learning curves are on the page; those of all are in ``overfitting/``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A figure of the page: its SVG element, and what it shows for those who do not see it."""
+    """A figure of the page: its SVG element, and its description for screen readers."""
 
     svg: str
     caption: str
@@ -84,18 +85,18 @@ def write_report(*, run: str, with_plots: bool, with_overfitting: bool, report: 
     Parameters
     ----------
     run
-        Its folder.
+        Folder of the run.
     with_plots
-        Whether to draw; the page's tables are always made.
+        Whether to draw figures; the tables of the page are always made.
     with_overfitting
         Whether to write the overfitting monitor.
     report
-        Takes progress.
+        Progress callback, called with (stage, done, total).
 
     Returns
     -------
     dict
-        ``report``: the file's name; ``warnings``: what it warns of.
+        ``report``: the file's name; ``warnings``: see `cautions`.
 
     Raises
     ------
@@ -121,10 +122,8 @@ def render(run: RunRecords, fits: Sequence[FitRecord] | None, *, with_plots: boo
 
     Parameters
     ----------
-    run
-        The run.
     fits
-        The overfitting monitor's records, or None where it was off.
+        Records of the overfitting monitor, None where it was off.
     with_plots
         Whether the page has figures.
     """
@@ -138,7 +137,7 @@ def render(run: RunRecords, fits: Sequence[FitRecord] | None, *, with_plots: boo
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["from_json"] = json.loads
+    environment.filters |= {"from_json": json.loads, "gibibytes": gibibytes}
     return environment.get_template("report.html.j2").render(
         run=run,
         dataset=PurePath(run.plan["location"]).name,
@@ -164,7 +163,7 @@ def render(run: RunRecords, fits: Sequence[FitRecord] | None, *, with_plots: boo
         memory=pictures.draw(
             "memory",
             lambda: memory_figure(memory_dots(run), gene_bytes=run.gene_bytes, budget_bytes=run.plan["budget_bytes"]),
-            "Peak memory of every training process, and what a gene costs",
+            "Peak memory of every training process, and the memory per gene",
         ),
         fits=fit_table(fits) if fits else None,
         verdicts=summary(fits or ())["verdicts"],
@@ -180,7 +179,7 @@ def render(run: RunRecords, fits: Sequence[FitRecord] | None, *, with_plots: boo
 
 
 class Pictures:
-    """Draws the figures of one page, or none; every figure gets ids of its own."""
+    """Draws the figures of one page, or none; ``name`` makes the ids in every figure unique."""
 
     def __init__(self, is_on: bool) -> None:
         self._is_on = is_on
@@ -217,7 +216,7 @@ def _window_figure(run: RunRecords) -> "Figure":
 
 
 def _curves(run: RunRecords, pictures: Pictures) -> list[tuple[str, list[Picture | None]]]:
-    """Return title and curves of each kind; the background's curve is left out, it says the same once more."""
+    """Return title and curves of each kind; the curve of the background adds nothing to those of the other classes."""
     found = []
     for kind, title in (("pr", "Precision and recall"), ("roc", "ROC")):
         panels = [panel for panel in curve_panels(run, kind) or [] if panel[0] != run.classes[0]]
@@ -268,7 +267,7 @@ def _importance(run: RunRecords, pictures: Pictures) -> tuple[Picture | None, Ta
         return None
     bars = []
     for line in lines[:MOST_FEATURES]:
-        value, error = number(line["importance"]) or 0.0, number(line.get("se"))
+        value, error = value_of(line["importance"]) or 0.0, value_of(line.get("se"))
         low, high = (None, None) if error is None else (value - 1.96 * error, value + 1.96 * error)
         bars.append(Bar(line["feature"], value, low, high))
     picture = pictures.draw(
@@ -277,40 +276,37 @@ def _importance(run: RunRecords, pictures: Pictures) -> tuple[Picture | None, Ta
         "Mean absolute SHAP value over classes and members, with 95 % intervals",
     )
     columns = {"rank": "rank", "feature": "feature", "importance": "mean |SHAP value|", "se": "standard error"}
-    columns |= {"instance_min": "least of an instance", "instance_max": "most"}
+    columns |= {"instance_min": "lowest of an instance", "instance_max": "highest"}
     return picture, lines_table(lines, columns, caption="Most important features", most=MOST_FEATURES, texts=2)
 
 
 def _leakage(run: RunRecords) -> Table | None:
-    """Return what tells most of the label, suspects first."""
+    """Return the comparisons that separate the label best, suspects first."""
     lines = read_rows(RunFolder(run.root).leakage / "leakage.csv")
     if lines is None:
         return None
-    lines.sort(key=lambda line: (line["verdict"] != "suspect", -(number(line["auc"]) or 0.0)))
+    lines.sort(key=lambda line: (line["verdict"] != "suspect", -(value_of(line["auc"]) or 0.0)))
     columns = {"feature": "feature", "comparison": "comparison", "verdict": "verdict", "auc": "AUC", "low": "low"}
     columns |= {"high": "high", "missing_auc": "AUC of missing", "equality_auc": "AUC of equality", "reason": "reason"}
-    return lines_table(lines, columns, caption="What a single feature tells of the label", most=MOST_LEAKS, texts=3)
+    return lines_table(lines, columns, caption="How well a single feature predicts the label", most=MOST_LEAKS, texts=3)
 
 
 def _gene_deltas(run: RunRecords) -> list[Table] | None:
-    """Return the genes for which the ensemble is worse, and better, than the base model, by their mean log loss."""
+    """Return the genes for which the ensemble is better, and worse, than the base model, by their mean log loss."""
     lines = read_rows(RunFolder(run.root).gene_deltas)
     if not lines or "log_loss_delta" not in lines[0]:
         return None
-    lines.sort(key=lambda line: number(line["log_loss_delta"]) or 0.0)
+    lines.sort(key=lambda line: value_of(line["log_loss_delta"]) or 0.0)
     found = []
-    for caption, some in (("Genes that gain most", lines[:8]), ("Genes that lose most", lines[:-9:-1])):
+    captions = "Genes with the largest decrease in log loss", "Genes with the largest increase in log loss"
+    for caption, some in zip(captions, (lines[:8], lines[:-9:-1]), strict=True):
         rows = [
-            (line["gene_id"], line["n_rows"], *(_four(line[f"log_loss_{name}"]) for name in ("base", "meta", "delta")))
+            (line["gene_id"], line["n_rows"])
+            + tuple(typeset(decimal(value_of(line[f"log_loss_{name}"]))) for name in ("base", "meta", "delta"))
             for line in some
         ]
         found.append(Table(caption, ("gene", "rows", "log loss, base", "log loss, ensemble", "difference"), rows))
     return found
-
-
-def _four(text: str) -> str:
-    value = number(text)
-    return "–" if value is None else f"{value:.4f}"
 
 
 def _classes(run: RunRecords) -> list[tuple[str, str, str]]:
@@ -324,7 +320,7 @@ def _classes(run: RunRecords) -> list[tuple[str, str, str]]:
 
 
 def file_names(classes: Sequence[str]) -> dict[str, str]:
-    """Return for each class a text that is safe in the name of a file and unlike that of any other class.
+    """Return for each class a text that is safe in a file name and unique among the classes.
 
     Examples
     --------
@@ -345,8 +341,8 @@ def file_names(classes: Sequence[str]) -> dict[str, str]:
 def write_figures(run: RunRecords) -> list[Path]:
     """Write every figure whose table was made, and return the files.
 
-    ``pr_base_vs_meta.pdf`` and ``roc_base_vs_meta.pdf`` with all classes and one file a class each, in
-    ``calibration_analysis/`` one ``reliability_<class>.pdf`` a class, and ``memory_per_gene.pdf``.
+    ``pr_base_vs_meta.pdf`` and ``roc_base_vs_meta.pdf`` with all classes and one file per class each, in
+    ``calibration_analysis/`` one ``reliability_<class>.pdf`` per class, and ``memory_per_gene.pdf``.
     """
     names = file_names(run.classes)
     written = []
@@ -359,9 +355,9 @@ def write_figures(run: RunRecords) -> list[Path]:
                 written.append(run.root / f"{kind}_base_vs_meta_{names[name]}.pdf")
                 save(curve_figure([(name, curves)], kind=kind), written[-1])
     for name, lines in reliability_panels(run) or []:
-        written.append(run.root / "calibration_analysis" / f"reliability_{names[name]}.pdf")
+        written.append(RunFolder(run.root).calibration_analysis / f"reliability_{names[name]}.pdf")
         save(reliability_figure([(name, lines)]), written[-1])
     figure = memory_figure(memory_dots(run), gene_bytes=run.gene_bytes, budget_bytes=run.plan["budget_bytes"])
-    written.append(run.root / "memory_per_gene.pdf")
+    written.append(RunFolder(run.root).memory_plot)
     save(figure, written[-1])
     return written

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mi_duck.drawing import BASE, ENSEMBLE, GRID, INK, MUTED, SERIES, new_figure, new_panels, short_label, style
+from mi_duck.numbers import MIB, decimal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +38,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """Predicted against observed, one value a bin.
+    """Predicted against observed, one value per bin.
 
     Parameters
     ----------
@@ -65,7 +66,7 @@ class LearningCurve:
     fold
         From 0.
     training, stopping
-        Log loss on the rows trained on, and on those that early stopping looks at, one value a round, nats a row.
+        Log loss on the training rows, and on the rows that early stopping watches: one value per round, in nats per row.
     best_round
         Rounds kept, from 1.
     """
@@ -108,7 +109,7 @@ class MemoryDot:
 
 
 def curve_figure(panels: Sequence[tuple[str, Sequence[Curve]]], *, kind: str) -> "Figure":
-    """Draw ROC or precision-recall curves, a panel a class.
+    """Draw ROC or precision-recall curves, one panel per class.
 
     Parameters
     ----------
@@ -118,35 +119,35 @@ def curve_figure(panels: Sequence[tuple[str, Sequence[Curve]]], *, kind: str) ->
         ``roc`` or ``pr``.
     """
     with style():
-        figure, axes = new_panels(len(panels))
-        for place, (title, curves) in zip(axes, panels, strict=True):
+        figure, panes = new_panels(len(panels))
+        for axes, (title, curves) in zip(panes, panels, strict=True):
             if kind == "roc":
-                place.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
-            drawn = sorted(curves, key=lambda curve: curve.scope == "ensemble")  # what matters lies on top
+                axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
+            drawn = sorted(curves, key=lambda curve: curve.scope == "ensemble")  # the ensemble is drawn last, on top
             lines = [
-                place.plot(curve.x, curve.y, color=COLORS[curve.scope], linestyle=DASHES[curve.scope])[0]
+                axes.plot(curve.x, curve.y, color=COLORS[curve.scope], linestyle=DASHES[curve.scope])[0]
                 for curve in drawn
             ]
             labels = [f"{LABELS[curve.scope]} {curve.area}".strip() for curve in drawn]
-            place.legend(lines, labels, loc="lower right" if kind == "roc" else "lower left")
-            place.set(xlim=(0, 1), ylim=(0, 1.02), title=short_label(title))
-            place.set_xlabel("false positive rate" if kind == "roc" else "recall")
-            place.set_ylabel("recall" if kind == "roc" else "precision")
-            _unit_ticks(place)
+            axes.legend(lines, labels, loc="lower right" if kind == "roc" else "lower left")
+            axes.set(xlim=(0, 1), ylim=(0, 1.02), title=short_label(title))
+            axes.set_xlabel("false positive rate" if kind == "roc" else "recall")
+            axes.set_ylabel("recall" if kind == "roc" else "precision")
+            _unit_ticks(axes)
     return figure
 
 
 def reliability_figure(panels: Sequence[tuple[str, Sequence[Reliability]]]) -> "Figure":
-    """Draw observed fraction against predicted probability with intervals, a panel a class."""
+    """Draw observed fraction against predicted probability with intervals, one panel per class."""
     with style():
-        figure, axes = new_panels(len(panels))
-        for place, (title, lines) in zip(axes, panels, strict=True):
-            place.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
+        figure, panes = new_panels(len(panels))
+        for axes, (title, lines) in zip(panes, panels, strict=True):
+            axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
             handles = []
             for line in lines:
                 color, marker = COLORS[line.scope], "o" if line.scope == "ensemble" else "s"
-                place.vlines(line.mean_probability, line.low, line.high, color=color, linewidth=1)
-                handles += place.plot(
+                axes.vlines(line.mean_probability, line.low, line.high, color=color, linewidth=1)
+                handles += axes.plot(
                     line.mean_probability,
                     line.observed_fraction,
                     color=color,
@@ -155,37 +156,37 @@ def reliability_figure(panels: Sequence[tuple[str, Sequence[Reliability]]]) -> "
                     marker=marker,
                     markersize=3.2,
                 )
-            place.legend(handles, [LABELS[line.scope] for line in lines], loc="upper left")
-            place.set(xlim=(0, 1), ylim=(0, 1.02), title=short_label(title))
-            place.set(xlabel="predicted probability", ylabel="observed fraction")
-            _unit_ticks(place)
+            axes.legend(handles, [LABELS[line.scope] for line in lines], loc="upper left")
+            axes.set(xlim=(0, 1), ylim=(0, 1.02), title=short_label(title))
+            axes.set(xlabel="predicted probability", ylabel="observed fraction")
+            _unit_ticks(axes)
     return figure
 
 
 def learning_figure(panels: Sequence[tuple[str, Sequence[LearningCurve]]]) -> "Figure":
-    """Draw log loss by round for every fold, a panel a class: new genes solid, training genes dotted, best round marked."""
+    """Draw log loss by round, one panel per class and one colour per fold: stopping genes solid, training genes dotted."""
     from matplotlib.lines import Line2D
 
     with style():
-        figure, axes = new_panels(len(panels))
-        for place, (title, curves) in zip(axes, panels, strict=True):
+        figure, panes = new_panels(len(panels))
+        for axes, (title, curves) in zip(panes, panels, strict=True):
             for curve in curves:
                 color = SERIES[curve.fold % len(SERIES)]
                 rounds = range(1, len(curve.training) + 1)
-                place.plot(rounds, curve.training, color=color, linewidth=1, linestyle=(0, (1, 1.4)))
-                place.plot(rounds, curve.stopping, color=color, linewidth=1.4)
+                axes.plot(rounds, curve.training, color=color, linewidth=1, linestyle=(0, (1, 1.4)))
+                axes.plot(rounds, curve.stopping, color=color, linewidth=1.4)
                 if curve.best_round <= len(curve.stopping):
                     best = curve.stopping[curve.best_round - 1]
-                    place.plot([curve.best_round], [best], color=color, marker="o", markersize=4.5, clip_on=False)
-            place.set(title=short_label(title), xlabel="boosting round", ylabel="log loss (nats a row)")
-            place.set_xlim(left=0)
-            place.set_ylim(bottom=0)
+                    axes.plot([curve.best_round], [best], color=color, marker="o", markersize=4.5, clip_on=False)
+            axes.set(title=short_label(title), xlabel="boosting round", ylabel="log loss (nats per row)")
+            axes.set_xlim(left=0)
+            axes.set_ylim(bottom=0)
             handles = [
                 Line2D([], [], color=INK, linewidth=1.4),
                 Line2D([], [], color=INK, linewidth=1, linestyle=(0, (1, 1.4))),
                 Line2D([], [], color=INK, linewidth=0, marker="o", markersize=4.5),
             ]
-            place.legend(handles, ["stopping genes", "training genes", "best round"], loc="upper right")
+            axes.legend(handles, ["stopping genes", "training genes", "best round"], loc="upper right")
     return figure
 
 
@@ -200,43 +201,43 @@ def bar_figure(bars: Sequence[Bar], *, title: str, axis: str) -> "Figure":
         Title, and what the bars measure with its unit.
     """
     with style():
-        figure, (place,) = new_figure(4.6, 0.9 + 0.21 * len(bars))
+        figure, (axes,) = new_figure(4.6, 0.9 + 0.21 * len(bars))
         heights = range(len(bars))
-        place.barh(heights, [bar.value for bar in bars], height=0.66, color=[COLORS[bar.scope] for bar in bars])
+        axes.barh(heights, [bar.value for bar in bars], height=0.66, color=[COLORS[bar.scope] for bar in bars])
         for height, bar in zip(heights, bars, strict=True):
             if bar.low is not None and bar.high is not None:
-                place.hlines([height], bar.low, bar.high, color=INK, linewidth=1)
-        _names(place, [bar.label for bar in bars])
-        place.grid(visible=False, axis="y")
-        place.set(title=short_label(title, 64), xlabel=axis)
+                axes.hlines([height], bar.low, bar.high, color=INK, linewidth=1)
+        _names(axes, [bar.label for bar in bars])
+        axes.grid(visible=False, axis="y")
+        axes.set(title=short_label(title, 64), xlabel=axis)
     return figure
 
 
 def interval_figure(panels: Sequence[tuple[str, Sequence[Bar]]]) -> "Figure":
-    """Draw values as dots with intervals, a panel a metric, the models below each other in all of them."""
+    """Draw values as dots with intervals, one panel per metric; the models have the same rows in all panels."""
     with style():
         rows = max(len(bars) for _, bars in panels)
-        figure, axes = new_figure(1.0 + 1.75 * len(panels), 0.75 + 0.21 * rows, columns=len(panels), sharey=True)
-        for place, (title, bars) in zip(axes, panels, strict=True):
+        figure, panes = new_figure(1.0 + 1.75 * len(panels), 0.75 + 0.21 * rows, columns=len(panels), sharey=True)
+        for axes, (title, bars) in zip(panes, panels, strict=True):
             for height, bar in enumerate(bars):
                 color = COLORS[bar.scope]
                 if bar.low is not None and bar.high is not None:
-                    place.hlines([height], bar.low, bar.high, color=color, linewidth=1.6)
-                place.plot(
+                    axes.hlines([height], bar.low, bar.high, color=color, linewidth=1.6)
+                axes.plot(
                     [bar.value], [height], color=color, marker="s" if bar.scope == "base" else "o", markersize=4.5
                 )
-            _names(place, [bar.label for bar in bars])
-            place.locator_params(axis="x", nbins=4)
-            place.margins(x=0.12)
-            place.set_ylim(rows - 0.4, -0.6)
-            place.set_title(short_label(title))
+            _names(axes, [bar.label for bar in bars])
+            axes.locator_params(axis="x", nbins=4)
+            axes.margins(x=0.12)
+            axes.set_ylim(rows - 0.4, -0.6)
+            axes.set_title(short_label(title))
     return figure
 
 
 def memory_figure(
     dots: Sequence[MemoryDot], *, gene_bytes: Sequence[float], budget_bytes: float | None = None
 ) -> "Figure":
-    """Draw measured and predicted peak memory by rows, and a histogram of what a gene costs.
+    """Draw measured and predicted peak memory by rows, and a histogram of the memory per gene.
 
     Parameters
     ----------
@@ -245,15 +246,15 @@ def memory_figure(
     gene_bytes
         Predicted bytes of every gene.
     budget_bytes
-        Limit of one instance; drawn where it is near.
+        Limit of one instance; drawn where it is less than twice the highest peak.
     """
     from matplotlib.lines import Line2D
 
-    mib, thousand = 2**20, 1000
+    thousand = 1000
     with style():
         figure, (left, right) = new_panels(2, width=3.2)
         handles, labels = [], []
-        line = sorted((dot.n_rows / thousand, dot.predicted / mib) for dot in dots if dot.predicted is not None)
+        line = sorted((dot.n_rows / thousand, dot.predicted / MIB) for dot in dots if dot.predicted is not None)
         if line:
             left.plot(*zip(*line, strict=True), color=SERIES[1], linewidth=1, marker="_", markersize=14)
             handles.append(Line2D([], [], color=SERIES[1], linewidth=1, marker="_", markersize=9))
@@ -266,7 +267,7 @@ def memory_figure(
             if some:
                 handles += left.plot(
                     [dot.n_rows / thousand for dot in some],
-                    [dot.measured / mib for dot in some],
+                    [dot.measured / MIB for dot in some],
                     linestyle="none",
                     marker=marker,
                     markersize=4.5,
@@ -276,13 +277,13 @@ def memory_figure(
                 labels.append(label)
         highest = max([dot.measured for dot in dots] + [dot.predicted or 0 for dot in dots], default=0)
         if budget_bytes is not None and budget_bytes < 2 * highest:
-            handles.append(left.axhline(budget_bytes / mib, color=INK, linewidth=1, linestyle=(0, (4, 1.6))))
+            handles.append(left.axhline(budget_bytes / MIB, color=INK, linewidth=1, linestyle=(0, (4, 1.6))))
             labels.append("budget")
         left.set(title="peak memory of training", xlabel="thousand rows", ylabel="MiB")
         left.set_xlim(left=0)
-        left.set_ylim(bottom=0, top=1.45 * max(highest / mib, 1))
+        left.set_ylim(bottom=0, top=1.45 * max(highest / MIB, 1))
         left.legend(handles, labels, loc="upper left")
-        sizes = [size / mib for size in gene_bytes]
+        sizes = [size / MIB for size in gene_bytes]
         right.hist(sizes, bins=40, color=ENSEMBLE)
         if sizes:
             middle = sorted(sizes)[len(sizes) // 2]
@@ -296,38 +297,38 @@ def memory_figure(
                 fontsize=7.5,
             )
         right.set_yscale("symlog", linthresh=1)
-        right.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        right.yaxis.set_major_formatter(lambda value, _: decimal(value, 0))
         right.set_ylim(bottom=0)
-        right.set(title="what a gene costs", xlabel="MiB a gene", ylabel="genes (logarithmic)")
+        right.set(title="memory per gene", xlabel="MiB per gene", ylabel="genes (logarithmic)")
     return figure
 
 
 def window_figure(windows: Sequence[Window], *, n_genes: int) -> "Figure":
-    """Draw which genes each instance trains on; what two neighbours share lies below each other, shaded."""
+    """Draw which genes each instance trains on, one bar each; genes that two neighbours share are shaded."""
     with style():
-        figure, (place,) = new_figure(6.4, 0.8 + 0.24 * len(windows))
+        figure, (axes,) = new_figure(6.4, 0.8 + 0.24 * len(windows))
         for one, two in zip(windows, windows[1:], strict=False):
             if two.first_rank < one.stop_rank:
-                place.axvspan(two.first_rank, one.stop_rank, color=GRID, linewidth=0)
+                axes.axvspan(two.first_rank, one.stop_rank, color=GRID, linewidth=0)
         heights = range(len(windows))
         widths = [window.stop_rank - window.first_rank for window in windows]
-        place.barh(heights, widths, left=[window.first_rank for window in windows], height=0.62, color=ENSEMBLE)
-        _names(place, [window.label for window in windows])
-        place.grid(visible=False, axis="y")
-        place.set_xlim(0, n_genes)
-        place.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        place.set(xlabel="gene rank (the seeded order of genes); shaded: genes that two instances share")
+        axes.barh(heights, widths, left=[window.first_rank for window in windows], height=0.62, color=ENSEMBLE)
+        _names(axes, [window.label for window in windows])
+        axes.grid(visible=False, axis="y")
+        axes.set_xlim(0, n_genes)
+        axes.xaxis.set_major_formatter(lambda value, _: decimal(value, 0))
+        axes.set(xlabel="gene rank (the seeded order of genes); shaded: genes that two instances share")
     return figure
 
 
-def _names(place: "Axes", labels: Sequence[str]) -> None:
-    """Name the rows of a horizontal chart, the first at the top."""
-    place.set_yticks(range(len(labels)), [short_label(label) for label in labels])
-    place.set_ylim(len(labels) - 0.4, -0.6)
-    place.tick_params(axis="y", length=0)
+def _names(axes: "Axes", labels: Sequence[str]) -> None:
+    """Label the bars of a horizontal chart, the first at the top."""
+    axes.set_yticks(range(len(labels)), [short_label(label) for label in labels])
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
 
 
-def _unit_ticks(place: "Axes") -> None:
+def _unit_ticks(axes: "Axes") -> None:
     ticks = [0, 0.25, 0.5, 0.75, 1]
-    place.set_xticks(ticks, ["0", ".25", ".5", ".75", "1"])
-    place.set_yticks(ticks, ["0", ".25", ".5", ".75", "1"])
+    axes.set_xticks(ticks, ["0", ".25", ".5", ".75", "1"])
+    axes.set_yticks(ticks, ["0", ".25", ".5", ".75", "1"])

@@ -5,36 +5,41 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from mi_duck.atomic_files import unguarded
 from mi_duck.errors import CheckpointError
 from mi_duck.evaluate.catalogue import open_catalogue
+from mi_duck.numbers import interval, typeset
 from mi_duck.report.plots import Curve, MemoryDot, Reliability
 from mi_duck.run.folder import RunFolder
 
+Record = TypeVar("Record")
 
-@dataclass(frozen=True, slots=True)
-class Score:
-    """One line of ``metrics.csv``; ``instance_id``, ``low`` and ``high`` are None where the file has none."""
+
+class Score(msgspec.Struct, frozen=True, kw_only=True, rename={"class_name": "class"}):
+    """One line of ``metrics.csv``; None where the file has no value."""
 
     scope: str
-    instance_id: int | None
+    instance_id: int | None = None
     evaluated_on: str
-    variant: str
-    is_chosen: bool
+    variant: str = ""
+    is_chosen: bool = False
+    fold: int | None = None
     class_name: str
     metric: str
-    value: float | None
-    low: float | None
-    high: float | None
-    n_genes: int | None
-    n_rows: int | None
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n_genes: int | None = None
+    n_rows: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RunRecords:
-    """What a finished run tells.
+    """What is known of a finished run.
 
     Parameters
     ----------
@@ -43,13 +48,13 @@ class RunRecords:
     plan
         ``plan.json``.
     scores
-        ``metrics.csv``, the lines over all folds.
+        ``metrics.csv``, the lines over all folds; those of single folds are left out.
     facts
-        The line of the catalogue's table ``runs``: dates, settings, versions.
+        The row of the catalogue's table ``runs``: dates, settings, versions.
     genes, coverage
         The catalogue's tables of these names.
     gene_bytes
-        Predicted memory of every gene.
+        Predicted memory of every gene, in bytes.
     instances
         The catalogue's table of this name.
     """
@@ -69,7 +74,7 @@ class RunRecords:
         return list(self.plan["classes"])
 
     def find(self, scope: str, metric: str, class_name: str, *, instance_id: int | None = None) -> Score | None:
-        """Return the score out of fold on all rows: of the chosen variant where several were tried."""
+        """Return the score from out-of-fold predictions of all rows; of the chosen variant where several were tried."""
         found = [
             score
             for score in self.scores
@@ -93,8 +98,8 @@ def read_run(root: Path) -> RunRecords:
     plan = read_json(folder.plan)
     if plan is None:
         raise CheckpointError(f"no plan in {root}; make one with 'mi-duck plan DATASET --out {root}'")
-    lines = read_rows(folder.metrics)
-    if lines is None:
+    scores = read_records(folder.metrics, Score)
+    if scores is None:
         raise CheckpointError(f"{root} is not evaluated yet; run 'mi-duck evaluate {root}'")
     with open_catalogue(folder) as db:
         facts = db.read("runs").to_pylist()[0]
@@ -102,12 +107,12 @@ def read_run(root: Path) -> RunRecords:
         coverage = db.read("coverage").to_pylist()[0]
         gene_bytes = db.read("memory_per_gene")["predicted_bytes"].to_pylist()
         instances = db.read("instances").to_pylist()
-    scores = tuple(_score(line) for line in lines if not line.get("fold"))
-    return RunRecords(root, plan, scores, facts, genes, coverage, gene_bytes, instances)
+    over_folds = tuple(score for score in scores if score.fold is None)
+    return RunRecords(root, plan, over_folds, facts, genes, coverage, gene_bytes, instances)
 
 
 def read_rows(path: Path) -> list[dict[str, str]] | None:
-    """Return the lines of a table of ours by column, or None where there is no such file.
+    """Return the lines of a table that mi_duck wrote by column, or None where there is no such file.
 
     Raises
     ------
@@ -126,82 +131,64 @@ def read_rows(path: Path) -> list[dict[str, str]] | None:
         raise CheckpointError(f"cannot read {path}: {error}; make it again") from error
 
 
+def read_records(path: Path, kind: type[Record]) -> list[Record] | None:
+    """Return the lines of a table as typed records, or None where there is no such file.
+
+    Parameters
+    ----------
+    path
+        CSV that `mi_duck.atomic_files.write_csv` wrote.
+    kind
+        A struct with a field per column; columns that it lacks are ignored, an empty cell takes the field's default.
+
+    Raises
+    ------
+    CheckpointError
+        It is not text, or a value is missing or of another type.
+    """
+    lines = read_rows(path)
+    if lines is None:
+        return None
+    try:
+        return [
+            msgspec.convert({name: value for name, value in line.items() if value}, kind, strict=False)
+            for line in lines
+        ]
+    except msgspec.ValidationError as error:
+        raise CheckpointError(f"{path} is damaged ({error}); make it again") from error
+
+
 def read_json(path: Path) -> Any:
     """Return what a JSON file holds, or None where there is no such file.
 
     Raises
     ------
     CheckpointError
-        It holds no JSON.
+        It is not JSON.
     """
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); make it again") from error
 
 
-def number(text: str | None) -> float | None:
+def value_of(text: str | None) -> float | None:
     """Return the number that a cell of a table holds, None for an empty one and for NaN.
 
     Examples
     --------
-    >>> number("0.5"), number(""), number("nan")
+    >>> value_of("0.5"), value_of(""), value_of("nan")
     (0.5, None, None)
     """
     value = float(text) if text else float("nan")
     return None if value != value else value
 
 
-def _whole(text: str | None) -> int | None:
-    value = number(text)
-    return None if value is None else int(value)
-
-
-def _score(line: dict[str, str]) -> Score:
-    return Score(
-        scope=line["scope"],
-        instance_id=_whole(line["instance_id"]),
-        evaluated_on=line["evaluated_on"],
-        variant=line["variant"],
-        is_chosen=line["is_chosen"] in ("1", "true", "True"),
-        class_name=line["class"],
-        metric=line["metric"],
-        value=number(line["value"]),
-        low=number(line["low"]),
-        high=number(line["high"]),
-        n_genes=_whole(line["n_genes"]),
-        n_rows=_whole(line["n_rows"]),
-    )
-
-
-def short(value: float | None, digits: int = 4) -> str:
-    """Return a number for a table: a dash where there is none, no zero before the point of a share.
-
-    Examples
-    --------
-    >>> short(0.88564), short(1.25, 2), short(-0.5), short(None)
-    ('.8856', '1.25', '−.5000', '–')
-    """
-    if value is None:
-        return "–"
-    text = f"{abs(value):.{digits}f}"
-    return ("−" if value < 0 and float(text) != 0 else "") + (text[1:] if text.startswith("0.") else text)
-
-
 def with_interval(score: Score | None, digits: int = 4) -> str:
-    """Return a score and its 95 % interval as text, as in ``.8856 (.8825–.8884)``; a dash where there is none."""
-    if score is None or score.value is None:
-        return "–"
-    return interval_text(score.value, score.low, score.high, digits)
-
-
-def interval_text(value: float, low: float | None, high: float | None, digits: int = 4) -> str:
-    """Return a value and its interval as text, the value alone where it has none."""
-    if low is None or high is None:
-        return short(value, digits)
-    return f"{short(value, digits)} ({short(low, digits)}{' to ' if low < 0 else '–'}{short(high, digits)})"
+    """Return a score and its 95 % interval as the page shows them; a dash where there is none."""
+    return "–" if score is None else typeset(interval(score.value, score.low, score.high, digits))
 
 
 def curve_panels(run: RunRecords, kind: str) -> list[tuple[str, list[Curve]]] | None:

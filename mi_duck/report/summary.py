@@ -1,6 +1,7 @@
-"""The run as one page of plain text, ``unified_training_summary.txt``; it computes nothing.
+"""The run as one page of plain text, ``unified_training_summary.txt``.
 
-Every number is one of ``plan.json``, ``metrics.csv``, ``consolidation_summary.json`` or an instance's files, rounded.
+Nothing is computed here: every number is from ``plan.json``, ``metrics.csv``, ``consolidation_summary.json`` or the files of an
+instance, rounded.
 """
 
 import json
@@ -12,8 +13,8 @@ import pyarrow.parquet as pq
 
 from mi_duck.atomic_files import write_file
 from mi_duck.evaluate.catalogue import score_table
+from mi_duck.numbers import decimal, gibibytes, interval
 from mi_duck.report.records import read_json
-from mi_duck.resources import GIB
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.instance_folder import measurement
 from mi_duck.run.plan import Plan
@@ -21,10 +22,10 @@ from mi_duck.run.plan import Plan
 NAMES = {
     "plan.json": "instances, folds, layout, settings, fingerprint of the data",
     "genes.parquet": "every gene with its rank, fold group, fold and rows",
-    "multi_instance_training": "one folder an instance: models, predictions, scores, curves, importances",
+    "multi_instance_training": "one folder per instance: models, predictions, scores, curves, importances",
     "consolidated_model.miduck": "the model: mi-duck predict RUN DATASET --out FILE.parquet",
     "consolidation_summary.json": "members, weights, voting, hashes, coverage",
-    "oof_predictions.parquet": "every row with probabilities by boosters that never saw its fold group",
+    "oof_predictions.parquet": "every row with probabilities by boosters that were not trained on its fold group",
     "metrics.csv": "every score with its 95 % interval",
     "run.duckdb": "all of it as tables: mi-duck sql RUN",
     "report.html": "the run as one page with figures",
@@ -32,16 +33,16 @@ NAMES = {
     "thresholds.json": "thresholds of every class, from out-of-fold scores",
     "gene_coverage_report.csv": "every gene with the instances that trained on it",
     "instance_performance_comparison.csv": "every instance on the same rows",
-    "gene_deltas.csv": "base model and ensemble on every gene",
+    "gene_deltas.csv": "base model and ensemble per gene",
     "base_vs_meta.json": "base model against ensemble: errors, matched recall, kinds of errors",
     "curves.csv": "points of the ROC and precision-recall curves",
-    "leakage_analysis": "features that may give the label away",
-    "overfitting": "learning curves judged",
-    "calibration_analysis": "probabilities against what was observed",
-    "neighbour_diagnostics": "scores round sampled sites",
-    "comprehensive_shap_analysis": "what the models look at: SHAP values",
-    "feature_importance_analysis": "the same under the names of the design documents",
-    "memory.json": "what the memory model rests on",
+    "leakage_analysis": "features that may leak the label",
+    "overfitting": "learning curves with their verdicts",
+    "calibration_analysis": "predicted probabilities against observed fractions",
+    "neighbour_diagnostics": "scores around sampled sites",
+    "comprehensive_shap_analysis": "importance of features: SHAP values",
+    "feature_importance_analysis": "importance of features under the names of the design documents",
+    "memory.json": "measurements behind the memory model",
     "memory_per_gene.pdf": "memory predicted and measured",
     "provenance.json": "settings, versions, hashes",
 }
@@ -55,9 +56,9 @@ def write_summary(folder: RunFolder, plan: Plan, provenance: dict[str, Any], *, 
     folder, plan
         A run that is scored and has its catalogue.
     provenance
-        What ``provenance.json`` says.
+        Content of ``provenance.json``.
     warnings
-        What a reader must know first; those of the report.
+        From `mi_duck.report.cautions.cautions`.
 
     Raises
     ------
@@ -78,10 +79,13 @@ def training_summary(folder: RunFolder, plan: Plan, provenance: dict[str, Any], 
         ("Plan", _plan(plan)),
         ("Instances", _instances(folder, plan, summary)),
         (
-            "Scores out of fold: every row by boosters that never saw its fold group; 95 % intervals",
+            "Scores out of fold: every row by boosters that were not trained on its fold group; 95 % intervals",
             _table(columns, scores),
         ),
-        ("Scores of each instance's final model on genes that it never saw; 95 % intervals", _unseen(folder, plan)),
+        (
+            "Scores of each instance's final model on genes that it was not trained on; 95 % intervals",
+            _unseen(folder, plan),
+        ),
         ("Thresholds", _thresholds(summary)),
         ("Settings", [f"{name} = {value}" for name, value in sorted(provenance["settings"].items())]),
         ("Versions", [f"{name} {version}" for name, version in sorted(provenance["versions"].items())]),
@@ -123,8 +127,8 @@ def _plan(plan: Plan) -> list[str]:
     words = "predicted from measurements of these data" if is_measured else "predicted by formula"
     return [
         f"strategy     {plan.strategy}: {len(plan.instances)} instances",
-        f"overlap      {plan.overlap_genes:,} genes shared by neighbours, redundancy {slots / plan.n_genes:.3f}",
-        f"budget       {plan.budget_bytes / GIB:.2f} GiB an instance ({plan.budget_source})",
+        f"overlap      {plan.overlap_genes:,} genes shared by neighbours, redundancy {decimal(slots / plan.n_genes, 3)}",
+        f"budget       {gibibytes(plan.budget_bytes)} GiB per instance ({plan.budget_source})",
         f"memory       {words}",
     ]
 
@@ -140,10 +144,10 @@ def _instances(folder: RunFolder, plan: Plan, summary: dict[str, Any]) -> list[s
                 instance.name,
                 f"{instance.n_genes:,}",
                 f"{instance.n_rows:,}",
-                f"{instance.predicted_bytes / GIB:.2f}",
-                f"{measured['peak_bytes'] / GIB:.2f}" if "peak_bytes" in measured else "",
-                f"{measured['wall_seconds']:.1f}" if "wall_seconds" in measured else "",
-                "not trained" if weight is None else f"{weight:.4f}",
+                gibibytes(instance.predicted_bytes),
+                gibibytes(measured.get("peak_bytes")),
+                decimal(measured.get("wall_seconds"), 1),
+                "not trained" if weight is None else decimal(weight),
             ]
         )
     titles = ["instance", "genes", "rows", "predicted GiB", "measured GiB", "seconds", "weight"]
@@ -158,17 +162,13 @@ def _unseen(folder: RunFolder, plan: Plan) -> list[str]:
         if found.get("status") == "evaluated":
             scores = {(one["metric"], one["class"]): one for one in found["all_rows"]}
             wanted = (("average_precision", "macro"), ("f1", "macro"), ("log_loss", "all"))
-            cells = [f"{found['n_genes']:,}", f"{found['n_rows']:,}", *(_interval(scores[key]) for key in wanted)]
+            cells = [f"{found['n_genes']:,}", f"{found['n_rows']:,}"]
+            cells += [interval(*(scores[key][name] for name in ("value", "low", "high"))) for key in wanted]
             rows.append([instance.name, *cells])
         else:
             without.append(f"{instance.name}: {found.get('status', 'not evaluated')}")
     titles = ["instance", "genes", "rows", "AP macro", "F1 macro", "log loss"]
     return [*(_table(titles, rows) if rows else []), *without]
-
-
-def _interval(one: dict[str, Any]) -> str:
-    value, low, high = ("none" if one[name] is None else f"{one[name]:.4f}" for name in ("value", "low", "high"))
-    return f"{value} ({low}-{high})"
 
 
 def _thresholds(summary: dict[str, Any]) -> list[str]:
@@ -183,7 +183,7 @@ def _files(folder: RunFolder) -> list[str]:
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Return lines with aligned columns."""
-    widths = [max(len(row[place]) for row in (columns, *rows)) for place in range(len(columns))]
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in (columns, *rows)

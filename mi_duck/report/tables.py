@@ -1,4 +1,4 @@
-"""Records to the tables of the page: cells of text, so that each number is written in one way only."""
+"""Records to the tables of the page, whose cells are text."""
 
 import shlex
 from collections.abc import Sequence
@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
+from mi_duck.numbers import decimal, interval, mebibytes, typeset
 from mi_duck.report.cautions import difference
 from mi_duck.report.overfitting import FitRecord
-from mi_duck.report.records import RunRecords, Score, interval_text, read_json, short, with_interval
+from mi_duck.report.records import RunRecords, Score, read_json, with_interval
 from mi_duck.run.folder import RunFolder
 
-MIB = 2**20
 METRICS = {
     "average_precision": "AP",
     "roc_auc": "ROC AUC",
@@ -25,24 +25,17 @@ METRICS = {
 }
 """What the page calls a metric, in the order of its columns."""
 WITHOUT = "without "
-"""How variants are called that leave one member out."""
+"""Begin of the names of variants that leave one member out."""
 PARTS = {
     "own": "genes of its window, out of fold",
     "unseen": "genes outside its window, out of fold",
     "holdout": "held-out genes",
 }
-"""What a score may be evaluated on beside all rows."""
-THRESHOLDS = {"best_f1": "best F1", "precision_0.9": "precision of .9", "recall_0.9": "recall of .9"}
+"""Parts of the genes that a score may be evaluated on, beside all rows."""
+THRESHOLDS = {"best_f1": "best F1", "precision_0.9": "precision of 0.9", "recall_0.9": "recall of 0.9"}
 WITH_NEGATION = ("auto_adjust_instance_size",)
-SETTINGS = (
-    "seed",
-    "n_folds",
-    "n_estimators",
-    "early_stopping_patience",
-    "max_depth",
-    "learning_rate",
-    "max_bin",
-)
+"""Options that have a flag which switches them off."""
+SETTINGS = ("seed", "n_folds", "n_estimators", "early_stopping_patience", "max_depth", "learning_rate", "max_bin")
 """Settings whose flag has their name."""
 
 
@@ -59,7 +52,7 @@ class Table:
     texts
         Number of columns from the left that hold words; the others are aligned as numbers.
     marked
-        Rows that are set off.
+        Indices of the rows that are highlighted.
     """
 
     caption: str
@@ -76,7 +69,7 @@ def title_of(metric: str, class_name: str) -> str:
 
 
 def headline_metrics(run: RunRecords) -> list[tuple[str, str]]:
-    """Return the metrics of the first screen: average precision of every class but the background, F1, log loss."""
+    """Return the metrics of the first table: average precision of every class but the background, F1, log loss."""
     wanted = [("average_precision", name) for name in run.classes[1:]]
     if len(run.classes) > 2:
         wanted.append(("average_precision", "macro"))
@@ -112,8 +105,14 @@ def models(run: RunRecords) -> list[tuple[str, str, int | None, str, bool]]:
     order = {"base": 0, "ensemble": 1, "single": 2, "member": 3}
     keys = sorted(found, key=lambda key: (order.get(key[0], 4), not found[key], key[1] or 0, key[2]))
     return [
-        (scope if number is None else f"instance_{number:02d}", scope, number, variant, found[scope, number, variant])
-        for scope, number, variant in keys
+        (
+            scope if instance_id is None else f"instance_{instance_id:02d}",
+            scope,
+            instance_id,
+            variant,
+            found[scope, instance_id, variant],
+        )
+        for scope, instance_id, variant in keys
     ]
 
 
@@ -122,8 +121,8 @@ def score_table(run: RunRecords) -> Table:
     metrics = headline_metrics(run)
     rows: list[tuple[str, ...]] = []
     marked = set()
-    for name, scope, number, variant, is_chosen in models(run):
-        cells = [_lookup(run, scope, number, variant, "oof", *one) for one in metrics]
+    for name, scope, instance_id, variant, is_chosen in models(run):
+        cells = [_lookup(run, scope, instance_id, variant, "oof", *one) for one in metrics]
         if is_chosen:
             marked.add(len(rows))
         rows.append((name + (" (chosen)" if is_chosen else ""), variant, *(with_interval(cell) for cell in cells)))
@@ -145,7 +144,7 @@ def class_table(run: RunRecords) -> Table:
 
 
 def left_out_table(run: RunRecords) -> Table | None:
-    """Return what changes when one member is left out, or None where that was not computed."""
+    """Return the change of every metric when one member is left out, or None where that was not computed."""
     metrics = headline_metrics(run)
     found = [one.variant for one in run.scores if one.scope == "difference" and one.variant.startswith(WITHOUT)]
     rows = [
@@ -157,7 +156,7 @@ def left_out_table(run: RunRecords) -> Table | None:
 
 
 def threshold_table(run: RunRecords) -> Table | None:
-    """Return the thresholds of every class with what calling from there gives, or None where there are none."""
+    """Return the thresholds of every class with precision, recall and F1 at each, or None where there are none."""
     found = read_json(RunFolder(run.root).thresholds)
     if found is None:
         return None
@@ -165,13 +164,13 @@ def threshold_table(run: RunRecords) -> Table | None:
         (
             name,
             THRESHOLDS.get(kind, kind),
-            *(short(facts[one] if facts else None, 3) for one in ("threshold", "precision", "recall", "f1")),
+            *(_real(facts[one] if facts else None, 3) for one in ("threshold", "precision", "recall", "f1")),
         )
         for name in run.classes
         for kind, facts in found.get(name, {}).items()
     ]
-    headings = ("class", "goal", "call from", "precision", "recall", "F1")
-    return Table("Thresholds; a dash: out of reach", headings, rows, texts=2)
+    headings = ("class", "goal", "threshold", "precision", "recall", "F1")
+    return Table("Thresholds of the probability; a dash: cannot be reached", headings, rows, texts=2)
 
 
 def elsewhere_table(run: RunRecords) -> Table | None:
@@ -183,24 +182,24 @@ def elsewhere_table(run: RunRecords) -> Table | None:
         if score.evaluated_on in PARTS and score.scope != "difference"
     )
     rows = []
-    for where, scope, number, variant in sorted(
+    for where, scope, instance_id, variant in sorted(
         keys, key=lambda key: (key[0], key[1] == "member", key[2] or 0, key[3])
     ):
-        cells = [_lookup(run, scope, number, variant, where, *one) for one in metrics]
+        cells = [_lookup(run, scope, instance_id, variant, where, *one) for one in metrics]
         n_rows = next((cell.n_rows for cell in cells if cell), None)
-        name = scope if number is None else f"instance_{number:02d}"
+        name = scope if instance_id is None else f"instance_{instance_id:02d}"
         size = f"{n_rows:,}" if n_rows is not None else "–"
         rows.append((name, PARTS[where], size, *(with_interval(cell) for cell in cells)))
     if not rows:
         return None
     headings = ("model", "scored on", "rows", *(title_of(*one) for one in metrics))
-    return Table("On a part of the genes", headings, rows, texts=2)
+    return Table("Scores on a part of the genes", headings, rows, texts=2)
 
 
 def _lookup(
-    run: RunRecords, scope: str, number: int | None, variant: str, where: str, metric: str, class_name: str
+    run: RunRecords, scope: str, instance_id: int | None, variant: str, where: str, metric: str, class_name: str
 ) -> Score | None:
-    wanted = (scope, number, variant, where, metric, class_name)
+    wanted = (scope, instance_id, variant, where, metric, class_name)
     return next(
         (
             one
@@ -233,8 +232,7 @@ def instance_table(run: RunRecords) -> Table:
     """Return genes, rows, memory, time and weight of every instance."""
     rows = []
     for one in run.instances:
-        measured, seconds = one["measured_peak_bytes"], one["wall_seconds"]
-        predicted_seconds, weight = one.get("predicted_seconds"), one["weight"]
+        measured = one["measured_peak_bytes"]
         rows.append(
             (
                 f"instance_{one['instance_id']:02d}",
@@ -242,12 +240,12 @@ def instance_table(run: RunRecords) -> Table:
                 f"{one['first_rank']:,}–{one['stop_rank'] - 1:,}",
                 f"{one['n_genes']:,}",
                 f"{one['n_rows']:,}",
-                f"{one['predicted_bytes'] / MIB:,.0f}",
-                f"{measured / MIB:,.0f}" if measured else "–",
-                f"{one['predicted_bytes'] / measured:.3f}" if measured else "–",
-                f"{predicted_seconds:,.0f}" if predicted_seconds else "–",
-                f"{seconds:,.0f}" if seconds is not None else "–",
-                short(weight, 3),
+                mebibytes(one["predicted_bytes"]),
+                typeset(mebibytes(measured or None)),
+                decimal(one["predicted_bytes"] / measured, 3) if measured else "–",
+                typeset(decimal(one.get("predicted_seconds") or None, 0)),
+                typeset(decimal(one["wall_seconds"], 0)),
+                _real(one["weight"], 3),
             )
         )
     size = ("instance", "status", "gene ranks", "genes", "rows")
@@ -261,16 +259,16 @@ def fit_table(fits: Sequence[FitRecord]) -> Table:
     for fit in fits:
         by_fit.setdefault((fit.instance_id, fit.class_name), []).append(fit)
     rows = []
-    for (number, name), some in by_fit.items():
+    for (instance_id, name), some in by_fit.items():
         verdicts = dict.fromkeys(fit.verdict for fit in some)
         rows.append(
             (
-                f"instance_{number:02d}",
+                f"instance_{instance_id:02d}",
                 name,
                 ", ".join(str(fit.best_round) for fit in some),
                 ", ".join(str(fit.rounds_trained) for fit in some),
-                ", ".join(short(fit.training_log_loss) for fit in some),
-                ", ".join(short(fit.stopping_log_loss) for fit in some),
+                ", ".join(_real(fit.training_log_loss) for fit in some),
+                ", ".join(_real(fit.stopping_log_loss) for fit in some),
                 "; ".join(verdicts),
             )
         )
@@ -282,11 +280,11 @@ def fit_table(fits: Sequence[FitRecord]) -> Table:
         "log loss, training genes",
         "log loss, stopping genes",
     )
-    return Table("Fits of every fold, at their best round; folds in order", (*columns, "verdict"), rows, texts=2)
+    return Table("Fits at their best round, one value per fold", (*columns, "verdict"), rows, texts=2)
 
 
 def calibration_error_table(run: RunRecords) -> Table | None:
-    """Return log loss, Brier score and calibration error of each class before and after, or None where not made."""
+    """Return log loss, Brier score and calibration error before and after calibration, or None where not made."""
     found = read_json(RunFolder(run.root).calibration_analysis / "calibration.json")
     if found is None:
         return None
@@ -303,47 +301,51 @@ def calibration_error_table(run: RunRecords) -> Table | None:
         for when in ("before", "after", "difference")
     ]
     headings = ("class", "model", "calibration", "log loss", "Brier score", "calibration error")
-    return Table("What calibration does, one class against the rest", headings, rows, texts=3)
+    return Table("Scores before and after calibration, each class against the rest", headings, rows, texts=3)
 
 
 def _value_of(facts: dict[str, float | None] | None) -> str:
-    """Return value and interval as JSON holds them."""
-    if facts is None or facts["value"] is None:
+    """Return the text of a value with its interval, as JSON holds them."""
+    if facts is None:
         return "–"
-    return interval_text(facts["value"], facts["low"], facts["high"])
+    return typeset(interval(facts["value"], facts["low"], facts["high"]))
 
 
 def calibration_table(run: RunRecords) -> Table | None:
     """Return the calibration that each instance chose for each class, or None where none is known."""
     rows = []
     for one in run.instances:
-        path = run.root / "multi_instance_training" / f"instance_{one['instance_id']:02d}" / "calibration.json"
-        found = read_json(path)
+        instance = f"instance_{one['instance_id']:02d}"
+        found = read_json(RunFolder(run.root).instances / instance / "calibration.json")
         if found:
-            rows.append((f"instance_{one['instance_id']:02d}", *(found[name]["method"] for name in run.classes)))
-    return Table("Calibration chosen", ("instance", *run.classes), rows, texts=1 + len(run.classes)) if rows else None
+            rows.append((instance, *(found[name]["method"] for name in run.classes)))
+    return Table("Chosen calibration", ("instance", *run.classes), rows, texts=1 + len(run.classes)) if rows else None
 
 
 def lines_table(
     lines: Sequence[dict[str, str]], columns: dict[str, str], *, caption: str, most: int, texts: int
 ) -> Table:
-    """Return the first lines of a table of the run, chosen columns under other headings."""
+    """Return the first ``most`` lines of a CSV table, with the columns that it has under their headings."""
     kept = {name: title for name, title in columns.items() if not lines or name in lines[0]}
     rows = [tuple(_cell(line[name]) for name in kept) for line in lines[:most]]
     return Table(caption, tuple(kept.values()), rows, texts=texts)
 
 
 def _cell(text: str) -> str:
-    """Return the cell of a table as the page writes it: real numbers with four digits, the rest as it is."""
+    """Return a cell of a CSV table as the page shows it: real numbers with four digits, the rest as it is."""
     try:
         value = float(text)
     except ValueError:
         return text or "–"
-    return text if text.lstrip("-").isdigit() else short(value) if value == value else "–"
+    return text if text.lstrip("-").isdigit() else _real(value)
+
+
+def _real(value: float | None, digits: int = 4) -> str:
+    return typeset(decimal(value, digits))
 
 
 def run_command(run: RunRecords) -> str:
-    """Return the command that makes this run again: every option written out, the dataset by its last name."""
+    """Return the command that makes this run again: every option written out, the dataset by the last part of its path."""
     plan = run.plan
     words = ["mi-duck", "run", PurePath(plan["location"]).name, "--out", "run"]
     for name, value in plan["options"].items():

@@ -1,10 +1,11 @@
-"""What a check found, in one line, and how a file that cannot be read becomes such a line."""
+"""The finding of a check, one line each; a file that cannot be read becomes one too."""
 
 import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 
 from mi_duck.errors import MiDuckError
@@ -13,9 +14,9 @@ OK, NOT_APPLICABLE, MISSING, DAMAGED = "ok", "not applicable", "missing", "damag
 STATUSES = (OK, NOT_APPLICABLE, MISSING, DAMAGED)
 UNREADABLE = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, MemoryError),
-    *(StopIteration, csv.Error, pa.ArrowException, MiDuckError),
+    *(StopIteration, csv.Error, pa.ArrowException, msgspec.MsgspecError, MiDuckError),
 )
-"""What Python, Arrow, XGBoost and our own readers raise at bytes or values that make no sense."""
+"""What Python, Arrow, msgspec and the readers of this package raise for damaged bytes and values."""
 MOST_NAMED = 3
 
 Verdict = tuple[str, str]
@@ -29,11 +30,11 @@ class Finding:
     Parameters
     ----------
     name
-        What was looked at.
+        What was checked.
     status
-        One of `STATUSES`, which are in the order of their weight.
+        One of `STATUSES`, which go from good to bad.
     detail
-        What was found, in words.
+        What was found.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Finding:
 
 
 def guarded(name: str, check: Callable[[], Verdict]) -> Finding:
-    """Return what a check finds; what it cannot read is damaged, or missing where the file is not there."""
+    """Return the finding of a check; a file that is absent is missing, and one that cannot be read is damaged."""
     try:
         status, detail = check()
     except FileNotFoundError as error:
@@ -54,7 +55,7 @@ def guarded(name: str, check: Callable[[], Verdict]) -> Finding:
 
 
 def verdict(problems: Sequence[str], fine: str) -> Verdict:
-    """Return ``damaged`` with the first problems, or ``ok`` with what was looked at."""
+    """Return ``damaged`` with the first problems, or ``ok`` with what was checked."""
     return (DAMAGED, listed(problems, "; ")) if problems else (OK, fine)
 
 

@@ -1,4 +1,4 @@
-"""Checks plan and genes against each other: folds, windows, segments; the set logic is SQL."""
+"""Checks plan and genes against each other: folds, windows and segments, by the queries of ``sql/checks``."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -36,7 +36,7 @@ SEGMENTS = pa.schema(
 
 
 def read_run_genes(subject: Subject) -> pa.Table:
-    """Return the genes of a run, whose hash the plan states, in the order of their ranks.
+    """Return the genes of a run in the order of their ranks; call it once the hash of the file was checked.
 
     Raises
     ------
@@ -51,7 +51,7 @@ def read_run_genes(subject: Subject) -> pa.Table:
     table = table.select(GENES.names).cast(GENES)
     nulls = [name for name in GENES.names if name != "fold" and table[name].null_count]
     if nulls:
-        raise CheckpointError(f"genes.parquet has no value in some lines of {', '.join(nulls)}")
+        raise CheckpointError(f"genes.parquet has nulls in {', '.join(nulls)}")
     return table.sort_by("gene_rank")
 
 
@@ -68,7 +68,7 @@ def load_tables(db: Database, subject: Subject, genes: pa.Table) -> None:
 
 
 def check_genes(db: Database, subject: Subject, genes: pa.Table | None) -> Iterator[Finding]:
-    """Yield what is found about folds, windows and segments."""
+    """Yield the findings about folds, windows and segments."""
     plan = subject.plan
 
     def rows_of(name: str, fine: str, what: str, **parameters: Any) -> Verdict:
@@ -80,7 +80,11 @@ def check_genes(db: Database, subject: Subject, genes: pa.Table | None) -> Itera
     checks: dict[str, tuple[str, str, str, dict[str, Any]]] = {
         "genes are listed once": ("repeated_gene", f"{plan.n_genes:,} genes", "listed more than once", {}),
         "genes lie in the order of ranks": (
-            *("misplaced_gene", "ranks, first rows and rows per class agree", "rank or rows contradict the place"),
+            *(
+                "misplaced_gene",
+                "ranks, first rows and rows per class agree",
+                "rank, first row or rows per class are wrong",
+            ),
             {"n_genes": plan.n_genes},
         ),
         "every gene has one fold": (
@@ -97,7 +101,7 @@ def check_genes(db: Database, subject: Subject, genes: pa.Table | None) -> Itera
         "neighbouring windows overlap": (
             *(
                 "wrong_overlap",
-                f"{n_pairs} pairs share {plan.overlap_genes:,} genes, no other pair any",
+                f"{n_pairs} pairs share {plan.overlap_genes:,} genes, other pairs none",
                 "other overlap",
             ),
             {"overlap_genes": plan.overlap_genes, "n_planned": subject.n_planned},
@@ -119,19 +123,19 @@ def check_genes(db: Database, subject: Subject, genes: pa.Table | None) -> Itera
         return
     yield guarded("plan and genes agree", lambda: _numbers(subject, genes))
     for name, (file, fine, what, parameters) in checks.items():
-        yield guarded(name, lambda: rows_of(file, fine, what, **parameters))  # noqa: B023 - called at once
+        yield guarded(name, lambda: rows_of(file, fine, what, **parameters))  # noqa: B023 - called before the loop goes on
 
 
 def _numbers(subject: Subject, genes: pa.Table) -> Verdict:
     plan = subject.plan
     n, n_rows = plan.n_genes, sum(genes["n_rows"].to_pylist()[: plan.n_genes])
-    there = f"{genes.num_rows:,} genes, {n_rows:,} rows of those that are not held out"
+    there = f"{genes.num_rows:,} genes, {n_rows:,} rows of genes that are not held out"
     fits = genes.num_rows == n + plan.n_holdout_genes and n_rows == plan.n_rows and n <= plan.n_genes_dataset
     return verdict([] if fits else [f"genes.parquet holds {there}; the plan says {n:,} and {plan.n_rows:,}"], there)
 
 
 def check_genes_file(subject: Subject) -> Verdict:
-    """Return whether ``genes.parquet`` is the one that the plan was made with."""
+    """Check that ``genes.parquet`` is the one that the plan was made with."""
     if not subject.folder.genes.is_file():
         return MISSING, "genes.parquet is not there; restore it from a copy or plan anew into another folder"
     if subject.sha256(subject.folder.genes) != subject.plan.genes_sha256:

@@ -1,29 +1,26 @@
-"""Checks a file of out-of-fold predictions row by row, one row group at a time.
+"""Checks the folder of every instance: manifest, hashes, genes, models, out-of-fold predictions, measured peak.
 
-Checks the folder of every instance: manifest, hashes, genes, models, out-of-fold predictions, measured peak.
+Files of predictions are checked row by row, one row group at a time.
 """
 
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mi_duck.archive import read_parts
 from mi_duck.data.database import Database
 from mi_duck.ensemble.model import InstanceModel
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.ensemble.out_of_fold import read_fold_models
+from mi_duck.numbers import gibibytes
 from mi_duck.report.instance_files import CURVES, IMPORTANCE, IMPORTANCE_PLOT, SCORES, UNSEEN
-from mi_duck.resources import GIB
-from mi_duck.run.encoding import encoding_of
 from mi_duck.run.genes import codes_of
-from mi_duck.run.instance_folder import TRAINED, differences_of, instance_state, key_of, made_of, read_manifest
+from mi_duck.run.instance_folder import differences_of, instance_state, made_of, read_manifest
 from mi_duck.run.plan import Instance
 from mi_duck.verify.findings import (
     DAMAGED,
@@ -43,16 +40,20 @@ SUM_TOLERANCE = 1e-5
 LINES = pa.schema(
     [("gene_id", pa.string())] + [(name, pa.int64()) for name in ("fold", "label", "n_rows", "first_row", "last_row")]
 )
+BESIDE = ("manifest.json", "measurement.json")
+SHAP = "shap_analysis"
+DESCRIBING = {*SCORES, *UNSEEN, *CURVES.values(), IMPORTANCE, IMPORTANCE_PLOT}
+"""Files that are not in the manifest while they are written again."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredFile:
-    """What a file of predictions holds.
+    """Content of a file of predictions.
 
     Parameters
     ----------
     problems
-        What is wrong, in words.
+        What is wrong.
     n_rows
         Its rows.
     label
@@ -77,7 +78,7 @@ def read_scored(
     has_margins: bool = False,
     keeps: bool = False,
 ) -> ScoredFile:
-    """Read a file of predictions whose hash was checked, and compare its rows with the genes of the run.
+    """Read a file of predictions, and compare its rows with the genes of the run; call it once its hash was checked.
 
     Parameters
     ----------
@@ -86,22 +87,22 @@ def read_scored(
     path, classes
         The file and the names of the classes.
     first_row
-        The row_id that the file must begin with; each further row has the next.
+        The row_id of its first row; each further row must have the next.
     ranks
         Half-open range of the gene ranks whose rows it must hold.
     has_margins
         Whether it has margins beside the probabilities.
     keeps
-        Whether to return labels and probabilities: 4 bytes a class and row, and one.
+        Whether to return labels (1 byte per row) and probabilities (4 bytes per row and class).
     """
     problems: list[str] = []
     names = [f"p_{name}" for name in classes]
     margins = [f"margin_{name}" for name in classes] if has_margins else []
     columns = ["row_id", "gene_id", "position", "label", "fold", *names, *margins]
-    number_of = {name: number for number, name in enumerate(classes)}
+    index_of = {name: index for index, name in enumerate(classes)}
     lines, labels, probabilities = [], [], []
     expected = first_row
-    misplaced = n_bad = n_infinite = 0
+    n_jumps = n_bad = n_infinite = 0
     with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
         if parquet.schema_arrow.names != columns:
             return ScoredFile(
@@ -111,21 +112,21 @@ def read_scored(
         for group in range(parquet.num_row_groups):
             table = parquet.read_row_group(group)
             row_id = table["row_id"].to_numpy()
-            misplaced += int(np.count_nonzero(row_id != np.arange(expected, expected + len(table))))
+            n_jumps += int(np.count_nonzero(row_id != np.arange(expected, expected + len(table))))
             expected += len(table)
             matrix = np.column_stack([table[name].to_numpy() for name in names])
             is_right = np.abs(matrix.sum(axis=1, dtype=np.float64) - 1) <= SUM_TOLERANCE
             n_bad += int(np.count_nonzero(~(is_right & (matrix >= 0).all(axis=1))))
             for name in margins:
                 n_infinite += int(np.count_nonzero(~np.isfinite(table[name].to_numpy())))
-            label = codes_of(table["label"].cast(pa.string()), number_of)
+            label = codes_of(table["label"].cast(pa.string()), index_of)
             lines.append(_by_gene(table, label))
             if keeps:
                 labels.append(label.astype(np.uint8))
                 probabilities.append(matrix)
     n_rows = expected - first_row
-    if misplaced:
-        problems.append(f"{misplaced:,} rows whose row_id is not the next from {first_row:,} on")
+    if n_jumps:
+        problems.append(f"{n_jumps:,} rows whose row_id does not count on from {first_row:,}")
     if n_bad:
         problems.append(f"{n_bad:,} rows whose probabilities are not finite or do not sum to 1")
     if n_infinite:
@@ -160,14 +161,8 @@ def _by_gene(table: pa.Table, label: NDArray[np.int64]) -> pa.Table:
     return counted.select(columns).rename_columns(LINES.names).cast(LINES)
 
 
-BESIDE = ("manifest.json", "measurement.json")
-SHAP = "shap_analysis"
-DESCRIBING = {*SCORES, *UNSEEN, *CURVES.values(), IMPORTANCE, IMPORTANCE_PLOT}
-"""Files that leave the manifest while they are written anew."""
-
-
 def check_instance(db: Database, subject: Subject, instance: Instance, genes: pa.Table | None) -> Iterator[Finding]:
-    """Yield what is found in the folder of one instance."""
+    """Yield the findings about the folder of one instance."""
     where, name = subject.folder.instance(instance), instance.name
     if not (where / "manifest.json").is_file():
         lost = instance_state(subject.folder, subject.plan, instance).detail
@@ -186,8 +181,8 @@ def check_instance(db: Database, subject: Subject, instance: Instance, genes: pa
 
     checks = {
         "genes.txt": lambda: _genes(where, instance, genes),
-        "model_multiclass.miduck": lambda: _model(subject, where, instance),
-        "fold_models.miduck": lambda: _fold_models(subject, where),
+        "model_multiclass.miduck": lambda: _model(where),
+        "fold_models.miduck": lambda: _fold_models(where),
         "oof_predictions.parquet": lambda: _predictions(db, subject, where, instance, genes),
     }
     for file, check in checks.items():
@@ -201,28 +196,17 @@ def check_instance(db: Database, subject: Subject, instance: Instance, genes: pa
 
 
 def _manifest(subject: Subject, instance: Instance, into: dict[str, str]) -> Verdict:
-    """Compare the manifest with the plan; put the hashes that it states into a table, none where it is not a manifest."""
+    """Check that the manifest belongs to the plan; add the hashes of its files to ``into``, none where it leads elsewhere."""
     found = read_manifest(subject.folder.instance(instance))
     hashes = {str(file): str(digest) for file, digest in found["sha256"].items()}
     outside = [file for file in hashes if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts]
     problems = [f"names {file}, which lies elsewhere" for file in outside]
-    problems += [f"does not name {file}" for file in TRAINED if file not in hashes]
-    expected: dict[str, Any] = {
-        "instance_id": instance.instance_id,
-        "n_genes": instance.n_genes,
-        "n_rows": instance.n_rows,
-    }
-    problems += [
-        f"{key} is {found[key]}, the plan says {value}" for key, value in expected.items() if found[key] != value
-    ]
     wanted = made_of(subject.plan, instance)
     if found["made_of"] != wanted:
         problems.append(f"belongs to another plan: {differences_of(found['made_of'], wanted)}")
-    if found["key"] != key_of(found["made_of"]):
-        problems.append("its key is not that of what it says it was made of")
     if not outside:
         into |= hashes
-    return verdict(problems, f"{len(hashes)} files, key as in the plan")
+    return verdict(problems, f"{len(hashes)} files, made for this plan")
 
 
 def _files(subject: Subject, where: Path, hashes: dict[str, str]) -> Verdict:
@@ -242,7 +226,7 @@ def _strangers(subject: Subject, where: Path, hashes: dict[str, str]) -> Verdict
     if foreign:
         return verdict([f"{name} is not a file of an instance" for name in foreign], "")
     if unknown:
-        return MISSING, f"{', '.join(unknown)} not in the manifest: they were being written anew when the run ended"
+        return MISSING, f"{', '.join(unknown)} not in the manifest: the run ended while they were written again"
     return OK, f"{len(names)} files"
 
 
@@ -253,35 +237,16 @@ def _genes(where: Path, instance: Instance, genes: pa.Table | None) -> Verdict:
     return verdict([] if same else ["its genes are not those of the window in plan.json"], f"{len(window):,} genes")
 
 
-def _model(subject: Subject, where: Path, instance: Instance) -> Verdict:
-    plan, model = subject.plan, load_unified_model(where / "model_multiclass.miduck")
+def _model(where: Path) -> Verdict:
+    model = load_unified_model(where / "model_multiclass.miduck")
     if not isinstance(model, InstanceModel):
-        return DAMAGED, "it is not a model of an instance"
-    facts = {name: model.metadata[name] for name in ("instance_id", "n_genes", "n_rows", "n_training_rows")}
-    pairs = {
-        "features": (tuple(model.features), plan.features),
-        "classes": (tuple(model.classes), plan.classes),
-        "encoding": (model.encoding, encoding_of(plan.settings.layout, plan.zero_is_missing)),
-        "rounds": ([one.num_boosted_rounds() for one in model.boosters], model.metadata["rounds"]),
-    } | {name: (value, getattr(instance, name)) for name, value in facts.items()}
-    problems = [f"its {name} are not those of the plan" for name, (one, other) in pairs.items() if one != other]
-    return verdict(problems, f"{len(model.boosters)} boosters of {model.metadata['rounds']} rounds")
+        return DAMAGED, "it is not the model of an instance"
+    return OK, f"{len(model.boosters)} boosters of {model.metadata['rounds']} rounds"
 
 
-def _fold_models(subject: Subject, where: Path) -> Verdict:
-    plan, path = subject.plan, where / "fold_models.miduck"
-    facts = json.loads(read_parts(path)["model.json"])
-    models = read_fold_models(path)
-    rounds = [[one.num_boosted_rounds() for one in row] for row in models.boosters]
-    pairs = {
-        "features": (tuple(facts["features"]), plan.features),
-        "classes": (tuple(facts["classes"]), plan.classes),
-        "encoding": (facts["encoding"], encoding_of(plan.settings.layout, plan.zero_is_missing).to_dict()),
-        "folds": (len(models.boosters), plan.settings.n_folds),
-        "rounds": (rounds, facts["rounds"]),
-    }
-    problems = [f"its {name} are not those of the plan" for name, (one, other) in pairs.items() if one != other]
-    return verdict(problems, f"{len(models.boosters)} folds of {len(plan.classes)} boosters")
+def _fold_models(where: Path) -> Verdict:
+    boosters = read_fold_models(where / "fold_models.miduck").boosters
+    return OK, f"{len(boosters)} folds of {len(boosters[0])} boosters"
 
 
 def _predictions(db: Database, subject: Subject, where: Path, instance: Instance, genes: pa.Table | None) -> Verdict:
@@ -302,5 +267,5 @@ def _peak(subject: Subject, where: Path) -> Verdict:
     except FileNotFoundError:
         return NOT_APPLICABLE, "not measured: the run ended between training and measurement"
     budget = subject.plan.budget_bytes
-    words = f"{peak / GIB:.2f} GiB of {budget / GIB:.2f}"
+    words = f"{gibibytes(peak)} GiB of {gibibytes(budget)}"
     return (OK, words) if 0 < peak <= budget else (DAMAGED, f"{words}: more than the budget")

@@ -1,10 +1,9 @@
-"""Recomputes the scores of ensemble and members from their predictions, and compares what is written about the run."""
+"""Recomputes scores, coverage, catalogue and text of a run from its predictions and tables, and compares them."""
 
-import csv
+import errno
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from mi_duck.data.database import Database
 from mi_duck.evaluate.catalogue import describe_catalogue, open_catalogue
 from mi_duck.metrics.metrics import drawn_scores
 from mi_duck.metrics.ranking import find_thresholds
+from mi_duck.report.records import read_rows
 from mi_duck.report.summary import training_summary
 from mi_duck.run.plan import Instance
 from mi_duck.verify.findings import DAMAGED, MISSING, Finding, Verdict, guarded, listed, skipped, verdict
@@ -24,15 +24,17 @@ from mi_duck.verify.subject import Subject
 
 METRICS = ("average_precision", "f1", "log_loss")
 TOLERANCE = 1e-9
-INDEPENDENT_TOLERANCE = 1e-6  # scikit-learn adds up in another order and precision
+INDEPENDENT_TOLERANCE = 1e-6
+"""scikit-learn sums in another order and precision."""
 NOT_COMPARED = ("Warnings", "Files")
+"""Sections of the text that depend on when it was written."""
 COVERAGE = pa.schema(
     [(name, pa.string()) for name in ("gene_id", "n_rows", "fold", "instances", "trained", "held_out")]
 )
 
 
 def check_scores(db: Database, subject: Subject, genes: pa.Table | None) -> Iterator[Finding]:
-    """Yield what is found about predictions, metrics, coverage report, catalogue and summary of a run."""
+    """Yield the findings about predictions, metrics, coverage report, catalogue and text of a run."""
     folder, plan = subject.folder, subject.plan
     names = ("oof_predictions.parquet", "thresholds by predictions", "metrics.csv")
     scored: list[ScoredFile] = []
@@ -73,7 +75,7 @@ def check_scores(db: Database, subject: Subject, genes: pa.Table | None) -> Iter
         return
     yield guarded("run.duckdb", lambda: _catalogue(subject))
     if subject.summary is None or not subject.is_complete:
-        yield skipped("unified_training_summary.txt", "files that it tells of are not there")
+        yield skipped("unified_training_summary.txt", "files that it describes are not there")
     else:
         yield guarded("unified_training_summary.txt", lambda: _text(subject))
 
@@ -97,7 +99,9 @@ def _thresholds(subject: Subject, probabilities: NDArray[np.float32], label: NDA
     found = find_thresholds(probabilities, label, subject.plan.classes)
     stated = json.loads(subject.folder.thresholds.read_bytes())
     wrong = [name for name, facts in found.items() if stated.get(name) != facts]
-    return verdict([f"those of {name} are others" for name in wrong], "the same again from oof_predictions.parquet")
+    return verdict(
+        [f"those of {name} differ from oof_predictions.parquet" for name in wrong], "as in oof_predictions.parquet"
+    )
 
 
 def _members(db: Database, subject: Subject, genes: pa.Table) -> Iterator[Finding]:
@@ -106,12 +110,12 @@ def _members(db: Database, subject: Subject, genes: pa.Table) -> Iterator[Findin
     for instance in plan.instances:
         file = subject.folder.instance(instance) / "oof_predictions.parquet"
         if not file.is_file() or not subject.is_whole(file):
-            continue  # said where the instance was looked at
+            continue  # the checks of the instance say so
 
         def compare(instance: Instance = instance, file: Path = file) -> Verdict:
             first, ranks = genes["first_row"][instance.first_rank].as_py(), (instance.first_rank, instance.stop_rank)
             found = read_scored(db, file, plan.classes, first_row=first, ranks=ranks, has_margins=True, keeps=True)
-            # the genes of a pilot chose features, so nothing is scored on them
+            # the first genes chose the features, so they are not scored
             skip = max(0, genes["first_row"][plan.pilot_genes].as_py() - first)
             kind = ("member", str(instance.instance_id), "own")
             return _metrics(subject, kind, found.probabilities[skip:], found.label[skip:])
@@ -122,21 +126,28 @@ def _members(db: Database, subject: Subject, genes: pa.Table) -> Iterator[Findin
 def _metrics(
     subject: Subject, kind: tuple[str, str, str], probabilities: NDArray[np.float32], label: NDArray[np.uint8]
 ) -> Verdict:
-    """Compare the lines of a scope, an instance and its rows with the same code, and with scikit-learn."""
+    """Recompute lines of ``metrics.csv`` with the code of the evaluation and with scikit-learn.
+
+    Parameters
+    ----------
+    kind
+        ``scope``, ``instance_id`` and ``evaluated_on`` of the lines.
+    probabilities, label
+        Of the rows that they score, shapes (n_rows, n_classes) and (n_rows,).
+    """
     classes = subject.plan.classes
-    with subject.folder.metrics.open(encoding="utf-8", newline="") as file:
-        lines = [
-            line
-            for line in csv.DictReader(file)
-            if (line["scope"], line["instance_id"], line["evaluated_on"]) == kind
-            and (line["scope"] != "ensemble" or line["is_chosen"] == "1")
-        ]
+    lines = [
+        line
+        for line in _lines(subject.folder.metrics)
+        if (line["scope"], line["instance_id"], line["evaluated_on"]) == kind
+        and (line["scope"] != "ensemble" or line["is_chosen"] == "1")
+    ]
     is_ensemble = kind[0] == "ensemble"
     who = "the chosen ensemble" if is_ensemble else f"instance {kind[1]} on its own rows"
     stated = {(line["metric"], line["class"]): line["value"] for line in lines}
     weights = np.ones((1, 1), dtype=np.uint8)
     groups = np.zeros(len(label), dtype=np.int32)
-    # members' own rows are ranked for the sites alone
+    # on own rows of members only the classes other than the background are ranked
     own = drawn_scores(
         probabilities, label, groups, classes, weights=weights, metrics=METRICS, sites_only=not is_ensemble
     )
@@ -161,6 +172,13 @@ def _metrics(
         if counts != n_genes:
             problems.append(f"genes of {who} are {sorted(counts)}, not {sorted(n_genes)}")
     return verdict(problems, f"{len(own)} scores recomputed, and by scikit-learn")
+
+
+def _lines(path: Path) -> list[dict[str, str]]:
+    lines = read_rows(path)
+    if lines is None:
+        raise FileNotFoundError(errno.ENOENT, "not there", str(path))
+    return lines
 
 
 def _is_close(one: float, other: float, tolerance: float) -> bool:
@@ -188,12 +206,8 @@ def _independent(
 
 
 def _coverage(db: Database, subject: Subject) -> Verdict:
-    with subject.folder.gene_coverage.open(encoding="utf-8", newline="") as file:
-        lines = list(csv.DictReader(file))
+    lines = _lines(subject.folder.gene_coverage)
     table = [{name: line[name] for name in COVERAGE.names} for line in lines]
-    for line in table:  # what guards spreadsheets is not part of the name
-        if line["gene_id"][:1] == "'" and line["gene_id"][1:2] in ("=", "+", "-", "@", "\t", "\r"):
-            line["gene_id"] = line["gene_id"][1:]
     db.load("coverage_report", pa.Table.from_pylist(table, schema=COVERAGE))
     wrong = db.rows("checks/wrong_coverage")
     words = [f"{row['gene_id']}: {row['reported']} instead of {row['expected']}" for row in wrong]
@@ -201,10 +215,9 @@ def _coverage(db: Database, subject: Subject) -> Verdict:
 
 
 def _catalogue(subject: Subject) -> Verdict:
-    """Compare the rows of the tables with the files that they are of, and the metrics value by value."""
+    """Compare the number of rows of every table with its file, and the metrics value by value."""
     folder, plan = subject.folder, subject.plan
-    with folder.metrics.open(encoding="utf-8", newline="") as file:
-        lines = list(csv.DictReader(file))
+    lines = _lines(folder.metrics)
     n_all = plan.n_genes + plan.n_holdout_genes
     expected = {
         "genes": n_all,
@@ -242,19 +255,17 @@ def _same_cell(text: str, value: Any) -> bool:
         return value is None and text == ""
     if isinstance(value, bool | int | float):
         return float(text) == float(value)
-    return text.lstrip("'") == str(value).lstrip("'")
+    return text == str(value)
 
 
 def _text(subject: Subject) -> Verdict:
-    """Compare the page of text with the same page made again; what it warns of and lists is of its own time."""
+    """Compare the text, section by section, with the same text written again."""
     if subject.provenance is None:
         return MISSING, "the run is not finished"
     there = _sections(subject.folder.training_summary.read_text(encoding="utf-8"))
     again = _sections(training_summary(subject.folder, subject.plan, subject.provenance, warnings=[]))
     names = [name for name in again if name not in NOT_COMPARED]
     problems = [f"section '{name}' is not what the files say" for name in names if there.get(name) != again[name]]
-    if subject.provenance.get("settings") != asdict(subject.plan.settings):
-        problems.append("the settings in provenance.json are not those of the plan")
     return verdict(problems, f"{len(names)} sections as plan, metrics and instances say")
 
 

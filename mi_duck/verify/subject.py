@@ -1,22 +1,24 @@
-"""The run that is verified: its plan, provenance and summary as far as they can be read, and the hash of each file once.
+"""The run that is verified, and the checks of its files as a whole and of its dataset.
 
-Checks what lies in a run folder: every file that the provenance vouches for, and nothing foreign or half-written.
-
-Checks the dataset of a run: it is still the one that was planned, and its pages are whole.
+`Subject` holds what can be read of plan, provenance and summary, and the hash of each file once. The checks: every file has the
+hash that the provenance lists, the folder holds nothing foreign or half-written, and the dataset is the one that was planned.
 """
 
 import functools
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from mi_duck.atomic_files import file_sha256
 from mi_duck.data.dataset import open_planned
 from mi_duck.data.parquet import ObjectFile, data_file, open_parquet
 from mi_duck.errors import CheckpointError
 from mi_duck.processes import Report
+from mi_duck.report.records import read_json
 from mi_duck.run.folder import ASIDE, RunFolder, own_files, read_provenance
 from mi_duck.run.plan import Instance, Plan, Segment
 from mi_duck.verify.findings import DAMAGED, MISSING, OK, UNREADABLE, Finding, Verdict, guarded, listed, verdict
@@ -28,14 +30,12 @@ class Subject:
 
     Parameters
     ----------
-    folder, plan
-        The run.
     n_planned
-        Instances of ``plan.json`` as it was written; those that came of a split have ids from here on.
+        Instances in ``plan.json``; those that come from a split have ids from here on.
     provenance, summary
         ``provenance.json`` and ``consolidation_summary.json``, None where they are absent or cannot be read.
     sha256
-        Hash of a file, computed once.
+        Returns the hash of a file; computes it once.
     """
 
     folder: RunFolder
@@ -47,7 +47,7 @@ class Subject:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the provenance vouches for all files: every stage ended."""
+        """Whether the provenance lists the hashes of all files: every stage ended."""
         return self.provenance is not None and isinstance(self.provenance.get("files"), dict)
 
     @property
@@ -61,7 +61,7 @@ class Subject:
 
     @property
     def is_evaluated(self) -> bool:
-        """Whether the scores are those of the model that is there."""
+        """Whether the scores are those of the consolidated model in the folder."""
         return (
             self.provenance is None
             or self.summary is None
@@ -69,7 +69,7 @@ class Subject:
         )
 
     def vouched(self, file: Path) -> str | None:
-        """Return the hash that some file of the run states for a file, None where none does."""
+        """Return the hash of a file according to provenance or summary, None where neither has one."""
         name = file.relative_to(self.folder.root).as_posix()
         if self.is_finished and self.provenance is not None and name in self.provenance["files"]:
             return str(self.provenance["files"][name])
@@ -78,12 +78,12 @@ class Subject:
         return None
 
     def is_whole(self, file: Path) -> bool:
-        """Return whether a file is there with the hash that the run states; only such a file goes to a native parser."""
+        """Return whether a file has the hash that the run states; only such a file is given to a native parser."""
         return file.is_file() and self.vouched(file) == self.sha256(file)
 
 
 def open_subject(folder: RunFolder) -> Subject:
-    """Read what the checks of a run start from.
+    """Read plan, provenance and summary of a run.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def open_subject(folder: RunFolder) -> Subject:
         The plan is missing or damaged; without it nothing can be checked.
     """
     plan = folder.read_plan()
-    check_types(plan)
+    check_plan(plan)
     try:
         n_planned = len(json.loads(folder.plan.read_bytes())["instances"])
         provenance = read_provenance(folder)
@@ -102,42 +102,27 @@ def open_subject(folder: RunFolder) -> Subject:
 
 def _summary(folder: RunFolder) -> dict[str, Any] | None:
     try:
-        found = json.loads(folder.summary.read_bytes())
-    except UNREADABLE:
+        found = read_json(folder.summary)
+    except CheckpointError:
         return None
     return found if isinstance(found, dict) and "out_of_fold_sha256" in found and "model_sha256" in found else None
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, tuple) and all(isinstance(one, str) for one in value)
-
-
-def check_types(plan: Plan) -> None:
-    """Refuse a plan with values that no planner writes, so that what reads it need not fear them.
+def check_plan(plan: Plan) -> None:
+    """Refuse a plan with values that no planner writes, so that the other checks can use them.
 
     Raises
     ------
     CheckpointError
-        A number is not a number, a name not text, a window or a segment lies outside the genes.
+        A value is of another type, or a window or a segment lies outside the genes.
     """
-    kinds: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}
-    kinds |= {int | None: (int, type(None)), float | None: (int, float, type(None)), str | None: (str, type(None))}
-    parts: list[tuple[str, Any]] = [("plan", plan), ("settings", plan.settings)]
-    parts += [(f"instance {number}", one) for number, one in enumerate(plan.instances)]
-    parts += [(f"segment {number}", one) for number, one in enumerate(plan.all_segments)]
-    for title, part in parts:
-        for field in fields(part):
-            value = getattr(part, field.name)
-            allowed = kinds.get(field.type, (object,))
-            if not isinstance(value, allowed) or (
-                isinstance(value, bool) and bool not in allowed and object not in allowed
-            ):
-                raise CheckpointError(f"plan.json is damaged: {field.name} of {title} is {str(value)[:40]!r}")
-            if field.type == tuple[str, ...] and not _is_text(value):
-                raise CheckpointError(f"plan.json is damaged: {field.name} of {title} holds what is not text")
+    try:
+        msgspec.convert(asdict(plan), Plan)
+    except msgspec.ValidationError as error:
+        raise CheckpointError(f"plan.json is damaged: {str(error).replace('`', '')}") from error
     n_all = plan.n_genes + plan.n_holdout_genes
-    pieces: list[Instance | Segment] = [*plan.instances, *plan.all_segments]
-    if not plan.instances or any(not 0 <= one.first_rank < one.stop_rank <= n_all for one in pieces):
+    ranges: list[Instance | Segment] = [*plan.instances, *plan.all_segments]
+    if not plan.instances or any(not 0 <= one.first_rank < one.stop_rank <= n_all for one in ranges):
         raise CheckpointError("plan.json is damaged: a window or segment is empty or lies outside the genes")
     ids = [instance.instance_id for instance in plan.instances]
     if len(set(ids)) < len(ids) or min(ids) < 0:
@@ -145,7 +130,7 @@ def check_types(plan: Plan) -> None:
 
 
 def check_inventory(subject: Subject) -> Iterator[Finding]:
-    """Yield what is found about provenance, leftovers and foreign folders."""
+    """Yield the findings about provenance, hashes, foreign folders and leftovers."""
     yield guarded("provenance.json", lambda: _provenance(subject))
     yield guarded("hashes of all files", lambda: _hashes(subject))
     yield guarded("no folder of another run", lambda: _foreign(subject))
@@ -153,27 +138,22 @@ def check_inventory(subject: Subject) -> Iterator[Finding]:
 
 
 def _provenance(subject: Subject) -> Verdict:
-    folder, plan = subject.folder, subject.plan
+    folder = subject.folder
     found: dict[str, Any] = json.loads(folder.provenance.read_bytes())
-    problems = []
     if found["plan_sha256"] != subject.sha256(folder.plan):
-        problems.append("plan.json is not the one of this run: its hash differs")
-    if found["dataset_fingerprint"] != plan.dataset_fingerprint:
-        problems.append("it is of another dataset than the plan")
-    if problems:
-        return verdict(problems, "")
+        return DAMAGED, "plan.json is not the one of this run: its hash differs"
     if not subject.is_evaluated:
-        return MISSING, "the model was consolidated anew since it was evaluated; 'mi-duck evaluate' goes on"
+        return MISSING, "the model was consolidated again after it was evaluated; 'mi-duck evaluate' goes on"
     if "files" not in found:
         return MISSING, "a stage began to change files and did not end; the same command goes on"
     if found["status"] != "finished" or not isinstance(found["files"], dict):
-        return DAMAGED, "it is of no finished run"
-    return OK, f"finished {found['finished_at']}, plan, model and data as there"
+        return DAMAGED, "it is not of a finished run"
+    return OK, f"finished {found['finished_at']}, with this plan and model"
 
 
 def _hashes(subject: Subject) -> Verdict:
     if not subject.is_finished or subject.provenance is None:
-        return MISSING, "the run is not finished, so nothing vouches for all its files"
+        return MISSING, "the run is not finished, so there are no hashes of all its files"
     folder = subject.folder
     stated: dict[str, Any] = subject.provenance["files"]
     there = {file.relative_to(folder.root).as_posix(): file for file in own_files(folder)}
@@ -189,7 +169,7 @@ def _hashes(subject: Subject) -> Verdict:
 
 
 def _foreign(subject: Subject) -> Verdict:
-    home = subject.folder.root / "multi_instance_training"
+    home = subject.folder.instances
     plan = subject.plan
     known = {instance.name for instance in (*plan.instances, *plan.split_instances)} | {ASIDE}
     there = sorted(path.name for path in home.iterdir()) if home.is_dir() else []
@@ -216,7 +196,7 @@ def _is_outside(path: Path, root: Path) -> bool:
 
 
 def check_source(subject: Subject, report: Report) -> Iterator[Finding]:
-    """Yield what is found about the dataset; reads every page that the run used."""
+    """Yield the findings about the dataset; reads every page of the columns that the run used."""
     yield guarded("dataset: fingerprint", lambda: _fingerprint(subject))
     yield guarded("dataset: page checksums", lambda: _pages(subject, report))
 
@@ -230,7 +210,7 @@ def _fingerprint(subject: Subject) -> Verdict:
 
 
 def _is_there(text: str) -> bool:
-    """Return whether a file is there; a store is asked when its files are opened."""
+    """Return whether a local file exists; files of an object store are only looked for when they are opened."""
     file = data_file(text)
     return isinstance(file, ObjectFile) or file.is_file()
 
@@ -248,4 +228,4 @@ def _pages(subject: Subject, report: Report) -> Verdict:
     report("reading every page of the dataset", len(files), len(files))
     if not files:
         return MISSING, "no file of the dataset is there"
-    return OK, f"{len(files)} files read; a page without a checksum can change unseen"
+    return OK, f"{len(files)} files read; a changed page without a checksum is not noticed"

@@ -1,7 +1,10 @@
-"""Checks everything that a finished or broken run claims; writes nothing.
+"""Checks a finished or broken run against everything that it states; writes nothing.
 
-Files go to a native parser only once a hash that the run states has been found right: a flipped bit may crash such a parser.
-What no manifest protects (the plan, the manifests) is Python's to read, and its structure is checked.
+A file is given to a native parser only once its hash was found right, because a flipped bit may crash such a parser. Files
+without a hash (the plan, the manifests) are read by Python, and their structure is checked.
+
+What was hashed when it was written is not compared field by field: two JSON files with the right hashes agree. Everything that
+can be computed again from data is: genes, folds, windows, rows, scores, thresholds, coverage, the catalogue and the text.
 """
 
 import fcntl
@@ -25,7 +28,7 @@ DAMAGED_CODE, INCOMPLETE_CODE = 65, 69
 
 
 def verify_run(root: Path, *, with_data: bool = False, report: Report) -> list[Finding]:
-    """Check a run against everything that it claims.
+    """Check a run against everything that it states.
 
     Parameters
     ----------
@@ -44,23 +47,24 @@ def verify_run(root: Path, *, with_data: bool = False, report: Report) -> list[F
     Raises
     ------
     RunBusyError
-        A run, or another stage, works in the folder.
+        Another process works in the folder.
 
     Notes
     -----
-    Memory: a byte and 4 a class for each row of the run, and what sorting them takes; other files go by the row group.
+    Memory: 1 byte, and 4 bytes per class, for each row of the run, and what sorting them takes; other files are read one row
+    group at a time.
     """
     with _shared_lock(root):
         return list(_findings(root, with_data=with_data, report=report))
 
 
 def worst_first(findings: list[Finding]) -> list[Finding]:
-    """Return findings with what is damaged first, then what is missing, else in their order."""
+    """Return findings with damaged ones first, then missing ones, otherwise in their order."""
     return sorted(findings, key=lambda one: -STATUSES.index(one.status))
 
 
 def exit_code(findings: list[Finding]) -> int:
-    """Return 65 where something is damaged, 69 where something is only missing, else 0."""
+    """Return 65 where something is damaged, 69 where something is missing, else 0."""
     there = {one.status for one in findings}
     return DAMAGED_CODE if DAMAGED in there else INCOMPLETE_CODE if MISSING in there else 0
 
@@ -107,16 +111,16 @@ def _findings(root: Path, *, with_data: bool, report: Report) -> Iterator[Findin
 
 @contextmanager
 def _shared_lock(root: Path) -> Iterator[None]:
-    """Hold the lock of a run together with other readers, where there is one; nothing is written.
+    """Hold the lock of a run, shared with other readers; nothing is written.
 
     Raises
     ------
     RunBusyError
-        A stage that changes files holds it.
+        A process that changes files holds it.
     """
     try:
         handle = os.open(root / ".lock", os.O_RDONLY)
-    except OSError:  # no run was ever here, or its files were copied without it
+    except OSError:  # there is no run, or it was copied without its lock
         yield
         return
     try:
