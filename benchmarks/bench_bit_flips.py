@@ -80,7 +80,7 @@ def make(data: Path, root: Path, *, full_hash: bool = False) -> Plan:
     rows = draft.genes["n_rows"].to_numpy()
     one = Instance(0, 0, len(rows), len(rows), int(rows.sum()), int(rows.sum()), 1 << 30, 1.0)
     plan = replace(draft.plan, strategy="single", budget_bytes=1 << 30, instances=(one,))
-    plan = replace(plan, segments=make_segments(plan.instances, rows))
+    plan = replace(plan, segments=make_segments(plan.cut.instances, rows))
     write_file(folder.plan, plan.to_json().encode())
     return plan
 

@@ -84,8 +84,8 @@ def growth(n_genes: int, asked: argparse.Namespace) -> tuple[float, float, float
         )
         plan = RunFolder(run).read_plan()
         usual = asked.instance_genes * asked.rows_per_gene
-        nearest = min(plan.instances, key=lambda one: abs(one.n_rows - usual))
-        trained = plan.instances if asked.all else (nearest,)
+        nearest = min(plan.cut.instances, key=lambda one: abs(one.n_rows - usual))
+        trained = plan.cut.instances if asked.all else (nearest,)
         wall, cpu, _ = command("train", run, *(() if asked.all else ("--instance", nearest.instance_id)))
         measured = [
             json.loads((RunFolder(run).instance(one) / "measurement.json").read_bytes())["peak_bytes"]

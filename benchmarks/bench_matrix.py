@@ -48,7 +48,7 @@ def build(data: Path, out: Path, layout: str) -> None:
     run = RunFolder(out)
     _, cost = costs(lambda: partition_here(run=str(run.root), threads=THREADS, report=quiet))
     print(f"partition: {cost.wall:.1f} s wall, {cost.cpu:.1f} s CPU")
-    reader = SegmentReader(plan, plan.segments, run.segments)
+    reader = SegmentReader(plan, plan.cut.segments, run.segments)
     every = np.ones(reader.n_rows, dtype=bool)
     reference, cost = costs(lambda: cut_reference(reader, every, max_bin=256, threads=THREADS))
     print(f"reference:   {cost.wall:.1f} s wall, {cost.cpu:.1f} s CPU, peak so far {cost.peak:.0f} MiB")

@@ -77,7 +77,7 @@ def main(sizes: list[int]) -> None:
             cpu = after.children_user - before.children_user + after.children_system - before.children_system
             peak = max_resident()
             print(
-                f"{plan.n_rows:,}\t{plan.n_genes:,}\t{len(plan.instances)}\t{wall:.1f}\t{cpu:.1f}\t{peak:.0f}",
+                f"{plan.data.n_rows:,}\t{plan.data.n_genes:,}\t{len(plan.cut.instances)}\t{wall:.1f}\t{cpu:.1f}\t{peak:.0f}",
                 flush=True,
             )
 

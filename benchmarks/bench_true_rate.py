@@ -52,12 +52,14 @@ def unseen_probabilities(folder: RunFolder, rows: pa.Table) -> NDArray[np.float6
     genes = read_genes(folder, plan)
     fold_of = dict(zip(genes.gene_id.tolist(), genes.fold.tolist(), strict=True))
     fold = np.array([fold_of[gene] for gene in rows["gene_id"].to_pylist()])
-    models = [read_fold_models(folder.instance(instance) / "fold_models.miduck") for instance in plan.instances]
-    encoding = encoding_of(plan.settings.layout, plan.zero_is_missing)
-    probabilities = np.zeros((len(rows), len(plan.classes)))
+    models = [read_fold_models(folder.instance(instance) / "fold_models.miduck") for instance in plan.cut.instances]
+    encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing)
+    probabilities = np.zeros((len(rows), len(plan.data.classes)))
     for begin in range(0, len(rows), ROWS_AT_ONCE):
         part = slice(begin, min(begin + ROWS_AT_ONCE, len(rows)))
-        matrix = encoding.apply(feature_matrix(rows.slice(begin, part.stop - begin), plan.features), plan.features)
+        matrix = encoding.apply(
+            feature_matrix(rows.slice(begin, part.stop - begin), plan.data.features), plan.data.features
+        )
         for number in np.unique(fold[part]):
             own = np.flatnonzero(fold[part] == number)
             for model in models:
@@ -81,18 +83,18 @@ def main(folder: RunFolder, place: str) -> None:
     names = complete_genes(source)
     rows = source.to_table(filter=pc.field("gene_id").isin(names))
     label = np.array(rows["splice_type"].to_pylist())
-    codes = np.array([plan.classes.index(name) for name in label])
+    codes = np.array([plan.data.classes.index(name) for name in label])
     groups = np.unique(rows["overlap_cluster"].to_pylist(), return_inverse=True)[1]
-    rates = ", ".join(f"{name} {(label == name).mean():.3%}" for name in plan.classes[1:])
+    rates = ", ".join(f"{name} {(label == name).mean():.3%}" for name in plan.data.classes[1:])
     print(f"{len(names)} genes, {len(rows):,} positions, {groups.max() + 1} clusters; {rates}")
     ensemble = unseen_probabilities(folder, rows)
-    base = np.column_stack([np.nan_to_num(rows[name].to_numpy()) for name in plan.base_scores]).astype(np.float64)
+    base = np.column_stack([np.nan_to_num(rows[name].to_numpy()) for name in plan.data.base_scores]).astype(np.float64)
     print("model\tclass\taverage precision (95 %)\tfalse positives per kb at recall .5, .8, .9")
     for title, probabilities in (("base", base), ("ensemble", ensemble)):
         found = score(
-            probabilities, codes, groups, plan.classes, seed=plan.settings.seed, metrics=("average_precision",)
+            probabilities, codes, groups, plan.data.classes, seed=plan.settings.seed, metrics=("average_precision",)
         )
-        for index, name in enumerate(plan.classes[1:], 1):
+        for index, name in enumerate(plan.data.classes[1:], 1):
             one = next(metric for metric in found if metric.class_name == name)
             wrong = [
                 false_positives_per_kb(probabilities[:, index], codes == index, recall) for recall in (0.5, 0.8, 0.9)

@@ -80,7 +80,7 @@ def train(planned: Path, out: Path, workers: int) -> Training:
     shutil.copytree(planned, out)
     wall, cpu, together = command("train", out, "--workers", workers)
     folder = RunFolder(out)
-    instances = folder.read_plan().instances
+    instances = folder.read_plan().cut.instances
     peaks = sum(measurement(folder, one)["peak_bytes"] for one in instances) / 2**20
     names = ("model_multiclass.miduck", "fold_models.miduck", "oof_predictions.parquet", "calibration.json")
     models = tuple(file_sha256(folder.instance(one) / name) for one in instances for name in names)
@@ -99,9 +99,9 @@ def main(n_genes: int, n_features: int, rounds: int, repeats: int) -> None:
         command("plan", folder / "data", "--out", folder / "planned", *flags)
         partition_here(run=str(folder / "planned"), threads=1, report=lambda *_: None)
         plan = RunFolder(folder / "planned").read_plan()
-        predicted = ", ".join(f"{one.predicted_bytes / 2**20:.0f}" for one in plan.instances)
+        predicted = ", ".join(f"{one.predicted_bytes / 2**20:.0f}" for one in plan.cut.instances)
         print(
-            f"{len(plan.instances)} instances, {plan.n_rows:,} rows, {n_features} features; predicted MiB: {predicted}"
+            f"{len(plan.cut.instances)} instances, {plan.data.n_rows:,} rows, {n_features} features; predicted MiB: {predicted}"
         )
         print("workers\twall s\tCPU s\tMiB together\tMiB, sum of the instances' peaks")
         for repeat in range(repeats):

@@ -1,24 +1,232 @@
-"""What a terminal shows: tables, facts, durations; and how numbers are written."""
+"""What a terminal shows: errors in one line, progress, tables, facts, JSON. Results go to stdout, all else to stderr."""
 
+import io
+import json
+import logging
 import math
-from collections.abc import Mapping, Sequence
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
+import rich.table
+import typer
+import typer.core
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mi_duck.errors import MiDuckError
+from mi_duck.processes import Report
+
 MIB = 1 << 20
+SECONDS_BETWEEN_LINES = 15.0
+# Ctrl-C; asked to end; the terminal closed; what Slurm warns with before a time limit
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+
+class Screen(Console):
+    """A console whose reader may leave, as `| head` does: the rest is dropped, and the work goes on."""
+
+    def on_broken_pipe(self) -> None:
+        """Drop what is left to print."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
+logger = logging.getLogger("mi_duck")
+errors = Screen(stderr=True, highlight=False, soft_wrap=True)
+output = Screen(highlight=False, soft_wrap=True)
+
+
+class Ended(SystemExit):
+    """A signal asked the process to end: 130 for SIGINT, 143 for the others, which workflow managers try again."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(130 if number == signal.SIGINT else 143)
+        self.signal = signal.Signals(number).name
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Turn signals that ask to end, and whatever the work fails with because of them, into `Ended`.
+
+    DuckDB answers an error of a handler with one of its own.
+    """
+    came: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> None:
+        # a closing terminal sends several, one is enough; Ctrl-C twice is hurry
+        if not came or number == signal.SIGINT:
+            came.append(number)
+            raise Ended(number)
+
+    before = {
+        number: signal.signal(number, end)
+        for number in ENDING
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)  # not where nohup has it ignored
+    }
+    try:
+        yield
+    except BaseException as error:
+        if came:  # the handlers stay: more signals change nothing now
+            raise Ended(came[0]) from error
+        raise
+    finally:
+        if not came:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class Commands(typer.core.TyperGroup):
+    """Turns the errors of mi_duck into one line and their exit code, in one place."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; print ``error: ...`` for what the user can mend."""
+        try:
+            with _ended_by_signals():
+                result = super().invoke(ctx)
+                sys.stdout.flush()  # here, where a reader that left is not an error
+            return result
+        except MiDuckError as error:
+            if logger.isEnabledFor(logging.DEBUG):
+                traceback.print_exc()
+            line = " ".join(str(error).splitlines())  # names from data may steer a terminal
+            errors.print(f"error: {''.join(one if one.isprintable() else '?' for one in line)}", markup=False)
+            raise typer.Exit(error.exit_code) from error
+        except Ended as error:
+            errors.print(f"ended by {error.signal}; the same command goes on where it stopped")
+            raise
+        except BrokenPipeError as error:
+            # whoever read our output has gone, as `| head` does; nothing is left to say
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from error
+        except typer.Abort:
+            raise
+        except Exception as error:
+            if hasattr(error, "exit_code"):  # one of Typer's own
+                raise
+            traceback.print_exc()
+            errors.print("this is a bug in mi_duck: please report the lines above and the command")
+            raise typer.Exit(70) from error
+
+
+class _Messages(logging.Handler):
+    """Prints messages above the progress bar, whole lines, without markup."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one message."""
+        errors.print(self.format(record), markup=False)
+
+
+def set_up_messages() -> None:
+    """Send messages to standard error; let standard output write any name."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack letters of a name
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_Messages()], force=True)
+    logger.setLevel(logging.NOTSET)
+
+
+# ---- progress -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def reporting() -> Iterator[Report]:
+    """Give a progress callback: a bar on a terminal, a line now and then elsewhere.
+
+    Instances that are trained at once report from threads of their own, each with its name in front: each has a bar.
+    """
+    lock = threading.Lock()
+    if errors.is_terminal:
+        columns = (
+            TextColumn("{task.description:<40}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=errors, transient=True) as progress:
+            bars: dict[str, tuple[str, Any]] = {}
+
+            def show(stage: str, done: int, total: int) -> None:
+                who = _instance_of(stage)
+                with lock:
+                    if bars.get(who, ("",))[0] != stage:
+                        for old in {who, ""} & bars.keys() if who else list(bars):
+                            progress.remove_task(bars.pop(old)[1])
+                        bars[who] = (stage, progress.add_task(stage, total=total))
+                    progress.update(bars[who][1], completed=done, total=total)
+                    if who and done >= total:  # perhaps all of it; what comes next makes another bar
+                        progress.remove_task(bars.pop(who)[1])
+
+            yield show
+    else:
+        begun = time.monotonic()
+        last: dict[str, float] = {}
+
+        def line(stage: str, done: int, total: int) -> None:
+            who, now = _instance_of(stage), time.monotonic()
+            with lock:
+                if now - last.get(who, begun) > SECONDS_BETWEEN_LINES:
+                    last[who] = now
+                    logger.info("    %s: %s of %s", stage, f"{done:,}", f"{total:,}")
+
+        yield line
+
+
+def _instance_of(stage: str) -> str:
+    """Return which of several instances a stage belongs to, empty where only one thing is done."""
+    return stage.partition(":")[0] if stage.startswith("instance_") else ""
+
+
+# ---- results ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
     """Names of columns, and the rows below them."""
 
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Any, ...], ...]
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
 
 
 def table_of(records: Sequence[Mapping[str, Any]]) -> Table:
     """Return a table of one or more records that have the same keys."""
     return Table(tuple(records[0]), tuple(tuple(record.values()) for record in records))
+
+
+def print_table(table: Table) -> None:
+    """Print a table: drawn on a terminal, tab-separated elsewhere so that other programs can read it."""
+    texts = [["" if value is None else str(value) for value in row] for row in table.rows]
+    if not output.is_terminal:
+        for line in (table.columns, *texts):
+            print("\t".join(line))
+        return
+    drawn = rich.table.Table(*table.columns, header_style="bold", box=None)
+    for row in texts:
+        drawn.add_row(*row)
+    # a terminal breaks lines that are too long for it; what would be cut off to fit is lost
+    needed = output.measure(drawn, options=output.options.update(width=100_000)).maximum
+    Screen(highlight=False, width=max(needed, output.width)).print(drawn, crop=False)
+
+
+def print_json(value: Any) -> None:
+    """Print JSON; numbers that JSON lacks become null."""
+    print(json.dumps(plain(value), indent=1, default=str, allow_nan=False))
+
+
+def print_facts(facts: Mapping[str, Any], as_json: bool = False) -> None:
+    """Print facts as lines of a name and a value, or as JSON."""
+    if as_json:
+        print_json(facts)
+        return
+    for line in fact_lines(facts):
+        output.print(line, markup=False)
 
 
 def fact_lines(facts: Mapping[str, Any]) -> list[str]:
@@ -40,19 +248,6 @@ def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def duration(seconds: float) -> str:
-    """Return a time as people say it.
-
-    Examples
-    --------
-    >>> duration(59), duration(600), duration(9000)
-    ('59 s', '10 min', '2.5 h')
-    """
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
 def plain(value: Any) -> Any:
     """Return a value without NaN and infinities, which JSON lacks: they become null."""
     if isinstance(value, Mapping):
@@ -65,3 +260,16 @@ def plain(value: Any) -> Any:
 def unique(names: Sequence[str]) -> list[str]:
     """Return names of which none is lost as a key: the second ``a`` becomes ``a_2``."""
     return [name if name not in names[:at] else f"{name}_{names[:at].count(name) + 1}" for at, name in enumerate(names)]
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it.
+
+    Examples
+    --------
+    >>> duration(59), duration(600), duration(9000)
+    ('59 s', '10 min', '2.5 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,10 +1,7 @@
-"""Reads the values of flags from a TOML file: checks its keys; the values are checked by the command line, as flags are.
+"""The options of `mi_duck.settings` as the command line takes them, those of a ``--config`` file, and what only it has.
 
-A key is a flag without its dashes, ``n-estimators`` or ``n_estimators``. Keys at the top are for all commands, and a command
-passes over those of others; keys in a table named after a command are for it alone and win over those at the top.
-
-The options that commands share, each written once with its help, range and default; groups of them are dataclasses.
-
+A key of the file is a flag without its dashes, ``n-estimators`` or ``n_estimators``. Keys at the top are for all commands, and
+a command passes over those of others; keys in a table named after a command are for it alone and win over those at the top.
 `VerboseOption` and `ConfigOption` act when they are parsed: messages for debugging appear, and the values of a file become
 the defaults of the command, each checked by the code that checks what is typed.
 """
@@ -15,14 +12,16 @@ import logging
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import Field, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 import typer
+import typer.core
 
 from mi_duck.errors import PlanError
+from mi_duck.settings import DATA, PANELS, RARE, flag_of, is_switch, option_of
 
 LARGEST_FILE = 1 << 20
 MOST_DOTS = 100  # in a line: a key of 200,000 parts took minutes and gigabytes, tomllib keeps every beginning of it
@@ -163,98 +162,22 @@ DatasetArgument = Annotated[
 ]
 OutOption = Annotated[
     Path | None,
-    typer.Option("--out", "--out-dir", help="Folder of the run.", callback=on_this_machine, show_default=False),
+    typer.Option(
+        "--out",
+        "--out-dir",
+        help="Folder of the run.",
+        callback=on_this_machine,
+        show_default=False,
+        rich_help_panel=DATA,
+    ),
 ]
 NewFolder = Annotated[
     Path, typer.Option("--out", help="Folder of the dataset; absent or empty.", callback=on_this_machine)
 ]
-GenesPerFile = Annotated[int, typer.Option(help="Genes a Parquet file.", min=1)]
 RunArgument = Annotated[
     Path, typer.Argument(metavar="RUN", help="Folder of a run.", callback=on_this_machine, show_default=False)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-ThreadsOption = Annotated[
-    int | None,
-    typer.Option(help="Threads; by default all cores of this process.", min=1, max=1024, show_default=False),
-]
-WorkersOption = Annotated[
-    int | None,
-    typer.Option(
-        help="Most instances to train at once, as memory allows; here they share the threads. By default one here, and with "
-        "--executor as many as there is room for.",
-        min=1,
-        max=1024,
-        show_default=False,
-    ),
-]
-MonitorOverfitting = Annotated[
-    bool,
-    typer.Option(
-        "--monitor-overfitting/--no-monitor-overfitting", help="Judge the learning curves of every fold: overfitting/."
-    ),
-]
-MinimalDiagnostics = Annotated[
-    bool, typer.Option("--minimal-diagnostics", help="Leave out plots, curves and scores on genes never seen.")
-]
-SkipShap = Annotated[bool, typer.Option("--skip-shap", help="Leave out SHAP values.")]
-FullHash = Annotated[
-    bool,
-    typer.Option("--full-hash", help="Hash every byte of the dataset, and check that again before its rows are read."),
-]
-SeedOption = Annotated[int, typer.Option(help="Seed of every choice.", min=0, max=2**31 - 1)]
-SEED = 42
-GenesPerInstance = Annotated[
-    int, typer.Option(help="Genes an instance: a target, see --auto-adjust-instance-size.", min=1, max=10**7)
-]
-GENES_PER_INSTANCE = 1500
-StrategyOption = Annotated[
-    Literal["auto", "single", "multi", "external"],
-    typer.Option(
-        help="One model (single), several (multi), what fits of these (auto), or one with its matrix on disk."
-    ),
-]
-LayoutOption = Annotated[
-    Literal["auto", "missing", "zeros", "sentinel"],
-    typer.Option(
-        help="Missing values stay missing, zeros of byte columns are missing too, or missing is a number below all others."
-    ),
-]
-CrossValidation = Annotated[
-    Literal["auto", "matrices", "weights"],
-    typer.Option("--cv", help="Hold folds out by a matrix for each, or by weight zero; auto takes the faster."),
-]
-SampleNegatives = Annotated[
-    float | None,
-    typer.Option(
-        help="Share of the easy negatives to train on, with the inverse as weight; 1 is all. By default all of fewer than "
-        "200,000 rows or without base scores, else a quarter.",
-        min=0.01,
-        max=1.0,
-        show_default=False,
-    ),
-]
-FoldsOption = Annotated[int, typer.Option(help="Folds of the cross-validation.", min=2, max=100)]
-FOLDS = 3
-DepthOption = Annotated[int, typer.Option(help="Depth of the trees.", min=1, max=16)]
-DEPTH = 6
-ExecutorOption = Annotated[
-    Literal["local", "slurm", "dask"],
-    typer.Option(
-        help="Where instances are trained: here, by jobs of Slurm, or by workers of Dask. On other machines "
-        "--max-memory-per-instance-gb alone is the budget."
-    ),
-]
-DaskScheduler = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ADDRESS",
-        help="With --executor dask, the address of a scheduler whose workers see RUN and the dataset under the same paths; "
-        "by default workers are started here.",
-        show_default=False,
-    ),
-]
-MaxBin = Annotated[int, typer.Option(help="Most histogram bins a feature.", min=2, max=65_536)]
-MAX_BIN = 256
 
 
 def _unless_argument(ctx: typer.Context, value: str | None) -> str | None:
@@ -265,7 +188,7 @@ def _unless_argument(ctx: typer.Context, value: str | None) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the dataset is; the two ways of the seeds to say so."""
+    """Where the dataset is: as an argument, or with ``--dataset``."""
 
     dataset: Annotated[
         str | None,
@@ -275,177 +198,146 @@ class Source:
     ] = None
     dataset_option: Annotated[
         str | None,
-        typer.Option("--dataset", callback=_unless_argument, help="The same as DATASET.", show_default=False),
+        typer.Option(
+            "--dataset",
+            callback=_unless_argument,
+            help="The same as DATASET.",
+            show_default=False,
+            rich_help_panel=DATA,
+        ),
     ] = None
 
 
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """What the columns of the dataset are."""
+class Only:
+    """Names the options of a record that a command takes; the others keep their defaults."""
 
-    gene_column: Annotated[str, typer.Option(help="Column with the gene.")] = "gene_id"
-    label_column: Annotated[str, typer.Option(help="Column with the label.")] = "splice_type"
-    classes: Annotated[str, typer.Option(help="Class names, comma separated; their order is the label's number.")] = (
-        "neither,donor,acceptor"
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+
+def parameters_of(hint: Any) -> tuple[Any, dict[str, tuple[Any, Any]]]:
+    """Return the record that a parameter of a command is, and its options as Typer takes them.
+
+    Parameters
+    ----------
+    hint
+        A record of `mi_duck.settings`, or of fields that are annotated for Typer already; ``Annotated[record, Only(...)]``
+        takes some of its options.
+
+    Returns
+    -------
+    tuple
+        The record, None where the hint is something else; by name the annotation and the default of every option.
+    """
+    record, names = hint, None
+    if hasattr(hint, "__metadata__") and isinstance(hint.__metadata__[0], Only):
+        record, names = get_args(hint)[0], hint.__metadata__[0].names
+    if not is_dataclass(record):
+        return None, {}
+    found = {one.name: one for one in fields(record)}
+    return record, {
+        name: (_annotation(found[name]) if "option" in found[name].metadata else found[name].type, found[name].default)
+        for name in names or found
+    }
+
+
+def _annotation(one: "Field[Any]") -> Any:
+    """Return an option of a record as Typer takes it."""
+    option, flag = option_of(one), flag_of(one)
+    if is_switch(one) and one.default:
+        flag = f"{flag}/{flag.replace('--', '--no-', 1)}"
+    bounds: dict[str, Any] = {"min": option.least, "max": option.most}
+    if int in (one.type, *get_args(one.type)):
+        bounds = {name: None if value is None else int(value) for name, value in bounds.items()}
+    settings = typer.Option(
+        flag,
+        help=option.help,
+        rich_help_panel=option.panel,
+        metavar=option.metavar,
+        show_default=one.default is not None,
+        **bounds,
     )
-    fold_by: Annotated[
-        str | None,
-        typer.Option(
-            help="Column with the unit of independence; by default overlap_cluster if present, else the gene.",
-            show_default=False,
-        ),
-    ] = None
-    exclude: Annotated[
-        str | None, typer.Option(help="Regular expression of columns that are not features.", show_default=False)
-    ] = None
-    exclude_features: Annotated[
-        Path | None,
-        typer.Option(help="Text file with a column name a line; these are not features.", show_default=False),
-    ] = None
-    base_score_columns: Annotated[
-        str | None,
-        typer.Option(
-            help="Columns with the base model's score of each class, comma separated; by default CLASS_score.",
-            show_default=False,
-        ),
-    ] = None
+    return Annotated[one.type, settings]
 
 
-@dataclass(frozen=True, slots=True)
-class Planning:
-    """What is asked of a plan: the fields of `mi_duck.plan.make_plan.PlanOptions`."""
+class Command(typer.core.TyperCommand):
+    """A command whose help shows its options in panels, no name cut off however narrow the terminal."""
 
-    train_all_genes: Annotated[
-        bool, typer.Option("--train-all-genes", help="Use all genes, in several instances above 1,500.")
-    ] = False
-    sample_genes: Annotated[
-        int | None, typer.Option(help="Use this many whole genes, chosen by seed.", min=2, show_default=False)
-    ] = None
-    genes_per_instance: GenesPerInstance = GENES_PER_INSTANCE
-    max_instances: Annotated[int, typer.Option(help="Most instances.", min=1, max=10_000)] = 10
-    instance_overlap: Annotated[
-        float, typer.Option(help="Share of the target that neighbours share.", min=0.0, max=0.5)
-    ] = 0.1
-    memory_per_gene_mb: Annotated[
-        float | None,
-        typer.Option(help="MiB a gene, instead of the memory model.", min=0.001, max=1e6, show_default=False),
-    ] = None
-    max_memory_per_instance_gb: Annotated[
-        float, typer.Option(help="Most memory of one instance, GiB.", min=0.1, max=1e6)
-    ] = 15.0
-    memory_safety_factor: Annotated[
-        float, typer.Option(help="Share of the available memory that a plan may take.", min=0.05, max=1.0)
-    ] = 0.6
-    auto_adjust_instance_size: Annotated[
-        bool,
-        typer.Option(
-            "--auto-adjust-instance-size/--no-auto-adjust-instance-size",
-            help="Let the genes per instance follow memory and --max-instances.",
-        ),
-    ] = True
-    strategy: StrategyOption = "auto"
-    layout: LayoutOption = "auto"
-    cv: CrossValidation = "auto"
-    sample_negatives: SampleNegatives = None
-    screen_features: Annotated[
-        int | None,
-        typer.Option(
-            help="Keep the best features of a pilot on some genes, and the base scores.", min=1, show_default=False
-        ),
-    ] = None
-    voting: Annotated[
-        Literal["probability", "margin", "auto"],
-        typer.Option(
-            help="Mean of the members' probabilities, or of their log-odds, calibrated on top; auto takes the lower log loss."
-        ),
-    ] = "probability"
-    weights: Annotated[
-        Literal["uniform", "f1", "fitted", "auto"],
-        typer.Option(
-            help="Weights of the members: equal, by F1, or fitted to the log loss; auto takes what has the lowest."
-        ),
-    ] = "uniform"
-    auto_exclude_leaky: Annotated[
-        bool, typer.Option("--auto-exclude-leaky", help="Leave out features that the leakage report suspects.")
-    ] = False
-    holdout_genes: Annotated[
-        str | None,
-        typer.Option(
-            help="Genes that nothing is trained on: a share of the fold groups, a text file of genes, or a column of 0 and 1.",
-            show_default=False,
-        ),
-    ] = None
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the options panel by panel; a long name has its help on the next line."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for one in self.get_params(ctx):
+            record = one.get_help_record(ctx)
+            if record is not None:
+                other = "Arguments" if one.param_type_name == "argument" else "Options"
+                panels.setdefault(getattr(one, "rich_help_panel", None) or other, []).append(record)
+        for title, records in panels.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
 
 
-@dataclass(frozen=True, slots=True)
-class Training:
-    """How instances are trained."""
-
-    n_estimators: Annotated[int, typer.Option(help="Most boosting rounds.", min=1, max=100_000)] = 800
-    n_folds: FoldsOption = FOLDS
-    early_stopping_patience: Annotated[
-        int, typer.Option(help="Rounds without gain before a fit stops; 0 never stops.", min=0, max=100_000)
-    ] = 30
-    max_depth: DepthOption = DEPTH
-    learning_rate: Annotated[float, typer.Option(help="Step of boosting.", min=1e-4, max=1.0)] = 0.1
-    max_bin: MaxBin = MAX_BIN
-    device: Annotated[
-        Literal["cpu", "cuda"],
-        typer.Option(help="Where XGBoost trains; cuda is passed on as it is and has not been tried on a device yet."),
-    ] = "cpu"
-    calibrate_per_class: Annotated[
-        bool,
-        typer.Option(
-            "--calibrate-per-class/--no-calibrate-per-class", help="Calibrate each class if it lowers the log loss."
-        ),
-    ] = True
-    seed: SeedOption = SEED
+Function = Callable[..., None]
 
 
-@dataclass(frozen=True, slots=True)
-class Scoring:
-    """What is written beside the scores."""
+def add_command(app: typer.Typer, function: Function, *, name: str | None = None, verbose: bool = False) -> Function:
+    """Make a function a command of an app; return the function.
 
-    calibration_analysis: Annotated[
-        bool,
-        typer.Option(
-            "--calibration-analysis/--no-calibration-analysis",
-            help="Write what calibration did and how far probabilities can be believed: calibration_analysis/.",
-        ),
-    ] = True
-    neigh_sample: Annotated[
-        int,
-        typer.Option(help="True sites whose neighbourhood is written to neighbour_diagnostics/; 0 is none.", min=0),
-    ] = 0
+    A parameter whose type is a record of options becomes these options, panel by panel. Every command takes ``--config``,
+    and those that run SQL or child processes ``--verbose``. The example of the docstring comes first in the help.
+
+    Parameters
+    ----------
+    app
+        The command line.
+    function
+        What the command does.
+    name
+        Of the command; by default the function's.
+    verbose
+        Whether it runs SQL or child processes.
+    """
+    records: dict[str, tuple[Any, list[str]]] = {}
+    options: list[tuple[str, Any, Any]] = []
+    for one in inspect.signature(function).parameters.values():
+        record, found = parameters_of(one.annotation)
+        if record is None:
+            options.append((one.name, one.annotation, one.default))
+        else:
+            records[one.name] = (record, list(found))
+            options += [(at, hint, default) for at, (hint, default) in found.items()]
+    options += [("verbose", VerboseOption, False)] * verbose
+    options.append(("config", ConfigOption, None))
+    options.sort(key=lambda option: _panel_order(option[1]))
+
+    def called(*, config: Path | None, verbose: bool = False, **values: Any) -> None:
+        _refuse_not_finite(values)
+        for at, (record, names) in records.items():
+            values[at] = record(**{field: values.pop(field) for field in names})
+        function(**values)
+
+    kind = inspect.Parameter.KEYWORD_ONLY
+    called.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter(at, kind, default=default, annotation=hint) for at, hint, default in options]
+    )
+    called.__name__ = function.__name__
+    paragraphs = [" ".join(one.split()) for one in (function.__doc__ or "").split("\n\n")]
+    examples = [one for one in paragraphs if one.startswith("Example")]
+    rest = [one for one in paragraphs if one not in examples]
+    app.command(name, help="\n\n".join([*examples, *rest]), short_help=rest[0], cls=Command)(called)
+    return function
 
 
-@dataclass(frozen=True, slots=True)
-class Explaining:
-    """Which rows are explained."""
-
-    shap_sample: Annotated[int, typer.Option(help="Rows to explain by SHAP values.", min=1, max=1_000_000)] = 1000
-    shap_background: Annotated[
-        int,
-        typer.Option(
-            help="Rows of a background that makes SHAP values interventional; 0 for exact path-dependent ones.", min=0
-        ),
-    ] = 0
+def _panel_order(hint: Any) -> int:
+    """Return the rank of an option's panel in the help; options without one come first."""
+    panel = getattr(hint.__metadata__[0], "rich_help_panel", None) if hasattr(hint, "__metadata__") else None
+    return PANELS.index(panel) + 1 if panel in PANELS else 0
 
 
-@dataclass(frozen=True, slots=True)
-class Executing:
-    """Where instances are trained."""
-
-    executor: ExecutorOption = "local"
-    slurm_options: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TEXT",
-            help="With --executor slurm, more options of sbatch, such as '--partition=long --account=lab'; they win over ours.",
-            show_default=False,
-        ),
-    ] = None
-    dask_scheduler: DaskScheduler = None
+def _refuse_not_finite(values: Mapping[str, Any]) -> None:
+    """Refuse nan, which no range refuses."""
+    for name, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise typer.BadParameter(f"{value} is not a finite number", param_hint=f"--{name.replace('_', '-')}")
 
 
 def _configure(ctx: typer.Context, path: Path | None) -> None:
@@ -487,7 +379,8 @@ VerboseOption = Annotated[
     typer.Option(
         "--verbose",
         callback=_be_verbose,
-        help="Tell of every SQL file with its rows and seconds, every child process, and where an error came from.",
+        rich_help_panel=RARE,
+        help="Report every SQL file with its rows and seconds, every child process, and where an error came from.",
     ),
 ]
 ConfigOption = Annotated[
@@ -497,7 +390,8 @@ ConfigOption = Annotated[
         callback=_configure,
         is_eager=True,
         show_default=False,
-        help=r"Flags as TOML, such as n-estimators = 400, for every command or under \[COMMAND]; the command line wins. "
+        rich_help_panel=RARE,
+        help="Flags as TOML, such as n-estimators = 400, for every command or under [COMMAND]; the command line wins. "
         "Paths in it count from the working directory.",
     ),
 ]

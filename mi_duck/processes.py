@@ -1,14 +1,11 @@
-"""Makes modules look absent that others would load here for nothing, where they are installed.
-
-Runs a function in a child process: its memory returns when it ends, its peak is measured, its death is reported.
+"""Runs steps in child processes, several at once where asked: memory returns, peaks are measured, deaths are reported.
 
 The child is a fresh interpreter, so it holds nothing that its parent imported; it finds modules where its parent does,
 never in the working directory. Progress, messages for debugging (if its parent shows them) and result come back as lines
 of JSON over a pipe of their own; standard output stays free.
 
-Does several pieces of work at once, each in a thread of its own that waits for child processes; one end ends all.
-
-Threads and not one loop over all children: what a piece of work does between two children, such as hashing what was
+`Pool` does several pieces of work at once, each in a thread of its own that waits for child processes; one that fails ends
+all. Threads and not one loop over all children: what a piece of work does between two children, such as hashing what was
 written, must not blind the watch over the memory of the others. A child is begun and awaited by the same thread, because
 the kernel's notice of a parent's death is of that thread.
 """
@@ -32,7 +29,7 @@ from importlib.abc import MetaPathFinder
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from mi_duck import errors
 from mi_duck.errors import IncompleteRunError, KilledError, MemoryBudgetError, MiDuckError, OverBudgetError
@@ -56,7 +53,7 @@ NO_PANDAS, NO_SKLEARN = _Absent("pandas"), _Absent("sklearn")
 def without_pandas() -> None:
     """Make pandas look absent to the rest of this process.
 
-    Where it is installed, Arrow loads it to task a column into NumPy numbers, and XGBoost too: 48 MiB and 0.2 s for nothing.
+    Where it is installed, Arrow loads it to turn a column into NumPy numbers, and XGBoost too: 48 MiB and 0.2 s for nothing.
     """
     if NO_PANDAS not in sys.meta_path:
         sys.meta_path.insert(0, NO_PANDAS)
@@ -72,10 +69,35 @@ def without_sklearn() -> Iterator[None]:
         sys.meta_path.remove(NO_SKLEARN)
 
 
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
 logger = logging.getLogger("mi_duck.processes")  # by name, because a child runs this file as __main__
 
 Report = Callable[[str, int, int], None]
+"""Progress callback, called with (stage, done, total)."""
 Say = Callable[[str], None]
+"""Takes a sentence for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What every step of a run is handed: how many threads it may use, and how it reaches the user.
+
+    Parameters
+    ----------
+    threads
+        Threads of everything that is done at once.
+    report
+        Progress callback, called with (stage, done, total), perhaps from several threads.
+    say
+        Takes a sentence for the user.
+    """
+
+    threads: int
+    report: Report
+    say: Say
+
 
 # Freed memory goes back to the system at once instead of staying in the heap: .4 GiB at a thousand features.
 THRESHOLD = 65536  # bytes
@@ -100,10 +122,10 @@ FOR_THE_PARENT = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
 @dataclass(frozen=True, slots=True)
-class ChildResult:
+class ChildResult(Generic[Result]):
     """What a child returned, its peak resident memory in bytes, and its wall time in seconds."""
 
-    value: Any
+    value: Result
     peak_bytes: int
     wall_seconds: float
 
@@ -124,6 +146,50 @@ class CancelledError(Exception):
     """The work of this thread was cancelled; see `mi_duck.processes`."""
 
 
+def in_child(
+    step: Callable[Concatenate[Report, Parameters], Result],
+    context: Context,
+    *,
+    limit_bytes: int | None = None,
+    is_cancelled: Callable[[], bool] | None = None,
+) -> Callable[Parameters, ChildResult[Result]]:
+    """Return a step that runs in a child process when it is called.
+
+    Parameters
+    ----------
+    step
+        A function of a module; it takes the progress callback first. Its other arguments, given by name, and its result
+        pass through JSON.
+    context
+        Threads of the numeric libraries in the child, and the progress callback.
+    limit_bytes, is_cancelled
+        As in `run_child`.
+
+    Returns
+    -------
+    callable
+        Takes the step's other arguments by name; waits for the child; raises as `run_child` does.
+
+    Examples
+    --------
+    ``in_child(train_instance, context, limit_bytes=budget)(run="run", instance_id=3, threads=2).peak_bytes``
+    """
+
+    def call(*positional: Parameters.args, **arguments: Parameters.kwargs) -> ChildResult[Result]:
+        if positional:
+            raise TypeError(f"{step.__name__} takes its arguments by name")
+        return run_child(
+            f"{step.__module__}:{step.__name__}",
+            arguments,
+            threads=context.threads,
+            report=context.report,
+            limit_bytes=limit_bytes,
+            is_cancelled=is_cancelled,
+        )
+
+    return call
+
+
 def run_child(
     function: str,
     arguments: Mapping[str, Any],
@@ -132,13 +198,13 @@ def run_child(
     report: Report,
     limit_bytes: int | None = None,
     is_cancelled: Callable[[], bool] | None = None,
-) -> ChildResult:
-    """Run ``module:function`` in a child process and wait for it.
+) -> ChildResult[Any]:
+    """Run ``module:function`` in a child process and wait for it; `in_child` is its typed front.
 
     Parameters
     ----------
     function
-        As ``package.module:name``; it is called with ``report=`` and the arguments, which must be JSON.
+        As ``package.module:name``; it is called with the progress callback and the arguments, which must be JSON.
     arguments
         Keyword arguments.
     threads
@@ -412,7 +478,6 @@ def main() -> int:
 
 
 Key = TypeVar("Key")
-Result = TypeVar("Result")
 
 SECONDS_BETWEEN_WAKINGS = 0.2  # a signal that reaches another thread waits for this one to wake
 

@@ -281,3 +281,29 @@ class Executing:
         WHERE,
         metavar="ADDRESS",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Building:
+    """Which positions of a genome become rows, and what is known of them."""
+
+    negatives_per_site: float = option(9.0, "Rows that are not sites, for each site.", DATA, least=0.0, most=1000.0)
+    hard_negatives: float = option(
+        0.5, "Share of these that are GT/AG decoys or neighbours of sites.", DATA, least=0.0, most=1.0
+    )
+    base_scores: Path | None = option(None, "Scores of a base model: Parquet, TSV or BED.", DATA)
+    annotation_features: bool = option(False, "Add features that only annotated genes have.", DATA)
+    all_positions: int = option(0, "Write every position of this many genes.", DATA, least=0)
+    window: int = option(500, "Nucleotides around a position, even.", DATA, least=44, most=100_000)
+    genes_per_file: int = option(500, "Genes per Parquet file.", DATA, least=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Synthesising:
+    """How large a synthetic dataset is."""
+
+    genes: int = option(1500, "Genes.", DATA, least=1)
+    rows_per_gene: float = option(391.0, "Mean rows per gene.", DATA, least=10.0)
+    features: int = option(1167, "Features.", DATA, least=20)
+    missing_fraction: float = option(0.0, "Share of nulls in a few columns.", DATA, least=0.0, most=0.9)
+    shuffle_rows: bool = option(False, "Spread the rows of a gene over files and row groups.", DATA)

@@ -23,7 +23,7 @@ from typer.testing import CliRunner, Result
 
 from cli import app
 from mi_duck.atomic_files import sealed, write_json
-from mi_duck.processes import ChildResult, Report, peak_bytes, run_child
+from mi_duck.processes import ChildResult, Context, Report, peak_bytes, run_child
 from mi_duck.rows.partition import partition_here
 from mi_duck.run.folder import RunFolder
 from mi_duck.train.train import train_instance
@@ -35,18 +35,14 @@ SMALL = (
 )
 FAST = (*SMALL, "--minimal-diagnostics", "--skip-shap")  # a run costs a fifth without figures and explanations
 COMMAND = [sys.executable, str(Path(__file__).parents[1] / "cli.py")]
-STARTERS = (
-    "mi_duck.leakage.leakage",
-    "mi_duck.data.prepare",
-    "mi_duck.workflow.training",
-    "mi_duck.workflow.pipeline",
-    "mi_duck.rows.partition",
-)
-"""Modules that start child processes; that of the probes is left out, for it measures them."""
 
 
 def quiet(stage: str, done: int, total: int) -> None:
     """Take progress and forget it."""
+
+
+CONTEXT = Context(1, quiet, lambda words: None)
+"""One thread; progress and messages are forgotten."""
 
 
 def call_children(*arguments: object) -> Result:
@@ -60,8 +56,7 @@ def call(*arguments: object) -> Result:
     For tests to which processes, their memory and their signals do not matter; probes of memory stay children.
     """
     with pytest.MonkeyPatch.context() as patch:
-        for module in STARTERS:
-            patch.setattr(f"{module}.run_child", run_here)
+        patch.setattr("mi_duck.processes.run_child", run_here)
         return call_children(*arguments)
 
 
@@ -74,9 +69,10 @@ def here(*arguments: object, code: int = 0) -> Result:
 
 def run_here(
     function: str, arguments: Mapping[str, Any], *, threads: int, report: Report, **watching: Any
-) -> ChildResult:
+) -> ChildResult[Any]:
     """Do what `mi_duck.processes.run_child` does without a child: the same function, through the same JSON."""
-    if threading.current_thread() is not threading.main_thread():  # several at once need processes
+    is_probe = str(arguments.get("run", "")).endswith("probes")  # whose memory is measured
+    if is_probe or threading.current_thread() is not threading.main_thread():  # several at once need processes
         return run_child(function, arguments, threads=threads, report=report, **watching)
     module, name = function.split(":")
     begun = time.monotonic()
@@ -131,7 +127,7 @@ def partitioned(dataset: Path, run: Path, *flags: str) -> Path:
 def trained(dataset: Path, run: Path, *flags: str, threads: int = 1) -> Path:
     """Plan a run, write its segments and train its instances, in this process."""
     partitioned(dataset, run, *flags)
-    for instance in RunFolder(run).read_plan().instances:
+    for instance in RunFolder(run).read_plan().cut.instances:
         train_instance(run=str(run), instance_id=instance.instance_id, threads=threads, report=quiet)
     return run
 

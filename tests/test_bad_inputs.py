@@ -29,7 +29,6 @@ from mi_duck.data.database import Database
 from mi_duck.data.dataset import open_dataset
 from mi_duck.data.parquet import verify_pages
 from mi_duck.errors import DataError
-from mi_duck.plan.make_plan import PlanOptions
 from mi_duck.rows.partition import partition_here
 from mi_duck.rows.segments import SegmentReader
 from mi_duck.run.folder import RunFolder
@@ -395,9 +394,9 @@ def test_plan__takes_an_odd_input_and_every_row_of_it(case: str, tmp_path: Path)
         assert words in result.stderr
     folder = RunFolder(tmp_path / "run")
     plan = folder.read_plan()
-    assert (plan.n_genes, plan.n_rows, len(plan.features)) == (odd.n_genes, odd.n_rows, odd.features)
+    assert (plan.data.n_genes, plan.data.n_rows, len(plan.data.features)) == (odd.n_genes, odd.n_rows, odd.features)
     partition_here(run=str(folder.root), threads=1, report=quiet)
-    reader = SegmentReader(plan, plan.segments, folder.segments)
+    reader = SegmentReader(plan, plan.cut.segments, folder.segments)
     written = [
         row
         for file in open_dataset(str(tmp_path / "data")).files
@@ -530,7 +529,7 @@ def rewrite(file: Path, old: str, new: str) -> None:
 
 
 BAD_PLANS: dict[str, tuple[Callable[[str], str], str]] = {
-    "67 newer": (lambda text: text.replace('"version": 4', '"version": 99'), "the plan has format 99"),
+    "67 newer": (lambda text: text.replace('"version": 5', '"version": 99'), "the plan has format 99"),
     "70 nested": (lambda text: "[" * 1_000_000 + "]" * 1_000_000, "plan.json is damaged"),
     "70 nan": (lambda text: text.replace('"seed": 42', '"seed": NaN'), "plan.json is damaged: it holds NaN"),
     "70 doubled key": (
@@ -661,20 +660,19 @@ def test_full_hash__sees_what_footers_do_not(tmp_path: Path) -> None:
     arguments = (tmp_path / "data", "--out", tmp_path / "run", *flags)
     assert call("plan", *arguments).exit_code == 0
     plan = RunFolder(tmp_path / "run").read_plan()
-    assert plan.full_hash
-    assert plan.dataset_fingerprint == open_dataset(str(tmp_path / "data"), full_hash=True).fingerprint
+    assert plan.data.full_hash
+    assert plan.data.fingerprint == open_dataset(str(tmp_path / "data"), full_hash=True).fingerprint
     plain = open_dataset(str(tmp_path / "data")).fingerprint
-    assert plan.dataset_fingerprint != plain
+    assert plan.data.fingerprint != plain
     rewrite_in_place(tmp_path / "data" / "a.parquet")
     assert open_dataset(str(tmp_path / "data")).fingerprint == plain
     with pytest.raises(DataError, match=r"a\.parquet is another file now"):
         partition_here(run=str(tmp_path / "run"), threads=1, report=quiet)
     assert_refused(call("train", tmp_path / "run"), 65, "a.parquet is another file now")
     plan, again = RunFolder(tmp_path / "run").read_plan(), open_dataset(str(tmp_path / "data"), full_hash=True)
-    options = PlanOptions(**plan.options)
-    assert differences_asked(plan, again, options, plan.settings)[-1].endswith("a.parquet is another file now")
+    assert differences_asked(plan, again, plan.asked)[-1].endswith("a.parquet is another file now")
     plain_now = open_dataset(str(tmp_path / "data"))
-    assert "full_hash: True then, False now" in differences_asked(plan, plain_now, options, plan.settings)
+    assert "full_hash: True then, False now" in differences_asked(plan, plain_now, plan.asked)
 
 
 @pytest.mark.parametrize("reader", ["inspect", "plan", "partition", "predict"])
@@ -751,7 +749,7 @@ def test_partition__verifies_the_gene_column_again(partitioned: Path, tmp_path: 
     table = pq.ParquetFile(file).read()
     pq.write_table(table, file, write_page_checksum=True)
     plan = run / "plan.json"
-    fingerprints = [open_dataset(str(tmp_path / "data")).fingerprint, RunFolder(run).read_plan().dataset_fingerprint]
+    fingerprints = [open_dataset(str(tmp_path / "data")).fingerprint, RunFolder(run).read_plan().data.fingerprint]
     rewrite(plan, fingerprints[1], fingerprints[0])
     rewrite_in_place(file, 0)
     with pytest.raises(DataError, match=r"b\.parquet is damaged .*CRC"):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from mi_duck.errors import DataError
-from mi_duck.genome.candidates import Candidates, complete_genes, draw_candidates, gene_key
 from mi_duck.genome.annotation import Gene, StrandSites, strand_sites
+from mi_duck.genome.candidates import Candidates, complete_genes, draw_candidates, gene_key
 from mi_duck.genome.sequence import encode, reverse_complement
 
 LETTERS = np.random.default_rng(5).integers(0, 4, 5_000).astype(np.uint8)

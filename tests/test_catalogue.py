@@ -50,7 +50,7 @@ def test_describe_catalogue__has_the_promised_tables_and_columns(run: Path) -> N
 
 def test_catalogue__numbers_equal_those_of_the_files(run: Path) -> None:
     plan = RunFolder(run).read_plan()
-    n = len(plan.instances)
+    n = len(plan.cut.instances)
     assert ask(run, "select n_genes_dataset, n_genes, n_genes_trained, coverage_fraction from coverage") == [
         (60, 60, 60, 1.0)
     ]
@@ -58,12 +58,12 @@ def test_catalogue__numbers_equal_those_of_the_files(run: Path) -> None:
     assert ask(run, "select gene_id, fold from gene_folds") == list(
         zip(genes["gene_id"].to_pylist(), genes["fold"].to_pylist(), strict=True)
     )
-    assert ask(run, "select count(*), sum(n_rows), min(n_instances) from genes") == [(60, plan.n_rows, 1)]
+    assert ask(run, "select count(*), sum(n_rows), min(n_instances) from genes") == [(60, plan.data.n_rows, 1)]
     assert ask(run, "select count(*) from genes where n_neither + n_donor + n_acceptor <> n_rows") == [(0,)]
     assert ask(run, "select instance_id, n_genes, status, weight from instances") == [
-        (one.instance_id, one.n_genes, "done", 1 / n) for one in plan.instances
+        (one.instance_id, one.n_genes, "done", 1 / n) for one in plan.cut.instances
     ]
-    assert ask(run, "select count(*) from instance_genes") == [(sum(one.n_genes for one in plan.instances),)]
+    assert ask(run, "select count(*) from instance_genes") == [(sum(one.n_genes for one in plan.cut.instances),)]
     assert ask(run, "select sum(n_instances) from genes") == ask(run, "select count(*) from instance_genes")
     with (run / "metrics.csv").open() as file:
         values = [(row["scope"], row["class"], row["metric"], float(row["value"])) for row in csv.DictReader(file)]
@@ -80,7 +80,7 @@ def test_catalogue__numbers_equal_those_of_the_files(run: Path) -> None:
 def test_catalogue__neighbours_share_the_planned_genes_and_no_others_any(run: Path) -> None:
     plan = RunFolder(run).read_plan()
     _, rows = query_catalogue(run, name="overlaps")
-    assert rows == [(number, number + 1, plan.overlap_genes) for number in range(len(plan.instances) - 1)]
+    assert rows == [(number, number + 1, plan.cut.overlap_genes) for number in range(len(plan.cut.instances) - 1)]
 
 
 def test_catalogue__every_named_query_runs(run: Path) -> None:
@@ -115,7 +115,7 @@ def test_write_catalogue__can_be_built_again_over_what_a_killed_one_left(run: Pa
 
 def test_score_table__has_a_line_for_base_each_member_ensemble_and_gain(run: Path) -> None:
     columns, rows = score_table(run)
-    n = len(RunFolder(run).read_plan().instances)
+    n = len(RunFolder(run).read_plan().cut.instances)
     members = [f"instance_{number:02d}" for number in range(n)]
     assert [row[0] for row in rows] == ["base", *members, "ensemble", "ensemble - base"]
     assert columns[1:] == ["AP neither", "AP donor", "AP acceptor", "AP macro", "F1 macro", "log loss"]

@@ -4,10 +4,10 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from plans import changed
 from runs import FAST, planned
 
 from mi_duck.atomic_files import remove_leftovers
@@ -70,7 +70,7 @@ def test_plan__a_changed_digit_is_damage(small_dataset: Path, tmp_path: Path) ->
     folder.plan.write_text(text[:digit] + ("1" if text[digit] != "1" else "2") + text[digit + 1 :])
     with pytest.raises(CheckpointError, match="plan.json is damaged"):
         folder.read_plan()
-    assert Plan.from_json(replace(plan, n_rows=7).to_json()).n_rows == 7
+    assert Plan.from_json(changed(plan, n_rows=7).to_json()).data.n_rows == 7
 
 
 def test_remove_leftovers__deletes_what_killed_writers_left_and_nothing_else(tmp_path: Path) -> None:

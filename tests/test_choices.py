@@ -93,7 +93,7 @@ def test_choose_layout__leaves_zeros_out_where_that_saves_time_and_fits_with_roo
 
 
 def test_choose_cv__depends_on_the_settings_alone() -> None:
-    few, many = (replace(SETTINGS, n_estimators=ROUNDS_WORTH_A_MATRIX + more) for more in (-1, 0))
+    few, many = (ROUNDS_WORTH_A_MATRIX + more for more in (-1, 0))
     assert [choose_cv("auto", one, n_features=10, n_wide=5) for one in (few, many)] == ["weights", "matrices"]
     assert choose_cv("matrices", few, n_features=10, n_wide=5) == "matrices"
     assert choose_cv("weights", many, n_features=10, n_wide=5) == "weights"
@@ -101,10 +101,9 @@ def test_choose_cv__depends_on_the_settings_alone() -> None:
 
 def test_choose_cv__without_cuts_beforehand_is_by_weight() -> None:
     """With more wide columns than half XGBoost cuts all columns at once, and a fold of its own would be cut otherwise."""
-    settings = replace(SETTINGS, n_estimators=ROUNDS_WORTH_A_MATRIX)
-    assert choose_cv("auto", settings, n_features=10, n_wide=6) == "weights"
+    assert choose_cv("auto", ROUNDS_WORTH_A_MATRIX, n_features=10, n_wide=6) == "weights"
     with pytest.raises(PlanError, match="6 columns of 10"):
-        choose_cv("matrices", settings, n_features=10, n_wide=6)
+        choose_cv("matrices", ROUNDS_WORTH_A_MATRIX, n_features=10, n_wide=6)
 
 
 # ---- sampled negatives ------------------------------------------------------------------------------------------------
@@ -127,19 +126,19 @@ class Sampled:
         """Read a partitioned run."""
         folder = RunFolder(run)
         plan = folder.read_plan()
-        reader = SegmentReader(plan, plan.segments, folder.segments)
+        reader = SegmentReader(plan, plan.cut.segments, folder.segments)
         return cls(run, plan, reader.keys(), np.concatenate([rows.copy() for rows in reader.matrices(1000)]))
 
     @property
     def site_score(self) -> np.ndarray:
         """The larger of the sites' base scores."""
-        places = [self.plan.features.index(name) for name in ("donor_score", "acceptor_score")]
+        places = [self.plan.data.features.index(name) for name in ("donor_score", "acceptor_score")]
         return np.asarray(self.matrix[:, places].max(axis=1))
 
     @property
     def is_easy(self) -> np.ndarray:
         """Which rows are negatives whose score is below the threshold."""
-        return (self.keys["label"] == 0) & (self.site_score < np.float32(self.plan.easy_below or 0))
+        return (self.keys["label"] == 0) & (self.site_score < np.float32(self.plan.data.easy_below or 0))
 
 
 @pytest.fixture(scope="module")
@@ -262,10 +261,10 @@ def test_sampling__is_a_quarter_by_default_where_rows_are_many(
         result = call("plan", data, "--out", out, "--memory-per-gene-mb", "1", *flags)
         assert result.exit_code == 0, result.output
         plan = RunFolder(out).read_plan()
-        assert plan.settings.sample_negatives == expected
-        assert (sum(one.n_training_rows for one in plan.instances) < sum(one.n_rows for one in plan.instances)) == (
-            expected < 1
-        )
+        assert plan.settings.easy_share == expected
+        assert (
+            sum(one.n_training_rows for one in plan.cut.instances) < sum(one.n_rows for one in plan.cut.instances)
+        ) == (expected < 1)
         assert ("easy negatives: those whose site score is below" in result.stderr) == (expected < 1)
 
 
@@ -318,22 +317,22 @@ def planted(dataset: Path) -> dict[str, float]:
 
 def test_screening__keeps_base_scores_and_the_planted_features(dataset: Path, grouped: Path, tmp_path: Path) -> None:
     plan, said = planned_with(grouped, tmp_path / "run", "--screen-features", "18", "--n-estimators", "5")
-    assert set(plan.base_scores) == {"neither_score", "donor_score", "acceptor_score"} <= set(plan.features)
-    assert 18 <= len(plan.features) <= 21
+    assert set(plan.data.base_scores) == {"neither_score", "donor_score", "acceptor_score"} <= set(plan.data.features)
+    assert 18 <= len(plan.data.features) <= 21
     strongest = {name for name, weight in planted(dataset).items() if weight >= 0.8}
     assert len(strongest) == 8
-    assert strongest <= set(plan.features)
-    assert not [name for name in plan.features if name.startswith("noise_")]
-    assert plan.features == tuple(name for name in all_features(grouped) if name in set(plan.features))
-    assert plan.record_bytes == len(plan.small_features) + 4 * len(plan.wide_features)
-    assert set(plan.small_features) | set(plan.wide_features) == set(plan.features)
-    layout = MemoryModel.from_dict(plan.memory).layout
-    assert (layout.n_features, layout.n_wide) == (len(plan.features), len(plan.wide_features))
+    assert strongest <= set(plan.data.features)
+    assert not [name for name in plan.data.features if name.startswith("noise_")]
+    assert plan.data.features == tuple(name for name in all_features(grouped) if name in set(plan.data.features))
+    assert plan.data.record_bytes == len(plan.data.small_features) + 4 * len(plan.data.wide_features)
+    assert set(plan.data.small_features) | set(plan.data.wide_features) == set(plan.data.features)
+    layout = MemoryModel.from_dict(plan.costs.model).layout
+    assert (layout.n_features, layout.n_wide) == (len(plan.data.features), len(plan.data.wide_features))
     assert "trained on and not scored" in said
     # the instance trains on what is left
     trained_again(tmp_path / "run")
     booster = read_parts(tmp_path / "run" / "multi_instance_training" / "instance_00" / "model_multiclass.miduck")
-    assert json.loads(booster["model.json"])["features"] == list(plan.features)
+    assert json.loads(booster["model.json"])["features"] == list(plan.data.features)
 
 
 def all_features(data: Path) -> Sequence[str]:
@@ -349,14 +348,14 @@ def test_screening__the_pilot_has_whole_groups_and_is_recorded(grouped: Path, tm
     """A quarter of 100 genes is 25; of groups of seven it takes 28, or more where a smaller group lies between."""
     plan, _ = planned_with(grouped, tmp_path / "run", "--screen-features", "5", "--n-estimators", "2")
     groups = pq.read_table(RunFolder(tmp_path / "run").genes)["fold_group"].to_pylist()
-    assert 25 <= plan.pilot_genes < 25 + 7
-    assert groups[plan.pilot_genes - 1] != groups[plan.pilot_genes]
-    assert not set(groups[: plan.pilot_genes]) & set(groups[plan.pilot_genes :])
+    assert 25 <= plan.data.pilot_genes < 25 + 7
+    assert groups[plan.data.pilot_genes - 1] != groups[plan.data.pilot_genes]
+    assert not set(groups[: plan.data.pilot_genes]) & set(groups[plan.data.pilot_genes :])
 
 
 def test_screening__of_all_features_is_none(grouped: Path, tmp_path: Path) -> None:
     plan, said = planned_with(grouped, tmp_path / "run", "--screen-features", "40", "--n-estimators", "2")
-    assert (len(plan.features), plan.pilot_genes) == (40, 0)
+    assert (len(plan.data.features), plan.data.pilot_genes) == (40, 0)
     assert "keeps all 40 features" in said
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,6 @@ from test_bad_inputs import every, good
 from cli import app
 from mi_duck import __version__
 from mi_duck.errors import RunBusyError
-from mi_duck.options import Planning
-from mi_duck.plan.make_plan import PlanOptions
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.instance_folder import write_lost
 from mi_duck.run.locks import instance_lock, run_lock
@@ -88,12 +87,11 @@ def setting(name: str) -> Callable[[Plan], Any]:
     return lambda plan: getattr(plan.settings, name)
 
 
-def field(name: str) -> Callable[[Plan], Any]:
-    return lambda plan: getattr(plan, name)
+field = attrgetter
 
 
 def shape(plan: Plan) -> Any:
-    return [(one.first_rank, one.stop_rank) for one in plan.instances]
+    return [(one.first_rank, one.stop_rank) for one in plan.cut.instances]
 
 
 # flag, value, what of the plan it changes, what that becomes (None: something else than before)
@@ -106,33 +104,41 @@ ACTS: dict[str, tuple[tuple[str, ...], Callable[[Plan], Any], Any]] = {
     "--max-bin": (("32",), setting("max_bin"), 32),
     "--no-calibrate-per-class": ((), setting("calibrate"), False),
     "--calibrate-per-class": (("--no-calibrate-per-class", "--calibrate-per-class"), setting("calibrate"), True),
-    "--seed": (("1",), field("genes_sha256"), None),
-    "--sample-genes": (("40",), field("n_genes"), 40),
-    "--genes-per-instance": (("15",), lambda plan: len(plan.instances), 5),
-    "--max-instances": (("4", "--genes-per-instance", "10"), lambda plan: len(plan.instances), 4),
-    "--instance-overlap": (("0.5",), field("overlap_genes"), None),
-    "--strategy": (("single",), field("strategy"), "single"),
-    "--layout": (("zeros",), setting("layout"), "zeros"),
-    "--cv": (("matrices", "--exclude", r"^(?!\d+mer_|(donor|acceptor|neither)_score$)"), setting("cv"), "matrices"),
-    "--sample-negatives": (("0.3",), lambda plan: plan.instances[0].n_training_rows, None),
-    "--screen-features": (("10",), lambda plan: 10 <= len(plan.features) <= 13, True),
-    "--memory-per-gene-mb": (("50",), lambda plan: plan.instances[0].predicted_bytes, None),
-    "--max-memory-per-instance-gb": (("1.5",), field("budget_bytes"), 3 << 29),
+    "--seed": (("1",), field("data.genes_sha256"), None),
+    "--sample-genes": (("40",), field("data.n_genes"), 40),
+    "--genes-per-instance": (("15",), lambda plan: len(plan.cut.instances), 5),
+    "--max-instances": (("4", "--genes-per-instance", "10"), lambda plan: len(plan.cut.instances), 4),
+    "--instance-overlap": (("0.5",), field("cut.overlap_genes"), None),
+    "--strategy": (("single",), field("cut.strategy_used"), "single"),
+    "--layout": (("zeros",), setting("layout_used"), "zeros"),
+    "--cv": (
+        ("matrices", "--exclude", r"^(?!\d+mer_|(donor|acceptor|neither)_score$)"),
+        setting("cv_used"),
+        "matrices",
+    ),
+    "--sample-negatives": (("0.3",), lambda plan: plan.cut.instances[0].n_training_rows, None),
+    "--screen-features": (("10",), lambda plan: 10 <= len(plan.data.features) <= 13, True),
+    "--memory-per-gene-mb": (("50",), lambda plan: plan.cut.instances[0].predicted_bytes, None),
+    "--max-memory-per-instance-gb": (("1.5",), field("cut.budget.budget_bytes"), 3 << 29),
     # on other machines the number of the user is the budget, whatever this one has
-    "--executor": (("slurm", "--max-memory-per-instance-gb", "1000"), field("budget_bytes"), 1000 << 30),
+    "--executor": (("slurm", "--max-memory-per-instance-gb", "1000"), field("cut.budget.budget_bytes"), 1000 << 30),
     "--dask-scheduler": (
         ("tcp://127.0.0.1:1", "--executor", "dask", "--max-memory-per-instance-gb", "1000"),
-        field("budget_bytes"),
+        field("cut.budget.budget_bytes"),
         1000 << 30,
     ),
-    "--memory-safety-factor": (("0.05",), field("budget_source"), None),
-    "--exclude": (("^5mer",), lambda plan: [name for name in plan.features if name.startswith("5mer")], []),
-    "--base-score-columns": (("neither_score,donor_score,signal_donor_0",), field("base_scores"), None),
-    "--fold-by": (("gene_id",), field("fold_column"), "gene_id"),
-    "--voting": (("margin",), lambda plan: plan.options["voting"], "margin"),
-    "--weights": (("auto",), lambda plan: plan.options["weights"], "auto"),
-    "--full-hash": ((), field("full_hash"), True),
-    "--holdout-genes": (("0.2",), lambda plan: plan.n_genes + plan.n_holdout_genes == 60 > plan.n_genes, True),
+    "--memory-safety-factor": (("0.05",), field("cut.budget.won"), None),
+    "--exclude": (("^5mer",), lambda plan: [name for name in plan.data.features if name.startswith("5mer")], []),
+    "--base-score-columns": (("neither_score,donor_score,signal_donor_0",), field("data.base_scores"), None),
+    "--fold-by": (("gene_id",), field("data.fold_column"), "gene_id"),
+    "--voting": (("margin",), lambda plan: plan.asked.voting, "margin"),
+    "--weights": (("auto",), lambda plan: plan.asked.weights, "auto"),
+    "--full-hash": ((), field("data.full_hash"), True),
+    "--holdout-genes": (
+        ("0.2",),
+        lambda plan: plan.data.n_genes + plan.data.n_holdout_genes == 60 > plan.data.n_genes,
+        True,
+    ),
 }
 ELSEWHERE = {
     "--auto-exclude-leaky": "test_leakage",
@@ -205,7 +211,7 @@ def test_flags__threads_count_in_memory(small_dataset: Path, tmp_path: Path) -> 
         flags = ("--strategy", "single", "--max-depth", "14", "--max-memory-per-instance-gb", "12")
         result = call("plan", small_dataset, "--out", out, *flags, "--threads", threads)
         assert result.exit_code == 0, result.output
-        predicted.append(RunFolder(out).read_plan().instances[0].predicted_bytes)
+        predicted.append(RunFolder(out).read_plan().cut.instances[0].predicted_bytes)
     assert predicted[0] < predicted[1]
 
 
@@ -250,7 +256,7 @@ def test_exclude_features__names_columns_in_a_file(small_dataset: Path, plain: P
     (tmp_path / "names.txt").write_text(f"# two\n{plain.features[0]}\n\n{plain.features[5]}\n")
     result = call("plan", small_dataset, "--out", tmp_path / "run", *BASE, "--exclude-features", tmp_path / "names.txt")
     assert result.exit_code == 0
-    left = set(plain.features) - set(RunFolder(tmp_path / "run").read_plan().features)
+    left = set(plain.features) - set(RunFolder(tmp_path / "run").read_plan().data.features)
     assert left == {plain.features[0], plain.features[5]}
     assert "--exclude-features" in result.stderr  # the list is printed
 
@@ -272,7 +278,7 @@ def many_genes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_train_all_genes__makes_several_instances_above_1500(many_genes: Path, tmp_path: Path) -> None:
     for name, flags, strategy in (("a", (), "single"), ("b", ("--train-all-genes",), "multi")):
         assert call("plan", many_genes, "--out", tmp_path / name, *flags).exit_code == 0
-        assert RunFolder(tmp_path / name).read_plan().strategy == strategy
+        assert RunFolder(tmp_path / name).read_plan().cut.strategy_used == strategy
     both = call("plan", many_genes, "--out", tmp_path / "c", "--train-all-genes", "--sample-genes", "50")
     assert_refused(both, 2, "exclude each other")
 
@@ -280,7 +286,7 @@ def test_train_all_genes__makes_several_instances_above_1500(many_genes: Path, t
 def test_auto_adjust__lets_the_size_follow_or_refuses(many_genes: Path, tmp_path: Path) -> None:
     flags = ("--strategy", "multi", "--genes-per-instance", "200", "--max-instances", "4")
     assert call("plan", many_genes, "--out", tmp_path / "a", *flags, "--auto-adjust-instance-size").exit_code == 0
-    assert len(RunFolder(tmp_path / "a").read_plan().instances) == 4
+    assert len(RunFolder(tmp_path / "a").read_plan().cut.instances) == 4
     hard = call("plan", many_genes, "--out", tmp_path / "b", *flags, "--no-auto-adjust-instance-size")
     assert_refused(hard, 78, "cover 740 of 1,600 genes")  # 4 x 200 - 3 x 20
     assert contents(tmp_path / "b") == []
@@ -361,7 +367,7 @@ def test_status__shows_what_is_done(run: Path) -> None:
 def test_status__knows_running_and_lost_instances(small_dataset: Path, tmp_path: Path) -> None:
     """A lock of the instance is held; then it is noted as lost, and tried again."""
     folder = RunFolder(planned(small_dataset, tmp_path / "run"))
-    instance = folder.read_plan().instances[1]
+    instance = folder.read_plan().cut.instances[1]
 
     def status() -> dict[str, Any]:
         found: dict[str, Any] = json.loads(call("status", folder.root, "--json").stdout)
@@ -408,7 +414,7 @@ def test_verbose__tells_of_sql_and_changes_no_plan(small_dataset: Path, plain: P
     result = call("plan", small_dataset, "--out", tmp_path / "run", *BASE, "--verbose")
     assert re.search(r"^sql/gene_index\.sql: 60 rows, \d+\.\d{3} s$", result.stderr, re.MULTILINE)
     assert re.search(r"^sql/checks/null_gene\.sql: 0 rows, ", result.stderr, re.MULTILINE)
-    assert RunFolder(tmp_path / "run").read_plan().genes_sha256 == plain.genes_sha256
+    assert RunFolder(tmp_path / "run").read_plan().data.genes_sha256 == plain.genes_sha256
     assert "sql/" not in call("plan", small_dataset, "--out", tmp_path / "other", *BASE).stderr
 
 
@@ -419,14 +425,14 @@ def test_verbose__tells_of_child_processes_and_what_they_do(small_dataset: Path,
     away = data.rename(tmp_path / "away")
     failed = call_children("train", out, "--threads", "1", "--verbose")
     assert failed.exit_code == 65
-    assert re.search(r"^in mi_duck\.stages:partition_here:\nTraceback", failed.stderr, re.MULTILINE)
-    assert re.search(r"^child mi_duck\.stages:partition_here: .* exit code 65$", failed.stderr, re.MULTILINE)
+    assert re.search(r"^in mi_duck\.rows\.partition:partition_here:\nTraceback", failed.stderr, re.MULTILINE)
+    assert re.search(r"^child mi_duck\.rows\.partition:partition_here: .* exit code 65$", failed.stderr, re.MULTILINE)
     away.rename(data)
     for arguments, words in (
         (("train", out), r"^sql/row_index\.sql: 60 rows, \d+\.\d{3} s$"),
         (
             ("consolidate", out),
-            r"^child mi_duck\.ensemble\.joining:join_run: \d+\.\d\d s, peak \d+ MiB$",
+            r"^child mi_duck\.workflow\.steps:consolidate: \d+\.\d\d s, peak \d+ MiB$",
         ),
         (("predict", out, data, "--out", tmp_path / "p.parquet"), r"^batch of .*: [\d,]+ rows, \d+\.\d{3} s$"),
     ):
@@ -434,10 +440,6 @@ def test_verbose__tells_of_child_processes_and_what_they_do(small_dataset: Path,
         assert result.exit_code == 0, result.output
         assert re.search(words, result.stderr, re.MULTILINE), result.stderr
         assert "exit code" not in result.stderr
-
-
-def test_options__have_the_defaults_of_the_functions_behind_them() -> None:
-    assert asdict(Planning()) == asdict(PlanOptions())
 
 
 def test_plan__prints_what_it_made(small_dataset: Path, tmp_path: Path) -> None:
@@ -501,9 +503,9 @@ def test_overlap__none_and_half_are_fine(small_dataset: Path, tmp_path: Path) ->
             call("plan", small_dataset, "--out", tmp_path / name, *BASE, "--instance-overlap", overlap).exit_code == 0
         )
         plan = RunFolder(tmp_path / name).read_plan()
-        pairs = zip(plan.instances, plan.instances[1:], strict=False)
-        assert {one.stop_rank - other.first_rank for one, other in pairs} == {plan.overlap_genes}
-        assert plan.overlap_genes <= shared
+        pairs = zip(plan.cut.instances, plan.cut.instances[1:], strict=False)
+        assert {one.stop_rank - other.first_rank for one, other in pairs} == {plan.cut.overlap_genes}
+        assert plan.cut.overlap_genes <= shared
 
 
 def test_exit_codes__storage_busy_and_memory(
@@ -627,5 +629,5 @@ def test_paths__with_spaces_quotes_and_pattern_characters(small_dataset: Path, t
     file = next((place / "d's [1]").rglob("*.parquet"))
     file.rename(file.with_name("part 0 %20 ;drop.parquet"))
     out = partitioned(place / "d's [1]", place / "run *", "--strategy", "single", "--n-estimators", "1")
-    assert RunFolder(out).read_plan().n_genes == 60
+    assert RunFolder(out).read_plan().data.n_genes == 60
     assert json.loads(call("status", out, "--json").stdout)["n_done"] == 0

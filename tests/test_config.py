@@ -118,8 +118,8 @@ def test_config__sets_what_the_command_line_does_not(small_dataset: Path, tmp_pa
     found = plan.settings
     assert (found.n_estimators, found.max_depth, found.learning_rate, found.max_bin) == (7, 5, 1.0, 32)
     assert (found.n_folds, found.calibrate, found.early_stopping_patience) == (2, False, 30)
-    assert plan.options["voting"] == "margin"
-    assert not [name for name in plan.features if name.startswith("5mer")]
+    assert plan.asked.voting == "margin"
+    assert not [name for name in plan.data.features if name.startswith("5mer")]
 
 
 def test_config__may_name_dataset_and_run(small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,13 +131,13 @@ def test_config__may_name_dataset_and_run(small_dataset: Path, tmp_path: Path, m
     result = call("plan", "--config", file, *BASE)
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["n_genes"] == 60
-    assert RunFolder(tmp_path / "made").read_plan().n_genes == 60
+    assert RunFolder(tmp_path / "made").read_plan().data.n_genes == 60
     file.write_text("dataset = 'nowhere'\nout = 'other'")
     for typed in ((small_dataset,), ("--dataset", small_dataset)):
         assert_refused(call("plan", "--config", file, *BASE), 65, "nothing is at nowhere")
         out = f"typed{len(typed)}"
         assert call("plan", *typed, "--config", file, "--out", out, *BASE).exit_code == 0
-        assert RunFolder(tmp_path / out).read_plan().n_genes == 60
+        assert RunFolder(tmp_path / out).read_plan().data.n_genes == 60
     assert not (tmp_path / "other").exists()
 
 
@@ -145,7 +145,7 @@ def test_config__may_name_dataset_and_run(small_dataset: Path, tmp_path: Path, m
     ("text", "words"),
     [
         ("n-estimators = 0", "'n-estimators':"),
-        ("[plan]\nstrategy = 'both'", "'plan.strategy':"),
+        ("[plan]\nstrategy = 'both'", "'plan.cut.strategy_used':"),
         ("instance-overlap = 0.51", "'instance-overlap':"),
         ("n-estimatrs = 7", "did you mean 'n-estimators'?"),
         ("no-calibrate-per-class = true", "did you mean 'calibrate-per-class'?"),

@@ -211,11 +211,14 @@ def test_model__predicts_alike_from_numpy_arrow_a_data_frame_and_parquet(
 def test_model__carries_its_rule_and_says_so(cases: dict[str, Case]) -> None:
     for layout, case in cases.items():
         plan = RunFolder(case.run).read_plan()
-        assert (plan.settings.layout, case.model.encoding) == (layout, encoding_of(layout, plan.zero_is_missing))
+        assert (plan.settings.layout_used, case.model.encoding) == (
+            layout,
+            encoding_of(layout, plan.settings.zero_is_missing),
+        )
         with (case.folder / "feature_manifest.csv").open() as file:
             said = {row["feature"]: row["missing_as"] for row in csv.DictReader(file)}
-        assert said == {name: case.model.encoding.missing_as(name) for name in plan.features}
-    assert set(cases["zeros"].model.encoding.zero_is_missing) <= set(plan.small_features)
+        assert said == {name: case.model.encoding.missing_as(name) for name in plan.data.features}
+    assert set(cases["zeros"].model.encoding.zero_is_missing) <= set(plan.data.small_features)
     assert cases["zeros"].model.encoding.zero_is_missing
     # a column with nulls is not a byte column: its zeros stay zeros
     assert "5mer_GTGAG" not in cases["zeros"].model.encoding.zero_is_missing

@@ -83,14 +83,14 @@ def test_ensemble__is_the_mean_of_the_members_calibrated_probabilities(
 
 def test_ensemble__has_the_whole_interface(run: Path, model: ConsolidatedMetaModel) -> None:
     plan = RunFolder(run).read_plan()
-    n = len(plan.instances)
-    assert model.get_feature_names() == list(plan.features)
-    assert model.classes == plan.classes == ("neither", "donor", "acceptor")
+    n = len(plan.cut.instances)
+    assert model.get_feature_names() == list(plan.data.features)
+    assert model.classes == plan.data.classes == ("neither", "donor", "acceptor")
     assert model.total_instances == len(model.instance_models) == n
     assert model.voting_weights == model.instance_weights == [1 / n] * n
     assert model.consolidation_method == "probability"
     assert [facts["instance_id"] for facts in model.instance_metadata] == list(range(n))
-    assert model.total_genes_covered == plan.n_genes == 60
+    assert model.total_genes_covered == plan.data.n_genes == 60
     assert len(model.get_base_models()) == 3 * n
     shap_models = model.get_comprehensive_shap_models()
     assert list(shap_models) == [f"instance_{number}" for number in range(n)]

@@ -15,21 +15,22 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from plans import changed
 from runs import assert_refused, call, end, mi_duck, quiet, wait_for_line
 from typer.testing import Result
 
 from cli import app
 from mi_duck.atomic_files import file_sha256
 from mi_duck.executors.array_index import BEGINS_AT, array_index
-from mi_duck.executors.slurm import WATCHER_BYTES, array_of, finish_flags, job_sizes, scripts, slurm_folder
+from mi_duck.executors.slurm import WATCHER_BYTES, array_of, job_sizes, scripts, slurm_folder
 from mi_duck.genome.synthetic import synthesise
 from mi_duck.rows.partition import partition_here
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.instance_folder import TRAINED, is_trained
 from mi_duck.run.locks import run_lock
 from mi_duck.run.plan import Plan
+from mi_duck.settings import Diagnostics, flags_of
 from mi_duck.train.train import train_instance
-from mi_duck.workflow.pipeline import Diagnostics
 
 FLAGS = (
     *("--strategy", "multi", "--genes-per-instance", "12", "--memory-per-gene-mb", "1", "--n-estimators", "6"),
@@ -54,7 +55,7 @@ def reference(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("reference") / "run"
     assert call("plan", dataset, "--out", run, *FLAGS).exit_code == 0
     partition_here(run=str(run), threads=1, report=quiet)
-    for instance in RunFolder(run).read_plan().instances:
+    for instance in RunFolder(run).read_plan().cut.instances:
         train_instance(run=str(run), instance_id=instance.instance_id, threads=1, report=quiet)
     return run
 
@@ -163,7 +164,7 @@ def texts_of(run: Path, plan: Plan, **options: object) -> dict[str, str]:
         "sbatch_options": (),
         "diagnostics": Diagnostics(),
     }
-    return scripts(RunFolder(run), plan, plan.instances, **(values | options))  # type: ignore[arg-type]
+    return scripts(RunFolder(run), plan, plan.cut.instances, **(values | options))  # type: ignore[arg-type]
 
 
 def directives(text: str) -> dict[str, str]:
@@ -175,9 +176,10 @@ def directives(text: str) -> dict[str, str]:
 def test_scripts__ask_for_what_the_plan_predicts(reference: Path) -> None:
     plan = plan_of(reference)
     large = tuple(
-        replace(one, predicted_bytes=(8 + one.instance_id) << 30, predicted_seconds=3600.0) for one in plan.instances
+        replace(one, predicted_bytes=(8 + one.instance_id) << 30, predicted_seconds=3600.0)
+        for one in plan.cut.instances
     )
-    plan = replace(plan, instances=large)
+    plan = changed(plan, instances=tuple(large))
     asked = directives(texts_of(reference, plan, at_once=2)["instances.sh"])
     assert asked["--array"] == "0-2%2"
     assert asked["--cpus-per-task"] == "3"
@@ -187,7 +189,7 @@ def test_scripts__ask_for_what_the_plan_predicts(reference: Path) -> None:
     assert asked["--signal"] == "B:TERM@120"
     assert "--requeue" in asked
     assert asked["--open-mode"] == "append"
-    sizes = job_sizes(plan, plan.instances, cores=1)
+    sizes = job_sizes(plan, plan.cut.instances, cores=1)
     assert sizes["finish"].minutes >= sizes["instances"].minutes >= sizes["partition"].minutes > 0
     assert sizes["finish"].mebibytes >= sizes["instances"].mebibytes > sizes["partition"].mebibytes >= 1024
 
@@ -228,13 +230,13 @@ def test_scripts__cannot_hold_what_breaks_a_line(planned: Path) -> None:
         assert_refused(invoke("train", run, "--executor", "slurm"), 78, words)
 
 
-def test_finish_flags__ask_for_the_same_diagnostics() -> None:
+def test_flags_of__ask_for_the_same_diagnostics() -> None:
     """What `mi-duck finish` makes of the flags is what was asked of `mi-duck run`, for every diagnostic."""
     command = typer.main.get_command(app).commands["finish"]  # type: ignore[attr-defined]
     plain = command.make_context("finish", ["run"]).params
-    changed = Diagnostics(True, False, False, 3, False, 50, 20)
-    assert finish_flags(Diagnostics()) == []
-    asked = command.make_context("finish", ["run", *finish_flags(changed)]).params
+    changed = Diagnostics(True, False, False, 3, True, 50, 20)
+    assert list(flags_of(Diagnostics())) == []
+    asked = command.make_context("finish", ["run", *flags_of(changed)]).params
     differing = {name: value for name, value in asked.items() if value != plain[name]}
     assert differing == {
         "minimal_diagnostics": True,

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from plans import changed
 from runs import COMMAND, call_children, partitioned, planned
 
 from mi_duck.errors import MemoryBudgetError
@@ -88,10 +89,10 @@ def test_train__an_instance_that_passes_its_budget_is_lost_and_the_others_go_on(
     assert call_children("train", run, "--instance", "0", "--threads", "1").exit_code == 0
 
     def lowered(plan: Plan) -> Plan:
-        return replace(plan, budget_bytes=60 * MIB, memory=plan.memory | {"measured_bytes": [0] * len(PHASES)})
+        return changed(plan, budget_bytes=60 * MIB, model=replace(plan.costs.model, measured_bytes=(0,) * len(PHASES)))
 
     plan = change_plan(run, lowered)
-    assert len(plan.instances) == 3
+    assert len(plan.cut.instances) == 3
     result = call_children("train", run, "--threads", "1")
     assert result.exit_code == 69, result.output
     lines = result.stderr.splitlines()
@@ -148,14 +149,14 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tighten(plan: Plan, share: float) -> Plan:
     """Give a plan of one instance a budget of what it believes to need, times a share."""
-    (instance,) = plan.instances
-    needed = MemoryModel.from_dict(plan.memory).needed_bytes(instance.n_training_rows, instance.n_genes)
-    return replace(plan, budget_bytes=int(share * needed), budget_source="the test")
+    (instance,) = plan.cut.instances
+    needed = MemoryModel.from_dict(plan.costs.model).needed_bytes(instance.n_training_rows, instance.n_genes)
+    return changed(plan, budget_bytes=int(share * needed), won="the test")
 
 
 def measured(plan: Plan) -> Plan:
     """Return the plan as if probes had measured 140 MiB beside what grows with the rows, and had seen nothing missing."""
-    return replace(plan, memory=plan.memory | {"measured_bytes": [140 * MIB] * len(PHASES)})
+    return changed(plan, model=replace(plan.costs.model, measured_bytes=(140 * MIB,) * len(PHASES)))
 
 
 def test_check_filling__refuses_rows_that_need_more_than_those_that_were_measured(uneven: Path, tmp_path: Path) -> None:
@@ -164,9 +165,9 @@ def test_check_filling__refuses_rows_that_need_more_than_those_that_were_measure
     for is_users_number, code in ((True, 78), (False, 137)):
         plan = change_plan(
             run,
-            lambda plan, whose=is_users_number: replace(tighten(measured(plan), 1.05), budget_is_users_number=whose),  # type: ignore[misc]
+            lambda plan, whose=is_users_number: changed(tighten(measured(plan), 1.05), is_users_number=whose),  # type: ignore[misc]
         )
-        assert MemoryModel.from_dict(plan.memory).layout.missing_share == 0
+        assert MemoryModel.from_dict(plan.costs.model).layout.missing_share == 0
         result = call_children("train", run, "--threads", "1")
         assert result.exit_code == code, result.output
         # 20 of 420 columns are missing in half of the rows
@@ -177,14 +178,14 @@ def test_check_filling__refuses_rows_that_need_more_than_those_that_were_measure
         assert "--layout sentinel or a smaller --genes-per-instance" in last
         assert not list((run / "multi_instance_training").glob("*/manifest.json"))
     folder = RunFolder(run)
-    check_density(folder, tighten(plan, 1.2), plan.instances[0])  # enough for the rows as they are
+    check_density(folder, tighten(plan, 1.2), plan.cut.instances[0])  # enough for the rows as they are
 
 
 def test_check_filling__a_sentinel_needs_no_more_than_was_planned(uneven: Path, tmp_path: Path) -> None:
     run = partitioned(uneven, tmp_path / "run", "--strategy", "single", "--layout", "sentinel")
     plan = tighten(measured(RunFolder(run).read_plan()), 1.0)
-    assert read_density(plan, plan.segments, RunFolder(run).segments).has_missing
-    check_density(RunFolder(run), plan, plan.instances[0])
+    assert read_density(plan, plan.cut.segments, RunFolder(run).segments).has_missing
+    check_density(RunFolder(run), plan, plan.cut.instances[0])
 
 
 # ---- a real control group ---------------------------------------------------------------------------------------------
@@ -256,7 +257,7 @@ def test_control_group__half_the_need_is_refused_and_a_tenth_more_is_enough(tmp_
         done = inside(group, "train", tmp_path / "run", "--threads", "1")
         assert done.returncode == 0, done.stderr
         assert oom_kills(group) == 0
-    assert f"control group /{group.name}" in RunFolder(tmp_path / "run").read_plan().budget_source
+    assert f"control group /{group.name}" in RunFolder(tmp_path / "run").read_plan().cut.budget.won
 
 
 def test_train__is_not_disturbed_by_a_budget_that_is_enough(small_dataset: Path, tmp_path: Path) -> None:
@@ -265,8 +266,8 @@ def test_train__is_not_disturbed_by_a_budget_that_is_enough(small_dataset: Path,
     change_plan(run, lambda plan: tighten(plan, 1.0))
     result = call_children("train", run, "--threads", "1")
     assert result.exit_code == 0, result.output
-    (instance,) = RunFolder(run).read_plan().instances
+    (instance,) = RunFolder(run).read_plan().cut.instances
     measured = (RunFolder(run).instance(instance) / "measurement.json").read_text()
     peak = re.search(r'"peak_bytes": (\d+)', measured)
     assert peak
-    assert int(peak[1]) <= RunFolder(run).read_plan().budget_bytes
+    assert int(peak[1]) <= RunFolder(run).read_plan().cut.budget.budget_bytes

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from runs import call, quiet, trained
+from runs import CONTEXT, call, quiet, trained
 from sklearn.metrics import average_precision_score, log_loss
 
 from mi_duck.ensemble.model_file import load_unified_model
@@ -25,7 +25,7 @@ from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import read_genes
 from mi_duck.run.plan import Plan
 from mi_duck.train.train import stopping_groups
-from mi_duck.workflow.pipeline import consolidate_run
+from mi_duck.workflow.pipeline import consolidate
 
 FEW_ROUNDS = ("--n-estimators", "8", "--genes-per-instance", "20", "--holdout-genes", "0.25")
 
@@ -34,7 +34,7 @@ FEW_ROUNDS = ("--n-estimators", "8", "--genes-per-instance", "20", "--holdout-ge
 def run(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """Return a run with a quarter of the fold groups held out, scored; its scratch is still there."""
     folder = RunFolder(trained(small_dataset, tmp_path_factory.mktemp("holdout") / "run", *FEW_ROUNDS))
-    consolidate_run(folder, folder.read_plan(), threads=1, report=quiet, say=lambda words: None)
+    consolidate(folder, folder.read_plan(), CONTEXT)
     evaluate_run(run=str(folder.root), is_minimal=True, calibration_analysis=False, report=quiet)
     evaluate_holdout(run=str(folder.root), threads=1, report=quiet)
     return folder
@@ -69,10 +69,10 @@ def lines_of(run: RunFolder, **wanted: str) -> dict[tuple[str, str], Mapping[str
 
 def test_plan__counts_the_genes_that_are_not_held_out(plan: Plan, genes: list[dict[str, Any]]) -> None:
     held_out = [gene for gene in genes if gene["is_holdout"]]
-    assert plan.n_holdout_genes == len(held_out) > 0
-    assert plan.n_genes + plan.n_holdout_genes == len(genes) == 60
-    assert plan.n_holdout_rows == sum(gene["n_rows"] for gene in held_out)
-    assert [gene["gene_rank"] for gene in held_out] == list(range(plan.n_genes, 60))
+    assert plan.data.n_holdout_genes == len(held_out) > 0
+    assert plan.data.n_genes + plan.data.n_holdout_genes == len(genes) == 60
+    assert plan.data.n_holdout_rows == sum(gene["n_rows"] for gene in held_out)
+    assert [gene["gene_rank"] for gene in held_out] == list(range(plan.data.n_genes, 60))
     groups = {gene["fold_group"] for gene in held_out}
     assert not groups & {gene["fold_group"] for gene in genes if not gene["is_holdout"]}
     # a quarter of the groups, rounded
@@ -92,25 +92,25 @@ def test_instances__see_no_held_out_gene(run: RunFolder, plan: Plan, genes: list
     }
     assert not stopping & {gene["fold_group"] for gene in genes if gene["is_holdout"]}
     covered: set[int] = set()
-    for instance in plan.instances:
+    for instance in plan.cut.instances:
         listed = (run.instance(instance) / "genes.txt").read_text().split()
         assert not names & set(listed)
         segments = segments_of(plan, instance.first_rank, instance.stop_rank)
         keys = SegmentReader(plan, segments, run.segments).keys()
-        assert keys["gene_rank"].max() < plan.n_genes
+        assert keys["gene_rank"].max() < plan.data.n_genes
         covered |= set(keys["gene_rank"].tolist())
-    assert covered == set(range(plan.n_genes))
-    keys = SegmentReader(plan, plan.holdout_segments, run.segments).keys()
-    assert set(keys["gene_rank"].tolist()) == set(range(plan.n_genes, 60))
-    assert len(keys) == plan.n_holdout_rows
+    assert covered == set(range(plan.data.n_genes))
+    keys = SegmentReader(plan, plan.cut.holdout_segments, run.segments).keys()
+    assert set(keys["gene_rank"].tolist()) == set(range(plan.data.n_genes, 60))
+    assert len(keys) == plan.data.n_holdout_rows
     out_of_fold = pq.read_table(run.out_of_fold)
     assert not names & set(out_of_fold["gene_id"].to_pylist())
-    assert len(out_of_fold) == plan.n_rows
+    assert len(out_of_fold) == plan.data.n_rows
 
 
 def test_coverage__is_whole_without_held_out_genes(run: RunFolder, plan: Plan) -> None:
     summary = json.loads(run.summary.read_bytes())
-    assert (summary["n_genes"], summary["coverage_fraction"]) == (plan.n_genes, 1)
+    assert (summary["n_genes"], summary["coverage_fraction"]) == (plan.data.n_genes, 1)
 
 
 def test_predictions__are_those_of_the_model_file(
@@ -118,11 +118,11 @@ def test_predictions__are_those_of_the_model_file(
 ) -> None:
     rows = held_out_rows(small_dataset, genes)
     found = pq.read_table(run.holdout_predictions)
-    assert found["row_id"].to_pylist() == list(range(plan.n_rows, plan.n_rows + plan.n_holdout_rows))
+    assert found["row_id"].to_pylist() == list(range(plan.data.n_rows, plan.data.n_rows + plan.data.n_holdout_rows))
     for name, column in (("gene_id", "gene_id"), ("position", "position"), ("label", "splice_type")):
         assert found[name].to_pylist() == rows[column].to_pylist()
     probabilities = load_unified_model(run.root).predict_proba(rows)
-    written = np.column_stack([found[f"p_{name}"].to_numpy() for name in plan.classes])
+    written = np.column_stack([found[f"p_{name}"].to_numpy() for name in plan.data.classes])
     np.testing.assert_allclose(written, probabilities, atol=1e-6)
 
 
@@ -130,23 +130,23 @@ def test_metrics__equal_direct_prediction_of_the_held_out_rows(
     run: RunFolder, plan: Plan, genes: list[dict[str, Any]], small_dataset: Path
 ) -> None:
     rows = held_out_rows(small_dataset, genes)
-    label = np.array([plan.classes.index(text) for text in rows["splice_type"].to_pylist()])
+    label = np.array([plan.data.classes.index(text) for text in rows["splice_type"].to_pylist()])
     groups = np.unique(rows["overlap_cluster"].to_pylist(), return_inverse=True)[1]
     models: dict[tuple[str, str], Any] = {("ensemble", ""): load_unified_model(run.root)}
-    for instance in plan.instances:
+    for instance in plan.cut.instances:
         models["member", str(instance.instance_id)] = load_unified_model(run.instance(instance))
     for (scope, number), model in models.items():
         lines = lines_of(run, scope=scope, instance_id=number, evaluated_on="holdout")
         probabilities = model.predict_proba(rows)
         exact = probabilities.astype(np.float64)
-        for one in score(probabilities, label, groups, plan.classes, seed=plan.settings.seed):
+        for one in score(probabilities, label, groups, plan.data.classes, seed=plan.settings.seed):
             line = lines[one.metric, one.class_name]
             for name in ("value", "low", "high"):
                 if line[name]:
                     assert float(line[name]) == pytest.approx(getattr(one, name), abs=1e-6)
                 else:
                     assert np.isnan(getattr(one, name))
-            assert (line["n_genes"], line["n_rows"]) == (str(plan.n_holdout_genes), str(plan.n_holdout_rows))
+            assert (line["n_genes"], line["n_rows"]) == (str(plan.data.n_holdout_genes), str(plan.data.n_holdout_rows))
         expected = average_precision_score(label == 1, probabilities[:, 1])
         assert float(lines["average_precision", "donor"]["value"]) == pytest.approx(expected, abs=1e-6)
         assert float(lines["log_loss", "all"]["value"]) == pytest.approx(
@@ -177,12 +177,16 @@ def test_catalogue__marks_held_out_genes_and_leaves_them_out_of_coverage(run: Ru
     write_catalogue(run, plan, dict.fromkeys(names, ""))
     query = "select count(*) as n, count(fold) as folds, sum(n_instances)::int as used from genes where is_holdout"
     (row,) = json.loads(call("sql", run.root, query, "--json").stdout)
-    assert row == {"n": plan.n_holdout_genes, "folds": 0, "used": 0}
+    assert row == {"n": plan.data.n_holdout_genes, "folds": 0, "used": 0}
     (row,) = json.loads(call("sql", run.root, "--name", "coverage", "--json").stdout)
-    assert (row["n_genes_dataset"], row["n_genes"], row["n_genes_trained"]) == (60, plan.n_genes, plan.n_genes)
+    assert (row["n_genes_dataset"], row["n_genes"], row["n_genes_trained"]) == (
+        60,
+        plan.data.n_genes,
+        plan.data.n_genes,
+    )
     assert row["coverage_fraction"] == 1
     (row,) = json.loads(call("sql", run.root, "select count(*) as n from gene_folds", "--json").stdout)
-    assert row["n"] == plan.n_genes
+    assert row["n"] == plan.data.n_genes
     query = "select distinct scope from metrics where evaluated_on = 'holdout' order by 1"
     assert [one["scope"] for one in json.loads(call("sql", run.root, query, "--json").stdout)] == [
         "base",
@@ -196,10 +200,10 @@ def test_plan__of_sampled_genes_holds_out_some_of_them(small_dataset: Path, tmp_
     result = call("plan", small_dataset, "--out", tmp_path / "run", *flags)
     assert result.exit_code == 0, result.output
     plan = RunFolder(tmp_path / "run").read_plan()
-    assert plan.n_genes + plan.n_holdout_genes == 40
-    assert plan.n_holdout_genes > 0
+    assert plan.data.n_genes + plan.data.n_holdout_genes == 40
+    assert plan.data.n_holdout_genes > 0
     assert "Sampling 40 genes out of 60" in result.stderr
-    assert f"Holding out {plan.n_holdout_genes} genes of" in result.stderr
+    assert f"Holding out {plan.data.n_holdout_genes} genes of" in result.stderr
     partition_here(run=str(tmp_path / "run"), threads=1, report=quiet)
-    keys = SegmentReader(plan, plan.all_segments, RunFolder(tmp_path / "run").segments).keys()
+    keys = SegmentReader(plan, plan.cut.all_segments, RunFolder(tmp_path / "run").segments).keys()
     assert set(keys["gene_rank"].tolist()) == set(range(40))

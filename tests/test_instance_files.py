@@ -82,7 +82,7 @@ def files(folder: Path) -> set[str]:
 def test_instance__is_complete_and_its_manifest_vouches_for_all(run: Path) -> None:
     folder = RunFolder(run)
     plan = folder.read_plan()
-    for instance in plan.instances:
+    for instance in plan.cut.instances:
         where = folder.instance(instance)
         manifest = json.loads((where / "manifest.json").read_bytes())
         listed = {name for name in manifest["sha256"] if not name.startswith("shap_analysis/")}
@@ -102,11 +102,11 @@ def test_is_trained__minds_models_and_not_their_description(run: Path, tmp_path:
     plan = folder.read_plan()
     path = first(folder.root) / "feature_importance_analysis" / "importance.csv"
     path.write_bytes(path.read_bytes()[:-1])
-    assert is_trained(folder, plan, plan.instances[0])
+    assert is_trained(folder, plan, plan.cut.instances[0])
     path = first(folder.root) / "fold_models.miduck"
     path.write_bytes(path.read_bytes()[:-1])
-    assert not is_trained(folder, plan, plan.instances[0])
-    assert is_trained(folder, plan, plan.instances[1])
+    assert not is_trained(folder, plan, plan.cut.instances[0])
+    assert is_trained(folder, plan, plan.cut.instances[1])
 
 
 def test_gene_cv_metrics__has_the_columns_of_the_design_documents(run: Path) -> None:
@@ -180,11 +180,11 @@ def test_feature_manifest__tells_kind_and_type_of_every_feature(run: Path) -> No
     plan = RunFolder(run).read_plan()
     rows = read(first(run) / "feature_manifest.csv")
     assert list(rows[0]) == ["feature", "kind", "dtype", "missing_as"]
-    assert [row["feature"] for row in rows] == list(plan.features)
+    assert [row["feature"] for row in rows] == list(plan.data.features)
     kinds = {row["feature"]: row["kind"] for row in rows}
     assert kinds["donor_score"] == "base score"
-    assert {feature_kind(name, plan.base_scores) for name in ("3mer_ACG", "11mer_ACGTNACGTNA")} == {"k-mer"}
-    assert {feature_kind(name, plan.base_scores) for name in ("3mer_x", "mer_A", "donor_diff_m1")} == {"other"}
+    assert {feature_kind(name, plan.data.base_scores) for name in ("3mer_ACG", "11mer_ACGTNACGTNA")} == {"k-mer"}
+    assert {feature_kind(name, plan.data.base_scores) for name in ("3mer_x", "mer_A", "donor_diff_m1")} == {"other"}
     assert {row["dtype"] for row in rows} == {"uint8", "float32"}
 
 
@@ -199,7 +199,7 @@ def test_describe_instances__minimal_writes_scores_but_no_plot_and_no_unseen_gen
     assert {"metrics_aggregate.json", "feature_importance_analysis/importance.csv"} < found
     assert not (PLOTS | UNSEEN) & found
     folder = RunFolder(out)
-    assert all(is_trained(folder, folder.read_plan(), one) for one in folder.read_plan().instances)
+    assert all(is_trained(folder, folder.read_plan(), one) for one in folder.read_plan().cut.instances)
 
 
 def test_describe_instances__again_gives_the_same_bytes_as_the_run(bare: Path, run: Path, tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_amended__leaves_a_valid_folder_at_every_moment(run: Path, tmp_path: Pat
     shutil.copytree(run, out)
     folder = RunFolder(out)
     plan = folder.read_plan()
-    instance = plan.instances[0]
+    instance = plan.cut.instances[0]
     where = folder.instance(instance)
     names = ["metrics_aggregate.json", "sub/new.txt"]
 

@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -24,9 +24,7 @@ from mi_duck.leakage import gene_sample
 from mi_duck.leakage.gene_sample import Sample, read_sample, sample_runs
 from mi_duck.leakage.leakage import comparisons, plot_leaks, probe
 from mi_duck.leakage.separation import Side, area, area_within, best_cut, rank_correlation, tally
-from mi_duck.plan.make_plan import PlanOptions
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.plan import Settings
 from mi_duck.workflow.resume import differences_asked
 
 CLASSES = ("neither", "donor", "acceptor")
@@ -255,7 +253,7 @@ def test_report__is_made_and_warns_in_a_line_each(reported: tuple[Path, str]) ->
     assert facts["excluded"] == []
     assert facts["n_genes"] == len(facts["genes"]) == 60
     assert facts["n_rows"] == sum(facts["n_rows_of_class"].values())
-    assert {"shorter", "code"} <= set(RunFolder(run).read_plan().features)
+    assert {"shorter", "code"} <= set(RunFolder(run).read_plan().data.features)
     assert (run / "leakage_analysis" / "leakage.pdf").read_bytes().startswith(b"%PDF")
     assert "suspect" in (run / "leakage_analysis" / "leakage.svg").read_text()
 
@@ -294,19 +292,17 @@ def test_report__excludes_for_the_whole_run_if_asked(
     assert "feature 'shorter' left out because it leaks the label: neither vs rest" in result.stderr
     assert "--auto-exclude-leaky leaves out 2 of 63 features: shorter, code" in result.stderr
     before, plan = RunFolder(reported[0]).read_plan(), RunFolder(out).read_plan()
-    assert plan.features == tuple(name for name in before.features if name not in ("shorter", "code"))
-    assert plan.leaky_features == ("shorter", "code")
+    assert plan.data.features == tuple(name for name in before.features if name not in ("shorter", "code"))
+    assert plan.data.leaky_features == ("shorter", "code")
     assert json.loads((out / "leakage_analysis" / "leakage.json").read_bytes())["excluded"] == ["shorter", "code"]
     # the same table, plot and verdicts, and a run goes on with the plan though the dataset has these columns
     for name in ("leakage.csv", "leakage.pdf", "leakage.svg"):
         files = [folder / "leakage_analysis" / name for folder in (reported[0], out)]
         assert files[0].read_bytes() == files[1].read_bytes()
     again = open_dataset(str(leaky_dataset))
-    options = PlanOptions(**plan.options)
-    settings = Settings(**(asdict(plan.settings) | {"layout": "missing", "cv": "matrices", "sample_negatives": 1.0}))
-    assert differences_asked(plan, again, options, settings) == []
+    assert differences_asked(plan, again, plan.asked) == []
     fewer = replace(again, features=again.features[1:])
-    assert "features differ" in differences_asked(before, fewer, options, settings)
+    assert "features differ" in differences_asked(before, fewer, plan.asked)
 
 
 def test_report__of_a_dataset_of_leaks_alone_leaves_no_feature(leaky_dataset: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def by_hand(run: Path, dataset: Path) -> dict[tuple[str, int, int], np.ndarray]:
     genes = pq.read_table(run / "genes.parquet")
     fold_of = dict(zip(genes["gene_id"].to_pylist(), genes["fold"].to_pylist(), strict=True))
     rows = pq.read_table(dataset / "master")
-    features = RunFolder(run).read_plan().features
+    features = RunFolder(run).read_plan().data.features
     matrix = np.column_stack([rows[name].to_numpy().astype(np.float32) for name in features])
     fold = np.array([fold_of[gene] for gene in rows["gene_id"].to_pylist()])
     members = []

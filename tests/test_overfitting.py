@@ -3,10 +3,12 @@
 import csv
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from plans import changed, made_plan
 
 from mi_duck.errors import CheckpointError
 from mi_duck.report.overfitting import ADVICE, FitRecord, classify_fit, read_overfitting, summary, write_overfitting
@@ -62,8 +64,9 @@ def records(root: Path) -> RunRecords:
     lines += ["0,donor,1,0.4,0.5,1", "0,donor,2,0.3,0.4,1", "0,donor,3,0.2,0.6,0"]
     lines += ["1,donor,1,0.5,0.6,1", "1,donor,2,0.04,0.3,1"]
     (folder / "learning_curves.csv").write_text("\n".join(lines) + "\n")
-    settings = {"n_estimators": 9, "early_stopping_patience": 1}
-    plan = {"settings": settings, "instances": [{"instance_id": 0}, {"instance_id": 1}], "classes": ["donor"]}
+    planned = made_plan(classes=("donor",), n_estimators=9, early_stopping_patience=1)
+    (first,) = planned.cut.instances
+    plan = changed(planned, instances=(first, replace(first, instance_id=1)))
     return RunRecords(root, plan, (), {}, [], {}, [], [])
 
 

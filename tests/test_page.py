@@ -14,10 +14,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import typer.main
+from plans import made_plan
 from runs import call, finished_run
 
 from cli import app
-from mi_duck.atomic_files import write_csv, write_json
+from mi_duck.atomic_files import write_csv, write_file, write_json
 from mi_duck.data.database import Database
 from mi_duck.errors import CheckpointError
 from mi_duck.report.cautions import answer, cautions
@@ -84,36 +85,14 @@ def made_run(
     instance |= {"predicted_bytes": 100 * MIB}
     settings = {"seed": 42, "n_folds": 2, "n_estimators": 10, "early_stopping_patience": 2, "max_depth": 6}
     settings |= {"learning_rate": 0.1, "max_bin": 256, "calibrate": True}
-    plan = {
-        "location": f"/somewhere/else/{name}",
-        "dataset_fingerprint": "f" * 64,
-        "gene_column": "gene_id",
-        "label_column": "splice_type",
-        "fold_column": "gene_id",
-        "classes": list(classes),
-        "base_scores": [],
-        "features": [feature, "length"],
-        "small_features": [],
-        "sample_genes": None,
-        "n_genes_dataset": 200,
-        "n_genes": 200,
-        "n_rows": 20_000,
-        "options": {
-            "train_all_genes": True,
-            "sample_genes": None,
-            "strategy": "auto",
-            "auto_adjust_instance_size": False,
-        },
-        "settings": settings,
-        "strategy": "single",
-        "genes_per_instance": 1500,
-        "overlap_genes": 0,
-        "budget_bytes": 1024 * MIB,
-        "budget_source": "--max-memory-per-instance-gb",
-        "bytes_per_row": 10.0,
-        "instances": [instance],
-    }
-    write_json(root / "plan.json", plan)
+    plan = made_plan(
+        location=f"/somewhere/else/{name}",
+        classes=tuple(classes),
+        labels=tuple(classes),
+        features=(feature, "length"),
+        auto_adjust_instance_size=False,
+    )
+    write_file(root / "plan.json", plan.to_json().encode())
     write_csv(root / "metrics.csv", score_lines(classes, scores))
     trained = instance | {"measured_peak_bytes": measured, "wall_seconds": 12.0, "weight": 1.0}
     trained |= {"status": "done" if measured else "to do"}

@@ -56,15 +56,15 @@ def test_run__every_gene_has_one_fold_and_is_in_an_instance(run: Path, small_dat
         set(pq.read_table(small_dataset / "master", columns=["gene_id"])["gene_id"].to_pylist())
     )
     assert genes["gene_rank"].to_pylist() == list(range(60))
-    covered = {rank for one in plan.instances for rank in range(one.first_rank, one.stop_rank)}
+    covered = {rank for one in plan.cut.instances for rank in range(one.first_rank, one.stop_rank)}
     assert covered == set(range(60))
-    assert len(plan.instances) >= 3
+    assert len(plan.cut.instances) >= 3
 
 
 def test_run__a_second_time_does_nothing(run: Path, small_dataset: Path) -> None:
     before = {file: file.stat().st_mtime_ns for file in run.rglob("*") if file.name != ".lock"}
     again = here("run", small_dataset, "--out", run, *FAST)
-    n = len(RunFolder(run).read_plan().instances)
+    n = len(RunFolder(run).read_plan().cut.instances)
     assert f"Checkpointing: found {n} existing instances to reuse" in again.stderr
     assert f"[Instance 1/{n}] reusing instance_00" in again.stderr
     assert "nothing to do" in again.stderr
@@ -164,7 +164,7 @@ def test_stages__alone_and_in_any_order_equal_the_run(
 ) -> None:
     """Plan, train --instance from the last to the first, consolidate, evaluate."""
     out = planned(small_dataset, tmp_path / "run")
-    n = len(RunFolder(out).read_plan().instances)
+    n = len(RunFolder(out).read_plan().cut.instances)
     assert call("evaluate", out).exit_code == 65
     for number in reversed(range(n)):
         here("train", out, "--instance", number, "--threads", 1)

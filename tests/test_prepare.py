@@ -21,7 +21,7 @@ from mi_duck.errors import DataError
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do the work of children here; a benchmark at toy size starts them."""
-    monkeypatch.setattr("mi_duck.data.prepare.run_child", run_here)
+    monkeypatch.setattr("mi_duck.processes.run_child", run_here)
 
 
 def sorted_rows(rows: pa.Table) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import shared
-from numpy.typing import NDArray
+from runs import CONTEXT
 from typer.testing import CliRunner
 
 from cli import app
@@ -18,59 +18,59 @@ from mi_duck.data.dataset import open_dataset
 from mi_duck.errors import PlanError
 from mi_duck.genome.synthetic import synthesise
 from mi_duck.plan.layouts import layout_of
-from mi_duck.plan.make_plan import Draft, PlanOptions, draft_plan
-from mi_duck.plan.probes import density_of, is_worth_probing, measure, open_small_run, probe, probe_sizes
+from mi_duck.plan.make_plan import Indexed, decided, formula_of, plan_data, small_run_of
+from mi_duck.plan.probes import PROBE_ROUNDS, SmallRun, density_of, is_worth_probing, measure, probe, probe_sizes
+from mi_duck.processes import Context
 from mi_duck.rows.segments import ColumnDensity
 from mi_duck.run.costs import PHASES, MemoryModel
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Plan
+from mi_duck.settings import Asked
 
-SETTINGS = replace(shared.SETTINGS, n_folds=2, n_estimators=800, early_stopping_patience=30)
-
-
-def quiet(*_: object) -> None:
-    """Take messages and progress."""
+ASKED = Asked(n_folds=2, early_stopping_patience=30)
 
 
 @dataclass
 class Small:
-    """A draft of a plan with its small run on disk."""
+    """What planning knows of the data, and its small run on disk."""
 
     folder: RunFolder
-    draft: Draft
-    run: RunFolder
-    plan: Plan
+    asked: Asked
+    indexed: Indexed
+    run: SmallRun
 
     @classmethod
     def open(cls, dataset: Path, root: Path, sizes: list[int], **options: Any) -> "Small":
-        """Draft a plan and write the rows of the genes of lowest rank."""
-        folder = RunFolder(root)
-        made = PlanOptions(cv="weights", **options)
-        draft = draft_plan(open_dataset(str(dataset)), folder, made, SETTINGS, 1, quiet)
-        run, plan = open_small_run(folder, draft.plan, *rows_of(draft), sizes, threads=1, report=quiet)
-        return cls(folder, draft, run, replace(plan, strategy=options.get("strategy", "single")))
+        """Index the data and write the rows of the genes of lowest rank."""
+        folder, asked = RunFolder(root), replace(ASKED, cv="weights", **options)
+        indexed = plan_data(open_dataset(str(dataset)), folder, asked, CONTEXT, with_leakage=False)
+        return cls(
+            folder, asked, indexed, small_run_of(indexed, decided(indexed, asked), folder, asked, sizes, CONTEXT)
+        )
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the small run."""
+        return self.run.plan
 
     def model(self, **changes: Any) -> MemoryModel:
         """Return the model by formula in the layout that the rows have."""
-        layout = layout_of(self.draft.model.layout, self.density(), "missing", ())
-        return self.draft.model.with_layout(replace(layout, **changes))
+        formula = formula_of(self.indexed, self.asked, threads=1)
+        layout = layout_of(formula.layout, self.density(), "missing", ())
+        return formula.with_layout(replace(layout, **changes))
 
     def density(self) -> ColumnDensity:
         """Return how the columns of all genes of the small run are filled."""
-        return density_of(self.run, self.plan, self.plan.n_genes)
+        return density_of(self.run, self.plan.data.n_genes)
 
-    def probes(self, n: int) -> Plan:
-        """Return the plan of the first instances alone."""
-        return replace(self.plan, instances=self.plan.instances[:n])
+    def probes(self, n: int, **changes: Any) -> SmallRun:
+        """Return the run with its first instances alone, with other settings of the training."""
+        return self.run.with_settings(replace(self.plan.settings, **changes), n_instances=n)
 
     def peak(self, model: MemoryModel, number: int) -> int:
         """Train an instance and return its peak."""
-        points, _ = probe(self.run, self.plan, self.plan.instances[number], model, threads=1, report=quiet)
+        points, _ = probe(self.run, self.plan.cut.instances[number], model, CONTEXT)
         return max(point.peak_bytes for point in points)
-
-
-def rows_of(draft: Draft) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    return draft.genes["n_rows"].to_numpy(), draft.genes["n_training_rows"].to_numpy()
 
 
 @pytest.fixture(scope="module")
@@ -86,24 +86,24 @@ def test_measure__predicts_a_size_that_was_not_probed_and_keeps_what_it_measured
 ) -> None:
     """Within the goal of 3 per cent below and 5 above, at four times the rows of the largest probe."""
     small = Small.open(wide_dataset, tmp_path / "run", [25, 75, 300])
-    model, rates, found = measure(small.model(), small.folder, small.run, small.probes(2), threads=1, report=quiet)
+    model, rates, found = measure(small.model(), small.folder, small.probes(2), CONTEXT)
     assert model.is_measured
     assert {point.phase for point in found.points} == set(PHASES)
     assert len(found.points) == 2 * len(PHASES)
-    assert [point.n_rows for point in found.times] == [one.n_rows for one in small.plan.instances[:2]]
+    assert [point.n_rows for point in found.times] == [one.n_rows for one in small.plan.cut.instances[:2]]
     assert rates.per_cell_and_round > 0
     measured = small.peak(model, 2)
-    predicted = model.predict_bytes(small.plan.instances[2].n_rows, 300)
+    predicted = model.predict_bytes(small.plan.cut.instances[2].n_rows, 300)
     assert 0.97 <= predicted / measured <= 1.05
     kept = json.loads(small.folder.memory.read_bytes())
     assert kept["base_bytes"] == {phase: model.base_bytes(phase) for phase in PHASES}
     assert kept["rates"]["per_cell_and_round"] == rates.per_cell_and_round
     # the same data and settings are not measured again; other ones are
-    again = measure(small.model(), small.folder, small.run, small.probes(2), threads=1, report=refuse)
+    refusing = Context(1, refuse, lambda words: None)
+    again = measure(small.model(), small.folder, small.probes(2), refusing)
     assert again == (model, rates, found)
-    deeper = replace(small.probes(2), settings=replace(small.plan.settings, max_depth=4))
     with pytest.raises(AssertionError, match="measuring"):
-        measure(small.model(), small.folder, small.run, deeper, threads=1, report=refuse)
+        measure(small.model(), small.folder, small.probes(2, max_depth=4), refusing)
 
 
 def refuse(stage: str, done: int, total: int) -> None:
@@ -121,19 +121,19 @@ def test_filling_of__sees_nan_that_footers_do_not_count(wide_dataset: Path, tmp_
     (tmp_path / "data").mkdir()
     pq.write_table(table.set_column(place, "donor_score", pa.array(values)), tmp_path / "data" / "a.parquet")
     small = Small.open(tmp_path / "data", tmp_path / "run", [10, 30])
-    assert small.draft.model.layout.missing_share == 0
+    assert small.indexed.missing_share == 0
     density = small.density()
-    assert density.n_rows == small.plan.instances[1].n_rows
+    assert density.n_rows == small.plan.cut.instances[1].n_rows
     assert {name: count for name, count in density.missing.items() if count} == {
         "donor_score": pytest.approx(density.n_rows / 7, rel=0.1)
     }
-    fewer = density_of(small.run, small.plan, 10)
-    assert fewer.n_rows == small.plan.instances[0].n_rows
+    fewer = density_of(small.run, 10)
+    assert fewer.n_rows == small.plan.cut.instances[0].n_rows
     assert fewer.missing["donor_score"] < density.missing["donor_score"]
     assert small.model().layout.missing_share == pytest.approx(1 / 7 / 400, rel=0.1)
     # counts of zeros are those of the rows
-    first = next(name for name in small.plan.small_features if 0 < density.zeros[name] < density.n_rows)
-    genes = set(pq.read_table(small.run.genes)["gene_id"].to_pylist()[:30])
+    first = next(name for name in small.plan.data.small_features if 0 < density.zeros[name] < density.n_rows)
+    genes = set(pq.read_table(small.run.folder.genes)["gene_id"].to_pylist()[:30])
     chosen = [gene in genes for gene in table["gene_id"].to_pylist()]
     assert density.zeros[first] == int((table[first].to_numpy()[chosen] == 0).sum())
     # the standard error is that of the mean over genes, each with its rows, as the spread of bootstrapped shares says
@@ -147,23 +147,24 @@ def test_filling_of__sees_nan_that_footers_do_not_count(wide_dataset: Path, tmp_
 
 def test_open_small_run__holds_the_genes_of_lowest_rank_alone(small_dataset: Path, tmp_path: Path) -> None:
     small = Small.open(small_dataset, tmp_path / "run", [5, 12])
-    assert [(one.first_rank, one.stop_rank) for one in small.plan.instances] == [(0, 5), (0, 12)]
-    assert [(one.first_rank, one.stop_rank) for one in small.plan.segments] == [(0, 5), (5, 12)]
-    assert small.run.root.is_relative_to(small.folder.scratch)
-    assert small.run.read_plan() == replace(small.plan, strategy="")
-    gene_rows, _ = rows_of(small.draft)
-    for segment in small.plan.segments:
-        keys = (small.run.segments / segment.name / "keys.bin").stat().st_size
+    assert [(one.first_rank, one.stop_rank) for one in small.plan.cut.instances] == [(0, 5), (0, 12)]
+    assert [(one.first_rank, one.stop_rank) for one in small.plan.cut.segments] == [(0, 5), (5, 12)]
+    assert small.run.folder.root.is_relative_to(small.folder.scratch)
+    settings = replace(small.plan.settings, n_estimators=PROBE_ROUNDS, early_stopping_patience=0)
+    assert small.run.folder.read_plan() == replace(small.plan, settings=settings)
+    gene_rows = small.indexed.genes.n_rows
+    for segment in small.plan.cut.segments:
+        keys = (small.run.folder.segments / segment.name / "keys.bin").stat().st_size
         assert keys == 14 * int(gene_rows[segment.first_rank : segment.stop_rank].sum())
 
 
 def test_probe__of_sampled_negatives_counts_the_rows_that_are_trained_on(small_dataset: Path, tmp_path: Path) -> None:
     small = Small.open(small_dataset, tmp_path / "run", [30], sample_negatives=0.2)
-    (instance,) = small.plan.instances
+    (instance,) = small.plan.cut.instances
     assert instance.n_training_rows < instance.n_rows
-    points, seconds = probe(small.run, small.plan, instance, small.model(), threads=1, report=quiet)
+    points, seconds = probe(small.run, instance, small.model(), CONTEXT)
     assert {point.n_rows for point in points} == {instance.n_training_rows} == {seconds.n_rows}
-    assert seconds.n_cells == instance.n_training_rows * len(small.plan.features)
+    assert seconds.n_cells == instance.n_training_rows * len(small.plan.data.features)
     assert (seconds.build_seconds > 0, seconds.boost_seconds > 0, seconds.rounds) == (True, True, 2)
 
 
@@ -177,13 +178,14 @@ def test_probe_sizes__are_parts_of_an_instance_within_bounds() -> None:
 
 
 def test_is_worth_probing__where_it_takes_a_tenth_of_the_run_at_most(small_dataset: Path, tmp_path: Path) -> None:
-    draft = draft_plan(open_dataset(str(small_dataset)), RunFolder(tmp_path), PlanOptions(), SETTINGS, 1, quiet)
-    rows, _ = rows_of(draft)
+    indexed = plan_data(open_dataset(str(small_dataset)), RunFolder(tmp_path), ASKED, CONTEXT, with_leakage=False)
+    worth = partial(is_worth_probing, decided(indexed, ASKED), n_features=len(indexed.data.features), n_classes=3)
+    rows = indexed.genes.n_training_rows
     # two starts of a child alone take longer than a tenth of a run of seconds
-    assert not is_worth_probing(draft.plan, rows, [10, 20])
+    assert not worth(rows, [10, 20])
     many = np.tile(rows, 10_000)
-    assert is_worth_probing(draft.plan, many, [10, 20])
-    assert not is_worth_probing(draft.plan, many, [])
+    assert worth(many, [10, 20])
+    assert not worth(many, [])
 
 
 def test_memory__of_a_tiny_dataset_says_that_the_formula_is_used(small_dataset: Path) -> None:

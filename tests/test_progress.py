@@ -411,4 +411,4 @@ def restore() -> None:
 def test_run_folder__scratch_holds_the_progress(uninterrupted: Path) -> None:
     """The path that the documents name."""
     folder = RunFolder(uninterrupted)
-    assert saved_folder(uninterrupted) == folder.scratch / "progress" / folder.read_plan().instances[0].name
+    assert saved_folder(uninterrupted) == folder.scratch / "progress" / folder.read_plan().cut.instances[0].name

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from runs import SMALL, call, finished_run, quiet, trained
+from runs import CONTEXT, SMALL, call, finished_run, quiet, trained
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from mi_duck.ensemble.model_file import load_unified_model
@@ -17,7 +17,7 @@ from mi_duck.evaluate.evaluate import evaluate_run
 from mi_duck.rows.partition import partition_here
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import read_genes
-from mi_duck.workflow.pipeline import consolidate_run, lacks_diagnostics
+from mi_duck.workflow.pipeline import consolidate, lacks_diagnostics
 
 CLASSES = ("neither", "donor", "acceptor")
 P = [f"p_{name}" for name in CLASSES]
@@ -27,7 +27,7 @@ VARIANTS = {f"{voting}/{weights}" for voting in ("probability", "margin") for we
 def scored(dataset: Path, out: Path, *flags: str) -> Path:
     """Train a run, consolidate and score it; its scratch is still there."""
     folder = RunFolder(trained(dataset, out, *flags))
-    consolidate_run(folder, folder.read_plan(), threads=1, report=quiet, say=lambda words: None)
+    consolidate(folder, folder.read_plan(), CONTEXT)
     evaluate_run(run=str(out), neigh_sample=10, report=quiet)
     return out
 
@@ -112,7 +112,7 @@ def test_evaluate_run__every_score_lies_in_its_interval(run: Path) -> None:
 
 
 def test_evaluate_run__scores_all_that_is_promised(run: Path) -> None:
-    n = len(RunFolder(run).read_plan().instances)
+    n = len(RunFolder(run).read_plan().cut.instances)
     without = {f"without instance_{number:02d}" for number in range(n)}
     found = {
         (row["scope"], row["instance_id"], row["evaluated_on"], row["variant"]) for row in table(run / "metrics.csv")
@@ -157,7 +157,7 @@ def test_evaluate_run__without_a_member_the_others_vote_alone(run: Path) -> None
     left = metrics(run, scope="ensemble", variant="without instance_01")
     whole = metrics(run, scope="ensemble", is_chosen="1")
     assert left["log_loss", "all"]["value"] != whole["log_loss", "all"]["value"]
-    assert len(list(where.iterdir())) == len(plan.instances) == 3
+    assert len(list(where.iterdir())) == len(plan.cut.instances) == 3
 
 
 def test_evaluate_run__members_are_unseen_where_no_gene_of_the_group_is_in_the_window(run: Path) -> None:
@@ -165,9 +165,9 @@ def test_evaluate_run__members_are_unseen_where_no_gene_of_the_group_is_in_the_w
     plan = folder.read_plan()
     genes = read_genes(folder, plan)
     rows = pq.read_table(folder.genes, columns=["n_rows"])["n_rows"].to_pylist()
-    for instance in plan.instances:
+    for instance in plan.cut.instances:
         window = set(genes.group[instance.first_rank : instance.stop_rank])
-        unseen = [rank for rank in range(plan.n_genes) if genes.group[rank] not in window]
+        unseen = [rank for rank in range(plan.data.n_genes) if genes.group[rank] not in window]
         found = metrics(run, scope="member", instance_id=str(instance.instance_id), evaluated_on="unseen")
         assert {row["n_rows"] for row in found.values()} == {float(sum(rows[rank] for rank in unseen))}
         own = metrics(run, scope="member", instance_id=str(instance.instance_id), evaluated_on="own")
@@ -233,10 +233,10 @@ def test_tables__of_genes_and_instances_hold_every_one(run: Path) -> None:
     plan = RunFolder(run).read_plan()
     coverage = table(run / "gene_coverage_report.csv")
     assert len(coverage) == 60
-    assert sum(int(row["n_rows"]) for row in coverage) == plan.n_rows
+    assert sum(int(row["n_rows"]) for row in coverage) == plan.data.n_rows
     assert {(row["trained"], row["held_out"]) for row in coverage} == {("1", "0")}
     for rank, row in enumerate(coverage):
-        inside = [str(one.instance_id) for one in plan.instances if one.first_rank <= rank < one.stop_rank]
+        inside = [str(one.instance_id) for one in plan.cut.instances if one.first_rank <= rank < one.stop_rank]
         assert row["instances"].split(";") == inside
     deltas = table(run / "gene_deltas.csv")
     assert [row["gene_id"] for row in deltas] == [row["gene_id"] for row in coverage]
@@ -248,7 +248,7 @@ def test_tables__of_genes_and_instances_hold_every_one(run: Path) -> None:
         assert rows @ loss / rows.sum() == pytest.approx(whole)
     comparison = table(run / "instance_performance_comparison.csv")
     assert [row["instance_id"] for row in comparison] == ["0", "1", "2"]
-    assert {row["n_rows_scored"] for row in comparison} == {str(plan.n_rows)}
+    assert {row["n_rows_scored"] for row in comparison} == {str(plan.data.n_rows)}
     member = metrics(run, scope="member", instance_id="1", evaluated_on="oof")
     assert float(comparison[1]["donor_ap"]) == member["average_precision", "donor"]["value"]
     assert float(comparison[1]["log_loss"]) == member["log_loss", "all"]["value"]

@@ -80,7 +80,7 @@ def read_rows(run: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the keys and the feature matrix of the whole run."""
     folder = RunFolder(run)
     plan = folder.read_plan()
-    reader = SegmentReader(plan, plan.segments, folder.segments)
+    reader = SegmentReader(plan, plan.cut.segments, folder.segments)
     return reader.keys(), np.concatenate([matrix.copy() for matrix in reader.matrices(7)])
 
 
@@ -112,8 +112,8 @@ def test_write_segments__rows_stand_in_the_total_order(plain: Path) -> None:
 def test_write_segments__features_and_labels_come_back_equal_by_name(plain: Path) -> None:
     """Every row of the Parquet file is found once, with float32 values and NaN for null."""
     plan = RunFolder(plain).read_plan()
-    assert plan.features == FEATURES
-    assert set(plan.small_features) == set(SMALL)
+    assert plan.data.features == FEATURES
+    assert set(plan.data.small_features) == set(SMALL)
     keys, matrix = read_rows(plain)
     genes = pq.read_table(RunFolder(plain).genes)
     name_of_rank = dict(zip(genes["gene_rank"].to_pylist(), genes["gene_id"].to_pylist(), strict=True))
@@ -121,7 +121,7 @@ def test_write_segments__features_and_labels_come_back_equal_by_name(plain: Path
     expected = np.column_stack(
         [rows[name].to_numpy().astype(np.float32) if name != "flag" else rows[name].to_numpy() for name in FEATURES]
     ).astype(np.float32)
-    label = [plan.classes.index(text) for text in rows["splice_type"].to_pylist()]
+    label = [plan.data.classes.index(text) for text in rows["splice_type"].to_pylist()]
     wanted = zip(rows["gene_id"].to_pylist(), rows["position"].to_pylist(), label, expected, strict=True)
     found = zip(
         [name_of_rank[rank] for rank in keys["gene_rank"].tolist()],
@@ -143,10 +143,10 @@ def test_write_segments__features_and_labels_come_back_equal_by_name(plain: Path
 def test_write_segments__byte_columns_take_one_byte_and_the_others_four(plain: Path) -> None:
     folder = RunFolder(plain)
     plan = folder.read_plan()
-    assert record_type(plan).itemsize == len(SMALL) + 4 * (len(FEATURES) - len(SMALL)) == plan.record_bytes
-    for segment in plan.segments:
+    assert record_type(plan).itemsize == len(SMALL) + 4 * (len(FEATURES) - len(SMALL)) == plan.data.record_bytes
+    for segment in plan.cut.segments:
         where = folder.segments / segment.name
-        assert (where / "features.bin").stat().st_size == segment.n_rows * plan.record_bytes
+        assert (where / "features.bin").stat().st_size == segment.n_rows * plan.data.record_bytes
         assert (where / "keys.bin").stat().st_size == segment.n_rows * KEYS.itemsize
 
 
@@ -156,7 +156,7 @@ def test_matrices__of_wanted_rows_are_those_rows_in_their_order(plain: Path, sha
     _, matrix = read_rows(plain)
     folder = RunFolder(plain)
     plan = folder.read_plan()
-    reader = SegmentReader(plan, plan.segments, folder.segments)
+    reader = SegmentReader(plan, plan.cut.segments, folder.segments)
     wanted = np.random.default_rng(0).random(reader.n_rows) < share
     batches = [batch.copy() for batch in reader.matrices(batch_rows, wanted)]
     assert all(0 < len(batch) <= batch_rows for batch in batches)
@@ -171,13 +171,13 @@ def test_read_filling__counts_zeros_of_byte_columns_and_missing_values_of_the_ot
     _, matrix = read_rows(plain)
     folder = RunFolder(plain)
     plan = folder.read_plan()
-    found = read_density(plan, plan.segments, folder.segments)
+    found = read_density(plan, plan.cut.segments, folder.segments)
     assert found.n_rows == len(matrix)
     assert found.zeros == {name: int((matrix[:, FEATURES.index(name)] == 0).sum()) for name in SMALL}
     assert found.missing == {
         name: int(np.isnan(matrix[:, FEATURES.index(name)]).sum()) for name in FEATURES if name not in SMALL
     }
-    parts = [read_density(plan, [segment], folder.segments) for segment in plan.segments]
+    parts = [read_density(plan, [segment], folder.segments) for segment in plan.cut.segments]
     assert sum(part.missing["holes"] for part in parts) == found.missing["holes"] > 0
     assert sum(part.zeros["counts"] for part in parts) == found.zeros["counts"] > 0
 
@@ -228,7 +228,7 @@ def test_write_segments__only_missing_segments_are_written(tmp_path: Path) -> No
     run = partitioned(write(tmp_path / "data", table()), tmp_path / "run", "--genes-per-instance", "9")
     before = segment_hashes(run)
     folder = RunFolder(run)
-    names = [segment.name for segment in folder.read_plan().segments]
+    names = [segment.name for segment in folder.read_plan().cut.segments]
     kept = (folder.segments / names[0] / "features.bin").stat().st_mtime_ns
     (folder.segments / names[1] / "segment.json").unlink()
     (folder.segments / names[1] / "features.bin").write_bytes(b"half")
@@ -253,13 +253,13 @@ def test_write_segments__every_row_is_decoded_once_however_many_instances_share_
     run = planned(data, tmp_path / "run", "--genes-per-instance", "9", "--instance-overlap", "0.4")
     partition_again(run)
     assert len(decoded) == len(set(decoded)) == len(table())
-    assert sum(instance.n_rows for instance in RunFolder(run).read_plan().instances) > len(table())
+    assert sum(instance.n_rows for instance in RunFolder(run).read_plan().cut.instances) > len(table())
 
 
 def test_segments_of__an_instance_reads_its_own_ranks_alone(plain: Path) -> None:
     folder = RunFolder(plain)
     plan = folder.read_plan()
-    for instance in plan.instances:
+    for instance in plan.cut.instances:
         reader = SegmentReader(plan, segments_of(plan, instance.first_rank, instance.stop_rank), folder.segments)
         ranks = np.unique(reader.keys()["gene_rank"])
         assert ranks.tolist() == list(range(instance.first_rank, instance.stop_rank))
@@ -329,29 +329,29 @@ def test_write_segments__any_flipped_bit_in_a_checksummed_page_is_refused(tmp_pa
 def test_segment_reader__a_flipped_bit_or_a_cut_in_a_segment_is_refused(broken: Path) -> None:
     folder = RunFolder(broken)
     plan = folder.read_plan()
-    manifest = folder.segments / plan.segments[0].name / "segment.json"
+    manifest = folder.segments / plan.cut.segments[0].name / "segment.json"
     text = manifest.read_bytes()
     for name in ("features.bin", "keys.bin"):
-        file = folder.segments / plan.segments[0].name / name
+        file = folder.segments / plan.cut.segments[0].name / name
         whole = file.read_bytes()
         for damaged in (whole[:-1], whole[:100] + bytes([whole[100] ^ 4]) + whole[101:], whole + b"x"):
             file.write_bytes(damaged)
             with pytest.raises(CheckpointError, match=f"{name} is damaged; the same command writes it again"):
-                SegmentReader(plan, plan.segments, folder.segments)
+                SegmentReader(plan, plan.cut.segments, folder.segments)
             assert not manifest.exists()  # so that it does
             manifest.write_bytes(text)
         file.write_bytes(whole)
-    SegmentReader(plan, plan.segments, folder.segments)
+    SegmentReader(plan, plan.cut.segments, folder.segments)
 
 
 def test_segment_reader__an_unfinished_or_foreign_segment_is_refused(broken: Path) -> None:
     folder = RunFolder(broken)
     plan = folder.read_plan()
-    manifest = folder.segments / plan.segments[0].name / "segment.json"
+    manifest = folder.segments / plan.cut.segments[0].name / "segment.json"
     text = manifest.read_text()
     for damaged, words in (
         (json.dumps(sealed(unsealed(json.loads(text)) | {"genes_sha256": "0"})), "belongs to another plan"),
-        (text.replace(plan.dataset_fingerprint, "0" * 64), "is damaged"),
+        (text.replace(plan.data.fingerprint, "0" * 64), "is damaged"),
         (text[: len(text) // 2], "is damaged"),
         (None, "no finished segment"),
     ):
@@ -360,5 +360,5 @@ def test_segment_reader__an_unfinished_or_foreign_segment_is_refused(broken: Pat
         else:
             manifest.write_text(damaged)
         with pytest.raises(CheckpointError, match=words):
-            SegmentReader(plan, plan.segments, folder.segments)
+            SegmentReader(plan, plan.cut.segments, folder.segments)
     assert CheckpointError.exit_code == DataError.exit_code == 65

@@ -75,17 +75,17 @@ def test_with_split__segments_tile_the_rows_and_each_instance_is_whole_segments(
         halves = halves_of(after, parent, genes)
         assert halves
         after = with_split(after, parent, halves, genes.n_rows)
-    assert [one.instance_id for one in after.instances] == [3, 4, 5, 6, 7, 8]
-    assert [one.instance_id for one in after.split_instances] == [0, 1, 2]
-    assert after.segments[0].first_row == 0
-    assert after.segments[-1].stop_row == before.n_rows
-    borders = {one.first_rank for one in after.segments} | {before.n_genes}
-    for left, right in zip(after.segments, after.segments[1:], strict=False):
+    assert [one.instance_id for one in after.cut.instances] == [3, 4, 5, 6, 7, 8]
+    assert [one.instance_id for one in after.cut.split_instances] == [0, 1, 2]
+    assert after.cut.segments[0].first_row == 0
+    assert after.cut.segments[-1].stop_row == before.n_rows
+    borders = {one.first_rank for one in after.cut.segments} | {before.n_genes}
+    for left, right in zip(after.cut.segments, after.cut.segments[1:], strict=False):
         assert (left.stop_rank, left.stop_row) == (right.first_rank, right.first_row)
-    for one in after.instances:
+    for one in after.cut.instances:
         assert {one.first_rank, one.stop_rank} <= borders
     # what neighbours share is the same segment as before
-    assert {one.name for one in before.segments[1::2]} <= {one.name for one in after.segments}
+    assert {one.name for one in before.segments[1::2]} <= {one.name for one in after.cut.segments}
     assert [one.instance_id for one in instances_for(after, 1)] == [5, 6]
     assert instances_for(before, 1) == (before.instances[1],)
     with pytest.raises(PlanError, match="the plan has instances 0 to 2"):
@@ -138,17 +138,17 @@ def test_run__an_instance_out_of_memory_is_split_and_its_halves_make_the_model(t
     assert "Gene coverage: 60/60 (100.0%)" in done.stderr
     folder = RunFolder(out)
     plan = folder.read_plan()
-    assert [one.name for one in plan.instances] == ["instance_01", "instance_02"]
+    assert [one.name for one in plan.cut.instances] == ["instance_01", "instance_02"]
     peaks = [
-        json.loads((folder.instance(one) / "measurement.json").read_bytes())["peak_bytes"] for one in plan.instances
+        json.loads((folder.instance(one) / "measurement.json").read_bytes())["peak_bytes"] for one in plan.cut.instances
     ]
-    assert max(peaks) <= plan.budget_bytes
+    assert max(peaks) <= plan.cut.budget.budget_bytes
     summary = json.loads(folder.summary.read_bytes())
     assert [one["instance_id"] for one in summary["members"]] == [1, 2]
     assert (summary["coverage_fraction"], summary["instances_lost"]) == (1.0, [])
     shown = call("sql", out, "select instance_id, status from instances order by instance_id", "--json")
     assert [tuple(row.values()) for row in json.loads(shown.stdout)] == [(0, "split"), (1, "done"), (2, "done")]
-    assert pq.read_metadata(folder.out_of_fold).num_rows == plan.n_rows
+    assert pq.read_metadata(folder.out_of_fold).num_rows == plan.data.n_rows
     again = here("run", data, "--out", out, *flags, "--max-memory-per-instance-gb", str(limit))
     assert "nothing to do" in again.stderr
 
@@ -168,14 +168,14 @@ def test_run__a_crashed_instance_is_lost_and_named_and_the_same_command_mends_th
     assert "signal 11" in last
     folder = RunFolder(out)
     plan = folder.read_plan()
-    only_there = plan.instances[2].first_rank - plan.instances[0].stop_rank
+    only_there = plan.cut.instances[2].first_rank - plan.cut.instances[0].stop_rank
     assert f"with them {only_there} of 60 genes" in last
     summary = json.loads(folder.summary.read_bytes())
     assert summary["instances_lost"] == [1]
     assert summary["coverage_fraction"] == (60 - only_there) / 60
     with folder.gene_coverage.open(newline="") as file:
         assert sum(row["trained"] == "0" for row in csv.DictReader(file)) == only_there
-    assert pq.read_metadata(folder.out_of_fold).num_rows == plan.n_rows  # the others score all rows
+    assert pq.read_metadata(folder.out_of_fold).num_rows == plan.data.n_rows  # the others score all rows
     page = folder.page.read_text()
     assert f"Only {60 - only_there} of 60 genes were trained on; lost: instance_01" in page
     status = json.loads(call("status", out, "--json").stdout)

@@ -27,7 +27,7 @@ SECRET = "a secret that must stand nowhere"
 @pytest.fixture(autouse=True)
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Ask for the server anew in every test, and do the work of children here."""
-    monkeypatch.setattr("mi_duck.data.prepare.run_child", run_here)
+    monkeypatch.setattr("mi_duck.processes.run_child", run_here)
     _store.cache_clear()
     yield
     _store.cache_clear()
@@ -75,9 +75,9 @@ def test_run__on_a_store_reads_the_same_rows_as_on_a_disk(small_dataset: Path, t
     partitioned(url, remote, "--seed", "7")  # type: ignore[arg-type]
     assert segment_hashes(local) == segment_hashes(remote)
     plan = RunFolder(remote).read_plan()
-    assert plan.location == url
-    assert plan.files == (f"{url}/master/part-00000.parquet",)
-    assert plan.genes_sha256 == RunFolder(local).read_plan().genes_sha256
+    assert plan.data.location == url
+    assert plan.data.files == (f"{url}/master/part-00000.parquet",)
+    assert plan.data.genes_sha256 == RunFolder(local).read_plan().data.genes_sha256
     for file in remote.rglob("*"):
         assert file.is_dir() or SECRET.encode() not in file.read_bytes(), file
 

@@ -176,9 +176,9 @@ def test_plan__writes_what_every_strategy_would_take(small_dataset: Path, tmp_pa
     result = call("plan", small_dataset, "--out", tmp_path / "run", "--strategy", "external", "--threads", "1")
     assert result.exit_code == 0, result.output
     plan = RunFolder(tmp_path / "run").read_plan()
-    assert plan.strategy == "external"
-    assert len(plan.instances) == 1
-    found = {one["strategy"]: one for one in plan.alternatives}
+    assert plan.cut.strategy_used == "external"
+    assert len(plan.cut.instances) == 1
+    found = {one["strategy"]: one for one in plan.cut.alternatives}
     assert set(found) == {"single", "multi", "external"}
-    assert found["external"]["peak_bytes"] == plan.instances[0].predicted_bytes
+    assert found["external"]["peak_bytes"] == plan.cut.instances[0].predicted_bytes
     assert all(one["is_feasible"] == (not one["reason"]) for one in found.values())

@@ -59,7 +59,7 @@ def test_summary__instances_equal_plan_measurements_and_weights(run: Path, text:
     weights = json.loads((run / "consolidation_summary.json").read_bytes())["members"]
     lines = section(text, "Instances")
     assert lines[-1] == "Gene coverage: 60/60 (100.0%)"
-    for instance, member, line in zip(plan.instances, weights, lines[1:4], strict=True):
+    for instance, member, line in zip(plan.cut.instances, weights, lines[1:4], strict=True):
         measured = json.loads((RunFolder(run).instance(instance) / "measurement.json").read_bytes())
         assert line.split()[0] == instance.name
         genes, rows, predicted, peak, seconds, weight = numbers(line.removeprefix(instance.name))
@@ -87,15 +87,15 @@ def test_summary__data_folds_and_plan_equal_the_plan(run: Path, text: str, small
     plan = RunFolder(run).read_plan()
     truth = json.loads((small_dataset / "truth.json").read_bytes())["class_rows"]
     data = dict(line.split(maxsplit=1) for line in section(text, "Data"))
-    assert plan.dataset_fingerprint in data["dataset"]
-    assert numbers(data["rows"]) == [plan.n_rows]
+    assert plan.data.fingerprint in data["dataset"]
+    assert numbers(data["rows"]) == [plan.data.n_rows]
     assert numbers(data["genes"]) == [60, 60]
     folds = [numbers(line) for line in section(text, "Folds")[1:]]
     assert [line[0] for line in folds] == [0, 1, 2]
     assert [sum(column) for column in list(zip(*folds, strict=True))[1:]] == [
         60,
-        plan.n_rows,
-        *(truth[name] for name in plan.classes),
+        plan.data.n_rows,
+        *(truth[name] for name in plan.data.classes),
     ]
     assert "redundancy 1.067" in " ".join(section(text, "Plan"))  # 24 + 20 + 20 genes in 60
     settings = dict(line.split(" = ") for line in section(text, "Settings"))

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xgboost as xgb
+from plans import changed
 from runs import SMALL, mi_duck, planned, trained
 
 from mi_duck.archive import read_parts
@@ -42,15 +43,15 @@ class Trained:
         """Read an instance of a run and its rows."""
         folder = RunFolder(run)
         plan = folder.read_plan()
-        instance = plan.instances[instance_id]
+        instance = plan.cut.instances[instance_id]
         reader = SegmentReader(plan, segments_of(plan, instance.first_rank, instance.stop_rank), folder.segments)
         genes, keys = read_genes(folder, plan), reader.keys()
         return cls(
             folder,
             plan,
             instance,
-            encoding_of(plan.settings.layout, plan.zero_is_missing).apply(
-                np.concatenate([matrix.copy() for matrix in reader.matrices(1000)]), plan.features
+            encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing).apply(
+                np.concatenate([matrix.copy() for matrix in reader.matrices(1000)]), plan.data.features
             ),
             keys["label"],
             genes.group[keys["gene_rank"]],
@@ -289,9 +290,9 @@ def test_stopping_groups__are_a_tenth_by_hash_and_none_where_none_can_be_spared(
 
 
 def test_train__final_rounds_are_the_median_over_folds(run: Path) -> None:
-    for number in range(len(RunFolder(run).read_plan().instances)):
+    for number in range(len(RunFolder(run).read_plan().cut.instances)):
         folder = RunFolder(run)
-        where = folder.instance(folder.read_plan().instances[number])
+        where = folder.instance(folder.read_plan().cut.instances[number])
         folds = json.loads(read_parts(where / "fold_models.miduck")["model.json"])["rounds"]
         parts = read_parts(where / "model_multiclass.miduck")
         rounds = json.loads(parts["model.json"])["rounds"]
@@ -400,7 +401,7 @@ def test_is_trained__false_after_any_byte_of_what_training_wrote_changes(run: Pa
     shutil.copytree(run, tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
     plan = folder.read_plan()
-    instance = plan.instances[0]
+    instance = plan.cut.instances[0]
     where = folder.instance(instance)
     rng = np.random.default_rng(0)
     assert is_trained(folder, plan, instance)
@@ -423,12 +424,12 @@ def test_is_trained__false_after_any_byte_of_what_training_wrote_changes(run: Pa
 @pytest.mark.parametrize(
     "change",
     [
-        lambda plan: dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, max_depth=9)),
-        lambda plan: dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, calibrate=False)),
-        lambda plan: dataclasses.replace(plan, genes_sha256="0" * 64),
-        lambda plan: dataclasses.replace(plan, dataset_fingerprint="0" * 64),
-        lambda plan: dataclasses.replace(plan, features=plan.features[::-1]),
-        lambda plan: dataclasses.replace(plan, classes=plan.classes[::-1]),
+        lambda plan: changed(plan, max_depth=9),
+        lambda plan: changed(plan, calibrate=False),
+        lambda plan: changed(plan, genes_sha256="0" * 64),
+        lambda plan: changed(plan, fingerprint="0" * 64),
+        lambda plan: changed(plan, features=plan.data.features[::-1]),
+        lambda plan: changed(plan, classes=plan.data.classes[::-1]),
     ],
 )
 def test_is_trained__false_after_settings_genes_data_features_or_classes_change(
@@ -436,9 +437,9 @@ def test_is_trained__false_after_settings_genes_data_features_or_classes_change(
 ) -> None:
     folder = RunFolder(run)
     plan = folder.read_plan()
-    assert is_trained(folder, plan, plan.instances[0])
-    assert not is_trained(folder, change(plan), plan.instances[0])
-    moved = dataclasses.replace(plan.instances[0], stop_rank=plan.instances[0].stop_rank - 1)
+    assert is_trained(folder, plan, plan.cut.instances[0])
+    assert not is_trained(folder, change(plan), plan.cut.instances[0])
+    moved = dataclasses.replace(plan.cut.instances[0], stop_rank=plan.cut.instances[0].stop_rank - 1)
     assert not is_trained(folder, plan, moved)
 
 

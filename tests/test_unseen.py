@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from plans import changed
 from runs import finished_run
 from sklearn.metrics import average_precision_score, f1_score, log_loss, roc_auc_score
 
@@ -28,11 +29,11 @@ def test_unseen_ranks__leave_out_windows_their_groups_and_pilots(run: Path) -> N
     groups = np.array(list("aabbccdda"), dtype=object)
     genes = Genes(groups, groups, np.zeros(9, dtype=np.int64))
     plan = RunFolder(run).read_plan()
-    window = replace(plan.instances[0], first_rank=3, stop_rank=5)
-    plan = replace(plan, n_genes=8, pilot_genes=0)
+    window = replace(plan.cut.instances[0], first_rank=3, stop_rank=5)
+    plan = changed(plan, n_genes=8, pilot_genes=0)
     # b and c have a gene in the window
     assert unseen_ranks(plan, window, genes).tolist() == [True, True, False, False, False, False, True, True]
-    with_pilot = unseen_ranks(replace(plan, pilot_genes=2), window, genes)
+    with_pilot = unseen_ranks(changed(plan, pilot_genes=2), window, genes)
     assert with_pilot.tolist() == [False, False, False, False, False, False, True, True]
 
 
@@ -43,7 +44,7 @@ def test_unseen_scores__equal_the_model_on_the_rows_of_groups_that_are_not_its_o
     """Predicted from the dataset through the public model, scored by scikit-learn."""
     folder = RunFolder(run)
     plan = folder.read_plan()
-    where = folder.instance(plan.instances[number])
+    where = folder.instance(plan.cut.instances[number])
     genes = pq.read_table(folder.genes)
     group_of = dict(zip(genes["gene_id"].to_pylist(), genes["fold_group"].to_pylist(), strict=True))
     fold_of = dict(zip(genes["gene_id"].to_pylist(), genes["fold"].to_pylist(), strict=True))
@@ -51,7 +52,7 @@ def test_unseen_scores__equal_the_model_on_the_rows_of_groups_that_are_not_its_o
     rows = pq.read_table(small_dataset / "master")
     rows = rows.filter(pa.array([group_of[gene] not in own for gene in rows["gene_id"].to_pylist()]))
     gene = rows["gene_id"].to_pylist()
-    label = np.array([plan.classes.index(name) for name in rows["splice_type"].to_pylist()])
+    label = np.array([plan.data.classes.index(name) for name in rows["splice_type"].to_pylist()])
     fold = np.array([fold_of[one] for one in gene])
     probabilities = load_unified_model(where).predict_proba(rows)
     with (where / "holdout_evaluation_results.csv").open() as file:
@@ -62,9 +63,9 @@ def test_unseen_scores__equal_the_model_on_the_rows_of_groups_that_are_not_its_o
         truth, part = label[of_fold], probabilities[of_fold]
         assert int(line["test_rows"]) == of_fold.sum()
         assert int(line["test_genes"]) == len({one for one, is_in in zip(gene, of_fold, strict=True) if is_in})
-        assert int(line["train_genes"]) == plan.instances[number].n_genes
+        assert int(line["train_genes"]) == plan.cut.instances[number].n_genes
         assert float(line["f1_macro"]) == pytest.approx(f1_score(truth, part.argmax(axis=1), average="macro"))
-        for index, name in enumerate(plan.classes):
+        for index, name in enumerate(plan.data.classes):
             wanted = average_precision_score(truth == index, part[:, index])
             assert float(line[f"{name}_ap"]) == pytest.approx(wanted, abs=1e-6)
         site = part[:, 1:].sum(axis=1, dtype=np.float64)
@@ -91,7 +92,7 @@ def test_unseen_scores__without_unseen_genes_are_a_status_and_no_number(run: Pat
     columns = {"gene_rank": pa.array([], pa.int32()), "label": pa.array([], pa.uint8())}
     columns |= {f"p_{index}": pa.array([], pa.float32()) for index in range(3)}
     pq.write_table(pa.table(columns), tmp_path / "none.parquet")
-    rows, summary = unseen_scores(tmp_path / "none.parquet", plan, plan.instances[0], read_genes(folder, plan))
+    rows, summary = unseen_scores(tmp_path / "none.parquet", plan, plan.cut.instances[0], read_genes(folder, plan))
     assert rows == []
     assert summary["status"] == NO_UNSEEN == "no unseen genes"
     assert not [value for value in summary.values() if not isinstance(value, str)]
@@ -105,7 +106,7 @@ def test_unseen_scores__of_rows_without_a_class_have_no_number_for_it(run: Path,
     for index, values in enumerate(([0.8, 0.1, 0.7, 0.2], [0.1, 0.8, 0.2, 0.7], [0.1, 0.1, 0.1, 0.1])):
         columns[f"p_{index}"] = pa.array(values, pa.float32())
     pq.write_table(pa.table(columns), tmp_path / "two.parquet")
-    rows, summary = unseen_scores(tmp_path / "two.parquet", plan, plan.instances[0], read_genes(folder, plan))
+    rows, summary = unseen_scores(tmp_path / "two.parquet", plan, plan.cut.instances[0], read_genes(folder, plan))
     assert [row["acceptor_ap"] for row in rows] == [None] * len(rows)
     assert {row["donor_ap"] for row in rows} == {1.0}
     pooled = {(one["metric"], one["class"]): one["value"] for one in summary["all_rows"]}

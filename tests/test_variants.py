@@ -20,9 +20,10 @@ from mi_duck.ensemble.predict import predict_file
 from mi_duck.ensemble.voting import MemberWeights, Variant, all_weights, variants, vote_out_of_fold
 from mi_duck.metrics.calibrate import Calibrator, calibrate, calibrated
 from mi_duck.metrics.metrics import log_loss_of_rows
+from mi_duck.processes import Context
 from mi_duck.rows.partition import partition_here
 from mi_duck.run.folder import RunFolder
-from mi_duck.workflow.runs import consolidate_alone
+from mi_duck.workflow.pipeline import consolidate_run
 
 METHODS = ("none", "platt", "isotonic")
 
@@ -176,7 +177,7 @@ def test_consolidate__the_model_does_what_the_chosen_variant_does(
     out = tmp_path / "run"
     shutil.copytree(run, out)
     said: list[str] = []
-    consolidate_alone(out, voting=voting, weights=method, threads=1, report=quiet, say=said.append)
+    consolidate_run(out, Context(1, quiet, said.append), voting=voting, weights=method)
     folder = RunFolder(out)
     scores = read_member_scores(folder, folder.read_plan())
     weights = all_weights(scores, 0)[f"{voting}/{method}"]
@@ -212,7 +213,7 @@ def test_consolidate__auto_says_what_it_chose(run: Path, tmp_path: Path, chosen:
     out = tmp_path / "run"
     shutil.copytree(run, out)
     said: list[str] = []
-    consolidate_alone(out, voting="auto", weights="auto", threads=1, report=quiet, say=said.append)
+    consolidate_run(out, Context(1, quiet, said.append), voting="auto", weights="auto")
     name = f"{chosen['voting']}/{chosen['method']}"
     line = next(line for line in said if "lowest cross-fitted log loss" in line)
     assert line.startswith(f"Voting and weights: {name} has the lowest")

@@ -10,17 +10,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from runs import call, finished_run, plain_run, quiet, resealed
+from runs import CONTEXT, call, finished_run, plain_run, quiet, resealed
 
 from mi_duck.archive import pack, read_parts
 from mi_duck.atomic_files import file_sha256, sealed, write_json
 from mi_duck.run.folder import RunFolder, file_hashes, listing_files_again, own_files, read_provenance
 from mi_duck.run.instance_folder import checkpoint_key, made_of
 from mi_duck.run.locks import run_lock
+from mi_duck.settings import Diagnostics
 from mi_duck.verify.findings import OK, Finding
 from mi_duck.verify.verify import exit_code, verify_run
-from mi_duck.workflow.pipeline import is_finished
-from mi_duck.workflow.runs import report_alone
+from mi_duck.workflow.pipeline import is_finished, report_run
 
 FIRST, SECOND, LAST = (f"multi_instance_training/instance_{number:02d}" for number in range(3))
 
@@ -122,11 +122,11 @@ def mended(*changes: Callable[[Path], None]) -> Callable[[Path], None]:
         for one in changes:
             one(run)
         folder = RunFolder(run)
-        if file_sha256(folder.genes) != json.loads(folder.plan.read_bytes())["genes_sha256"]:
+        if file_sha256(folder.genes) != json.loads(folder.plan.read_bytes())["data"]["genes_sha256"]:
             resealed(folder.plan, lambda plan: plan.update(genes_sha256=file_sha256(folder.genes)))
         plan = folder.read_plan()
         summary = json.loads(folder.summary.read_bytes())
-        for instance, member in zip(plan.instances, summary["members"], strict=True):
+        for instance, member in zip(plan.cut.instances, summary["members"], strict=True):
             where = folder.instance(instance)
             manifest = json.loads((where / "manifest.json").read_bytes())
             del manifest["seal"]
@@ -247,26 +247,31 @@ FAULTS: dict[str, tuple[Callable[[Path], None], int, str, str]] = {
         *(text("plan.json", '{"version": 4, "seal": "0"}'), 65, "plan.json", "it is not what was written"),
     ),
     "text for a number in plan.json": (
-        *(edit_json("plan.json", lambda plan: plan["instances"][0].update(n_rows="many")), 65, "plan.json", "n_rows"),
+        *(
+            edit_json("plan.json", lambda plan: plan["cut"]["instances"][0].update(n_rows="many")),
+            65,
+            "plan.json",
+            "n_rows",
+        ),
     ),
     "window of plan.json": (
-        *(mended(edit_json("plan.json", lambda plan: plan["instances"][1].update(first_rank=25))), 65),
+        *(mended(edit_json("plan.json", lambda plan: plan["cut"]["instances"][1].update(first_rank=25))), 65),
         *("neighbouring windows overlap", "n_shared"),
     ),
     "window beyond the genes": (
-        *(edit_json("plan.json", lambda plan: plan["instances"][2].update(stop_rank=10**9)), 65),
+        *(edit_json("plan.json", lambda plan: plan["cut"]["instances"][2].update(stop_rank=10**9)), 65),
         *("plan.json", "outside the genes"),
     ),
     "rows of a window": (
-        *(mended(edit_json("plan.json", lambda plan: plan["instances"][1].update(n_rows=7))), 65),
+        *(mended(edit_json("plan.json", lambda plan: plan["cut"]["instances"][1].update(n_rows=7))), 65),
         *("windows hold their genes", "n_rows 7"),
     ),
     "peak above the budget in plan.json": (
-        *(mended(edit_json("plan.json", lambda plan: plan["instances"][1].update(predicted_bytes=1 << 40))), 65),
+        *(mended(edit_json("plan.json", lambda plan: plan["cut"]["instances"][1].update(predicted_bytes=1 << 40))), 65),
         *("predicted peaks keep the budget", "instance_id 1"),
     ),
     "segment of plan.json": (
-        *(mended(edit_json("plan.json", lambda plan: plan["segments"][1].update(stop_row=99))), 65),
+        *(mended(edit_json("plan.json", lambda plan: plan["cut"]["segments"][1].update(stop_row=99))), 65),
         *("segments tile the rows", "first_rank"),
     ),
     "nested plan.json": (text("plan.json", "[" * 100_000), 65, "plan.json", "damaged"),
@@ -531,7 +536,7 @@ def test_provenance__leaves_files_of_others_alone(run: Path) -> None:
 
 
 def test_provenance__vouches_again_after_a_stage_alone(run: Path) -> None:
-    report_alone(run, with_overfitting=True, report=quiet)
+    report_run(run, Diagnostics(), CONTEXT)
     assert list(run.glob("*.pdf")), "the report alone draws figures"
     assert verified(run) == (0, {})
 

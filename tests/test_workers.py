@@ -11,18 +11,18 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+from plans import changed
 from runs import FAST, call, end, partitioned, quiet, started, wait_for_line
 
 import cli
 from mi_duck import processes as children
 from mi_duck.atomic_files import file_sha256
 from mi_duck.errors import CheckpointError
-from mi_duck.processes import CancelledError, Pool, Task, run_child
+from mi_duck.processes import CancelledError, Context, Pool, Task, run_child
 from mi_duck.resources import GIB, cuda_devices
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Instance
@@ -254,7 +254,7 @@ def test_run__fewer_at_once_where_memory_is_too_little_for_more(
     small_dataset: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The scheduler's allocation is twice what one instance needs: six tenths of that are room for one."""
-    peak = max(one.predicted_bytes for one in RunFolder(run).read_plan().instances)
+    peak = max(one.predicted_bytes for one in RunFolder(run).read_plan().cut.instances)
     monkeypatch.setenv("SLURM_MEM_PER_NODE", str(2 * peak >> 20))
     process = started("run", small_dataset, "--out", run, *FAST, *LONG, "--workers", 2)
     try:
@@ -290,7 +290,7 @@ def test_train__what_lacks_memory_beside_others_is_tried_again_beside_fewer(
             monkeypatch.setattr(children, "LEAST_LEFT", enough)
 
     folder = RunFolder(run)
-    assert train(folder, folder.read_plan(), threads=1, workers=2, report=quiet, say=say) == (3, ())
+    assert train(folder, folder.read_plan(), Context(1, quiet, say), workers=2) == (3, ())
     again = [line for line in lines if "tried again later, with fewer beside it: train_instance was stopped: " in line]
     assert again
     assert all("MiB are left on the machine" in line for line in again)
@@ -304,7 +304,7 @@ def test_train__one_at_once_on_a_device_and_an_error_ends_it_all(run: Path) -> N
     """The plan comes from a machine with a device; here the first child finds none."""
     folder = RunFolder(run)
     plan = folder.read_plan()
-    folder.plan.write_text(replace(plan, settings=replace(plan.settings, device="cuda")).to_json())
+    folder.plan.write_text(changed(plan, device="cuda").to_json())
     result = call("train", run, "--workers", 2)
     assert result.exit_code == 78, result.output
     assert "1 of 2 workers: the memory of the device is planned for one instance at a time" in result.stderr

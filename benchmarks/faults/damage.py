@@ -101,7 +101,7 @@ def _try(scene: Scene, name: str, damage: Callable[[bytearray], bytearray], *, b
     whole = base(scene)
     out = scene.fresh()
     shutil.copytree(whole, out, copy_function=os.link)
-    place = name.replace("SEGMENT", RunFolder(whole).read_plan().segments[2].name)
+    place = name.replace("SEGMENT", RunFolder(whole).read_plan().cut.segments[2].name)
     data = (whole / place).read_bytes()
     (out / place).unlink()
     (out / place).write_bytes(damage(bytearray(data)))
@@ -172,7 +172,7 @@ def _segments(out: Path) -> Any:
     folder = RunFolder(out)
     plan = folder.read_plan()
     found = []
-    for instance in plan.instances:
+    for instance in plan.cut.instances:
         segments = segments_of(plan, instance.first_rank, instance.stop_rank)
         reader = SegmentReader(plan, segments, folder.segments)
         small, wide = zip(*reader.records(500), strict=True)
@@ -187,9 +187,9 @@ def _instances(out: Path) -> Any:
     """Return the bytes of what counts as trained; damage is detected where an instance does not."""
     folder = RunFolder(out)
     plan = folder.read_plan()
-    if not all(is_trained(folder, plan, instance) for instance in plan.instances):
+    if not all(is_trained(folder, plan, instance) for instance in plan.cut.instances):
         raise_detected()
-    return [(folder.instance(one) / name).read_bytes() for one in plan.instances for name in TRAINED]
+    return [(folder.instance(one) / name).read_bytes() for one in plan.cut.instances for name in TRAINED]
 
 
 def raise_detected() -> None:

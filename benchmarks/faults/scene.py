@@ -252,7 +252,7 @@ def trained(out: Path) -> dict[str, tuple[int, int]]:
     plan = folder.read_plan()
     return {
         one.name: (stat.st_ino, stat.st_mtime_ns)
-        for one in plan.instances
+        for one in plan.cut.instances
         if is_trained(folder, plan, one)
         for stat in [(folder.instance(one) / "model_multiclass.miduck").stat()]
     }

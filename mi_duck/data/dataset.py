@@ -32,7 +32,7 @@ from mi_duck.data.parquet import (
     whole_hash,
 )
 from mi_duck.errors import DataError
-from mi_duck.run.plan import Plan
+from mi_duck.run.plan import PlannedData
 
 CLASSES = ("neither", "donor", "acceptor")
 PLACES = [
@@ -388,13 +388,13 @@ def some_names(names: Sequence[str], limit: int = 8) -> str:
     return ", ".join(short) + (f" and {len(names) - limit:,} more" if len(names) > limit else "")
 
 
-def open_planned(plan: Plan, *, with_hashes: bool = True) -> Dataset:
+def open_planned(data: PlannedData, *, with_hashes: bool = True) -> Dataset:
     """Open the dataset of a plan again and check that it is the same.
 
     Parameters
     ----------
-    plan
-        The plan.
+    data
+        Of a plan.
     with_hashes
         Whether every byte is looked at, if the plan was made with ``--full-hash``; else names, sizes and footers are.
 
@@ -404,40 +404,40 @@ def open_planned(plan: Plan, *, with_hashes: bool = True) -> Dataset:
         It changed or is gone.
     """
     dataset = open_dataset(
-        plan.location,
-        gene_column=plan.gene_column,
-        label_column=plan.label_column,
-        classes=plan.classes,
-        fold_by=None if plan.fold_column in (plan.gene_column, "overlap_cluster") else plan.fold_column,
-        full_hash=plan.full_hash and with_hashes,
+        data.location,
+        gene_column=data.gene_column,
+        label_column=data.label_column,
+        classes=data.classes,
+        fold_by=None if data.fold_column in (data.gene_column, "overlap_cluster") else data.fold_column,
+        full_hash=data.full_hash and with_hashes,
     )
-    changed = changed_files(plan, dataset)
+    changed = changed_files(data, dataset)
     if changed:
         raise DataError(
-            f"{plan.location} changed since plan.json was made: {changed}; restore it or plan anew into another --out"
+            f"{data.location} changed since plan.json was made: {changed}; restore it or plan anew into another --out"
         )
     return dataset
 
 
-def changed_files(plan: Plan, dataset: Dataset) -> str:
+def changed_files(data: PlannedData, dataset: Dataset) -> str:
     """Return in words which file of a plan's dataset is gone, is new, or has changed; empty if all are the same."""
-    if dataset.fingerprint == plan.dataset_fingerprint:
+    if dataset.fingerprint == data.fingerprint:
         return ""
-    now = {resolved(file): place for place, file in enumerate(dataset.files)}
-    gone, new = [file for file in plan.files if file not in now], sorted(set(now) - set(plan.files))
+    now = {resolved(file): index for index, file in enumerate(dataset.files)}
+    gone, new = [file for file in data.files if file not in now], sorted(set(now) - set(data.files))
     if gone or new:
         verb = "is gone" if gone else "is new"
         return f"{(gone or new)[0]} {verb}" + (
             f", with {len(gone or new) - 1:,} others" if len(gone or new) > 1 else ""
         )
-    for file, pin, whole in zip(plan.files, plan.pins, plan.hashes or plan.pins, strict=False):
-        place = now[file]
-        if dataset.pins[place] != pin or (plan.full_hash and dataset.full_hash and dataset.hashes[place] != whole):
+    for file, pin, whole in zip(data.files, data.pins, data.hashes or data.pins, strict=False):
+        index = now[file]
+        if dataset.pins[index] != pin or (data.full_hash and dataset.full_hash and dataset.hashes[index] != whole):
             return f"{file} is another file now"
-    return "a file changed" if plan.full_hash == dataset.full_hash else ""
+    return "a file changed" if data.full_hash == dataset.full_hash else ""
 
 
-def check_place(dataset: Dataset, out: Path) -> None:
+def check_apart(dataset: Dataset, out: Path) -> None:
     """Refuse a run folder that holds the dataset or lies in its folder, where its files would become data.
 
     Raises
@@ -445,8 +445,8 @@ def check_place(dataset: Dataset, out: Path) -> None:
     DataError
         The two are not apart.
     """
-    place = out.resolve()
-    if any(file.resolve().is_relative_to(place) for file in dataset.files if isinstance(file, Path)):
+    target = out.resolve()
+    if any(file.resolve().is_relative_to(target) for file in dataset.files if isinstance(file, Path)):
         raise DataError(f"--out {out} holds the dataset itself; choose another folder")
-    if Path(dataset.location).is_dir() and place.is_relative_to(Path(dataset.location).resolve()):
+    if Path(dataset.location).is_dir() and target.is_relative_to(Path(dataset.location).resolve()):
         raise DataError(f"--out {out} would become part of the dataset {dataset.location}; choose another folder")

@@ -48,7 +48,7 @@ def join_run(*, run: str, threads: int, voting: str, weights: str, report: Repor
         messages.append(
             f"Voting and weights: {name} has the lowest cross-fitted log loss, {losses[name]:.6f} ({others})"
         )
-    trained = [instance for instance in plan.instances if is_trained(folder, plan, instance)]
+    trained = [instance for instance in plan.cut.instances if is_trained(folder, plan, instance)]
     covered = {rank for instance in trained for rank in range(instance.first_rank, instance.stop_rank)}
     members = [load_unified_model(folder.instance(instance)) for instance in trained]
     model = consolidate(
@@ -62,7 +62,7 @@ def join_run(*, run: str, threads: int, voting: str, weights: str, report: Repor
     save_model(folder.model, model)
     write_json(folder.thresholds, scored["thresholds"])
     write_json(folder.summary, _summary(folder, plan, trained, model, scored, n_genes=len(covered)))
-    messages.append(f"Gene coverage: {len(covered):,}/{plan.n_genes:,} ({len(covered) / plan.n_genes:.1%})")
+    messages.append(f"Gene coverage: {len(covered):,}/{plan.data.n_genes:,} ({len(covered) / plan.data.n_genes:.1%})")
     return {"messages": messages}
 
 
@@ -79,19 +79,19 @@ def _summary(
     return {
         "model_sha256": file_sha256(folder.model),
         "out_of_fold_sha256": file_sha256(folder.out_of_fold),
-        "dataset_fingerprint": plan.dataset_fingerprint,
+        "dataset_fingerprint": plan.data.fingerprint,
         "classes": model.classes,
         "n_features": len(model.features),
-        "n_instances": len(plan.instances),
-        "instances_lost": [one.instance_id for one in plan.instances if one not in trained],
+        "n_instances": len(plan.cut.instances),
+        "instances_lost": [one.instance_id for one in plan.cut.instances if one not in trained],
         "voting": model.voting,
         "weights": scored["method"],
         "variant": f"{scored['voting']}/{scored['method']}",
         "cross_fitted_log_loss": scored["log_loss"],
         "all_weights": scored["all_weights"],
-        "n_genes": plan.n_genes,
+        "n_genes": plan.data.n_genes,
         "n_genes_trained": n_genes,
-        "coverage_fraction": n_genes / plan.n_genes,
+        "coverage_fraction": n_genes / plan.data.n_genes,
         "thresholds": model.thresholds,
         "members": [
             {

@@ -103,8 +103,8 @@ def read_member_scores(folder: RunFolder, plan: Plan) -> MemberScores:
     facts = pq.read_table(folder.members, columns=["gene_rank", "label", "fold"])
     return MemberScores(
         path=folder.members,
-        classes=plan.classes,
-        base_columns=plan.base_scores,
+        classes=plan.data.classes,
+        base_columns=plan.data.base_scores,
         instance_ids=tuple(sorted({int(parts[1]) for parts in names if parts[0] == "margin"})),
         n_folds=plan.settings.n_folds,
         gene_rank=facts["gene_rank"].to_numpy(),
@@ -140,13 +140,15 @@ def member_table(
         "label": pa.array(np.ascontiguousarray(keys["label"])),
         "fold": pa.array(fold),
         "position": pa.array(np.ascontiguousarray(keys["position"]))
-        if plan.position_column
+        if plan.data.position_column
         else pa.nulls(len(keys), pa.int64()),
     }
     for kind, values in (("margin", margins), ("p", probabilities)):
         columns |= {
             f"{kind}:{instance_id}:{name}": pa.array(values[member, :, index].astype(np.float32))
             for member, instance_id in enumerate(instance_ids)
-            for index, name in enumerate(plan.classes)
+            for index, name in enumerate(plan.data.classes)
         }
-    return pa.table(columns | {f"base:{name}": pa.array(base[:, index]) for index, name in enumerate(plan.base_scores)})
+    return pa.table(
+        columns | {f"base:{name}": pa.array(base[:, index]) for index, name in enumerate(plan.data.base_scores)}
+    )

@@ -101,7 +101,7 @@ def predict_out_of_fold(
     folder = RunFolder(Path(run))
     plan = folder.read_plan()
     genes = read_genes(folder, plan)
-    trained = [instance for instance in plan.instances if is_trained(folder, plan, instance)]
+    trained = [instance for instance in plan.cut.instances if is_trained(folder, plan, instance)]
     if not trained:
         raise CheckpointError(f"no instance of {folder.root} is trained; run 'mi-duck train {folder.root}'")
     _write_member_scores(folder, plan, genes, trained, threads=threads, report=report)
@@ -129,7 +129,7 @@ def predict_out_of_fold(
         "method": chosen.method,
         "weights": list(every[chosen.name].final),
         "calibrators": [one.to_dict() for one in voted.calibration.final] if voted.calibration else [],
-        "thresholds": find_thresholds(voted.probabilities[first_row:], label, plan.classes),
+        "thresholds": find_thresholds(voted.probabilities[first_row:], label, plan.data.classes),
         "all_weights": {name: one.to_dict() for name, one in every.items()},
         "log_loss": losses,
     }
@@ -137,7 +137,7 @@ def predict_out_of_fold(
 
 def first_scored_row(plan: Plan, gene_rank: NDArray[np.integer[Any]]) -> int:
     """Return the first row that is scored: those before it are of the genes that chose the features."""
-    return int(np.searchsorted(gene_rank, plan.pilot_genes))
+    return int(np.searchsorted(gene_rank, plan.data.pilot_genes))
 
 
 def _write_member_scores(
@@ -145,21 +145,21 @@ def _write_member_scores(
 ) -> None:
     """Write the scratch file of `mi_duck.ensemble.member_scores`, in one pass over the segments."""
     models = [read_fold_models(folder.instance(instance) / "fold_models.miduck") for instance in trained]
-    encoding = encoding_of(plan.settings.layout, plan.zero_is_missing)
+    encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing)
     forests = [
-        forest_of([booster for model in models for booster in model.boosters[fold]], plan.features, encoding)
+        forest_of([booster for model in models for booster in model.boosters[fold]], plan.data.features, encoding)
         for fold in range(len(models[0].boosters))
     ]
     calibrators = [model.calibrators for model in models]
     del models  # their trees are in the forests
 
     ids = [instance.instance_id for instance in trained]
-    base = [plan.features.index(name) for name in plan.base_scores]
-    batch_rows = max(256, BATCH_BYTES // (4 * len(plan.features)))
+    base = [plan.data.features.index(name) for name in plan.data.base_scores]
+    batch_rows = max(256, BATCH_BYTES // (4 * len(plan.data.features)))
 
     def tables() -> Iterator[pa.Table]:
         done = 0
-        for segment in segments_of(plan, 0, plan.n_genes):
+        for segment in segments_of(plan, 0, plan.data.n_genes):
             reader = SegmentReader(plan, [segment], folder.segments)
             keys = reader.keys()
             begin = 0
@@ -171,7 +171,7 @@ def _write_member_scores(
                 yield member_table(plan, own, fold, ids, margins, probabilities, base_scores)
                 begin += len(matrix)
                 done += len(matrix)
-                report("scoring every row out of fold", done, plan.n_rows)
+                report("scoring every row out of fold", done, plan.data.n_rows)
 
     with storage_errors(folder.root):
         folder.scratch.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from mi_duck.atomic_files import publish, storage_errors, unguarded
 from mi_duck.data.database import Database, named_queries, named_text
 from mi_duck.errors import CheckpointError, DataError
-from mi_duck.run.costs import MemoryModel, growing_bytes
+from mi_duck.run.costs import growing_bytes
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.instance_folder import instance_state, measurement, status_of
 from mi_duck.run.plan import Plan
@@ -55,10 +55,10 @@ def write_catalogue(folder: RunFolder, plan: Plan, provenance: dict[str, Any]) -
             db.load("gene_index", pq.read_table(folder.genes))
             db.load("instances", _instances(folder, plan))
             db.table("instance_genes")
-            db.table("coverage", n_genes_dataset=plan.n_genes_dataset)
+            db.table("coverage", n_genes_dataset=plan.data.n_genes_dataset)
             db.load("genes", _with_class_columns(db.arrow("catalogue_genes"), plan))
             db.load("gene_folds", db.arrow("catalogue_folds"))
-            db.table("memory_per_gene", bytes_per_row=plan.bytes_per_row)
+            db.table("memory_per_gene", bytes_per_row=plan.costs.bytes_per_row)
             db.load("memory_measurements", _measurements(folder, plan))
             db.load("metrics", _metrics(folder))
             db.load_parquet("predictions", folder.out_of_fold)
@@ -73,7 +73,7 @@ def _with_class_columns(genes: pa.Table, plan: Plan) -> pa.Table:
     counts = list(zip(*genes["label_counts"].to_pylist(), strict=True))
     at = genes.schema.get_field_index("label_counts")
     genes = genes.remove_column(at)
-    for index, name in enumerate(plan.classes):
+    for index, name in enumerate(plan.data.classes):
         genes = genes.add_column(at + index, f"n_{name}", pa.array(counts[index], pa.int64()))
     return genes
 
@@ -84,9 +84,9 @@ def _instances(folder: RunFolder, plan: Plan) -> pa.Table:
         members = json.loads(folder.summary.read_bytes())["members"]
         weights = {member["instance_id"]: member["weight"] for member in members}
     rows = []
-    for instance in sorted((*plan.instances, *plan.split_instances), key=lambda one: one.instance_id):
+    for instance in sorted((*plan.cut.instances, *plan.cut.split_instances), key=lambda one: one.instance_id):
         measured = measurement(folder, instance)
-        is_split = instance in plan.split_instances
+        is_split = instance in plan.cut.split_instances
         rows.append(
             {
                 "instance_id": instance.instance_id,
@@ -113,11 +113,11 @@ def _measurements(folder: RunFolder, plan: Plan) -> pa.Table:
             "instance_id": instance.instance_id,
             "n_genes": instance.n_genes,
             "n_rows": instance.n_training_rows,
-            "n_features": len(plan.features),
+            "n_features": len(plan.data.features),
             "predicted_bytes": instance.predicted_bytes,
             "peak_bytes": measurement(folder, instance).get("peak_bytes"),
         }
-        for instance in plan.instances
+        for instance in plan.cut.instances
     ] + _probes(folder, plan)
     return pa.Table.from_pylist(rows, schema=MEASUREMENTS)
 
@@ -128,7 +128,7 @@ def _probes(folder: RunFolder, plan: Plan) -> list[dict[str, Any]]:
         points = json.loads(folder.memory.read_bytes())["points"]
     except (OSError, ValueError, KeyError):
         return []
-    model = MemoryModel.from_dict(plan.memory)
+    model = plan.costs.model
     return [
         point
         | {
@@ -154,7 +154,7 @@ def _run(plan: Plan, provenance: dict[str, Any]) -> pa.Table:
         [
             {
                 "run_id": provenance["plan_sha256"],
-                "dataset_fingerprint": plan.dataset_fingerprint,
+                "dataset_fingerprint": plan.data.fingerprint,
                 "settings": json.dumps(provenance["settings"], sort_keys=True),
                 "versions": json.dumps(provenance["versions"], sort_keys=True),
                 "started_at": provenance["started_at"],

@@ -57,7 +57,7 @@ def compare_runs(run: Path, other: Path) -> Versus:
             raise CheckpointError(
                 f"{run} and {other} differ in {name.replace('_', ' ')}; compare runs of the same data"
             )
-    classes, seed = plans[0].classes, plans[0].settings.seed
+    classes, seed = plans[0].data.classes, plans[0].settings.seed
     parts = _shared_rows(folders, classes)
     genes = read_genes(folders[0], plans[0])
     numbers = np.unique(genes.group, return_inverse=True)[1].tolist()

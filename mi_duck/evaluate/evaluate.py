@@ -69,8 +69,8 @@ def evaluate_run(
     chosen = next(one for one in variants() if one.name == consolidated["variant"])
     weights = {name: MemberWeights.from_dict(values) for name, values in consolidated["all_weights"].items()}
     table = _Table(scored)
-    steps = _Steps(report, bool(plan.base_scores) + len(variants()) + 2 * len(scores.instance_ids))
-    base = base_model_of_run(plan, scores, scored) if plan.base_scores else None
+    steps = _Steps(report, bool(plan.data.base_scores) + len(variants()) + 2 * len(scores.instance_ids))
+    base = base_model_of_run(plan, scores, scored) if plan.data.base_scores else None
     base_drawn: Drawn = {}
     if base is not None:
         base_drawn = scored.drawn(base.probabilities)
@@ -188,11 +188,11 @@ def _score_members(
     steps: _Steps,
 ) -> list[dict[str, Any]]:
     """Score each member on its own rows, on all, and on groups that its window lacks; return one line per member."""
-    group_of_gene = genes.group[plan.pilot_genes : plan.n_genes]
+    group_of_gene = genes.group[plan.data.pilot_genes : plan.data.n_genes]
     weight_of = {one["instance_id"]: one["weight"] for one in consolidated["members"]}
     comparison = []
     for instance_id in scores.instance_ids:
-        instance = plan.instance(instance_id)
+        instance = plan.cut.instance(instance_id)
         probabilities = scores.probabilities(instance_id)[scored.first_row :]
         own = (scored.rank >= instance.first_rank) & (scored.rank < instance.stop_rank)
         window = genes.group[instance.first_rank : instance.stop_rank]
@@ -245,7 +245,7 @@ def write_coverage(folder: RunFolder, plan: Plan, instance_ids: Sequence[int]) -
     """Write ``gene_coverage_report.csv``: which trained instances each gene is in."""
     names = pq.read_schema(folder.genes).names
     wanted = ["gene_id", "n_rows", "fold", "gene_rank", *(["is_holdout"] if "is_holdout" in names else [])]
-    members = [plan.instance(number) for number in instance_ids]
+    members = [plan.cut.instance(number) for number in instance_ids]
     lines = []
     for row in pq.read_table(folder.genes, columns=wanted).to_pylist():
         inside = [one.instance_id for one in members if one.first_rank <= row["gene_rank"] < one.stop_rank]
@@ -342,9 +342,10 @@ def write_calibration(
 def _member_methods(folder: RunFolder, plan: Plan, instance_ids: Sequence[int]) -> list[dict[str, str]]:
     """Return for each class the calibration that each member chose."""
     chosen = {
-        number: json.loads((folder.instance(plan.instance(number)) / "calibration.json").read_bytes())
+        number: json.loads((folder.instance(plan.cut.instance(number)) / "calibration.json").read_bytes())
         for number in instance_ids
     }
     return [
-        {plan.instance(number).name: facts[name]["method"] for number, facts in chosen.items()} for name in plan.classes
+        {plan.cut.instance(number).name: facts[name]["method"] for number, facts in chosen.items()}
+        for name in plan.data.classes
     ]

@@ -50,16 +50,16 @@ def evaluate_holdout(*, run: str, threads: int, report: Report) -> None:
     model = load_unified_model(folder.model)
     if not isinstance(model, ConsolidatedMetaModel):
         raise CheckpointError(f"{folder.model} is not an ensemble; run 'mi-duck consolidate {folder.root}'")
-    reader = SegmentReader(plan, plan.holdout_segments, folder.segments)
+    reader = SegmentReader(plan, plan.cut.holdout_segments, folder.segments)
     keys = reader.keys()
-    genes = pq.read_table(genes_file(folder, plan), columns=["gene_id", "fold_group"]).slice(plan.n_genes)
-    gene = keys["gene_rank"].astype(np.int64) - plan.n_genes
+    genes = pq.read_table(genes_file(folder, plan), columns=["gene_id", "fold_group"]).slice(plan.data.n_genes)
+    gene = keys["gene_rank"].astype(np.int64) - plan.data.n_genes
     group = np.unique(np.array(genes["fold_group"].to_pylist(), dtype=object), return_inverse=True)[1][gene]
     label = keys["label"].astype(np.int64)
     combined, members, base = _predictions(plan, model, reader, len(keys), threads=threads, report=report)
     _write_predictions(folder, plan, keys, genes["gene_id"].combine_chunks().take(pa.array(gene)), combined)
     found: list[tuple[str, int | None, str, NDArray[np.floating[Any]]]] = []
-    if plan.base_scores:
+    if plan.data.base_scores:
         of_base = _base_probabilities(folder, plan, base)
         found.append(("base", None, "calibrated on all genes that are not held out", of_base))
     found.append(("ensemble", None, f"final models, {model.voting} voting", combined))
@@ -68,10 +68,10 @@ def evaluate_holdout(*, run: str, threads: int, report: Report) -> None:
     lines = []
     for scope, instance_id, variant, probabilities in found:
         lines += metric_lines(
-            score(probabilities, label, group, plan.classes, seed=plan.settings.seed),
+            score(probabilities, label, group, plan.data.classes, seed=plan.settings.seed),
             scope=scope,
             variant=variant,
-            n_genes=plan.n_holdout_genes,
+            n_genes=plan.data.n_holdout_genes,
             n_rows=len(keys),
             instance_id=instance_id,
             evaluated_on="holdout",
@@ -84,12 +84,12 @@ def _predictions(
     plan: Plan, model: ConsolidatedMetaModel, reader: SegmentReader, n_rows: int, *, threads: int, report: Report
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Return probabilities of the ensemble and of each member, and the base scores of all rows."""
-    combined = np.empty((n_rows, len(plan.classes)), dtype=np.float32)
+    combined = np.empty((n_rows, len(plan.data.classes)), dtype=np.float32)
     members = np.empty((model.total_instances, *combined.shape), dtype=np.float32)
-    base = np.empty((n_rows, len(plan.base_scores)), dtype=np.float32)
-    base_columns = [plan.features.index(name) for name in plan.base_scores]
+    base = np.empty((n_rows, len(plan.data.base_scores)), dtype=np.float32)
+    base_columns = [plan.data.features.index(name) for name in plan.data.base_scores]
     begin = 0
-    for matrix in reader.matrices(max(256, BATCH_BYTES // (4 * len(plan.features)))):
+    for matrix in reader.matrices(max(256, BATCH_BYTES // (4 * len(plan.data.features)))):
         rows = slice(begin, begin + len(matrix))
         margins = model.margins_of_members(matrix, threads=threads)
         of_members = model.probabilities_of_members(margins)
@@ -105,12 +105,12 @@ def _write_predictions(
 ) -> None:
     """Write one row per held-out row, as in ``oof_predictions.parquet`` but without a fold; row ids go on from there."""
     columns: dict[str, Any] = {
-        "row_id": pa.array(np.arange(plan.n_rows, plan.n_rows + len(keys))),
+        "row_id": pa.array(np.arange(plan.data.n_rows, plan.data.n_rows + len(keys))),
         "gene_id": gene_id.dictionary_encode(),
-        "position": pa.array(keys["position"]) if plan.position_column else pa.nulls(len(keys), pa.int64()),
-        "label": pa.DictionaryArray.from_arrays(pa.array(keys["label"].astype(np.int32)), pa.array(plan.classes)),
+        "position": pa.array(keys["position"]) if plan.data.position_column else pa.nulls(len(keys), pa.int64()),
+        "label": pa.DictionaryArray.from_arrays(pa.array(keys["label"].astype(np.int32)), pa.array(plan.data.classes)),
     }
-    columns |= {f"p_{name}": pa.array(probabilities[:, index]) for index, name in enumerate(plan.classes)}
+    columns |= {f"p_{name}": pa.array(probabilities[:, index]) for index, name in enumerate(plan.data.classes)}
     target = folder.holdout_predictions
     temporary = target.with_name(f".{target.name}.tmp")
     with storage_errors(folder.root):

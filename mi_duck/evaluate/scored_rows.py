@@ -86,17 +86,17 @@ def scored_rows(plan: Plan, genes: Genes, scores: MemberScores, draws: int) -> S
     """Return the rows of a run that are scored: all but those of the genes that chose the features."""
     first_row = first_scored_row(plan, scores.gene_rank)
     rank = scores.gene_rank[first_row:]
-    groups = np.unique(genes.group[plan.pilot_genes : plan.n_genes], return_inverse=True)[1].astype(np.int32)
-    gene = rank - np.int32(plan.pilot_genes)
+    groups = np.unique(genes.group[plan.data.pilot_genes : plan.data.n_genes], return_inverse=True)[1].astype(np.int32)
+    gene = rank - np.int32(plan.data.pilot_genes)
     return Scored(
-        classes=plan.classes,
+        classes=plan.data.classes,
         first_row=first_row,
         label=scores.label[first_row:],
         fold=scores.fold[first_row:],
         gene=gene,
         group=groups[gene],
         rank=rank,
-        gene_ids=tuple(str(name) for name in genes.gene_id[plan.pilot_genes : plan.n_genes]),
+        gene_ids=tuple(str(name) for name in genes.gene_id[plan.data.pilot_genes : plan.data.n_genes]),
         weights=draw_weights(int(groups.max()) + 1, seed=plan.settings.seed, draws=draws),
         seed=plan.settings.seed,
         draws=draws,

@@ -38,9 +38,9 @@ def unseen_ranks(plan: Plan, instance: Instance, genes: Genes) -> NDArray[np.boo
 
     Genes of a pilot that chose the features are not unseen either.
     """
-    group = genes.group[: plan.n_genes]
+    group = genes.group[: plan.data.n_genes]
     unseen = ~np.isin(group, np.unique(group[instance.first_rank : instance.stop_rank]))
-    unseen[: plan.pilot_genes] = False
+    unseen[: plan.data.pilot_genes] = False
     return unseen
 
 
@@ -71,21 +71,21 @@ def predict_unseen(
         A model or a segment is damaged.
     """
     models = [_model(folder, instance) for instance in instances]
-    forest = forest_of([one for model in models for one in model.boosters], plan.features, models[0].encoding)
+    forest = forest_of([one for model in models for one in model.boosters], plan.data.features, models[0].encoding)
     unseen = np.stack([unseen_ranks(plan, instance, genes) for instance in instances])
     schema = pa.schema(
         [("gene_rank", pa.int32()), ("label", pa.uint8())]
-        + [(f"p_{index}", pa.float32()) for index in range(len(plan.classes))]
+        + [(f"p_{index}", pa.float32()) for index in range(len(plan.data.classes))]
     )
     targets = [unseen_file(folder, instance) for instance in instances]
     partial = [target.with_name(f".{target.name}.tmp") for target in targets]
-    batch_rows = max(256, BATCH_BYTES // (4 * len(plan.features)))
+    batch_rows = max(256, BATCH_BYTES // (4 * len(plan.data.features)))
     done = 0
     with storage_errors(folder.scratch):
         targets[0].parent.mkdir(parents=True, exist_ok=True)
         writers = [pq.ParquetWriter(path, schema, compression="zstd") for path in partial]
         try:
-            for segment in (one for one in plan.segments if one.stop_rank <= plan.n_genes):
+            for segment in (one for one in plan.cut.segments if one.stop_rank <= plan.data.n_genes):
                 reader = SegmentReader(plan, [segment], folder.segments)
                 keys = reader.keys()
                 is_wanted = np.logical_or.reduce(unseen[:, keys["gene_rank"]])
@@ -101,7 +101,7 @@ def predict_unseen(
                             columns = [pa.array(ranks[rows]), pa.array(labels[rows]), *map(pa.array, probabilities.T)]
                             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
                 done += len(is_wanted)
-                report("scoring genes that an instance never saw", done, plan.n_rows)
+                report("scoring genes that an instance never saw", done, plan.data.n_rows)
         finally:
             for writer in writers:
                 writer.close()
@@ -140,20 +140,20 @@ def unseen_scores(
     if not len(table):
         return [], {"status": NO_UNSEEN, "reason": "every fold group has a gene in the instance's window"}
     rank, label = table["gene_rank"].to_numpy(), table["label"].to_numpy()
-    probabilities = np.column_stack([table[f"p_{index}"].to_numpy() for index in range(len(plan.classes))])
+    probabilities = np.column_stack([table[f"p_{index}"].to_numpy() for index in range(len(plan.data.classes))])
     fold = genes.fold[rank]
     rows: list[dict[str, Any]] = []
     for number in range(plan.settings.n_folds):
         of_fold = fold == number
         if of_fold.any():
             facts = (number, instance.n_genes, instance.n_rows, len(np.unique(rank[of_fold])), int(of_fold.sum()))
-            scores = _scores(probabilities[of_fold], label[of_fold], plan.classes)
+            scores = _scores(probabilities[of_fold], label[of_fold], plan.data.classes)
             rows.append(dict(zip(FACTS, facts, strict=True)) | scores)
     groups = np.unique(genes.group[rank], return_inverse=True)[1].astype(np.int64)
     gene = np.unique(rank, return_inverse=True)[1].astype(np.int64)
     pooled = [
         {"metric": one.metric, "class": one.class_name} | one.values()
-        for one in score(probabilities, label, groups, plan.classes, seed=plan.settings.seed, genes=gene)
+        for one in score(probabilities, label, groups, plan.data.classes, seed=plan.settings.seed, genes=gene)
     ]
     return rows, {
         "status": "evaluated",

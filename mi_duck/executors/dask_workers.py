@@ -11,17 +11,18 @@ import logging
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mi_duck.errors import MiDuckError, PlanError
-from mi_duck.processes import Report, Say
+from mi_duck.processes import Context
 from mi_duck.resources import machine_budget
 from mi_duck.rows.partition import partition
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.locks import run_lock
 from mi_duck.run.plan import Instance, Plan
-from mi_duck.workflow.runs import train_run, untrained
+from mi_duck.workflow.pipeline import train_run, untrained
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -32,7 +33,7 @@ SECONDS_TO_CONNECT = 30
 
 
 def train_with_dask(
-    root: Path, *, scheduler: str | None, threads: int | None, at_once: int | None = None, report: Report, say: Say
+    root: Path, context: Context, *, scheduler: str | None, threads: int | None, at_once: int | None = None
 ) -> None:
     """Train the instances of a plan that are not done; which were lost is known from the run folder.
 
@@ -46,8 +47,8 @@ def train_with_dask(
         Threads that the workers started here share; or of each instance on a cluster, by default as many as its worker has.
     at_once
         Most instances trained at once.
-    report, say
-        Take progress and messages.
+    context
+        Takes progress and messages; its threads do not count.
 
     Raises
     ------
@@ -66,20 +67,19 @@ def train_with_dask(
         n_workers = min(n_workers, _fitting(plan, left), threads or 1)
         threads = max((threads or 1) // n_workers, 1)
     with run_lock(root, shared=True), _client(scheduler, n_workers) as client:
-        partition(folder, plan, threads=threads or 1, report=report)
-        say(f"training {len(left)} instances by Dask at {client.scheduler.address}")
-        _train(client, root, left, threads=threads, at_once=at_once, report=report, say=say)
+        partition(folder, plan, replace(context, threads=threads or 1))
+        context.say(f"training {len(left)} instances by Dask at {client.scheduler.address}")
+        _train(client, root, left, context, threads=threads, at_once=at_once)
 
 
 def _train(
     client: "Client",
     root: Path,
     left: list[Instance],
+    context: Context,
     *,
     threads: int | None,
     at_once: int | None,
-    report: Report,
-    say: Say,
 ) -> None:
     """Train instances, as many at once as there are workers; new workers are used, and what dead ones had goes to others."""
     from distributed import as_completed
@@ -103,19 +103,19 @@ def _train(
             n_running += 1
         ended = next(running)
         n_running, n_done = n_running - 1, n_done + 1
-        report("training by Dask", n_done, len(left))
+        context.report("training by Dask", n_done, len(left))
         if ended.status == "finished":
             for line in ended.result():
-                say(line)
+                context.say(line)
         else:
-            say(f"{ended.key}: {ended.exception() if ended.status == 'error' else ended.status}")
+            context.say(f"{ended.key}: {ended.exception() if ended.status == 'error' else ended.status}")
 
 
 def train_there(run: str, instance_id: int, threads: int) -> list[str]:
     """Train an instance on a worker; return what was said."""
     lines: list[str] = []
     try:
-        train_run(Path(run), instance_id=instance_id, threads=threads, report=_quiet, say=lines.append)
+        train_run(Path(run), Context(threads, _quiet, lines.append), instance_id=instance_id)
     except MiDuckError as error:
         lines.append(str(error))
     return lines
@@ -164,5 +164,5 @@ def _client(scheduler: str | None, n_workers: int) -> Iterator["Client"]:
 
 def _fitting(plan: Plan, instances: list[Instance]) -> int:
     """Return how many instances fit this machine's memory at once, by the largest; at least one."""
-    budget = machine_budget(plan.options["memory_safety_factor"]).budget_bytes
+    budget = machine_budget(plan.asked.memory_safety_factor).budget_bytes
     return max(int(budget // (max(one.predicted_bytes for one in instances) + WORKER_BYTES)), 1)

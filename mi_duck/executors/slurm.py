@@ -1,15 +1,12 @@
-"""The scripts by which Slurm trains a run: what each job asks for, and the text of each script; nothing is run here.
+"""Trains a run by jobs of Slurm: writes their scripts to ``RUN/slurm``, submits them, and returns.
 
-A job array trains one instance a task. Before it, one job writes the rows of all instances, so that no task holds cores while
-it waits for another that does; after it, one job finishes the run, whether all tasks ended well or not.
+A job array trains one instance per task. Before it, one job writes the rows of all instances, so that no task holds cores
+while it waits for another that does; after it, one job finishes the run, whether all tasks ended well or not. The jobs
+follow from ``plan.json`` alone, and what is done is known from the run folder, so submitting again submits what is left, and
+nothing has to stay running meanwhile.
 
 Memory is that of the largest instance with a margin, and the command that watches its child process. What a control group
 counts beside is the cache of files, which the kernel gives back before it kills, so nothing is asked for it.
-
-Trains a run by jobs of Slurm: writes their scripts to ``RUN/slurm``, submits them, and returns.
-
-The jobs follow from ``plan.json`` alone, and what is done is known from the run folder, so submitting again submits what is
-left, and nothing has to stay running meanwhile.
 """
 
 import json
@@ -19,7 +16,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
@@ -27,11 +24,12 @@ from mi_duck.atomic_files import storage_errors, write_file, write_json
 from mi_duck.errors import PlanError, RunBusyError
 from mi_duck.processes import Say
 from mi_duck.rows.partition import is_partitioned
+from mi_duck.run.explanation import is_explained
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.locks import run_lock
 from mi_duck.run.plan import Instance, Plan
-from mi_duck.workflow.pipeline import Diagnostics, is_scored
-from mi_duck.workflow.runs import untrained
+from mi_duck.settings import Diagnostics, flags_of
+from mi_duck.workflow.pipeline import explaining, is_finished, lacks_diagnostics, untrained
 
 PACKAGES = Path(__file__).resolve().parents[2]  # where Python finds mi_duck, installed or a checkout
 MIB = 1 << 20
@@ -79,7 +77,7 @@ def job_sizes(plan: Plan, instances: Sequence[Instance], *, cores: int) -> dict[
     dict[str, JobSize]
         By the names of `DESCRIBED`.
     """
-    n_rows = plan.n_rows + plan.n_holdout_rows
+    n_rows = plan.data.n_rows + plan.data.n_holdout_rows
     largest = max((one.predicted_bytes for one in instances), default=0)
     longest = max((one.predicted_seconds for one in instances), default=0.0)
     training = max(MARGIN * largest + WATCHER_BYTES, LEAST_BYTES)
@@ -139,7 +137,7 @@ def scripts(
     words = {
         "partition": f"train {run} --partition-only",
         "instances": f'train {run} --instance "$SLURM_ARRAY_TASK_ID"',
-        "finish": " ".join([f"finish {run}", *finish_flags(diagnostics)]),
+        "finish": " ".join([f"finish {run}", *flags_of(diagnostics)]),
     }
     found = {}
     for name in names:
@@ -166,7 +164,7 @@ def scripts(
                 *([f"#SBATCH {' '.join(sbatch_word(word) for word in sbatch_options)}"] if sbatch_options else []),
                 "",
                 f'export PYTHONPATH={shlex.quote(str(PACKAGES))}"${{PYTHONPATH:+:$PYTHONPATH}}"',
-                "# in the place of this shell, so that the signal before the limit reaches it: it saves what it has and ends",
+                "# exec: this shell becomes the command, so that the signal before the limit reaches it: it saves what it has and ends",
                 f"exec {shlex.quote(sys.executable)} -P -m mi_duck {words[name]} --threads {sizes[name].cores}",
                 "",
             ]
@@ -216,25 +214,6 @@ def sbatch_word(text: str) -> str:
         return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
-
-
-def finish_flags(diagnostics: Diagnostics) -> list[str]:
-    """Return the flags of ``mi-duck finish`` that ask for these diagnostics; none for the default ones."""
-    flags = {
-        "is_minimal": "--minimal-diagnostics",
-        "monitor_overfitting": "--no-monitor-overfitting",
-        "calibration_analysis": "--no-calibration-analysis",
-        "with_shap": "--skip-shap",
-        "neigh_sample": "--neigh-sample",
-        "shap_sample": "--shap-sample",
-        "shap_background": "--shap-background",
-    }
-    found = []
-    for one in fields(diagnostics):
-        value = getattr(diagnostics, one.name)
-        if value != one.default:
-            found += [flags[one.name]] if isinstance(value, bool) else [flags[one.name], str(value)]
-    return found
 
 
 JOBS = "jobs.json"
@@ -291,7 +270,7 @@ def submit(
         if not left and diagnostics is None:
             say(f"nothing to do: all instances of {root} are trained")
             return {}
-        if not left and diagnostics and is_scored(folder, plan, diagnostics) and diagnostics.are_explained(folder):
+        if not left and diagnostics and _is_complete(folder, plan, diagnostics):
             return {}  # which finishing the run will say
         names = [name for name in DESCRIBED if name != "finish" or diagnostics is not None]
         if not left:
@@ -317,6 +296,12 @@ def submit(
             tasks = f"{len(left)} tasks, each with " if name == "instances" else ""
             say(f"job {name}: {tasks}{size.mebibytes:,} MiB, {size.cores} cores, at most {size.minutes:,} minutes")
         return _submitted(home, say)
+
+
+def _is_complete(folder: RunFolder, plan: Plan, diagnostics: Diagnostics) -> bool:
+    """Return whether a run is finished and has all that is asked for."""
+    is_scored = is_finished(folder, plan) and not lacks_diagnostics(folder, diagnostics)
+    return is_scored and (diagnostics.skip_shap or is_explained(folder, **explaining(diagnostics)))
 
 
 def _words(sbatch_options: str | None) -> list[str]:

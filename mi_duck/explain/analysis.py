@@ -135,7 +135,7 @@ def explain_run(
     if not folder.model.is_file():
         raise CheckpointError(f"{run} has no consolidated model yet; run 'mi-duck consolidate {run}'")
     analyse(
-        open_planned(plan),
+        open_planned(plan.data),
         load_unified_model(folder.root),
         folder.root,
         folder.shap,
@@ -147,7 +147,7 @@ def explain_run(
         report=report,
     )
     write_file(folder.shap_importance, (folder.shap / "shap_importance_incremental.csv").read_bytes())
-    for instance in plan.instances:
+    for instance in plan.cut.instances:
         table = folder.shap / "per_instance_results" / f"{instance.name}_shap_importance.csv"
         if table.is_file() and folder.instance(instance).is_dir():
             write_file(folder.instance(instance) / "shap_analysis" / "shap_importance.csv", table.read_bytes())

@@ -46,7 +46,7 @@ from mi_duck.leakage.suspicion import (
     Evidence,
     reason_to_flag,
 )
-from mi_duck.processes import Report, Say, run_child
+from mi_duck.processes import Context, Report, in_child
 from mi_duck.run.folder import RunFolder
 
 LEAKY = "--auto-exclude-leaky"
@@ -63,11 +63,10 @@ def without_leaks(
     dataset: Dataset,
     folder: RunFolder,
     small: Sequence[str],
+    *,
     seed: int,
     is_excluding: bool,
-    threads: int,
-    report: Report,
-    say: Say,
+    context: Context,
 ) -> Dataset:
     """Make the leakage report of a run and return the dataset without the features to leave out, which are excluded as `LEAKY`.
 
@@ -88,23 +87,20 @@ def without_leaks(
         No feature is left.
     """
     runs = sample_runs(db, dataset, n_wide=len(dataset.features) - len(small), seed=seed)
-    found = run_child(
-        "mi_duck.leakage.leakage:report_leaks",
-        {"run": str(folder.root)} | request(dataset, runs, small, is_excluding=is_excluding),
-        threads=threads,
-        report=report,
+    found = in_child(report_leaks, context)(
+        run=str(folder.root), **request(dataset, runs, small, is_excluding=is_excluding)
     ).value
     excluded = set(found["excluded"])
     for name, reason in found["suspects"]:
         words = "left out because it leaks" if name in excluded else "warning: it may leak"
-        say(f"feature '{name}' {words} the label: {reason}")
+        context.say(f"feature '{name}' {words} the label: {reason}")
     if excluded:
-        say(
+        context.say(
             f"--auto-exclude-leaky leaves out {len(excluded):,} of {len(dataset.features):,} features: "
             f"{some_names([name for name in dataset.features if name in excluded])}"
         )
     elif found["suspects"]:
-        say(f"{len(found['suspects']):,} suspect features stay; --auto-exclude-leaky would leave them out")
+        context.say(f"{len(found['suspects']):,} suspect features stay; --auto-exclude-leaky would leave them out")
     features = tuple(name for name in dataset.features if name not in excluded)
     if not features:
         raise DataError(f"--auto-exclude-leaky leaves no feature of {dataset.location}; see {folder.leakage}")
@@ -129,7 +125,7 @@ def request(
 
 
 def report_leaks(
-    *,
+    report: Report,
     run: str,
     runs: list[dict[str, Any]],
     small: list[str],
@@ -139,7 +135,6 @@ def report_leaks(
     label_column: str,
     classes: list[str],
     labels: list[str],
-    report: Report,
 ) -> dict[str, Any]:
     """Measure every feature and write ``leakage_analysis/``; runs in a child process.
 

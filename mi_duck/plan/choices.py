@@ -4,24 +4,17 @@ What changes the model is chosen only where the user asks for it, where it was m
 where memory leaves nothing else, and is said.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
-
-import pyarrow as pa
+from collections.abc import Mapping, Sequence
 
 from mi_duck.data.database import Database
 from mi_duck.data.dataset import Dataset
 from mi_duck.errors import PlanError
 from mi_duck.plan.layouts import LAYOUTS, layout_of, zeros_to_leave_out
-from mi_duck.plan.probes import open_small_run, screen
 from mi_duck.plan.strategies import CutRequest, usual_genes
 from mi_duck.plan.timing import cell_factor
-from mi_duck.processes import Report, Say
 from mi_duck.resources import GIB, Budget
 from mi_duck.rows.segments import ColumnDensity
 from mi_duck.run.costs import REFERENCE_SHARE, MemoryModel
-from mi_duck.run.folder import RunFolder
-from mi_duck.run.plan import Plan, Settings
 
 PILOT_GENES = 200
 TIME_WORTH_ZEROS = 0.8  # of a round; at .92 on a real genome nothing was saved, at .56 two fifths
@@ -87,7 +80,7 @@ def choose_layout(
     )
 
 
-def choose_cv(asked: str, settings: Settings, *, n_features: int, n_wide: int) -> str:
+def choose_cv(asked: str, n_estimators: int, *, n_features: int, n_wide: int) -> str:
     """Return how folds are held out: as asked; else by what is faster.
 
     A matrix for each fold saves a third of the time of its rounds and costs a build: 12 s against .2 s a round for 580,000
@@ -104,12 +97,12 @@ def choose_cv(asked: str, settings: Settings, *, n_features: int, n_wide: int) -
         if asked == "matrices":
             raise PlanError(
                 f"--cv matrices needs the cuts of all columns beforehand, which {n_wide:,} columns of {n_features:,} that are "
-                "no byte make too expensive; leave --cv out"
+                "not bytes make too expensive; leave --cv out"
             )
         return "weights"
     if asked != "auto":
         return asked
-    return "matrices" if settings.n_estimators >= ROUNDS_WORTH_A_MATRIX else "weights"
+    return "matrices" if n_estimators >= ROUNDS_WORTH_A_MATRIX else "weights"
 
 
 def choose_sample(
@@ -140,84 +133,31 @@ def choose_sample(
     return share, float(row["easy_below"])
 
 
-def screened(
-    plan: Plan,
-    model: MemoryModel,
-    genes: pa.Table,
-    bins: Mapping[str, int],
-    folder: RunFolder,
-    *,
-    wanted: int,
-    threads: int,
-    report: Report,
-    say: Say,
-) -> tuple[Plan, MemoryModel]:
-    """Return plan and model with the features that a pilot on the genes of lowest rank gained most from.
-
-    Base scores stay, because they are what the model is compared with. The genes of the pilot are trained on but never
-    scored: they chose the features.
+def pilot_size(groups: Sequence[str]) -> int:
+    """Return how many genes of lowest rank a pilot looks at: whole fold groups, at most a quarter of all.
 
     Parameters
     ----------
-    plan, model
-        Draft of the plan, and the memory model of all features.
-    genes
-        The table ``genes`` by rank, with ``n_training_rows``.
-    bins
-        Histogram bins of every feature, at most.
-    folder
-        Of the run.
-    wanted
-        Features to keep beside the base scores.
-    threads, report, say
-        As for `mi_duck.plan.make_plan.make_plan`.
+    groups
+        Fold group of every gene by rank.
 
     Raises
     ------
     PlanError
         The genes are too few to spare a pilot.
     """
-    if wanted >= len(plan.features):
-        say(f"--screen-features {wanted:,} keeps all {len(plan.features):,} features")
-        return plan, model
-    gene_rows, training_rows = (genes[name].to_numpy() for name in ("n_rows", "n_training_rows"))
-    groups = genes["fold_group"].to_pylist()
     n_genes = min(PILOT_GENES, len(groups) // 4)
     while 0 < n_genes < len(groups) and groups[n_genes] == groups[n_genes - 1]:
         n_genes += 1  # a group is in the pilot whole or not at all
     if n_genes == 0:
         raise PlanError(f"{len(groups)} genes are too few to spare a pilot for --screen-features; leave it out")
-    small_run, small = open_small_run(folder, plan, gene_rows, training_rows, [n_genes], threads=threads, report=report)
-    gains = screen(small_run, small, threads=threads, report=report)
-    place = {name: number for number, name in enumerate(plan.features)}
-    best = sorted(plan.features, key=lambda name: (-gains[name], place[name]))
-    kept = set(plan.base_scores) | set(best[:wanted])
-    features = tuple(name for name in plan.features if name in kept)
-    small_features, wide = (
-        tuple(name for name in names if name in kept) for names in (plan.small_features, plan.wide_features)
-    )
-    share = sum(gains[name] for name in features) / max(sum(gains.values()), 1e-300)
-    say(
-        f"screening: a pilot on {n_genes:,} genes keeps {len(features):,} of {len(plan.features):,} features, "
-        f"{share:.1%} of the gain; these genes are trained on and not scored"
-    )
-    settings = plan.settings
-    if len(wide) > REFERENCE_SHARE * len(features):
-        settings = replace(settings, cv="weights")  # see `choose_cv`
-    layout = replace(
-        model.layout,
-        cv=settings.cv,
-        n_features=len(features),
-        n_wide=len(wide),
-        bins=sum(bins[name] for name in features),
-    )
-    smaller = replace(
-        plan,
-        features=features,
-        small_features=small_features,
-        wide_features=wide,
-        record_bytes=len(small_features) + 4 * len(wide),
-        settings=settings,
-        pilot_genes=n_genes,
-    )
-    return smaller, replace(model, layout=layout)
+    return n_genes
+
+
+def best_features(
+    gains: Mapping[str, float], features: Sequence[str], wanted: int, *, always: Sequence[str]
+) -> frozenset[str]:
+    """Return the features with the largest gains, ties by their order, and those that always stay."""
+    index = {name: number for number, name in enumerate(features)}
+    best = sorted(features, key=lambda name: (-gains[name], index[name]))
+    return frozenset(best[:wanted]) | frozenset(always)

@@ -1,30 +1,33 @@
-"""From a dataset to the plan of a run: index genes, assign folds, predict memory, cut instances."""
+"""From a dataset to the plan of a run: index genes, assign folds, choose a layout, measure costs, cut instances.
+
+`make_plan` is a line: each step returns a record that is complete, and the next step reads it.
+"""
 
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from mi_duck.atomic_files import file_sha256, write_file
 from mi_duck.data.database import SQL_BYTES, Database
 from mi_duck.data.dataset import Dataset, resolved, resolved_location
-from mi_duck.data.genes import Fold, GeneIndex, assign_folds, index_genes, say_selection, write_genes
+from mi_duck.data.genes import assign_folds, index_genes, say_selection, write_genes
 from mi_duck.data.statistics import feature_bins, read_statistics, split_features, unfit_values, warnings_of
 from mi_duck.errors import CheckpointError, DataError, PlanError
 from mi_duck.leakage.leakage import LEAKY, without_leaks
-from mi_duck.plan.choices import choose_cv, choose_layout, choose_sample, screened
+from mi_duck.plan.choices import best_features, choose_cv, choose_layout, choose_sample, pilot_size
 from mi_duck.plan.layouts import SPARSE, layout_of, zeros_to_leave_out
 from mi_duck.plan.probes import (
+    SmallRun,
     density_of,
     is_worth_probing,
     least_genes,
     measure,
     open_small_run,
     probe_sizes,
+    screen,
     write_memory,
 )
 from mi_duck.plan.splitting import missing_class
@@ -37,49 +40,71 @@ from mi_duck.plan.strategies import (
     windows_of,
 )
 from mi_duck.plan.windows import Windows
-from mi_duck.processes import Report, Say
+from mi_duck.processes import Context
 from mi_duck.resources import GIB, Budget, check_device, memory_budget
-from mi_duck.rows.segments import segments_bytes
-from mi_duck.run.costs import Layout, MemoryModel, Rates
+from mi_duck.rows.segments import ColumnDensity, segments_bytes
+from mi_duck.run.costs import Costs, Layout, MemoryModel, Rates
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.plan import PLAN_VERSION, Instance, Plan, Settings, holdout_segments, make_segments
+from mi_duck.run.genes import GeneTable
+from mi_duck.run.plan import Cut, Instance, Plan, PlannedData, Settings, holdout_segments, make_segments
+from mi_duck.settings import Asked
 
 
 @dataclass(frozen=True, slots=True)
-class PlanOptions:
-    """What the user may ask of a plan; the flags of the command line under their names."""
+class Indexed:
+    """The data of a plan, and the tables that only planning needs.
 
-    train_all_genes: bool = False
-    sample_genes: int | None = None
-    genes_per_instance: int = 1500
-    max_instances: int = 10
-    instance_overlap: float = 0.1
-    memory_per_gene_mb: float | None = None
-    max_memory_per_instance_gb: float = 15.0
-    memory_safety_factor: float = 0.6
-    auto_adjust_instance_size: bool = True
-    strategy: str = "auto"
-    layout: str = "auto"
-    cv: str = "auto"
-    sample_negatives: float | None = None
-    screen_features: int | None = None
-    voting: str = "probability"
-    weights: str = "uniform"
-    auto_exclude_leaky: bool = False
-    holdout_genes: str | None = None
+    Parameters
+    ----------
+    data
+        What is trained on.
+    genes
+        Genes by rank, without those held out.
+    bins
+        Histogram bins of every feature, at most.
+    easy_share
+        Share of the easy negatives that is trained on.
+    missing_share, has_sparse_column
+        Of the cells of all columns, by the footers, and whether a column is filled to less than a fifth.
+    """
+
+    data: PlannedData
+    genes: GeneTable
+    bins: dict[str, int]
+    easy_share: float
+    missing_share: float
+    has_sparse_column: bool
 
 
-def make_plan(
-    dataset: Dataset,
-    out: Path,
-    *,
-    options: PlanOptions,
-    settings: Settings,
-    threads: int,
-    is_elsewhere: bool = False,
-    report: Report,
-    say: Say,
-) -> Plan:
+@dataclass(frozen=True, slots=True)
+class LaidOut:
+    """How missing values and zeros are treated, and the rows that were looked at to decide it.
+
+    Parameters
+    ----------
+    settings
+        Of the training, as decided.
+    model
+        Memory by formula, in that layout.
+    zeros
+        Features whose zeros would count as missing in the layout ``zeros``.
+    density
+        How columns are filled; None where no rows were looked at.
+    small_run
+        The rows of a few genes on disk; None as above.
+    is_probed
+        Whether memory and time are to be measured on them.
+    """
+
+    settings: Settings
+    model: MemoryModel
+    zeros: tuple[str, ...]
+    density: ColumnDensity | None
+    small_run: SmallRun | None
+    is_probed: bool
+
+
+def make_plan(dataset: Dataset, out: Path, asked: Asked, context: Context, *, is_elsewhere: bool = False) -> Plan:
     """Index genes, assign folds, predict memory, cut instances; write ``genes.parquet`` and ``plan.json``.
 
     Parameters
@@ -88,19 +113,17 @@ def make_plan(
         The dataset.
     out
         Run folder; must not hold a plan.
-    options, settings
+    asked
         What the user asked for.
-    threads
-        Threads of the training, which count a little in its memory.
+    context
+        Its threads count a little in the memory of training.
     is_elsewhere
         As for `mi_duck.resources.memory_budget`.
-    report, say
-        Take progress and messages for the user.
 
     Raises
     ------
     DataError, PlanError, MemoryBudgetError
-        See `mi_duck.data.genes`, `mi_duck.run.plan`.
+        See `mi_duck.data.genes`, `mi_duck.plan.windows`.
     """
     folder = RunFolder(out)
     if folder.plan.exists():
@@ -108,72 +131,63 @@ def make_plan(
             f"{out} holds a plan already; 'mi-duck train {out}' goes on with it, or choose another --out"
         )
     try:
-        draft = draft_plan(dataset, folder, options, settings, threads, say, report=report)
+        indexed = plan_data(dataset, folder, asked, context)
         budget = memory_budget(
-            max_gb=options.max_memory_per_instance_gb,
-            safety_factor=options.memory_safety_factor,
+            max_gb=asked.max_memory_per_instance_gb,
+            safety_factor=asked.memory_safety_factor,
             is_elsewhere=is_elsewhere,
         )
-        plan = _with_instances(draft, dataset, folder, options, budget, threads=threads, report=report, say=say)
+        indexed = screen_features(indexed, folder, asked, context)
+        laid_out = lay_out(indexed, folder, asked, budget, context)
+        costs = measure_costs(indexed, laid_out, folder, asked, context)
+        cut = cut_instances(indexed, laid_out, costs, asked, budget, context)
+        plan = Plan(asked, indexed.data, laid_out.settings, costs, cut)
         write_file(folder.plan, plan.to_json().encode())
     finally:
         if not folder.plan.exists():  # it may be there whole although writing it failed at last
             folder.genes.unlink(missing_ok=True)
             shutil.rmtree(folder.leakage, ignore_errors=True)
         shutil.rmtree(folder.scratch, ignore_errors=True)
-    _say_plan(plan, draft.folds, say)
+    _say_plan(plan, context)
     return plan
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A plan without instances, the tables it was made from, and the memory model by formula."""
+def plan_data(
+    dataset: Dataset, folder: RunFolder, asked: Asked, context: Context, *, with_leakage: bool = True
+) -> Indexed:
+    """Index the genes, assign folds, choose rows; write ``genes.parquet`` and the leakage report.
 
-    plan: Plan
-    index: GeneIndex
-    folds: tuple[Fold, ...]
-    genes: pa.Table
-    bins: dict[str, int]
-    model: MemoryModel
-
-
-def draft_plan(
-    dataset: Dataset,
-    folder: RunFolder,
-    options: PlanOptions,
-    settings: Settings,
-    threads: int,
-    say: Say,
-    *,
-    report: Report | None = None,
-) -> Draft:
-    """Index the genes, assign folds, write ``genes.parquet``; look for leaks where progress is reported."""
-    if options.train_all_genes and options.sample_genes is not None:
+    Parameters
+    ----------
+    dataset, folder, asked, context
+        As for `make_plan`.
+    with_leakage
+        Whether to look for features that leak the label.
+    """
+    if asked.train_all_genes and asked.sample_genes is not None:
         raise PlanError("--train-all-genes and --sample-genes exclude each other; give one")
-    check_device(settings.device, options.strategy)
-    with Database(threads=threads, memory_bytes=SQL_BYTES) as db:
-        index = index_genes(
-            db, dataset, seed=settings.seed, sample_genes=options.sample_genes, holdout=options.holdout_genes
-        )
-        say_selection(index, dataset, say)
-        folds = assign_folds(db, dataset, n_folds=settings.n_folds, seed=settings.seed)
+    check_device(asked.device, asked.strategy)
+    with Database(threads=context.threads, memory_bytes=SQL_BYTES) as db:
+        index = index_genes(db, dataset, seed=asked.seed, sample_genes=asked.sample_genes, holdout=asked.holdout_genes)
+        say_selection(index, dataset, context.say)
+        assign_folds(db, dataset, n_folds=asked.n_folds, seed=asked.seed)
         statistics = read_statistics(db, dataset)
-        if unfit := unfit_values(dataset, statistics, layout=options.layout):
+        if unfit := unfit_values(dataset, statistics, layout=asked.layout):
             raise DataError(unfit)
         for warning in warnings_of(db, dataset, statistics):
-            say(f"warning: {warning}")
+            context.say(f"warning: {warning}")
         table = db.arrow("genes")
         held_out, table = table.slice(index.n_genes), table.slice(0, index.n_genes)
-        if report is not None:
-            small, is_excluding = split_features(dataset, statistics)[0], options.auto_exclude_leaky
-            dataset = without_leaks(db, dataset, folder, small, settings.seed, is_excluding, threads, report, say)
+        if with_leakage:
+            small = split_features(dataset, statistics)[0]
+            dataset = without_leaks(
+                db, dataset, folder, small, seed=asked.seed, is_excluding=asked.auto_exclude_leaky, context=context
+            )
         training_rows = table["n_rows"].to_pylist()
-        share, easy_below = choose_sample(
-            db, dataset, options.sample_negatives, n_rows=index.n_rows, seed=settings.seed
-        )
+        share, easy_below = choose_sample(db, dataset, asked.sample_negatives, n_rows=index.n_rows, seed=asked.seed)
         if easy_below is not None:
             training_rows = db.arrow("gene_training_rows")["n_training_rows"].to_pylist()
-            say(
+            context.say(
                 f"easy negatives: those whose site score is below {easy_below:.4g}; {share:g} of them are trained on, "
                 f"{sum(training_rows):,} of {index.n_rows:,} rows in all; all rows are scored (--sample-negatives)"
             )
@@ -181,11 +195,13 @@ def draft_plan(
     small, wide = split_features(dataset, statistics)
     dataset.check_unchanged()
     write_genes(folder.genes, table, held_out)
-    plan = Plan(
-        version=PLAN_VERSION,
+    data = PlannedData(
         location=resolved_location(dataset.location),
         files=tuple(resolved(file) for file in dataset.files),
-        dataset_fingerprint=dataset.fingerprint,
+        pins=dataset.pins,
+        hashes=dataset.hashes,
+        full_hash=dataset.full_hash,
+        fingerprint=dataset.fingerprint,
         gene_column=dataset.gene_column,
         label_column=dataset.label_column,
         fold_column=dataset.fold_column,
@@ -196,145 +212,198 @@ def draft_plan(
         features=dataset.features,
         small_features=small,
         wide_features=wide,
-        zero_is_missing=(),
-        easy_below=easy_below,
+        leaky_features=tuple(name for name, why in dataset.excluded if why == LEAKY),
         pilot_genes=0,
-        sample_genes=options.sample_genes,
+        easy_below=easy_below,
         n_genes_dataset=index.n_genes_dataset,
         n_genes=index.n_genes,
         n_rows=index.n_rows,
-        genes_sha256=file_sha256(folder.genes),
-        options=asdict(options),
-        settings=replace(
-            settings,
-            cv=choose_cv(options.cv, settings, n_features=len(dataset.features), n_wide=len(wide)),
-            sample_negatives=share,
-        ),
-        strategy="",
-        alternatives=(),
-        genes_per_instance=options.genes_per_instance,
-        overlap_genes=0,
-        budget_bytes=0,
-        budget_source="",
-        budget_is_users_number=False,
-        memory={},
-        bytes_per_row=0.0,
-        record_bytes=len(small) + 4 * len(wide),
-        instances=(),
-        segments=(),
         n_holdout_genes=index.n_holdout_genes,
         n_holdout_rows=index.n_holdout_rows,
-        leaky_features=tuple(name for name, why in dataset.excluded if why == LEAKY),
-        pins=dataset.pins,
-        hashes=dataset.hashes,
-        full_hash=dataset.full_hash,
+        genes_sha256=file_sha256(folder.genes),
     )
-    bins = feature_bins(dataset, statistics, settings.max_bin)
-    n_missing = int(sum(statistics[name]["n_nulls"] or 0 for name in wide))  # DuckDB adds up to a Decimal
+    nulls = {name: int(statistics[name]["n_nulls"] or 0) for name in wide}  # DuckDB adds up to a Decimal
+    return Indexed(
+        data=data,
+        genes=GeneTable.of(table),
+        bins=feature_bins(dataset, statistics, asked.max_bin),
+        easy_share=share,
+        missing_share=sum(nulls.values()) / (dataset.n_rows * len(dataset.features)),
+        has_sparse_column=any(count > (1 - SPARSE) * dataset.n_rows for count in nulls.values()),
+    )
+
+
+def screen_features(indexed: Indexed, folder: RunFolder, asked: Asked, context: Context) -> Indexed:
+    """Return the data with the features that a pilot on the genes of lowest rank gained most from, if that is asked.
+
+    Base scores stay, because they are what the model is compared with. The genes of the pilot are trained on but never
+    scored: they chose the features.
+
+    Raises
+    ------
+    PlanError
+        The genes are too few to spare a pilot.
+    """
+    wanted, data = asked.screen_features, indexed.data
+    if wanted is None:
+        return indexed
+    if wanted >= len(data.features):
+        context.say(f"--screen-features {wanted:,} keeps all {len(data.features):,} features")
+        return indexed
+    n_genes = pilot_size(indexed.genes.group.tolist())
+    settings = decided(indexed, asked)
+    gains = screen(small_run_of(indexed, settings, folder, asked, [n_genes], context), context)
+    kept = best_features(gains, data.features, wanted, always=data.base_scores)
+    features, small, wide = (
+        tuple(name for name in names if name in kept)
+        for names in (data.features, data.small_features, data.wide_features)
+    )
+    share = sum(gains[name] for name in features) / max(sum(gains.values()), 1e-300)
+    context.say(
+        f"screening: a pilot on {n_genes:,} genes keeps {len(features):,} of {len(data.features):,} features, "
+        f"{share:.1%} of the gain; these genes are trained on and not scored"
+    )
+    fewer = replace(data, features=features, small_features=small, wide_features=wide, pilot_genes=n_genes)
+    return replace(indexed, data=fewer, bins={name: indexed.bins[name] for name in features})
+
+
+def decided(indexed: Indexed, asked: Asked, layout: str = "missing", zeros: tuple[str, ...] = ()) -> Settings:
+    """Return the settings of the training: as asked, and what follows from data and layout."""
+    data = indexed.data
+    return Settings(
+        seed=asked.seed,
+        n_folds=asked.n_folds,
+        n_estimators=asked.n_estimators,
+        early_stopping_patience=asked.early_stopping_patience,
+        max_depth=asked.max_depth,
+        learning_rate=asked.learning_rate,
+        max_bin=asked.max_bin,
+        calibrate=asked.calibrate_per_class,
+        layout_used=layout,
+        zero_is_missing=zeros if layout == "zeros" else (),
+        cv_used=choose_cv(asked.cv, asked.n_estimators, n_features=len(data.features), n_wide=len(data.wide_features)),
+        easy_share=indexed.easy_share,
+        device=asked.device,
+    )
+
+
+def formula_of(indexed: Indexed, asked: Asked, *, threads: int) -> MemoryModel:
+    """Return the memory of training by formula, with missing values as the footers tell them."""
+    data, genes = indexed.data, indexed.genes
     layout = Layout(
-        n_features=len(dataset.features),
-        n_wide=len(wide),
-        bins=sum(bins.values()),
-        missing_share=n_missing / (dataset.n_rows * len(dataset.features)),
+        n_features=len(data.features),
+        n_wide=len(data.wide_features),
+        bins=sum(indexed.bins.values()),
+        missing_share=indexed.missing_share,
         stored_share=1.0,
-        has_sparse_column=any((statistics[name]["n_nulls"] or 0) > (1 - SPARSE) * dataset.n_rows for name in wide),
-        n_classes=len(dataset.classes),
-        max_bin=settings.max_bin,
-        max_depth=settings.max_depth,
+        has_sparse_column=indexed.has_sparse_column,
+        n_classes=len(data.classes),
+        max_bin=asked.max_bin,
+        max_depth=asked.max_depth,
         threads=threads,
-        cv=plan.settings.cv,
-        scored_per_row=index.n_rows / sum(training_rows),
+        cv=decided(indexed, asked).cv_used,
+        is_external=asked.strategy == "external",
+        scored_per_row=data.n_rows / int(genes.n_training_rows.sum()),
     )
-    return Draft(plan, index, folds, table, bins, MemoryModel(layout, options.memory_per_gene_mb))
+    return MemoryModel(layout, asked.memory_per_gene_mb)
 
 
-def cut_request(options: PlanOptions, plan: Plan, training_rows: NDArray[np.int64]) -> CutRequest:
-    """Return what a plan must fit, from what was asked and the training rows of each gene, shape (n_genes,)."""
+def cut_request(indexed: Indexed, settings: Settings, asked: Asked) -> CutRequest:
+    """Return what a cut into instances must fit."""
+    data = indexed.data
     return CutRequest(
-        gene_rows=training_rows,
-        genes_per_instance=options.genes_per_instance,
-        overlap=options.instance_overlap,
-        max_instances=options.max_instances,
-        auto_adjust=options.auto_adjust_instance_size,
-        settings=plan.settings,
-        n_classes=len(plan.classes),
-        record_bytes=plan.record_bytes,
-        n_rows=plan.n_rows,
+        gene_rows=indexed.genes.n_training_rows,
+        genes_per_instance=asked.genes_per_instance,
+        overlap=asked.instance_overlap,
+        max_instances=asked.max_instances,
+        auto_adjust=asked.auto_adjust_instance_size,
+        settings=settings,
+        n_classes=len(data.classes),
+        record_bytes=data.record_bytes,
+        n_rows=data.n_rows,
     )
 
 
-def _with_instances(
-    draft: Draft,
-    dataset: Dataset,
-    folder: RunFolder,
-    options: PlanOptions,
-    budget: Budget,
-    *,
-    threads: int,
-    report: Report,
-    say: Say,
-) -> Plan:
-    """Return the plan with layout and instances, by measured memory where measuring is worth it."""
-    gene_rows = draft.genes["n_rows"].to_numpy()
-    training_rows = draft.genes["n_training_rows"].to_numpy()
-    if options.screen_features is not None:
-        plan, model = screened(
-            draft.plan,
-            draft.model,
-            draft.genes,
-            draft.bins,
-            folder,
-            wanted=options.screen_features,
-            threads=threads,
-            report=report,
-            say=say,
-        )
-        draft = replace(draft, plan=plan, model=model)
-    plan, model, rates = draft.plan, draft.model, Rates()
-    model = model.with_layout(replace(model.layout, is_external=options.strategy == "external"))
-    sizes = probe_sizes(training_rows, options.genes_per_instance) if options.memory_per_gene_mb is None else []
-    is_probed = is_worth_probing(plan, training_rows, sizes)
-    request = cut_request(options, plan, training_rows)
-    density = None
-    if is_probed or options.layout == "zeros":
-        looked = sizes if is_probed else [least_genes(training_rows)]
-        small_run, small = open_small_run(
-            folder, plan, gene_rows, training_rows, looked, threads=threads, report=report
-        )
-        density = density_of(small_run, small, max(looked))
-        layout, reason = choose_layout(
-            options.layout,
-            options.strategy,
-            request,
-            model,
-            density,
-            budget,
-            train_all_genes=options.train_all_genes,
-        )
-        say(f"layout '{layout}': {reason}")
-        zeros = zeros_to_leave_out(model.layout, density)
-        plan = replace(
-            plan,
-            settings=replace(plan.settings, layout=layout),
-            zero_is_missing=zeros if layout == "zeros" else (),
-            strategy=options.strategy,
-        )
-        model = model.with_layout(layout_of(model.layout, density, layout, zeros))
-        small = replace(small, settings=plan.settings, zero_is_missing=plan.zero_is_missing, strategy=plan.strategy)
-        if is_probed:
-            model, rates, _ = measure(model, folder, small_run, small, threads=threads, report=report)
-    elif options.layout == "sentinel":
-        plan = replace(plan, settings=replace(plan.settings, layout="sentinel"))
-        model = model.with_layout(replace(model.layout, missing_share=0.0, stored_share=1.0, has_sparse_column=False))
-    request = replace(request, settings=plan.settings)
-    strategy = choose_strategy(options.strategy, request, model, budget, train_all_genes=options.train_all_genes)
-    zeros = zeros_to_leave_out(model.layout, density) if density is not None else ()
-    found = alternatives(request, model, rates, budget, density, zeros, strategy=strategy)
+def lay_out(indexed: Indexed, folder: RunFolder, asked: Asked, budget: Budget, context: Context) -> LaidOut:
+    """Choose the layout of missing values and zeros, by the rows of a few genes where looking at them is worth it."""
+    training_rows = indexed.genes.n_training_rows
+    settings, model = decided(indexed, asked), formula_of(indexed, asked, threads=context.threads)
+    sizes = probe_sizes(training_rows, asked.genes_per_instance) if asked.memory_per_gene_mb is None else []
+    is_probed = is_worth_probing(
+        settings, training_rows, sizes, n_features=len(indexed.data.features), n_classes=len(indexed.data.classes)
+    )
+    if not is_probed and asked.layout != "zeros":
+        layout = "sentinel" if asked.layout == "sentinel" else "missing"
+        if layout == "sentinel":
+            model = model.with_layout(
+                replace(model.layout, missing_share=0.0, stored_share=1.0, has_sparse_column=False)
+            )
+        return LaidOut(decided(indexed, asked, layout), model, (), None, None, False)
+    looked = sizes if is_probed else [least_genes(training_rows)]
+    small_run = small_run_of(indexed, settings, folder, asked, looked, context)
+    density = density_of(small_run, max(looked))
+    layout, reason = choose_layout(
+        asked.layout,
+        asked.strategy,
+        cut_request(indexed, settings, asked),
+        model,
+        density,
+        budget,
+        train_all_genes=asked.train_all_genes,
+    )
+    context.say(f"layout '{layout}': {reason}")
+    zeros = zeros_to_leave_out(model.layout, density)
+    return LaidOut(
+        settings=decided(indexed, asked, layout, zeros),
+        model=model.with_layout(layout_of(model.layout, density, layout, zeros)),
+        zeros=zeros,
+        density=density,
+        small_run=small_run,
+        is_probed=is_probed,
+    )
+
+
+def small_run_of(
+    indexed: Indexed, settings: Settings, folder: RunFolder, asked: Asked, sizes: list[int], context: Context
+) -> SmallRun:
+    model = formula_of(indexed, asked, threads=context.threads)
+    return open_small_run(folder, asked, indexed.data, settings, indexed.genes, sizes, context, model=model)
+
+
+def measure_costs(indexed: Indexed, laid_out: LaidOut, folder: RunFolder, asked: Asked, context: Context) -> Costs:
+    """Return memory and time of training: measured on the small run where that is worth it, else by formula."""
+    model, rates = laid_out.model, Rates()
+    if laid_out.is_probed and laid_out.small_run is not None:
+        small_run = laid_out.small_run.with_settings(laid_out.settings)
+        model, rates, _ = measure(model, folder, small_run, context)
+    else:
+        write_memory(folder, model, rates)
+    data = indexed.data
+    per_gene = (asked.memory_per_gene_mb or 0) * (1 << 20)
+    return Costs(model, rates, model.bytes_per_row() or per_gene * data.n_genes / data.n_rows)
+
+
+def cut_instances(
+    indexed: Indexed, laid_out: LaidOut, costs: Costs, asked: Asked, budget: Budget, context: Context
+) -> Cut:
+    """Choose the strategy and cut the genes into instances that fit the budget.
+
+    Raises
+    ------
+    PlanError, MemoryBudgetError
+        They do not fit, or a fold of an instance would train without a class.
+    """
+    settings, model, rates = laid_out.settings, costs.model, costs.rates
+    request = cut_request(indexed, settings, asked)
+    strategy = choose_strategy(asked.strategy, request, model, budget, train_all_genes=asked.train_all_genes)
+    others = alternatives(request, model, rates, budget, laid_out.density, laid_out.zeros, strategy=strategy)
     windows = windows_of(strategy, request, model, budget)
     for remark in windows.remarks:
-        say(remark)
-    _advise(windows, strategy, say)
-    before, before_training = (np.concatenate([[0], np.cumsum(rows)]) for rows in (gene_rows, training_rows))
+        context.say(remark)
+    _advise(windows, strategy, context)
+    before, before_training = (
+        np.concatenate([[0], np.cumsum(rows)]) for rows in (indexed.genes.n_rows, indexed.genes.n_training_rows)
+    )
     instances = tuple(
         Instance(
             number,
@@ -349,57 +418,49 @@ def _with_instances(
         for number, (first, stop) in enumerate(windows.ranges)
         for n_training in [int(before_training[stop] - before_training[first])]
     )
-    _check_classes(instances, draft.genes, dataset, plan.settings)
-    if plan.settings.device != "cpu":
-        say(check_graphics_memory(instances, model.layout))
-    if not is_probed:
-        write_memory(folder, model, rates)
-    return replace(
-        plan,
-        strategy=strategy,
-        alternatives=tuple(asdict(one) for one in found),
-        genes_per_instance=windows.genes_per_instance,
+    _check_classes(instances, indexed, settings)
+    if settings.device != "cpu":
+        context.say(check_graphics_memory(instances, model.layout))
+    return Cut(
+        strategy_used=strategy,
+        budget=budget,
+        most_genes=windows.genes_per_instance,
         overlap_genes=windows.overlap_genes,
-        budget_bytes=budget.budget_bytes,
-        budget_source=budget.won,
-        budget_is_users_number=budget.is_users_number,
-        memory=model.to_dict(),
-        bytes_per_row=model.bytes_per_row()
-        or (options.memory_per_gene_mb or 0) * (1 << 20) * plan.n_genes / plan.n_rows,
         instances=instances,
-        segments=make_segments(instances, gene_rows),
-        holdout_segments=holdout_segments(plan),
+        segments=make_segments(instances, indexed.genes.n_rows),
+        holdout_segments=holdout_segments(indexed.data),
+        alternatives=tuple(asdict(one) for one in others),
     )
 
 
-def _advise(windows: Windows, strategy: str, say: Say) -> None:
+def _advise(windows: Windows, strategy: str, context: Context) -> None:
     """Print what experience says about sizes; it binds nothing."""
     if strategy == "multi" and not 500 <= windows.genes_per_instance <= 5000:
-        say(f"warning: {windows.genes_per_instance:,} genes per instance; 500 to 5,000 are usual")
+        context.say(f"warning: {windows.genes_per_instance:,} genes per instance; 500 to 5,000 are usual")
 
 
-def _check_classes(instances: tuple[Instance, ...], genes: Any, dataset: Dataset, settings: Settings) -> None:
+def _check_classes(instances: tuple[Instance, ...], indexed: Indexed, settings: Settings) -> None:
     """Refuse a plan in which some fold of some instance would train without a class."""
-    counts = np.array(genes["label_counts"].to_pylist(), dtype=np.int64)
-    folds = genes["fold"].to_numpy()
+    genes = indexed.genes
     for instance in instances:
         window = slice(instance.first_rank, instance.stop_rank)
-        absent = missing_class(counts[window], folds[window], settings.n_folds)
+        absent = missing_class(genes.label_counts[window], genes.fold[window], settings.n_folds)
         if absent:
             fold, index = absent
             raise PlanError(
-                f"{instance.name} has no row of class {dataset.classes[index]} outside fold {fold}; set a larger "
+                f"{instance.name} has no row of class {indexed.data.classes[index]} outside fold {fold}; set a larger "
                 "--genes-per-instance or fewer --n-folds"
             )
 
 
-def _say_plan(plan: Plan, folds: tuple[Fold, ...], say: Say) -> None:
-    say(
-        f"{plan.n_genes:,} genes, {plan.n_rows:,} rows, {len(plan.features):,} features "
-        f"({len(plan.small_features):,} as bytes); {len(folds)} folds over '{plan.fold_column}'"
+def _say_plan(plan: Plan, context: Context) -> None:
+    data, budget = plan.data, plan.cut.budget
+    context.say(
+        f"{data.n_genes:,} genes, {data.n_rows:,} rows, {len(data.features):,} features "
+        f"({len(data.small_features):,} as bytes); {plan.settings.n_folds} folds over '{data.fold_column}'"
     )
-    say(
-        f"budget {plan.budget_bytes / GIB:.2f} GiB an instance: {plan.budget_source}; predictions are "
-        + ("measured" if MemoryModel.from_dict(plan.memory).is_measured else "by formula, not yet measured")
+    context.say(
+        f"budget {budget.budget_bytes / GIB:.2f} GiB per instance: {budget.won}; predictions are "
+        + ("measured" if plan.costs.model.is_measured else "by formula, not yet measured")
     )
-    say(f"disk for the run's scratch: {segments_bytes(plan) / 1e9:.2f} GB")
+    context.say(f"disk for the run's scratch: {segments_bytes(plan) / 1e9:.2f} GB")

@@ -11,14 +11,13 @@ from mi_duck.data.dataset import Dataset
 from mi_duck.errors import PlanError
 from mi_duck.plan.choices import choose_layout
 from mi_duck.plan.layouts import layout_of, zeros_to_leave_out
-from mi_duck.plan.make_plan import PlanOptions, cut_request, draft_plan
-from mi_duck.plan.probes import density_of, measure, open_small_run, probe, probe_sizes
-from mi_duck.processes import Report, Say
+from mi_duck.plan.make_plan import cut_request, decided, formula_of, plan_data, small_run_of
+from mi_duck.plan.probes import SmallRun, density_of, measure, probe, probe_sizes
+from mi_duck.processes import Context
 from mi_duck.resources import memory_budget
-from mi_duck.rows.segments import ColumnDensity
 from mi_duck.run.costs import PHASES, MemoryModel, MemoryPoint, Rates, slope_ratio
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.plan import Plan, Settings
+from mi_duck.settings import Asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +80,9 @@ class MemoryReport:
 def measure_dataset(
     dataset: Dataset,
     root: Path,
+    asked: Asked,
+    context: Context,
     *,
-    options: PlanOptions,
-    settings: Settings,
-    threads: int,
-    report: Report,
-    say: Say,
     layouts: Sequence[str] = (),
     check_genes: Sequence[int] = (),
 ) -> list[MemoryReport]:
@@ -94,7 +90,7 @@ def measure_dataset(
 
     Parameters
     ----------
-    dataset, options, settings, threads, report, say
+    dataset, asked, context
         As for `mi_duck.plan.make_plan.make_plan`.
     root
         Folder in which the probes work; nothing in it is needed afterwards.
@@ -106,7 +102,7 @@ def measure_dataset(
     Returns
     -------
     list of MemoryReport
-        One a layout.
+        One for each layout.
 
     Raises
     ------
@@ -114,44 +110,47 @@ def measure_dataset(
         The dataset is too small to measure anything on.
     """
     folder = RunFolder(root)
-    draft = draft_plan(dataset, folder, options, settings, threads, say)
-    gene_rows, training_rows = (draft.genes[name].to_numpy() for name in ("n_rows", "n_training_rows"))
-    sizes = probe_sizes(training_rows, options.genes_per_instance)
+    indexed = plan_data(dataset, folder, asked, context, with_leakage=False)
+    training_rows = indexed.genes.n_training_rows
+    sizes = probe_sizes(training_rows, asked.genes_per_instance)
     if not sizes:
-        raise PlanError(f"{draft.index.n_rows:,} rows are too few to measure memory on; a plan uses the formula")
-    whole = min(options.genes_per_instance, len(gene_rows))
+        raise PlanError(f"{indexed.data.n_rows:,} rows are too few to measure memory on; a plan uses the formula")
+    whole = min(asked.genes_per_instance, len(training_rows))
     checked = sorted(set(check_genes or (whole // 3, whole)))
-    small_run, small = open_small_run(
-        folder, draft.plan, gene_rows, training_rows, [*sizes, *checked], threads=threads, report=report
-    )
-    density = density_of(small_run, small, max(sizes))
+    settings, formula = decided(indexed, asked), formula_of(indexed, asked, threads=context.threads)
+    small_run = small_run_of(indexed, settings, folder, asked, [*sizes, *checked], context)
+    density = density_of(small_run, max(sizes))
     if not layouts:
-        budget = memory_budget(max_gb=options.max_memory_per_instance_gb, safety_factor=options.memory_safety_factor)
+        budget = memory_budget(max_gb=asked.max_memory_per_instance_gb, safety_factor=asked.memory_safety_factor)
         layout, reason = choose_layout(
-            options.layout,
-            options.strategy,
-            cut_request(options, draft.plan, training_rows),
-            draft.model,
+            asked.layout,
+            asked.strategy,
+            cut_request(indexed, settings, asked),
+            formula,
             density,
             budget,
-            train_all_genes=options.train_all_genes,
+            train_all_genes=asked.train_all_genes,
         )
-        say(f"layout '{layout}': {reason}")
-        layouts = ["external" if options.strategy == "external" else layout]
+        context.say(f"layout '{layout}': {reason}")
+        layouts = ["external" if asked.strategy == "external" else layout]
     found = []
     for layout in layouts:
-        model, laid_out = _laid_out(draft.model, small, density, layout)
-        probed = replace(laid_out, instances=small.instances[: len(sizes)])
-        model, rates, measured = measure(model, folder, small_run, probed, threads=threads, report=report)
+        missing_as = "missing" if layout == "external" else layout
+        zeros = zeros_to_leave_out(formula.layout, density)
+        facts = replace(layout_of(formula.layout, density, missing_as, zeros), is_external=layout == "external")
+        model, run = formula.with_layout(facts), small_run.with_settings(decided(indexed, asked, missing_as, zeros))
+        cut = replace(run.plan.cut, strategy_used="external" if layout == "external" else "single")
+        run = SmallRun(run.folder, replace(run.plan, cut=cut))
+        model, rates, measured = measure(
+            model, folder, run.with_settings(run.plan.settings, n_instances=len(sizes)), context
+        )
         checks = [
-            point
-            for instance in small.instances[len(sizes) :]
-            for point in probe(small_run, laid_out, instance, model, threads=threads, report=report)[0]
+            point for instance in cut.instances[len(sizes) :] for point in probe(run, instance, model, context)[0]
         ]
         found.append(
             MemoryReport(
                 peaks=(*_peaks(measured.points, model, layout, True), *_peaks(checks, model, layout, False)),
-                gene_bytes=training_rows * model.bytes_per_row(),
+                gene_bytes=training_rows.astype(np.float64) * model.bytes_per_row(),
                 bytes_per_row=model.bytes_per_row(),
                 fixed_bytes={phase: model.base_bytes(phase) for phase in PHASES},
                 slopes={phase: slope_ratio(measured.points, phase, model.layout) for phase in PHASES},
@@ -159,19 +158,6 @@ def measure_dataset(
             )
         )
     return found
-
-
-def _laid_out(model: MemoryModel, small: Plan, density: ColumnDensity, name: str) -> tuple[MemoryModel, Plan]:
-    """Return model and plan of a small run in a layout."""
-    layout = "missing" if name == "external" else name
-    zeros = zeros_to_leave_out(model.layout, density) if layout == "zeros" else ()
-    facts = replace(layout_of(model.layout, density, layout, zeros), is_external=name == "external")
-    return model.with_layout(facts), replace(
-        small,
-        settings=replace(small.settings, layout=layout),
-        zero_is_missing=zeros,
-        strategy="external" if name == "external" else "single",
-    )
 
 
 def _peaks(points: Sequence[MemoryPoint], model: MemoryModel, layout: str, is_probe: bool) -> list[Peak]:

@@ -9,7 +9,6 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +16,16 @@ from numpy.typing import NDArray
 from mi_duck.atomic_files import write_file, write_json
 from mi_duck.errors import CheckpointError
 from mi_duck.plan.timing import TimePoint, fit_rates, training_seconds, usual_rounds
-from mi_duck.processes import Report, run_child
+from mi_duck.processes import Context, in_child
+from mi_duck.resources import Budget
 from mi_duck.rows.partition import partition
 from mi_duck.rows.segments import ColumnDensity, SegmentReader, read_density
-from mi_duck.run.costs import BATCH_ROWS, PHASES, MemoryModel, MemoryPoint, Rates, slope_ratio
+from mi_duck.run.costs import BATCH_ROWS, PHASES, Costs, MemoryModel, MemoryPoint, Rates, slope_ratio
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.plan import Instance, Plan, make_segments
+from mi_duck.run.genes import GeneTable
+from mi_duck.run.plan import Cut, Instance, Plan, PlannedData, Settings, make_segments
+from mi_duck.settings import Asked
+from mi_duck.train.steps import feature_gains, train_instance
 
 PROBE_ROUNDS = 2
 PILOT_ROUNDS = 60
@@ -62,67 +65,102 @@ def least_genes(gene_rows: NDArray[np.int64]) -> int:
     return min(int(np.searchsorted(np.cumsum(gene_rows), LEAST_ROWS)) + 1, len(gene_rows))
 
 
-def is_worth_probing(plan: Plan, gene_rows: NDArray[np.int64], sizes: Sequence[int]) -> bool:
+def is_worth_probing(
+    settings: Settings, gene_rows: NDArray[np.int64], sizes: Sequence[int], *, n_features: int, n_classes: int
+) -> bool:
     """Return whether the probes take at most a tenth of the predicted run."""
     if not sizes:
         return False
 
     def seconds(n_rows: int, rounds: int) -> float:
-        return training_seconds(Rates(), n_rows * len(plan.features), plan.settings, len(plan.classes), rounds)
+        return training_seconds(Rates(), n_rows * n_features, settings, n_classes, rounds)
 
     spent = sum(seconds(int(gene_rows[:size].sum()), PROBE_ROUNDS) for size in sizes)
-    return spent <= WORTH * seconds(int(gene_rows.sum()), usual_rounds(plan.settings))
+    return spent <= WORTH * seconds(int(gene_rows.sum()), usual_rounds(settings))
+
+
+@dataclass(frozen=True, slots=True)
+class SmallRun:
+    """A run of a few genes whose rows lie in a folder of their own, and its plan: an instance for each number of genes."""
+
+    folder: RunFolder
+    plan: Plan
+
+    def with_settings(self, settings: Settings, *, n_instances: int | None = None) -> "SmallRun":
+        """Return the run with other settings of the training, and only its first instances."""
+        cut = replace(self.plan.cut, instances=self.plan.cut.instances[:n_instances])
+        return SmallRun(self.folder, replace(self.plan, settings=settings, cut=cut))
+
+    def write_plan(self, *, rounds: int) -> None:
+        """Write the plan for fits of so many rounds that never stop early."""
+        settings = replace(self.plan.settings, n_estimators=rounds, early_stopping_patience=0)
+        write_file(self.folder.plan, replace(self.plan, settings=settings).to_json().encode())
 
 
 def open_small_run(
     folder: RunFolder,
-    plan: Plan,
-    gene_rows: NDArray[np.int64],
-    training_rows: NDArray[np.int64],
+    asked: Asked,
+    data: PlannedData,
+    settings: Settings,
+    genes: GeneTable,
     sizes: Sequence[int],
+    context: Context,
     *,
-    threads: int,
-    report: Report,
-) -> tuple[RunFolder, Plan]:
-    """Write the rows of the genes of lowest rank into a small run folder and return it with its plan.
+    model: MemoryModel,
+) -> SmallRun:
+    """Write the rows of the genes of lowest rank into a small run folder.
 
     Parameters
     ----------
     folder
         Of the run: holds ``genes.parquet``; the small one lies in its scratch.
-    plan
-        Draft of the plan: data, features and settings; its instances do not matter.
-    gene_rows, training_rows
-        Rows of each gene in rank order, and those that training uses, shape (n_genes,).
+    asked, data, settings, model
+        Of the plan that is being made.
+    genes
+        All genes by rank.
     sizes
         Genes of each instance of the small run, all from rank 0.
+    context
+        Its threads partition the rows.
     """
-    small_run = RunFolder(folder.scratch / "probes")
-    shutil.rmtree(small_run.root, ignore_errors=True)
-    small_run.root.mkdir(parents=True)
-    write_file(small_run.genes, folder.genes.read_bytes())
+    small_folder = RunFolder(folder.scratch / "probes")
+    shutil.rmtree(small_folder.root, ignore_errors=True)
+    small_folder.root.mkdir(parents=True)
+    write_file(small_folder.genes, folder.genes.read_bytes())
     instances = tuple(
-        Instance(number, 0, size, size, int(gene_rows[:size].sum()), int(training_rows[:size].sum()), 0, 0.0)
+        Instance(number, 0, size, size, int(genes.n_rows[:size].sum()), int(genes.n_training_rows[:size].sum()), 0, 0.0)
         for number, size in enumerate(sizes)
     )
-    small = replace(
-        plan,
-        n_genes=max(sizes),
-        n_rows=int(gene_rows[: max(sizes)].sum()),
-        instances=instances,
-        segments=make_segments(instances, gene_rows),
+    n_genes = max(sizes)
+    plan = Plan(
+        asked,
+        replace(data, n_genes=n_genes, n_rows=int(genes.n_rows[:n_genes].sum()), n_holdout_genes=0, n_holdout_rows=0),
+        settings,
+        Costs(model, Rates(), model.bytes_per_row()),
+        Cut(
+            strategy_used="external" if asked.strategy == "external" else "single",
+            budget=Budget(0, "probes are not limited", False, 0),
+            most_genes=n_genes,
+            overlap_genes=0,
+            instances=instances,
+            segments=make_segments(instances, genes.n_rows),
+            holdout_segments=(),
+            alternatives=(),
+        ),
     )
-    _write_plan(small_run, small)
-    partition(small_run, small, threads=threads, report=report)
-    return small_run, small
+    small_run = SmallRun(small_folder, plan)
+    small_run.write_plan(rounds=PROBE_ROUNDS)
+    partition(small_folder, plan, context)
+    return small_run
 
 
-def density_of(small_run: RunFolder, small: Plan, n_genes: int) -> ColumnDensity:
-    """Return how the columns of the first genes of the small run are filled, and how sure that is."""
-    segments = [segment for segment in small.segments if segment.stop_rank <= n_genes]
-    errors = zero_errors(SegmentReader(small, segments, small_run.segments))
-    density = read_density(small, segments, small_run.segments)
-    return replace(density, errors=dict(zip(small.small_features, errors.tolist(), strict=True)))
+def density_of(small_run: SmallRun, n_genes: int) -> ColumnDensity:
+    """Return how the columns of the first genes of a small run are filled, and how sure that is."""
+    small, where = small_run.plan, small_run.folder.segments
+    segments = [segment for segment in small.cut.segments if segment.stop_rank <= n_genes]
+    errors = zero_errors(SegmentReader(small, segments, where))
+    density = read_density(small, segments, where)
+    return replace(density, errors=dict(zip(small.data.small_features, errors.tolist(), strict=True)))
 
 
 def zero_errors(reader: SegmentReader) -> NDArray[np.float64]:
@@ -139,7 +177,7 @@ def zero_errors(reader: SegmentReader) -> NDArray[np.float64]:
     """
     gene = np.unique(reader.keys()["gene_rank"], return_inverse=True)[1]
     n_genes = int(gene.max()) + 1
-    zeros = np.zeros((n_genes, len(reader.plan.small_features)))
+    zeros = np.zeros((n_genes, len(reader.plan.data.small_features)))
     begin = 0
     for small, _ in reader.records(BATCH_ROWS):
         own = gene[begin : begin + len(small)]
@@ -155,13 +193,7 @@ def zero_errors(reader: SegmentReader) -> NDArray[np.float64]:
 
 
 def measure(
-    model: MemoryModel,
-    folder: RunFolder,
-    small_run: RunFolder,
-    small: Plan,
-    *,
-    threads: int,
-    report: Report,
+    model: MemoryModel, folder: RunFolder, small_run: SmallRun, context: Context
 ) -> tuple[MemoryModel, Rates, Measurements]:
     """Train every instance of a small run and return the model with measured constants, and measured rates.
 
@@ -171,32 +203,31 @@ def measure(
         With the layout; its constants are replaced.
     folder
         Of the run; measurements are kept in its ``memory.json`` and used again for the same data and settings.
-    small_run, small
-        See `open_small_run`; the plan with the settings to be measured.
-    threads
-        Threads of the training.
-    report
-        Progress callback, called with (stage, done, total).
+    small_run
+        With the settings to be measured.
+    context
+        Its threads train.
     """
+    small = small_run.plan
     key = {
         "layout": asdict(model.layout),
         "settings": asdict(small.settings) | {"n_estimators": PROBE_ROUNDS},
-        "dataset": small.dataset_fingerprint,
-        "genes": small.genes_sha256,
-        "sizes": [instance.n_genes for instance in small.instances],
+        "dataset": small.data.fingerprint,
+        "genes": small.data.genes_sha256,
+        "sizes": [instance.n_genes for instance in small.cut.instances],
     }
     found = _read(folder, json.loads(json.dumps(key)))
     if found is None:
         probed = []
-        for instance in small.instances:
-            report("measuring memory", instance.instance_id, len(small.instances))
-            probed.append(probe(small_run, small, instance, model, threads=threads, report=report))
-        report("measuring memory", len(small.instances), len(small.instances))
+        for instance in small.cut.instances:
+            context.report("measuring memory", instance.instance_id, len(small.cut.instances))
+            probed.append(probe(small_run, instance, model, context))
+        context.report("measuring memory", len(small.cut.instances), len(small.cut.instances))
         found = Measurements(
             tuple(point for points, _ in probed for point in points), tuple(seconds for _, seconds in probed)
         )
     measured = model.with_points(found.points)
-    rates = fit_rates(found.times, small.settings, len(small.classes), is_external=model.layout.is_external)
+    rates = fit_rates(found.times, small.settings, len(small.data.classes), is_external=model.layout.is_external)
     write_memory(folder, measured, rates, key=key, found=found)
     return measured, rates, found
 
@@ -225,39 +256,33 @@ def write_memory(
 
 
 def probe(
-    small_run: RunFolder, small: Plan, instance: Instance, model: MemoryModel, *, threads: int, report: Report
+    small_run: SmallRun, instance: Instance, model: MemoryModel, context: Context
 ) -> tuple[list[MemoryPoint], TimePoint]:
     """Train one instance of a small run for two rounds a booster and return the peak of every phase, and the time.
 
     Raises
     ------
     CheckpointError
-        The system does not tell the peak of a phase.
+        The system does not say what the peak of a phase is.
     """
-    _write_plan(
-        small_run,
-        replace(small, settings=replace(small.settings, n_estimators=PROBE_ROUNDS, early_stopping_patience=0)),
-    )
+    small_run.write_plan(rounds=PROBE_ROUNDS)
 
     def named(stage: str, done: int, total: int) -> None:
-        report(f"probe of {instance.n_rows:,} rows: {stage}", done, total)
+        context.report(f"probe of {instance.n_rows:,} rows: {stage}", done, total)
 
-    result = run_child(
-        "mi_duck.train.train:train_instance",
-        {"run": str(small_run.root), "instance_id": instance.instance_id, "threads": threads},
-        threads=threads,
-        report=named,
+    result = in_child(train_instance, replace(context, report=named))(
+        run=str(small_run.folder.root), instance_id=instance.instance_id, threads=context.threads
     )
-    found: dict[str, Any] = result.value
+    found = result.value
     if set(found["phases"]) != set(PHASES):
-        raise CheckpointError("this system does not tell the memory of each phase; set --memory-per-gene-mb instead")
-    rows, genes = instance.n_training_rows, instance.n_genes
+        raise CheckpointError("this system does not say what each phase takes; set --memory-per-gene-mb instead")
+    rows, genes, n_features = instance.n_training_rows, instance.n_genes, len(small_run.plan.data.features)
     build, boost = found["build_seconds"], found["boost_seconds"]
     return (
-        [MemoryPoint(phase, genes, rows, len(small.features), found["phases"][phase]) for phase in PHASES],
+        [MemoryPoint(phase, genes, rows, n_features, found["phases"][phase]) for phase in PHASES],
         TimePoint(
             n_rows=rows,
-            n_cells=int(rows * len(small.features) * (1 - model.layout.missing_share)),
+            n_cells=int(rows * n_features * (1 - model.layout.missing_share)),
             build_seconds=build,
             boost_seconds=boost,
             start_seconds=max(result.wall_seconds - build - boost, 0.0),
@@ -266,22 +291,12 @@ def probe(
     )
 
 
-def screen(small_run: RunFolder, small: Plan, *, threads: int, report: Report) -> dict[str, float]:
+def screen(small_run: SmallRun, context: Context) -> dict[str, float]:
     """Return the total gain of every feature over all classes in a pilot on the genes of a small run."""
-    pilot = replace(small, settings=replace(small.settings, n_estimators=PILOT_ROUNDS, early_stopping_patience=0))
-    _write_plan(small_run, pilot)
-    result = run_child(
-        "mi_duck.train.train:feature_gains",
-        {"run": str(small_run.root), "instance_id": 0, "threads": threads},
-        threads=threads,
-        report=report,
-    )
-    gains: dict[str, float] = result.value
-    return gains
-
-
-def _write_plan(small_run: RunFolder, small: Plan) -> None:
-    write_file(small_run.plan, small.to_json().encode())
+    small_run.write_plan(rounds=PILOT_ROUNDS)
+    return in_child(feature_gains, context)(
+        run=str(small_run.folder.root), instance_id=0, threads=context.threads
+    ).value
 
 
 def _read(folder: RunFolder, key: Mapping[str, object]) -> Measurements | None:

@@ -28,13 +28,13 @@ def halves_of(plan: Plan, instance: Instance, genes: GeneTable) -> tuple[Instanc
     genes
         All genes of the run.
     """
-    n_planned = len(plan.instances) - len(plan.split_instances)
+    n_planned = len(plan.cut.instances) - len(plan.cut.split_instances)
     if instance.instance_id >= n_planned:
         return None
     first, stop = instance.first_rank, instance.stop_rank
     ranks = np.arange(first + 1, stop)
     borders = ranks[genes.group[first + 1 : stop] != genes.group[first : stop - 1]]
-    shared = [one for one in plan.instances if one != instance]
+    shared = [one for one in plan.cut.instances if one != instance]
     own = borders[[not any(one.first_rank < rank < one.stop_rank for one in shared) for rank in borders]]
     borders = own if len(own) else borders
     if not len(borders):
@@ -44,7 +44,7 @@ def halves_of(plan: Plan, instance: Instance, genes: GeneTable) -> tuple[Instanc
     for half in (slice(first, cut), slice(cut, stop)):
         if missing_class(genes.label_counts[half], genes.fold[half], plan.settings.n_folds):
             return None
-    model = MemoryModel.from_dict(plan.memory)
+    model = plan.costs.model
     number = n_planned + 2 * instance.instance_id
     return (
         _instance(number, first, cut, genes, instance, model),

@@ -197,7 +197,7 @@ def alternatives(
     strategy
         Of the plan.
     """
-    chosen = request.settings.layout
+    chosen = request.settings.layout_used
     found = [_alternative(one, chosen, request, model, rates, budget) for one in STRATEGIES]
     if density is not None:
         others = [layout for layout in ("missing", "zeros", "sentinel") if layout != chosen]

@@ -113,10 +113,10 @@ def training_seconds(rates: Rates, n_cells: float, settings: Settings, n_classes
 
 def _fits_of_all_rows(settings: Settings) -> float:
     """Return the fits of one class, counted in passes over all rows: every fold and the last one."""
-    share = (settings.n_folds - 1) / settings.n_folds if settings.cv == "matrices" else 1.0
+    share = (settings.n_folds - 1) / settings.n_folds if settings.cv_used == "matrices" else 1.0
     return settings.n_folds * share + 1
 
 
 def _builds_of_all_rows(settings: Settings) -> float:
     """Return the matrices built, counted in those of all rows."""
-    return _fits_of_all_rows(settings) if settings.cv == "matrices" else 1.0
+    return _fits_of_all_rows(settings) if settings.cv_used == "matrices" else 1.0

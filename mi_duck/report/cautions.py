@@ -115,9 +115,9 @@ def _coverage(run: RunRecords) -> list[str]:
             f"Only {coverage['n_genes_trained']:,} of {coverage['n_genes']:,} genes were trained on; "
             f"lost: {', '.join(lost) or 'none'}. Run the same command again to train what is missing."
         )
-    if run.plan.get("sample_genes"):
+    if run.plan.asked.sample_genes:
         found.append(
-            f"This run uses a sample of {run.plan['n_genes']:,} of {run.plan['n_genes_dataset']:,} genes; more genes "
+            f"This run uses a sample of {run.plan.data.n_genes:,} of {run.plan.data.n_genes_dataset:,} genes; more genes "
             "usually give a better model."
         )
     return found
@@ -169,9 +169,9 @@ def _memory(run: RunRecords) -> list[str]:
             f"{worst['measured_peak_bytes'] / worst['predicted_bytes'] - 1:.0%} more."
         )
     largest = max((one["measured_peak_bytes"] for one in measured), default=0)
-    if largest > run.plan["budget_bytes"]:
+    if largest > run.plan.cut.budget.budget_bytes:
         found.append(
-            f"The largest peak, {gibibytes(largest)} GiB, was above the budget of {gibibytes(run.plan['budget_bytes'])} GiB."
+            f"The largest peak, {gibibytes(largest)} GiB, was above the budget of {gibibytes(run.plan.cut.budget.budget_bytes)} GiB."
         )
     return found
 

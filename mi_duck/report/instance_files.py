@@ -163,7 +163,7 @@ def describe_instances(*, run: str, threads: int, is_minimal: bool, report: Repo
     genes = read_genes(folder, plan)
     if not folder.members.is_file():
         raise CheckpointError(f"{folder.root} has no out-of-fold scores yet; run 'mi-duck consolidate {folder.root}'")
-    trained = [instance for instance in plan.instances if is_trained(folder, plan, instance)]
+    trained = [instance for instance in plan.cut.instances if is_trained(folder, plan, instance)]
     if not is_minimal:
         predict_unseen(folder, plan, genes, trained, threads=threads, report=report)
     for done, instance in enumerate(trained):
@@ -181,7 +181,7 @@ def _describe(folder: RunFolder, plan: Plan, instance: Instance, genes: Genes, *
     rows = _read_rows(folder, plan, instance, genes)
     names = [*SCORES, IMPORTANCE, *(() if is_minimal else (*UNSEEN, *CURVES.values(), IMPORTANCE_PLOT))]
     with amended(where, names):
-        folds = _fold_lines(rows, plan.classes, plan.settings.n_folds)
+        folds = _fold_lines(rows, plan.data.classes, plan.settings.n_folds)
         write_csv(where / SCORES[0], folds)
         write_json(where / SCORES[1], aggregate(folds))
         importance = importance_table(model)
@@ -196,7 +196,7 @@ def _describe(folder: RunFolder, plan: Plan, instance: Instance, genes: Genes, *
         write_json(where / UNSEEN[1], summary)
         for kind, name in CURVES.items():
             panels = [("sites against other rows", _pair(kind, rows))] + [
-                (title, _pair(kind, rows, index=index)) for index, title in enumerate(plan.classes)
+                (title, _pair(kind, rows, index=index)) for index, title in enumerate(plan.data.classes)
             ]
             save(curve_figure(panels, kind=kind), where / name)
         save(importance_figure(importance), where / IMPORTANCE_PLOT)
@@ -230,21 +230,23 @@ def amended(where: Path, names: Sequence[str]) -> Iterator[None]:
 
 
 def _read_rows(folder: RunFolder, plan: Plan, instance: Instance, genes: Genes) -> OutOfFold:
-    names = [f"p_{name}" for name in plan.classes]
+    names = [f"p_{name}" for name in plan.data.classes]
     path = folder.instance(instance) / "oof_predictions.parquet"
     table = pq.read_table(path, columns=["row_id", "gene_id", "label", "fold", *names]).unify_dictionaries()
     rank_of = {gene: rank for rank, gene in enumerate(genes.gene_id.tolist())}
     rank = codes_of(table["gene_id"], rank_of)
-    is_scored = rank >= plan.pilot_genes  # the genes below chose the features, so they are not scored
+    is_scored = rank >= plan.data.pilot_genes  # the genes below chose the features, so they are not scored
     fold, label = (
         table["fold"].to_numpy(),
-        codes_of(table["label"], {name: index for index, name in enumerate(plan.classes)}),
+        codes_of(table["label"], {name: index for index, name in enumerate(plan.data.classes)}),
     )
     fold, label, rank = fold[is_scored], label[is_scored], rank[is_scored]
     base = None
-    if plan.base_scores and len(rank):
+    if plan.data.base_scores and len(rank):
         first = table["row_id"][0].as_py()
-        scores = _slice(folder.members, [f"base:{name}" for name in plan.base_scores], first, len(table))[is_scored]
+        scores = _slice(folder.members, [f"base:{name}" for name in plan.data.base_scores], first, len(table))[
+            is_scored
+        ]
         base = base_model(
             scores,
             label,

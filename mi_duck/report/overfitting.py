@@ -144,17 +144,17 @@ def read_curves(root: Path, instance_id: int) -> dict[str, list[LearningCurve]] 
 
 def fit_records(run: RunRecords) -> list[FitRecord]:
     """Return the record of every fold fit of every trained instance."""
-    settings = run.plan["settings"]
+    settings = run.plan.settings
     return [
         classify_fit(
             curve,
-            instance_id=one["instance_id"],
+            instance_id=one.instance_id,
             class_name=name,
-            n_estimators=settings["n_estimators"],
-            patience=settings["early_stopping_patience"],
+            n_estimators=settings.n_estimators,
+            patience=settings.early_stopping_patience,
         )
-        for one in run.plan["instances"]
-        for name, curves in (read_curves(run.root, one["instance_id"]) or {}).items()
+        for one in run.plan.cut.instances
+        for name, curves in (read_curves(run.root, one.instance_id) or {}).items()
         for curve in curves
     ]
 
@@ -165,11 +165,11 @@ def write_overfitting(run: RunRecords, *, with_plots: bool = True) -> list[FitRe
     folder = RunFolder(run.root).overfitting
     write_csv(folder / "overfitting.csv", msgspec.to_builtins(records))
     write_json(folder / "overfitting.json", summary(records))
-    for one in run.plan["instances"]:
-        curves = read_curves(run.root, one["instance_id"]) if with_plots else None
+    for one in run.plan.cut.instances:
+        curves = read_curves(run.root, one.instance_id) if with_plots else None
         if curves:
             figure = learning_figure(list(curves.items()))
-            save(figure, folder / f"learning_curves_instance_{one['instance_id']:02d}.pdf")
+            save(figure, folder / f"learning_curves_{one.name}.pdf")
     return records
 
 

@@ -140,7 +140,7 @@ def render(run: RunRecords, fits: Sequence[FitRecord] | None, *, with_plots: boo
     environment.filters |= {"from_json": json.loads, "gibibytes": gibibytes}
     return environment.get_template("report.html.j2").render(
         run=run,
-        dataset=PurePath(run.plan["location"]).name,
+        dataset=PurePath(run.plan.data.location).name,
         answer=answer(run),
         warnings=cautions(run, fits),
         headline=headline_table(run),
@@ -162,7 +162,9 @@ def render(run: RunRecords, fits: Sequence[FitRecord] | None, *, with_plots: boo
         instances=instance_table(run),
         memory=pictures.draw(
             "memory",
-            lambda: memory_figure(memory_dots(run), gene_bytes=run.gene_bytes, budget_bytes=run.plan["budget_bytes"]),
+            lambda: memory_figure(
+                memory_dots(run), gene_bytes=run.gene_bytes, budget_bytes=run.plan.cut.budget.budget_bytes
+            ),
             "Peak memory of every training process, and the memory per gene",
         ),
         fits=fit_table(fits) if fits else None,
@@ -211,7 +213,7 @@ def _window_figure(run: RunRecords) -> "Figure":
             Window(f"instance_{one['instance_id']:02d}", one["first_rank"], one["stop_rank"], one["n_rows"])
             for one in run.instances
         ],
-        n_genes=run.plan["n_genes"],
+        n_genes=run.plan.data.n_genes,
     )
 
 
@@ -357,7 +359,7 @@ def write_figures(run: RunRecords) -> list[Path]:
     for name, lines in reliability_panels(run) or []:
         written.append(RunFolder(run.root).calibration_analysis / f"reliability_{names[name]}.pdf")
         save(reliability_figure([(name, lines)]), written[-1])
-    figure = memory_figure(memory_dots(run), gene_bytes=run.gene_bytes, budget_bytes=run.plan["budget_bytes"])
+    figure = memory_figure(memory_dots(run), gene_bytes=run.gene_bytes, budget_bytes=run.plan.cut.budget.budget_bytes)
     written.append(RunFolder(run.root).memory_plot)
     save(figure, written[-1])
     return written

@@ -15,6 +15,7 @@ from mi_duck.evaluate.catalogue import open_catalogue
 from mi_duck.numbers import interval, typeset
 from mi_duck.report.plots import Curve, MemoryDot, Reliability
 from mi_duck.run.folder import RunFolder
+from mi_duck.run.plan import Plan
 
 Record = TypeVar("Record")
 
@@ -60,7 +61,7 @@ class RunRecords:
     """
 
     root: Path
-    plan: dict[str, Any]
+    plan: Plan
     scores: tuple[Score, ...]
     facts: dict[str, Any]
     genes: list[dict[str, Any]]
@@ -71,7 +72,7 @@ class RunRecords:
     @property
     def classes(self) -> list[str]:
         """Names of the classes; the first is the background."""
-        return list(self.plan["classes"])
+        return list(self.plan.data.classes)
 
     def find(self, scope: str, metric: str, class_name: str, *, instance_id: int | None = None) -> Score | None:
         """Return the score from out-of-fold predictions of all rows; of the chosen variant where several were tried."""
@@ -95,9 +96,7 @@ def read_run(root: Path) -> RunRecords:
         There is no plan, no catalogue or no ``metrics.csv``, or the plan is damaged.
     """
     folder = RunFolder(root)
-    plan = read_json(folder.plan)
-    if plan is None:
-        raise CheckpointError(f"no plan in {root}; make one with 'mi-duck plan DATASET --out {root}'")
+    plan = folder.read_plan()
     scores = read_records(folder.metrics, Score)
     if scores is None:
         raise CheckpointError(f"{root} is not evaluated yet; run 'mi-duck evaluate {root}'")

@@ -99,36 +99,36 @@ def training_summary(folder: RunFolder, plan: Plan, provenance: dict[str, Any], 
 
 
 def _data(folder: RunFolder, plan: Plan) -> list[str]:
-    kinds = f"{len(plan.small_features):,} in one byte, {len(plan.wide_features):,} as float32"
+    kinds = f"{len(plan.data.small_features):,} in one byte, {len(plan.data.wide_features):,} as float32"
     return [
-        f"dataset      {Path(plan.location).name}, fingerprint {plan.dataset_fingerprint}",
-        f"genes        {plan.n_genes:,} of {plan.n_genes_dataset:,}",
-        f"rows         {plan.n_rows:,}",
-        f"features     {len(plan.features):,} ({kinds})",
-        f"classes      {', '.join(plan.classes)}",
-        f"base scores  {', '.join(plan.base_scores) or 'none, so nothing is compared with a base model'}",
+        f"dataset      {Path(plan.data.location).name}, fingerprint {plan.data.fingerprint}",
+        f"genes        {plan.data.n_genes:,} of {plan.data.n_genes_dataset:,}",
+        f"rows         {plan.data.n_rows:,}",
+        f"features     {len(plan.data.features):,} ({kinds})",
+        f"classes      {', '.join(plan.data.classes)}",
+        f"base scores  {', '.join(plan.data.base_scores) or 'none, so nothing is compared with a base model'}",
     ]
 
 
 def _folds(folder: RunFolder, plan: Plan) -> list[str]:
     genes = pq.read_table(folder.genes, columns=["gene_rank", "fold", "n_rows", "label_counts"]).to_pylist()
-    genes = [gene for gene in genes if gene["gene_rank"] < plan.n_genes]
+    genes = [gene for gene in genes if gene["gene_rank"] < plan.data.n_genes]
     rows = []
     for fold in sorted({gene["fold"] for gene in genes}):
         of_fold = [gene for gene in genes if gene["fold"] == fold]
-        counts = [sum(gene["label_counts"][index] for gene in of_fold) for index in range(len(plan.classes))]
+        counts = [sum(gene["label_counts"][index] for gene in of_fold) for index in range(len(plan.data.classes))]
         rows.append([str(fold), *(f"{n:,}" for n in (len(of_fold), sum(gene["n_rows"] for gene in of_fold), *counts))])
-    return _table(["fold", "genes", "rows", *plan.classes], rows)
+    return _table(["fold", "genes", "rows", *plan.data.classes], rows)
 
 
 def _plan(plan: Plan) -> list[str]:
-    slots = sum(instance.n_genes for instance in plan.instances)
-    is_measured = plan.memory["measured_bytes"] is not None
+    slots = sum(instance.n_genes for instance in plan.cut.instances)
+    is_measured = plan.costs.model.is_measured
     words = "predicted from measurements of these data" if is_measured else "predicted by formula"
     return [
-        f"strategy     {plan.strategy}: {len(plan.instances)} instances",
-        f"overlap      {plan.overlap_genes:,} genes shared by neighbours, redundancy {decimal(slots / plan.n_genes, 3)}",
-        f"budget       {gibibytes(plan.budget_bytes)} GiB per instance ({plan.budget_source})",
+        f"strategy     {plan.cut.strategy_used}: {len(plan.cut.instances)} instances",
+        f"overlap      {plan.cut.overlap_genes:,} genes shared by neighbours, redundancy {decimal(slots / plan.data.n_genes, 3)}",
+        f"budget       {gibibytes(plan.cut.budget.budget_bytes)} GiB per instance ({plan.cut.budget.won})",
         f"memory       {words}",
     ]
 
@@ -136,7 +136,7 @@ def _plan(plan: Plan) -> list[str]:
 def _instances(folder: RunFolder, plan: Plan, summary: dict[str, Any]) -> list[str]:
     weights = {member["instance_id"]: member["weight"] for member in summary["members"]}
     rows = []
-    for instance in plan.instances:
+    for instance in plan.cut.instances:
         measured = measurement(folder, instance)
         weight = weights.get(instance.instance_id)
         rows.append(
@@ -157,7 +157,7 @@ def _instances(folder: RunFolder, plan: Plan, summary: dict[str, Any]) -> list[s
 
 def _unseen(folder: RunFolder, plan: Plan) -> list[str]:
     rows, without = [], []
-    for instance in plan.instances:
+    for instance in plan.cut.instances:
         found = read_json(folder.instance(instance) / "holdout_evaluation_summary.json") or {}
         if found.get("status") == "evaluated":
             scores = {(one["metric"], one["class"]): one for one in found["all_rows"]}

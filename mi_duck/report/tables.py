@@ -11,6 +11,7 @@ from mi_duck.report.cautions import difference
 from mi_duck.report.overfitting import FitRecord
 from mi_duck.report.records import RunRecords, Score, read_json, with_interval
 from mi_duck.run.folder import RunFolder
+from mi_duck.settings import Columns, flags_of
 
 METRICS = {
     "average_precision": "AP",
@@ -33,10 +34,6 @@ PARTS = {
 }
 """Parts of the genes that a score may be evaluated on, beside all rows."""
 THRESHOLDS = {"best_f1": "best F1", "precision_0.9": "precision of 0.9", "recall_0.9": "recall of 0.9"}
-WITH_NEGATION = ("auto_adjust_instance_size",)
-"""Options that have a flag which switches them off."""
-SETTINGS = ("seed", "n_folds", "n_estimators", "early_stopping_patience", "max_depth", "learning_rate", "max_bin")
-"""Settings whose flag has their name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,22 +342,15 @@ def _real(value: float | None, digits: int = 4) -> str:
 
 
 def run_command(run: RunRecords) -> str:
-    """Return the command that makes this run again: every option written out, the dataset by the last part of its path."""
-    plan = run.plan
-    words = ["mi-duck", "run", PurePath(plan["location"]).name, "--out", "run"]
-    for name, value in plan["options"].items():
-        flag = f"--{name.replace('_', '-')}"
-        if value is True:
-            words.append(flag)
-        elif value is False:
-            words += [flag.replace("--", "--no-", 1)] * (name in WITH_NEGATION)
-        elif value is not None:
-            words += [flag, str(value)]
-    for name in SETTINGS:
-        words += [f"--{name.replace('_', '-')}", str(plan["settings"][name])]
-    words.append("--calibrate-per-class" if plan["settings"]["calibrate"] else "--no-calibrate-per-class")
-    words += ["--gene-column", plan["gene_column"], "--label-column", plan["label_column"]]
-    words += ["--classes", ",".join(plan["classes"]), "--fold-by", plan["fold_column"]]
-    if plan["base_scores"]:
-        words += ["--base-score-columns", ",".join(plan["base_scores"])]
-    return shlex.join(words)
+    """Return the command that makes this run again: every option written out, the dataset by its last name."""
+    data, asked = run.plan.data, run.plan.asked
+    words = ["mi-duck", "run", PurePath(data.location).name, "--out", "run", *flags_of(asked, with_defaults=True)]
+    columns = Columns(
+        gene_column=data.gene_column,
+        label_column=data.label_column,
+        classes=",".join(data.classes),
+        fold_by=data.fold_column,
+        base_score_columns=",".join(data.base_scores) or None,
+        full_hash=data.full_hash,
+    )
+    return shlex.join([*words, *flags_of(columns, with_defaults=True)])

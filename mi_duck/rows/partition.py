@@ -2,8 +2,6 @@
 
 The gene index knows each gene's rows beforehand, so a row is written to its gene's place at once, wherever its file
 holds it; a second look at each segment sorts the rows inside their genes and hashes the files.
-
-The stages of a run, each alone: partition rows, consolidate, evaluate, report; each in child processes.
 """
 
 import os
@@ -24,7 +22,7 @@ from mi_duck.data.database import SQL_BYTES, Database
 from mi_duck.data.dataset import Dataset, open_planned
 from mi_duck.data.parquet import UNREADABLE, DataFile, damaged, data_file, open_parquet, row_groups
 from mi_duck.errors import DataError, StorageError
-from mi_duck.processes import Report, run_child
+from mi_duck.processes import Context, Report, in_child
 from mi_duck.rows.segments import KEYS, USED, read_at, record_type
 from mi_duck.run.encoding import SENTINEL
 from mi_duck.run.folder import RunFolder
@@ -71,13 +69,15 @@ def write_segments(
         The disk is too small or fails; names the bytes needed.
     """
     missing = [
-        segment for segment in (wanted or plan.all_segments) if not (folder / segment.name / "segment.json").is_file()
+        segment
+        for segment in (wanted or plan.cut.all_segments)
+        if not (folder / segment.name / "segment.json").is_file()
     ]
     if not missing:
         return
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        needed = sum(segment.n_rows for segment in missing) * (plan.record_bytes + KEYS.itemsize)
+        needed = sum(segment.n_rows for segment in missing) * (plan.data.record_bytes + KEYS.itemsize)
         free = free_bytes(folder)
         if needed > free:
             raise StorageError(
@@ -105,13 +105,13 @@ def _place_rows(db: Database, plan: Plan, folder: Path, missing: Sequence[Segmen
         handles.append(_open(plan, segment, folder / segment.name))
     total = sum(segment.n_rows for segment in missing)
     done = 0
-    if plan.easy_below is not None:
+    if plan.data.easy_below is not None:
         db.table(
             "sampling",
-            easy_below=plan.easy_below,
-            share=plan.settings.sample_negatives,
+            easy_below=plan.data.easy_below,
+            share=plan.settings.easy_share,
             seed=plan.settings.seed,
-            background=plan.labels[0],
+            background=plan.data.labels[0],
         )
     try:
         runs = db.arrow("row_index")
@@ -119,7 +119,7 @@ def _place_rows(db: Database, plan: Plan, folder: Path, missing: Sequence[Segmen
         runs = runs.filter(pa.array(keep))
         columns = [runs[name].to_pylist() for name in ("file", "row_group", "first_row", "n_rows", "gene_rank")]
         for file, of_file in groupby(zip(*columns, strict=True), key=lambda run: run[0]):
-            uses = None if plan.easy_below is None else db.arrow("row_uses", file=file)["use"].to_numpy()
+            uses = None if plan.data.easy_below is None else db.arrow("row_uses", file=file)["use"].to_numpy()
             with _open_parquet(data_file(file)) as parquet:
                 for row_group, of_group in groupby(of_file, key=lambda run: run[1]):
                     pieces = [(first, n_rows, rank) for _, _, first, n_rows, rank in of_group]
@@ -190,8 +190,10 @@ def _batches(
     parquet: pq.ParquetFile, file: str, row_group: int, plan: Plan
 ) -> Iterator[tuple[int, NDArray[np.void], NDArray[np.void]]]:
     """Yield (first row in the row group, records, keys) for one row group, batch by batch."""
-    columns = [*plan.features, plan.label_column] + ([plan.position_column] if plan.position_column else [])
-    codes = {text: code for code, text in enumerate(plan.labels)}
+    columns = [*plan.data.features, plan.data.label_column] + (
+        [plan.data.position_column] if plan.data.position_column else []
+    )
+    codes = {text: code for code, text in enumerate(plan.data.labels)}
     first = 0
     try:
         for batch in parquet.iter_batches(
@@ -201,23 +203,27 @@ def _batches(
             records = np.empty(n, dtype=record_type(plan))
             keys = np.zeros(n, dtype=KEYS)
             keys["use"] = USED
-            _fill(records["small"], batch, plan.small_features, file)
-            _fill(records["wide"], batch, plan.wide_features, file)
-            if plan.settings.layout == "sentinel" and (records["wide"] <= SENTINEL).any():
+            _fill(records["small"], batch, plan.data.small_features, file)
+            _fill(records["wide"], batch, plan.data.wide_features, file)
+            if plan.settings.layout_used == "sentinel" and (records["wide"] <= SENTINEL).any():
                 raise DataError(
                     f"{file} holds values of {SENTINEL:g} or less, which --layout sentinel keeps for missing ones; use another"
                 )
-            keys["label"] = [codes[str(text)] for text in batch[plan.label_column].to_pylist()]
-            if plan.position_column:
-                if batch[plan.position_column].null_count:
-                    raise DataError(f"null in column '{plan.position_column}' of {file}; fill it or remove the rows")
-                keys["position"] = batch[plan.position_column].to_numpy()
+            keys["label"] = [codes[str(text)] for text in batch[plan.data.label_column].to_pylist()]
+            if plan.data.position_column:
+                if batch[plan.data.position_column].null_count:
+                    raise DataError(
+                        f"null in column '{plan.data.position_column}' of {file}; fill it or remove the rows"
+                    )
+                keys["position"] = batch[plan.data.position_column].to_numpy()
             yield first, records, keys
             first += n
     except UNREADABLE as error:
         raise damaged(file, error, f" in row group {row_group}") from error
     except KeyError as error:
-        raise DataError(f"unknown label {error} in column '{plan.label_column}' of {file}; the file changed") from error
+        raise DataError(
+            f"unknown label {error} in column '{plan.data.label_column}' of {file}; the file changed"
+        ) from error
 
 
 def _fill(target: NDArray[np.generic], batch: pa.RecordBatch, names: Sequence[str], file: str) -> None:
@@ -249,8 +255,8 @@ def _finish(plan: Plan, segment: Segment, folder: Path) -> None:
     """Sort the rows inside their genes by (position, hash of the row), hash both files, write the manifest."""
     record = record_type(plan)
     hashes = {"features.bin": sha256(), "keys.bin": sha256()}
-    zeros = np.zeros(len(plan.small_features), dtype=np.int64)
-    missing = np.zeros(len(plan.wide_features), dtype=np.int64)
+    zeros = np.zeros(len(plan.data.small_features), dtype=np.int64)
+    missing = np.zeros(len(plan.data.wide_features), dtype=np.int64)
     features = os.open(folder / "features.bin", os.O_RDWR)
     keys_file = os.open(folder / "keys.bin", os.O_RDWR)
     try:
@@ -283,8 +289,8 @@ def _finish(plan: Plan, segment: Segment, folder: Path) -> None:
         os.close(features)
         os.close(keys_file)
     manifest = {
-        "dataset_fingerprint": plan.dataset_fingerprint,
-        "genes_sha256": plan.genes_sha256,
+        "dataset_fingerprint": plan.data.fingerprint,
+        "genes_sha256": plan.data.genes_sha256,
         "first_rank": segment.first_rank,
         "stop_rank": segment.stop_rank,
         "n_zero": zeros.tolist(),
@@ -314,11 +320,12 @@ def _row_hash(plan: Plan, keys: NDArray[np.void], rows: NDArray[np.void]) -> NDA
     It is the sum of the features' bits as float32, in their order, and of the label, times fixed odd numbers.
     """
     factors = (
-        np.random.Generator(np.random.PCG64(0)).integers(0, 1 << 63, len(plan.features) + 1, dtype=np.uint64) * 2 + 1
+        np.random.Generator(np.random.PCG64(0)).integers(0, 1 << 63, len(plan.data.features) + 1, dtype=np.uint64) * 2
+        + 1
     )
-    place = {name: number for number, name in enumerate(plan.features)}
-    small = factors[[place[name] for name in plan.small_features]]
-    wide = factors[[place[name] for name in plan.wide_features]]
+    place = {name: number for number, name in enumerate(plan.data.features)}
+    small = factors[[place[name] for name in plan.data.small_features]]
+    wide = factors[[place[name] for name in plan.data.wide_features]]
     digest: NDArray[np.uint64] = keys["label"].astype(np.uint64) * factors[-1]
     for begin in range(0, len(rows), HASHED_ROWS):
         part = slice(begin, begin + HASHED_ROWS)
@@ -329,7 +336,7 @@ def _row_hash(plan: Plan, keys: NDArray[np.void], rows: NDArray[np.void]) -> NDA
 
 
 def partition(
-    folder: RunFolder, plan: Plan, *, threads: int, report: Report, is_cancelled: Callable[[], bool] | None = None
+    folder: RunFolder, plan: Plan, context: Context, *, is_cancelled: Callable[[], bool] | None = None
 ) -> None:
     """Write the segments that are missing, in a child process; of several jobs one does it and the others wait.
 
@@ -337,39 +344,35 @@ def partition(
     ----------
     folder, plan
         The run; the plan may have splits that are not noted yet.
-    threads, report, is_cancelled
+    context
+        Its threads run the SQL.
+    is_cancelled
         As in `mi_duck.processes.run_child`.
     """
-    segments = [asdict(segment) for segment in plan.all_segments]
+    segments = [asdict(segment) for segment in plan.cut.all_segments]
     with run_lock(folder.root, name=".lock_partition", wait=True):
-        run_child(
-            "mi_duck.rows.partition:partition_here",
-            {"run": str(folder.root), "threads": threads, "segments": segments},
-            threads=threads,
-            report=report,
-            is_cancelled=is_cancelled,
+        in_child(partition_here, context, is_cancelled=is_cancelled)(
+            run=str(folder.root), threads=context.threads, segments=segments
         )
 
 
-def partition_here(
-    *, run: str, threads: int, report: Report, segments: Sequence[Mapping[str, Any]] | None = None
-) -> None:
+def partition_here(report: Report, run: str, threads: int, segments: Sequence[Mapping[str, Any]] | None = None) -> None:
     """Write the segments that are missing, in this process; by default all of the plan's."""
     folder = RunFolder(Path(run))
     plan = folder.read_plan()
-    wanted = plan.all_segments if segments is None else tuple(Segment(**one) for one in segments)
+    wanted = plan.cut.all_segments if segments is None else tuple(Segment(**one) for one in segments)
     is_done = all((folder.segments / segment.name / "segment.json").is_file() for segment in wanted)
-    dataset = open_planned(plan, with_hashes=not is_done)
+    dataset = open_planned(plan.data, with_hashes=not is_done)
     if is_done:
         return
     with Database(threads=threads, memory_bytes=SQL_BYTES, scratch=folder.scratch / "sql") as db:
         db.open_source(
             dataset.files,
-            gene_column=plan.gene_column,
-            label_column=plan.label_column,
-            fold_column=plan.fold_column,
-            position_column=plan.position_column,
-            site_scores=plan.base_scores[1:],
+            gene_column=plan.data.gene_column,
+            label_column=plan.data.label_column,
+            fold_column=plan.data.fold_column,
+            position_column=plan.data.position_column,
+            site_scores=plan.data.base_scores[1:],
         )
         db.load_parquet("gene_index", genes_file(folder, plan))
         db.load("row_groups", row_groups(dataset.files))
@@ -378,4 +381,4 @@ def partition_here(
 
 def is_partitioned(folder: RunFolder, plan: Plan) -> bool:
     """Return whether every segment is written; whether it is whole is checked where it is read."""
-    return all((folder.segments / segment.name / "segment.json").is_file() for segment in plan.all_segments)
+    return all((folder.segments / segment.name / "segment.json").is_file() for segment in plan.cut.all_segments)

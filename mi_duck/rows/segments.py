@@ -56,12 +56,14 @@ LEFT_OUT, USED, USED_FOR_MANY = 0, 1, 2  # of a row in training; the last stands
 
 def segments_bytes(plan: Plan) -> int:
     """Return the disk space that all segments take."""
-    return sum(segment.n_rows for segment in plan.all_segments) * (plan.record_bytes + KEYS.itemsize)
+    return sum(segment.n_rows for segment in plan.cut.all_segments) * (plan.data.record_bytes + KEYS.itemsize)
 
 
 def record_type(plan: Plan) -> np.dtype[np.void]:
     """Return the type of one row in ``features.bin``: ``small`` (bytes) then ``wide`` (float32)."""
-    return np.dtype([("small", "u1", (len(plan.small_features),)), ("wide", "<f4", (len(plan.wide_features),))])
+    return np.dtype(
+        [("small", "u1", (len(plan.data.small_features),)), ("wide", "<f4", (len(plan.data.wide_features),))]
+    )
 
 
 def read_at(handle: int, record: np.dtype[np.void], place: int, n: int) -> NDArray[np.void]:
@@ -100,7 +102,7 @@ class SegmentReader:
         self.segments = tuple(segments)
         self.folder = folder
         self.n_rows = sum(segment.n_rows for segment in segments)
-        self.encoding = encoding_of(plan.settings.layout, plan.zero_is_missing)
+        self.encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing)
         for segment in segments:
             self._verify(segment)
 
@@ -108,8 +110,8 @@ class SegmentReader:
         folder = self.folder / segment.name
         manifest = read_manifest(folder)
         expected = (
-            self.plan.dataset_fingerprint,
-            self.plan.genes_sha256,
+            self.plan.data.fingerprint,
+            self.plan.data.genes_sha256,
             segment.first_rank,
             segment.stop_rank,
         )
@@ -148,12 +150,14 @@ class SegmentReader:
         Yields
         ------
         ndarray of float32, shape (at most ``batch_rows``, n_features)
-            Columns in the order of ``plan.features``, NaN where a value is missing; valid until the next is taken. Never
+            Columns in the order of ``plan.data.features``, NaN where a value is missing; valid until the next is taken. Never
             empty.
         """
         plan = self.plan
-        small, wide = (_columns(plan.features, names) for names in (plan.small_features, plan.wide_features))
-        matrix = np.empty((batch_rows, len(plan.features)), dtype=np.float32)
+        small, wide = (
+            _columns(plan.data.features, names) for names in (plan.data.small_features, plan.data.wide_features)
+        )
+        matrix = np.empty((batch_rows, len(plan.data.features)), dtype=np.float32)
         begin = 0
         for small_columns, wide_columns in self.records(batch_rows):
             stop = begin + len(small_columns)
@@ -193,16 +197,16 @@ def read_density(plan: Plan, segments: Sequence[Segment], folder: Path) -> Colum
     CheckpointError
         A segment is not finished.
     """
-    zeros = np.zeros(len(plan.small_features), dtype=np.int64)
-    missing = np.zeros(len(plan.wide_features), dtype=np.int64)
+    zeros = np.zeros(len(plan.data.small_features), dtype=np.int64)
+    missing = np.zeros(len(plan.data.wide_features), dtype=np.int64)
     for segment in segments:
         manifest = read_manifest(folder / segment.name)
         zeros += np.array(manifest["n_zero"], dtype=np.int64)
         missing += np.array(manifest["n_missing"], dtype=np.int64)
     return ColumnDensity(
         sum(segment.n_rows for segment in segments),
-        dict(zip(plan.small_features, zeros.tolist(), strict=True)),
-        dict(zip(plan.wide_features, missing.tolist(), strict=True)),
+        dict(zip(plan.data.small_features, zeros.tolist(), strict=True)),
+        dict(zip(plan.data.wide_features, missing.tolist(), strict=True)),
     )
 
 
@@ -218,5 +222,5 @@ def _columns(features: Sequence[str], names: Sequence[str]) -> slice | NDArray[n
 def segments_of(plan: Plan, first_rank: int, stop_rank: int) -> tuple[Segment, ...]:
     """Return the segments inside a range of ranks."""
     return tuple(
-        segment for segment in plan.segments if first_rank <= segment.first_rank and segment.stop_rank <= stop_rank
+        segment for segment in plan.cut.segments if first_rank <= segment.first_rank and segment.stop_rank <= stop_rank
     )

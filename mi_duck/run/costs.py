@@ -16,10 +16,9 @@ The time of a round is a constant (nodes, histograms) plus a part that grows wit
 many rounds there are, so what is predicted is the most: every fit runs to ``n_estimators``.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import ceil
-from typing import Any
 
 BATCH_ROWS = 1024
 WIDE_BATCH_ROWS = 16_384  # a batch of few columns must be long to be worth XGBoost's work on it: half the time
@@ -168,18 +167,6 @@ class MemoryModel:
             ),
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the model for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "MemoryModel":
-        """Read the model from JSON."""
-        measured = values["measured_bytes"]
-        return cls(
-            Layout(**values["layout"]), values["megabytes_per_gene"], None if measured is None else tuple(measured)
-        )
-
 
 def growing_bytes(phase: str, n_rows: int, layout: Layout) -> int:
     """Return the part of a phase's memory that grows with the rows.
@@ -310,3 +297,22 @@ class Rates:
     per_round: float = 0.01
     per_cell_and_round: float = 1.1e-9
     is_external: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What training takes: memory and time, and what one more row adds.
+
+    Parameters
+    ----------
+    model
+        Peak memory; `MemoryModel.is_measured` says whether by probes on this machine, these data and these settings.
+    rates
+        Of time.
+    bytes_per_row
+        What one more row adds to the predicted peak.
+    """
+
+    model: MemoryModel
+    rates: Rates
+    bytes_per_row: float

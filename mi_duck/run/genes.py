@@ -1,11 +1,4 @@
-"""Splits an instance that ran out of memory in halves; the plan stays as it is, ``splits.json`` stands beside it.
-
-Half the rows need little more than half the memory, so one split helps wherever a prediction was wrong or a neighbour took
-the memory. Halves get numbers that follow from their parent's alone, so several jobs may split at once and a run that is
-done again splits the same way. A half is not split again: then something else is wrong.
-
-The folder of a trained instance: what is in it, how it is written whole or not at all, when it counts as done.
-"""
+"""The genes of a run by rank: what ``genes.parquet`` says of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,6 +25,17 @@ class GeneTable:
     fold: NDArray[np.int64]
     label_counts: NDArray[np.int64]
 
+    @classmethod
+    def of(cls, table: pa.Table) -> "GeneTable":
+        """Return the columns of a table of genes as arrays."""
+        return cls(
+            n_rows=table["n_rows"].to_numpy(),
+            n_training_rows=table["n_training_rows"].to_numpy(),
+            group=np.array(table["fold_group"].to_pylist(), dtype=object),
+            fold=table["fold"].to_numpy(),
+            label_counts=np.array(table["label_counts"].to_pylist(), dtype=np.int64),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Genes:
@@ -51,7 +55,7 @@ def genes_file(folder: RunFolder, plan: Plan) -> Path:
     CheckpointError
         It is not.
     """
-    if not folder.genes.is_file() or file_sha256(folder.genes) != plan.genes_sha256:
+    if not folder.genes.is_file() or file_sha256(folder.genes) != plan.data.genes_sha256:
         raise CheckpointError(
             f"{folder.genes} is not the one that plan.json was made with; plan anew into another folder"
         )
@@ -63,7 +67,7 @@ def read_genes(folder: RunFolder, plan: Plan, first_rank: int = 0, stop_rank: in
     # not read_table: it loads Arrow's query engine and starts its threads, 48 MB in the process that trains
     with pq.ParquetFile(genes_file(folder, plan)) as parquet:
         table = parquet.read(columns=["gene_id", "fold_group", "fold"], use_threads=False)
-    table = table.slice(first_rank, (plan.n_genes if stop_rank is None else stop_rank) - first_rank)
+    table = table.slice(first_rank, (plan.data.n_genes if stop_rank is None else stop_rank) - first_rank)
     return Genes(
         gene_id=np.array(table["gene_id"].to_pylist(), dtype=object),
         group=np.array(table["fold_group"].to_pylist(), dtype=object),
@@ -75,14 +79,8 @@ def read_genes(folder: RunFolder, plan: Plan, first_rank: int = 0, stop_rank: in
 def read_gene_table(folder: RunFolder, plan: Plan) -> GeneTable:
     """Read rows, groups, folds and labels of the genes of a run, by rank; see `genes_file`."""
     names = ["n_rows", "n_training_rows", "fold_group", "fold", "label_counts"]
-    table = pq.read_table(genes_file(folder, plan), columns=names).slice(0, plan.n_genes)
-    return GeneTable(
-        n_rows=table["n_rows"].to_numpy(),
-        n_training_rows=table["n_training_rows"].to_numpy(),
-        group=np.array(table["fold_group"].to_pylist(), dtype=object),
-        fold=table["fold"].to_numpy(),
-        label_counts=np.array(table["label_counts"].to_pylist(), dtype=np.int64),
-    )
+    table = pq.read_table(genes_file(folder, plan), columns=names).slice(0, plan.data.n_genes)
+    return GeneTable.of(table)
 
 
 def codes_of(column: pa.ChunkedArray, code_of: Mapping[str, int]) -> NDArray[np.int64]:

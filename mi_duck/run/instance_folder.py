@@ -1,9 +1,4 @@
-"""What an instance's folder holds: what its models were made of, whether they are whole, whether they are those of the plan.
-
-Builds ``run.duckdb``: tables over the run's files, materialised, so that the file opens anywhere and survives a move.
-
-It is built under another name and renamed, and can be built again from the files at any time.
-"""
+"""What an instance's folder holds: what its models were made of, whether they are whole, whether they are those of the plan."""
 
 import hashlib
 import json
@@ -25,20 +20,22 @@ TRAINED = (
     *("learning_curves.csv", "feature_manifest.csv", "genes.txt"),
 )
 
+IN_ENCODING = "zero_is_missing"  # the one setting that the encoding holds
+
 
 def made_of(plan: Plan, instance: Instance) -> dict[str, Any]:
     """Return all that an instance's models depend on: data, genes, folds, features, settings, format."""
-    encoding = encoding_of(plan.settings.layout, plan.zero_is_missing)
+    encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing)
     return {
         "format": INSTANCE_VERSION,
-        "dataset": plan.dataset_fingerprint,
-        "genes": plan.genes_sha256,
+        "dataset": plan.data.fingerprint,
+        "genes": plan.data.genes_sha256,
         "ranks": [instance.first_rank, instance.stop_rank],
-        "features": key_of(plan.features),
-        "classes": list(plan.classes),
+        "features": key_of(plan.data.features),
+        "classes": list(plan.data.classes),
         "encoding": key_of(encoding.to_dict()),
-        "easy_below": plan.easy_below,
-    } | {name: getattr(plan.settings, name) for name in Settings.__slots__}
+        "easy_below": plan.data.easy_below,
+    } | {name: getattr(plan.settings, name) for name in Settings.__slots__ if name != IN_ENCODING}
 
 
 def checkpoint_key(plan: Plan, instance: Instance) -> str:

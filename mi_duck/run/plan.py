@@ -1,10 +1,8 @@
-"""The plan of a run: which genes each instance trains on, in which layout, under which budget; written once.
+"""The plan of a run: what was asked, and four records of what was decided; written once, the truth of the run.
 
-Splits an instance that ran out of memory in halves; the plan stays as it is, ``splits.json`` stands beside it.
-
-Half the rows need little more than half the memory, so one split helps wherever a prediction was wrong or a neighbour took
-the memory. Halves get numbers that follow from their parent's alone, so several jobs may split at once and a run that is
-done again splits the same way. A half is not split again: then something else is wrong.
+Each record is complete when it is made. `PlannedData` says what is trained on, `Settings` how, `Costs` (in
+`mi_duck.run.costs`) what that takes, `Cut` which genes each instance gets. An instance that ran out of memory is split in
+halves: the plan stays as it is, and ``splits.json`` stands beside it.
 """
 
 import json
@@ -14,13 +12,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from mi_duck.atomic_files import read_sealed, sealed, unsealed, write_json
 from mi_duck.errors import CheckpointError, PlanError
+from mi_duck.resources import Budget
+from mi_duck.run.costs import Costs
+from mi_duck.settings import Asked
 
-PLAN_VERSION = 4
+PLAN_VERSION = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,115 +87,44 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """What training depends on beside data and genes; part of every checkpoint's key.
+class PlannedData:
+    """What a run is trained on: files, columns by kind, classes, genes, rows, and the rule that samples rows.
 
     Parameters
     ----------
-    seed
-        Seed of everything.
-    n_folds
-        Folds of the cross-validation.
-    n_estimators
-        Most boosting rounds.
-    early_stopping_patience
-        Rounds without a better score on the stopping genes before a fit stops; 0 never stops.
-    max_depth, learning_rate, max_bin
-        As in XGBoost.
-    calibrate
-        Whether calibration may be chosen; else scores are left as they are.
-    layout
-        ``missing``: missing values stay missing; ``zeros``: zeros of `Plan.zero_is_missing` are missing too; ``sentinel``:
-        missing values are a number below all others.
-    cv
-        ``matrices``: each fold is trained on a matrix of its own rows; ``weights``: on the matrix of all rows, those that
-        are held out with weight zero.
-    sample_negatives
-        Share of the easy negatives that is trained on, with the inverse as their weight; 1 is all.
-    device
-        ``cpu`` or ``cuda``: where XGBoost trains; scores are always computed on the processor.
-    """
-
-    seed: int
-    n_folds: int
-    n_estimators: int
-    early_stopping_patience: int
-    max_depth: int
-    learning_rate: float
-    max_bin: int
-    calibrate: bool
-    layout: str = "missing"
-    cv: str = "matrices"
-    sample_negatives: float = 1.0
-    device: str = "cpu"
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The truth of a run: written once, never re-made; what every later step reads.
-
-    Parameters
-    ----------
-    version
-        Format of the file.
     location, files
         The dataset, and its files with absolute paths.
-    dataset_fingerprint
+    pins, hashes, full_hash
+        Of each of ``files`` the SHA-256 of size and footer, and with ``--full-hash`` that of every byte.
+    fingerprint
         SHA-256 of names, sizes and footers, and with ``--full-hash`` of every byte.
     gene_column, label_column, fold_column, position_column, classes, labels, base_scores
         As in `mi_duck.data.dataset.Dataset`.
-    small_features, wide_features
-        Features stored as one byte (whole numbers 0 to 255 without a null), and as float32.
-    zero_is_missing
-        Features whose zeros count as missing; part of the model.
-    easy_below
-        Negatives whose best site score lies below are easy; None where all rows are used.
-    pilot_genes
-        Genes of the lowest ranks that chose the features; they are trained on, never scored.
     features
         All features in the order that models use.
-    sample_genes
-        Genes sampled from the dataset, or None.
-    n_genes_dataset, n_genes, n_rows
-        Genes of the dataset; genes and rows selected.
-    genes_sha256
-        Hash of ``genes.parquet``, which holds ranks, folds and rows of every gene.
-    options
-        What the user asked of the plan, by the names of the flags; a run of other options is another run.
-    settings
-        Of the training.
-    strategy
-        ``single``, ``multi``, or ``external``: one instance whose matrix lies on disk.
-    alternatives
-        What every strategy and layout would take; see `mi_duck.plan.alternatives`.
-    genes_per_instance, overlap_genes
-        Cap of genes a window, and genes shared by every neighbouring pair.
-    budget_bytes, budget_source, budget_is_users_number
-        Memory that one instance may take, the bound that decided it, and whether that is a number of the user.
-    memory
-        What the predictions rest on; see `mi_duck.run.costs.MemoryModel`.
-    bytes_per_row
-        What one more row adds to the predicted peak.
-    record_bytes
-        Bytes of one row in the segments.
-    instances, segments
-        The windows, and the ranges between their borders.
-    n_holdout_genes, n_holdout_rows, holdout_segments
-        Genes that nothing is trained on, their rows, and where these lie; their ranks follow on those of all others. They
-        are not among ``n_genes`` and ``n_rows``.
+    small_features, wide_features
+        Features stored as one byte (whole numbers 0 to 255 without a null), and as float32.
     leaky_features
         Features of the dataset that ``--auto-exclude-leaky`` left out.
-    split_instances
-        Instances that ran out of memory and were split in halves, which stand among ``instances``; never in ``plan.json``,
-        see `mi_duck.run.plan`.
-    pins, hashes, full_hash
-        Of each of ``files`` the SHA-256 of size and footer, and with ``--full-hash`` that of every byte.
+    pilot_genes
+        Genes of the lowest ranks that chose the features; they are trained on, never scored.
+    easy_below
+        Negatives whose best site score lies below are easy; None where all rows are used.
+    n_genes_dataset, n_genes, n_rows
+        Genes of the dataset; genes and rows selected.
+    n_holdout_genes, n_holdout_rows
+        Genes that nothing is trained on, and their rows; their ranks follow on those of all others. They are not among
+        ``n_genes`` and ``n_rows``.
+    genes_sha256
+        Hash of ``genes.parquet``, which holds ranks, folds and rows of every gene.
     """
 
-    version: int
     location: str
     files: tuple[str, ...]
-    dataset_fingerprint: str
+    pins: tuple[str, ...]
+    hashes: tuple[str, ...]
+    full_hash: bool
+    fingerprint: str
     gene_column: str
     label_column: str
     fold_column: str
@@ -204,41 +135,101 @@ class Plan:
     features: tuple[str, ...]
     small_features: tuple[str, ...]
     wide_features: tuple[str, ...]
-    zero_is_missing: tuple[str, ...]
-    easy_below: float | None
+    leaky_features: tuple[str, ...]
     pilot_genes: int
-    sample_genes: int | None
+    easy_below: float | None
     n_genes_dataset: int
     n_genes: int
     n_rows: int
+    n_holdout_genes: int
+    n_holdout_rows: int
     genes_sha256: str
-    options: dict[str, Any]
-    settings: Settings
-    strategy: str
-    alternatives: tuple[dict[str, Any], ...]
-    genes_per_instance: int
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes of one row in the segments."""
+        return len(self.small_features) + 4 * len(self.wide_features)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What training depends on beside data and genes; part of every checkpoint's key.
+
+    Parameters
+    ----------
+    seed, n_folds, n_estimators, early_stopping_patience, max_depth, learning_rate, max_bin, device
+        As asked; see `mi_duck.settings.Asked`.
+    calibrate
+        Whether calibration may be chosen; else scores are left as they are.
+    layout_used
+        ``missing``: missing values stay missing; ``zeros``: zeros of ``zero_is_missing`` are missing too; ``sentinel``:
+        missing values are a number below all others.
+    zero_is_missing
+        Features whose zeros count as missing; part of the model.
+    cv_used
+        ``matrices``: each fold is trained on a matrix of its own rows; ``weights``: on the matrix of all rows, those that
+        are held out with weight zero.
+    easy_share
+        Share of the easy negatives that is trained on, with the inverse as their weight; 1 is all.
+    """
+
+    seed: int
+    n_folds: int
+    n_estimators: int
+    early_stopping_patience: int
+    max_depth: int
+    learning_rate: float
+    max_bin: int
+    calibrate: bool
+    layout_used: str = "missing"
+    zero_is_missing: tuple[str, ...] = ()
+    cv_used: str = "matrices"
+    easy_share: float = 1.0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Which genes each instance gets, within which budget, and what other ways would take.
+
+    Parameters
+    ----------
+    strategy_used
+        ``single``, ``multi``, or ``external``: one instance whose matrix lies on disk.
+    budget
+        Memory that one instance may take, and the bound that decided it.
+    most_genes, overlap_genes
+        Cap of genes per window, and genes shared by every neighbouring pair.
+    instances, segments
+        The windows, and the ranges between their borders.
+    holdout_segments
+        Where the rows of the held-out genes lie.
+    alternatives
+        What every strategy and layout would take; see `mi_duck.plan.strategies.alternatives`.
+    split_instances
+        Instances that ran out of memory and were split in halves, which stand among ``instances``; never in ``plan.json``,
+        see `read_splits`.
+    """
+
+    strategy_used: str
+    budget: Budget
+    most_genes: int
     overlap_genes: int
-    budget_bytes: int
-    budget_source: str
-    budget_is_users_number: bool
-    memory: dict[str, Any]
-    bytes_per_row: float
-    record_bytes: int
     instances: tuple[Instance, ...]
     segments: tuple[Segment, ...]
-    n_holdout_genes: int = 0
-    n_holdout_rows: int = 0
-    holdout_segments: tuple[Segment, ...] = ()
-    leaky_features: tuple[str, ...] = ()
+    holdout_segments: tuple[Segment, ...]
+    alternatives: tuple[dict[str, Any], ...]
     split_instances: tuple[Instance, ...] = ()
-    pins: tuple[str, ...] = ()
-    hashes: tuple[str, ...] = ()
-    full_hash: bool = False
 
     @property
     def all_segments(self) -> tuple[Segment, ...]:
         """Segments of the instances, then those of the held-out genes."""
         return self.segments + self.holdout_segments
+
+    @property
+    def is_external(self) -> bool:
+        """Whether the matrix lies on disk."""
+        return self.strategy_used == "external"
 
     def instance(self, instance_id: int) -> Instance:
         """Return an instance by its number.
@@ -253,11 +244,26 @@ class Plan:
             raise CheckpointError(f"the plan has no instance {instance_id}")
         return found[0]
 
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The truth of a run: what was asked and what was decided; what every later step reads.
+
+    Asked and decided values have different names: ``asked.layout`` may be ``auto``, ``settings.layout_used`` is not.
+    """
+
+    asked: Asked
+    data: PlannedData
+    settings: Settings
+    costs: Costs
+    cut: Cut
+    version: int = PLAN_VERSION
+
     @property
     def digest(self) -> str:
         """SHA-256 of all that the windows follow from; the same before and after a split."""
         values = self._written()
-        del values["instances"], values["segments"]
+        del values["cut"]["instances"], values["cut"]["segments"]
         return str(sealed(values)["seal"])
 
     def to_json(self) -> str:
@@ -266,7 +272,7 @@ class Plan:
 
     def _written(self) -> dict[str, Any]:
         values = asdict(self)
-        del values["split_instances"]
+        del values["cut"]["split_instances"]
         return values
 
     @classmethod
@@ -282,14 +288,7 @@ class Plan:
             values: dict[str, Any] = json.loads(text, object_pairs_hook=_once, parse_constant=_refused)
             if values.get("version") != PLAN_VERSION:
                 raise CheckpointError(f"the plan has format {values.get('version')}, this program reads {PLAN_VERSION}")
-            values = unsealed(values)
-            for name, value in values.items():
-                values[name] = tuple(value) if isinstance(value, list) else value
-            values["settings"] = Settings(**values["settings"])
-            values["instances"] = tuple(Instance(**value) for value in values["instances"])
-            values["segments"] = tuple(Segment(**value) for value in values["segments"])
-            values["holdout_segments"] = tuple(Segment(**value) for value in values["holdout_segments"])
-            return cls(**values)
+            return msgspec.convert(unsealed(values), cls)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"plan.json is damaged: {error}") from error
 
@@ -312,12 +311,12 @@ def make_segments(instances: tuple[Instance, ...], gene_rows: NDArray[np.int64])
     return tuple(Segment(first, stop, int(before[first]), int(before[stop])) for first, stop in pairwise(borders))
 
 
-def holdout_segments(plan: Plan) -> tuple[Segment, ...]:
+def holdout_segments(data: PlannedData) -> tuple[Segment, ...]:
     """Return the one segment of all held-out genes, or none."""
-    if not plan.n_holdout_genes:
+    if not data.n_holdout_genes:
         return ()
-    stop_rank, stop_row = plan.n_genes + plan.n_holdout_genes, plan.n_rows + plan.n_holdout_rows
-    return (Segment(plan.n_genes, stop_rank, plan.n_rows, stop_row),)
+    stop_rank, stop_row = data.n_genes + data.n_holdout_genes, data.n_rows + data.n_holdout_rows
+    return (Segment(data.n_genes, stop_rank, data.n_rows, stop_row),)
 
 
 def instances_for(plan: Plan, instance_id: int) -> tuple[Instance, ...]:
@@ -328,13 +327,14 @@ def instances_for(plan: Plan, instance_id: int) -> tuple[Instance, ...]:
     PlanError
         There is no such instance.
     """
+    cut = plan.cut
+    n_planned = len(cut.instances) - len(cut.split_instances)
     numbers = {instance_id}
-    if instance_id in {split.instance_id for split in plan.split_instances}:
-        first = len(plan.instances) - len(plan.split_instances) + 2 * instance_id
+    if instance_id in {split.instance_id for split in cut.split_instances}:
+        first = n_planned + 2 * instance_id
         numbers = {first, first + 1}
-    found = tuple(one for one in plan.instances if one.instance_id in numbers)
+    found = tuple(one for one in cut.instances if one.instance_id in numbers)
     if not found:
-        n_planned = len(plan.instances) - len(plan.split_instances)
         raise PlanError(f"--instance {instance_id}: the plan has instances 0 to {n_planned - 1}")
     return found
 
@@ -349,25 +349,31 @@ def with_split(plan: Plan, parent: Instance, halves: Sequence[Instance], n_rows:
     n_rows
         Rows of each gene by rank, shape (n_genes,).
     """
-    kept = [one for one in plan.instances if one != parent]
+    kept = [one for one in plan.cut.instances if one != parent]
     instances = tuple(sorted((*kept, *halves), key=lambda one: one.instance_id))
-    return replace(
-        plan,
+    cut = replace(
+        plan.cut,
         instances=instances,
         segments=make_segments(instances, n_rows),
-        split_instances=tuple(sorted((*plan.split_instances, parent), key=lambda one: one.instance_id)),
+        split_instances=tuple(sorted((*plan.cut.split_instances, parent), key=lambda one: one.instance_id)),
     )
+    return replace(plan, cut=cut)
+
+
+@dataclass(frozen=True, slots=True)
+class _Splits:
+    """What ``splits.json`` holds."""
+
+    plan_sha256: str
+    instances: tuple[Instance, ...]
+    segments: tuple[Segment, ...]
+    split_instances: tuple[Instance, ...]
 
 
 def write_splits(path: Path, plan: Plan) -> None:
     """Write the splits of a plan."""
-    values: dict[str, Any] = {
-        "plan_sha256": plan.digest,
-        "instances": [asdict(one) for one in plan.instances],
-        "segments": [asdict(one) for one in plan.segments],
-        "split_instances": [asdict(one) for one in plan.split_instances],
-    }
-    write_json(path, sealed(values))
+    splits = _Splits(plan.digest, plan.cut.instances, plan.cut.segments, plan.cut.split_instances)
+    write_json(path, sealed(asdict(splits)))
 
 
 def read_splits(path: Path, plan: Plan) -> Plan:
@@ -379,16 +385,12 @@ def read_splits(path: Path, plan: Plan) -> Plan:
         The file is damaged or belongs to another plan.
     """
     try:
-        values = read_sealed(path)
-        if values["plan_sha256"] != plan.digest:
-            raise CheckpointError(f"{path} belongs to another plan; remove it, and its halves are trained again")
-        return replace(
-            plan,
-            instances=tuple(Instance(**one) for one in values["instances"]),
-            segments=tuple(Segment(**one) for one in values["segments"]),
-            split_instances=tuple(Instance(**one) for one in values["split_instances"]),
-        )
+        found = msgspec.convert(read_sealed(path), _Splits)
     except FileNotFoundError:
         return plan
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); remove it, and its halves are trained again") from error
+    if found.plan_sha256 != plan.digest:
+        raise CheckpointError(f"{path} belongs to another plan; remove it, and its halves are trained again")
+    cut = replace(plan.cut, instances=found.instances, segments=found.segments, split_instances=found.split_instances)
+    return replace(plan, cut=cut)

@@ -200,7 +200,7 @@ def predict_margins(
 ) -> NDArray[np.float32]:
     """Return log-odds of the wanted rows in their order, shape (n_wanted, n_boosters)."""
     forest = forest_of(
-        [xgb.Booster(model_file=bytearray(raw)) for raw in boosters], reader.plan.features, reader.encoding
+        [xgb.Booster(model_file=bytearray(raw)) for raw in boosters], reader.plan.data.features, reader.encoding
     )
     margins = np.empty((int(wanted.sum()), len(boosters)), dtype=np.float32)
     begin = 0
@@ -314,7 +314,7 @@ def open_progress(folder: RunFolder, plan: Plan, instance: Instance) -> Progress
     saved = {}
     with storage_errors(root):
         for stray in sorted(root.iterdir()) if root.is_dir() else ():
-            if stray.name not in {one.name for one in plan.instances}:
+            if stray.name not in {one.name for one in plan.cut.instances}:
                 shutil.rmtree(stray, ignore_errors=True)  # others that train at the same time delete it too
         for file in sorted(where.iterdir()) if where.is_dir() else ():
             one = _read(file, key)

@@ -97,7 +97,7 @@ def build_matrix(
     """
 
     def encoded(batch_rows: int) -> Iterator[NDArray[np.float32] | csr_matrix]:
-        matrices, features = reader.matrices(batch_rows, wanted), reader.plan.features
+        matrices, features = reader.matrices(batch_rows, wanted), reader.plan.data.features
         if not reader.encoding.zero_is_missing:
             return (reader.encoding.apply(rows, features) for rows in matrices)
         return without_zeros(matrices, ~reader.encoding.loses_zeros(features), batch_rows)
@@ -116,7 +116,7 @@ def build_matrix(
 def cut_reference(
     reader: SegmentReader, wanted: NDArray[np.bool_], *, max_bin: int, threads: int, cache: Path | None = None
 ) -> xgb.QuantileDMatrix | None:
-    """Return a tiny matrix whose cuts are those of the wanted rows; None where sketching all columns at once is not more expensive.
+    """Return a tiny matrix whose cuts are those of the wanted rows; None where sketching all columns at once costs no more.
 
     That is where most columns are wide, or where a byte column has more values than bins.
 
@@ -124,28 +124,31 @@ def cut_reference(
     the smallest value and all cuts but the last has exactly these cuts. (The last cut only closes the last bin.)
     """
     plan = reader.plan
-    n_small = len(plan.small_features)
-    if len(plan.wide_features) > REFERENCE_SHARE * len(plan.features):
+    n_small = len(plan.data.small_features)
+    if len(plan.data.wide_features) > REFERENCE_SHARE * len(plan.data.features):
         return None
     is_there = np.zeros((n_small, 256), dtype=bool)
     offsets = np.arange(n_small, dtype=np.int32) * 256
-    lowest = np.full(len(plan.wide_features), np.inf, dtype=np.float32)
+    lowest = np.full(len(plan.data.wide_features), np.inf, dtype=np.float32)
     for small, wide in _wanted(reader, wanted, BATCH_ROWS):
         is_there.ravel()[small + offsets] = True
         if wide.shape[1]:
-            encoded = reader.encoding.apply(wide, plan.wide_features)  # a sentinel is the smallest value of its column
+            encoded = reader.encoding.apply(
+                wide, plan.data.wide_features
+            )  # a sentinel is the smallest value of its column
             lowest = np.fmin(lowest, np.fmin.reduce(encoded, axis=0))
-    is_there[reader.encoding.loses_zeros(plan.small_features), 0] = False
+    is_there[reader.encoding.loses_zeros(plan.data.small_features), 0] = False
     if is_there.sum(axis=1).max(initial=0) > max_bin:
         return None
     values = {
-        name: np.flatnonzero(is_there[place]).astype(np.float32) for place, name in enumerate(plan.small_features)
+        name: np.flatnonzero(is_there[place]).astype(np.float32) for place, name in enumerate(plan.data.small_features)
     }
-    if plan.wide_features:
+    if plan.data.wide_features:
 
         def columns() -> Iterator[NDArray[np.float32]]:
             return (
-                reader.encoding.apply(wide, plan.wide_features) for _, wide in _wanted(reader, wanted, WIDE_BATCH_ROWS)
+                reader.encoding.apply(wide, plan.data.wide_features)
+                for _, wide in _wanted(reader, wanted, WIDE_BATCH_ROWS)
             )
 
         kind = xgb.QuantileDMatrix if cache is None else xgb.ExtMemQuantileDMatrix
@@ -153,12 +156,14 @@ def cut_reference(
             cache.parent.mkdir(parents=True, exist_ok=True)
         sketched = kind(GeneBatches(columns, lambda rows: None, cache), max_bin=max_bin, nthread=threads)
         starts, cuts = sketched.get_quantile_cut()
-        for place, name in enumerate(plan.wide_features):
+        for place, name in enumerate(plan.data.wide_features):
             # the first number is a bound below the smallest value, the last one a bound above the largest
             inner = cuts[starts[place] + 1 : starts[place + 1] - 1]
             values[name] = np.append(lowest[place], inner) if np.isfinite(lowest[place]) else np.empty(0, np.float32)
-    matrix = np.full((max(len(column) for column in values.values()), len(plan.features)), np.nan, dtype=np.float32)
-    for place, name in enumerate(plan.features):
+    matrix = np.full(
+        (max(len(column) for column in values.values()), len(plan.data.features)), np.nan, dtype=np.float32
+    )
+    for place, name in enumerate(plan.data.features):
         column = values[name]
         if len(column):
             matrix[: len(column), place] = column

@@ -57,7 +57,7 @@ def train_instance(*, run: str, instance_id: int, threads: int, report: Report) 
     """
     folder = RunFolder(Path(run))
     plan = folder.read_plan()
-    instance = plan.instance(instance_id)
+    instance = plan.cut.instance(instance_id)
     genes = read_genes(folder, plan, instance.first_rank, instance.stop_rank)
     reader = SegmentReader(plan, segments_of(plan, instance.first_rank, instance.stop_rank), folder.segments)
     keys = reader.keys()
@@ -66,20 +66,20 @@ def train_instance(*, run: str, instance_id: int, threads: int, report: Report) 
     del keys  # 14 bytes a row that only writing needs again
     fold = genes.fold[gene].astype(np.int8)
     settings = plan.settings
-    check_device(settings.device, plan.strategy)
+    check_device(settings.device, plan.cut.strategy_used)
     is_used = use != LEFT_OUT
-    row_weight = np.where(use == USED_FOR_MANY, 1 / settings.sample_negatives, 1).astype(np.float32)
-    cache = folder.scratch / "pages" / instance.name / "page" if plan.strategy == "external" else None
+    row_weight = np.where(use == USED_FOR_MANY, 1 / settings.easy_share, 1).astype(np.float32)
+    cache = folder.scratch / "pages" / instance.name / "page" if plan.cut.strategy_used == "external" else None
     if cache is not None:
         shutil.rmtree(cache.parent, ignore_errors=True)  # the pages of a process that was killed
     progress = open_progress(folder, plan, instance)
-    classes = range(len(plan.classes))
+    classes = range(len(plan.data.classes))
     fold_titles = [f"fold {number + 1}/{settings.n_folds}" for number in range(settings.n_folds)]
     titles = {
-        fold_name(number, index): f"{title} {plan.classes[index]}"
+        fold_name(number, index): f"{title} {plan.data.classes[index]}"
         for number, title in enumerate(fold_titles)
         for index in classes
-    } | {final_name(index): f"final {plan.classes[index]}" for index in classes}
+    } | {final_name(index): f"final {plan.data.classes[index]}" for index in classes}
     to_do = {name for name in titles if progress.finished(name) is None}
     report_resumption(progress, titles, settings, report)
     meter = PeakMeter()
@@ -125,12 +125,12 @@ def train_instance(*, run: str, instance_id: int, threads: int, report: Report) 
             save=partial(progress.save, name),
         )
 
-    by_weight = settings.cv == "weights" or reference is None
+    by_weight = settings.cv_used == "weights" or reference is None
     matrix = None
     if by_weight and to_do:
         matrix = matrix_of(is_used, "of all rows")
         meter.mark("matrix")
-    margins = np.zeros((reader.n_rows, len(plan.classes)), dtype=np.float32)
+    margins = np.zeros((reader.n_rows, len(plan.data.classes)), dtype=np.float32)
     fold_fits: list[list[Fit]] = []
     for number in range(settings.n_folds):
         held_out = fold == number
@@ -195,12 +195,12 @@ def feature_gains(*, run: str, instance_id: int, threads: int, report: Report) -
     """
     folder = RunFolder(Path(run))
     plan = folder.read_plan()
-    instance = plan.instance(instance_id)
+    instance = plan.cut.instance(instance_id)
     reader = SegmentReader(plan, segments_of(plan, instance.first_rank, instance.stop_rank), folder.segments)
     keys = reader.keys()
     is_used = keys["use"] != LEFT_OUT
     many = keys["use"][is_used] == USED_FOR_MANY
-    weight = np.where(many, 1 / plan.settings.sample_negatives, 1).astype(np.float32)
+    weight = np.where(many, 1 / plan.settings.easy_share, 1).astype(np.float32)
     max_bin = plan.settings.max_bin
     reference = cut_reference(reader, is_used, max_bin=max_bin, threads=threads)
     matrix = build_matrix(
@@ -211,8 +211,8 @@ def feature_gains(*, run: str, instance_id: int, threads: int, report: Report) -
         threads=threads,
         report=lambda rows: report("pilot matrix", rows, PASSES * len(weight)),
     )
-    gains = dict.fromkeys(plan.features, 0.0)
-    for index, name in enumerate(plan.classes):
+    gains = dict.fromkeys(plan.data.features, 0.0)
+    for index, name in enumerate(plan.data.classes):
         fit = fit_booster(
             matrix,
             keys["label"][is_used] == index,
@@ -225,7 +225,7 @@ def feature_gains(*, run: str, instance_id: int, threads: int, report: Report) -
         booster = xgb.Booster()
         booster.load_model(bytearray(fit.raw))
         for feature, gain in booster.get_score(importance_type="total_gain").items():
-            gains[plan.features[int(feature[1:])]] += float(gain)
+            gains[plan.data.features[int(feature[1:])]] += float(gain)
     return gains
 
 

@@ -59,8 +59,8 @@ def write_instance(
     where = folder.instance(instance)
     temporary = where.with_name(f".{where.name}.tmp")
     probabilities = cross_fitted(margins, calibration, fold)
-    encoding = encoding_of(plan.settings.layout, plan.zero_is_missing)
-    facts = {"features": plan.features, "classes": plan.classes, "encoding": encoding.to_dict()}
+    encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing)
+    facts = {"features": plan.data.features, "classes": plan.data.classes, "encoding": encoding.to_dict()}
     with storage_errors(temporary):
         _remove(temporary)
         temporary.mkdir(parents=True)
@@ -118,7 +118,7 @@ def write_instance(
                     "test_rows": int(rows.sum()),
                     "test_genes": len(np.unique(keys["gene_rank"][rows])),
                 }
-                | point_scores(probabilities[rows], keys["label"][rows], plan.classes)
+                | point_scores(probabilities[rows], keys["label"][rows], plan.data.classes)
                 for number in range(plan.settings.n_folds)
                 for rows in [fold == number]
                 if rows.any()
@@ -129,11 +129,11 @@ def write_instance(
             [
                 {
                     "feature": name,
-                    "kind": feature_kind(name, plan.base_scores),
-                    "dtype": "uint8" if name in set(plan.small_features) else "float32",
+                    "kind": feature_kind(name, plan.data.base_scores),
+                    "dtype": "uint8" if name in set(plan.data.small_features) else "float32",
                     "missing_as": encoding.missing_as(name),
                 }
-                for name in plan.features
+                for name in plan.data.features
             ],
         )
         write_csv(
@@ -148,7 +148,7 @@ def write_instance(
                     "is_kept": int(step < fits[index].rounds),
                 }
                 for number, fits in enumerate(fold_fits)
-                for index, name in enumerate(plan.classes)
+                for index, name in enumerate(plan.data.classes)
                 for step, (training, stopping) in enumerate(fits[index].curve)
             ],
         )
@@ -159,7 +159,7 @@ def write_instance(
                     "method": calibration.final[index].method,
                     "cross_fitted_log_loss": calibration.log_loss[index],
                 }
-                for index, name in enumerate(plan.classes)
+                for index, name in enumerate(plan.data.classes)
             },
         )
         pq.write_table(
@@ -210,14 +210,14 @@ def out_of_fold_table(
         "gene_id": pa.DictionaryArray.from_arrays(
             pa.array(codes.astype(np.int32)), pa.array(genes.gene_id[ranks - genes.first_rank], pa.string())
         ),
-        "position": pa.array(keys["position"]) if plan.position_column else pa.nulls(n, pa.int64()),
-        "label": pa.DictionaryArray.from_arrays(pa.array(keys["label"].astype(np.int32)), pa.array(plan.classes)),
+        "position": pa.array(keys["position"]) if plan.data.position_column else pa.nulls(n, pa.int64()),
+        "label": pa.DictionaryArray.from_arrays(pa.array(keys["label"].astype(np.int32)), pa.array(plan.data.classes)),
         "fold": pa.array(fold),
     }
-    for index, name in enumerate(plan.classes):
+    for index, name in enumerate(plan.data.classes):
         columns[f"p_{name}"] = pa.array(probabilities[:, index].astype(np.float32))
     if margins is not None:
-        for index, name in enumerate(plan.classes):
+        for index, name in enumerate(plan.data.classes):
             columns[f"margin_{name}"] = pa.array(margins[:, index])
     return pa.table(columns)
 
@@ -231,7 +231,7 @@ def feature_kind(name: str, base_scores: Sequence[str]) -> str:
 
 def _first_row(plan: Plan, rank: int) -> int:
     """Return the place in the total order of the first row of a segment's first gene."""
-    return next(segment.first_row for segment in plan.segments if segment.first_rank == rank)
+    return next(segment.first_row for segment in plan.cut.segments if segment.first_rank == rank)
 
 
 def _remove(folder: Path) -> None:

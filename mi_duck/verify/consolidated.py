@@ -65,16 +65,16 @@ def _file(subject: Subject) -> Verdict:
 def _summary(subject: Subject, summary: dict[str, Any]) -> Verdict:
     """Check the members against the plan, the coverage against their windows, and the hashes of what was consolidated."""
     plan = subject.plan
-    of_id = {instance.instance_id: instance for instance in plan.instances}
+    of_id = {instance.instance_id: instance for instance in plan.cut.instances}
     members = summary["members"]
     ids = [one["instance_id"] for one in members]
     if not ids or len(set(ids)) < len(ids) or not set(ids) <= set(of_id):
         return DAMAGED, f"its members {ids} are not instances of the plan"
-    is_covered = np.zeros(plan.n_genes, dtype=bool)
+    is_covered = np.zeros(plan.data.n_genes, dtype=bool)
     for number in ids:
         is_covered[of_id[number].first_rank : of_id[number].stop_rank] = True
     n_covered = int(is_covered.sum())
-    expected = {"n_genes_trained": n_covered, "coverage_fraction": n_covered / plan.n_genes}
+    expected = {"n_genes_trained": n_covered, "coverage_fraction": n_covered / plan.data.n_genes}
     problems = [
         f"{name} is {str(summary[name])[:60]}, by the windows of its members {value}"
         for name, value in expected.items()
@@ -90,8 +90,8 @@ def _summary(subject: Subject, summary: dict[str, Any]) -> Verdict:
         ]
     lost = [instance.name for number, instance in of_id.items() if number not in ids]
     if problems or not lost:
-        return verdict(problems, f"{len(members)} members, {n_covered:,} of {plan.n_genes:,} genes")
-    return MISSING, f"{', '.join(lost)} not in it: it covers {n_covered:,} of {plan.n_genes:,} genes"
+        return verdict(problems, f"{len(members)} members, {n_covered:,} of {plan.data.n_genes:,} genes")
+    return MISSING, f"{', '.join(lost)} not in it: it covers {n_covered:,} of {plan.data.n_genes:,} genes"
 
 
 def _members(subject: Subject, summary: dict[str, Any]) -> Verdict:
@@ -100,7 +100,7 @@ def _members(subject: Subject, summary: dict[str, Any]) -> Verdict:
     if not isinstance(load_unified_model(path), ConsolidatedMetaModel):
         return DAMAGED, "it is not an ensemble"
     parts = read_parts(path)
-    of_id = {instance.instance_id: instance for instance in plan.instances}
+    of_id = {instance.instance_id: instance for instance in plan.cut.instances}
     members, problems = summary["members"], []
     for number, one in enumerate(members):
         instance = of_id[one["instance_id"]]
@@ -109,7 +109,7 @@ def _members(subject: Subject, summary: dict[str, Any]) -> Verdict:
             boosters = read_parts(own)
             problems += [
                 f"booster {index} of {instance.name} is not the instance's"
-                for index in range(len(plan.classes))
+                for index in range(len(plan.data.classes))
                 if parts[f"booster_{number}_{index}.ubj"] != boosters[f"booster_{index}.ubj"]
             ]
     return verdict(problems, f"{len(members)} members with the boosters of their instances")

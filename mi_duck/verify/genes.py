@@ -60,10 +60,10 @@ def load_tables(db: Database, subject: Subject, genes: pa.Table) -> None:
     members = {one["instance_id"] for one in (subject.summary or {}).get("members", [])}
     db.load("run_genes", genes)
     lines: list[dict[str, Any]] = [
-        asdict(one) | {"is_member": one.instance_id in members} for one in subject.plan.instances
+        asdict(one) | {"is_member": one.instance_id in members} for one in subject.plan.cut.instances
     ]
     db.load("windows", pa.Table.from_pylist(lines, schema=WINDOWS))
-    segments = [asdict(one) for one in subject.plan.all_segments]
+    segments = [asdict(one) for one in subject.plan.cut.all_segments]
     db.load("segments", pa.Table.from_pylist(segments, schema=SEGMENTS))
 
 
@@ -76,43 +76,43 @@ def check_genes(db: Database, subject: Subject, genes: pa.Table | None) -> Itera
         words = [", ".join(f"{key} {value}" for key, value in row.items()) for row in found]
         return (DAMAGED, f"{what}: {listed(words, '; ')}") if found else (OK, fine)
 
-    n_pairs = len(plan.instances) - 1
+    n_pairs = len(plan.cut.instances) - 1
     checks: dict[str, tuple[str, str, str, dict[str, Any]]] = {
-        "genes are listed once": ("repeated_gene", f"{plan.n_genes:,} genes", "listed more than once", {}),
+        "genes are listed once": ("repeated_gene", f"{plan.data.n_genes:,} genes", "listed more than once", {}),
         "genes lie in the order of ranks": (
             *(
                 "misplaced_gene",
                 "ranks, first rows and rows per class agree",
                 "rank, first row or rows per class are wrong",
             ),
-            {"n_genes": plan.n_genes},
+            {"n_genes": plan.data.n_genes},
         ),
         "every gene has one fold": (
             *("foldless_gene", f"folds 0 to {plan.settings.n_folds - 1}", "no fold of the run"),
             {"n_folds": plan.settings.n_folds},
         ),
         "no fold group is split": ("split_group", "each in one fold", "fold groups in several folds", {}),
-        "every gene is in an instance": ("uncovered_gene", f"{len(plan.instances)} windows", "in no window", {}),
+        "every gene is in an instance": ("uncovered_gene", f"{len(plan.cut.instances)} windows", "in no window", {}),
         "no held-out gene is trained on": (
-            *("trained_holdout", f"{plan.n_holdout_genes:,} held-out genes", "held out and in a window"),
+            *("trained_holdout", f"{plan.data.n_holdout_genes:,} held-out genes", "held out and in a window"),
             {},
         ),
         "windows hold their genes": ("wrong_window", "genes and rows as planned", "other genes or rows", {}),
         "neighbouring windows overlap": (
             *(
                 "wrong_overlap",
-                f"{n_pairs} pairs share {plan.overlap_genes:,} genes, other pairs none",
+                f"{n_pairs} pairs share {plan.cut.overlap_genes:,} genes, other pairs none",
                 "other overlap",
             ),
-            {"overlap_genes": plan.overlap_genes, "n_planned": subject.n_planned},
+            {"overlap_genes": plan.cut.overlap_genes, "n_planned": subject.n_planned},
         ),
         "predicted peaks keep the budget": (
-            *("over_budget", f"at most {plan.budget_bytes:,} bytes", "above the budget"),
-            {"budget_bytes": plan.budget_bytes},
+            *("over_budget", f"at most {plan.cut.budget.budget_bytes:,} bytes", "above the budget"),
+            {"budget_bytes": plan.cut.budget.budget_bytes},
         ),
         "segments tile the rows": (
             "segment_gap",
-            f"{len(plan.all_segments)} segments",
+            f"{len(plan.cut.all_segments)} segments",
             "gap, overlap or other rows",
             {},
         ),
@@ -128,16 +128,22 @@ def check_genes(db: Database, subject: Subject, genes: pa.Table | None) -> Itera
 
 def _numbers(subject: Subject, genes: pa.Table) -> Verdict:
     plan = subject.plan
-    n, n_rows = plan.n_genes, sum(genes["n_rows"].to_pylist()[: plan.n_genes])
+    n, n_rows = plan.data.n_genes, sum(genes["n_rows"].to_pylist()[: plan.data.n_genes])
     there = f"{genes.num_rows:,} genes, {n_rows:,} rows of genes that are not held out"
-    fits = genes.num_rows == n + plan.n_holdout_genes and n_rows == plan.n_rows and n <= plan.n_genes_dataset
-    return verdict([] if fits else [f"genes.parquet holds {there}; the plan says {n:,} and {plan.n_rows:,}"], there)
+    fits = (
+        genes.num_rows == n + plan.data.n_holdout_genes
+        and n_rows == plan.data.n_rows
+        and n <= plan.data.n_genes_dataset
+    )
+    return verdict(
+        [] if fits else [f"genes.parquet holds {there}; the plan says {n:,} and {plan.data.n_rows:,}"], there
+    )
 
 
 def check_genes_file(subject: Subject) -> Verdict:
     """Check that ``genes.parquet`` is the one that the plan was made with."""
     if not subject.folder.genes.is_file():
         return MISSING, "genes.parquet is not there; restore it from a copy or plan anew into another folder"
-    if subject.sha256(subject.folder.genes) != subject.plan.genes_sha256:
+    if subject.sha256(subject.folder.genes) != subject.plan.data.genes_sha256:
         return DAMAGED, "its hash is not the one in plan.json"
-    return OK, f"hash {subject.plan.genes_sha256[:12]} as in plan.json"
+    return OK, f"hash {subject.plan.data.genes_sha256[:12]} as in plan.json"

@@ -253,7 +253,7 @@ def _predictions(db: Database, subject: Subject, where: Path, instance: Instance
     found = read_scored(
         db,
         where / "oof_predictions.parquet",
-        subject.plan.classes,
+        subject.plan.data.classes,
         first_row=0 if genes is None else genes["first_row"][instance.first_rank].as_py(),
         ranks=(instance.first_rank, instance.stop_rank),
         has_margins=True,
@@ -266,6 +266,6 @@ def _peak(subject: Subject, where: Path) -> Verdict:
         peak = json.loads((where / "measurement.json").read_bytes())["peak_bytes"]
     except FileNotFoundError:
         return NOT_APPLICABLE, "not measured: the run ended between training and measurement"
-    budget = subject.plan.budget_bytes
+    budget = subject.plan.cut.budget.budget_bytes
     words = f"{gibibytes(peak)} GiB of {gibibytes(budget)}"
     return (OK, words) if 0 < peak <= budget else (DAMAGED, f"{words}: more than the budget")

@@ -49,7 +49,7 @@ def check_scores(db: Database, subject: Subject, genes: pa.Table | None) -> Iter
     else:
         yield guarded(names[0], lambda: _predictions(db, subject, scored))
     if scored and not scored[0].problems and genes is not None:
-        first = genes["first_row"][plan.pilot_genes].as_py()
+        first = genes["first_row"][plan.data.pilot_genes].as_py()
         label, probabilities = scored[0].label[first:], scored[0].probabilities[first:]
         yield guarded(names[1], lambda: _thresholds(subject, probabilities, label))
         if not subject.is_evaluated:
@@ -89,14 +89,16 @@ def _unopened(subject: Subject, file: Path) -> Finding:
 
 def _predictions(db: Database, subject: Subject, into: list[ScoredFile]) -> Verdict:
     plan = subject.plan
-    found = read_scored(db, subject.folder.out_of_fold, plan.classes, first_row=0, ranks=(0, plan.n_genes), keeps=True)
+    found = read_scored(
+        db, subject.folder.out_of_fold, plan.data.classes, first_row=0, ranks=(0, plan.data.n_genes), keeps=True
+    )
     into.append(found)
-    same = [] if found.n_rows == plan.n_rows else [f"{found.n_rows:,} rows, the plan says {plan.n_rows:,}"]
+    same = [] if found.n_rows == plan.data.n_rows else [f"{found.n_rows:,} rows, the plan says {plan.data.n_rows:,}"]
     return verdict([*found.problems, *same], f"{found.n_rows:,} rows, each once, in the folds of their genes")
 
 
 def _thresholds(subject: Subject, probabilities: NDArray[np.float32], label: NDArray[np.uint8]) -> Verdict:
-    found = find_thresholds(probabilities, label, subject.plan.classes)
+    found = find_thresholds(probabilities, label, subject.plan.data.classes)
     stated = json.loads(subject.folder.thresholds.read_bytes())
     wrong = [name for name, facts in found.items() if stated.get(name) != facts]
     return verdict(
@@ -107,16 +109,16 @@ def _thresholds(subject: Subject, probabilities: NDArray[np.float32], label: NDA
 def _members(db: Database, subject: Subject, genes: pa.Table) -> Iterator[Finding]:
     """Compare the scores of each member on its own rows with its own file of predictions."""
     plan = subject.plan
-    for instance in plan.instances:
+    for instance in plan.cut.instances:
         file = subject.folder.instance(instance) / "oof_predictions.parquet"
         if not file.is_file() or not subject.is_whole(file):
             continue  # the checks of the instance say so
 
         def compare(instance: Instance = instance, file: Path = file) -> Verdict:
             first, ranks = genes["first_row"][instance.first_rank].as_py(), (instance.first_rank, instance.stop_rank)
-            found = read_scored(db, file, plan.classes, first_row=first, ranks=ranks, has_margins=True, keeps=True)
+            found = read_scored(db, file, plan.data.classes, first_row=first, ranks=ranks, has_margins=True, keeps=True)
             # the first genes chose the features, so they are not scored
-            skip = max(0, genes["first_row"][plan.pilot_genes].as_py() - first)
+            skip = max(0, genes["first_row"][plan.data.pilot_genes].as_py() - first)
             kind = ("member", str(instance.instance_id), "own")
             return _metrics(subject, kind, found.probabilities[skip:], found.label[skip:])
 
@@ -135,7 +137,7 @@ def _metrics(
     probabilities, label
         Of the rows that they score, shapes (n_rows, n_classes) and (n_rows,).
     """
-    classes = subject.plan.classes
+    classes = subject.plan.data.classes
     lines = [
         line
         for line in _lines(subject.folder.metrics)
@@ -167,7 +169,7 @@ def _metrics(
     if counts != {str(len(label))}:
         problems.append(f"rows of {who} are {sorted(counts)}, not {len(label)}")
     if is_ensemble:
-        n_genes = {str(subject.plan.n_genes - subject.plan.pilot_genes)}
+        n_genes = {str(subject.plan.data.n_genes - subject.plan.data.pilot_genes)}
         counts = {line["n_genes"] for line in lines}
         if counts != n_genes:
             problems.append(f"genes of {who} are {sorted(counts)}, not {sorted(n_genes)}")
@@ -218,14 +220,14 @@ def _catalogue(subject: Subject) -> Verdict:
     """Compare the number of rows of every table with its file, and the metrics value by value."""
     folder, plan = subject.folder, subject.plan
     lines = _lines(folder.metrics)
-    n_all = plan.n_genes + plan.n_holdout_genes
+    n_all = plan.data.n_genes + plan.data.n_holdout_genes
     expected = {
         "genes": n_all,
-        "instances": len(plan.instances),
-        "instance_genes": sum(one.n_genes for one in plan.instances),
+        "instances": len(plan.cut.instances),
+        "instance_genes": sum(one.n_genes for one in plan.cut.instances),
         "coverage": 1,
         "metrics": len(lines),
-        "predictions": plan.n_rows,
+        "predictions": plan.data.n_rows,
         "runs": 1,
     }
     tables, _ = describe_catalogue(folder.root)
@@ -243,9 +245,9 @@ def _catalogue(subject: Subject) -> Verdict:
         if not same:
             problems.append(f"metrics: {row['scope']} {row['metric']} of {row['class']} is not as in metrics.csv")
     covered = (subject.summary or coverage[0]).get("n_genes_trained")
-    if coverage[0]["n_genes_trained"] != covered or coverage[0]["n_rows"] != plan.n_rows:
+    if coverage[0]["n_genes_trained"] != covered or coverage[0]["n_rows"] != plan.data.n_rows:
         problems.append(f"coverage: {coverage[0]['n_genes_trained']} genes trained, the summary says {covered}")
-    if runs[0]["dataset_fingerprint"] != plan.dataset_fingerprint:
+    if runs[0]["dataset_fingerprint"] != plan.data.fingerprint:
         problems.append("runs: another dataset than the plan's")
     return verdict(problems, f"{len(tables)} tables with the rows of their files")
 

@@ -96,7 +96,7 @@ def open_subject(folder: RunFolder) -> Subject:
         n_planned = len(json.loads(folder.plan.read_bytes())["instances"])
         provenance = read_provenance(folder)
     except UNREADABLE:
-        n_planned, provenance = len(plan.instances), None
+        n_planned, provenance = len(plan.cut.instances), None
     return Subject(folder, plan, n_planned, provenance, _summary(folder), functools.cache(file_sha256))
 
 
@@ -120,11 +120,11 @@ def check_plan(plan: Plan) -> None:
         msgspec.convert(asdict(plan), Plan)
     except msgspec.ValidationError as error:
         raise CheckpointError(f"plan.json is damaged: {str(error).replace('`', '')}") from error
-    n_all = plan.n_genes + plan.n_holdout_genes
-    ranges: list[Instance | Segment] = [*plan.instances, *plan.all_segments]
-    if not plan.instances or any(not 0 <= one.first_rank < one.stop_rank <= n_all for one in ranges):
+    n_all = plan.data.n_genes + plan.data.n_holdout_genes
+    ranges: list[Instance | Segment] = [*plan.cut.instances, *plan.cut.all_segments]
+    if not plan.cut.instances or any(not 0 <= one.first_rank < one.stop_rank <= n_all for one in ranges):
         raise CheckpointError("plan.json is damaged: a window or segment is empty or lies outside the genes")
-    ids = [instance.instance_id for instance in plan.instances]
+    ids = [instance.instance_id for instance in plan.cut.instances]
     if len(set(ids)) < len(ids) or min(ids) < 0:
         raise CheckpointError("plan.json is damaged: two instances have one id")
 
@@ -171,7 +171,7 @@ def _hashes(subject: Subject) -> Verdict:
 def _foreign(subject: Subject) -> Verdict:
     home = subject.folder.instances
     plan = subject.plan
-    known = {instance.name for instance in (*plan.instances, *plan.split_instances)} | {ASIDE}
+    known = {instance.name for instance in (*plan.cut.instances, *plan.cut.split_instances)} | {ASIDE}
     there = sorted(path.name for path in home.iterdir()) if home.is_dir() else []
     foreign = [name for name in there if name not in known and not name.startswith(".")]
     return verdict(
@@ -202,10 +202,10 @@ def check_source(subject: Subject, report: Report) -> Iterator[Finding]:
 
 
 def _fingerprint(subject: Subject) -> Verdict:
-    gone = [file for file in subject.plan.files if not _is_there(file)]
+    gone = [file for file in subject.plan.data.files if not _is_there(file)]
     if gone:
-        return MISSING, f"{len(gone)} of {len(subject.plan.files)} files are not there, such as {gone[0]}"
-    dataset = open_planned(subject.plan)
+        return MISSING, f"{len(gone)} of {len(subject.plan.data.files)} files are not there, such as {gone[0]}"
+    dataset = open_planned(subject.plan.data)
     return OK, f"{dataset.n_rows:,} rows in {len(dataset.files)} files, as planned"
 
 
@@ -217,8 +217,14 @@ def _is_there(text: str) -> bool:
 
 def _pages(subject: Subject, report: Report) -> Verdict:
     plan = subject.plan
-    files = [data_file(file) for file in plan.files if _is_there(file)]
-    used = [plan.gene_column, plan.label_column, plan.fold_column, plan.position_column, *plan.features]
+    files = [data_file(file) for file in plan.data.files if _is_there(file)]
+    used = [
+        plan.data.gene_column,
+        plan.data.label_column,
+        plan.data.fold_column,
+        plan.data.position_column,
+        *plan.data.features,
+    ]
     for done, file in enumerate(files):
         report("reading every page of the dataset", done, len(files))
         with open_parquet(file) as parquet:

@@ -77,13 +77,13 @@ def _findings(root: Path, *, with_data: bool, report: Report) -> Iterator[Findin
         if not folder.plan.is_file():
             return MISSING, f"no plan in {root}; make one with 'mi-duck plan DATASET --out {root}'"
         subjects.append(open_subject(folder))
-        return OK, f"{len(subjects[0].plan.instances)} instances, {len(subjects[0].plan.features):,} features"
+        return OK, f"{len(subjects[0].plan.cut.instances)} instances, {len(subjects[0].plan.data.features):,} features"
 
     yield guarded("plan.json", plan)
     if not subjects:
         return
     subject = subjects[0]
-    n_steps = len(subject.plan.instances) + 2
+    n_steps = len(subject.plan.cut.instances) + 2
     report("verifying", 0, n_steps)
     file = guarded("genes.parquet", lambda: check_genes_file(subject))
     genes = None
@@ -98,7 +98,7 @@ def _findings(root: Path, *, with_data: bool, report: Report) -> Iterator[Findin
             load_tables(db, subject, genes)
         yield from check_genes(db, subject, genes)
         report("verifying", 1, n_steps)
-        for done, instance in enumerate(subject.plan.instances, 2):
+        for done, instance in enumerate(subject.plan.cut.instances, 2):
             yield from check_instance(db, subject, instance, genes)
             report("verifying", done, n_steps)
         yield from check_consolidated(subject)

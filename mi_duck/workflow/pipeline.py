@@ -1,234 +1,109 @@
-"""The stages of a run, each alone: partition rows, consolidate, evaluate, report; each in child processes.
+"""The steps of a run, once and in their order: `run` takes all of them, each command alone takes one.
 
-The whole run as one readable function, and each of its stages alone; the only module that knows their order.
+`run` plans and trains, `complete` makes of the trained instances all that a run gives. Every step with memory of its own
+runs in a child process (`mi_duck.workflow.steps`), so the memory of one never adds to that of the next.
 """
 
 import importlib.metadata
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from mi_duck import __version__
 from mi_duck.atomic_files import file_sha256
-from mi_duck.data.dataset import Dataset, check_place
-from mi_duck.errors import IncompleteRunError, StorageError
+from mi_duck.data.dataset import Dataset, check_apart
+from mi_duck.errors import CheckpointError, IncompleteRunError, StorageError
 from mi_duck.evaluate.catalogue import write_catalogue
-from mi_duck.plan.make_plan import PlanOptions
-from mi_duck.processes import Report, Say, run_child
+from mi_duck.processes import Context, Task, in_child
 from mi_duck.report.summary import write_summary
 from mi_duck.rows.partition import partition
 from mi_duck.run.explanation import check_background, is_explained, read_summary
 from mi_duck.run.folder import RunFolder, invalidate_file_list, listing_files_again, write_provenance
-from mi_duck.run.instance_folder import is_trained
+from mi_duck.run.instance_folder import instance_state, is_trained
 from mi_duck.run.locks import run_lock
-from mi_duck.run.plan import Plan, Settings
+from mi_duck.run.plan import Plan, instances_for
+from mi_duck.settings import Asked, Diagnostics, Resuming
+from mi_duck.workflow import steps
 from mi_duck.workflow.resume import plan_of_request
-from mi_duck.workflow.training import loss_text, train
+from mi_duck.workflow.training import Lost, loss_text, train, train_or_split
 
-
-def consolidate_run(
-    folder: RunFolder,
-    plan: Plan,
-    *,
-    threads: int,
-    voting: str | None = None,
-    weights: str | None = None,
-    report: Report,
-    say: Say,
-) -> None:
-    """Score all rows out of fold and join the trained instances into one model file.
-
-    Parameters
-    ----------
-    folder, plan, threads
-        The run.
-    voting, weights
-        As in `mi_duck.ensemble.voting`; by default those of the plan.
-    report, say
-        Take progress and messages.
-
-    Raises
-    ------
-    CheckpointError
-        No instance is trained.
-
-    Notes
-    -----
-    Where an instance is not trained, the model of the others is written, with its coverage inside.
-    """
-    partition(folder, plan, threads=threads, report=report)
-    joined = run_child(
-        "mi_duck.ensemble.consolidate:join_run",
-        {
-            "run": str(folder.root),
-            "threads": threads,
-            "voting": voting or plan.options["voting"],
-            "weights": weights or plan.options["weights"],
-        },
-        threads=threads,
-        report=report,
-    ).value
-    for message in joined["messages"]:
-        say(message)
-
-
-def evaluate(
-    folder: RunFolder,
-    *,
-    threads: int,
-    calibration_analysis: bool = True,
-    neigh_sample: int = 0,
-    is_minimal: bool = False,
-    report: Report,
-) -> None:
-    """Score base model, members and ensemble; see `mi_duck.evaluate.evaluate.evaluate_run`; then on held-out genes."""
-    run_child(
-        "mi_duck.evaluate.evaluate:evaluate_run",
-        {
-            "run": str(folder.root),
-            "calibration_analysis": calibration_analysis,
-            "neigh_sample": neigh_sample,
-            "is_minimal": is_minimal,
-        },
-        threads=threads,
-        report=report,
-    )
-    if folder.read_plan().n_holdout_genes:
-        run_child(
-            "mi_duck.evaluate.holdout:evaluate_holdout",
-            {"run": str(folder.root), "threads": threads},
-            threads=threads,
-            report=report,
-        )
-
-
-def describe_instances(folder: RunFolder, *, threads: int, is_minimal: bool, report: Report) -> None:
-    """Complete the folders of the trained instances: scores beside the base model, curves, importances, unseen genes."""
-    run_child(
-        "mi_duck.report.instance_files:describe_instances",
-        {"run": str(folder.root), "threads": threads, "is_minimal": is_minimal},
-        threads=threads,
-        report=report,
-    )
-
-
-def write_page(folder: RunFolder, *, with_plots: bool, with_overfitting: bool, report: Report) -> list[str]:
-    """Write ``report.html`` with its figures in a child process; return what it warns of."""
-    made = run_child(
-        "mi_duck.report.page:write_report",
-        {"run": str(folder.root), "with_plots": with_plots, "with_overfitting": with_overfitting},
-        threads=1,
-        report=report,
-    )
-    return list(made.value["warnings"])
-
-
-class Explaining(TypedDict):
-    """What of the model is explained; see `mi_duck.explain.analysis`."""
-
-    sample_size: int
-    background_size: int
-    with_figures: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Diagnostics:
-    """What is written beside model, scores and catalogue.
-
-    Parameters
-    ----------
-    is_minimal
-        Whether to leave out plots, curves and the instances' scores on genes that they never saw.
-    monitor_overfitting
-        Whether to judge the learning curves: ``overfitting/``.
-    calibration_analysis, neigh_sample
-        As in `mi_duck.evaluate.evaluate.evaluate_run`.
-    with_shap
-        Whether to explain the model by SHAP values.
-    shap_sample, shap_background
-        Rows to explain, and rows of the background; see `mi_duck.explain.analysis`.
-    """
-
-    is_minimal: bool = False
-    monitor_overfitting: bool = True
-    calibration_analysis: bool = True
-    neigh_sample: int = 0
-    with_shap: bool = True
-    shap_sample: int = 1000
-    shap_background: int = 0
-
-    @property
-    def sites_shown(self) -> int:
-        """Sites whose neighbourhood is written."""
-        return 0 if self.is_minimal else self.neigh_sample
-
-    @property
-    def explaining(self) -> Explaining:
-        """What of the model is explained."""
-        return {
-            "sample_size": self.shap_sample,
-            "background_size": self.shap_background,
-            "with_figures": not self.is_minimal,
-        }
-
-    def are_explained(self, folder: RunFolder) -> bool:
-        """Return whether the model of a run is explained as asked, if that is asked."""
-        return not self.with_shap or is_explained(folder, **self.explaining)
+# ---- all steps ----------------------------------------------------------------------------------------------------------
 
 
 def run(
     dataset: Dataset,
     out: Path,
+    asked: Asked,
+    context: Context,
     *,
-    options: PlanOptions,
-    settings: Settings,
-    threads: int,
     workers: int = 1,
-    resume: bool = True,
-    force: bool = False,
+    resuming: Resuming = Resuming(),
     diagnostics: Diagnostics = Diagnostics(),
-    report: Report,
-    say: Say,
 ) -> Plan:
-    """Plan, train, consolidate, evaluate, explain; what is done already is not done again.
+    """Plan, train, consolidate, evaluate, explain, report; what is done already is not done again.
 
     Parameters
     ----------
-    dataset, out, options, settings, threads
+    dataset, out, asked, context
         As for `mi_duck.plan.make_plan.make_plan`.
     workers
         Most instances to train at once.
-    resume
-        Whether to go on in a folder that holds a run; else that is refused.
-    force
-        Whether to delete the instances of such a run first.
+    resuming
+        What becomes of a run that the folder holds.
     diagnostics
         What is written beside model and scores.
-    report, say
-        Take progress and messages.
+
+    Raises
+    ------
+    IncompleteRunError
+        Instances were lost; all that the others give is written.
     """
     folder = RunFolder(out)
     check_request(dataset, out, diagnostics)
     with run_lock(out):
-        plan = plan_of_request(
-            dataset,
-            folder,
-            options=options,
-            settings=settings,
-            threads=threads,
-            resume=resume,
-            force=force,
-            report=report,
-            say=say,
-        )
-        started = datetime.now(UTC).isoformat(timespec="seconds")
-        n_trained, lost = train(folder, plan, threads=threads, workers=workers, report=report, say=say)
-        plan = complete(folder, diagnostics, n_trained, started, threads=threads, report=report, say=say)
-    if lost:  # all that the others give is written
+        plan = plan_of_request(dataset, folder, asked, context, resuming=resuming)
+        started = _now()
+        n_trained, lost = train(folder, plan, context, workers=workers)
+        plan = complete(folder, diagnostics, n_trained, started, context)
+    if lost:
         raise IncompleteRunError(loss_text(plan, lost))
+    return plan
+
+
+def complete(folder: RunFolder, diagnostics: Diagnostics, n_trained: int, started: str, context: Context) -> Plan:
+    """Make of the trained instances all that a run gives; return its plan. The run's lock is held.
+
+    Parameters
+    ----------
+    folder, diagnostics, context
+        As for `run`.
+    n_trained
+        Instances that were trained just now; where there are none, what is complete stays.
+    started
+        When the run began, ISO 8601.
+    """
+    plan = folder.read_plan()
+    if n_trained == 0 and is_finished(folder, plan) and not lacks_diagnostics(folder, diagnostics):
+        delete_scratch(folder)  # what a kill left while the run deleted it
+        if diagnostics.skip_shap or is_explained(folder, **explaining(diagnostics)):
+            context.say(f"nothing to do: {folder.root} is complete")
+            return plan
+        with listing_files_again(folder):
+            explain(folder, diagnostics, context)
+            write_page(folder, diagnostics, context)
+        return plan
+    invalidate_file_list(folder)
+    consolidate(folder, plan, context)
+    evaluate(folder, diagnostics, context)
+    in_child(steps.describe_instances, context)(
+        run=str(folder.root), threads=context.threads, is_minimal=diagnostics.minimal_diagnostics
+    )
+    if not diagnostics.skip_shap:
+        explain(folder, diagnostics, context)
+    publish(folder, plan, started, diagnostics, context)
     return plan
 
 
@@ -240,84 +115,97 @@ def check_request(dataset: Dataset, out: Path, diagnostics: Diagnostics) -> None
     DataError
         The run would lie in the dataset; or a background is asked for without the shap package.
     """
-    check_place(dataset, out)
-    if diagnostics.with_shap and diagnostics.shap_background:
+    check_apart(dataset, out)
+    if diagnostics.shap_background and not diagnostics.skip_shap:
         check_background()
 
 
-def complete(
-    folder: RunFolder, diagnostics: Diagnostics, n_trained: int, started: str, *, threads: int, report: Report, say: Say
-) -> Plan:
-    """Make of the trained instances all that a run gives; return its plan. The run's lock is held.
+# ---- one step each ------------------------------------------------------------------------------------------------------
+
+
+def consolidate(
+    folder: RunFolder, plan: Plan, context: Context, *, voting: str | None = None, weights: str | None = None
+) -> None:
+    """Score all rows out of fold and join the trained instances into one model file.
+
+    Where an instance is not trained, the model of the others is written, with its coverage inside.
 
     Parameters
     ----------
-    folder, diagnostics
-        The run, and what is written beside model and scores.
-    n_trained
-        Instances that were trained just now; where there are none, what is complete stays.
-    started
-        When the run began, ISO 8601.
-    threads, report, say
-        As for `run`.
+    folder, plan, context
+        The run.
+    voting, weights
+        As in `mi_duck.ensemble.voting`; by default those of the plan.
+
+    Raises
+    ------
+    CheckpointError
+        No instance is trained.
     """
-    plan = folder.read_plan()
-    with_plots = not diagnostics.is_minimal
-    if n_trained == 0 and is_scored(folder, plan, diagnostics):
-        delete_scratch(folder)  # what a kill left while the run deleted it
-        if diagnostics.are_explained(folder):
-            say(f"nothing to do: {folder.root} is complete")
-            return plan
-        with listing_files_again(folder):
-            explain_model(folder, **diagnostics.explaining, threads=threads, report=report)
-            write_page(folder, with_plots=with_plots, with_overfitting=diagnostics.monitor_overfitting, report=report)
-        return plan
-    invalidate_file_list(folder)
-    consolidate_run(folder, plan, threads=threads, report=report, say=say)
-    evaluate(
-        folder,
-        threads=threads,
+    partition(folder, plan, context)
+    joined = in_child(steps.consolidate, context)(
+        run=str(folder.root),
+        threads=context.threads,
+        voting=voting or plan.asked.voting,
+        weights=weights or plan.asked.weights,
+    ).value
+    for message in joined["messages"]:
+        context.say(message)
+
+
+def evaluate(folder: RunFolder, diagnostics: Diagnostics, context: Context) -> None:
+    """Score base model, members and ensemble on all rows out of fold, then the model on held-out genes."""
+    in_child(steps.evaluate, context)(
+        run=str(folder.root),
         calibration_analysis=diagnostics.calibration_analysis,
         neigh_sample=diagnostics.sites_shown,
-        is_minimal=diagnostics.is_minimal,
-        report=report,
+        is_minimal=diagnostics.minimal_diagnostics,
     )
-    describe_instances(folder, threads=threads, is_minimal=diagnostics.is_minimal, report=report)
-    if diagnostics.with_shap:
-        explain_model(folder, **diagnostics.explaining, threads=threads, report=report)
-    finish(
-        folder,
-        plan,
-        started,
-        with_plots=with_plots,
+    if folder.read_plan().data.n_holdout_genes:
+        in_child(steps.evaluate_holdout, context)(run=str(folder.root), threads=context.threads)
+
+
+def explain(folder: RunFolder, diagnostics: Diagnostics, context: Context) -> dict[str, Any]:
+    """Explain the consolidated model, unless that is done; return the summary."""
+    asked = explaining(diagnostics)
+    if not is_explained(folder, **asked):
+        in_child(steps.explain, context)(run=str(folder.root), **asked, threads=context.threads)
+    return read_summary(folder)
+
+
+def explaining(diagnostics: Diagnostics) -> dict[str, Any]:
+    """Return what of the model is to be explained."""
+    return {
+        "sample_size": diagnostics.shap_sample,
+        "background_size": diagnostics.shap_background,
+        "with_figures": not diagnostics.minimal_diagnostics,
+    }
+
+
+def write_page(folder: RunFolder, diagnostics: Diagnostics, context: Context) -> list[str]:
+    """Write ``report.html`` with its figures; return what it warns of."""
+    made = in_child(steps.write_report, Context(1, context.report, context.say))(
+        run=str(folder.root),
+        with_plots=not diagnostics.minimal_diagnostics,
         with_overfitting=diagnostics.monitor_overfitting,
-        report=report,
     )
-    return plan
+    return list(made.value["warnings"])
 
 
-def finish(
-    folder: RunFolder,
-    plan: Plan,
-    started: str,
-    *,
-    with_plots: bool = True,
-    with_overfitting: bool = True,
-    report: Report,
-) -> None:
+def publish(folder: RunFolder, plan: Plan, started: str, diagnostics: Diagnostics, context: Context) -> None:
     """Write the catalogue, the report and, last, the provenance with the hash of every file; delete the scratch."""
     provenance = {
         "plan_sha256": file_sha256(folder.plan),
         "model_sha256": file_sha256(folder.model),
-        "dataset_fingerprint": plan.dataset_fingerprint,
+        "dataset_fingerprint": plan.data.fingerprint,
         "settings": asdict(plan.settings),
         "versions": versions(),
         "started_at": started,
-        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "status": "finished" if all(is_trained(folder, plan, one) for one in plan.instances) else "incomplete",
+        "finished_at": _now(),
+        "status": "finished" if all(is_trained(folder, plan, one) for one in plan.cut.instances) else "incomplete",
     }
     write_catalogue(folder, plan, provenance)
-    warnings = write_page(folder, with_plots=with_plots, with_overfitting=with_overfitting, report=report)
+    warnings = write_page(folder, diagnostics, context)
     write_summary(folder, plan, provenance, warnings=warnings)
     write_provenance(folder, provenance)
     delete_scratch(folder)
@@ -341,28 +229,8 @@ def delete_scratch(folder: RunFolder) -> None:
             ) from error
 
 
-def explain_model(
-    folder: RunFolder, *, sample_size: int, background_size: int, with_figures: bool, threads: int, report: Report
-) -> dict[str, Any]:
-    """Explain the consolidated model in a child process, unless that is done; return the summary."""
-    if not is_explained(folder, sample_size=sample_size, background_size=background_size, with_figures=with_figures):
-        run_child(
-            "mi_duck.explain.analysis:explain_run",
-            {
-                "run": str(folder.root),
-                "sample_size": sample_size,
-                "background_size": background_size,
-                "with_figures": with_figures,
-                "threads": threads,
-            },
-            threads=threads,
-            report=report,
-        )
-    return read_summary(folder)
-
-
 def is_finished(folder: RunFolder, plan: Plan) -> bool:
-    """Return whether the last stage of a run ended for this plan and this model, and no file was changed since.
+    """Return whether the last step of a run ended for this plan and this model, and no file was changed since.
 
     Diagnostics may have been deleted; what later steps and readers rest on may not.
     """
@@ -381,21 +249,15 @@ def is_finished(folder: RunFolder, plan: Plan) -> bool:
         return False
 
 
-def is_scored(folder: RunFolder, plan: Plan, diagnostics: Diagnostics) -> bool:
-    """Return whether a run is finished, with all tables that are asked for; explanations apart."""
-    asked = (diagnostics.calibration_analysis, diagnostics.sites_shown)
-    return is_finished(folder, plan) and not lacks_diagnostics(folder, *asked)
-
-
-def lacks_diagnostics(folder: RunFolder, calibration_analysis: bool, neigh_sample: int) -> bool:
-    """Return whether tables are asked for that a finished run has not."""
-    if calibration_analysis and not (folder.calibration_analysis / "calibration.json").is_file():
+def lacks_diagnostics(folder: RunFolder, diagnostics: Diagnostics) -> bool:
+    """Return whether tables are asked for that a finished run has not; explanations apart."""
+    if diagnostics.calibration_analysis and not (folder.calibration_analysis / "calibration.json").is_file():
         return True
     try:
-        asked = json.loads((folder.neighbours / "neighbours.json").read_bytes())["n_sites_asked"]
+        written = json.loads((folder.neighbours / "neighbours.json").read_bytes())["n_sites_asked"]
     except (OSError, ValueError, KeyError, TypeError):
-        asked = 0
-    return bool(neigh_sample and neigh_sample != asked)
+        written = 0
+    return bool(diagnostics.sites_shown and diagnostics.sites_shown != written)
 
 
 def versions() -> dict[str, str]:
@@ -403,3 +265,212 @@ def versions() -> dict[str, str]:
     return {"mi-duck": __version__} | {
         name: importlib.metadata.version(name) for name in ("duckdb", "numpy", "pyarrow", "scikit-learn", "xgboost")
     }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+# ---- commands of one step -----------------------------------------------------------------------------------------------
+
+
+def plan_run(
+    dataset: Dataset,
+    out: Path,
+    asked: Asked,
+    context: Context,
+    *,
+    resuming: Resuming,
+    diagnostics: Diagnostics,
+    is_elsewhere: bool,
+) -> Plan:
+    """Return the plan of a run that is to be trained by other processes, made now or kept.
+
+    Parameters
+    ----------
+    dataset, out, asked, context, resuming, diagnostics
+        As for `run`.
+    is_elsewhere
+        As for `mi_duck.resources.memory_budget`.
+    """
+    check_request(dataset, out, diagnostics)
+    with run_lock(out):
+        return plan_of_request(dataset, RunFolder(out), asked, context, resuming=resuming, is_elsewhere=is_elsewhere)
+
+
+def partition_run(root: Path, context: Context) -> None:
+    """Write the rows of all instances, so that jobs that train them need not wait for the one that would.
+
+    Raises
+    ------
+    CheckpointError
+        There is no plan.
+    """
+    folder = RunFolder(root)
+    with run_lock(root, shared=True):
+        partition(folder, folder.read_plan(), context)
+
+
+def train_run(root: Path, context: Context, *, instance_id: int | None, workers: int = 1) -> None:
+    """Train the instances of a plan that are not done, or one alone.
+
+    Parameters
+    ----------
+    root
+        Folder of the run.
+    context, workers
+        As in `mi_duck.workflow.training.train`.
+    instance_id
+        The one; None for all.
+
+    Raises
+    ------
+    CheckpointError
+        There is no plan.
+    PlanError
+        The plan has no such instance.
+    """
+    folder = RunFolder(root)
+    plan = folder.read_plan()
+    if instance_id is None:
+        with run_lock(root):
+            lost = train(folder, plan, context, workers=workers)[1]
+        if lost:
+            raise IncompleteRunError(loss_text(folder.read_plan(), lost))
+        return
+    with run_lock(root, shared=True):
+        waiting = list(instances_for(plan, instance_id))
+        while waiting:
+            instance = waiting.pop(0)
+            planned = plan.cut.instances
+            label = f"[Instance {[*planned, instance].index(instance) + 1}/{len(planned)}]"
+            if is_trained(folder, plan, instance):
+                context.say(f"{label} reusing {instance.name}")
+                continue
+            partition(folder, plan, context)
+            outcome = train_or_split(folder, instance, label, Task(), context)
+            if outcome.cause is not None:
+                raise outcome.cause
+            waiting += outcome.halves
+            plan = folder.read_plan()
+
+
+def finish_run(root: Path, diagnostics: Diagnostics, context: Context) -> None:
+    """Make of the trained instances all that a run gives: model, scores, explanations, report; train nothing.
+
+    Raises
+    ------
+    CheckpointError
+        There is no plan.
+    IncompleteRunError
+        Instances are not trained; all that the others give is written.
+    """
+    folder = RunFolder(root)
+    plan = folder.read_plan()
+    if diagnostics.shap_background and not diagnostics.skip_shap:
+        check_background()
+    with run_lock(root):
+        started = _now()
+        lost = untrained(folder, plan)
+        if len(lost) < len(plan.cut.instances):
+            complete(folder, diagnostics, 0, started, context)
+    if lost:
+        raise IncompleteRunError(loss_text(plan, lost, f"'mi-duck train {root}' tries them again"))
+
+
+def consolidate_run(root: Path, context: Context, *, voting: str | None = None, weights: str | None = None) -> None:
+    """Join what is trained into one model; voting and weights are the plan's unless given.
+
+    Raises
+    ------
+    IncompleteRunError
+        Instances are not trained; the model of the others is written.
+    """
+    folder = RunFolder(root)
+    plan = folder.read_plan()
+    with run_lock(root), listing_files_again(folder):
+        consolidate(folder, plan, context, voting=voting, weights=weights)
+    n_missing = len(untrained(folder, plan))
+    if n_missing:
+        raise IncompleteRunError(
+            f"{n_missing} of {len(plan.cut.instances)} instances are not trained, so the model is of the others; "
+            f"'mi-duck train {root}' goes on"
+        )
+
+
+def evaluate_run(root: Path, diagnostics: Diagnostics, context: Context) -> None:
+    """Score a consolidated run and write its catalogue.
+
+    Raises
+    ------
+    CheckpointError
+        The run is not consolidated.
+    """
+    folder = RunFolder(root)
+    plan = folder.read_plan()
+    with run_lock(root):
+        if not folder.model.is_file():
+            raise CheckpointError(f"{root} has no consolidated model yet; run 'mi-duck consolidate {root}'")
+        if is_finished(folder, plan) and not lacks_diagnostics(folder, diagnostics):
+            return
+        invalidate_file_list(folder)
+        started = _now()
+        evaluate(folder, diagnostics, context)
+        in_child(steps.describe_instances, context)(run=str(root), threads=context.threads, is_minimal=False)
+        publish(folder, plan, started, diagnostics, context)
+
+
+def explain_run(root: Path, diagnostics: Diagnostics, context: Context) -> dict[str, Any]:
+    """Explain the model of a consolidated run; return the summary.
+
+    Raises
+    ------
+    CheckpointError
+        The run is not consolidated.
+    DataError
+        A background is asked for without the shap package.
+    """
+    folder = RunFolder(root)
+    folder.read_plan()
+    if diagnostics.shap_background:
+        check_background()
+    with run_lock(root), listing_files_again(folder):
+        return explain(folder, diagnostics, context)
+
+
+def report_run(root: Path, diagnostics: Diagnostics, context: Context) -> list[str]:
+    """Write the report of an evaluated run anew, with all figures; return what it warns of.
+
+    Raises
+    ------
+    CheckpointError
+        The run is not evaluated.
+    """
+    with run_lock(root), listing_files_again(RunFolder(root)):
+        return write_page(RunFolder(root), diagnostics, context)
+
+
+def check_trained(root: Path) -> None:
+    """Refuse a run of which instances are not trained.
+
+    Raises
+    ------
+    IncompleteRunError
+        Some are not.
+    """
+    folder = RunFolder(root)
+    plan = folder.read_plan()
+    lost = untrained(folder, plan)
+    if lost:
+        raise IncompleteRunError(loss_text(plan, lost))
+
+
+def untrained(folder: RunFolder, plan: Plan) -> tuple[Lost, ...]:
+    """Return the instances of a plan that are not trained, each with why, as far as that is known."""
+    found = []
+    for instance in plan.cut.instances:
+        state = instance_state(folder, plan, instance)
+        if state.name != "done":
+            why = state.detail or f"{instance.name} was not trained"
+            found.append(Lost(instance, IncompleteRunError(why)))
+    return tuple(found)

@@ -7,91 +7,73 @@ from pathlib import Path
 from mi_duck.atomic_files import storage_errors, write_file
 from mi_duck.data.dataset import Dataset, changed_files
 from mi_duck.errors import CheckpointError
-from mi_duck.plan.make_plan import PlanOptions, make_plan
-from mi_duck.processes import Report, Say
+from mi_duck.plan.make_plan import make_plan
+from mi_duck.processes import Context, Say
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.instance_folder import checkpoint_key, read_manifest
-from mi_duck.run.plan import Plan, Settings, write_splits
+from mi_duck.run.plan import Plan, write_splits
+from mi_duck.settings import Asked, Resuming
 
 
 def plan_of_request(
     dataset: Dataset,
     folder: RunFolder,
+    asked: Asked,
+    context: Context,
     *,
-    options: PlanOptions,
-    settings: Settings,
-    threads: int,
-    resume: bool = True,
-    force: bool = False,
+    resuming: Resuming,
     is_elsewhere: bool = False,
-    report: Report,
-    say: Say,
 ) -> Plan:
     """Return the plan of a run, made now or kept, with the instances in place that match it; the run's lock is held.
 
     Parameters
     ----------
-    dataset, options, settings, threads, is_elsewhere
+    dataset, asked, context, is_elsewhere
         As for `mi_duck.plan.make_plan.make_plan`.
     folder
         The run.
-    resume
-        Whether to go on in a folder that holds a run; else that is refused.
-    force
-        Whether to delete the instances of such a run first.
-    report, say
-        Take progress and messages.
+    resuming
+        What becomes of a run that the folder holds.
 
     Raises
     ------
     CheckpointError
-        The folder holds a run, and ``resume`` is off.
+        The folder holds a run, and ``--no-resume-from-checkpoint`` is asked for.
     """
-    if force:
+    if resuming.force_retrain_all:
         _forget(folder)
-    if folder.plan.exists() and not resume:
+    if folder.plan.exists() and not resuming.resume_from_checkpoint:
         raise CheckpointError(
             f"{folder.root} holds a run already; leave --resume-from-checkpoint on or choose another --out"
         )
-    plan = _kept_plan(folder, dataset, options, settings, say) if folder.plan.exists() else None
+    plan = _kept_plan(folder, dataset, asked, context) if folder.plan.exists() else None
     if plan is None:
-        plan = make_plan(
-            dataset,
-            folder.root,
-            options=options,
-            settings=settings,
-            threads=threads,
-            is_elsewhere=is_elsewhere,
-            report=report,
-            say=say,
-        )
-    keep_matching(folder, plan, say)
+        plan = make_plan(dataset, folder.root, asked, context, is_elsewhere=is_elsewhere)
+    keep_matching(folder, plan, context.say)
     return plan
 
 
-def _kept_plan(folder: RunFolder, dataset: Dataset, options: PlanOptions, settings: Settings, say: Say) -> Plan | None:
+def _kept_plan(folder: RunFolder, dataset: Dataset, asked: Asked, context: Context) -> Plan | None:
     """Return the plan of a run that was begun, or None where it must be made anew; say what differs."""
     plan = folder.read_plan()
-    changed = differences_asked(plan, dataset, options, settings)
+    changed = differences_asked(plan, dataset, asked)
     if not changed:
         return plan
-    voting = {"voting": options.voting, "weights": options.weights}
-    say(f"{folder.root} was begun otherwise ({'; '.join(changed[:4])}); what still matches is kept")
-    if not differences_asked(replace(plan, options=plan.options | voting), dataset, options, settings):
-        # how members vote is decided after training
-        plan = replace(plan, options=plan.options | voting)
+    context.say(f"{folder.root} was begun otherwise ({'; '.join(changed[:4])}); what still matches is kept")
+    voted = replace(plan, asked=replace(plan.asked, voting=asked.voting, weights=asked.weights))
+    if not differences_asked(voted, dataset, asked):  # how members vote is decided after training
         _forget_results(folder)
-        write_file(folder.plan, plan.to_json().encode())
+        write_file(folder.plan, voted.to_json().encode())
         if folder.splits.is_file():
-            write_splits(folder.splits, plan)
-        return plan
+            write_splits(folder.splits, voted)
+        return voted
     _forget_plan(folder)
     return None
 
 
 def keep_matching(folder: RunFolder, plan: Plan, say: Say) -> None:
     """Set aside the instances that other plans trained, and take back those that this plan would train alike."""
-    key_of = {checkpoint_key(plan, instance): instance for instance in plan.instances}
+    key_of = {checkpoint_key(plan, instance): instance for instance in plan.cut.instances}
     with storage_errors(folder.root):
         aside = 0
         for where in sorted(folder.instances.glob("instance_*")) if folder.instances.is_dir() else []:
@@ -129,30 +111,26 @@ def _key(where: Path) -> str | None:
         return None
 
 
-def differences_asked(plan: Plan, dataset: Dataset, options: PlanOptions, settings: Settings) -> list[str]:
+def differences_asked(plan: Plan, dataset: Dataset, asked: Asked) -> list[str]:
     """Return in what a request differs from the one that a plan was made for, each in words."""
-    # of the settings that options decide, the plan holds what was decided
-    asked = {name: value for name, value in asdict(plan.settings).items() if name not in (*plan.options, "layout")}
+    now, data = asdict(asked), plan.data
     changed = sorted(
-        f"{name}: {old} then, {now[name]} now"
-        for before, now in ((plan.options, asdict(options)), (asked, asdict(settings)))
-        for name, old in before.items()
-        if now[name] != old
+        f"{name}: {old} then, {now[name]} now" for name, old in asdict(plan.asked).items() if now[name] != old
     )
     # of the dataset's features a plan may leave out leaks, and those that a pilot found useless
-    usable = [name for name in dataset.features if name not in plan.leaky_features]
-    kept = usable if options.screen_features is None else [name for name in usable if name in plan.features]
-    if list(plan.features) != kept:
+    usable = [name for name in dataset.features if name not in data.leaky_features]
+    kept = usable if asked.screen_features is None else [name for name in usable if name in data.features]
+    if list(data.features) != kept:
         changed.append("features differ")
-    if plan.classes != dataset.classes:
+    if data.classes != dataset.classes:
         changed.append("classes differ")
     columns = ("gene_column", "label_column", "fold_column", "base_scores")
-    if any(getattr(plan, name) != getattr(dataset, name) for name in columns):
+    if any(getattr(data, name) != getattr(dataset, name) for name in columns):
         changed.append("columns differ")
-    if plan.full_hash != dataset.full_hash:
-        changed.append(f"full_hash: {plan.full_hash} then, {dataset.full_hash} now")
-    elif plan.dataset_fingerprint != dataset.fingerprint:
-        changed.append(changed_files(plan, dataset))
+    if data.full_hash != dataset.full_hash:
+        changed.append(f"full_hash: {data.full_hash} then, {dataset.full_hash} now")
+    elif data.fingerprint != dataset.fingerprint:
+        changed.append(changed_files(data, dataset))
     return changed
 
 

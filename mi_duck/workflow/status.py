@@ -23,7 +23,7 @@ def run_status(root: Path) -> dict[str, Any]:
     plan = folder.read_plan()
     instances: list[dict[str, Any]] = []
     causes: dict[str, str] = {}
-    for instance in plan.instances:
+    for instance in plan.cut.instances:
         status, cause = instance_status(folder, plan, instance)
         measured = measurement(folder, instance) if status == "done" else {}
         instances.append(

@@ -1,6 +1,4 @@
-"""Which instances are trained at once: as many as are asked for, as long as their expected peaks fit in memory together.
-
-Trains the instances of a plan, one child process each under the budget, several at once where asked and where they fit.
+"""Trains the instances of a plan, one child process each under the budget, several at once where asked and where they fit.
 
 An instance that runs out of memory is split in halves, once; one that dies is noted with its cause, and the others go on.
 One that the machine has too little memory for while others run is tried again beside fewer, and only what it does alone
@@ -23,16 +21,16 @@ from mi_duck.errors import (
 )
 from mi_duck.plan.layouts import layout_of
 from mi_duck.plan.splitting import halves_of
-from mi_duck.processes import Pool, Report, Say, Task, run_child
+from mi_duck.processes import Context, Pool, Report, Task, in_child
 from mi_duck.resources import GIB, machine_budget
 from mi_duck.rows.partition import partition
 from mi_duck.rows.segments import read_density, segments_of
-from mi_duck.run.costs import MemoryModel
 from mi_duck.run.folder import RunFolder, invalidate_file_list
 from mi_duck.run.genes import read_gene_table
 from mi_duck.run.instance_folder import instance_state, is_trained, measurement, write_lost
 from mi_duck.run.locks import instance_lock, run_lock
 from mi_duck.run.plan import Instance, Plan, with_split, write_splits
+from mi_duck.train.steps import train_instance
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,21 +117,17 @@ class Outcome:
     is_crowded: bool = False
 
 
-def train(
-    folder: RunFolder, plan: Plan, *, threads: int, workers: int = 1, report: Report, say: Say
-) -> tuple[int, tuple[Lost, ...]]:
+def train(folder: RunFolder, plan: Plan, context: Context, *, workers: int = 1) -> tuple[int, tuple[Lost, ...]]:
     """Train every instance that is not done, one child process each; return how many were, and those that were lost.
 
     Parameters
     ----------
     folder, plan
         The run.
-    threads
-        Threads of all children together.
+    context
+        Its threads are those of all children together; reports and messages come from several threads.
     workers
         Most instances to train at once; fewer where memory is too little.
-    report, say
-        Take progress and messages, from several threads.
 
     Raises
     ------
@@ -142,30 +136,30 @@ def train(
     CheckpointError
         An instance's folder holds what another plan trained.
     """
-    jobs = [Job(number, instance) for number, instance in enumerate(plan.instances, 1)]
+    jobs = [Job(number, instance) for number, instance in enumerate(plan.cut.instances, 1)]
     done = [job for job in jobs if is_trained(folder, plan, job.instance)]
     if done:
-        say(f"Checkpointing: found {len(done)} existing instance{'s' if len(done) > 1 else ''} to reuse")
+        context.say(f"Checkpointing: found {len(done)} existing instance{'s' if len(done) > 1 else ''} to reuse")
     for job in done:
-        say(f"[Instance {job.number}/{len(jobs)}] reusing {job.instance.name}")
+        context.say(f"[Instance {job.number}/{len(jobs)}] reusing {job.instance.name}")
     waiting = [job for job in jobs if job not in done]
     if waiting:
-        partition(folder, plan, threads=threads, report=report)
+        partition(folder, plan, context)
         invalidate_file_list(folder)  # once, before several threads would
     over = [peak_over_prediction(folder, job.instance) for job in done]
-    room = machine_budget(plan.options["memory_safety_factor"])
+    room = machine_budget(plan.asked.memory_safety_factor)
     at_once = most_at_once([expected_bytes(job, over) for job in waiting], workers, room.budget_bytes)
     if plan.settings.device != "cpu" and at_once > 1:
         at_once = 1
-        say(f"1 of {workers} workers: the memory of the device is planned for one instance at a time")
+        context.say(f"1 of {workers} workers: the memory of the device is planned for one instance at a time")
     elif at_once < min(workers, len(waiting)):
         smallest = sorted(expected_bytes(job, over) for job in waiting)[: at_once + 1]
-        say(
+        context.say(
             f"{at_once} of {workers} workers: {at_once + 1} instances at once need {sum(smallest) / GIB:.2f} GiB at least, and "
             f"{room.budget_bytes / GIB:.2f} GiB may be taken ({room.won}); free memory or plan smaller instances "
             "(--genes-per-instance) to let more run"
         )
-    threads_each = max(1, threads // at_once)
+    threads_each = max(1, context.threads // at_once)
     lost: list[tuple[Job, Lost]] = []
     n_trained, n_jobs = 0, len(jobs)
     with Pool[Job, Outcome]() as pool:
@@ -173,12 +167,13 @@ def train(
             one = next_job(waiting, list(pool.running), over, at_once=at_once, room_bytes=room.budget_bytes)
             if one is not None:
                 waiting.remove(one)
-                place = f"[Instance {one.number}/{n_jobs}]"
+                label = f"[Instance {one.number}/{n_jobs}]"
                 if any(over):
                     expected = expected_bytes(one, over)
-                    say(f"{place} expected peak {expected / GIB:.2f} GiB, by the instances measured so far")
-                told = report if at_once == 1 else partial(_report_of, report, one.instance.name)
-                work = partial(train_or_split, folder, one.instance, place, threads=threads_each, report=told, say=say)
+                    context.say(f"{label} expected peak {expected / GIB:.2f} GiB, by the instances measured so far")
+                report = context.report if at_once == 1 else partial(_report_of, context.report, one.instance.name)
+                own = Context(threads_each, report, context.say)
+                work = partial(train_or_split, folder, one.instance, label, context=own)
                 pool.start(one, work, is_alone=at_once == 1)
                 continue
             job, outcome = pool.next()
@@ -204,20 +199,18 @@ def _report_of(report: Report, name: str, stage: str, done: int, total: int) -> 
     report(f"{name}: {stage}", done, total)
 
 
-def train_or_split(
-    folder: RunFolder, instance: Instance, place: str, task: Task, *, threads: int, report: Report, say: Say
-) -> Outcome:
+def train_or_split(folder: RunFolder, instance: Instance, label: str, task: Task, context: Context) -> Outcome:
     """Train one instance; split it where memory ran out, note it as lost where it died.
 
     Parameters
     ----------
     folder, instance
         What to train.
-    place
+    label
         What messages begin with, such as ``[Instance 3/7]``.
     task
         Whether it is cancelled, and whether others are trained beside it.
-    threads, report, say
+    context
         As for `train`.
 
     Raises
@@ -225,11 +218,12 @@ def train_or_split(
     CheckpointError
         The instance's folder holds what another plan trained.
     """
+    say = context.say
     with instance_lock(folder, instance):
         plan = folder.read_plan()
         state = instance_state(folder, plan, instance)
         if state.name == "done":  # by another job, meanwhile
-            say(f"{place} reusing {instance.name}")
+            say(f"{label} reusing {instance.name}")
             return Outcome()
         if state.name == "foreign":
             raise CheckpointError(
@@ -237,34 +231,32 @@ def train_or_split(
                 "choose another --out"
             )
         if state.name == "damaged":
-            say(f"{place} {instance.name} is damaged, so it is trained again: {state.detail}")
-        say(f"{place} training on {instance.n_genes:,} genes, {instance.n_rows:,} rows")
-        once = partial(
-            train_one, folder, plan, instance, threads=threads, report=report, say=say, is_cancelled=task.is_cancelled
-        )
+            say(f"{label} {instance.name} is damaged, so it is trained again: {state.detail}")
+        say(f"{label} training on {instance.n_genes:,} genes, {instance.n_rows:,} rows")
+        once = partial(train_one, folder, plan, instance, context, is_cancelled=task.is_cancelled)
         try:
             try:
                 once()
             except KilledError as error:  # by whom is not known; what was saved makes another try cheap
-                say(f"{place} tried once more, from where it was saved: {error}")
+                say(f"{label} tried once more, from where it was saved: {error}")
                 once()
             return Outcome()
         except (MemoryBudgetError, IncompleteRunError) as error:
             is_memory = isinstance(error, MemoryBudgetError)
             if is_memory and not isinstance(error, OverBudgetError) and task.ran_concurrently():
-                say(f"{place} tried again later, with fewer beside it: {error}")
+                say(f"{label} tried again later, with fewer beside it: {error}")
                 return Outcome(is_crowded=True)
-            halves = _split(folder, instance, task, threads=threads, report=report) if is_memory else ()
+            halves = _split(folder, instance, task, context) if is_memory else ()
             if not halves:
-                say(f"{place} lost: {error}")
+                say(f"{label} lost: {error}")
                 write_lost(folder, instance, str(error))
                 return Outcome(cause=error)
             names = " and ".join(half.name for half in halves)
-            say(f"{place} out of memory, so {instance.name} is split in halves, {names}: {error}")
+            say(f"{label} out of memory, so {instance.name} is split in halves, {names}: {error}")
             return Outcome(halves=halves)
 
 
-def _split(folder: RunFolder, instance: Instance, task: Task, *, threads: int, report: Report) -> tuple[Instance, ...]:
+def _split(folder: RunFolder, instance: Instance, task: Task, context: Context) -> tuple[Instance, ...]:
     """Split an instance and note it, unless it cannot be; several jobs may do so at once."""
     with run_lock(folder.root, name=".lock_splits", wait=True):
         plan = folder.read_plan()
@@ -274,18 +266,18 @@ def _split(folder: RunFolder, instance: Instance, task: Task, *, threads: int, r
             return ()
         after = with_split(plan, instance, halves, genes.n_rows)
         # before the splits are noted, because whoever reads of a segment may begin with it
-        partition(folder, after, threads=threads, report=report, is_cancelled=task.is_cancelled)
+        partition(folder, after, context, is_cancelled=task.is_cancelled)
         write_splits(folder.splits, after)
     return halves
 
 
 def loss_text(plan: Plan, lost: Sequence[Lost], remedy: str = "the same command tries them again") -> str:
     """Return in one line which instances were lost, why, what that means, and what to do."""
-    kept = [one for one in plan.instances if one not in {loss.instance for loss in lost}]
+    kept = [one for one in plan.cut.instances if one not in {loss.instance for loss in lost}]
     covered = {rank for one in kept for rank in range(one.first_rank, one.stop_rank)}
     return (
-        f"{len(lost)} of {len(plan.instances)} instances lost ({', '.join(one.instance.name for one in lost)}), and with "
-        f"them {plan.n_genes - len(covered):,} of {plan.n_genes:,} genes; first cause: {lost[0].cause}; {remedy}"
+        f"{len(lost)} of {len(plan.cut.instances)} instances lost ({', '.join(one.instance.name for one in lost)}), and with "
+        f"them {plan.data.n_genes - len(covered):,} of {plan.data.n_genes:,} genes; first cause: {lost[0].cause}; {remedy}"
     )
 
 
@@ -299,10 +291,8 @@ def train_one(
     folder: RunFolder,
     plan: Plan,
     instance: Instance,
+    context: Context,
     *,
-    threads: int,
-    report: Report,
-    say: Say,
     is_cancelled: Callable[[], bool] | None = None,
 ) -> None:
     """Train one instance in a child process under its budget, and note its peak memory and time.
@@ -311,7 +301,7 @@ def train_one(
     ----------
     folder, plan, instance
         What to train.
-    threads, report, say
+    context
         As for `train`.
     is_cancelled
         As in `mi_duck.processes.run_child`.
@@ -323,26 +313,22 @@ def train_one(
     MemoryBudgetError
         The machine has too little memory left.
     """
+    budget = plan.cut.budget.budget_bytes
     counted = check_density(folder, plan, instance)
     if counted > COUNTED_MORE * instance.predicted_bytes:
-        say(
+        context.say(
             f"    {instance.name}: its rows, now counted, have a column that is filled less than those that were measured: "
             f"{counted / GIB:.2f} GiB expected, {instance.predicted_bytes / GIB:.2f} planned"
         )
     invalidate_file_list(folder)
     try:
-        result = run_child(
-            "mi_duck.train.train:train_instance",
-            {"run": str(folder.root), "instance_id": instance.instance_id, "threads": threads},
-            threads=threads,
-            report=report,
-            limit_bytes=plan.budget_bytes,
-            is_cancelled=is_cancelled,
+        result = in_child(train_instance, context, limit_bytes=budget, is_cancelled=is_cancelled)(
+            run=str(folder.root), instance_id=instance.instance_id, threads=context.threads
         )
     except KilledError:
         raise
     except MemoryBudgetError as error:
-        fewer = max(int(0.8 * instance.n_genes * min(1.0, plan.budget_bytes / max(instance.predicted_bytes, 1))), 1)
+        fewer = max(int(0.8 * instance.n_genes * min(1.0, budget / max(instance.predicted_bytes, 1))), 1)
         raise type(error)(
             f"{error}; predicted were {instance.predicted_bytes / GIB:.2f} GiB. Plan anew with "
             f"--genes-per-instance {fewer:,}, a larger --max-memory-per-instance-gb, or --strategy external"
@@ -361,7 +347,7 @@ def train_one(
             "boost_seconds": round(result.value["boost_seconds"], 3),
         },
     )
-    say(
+    context.say(
         f"    {instance.name}: {seconds:.0f} s, peak {peak / GIB:.2f} GiB (predicted "
         f"{instance.predicted_bytes / GIB:.2f}), rounds {', '.join(str(n) for n in result.value['rounds'])}"
         + (f"; {rounds_before:,} rounds were saved before" if rounds_before else "")
@@ -383,18 +369,18 @@ def check_density(folder: RunFolder, plan: Plan, instance: Instance) -> int:
     OverBudgetError, PlanError
         They do.
     """
-    model = MemoryModel.from_dict(plan.memory)
+    model = plan.costs.model
     if model.megabytes_per_gene is not None:
         return instance.predicted_bytes
     density = read_density(plan, segments_of(plan, instance.first_rank, instance.stop_rank), folder.segments)
-    layout = layout_of(model.layout, density, plan.settings.layout, plan.zero_is_missing)
+    layout = layout_of(model.layout, density, plan.settings.layout_used, plan.settings.zero_is_missing)
     needed = model.with_layout(layout).needed_bytes(instance.n_training_rows, instance.n_genes)
-    if needed > plan.budget_bytes:
-        refuse = PlanError if plan.budget_is_users_number else OverBudgetError
+    if needed > plan.cut.budget.budget_bytes:
+        refuse = PlanError if plan.cut.budget.is_users_number else OverBudgetError
         share = layout.missing_share - model.layout.missing_share
         raise refuse(
-            f"{instance.name} needs {needed / GIB:.2f} GiB, but the budget is {plan.budget_bytes / GIB:.2f} GiB "
-            f"({plan.budget_source}): {share:.2%} more of its cells are missing than in the rows that were measured; plan "
+            f"{instance.name} needs {needed / GIB:.2f} GiB, but the budget is {plan.cut.budget.budget_bytes / GIB:.2f} GiB "
+            f"({plan.cut.budget.won}): {share:.2%} more of its cells are missing than in the rows that were measured; plan "
             "anew with --layout sentinel or a smaller --genes-per-instance"
         )
     return model.with_layout(layout).predict_bytes(instance.n_training_rows, instance.n_genes)

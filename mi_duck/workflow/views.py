@@ -27,7 +27,7 @@ def instances_table(plan: Plan) -> Table:
                 f"{one.predicted_bytes / GIB:.2f}",
                 duration(one.predicted_seconds),
             )
-            for one in plan.instances
+            for one in plan.cut.instances
         ),
     )
 
@@ -47,7 +47,7 @@ def alternatives_table(plan: Plan) -> Table:
                 f"{one['disk_bytes'] / 1e9:.1f}",
                 "yes" if one["is_feasible"] else "no",
             )
-            for one in plan.alternatives
+            for one in plan.cut.alternatives
         ),
     )
 

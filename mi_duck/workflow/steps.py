@@ -1,0 +1,63 @@
+"""The steps of a run after training that run in a child process; what they need is loaded there, never in the parent.
+
+Each is a typed front of the function that does the work, for `mi_duck.processes.in_child`.
+"""
+
+from typing import Any
+
+from mi_duck.processes import Report, without_sklearn
+
+
+def consolidate(report: Report, run: str, threads: int, voting: str, weights: str) -> dict[str, Any]:
+    """Join the trained instances into one model; see `mi_duck.ensemble.consolidate.join_run`."""
+    with without_sklearn():
+        from mi_duck.ensemble.consolidate import join_run
+    return join_run(run=run, threads=threads, voting=voting, weights=weights, report=report)
+
+
+def evaluate(report: Report, run: str, calibration_analysis: bool, neigh_sample: int, is_minimal: bool) -> None:
+    """Score base model, members and ensemble; see `mi_duck.evaluate.evaluate.evaluate_run`."""
+    with without_sklearn():
+        from mi_duck.evaluate.evaluate import evaluate_run
+    evaluate_run(
+        run=run,
+        calibration_analysis=calibration_analysis,
+        neigh_sample=neigh_sample,
+        is_minimal=is_minimal,
+        report=report,
+    )
+
+
+def evaluate_holdout(report: Report, run: str, threads: int) -> None:
+    """Score the model on held-out genes; see `mi_duck.evaluate.holdout.evaluate_holdout`."""
+    with without_sklearn():
+        from mi_duck.evaluate import holdout
+    holdout.evaluate_holdout(run=run, threads=threads, report=report)
+
+
+def describe_instances(report: Report, run: str, threads: int, is_minimal: bool) -> None:
+    """Complete the folders of the instances; see `mi_duck.report.instance_files.describe_instances`."""
+    with without_sklearn():
+        from mi_duck.report import instance_files
+    instance_files.describe_instances(run=run, threads=threads, is_minimal=is_minimal, report=report)
+
+
+def explain(report: Report, run: str, sample_size: int, background_size: int, with_figures: bool, threads: int) -> None:
+    """Explain the model by SHAP values; see `mi_duck.explain.analysis.explain_run`."""
+    with without_sklearn():
+        from mi_duck.explain.analysis import explain_run
+    explain_run(
+        run=run,
+        sample_size=sample_size,
+        background_size=background_size,
+        with_figures=with_figures,
+        threads=threads,
+        report=report,
+    )
+
+
+def write_report(report: Report, run: str, with_plots: bool, with_overfitting: bool) -> dict[str, Any]:
+    """Write ``report.html``; see `mi_duck.report.page.write_report`."""
+    with without_sklearn():
+        from mi_duck.report import page
+    return page.write_report(run=run, with_plots=with_plots, with_overfitting=with_overfitting, report=report)
