@@ -247,9 +247,7 @@ def prepare(
     opened = _dataset(source, columns)
     check_apart(opened, out)
     with _context(executing) as context:
-        summary = prepare_dataset(
-            opened, out, genes_per_file=building.genes_per_file, threads=context.threads, report=context.report
-        )
+        summary = prepare_dataset(opened, out, context, genes_per_file=building.genes_per_file)
     print_facts(asdict(summary), as_json)
 
 

@@ -17,7 +17,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -33,10 +33,14 @@ from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.ensemble.predict import predict_file
 from mi_duck.errors import MiDuckError
 from mi_duck.genome.synthetic import synthesise
-from mi_duck.plan.make_plan import PlanOptions, draft_plan
+from mi_duck.plan.make_plan import LaidOut, cut_instances, decided, formula_of, plan_data
+from mi_duck.processes import Context
+from mi_duck.resources import Budget
 from mi_duck.rows.partition import partition_here
+from mi_duck.run.costs import Costs, Rates
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.plan import Instance, Plan, Settings, make_segments
+from mi_duck.run.plan import Plan
+from mi_duck.settings import Asked
 from mi_duck.train.train import train_instance
 
 WRITERS = ("pyarrow, checksums", "pyarrow", "DuckDB")
@@ -49,7 +53,17 @@ MOMENTS = {
 }
 CUTS = 64
 OUTCOMES = ("refused", "harmless", "silent in pages", "silent in footer", "crash")
-SETTINGS = Settings(42, 2, 5, 0, 5, 0.3, 32, False)  # five rounds of depth 5
+ASKED = Asked(  # five rounds of depth 5
+    strategy="single",
+    memory_per_gene_mb=1.0,
+    n_folds=2,
+    n_estimators=5,
+    early_stopping_patience=0,
+    max_depth=5,
+    learning_rate=0.3,
+    max_bin=32,
+    calibrate_per_class=False,
+)
 
 
 def quiet(*_: object) -> None:
@@ -75,12 +89,12 @@ def make(data: Path, root: Path, *, full_hash: bool = False) -> Plan:
     """Plan one instance of all genes, without probes and without the search for leaks."""
     folder = RunFolder(root)
     dataset = open_dataset(str(data), full_hash=full_hash)
-    options = PlanOptions(strategy="single", memory_per_gene_mb=1.0)
-    draft = draft_plan(dataset, folder, options, SETTINGS, 1, quiet)
-    rows = draft.genes["n_rows"].to_numpy()
-    one = Instance(0, 0, len(rows), len(rows), int(rows.sum()), int(rows.sum()), 1 << 30, 1.0)
-    plan = replace(draft.plan, strategy="single", budget_bytes=1 << 30, instances=(one,))
-    plan = replace(plan, segments=make_segments(plan.cut.instances, rows))
+    context = Context(1, quiet, quiet)
+    indexed = plan_data(dataset, folder, ASKED, context, with_leakage=False)
+    laid_out = LaidOut(decided(indexed, ASKED), formula_of(indexed, ASKED, threads=1), (), None, None, False)
+    costs = Costs(laid_out.model, Rates(), 1.0)
+    cut = cut_instances(indexed, laid_out, costs, ASKED, Budget(1 << 30, "the benchmark", True, 1 << 30), context)
+    plan = Plan(ASKED, indexed.data, laid_out.settings, costs, cut)
     write_file(folder.plan, plan.to_json().encode())
     return plan
 
@@ -100,8 +114,8 @@ def plan_and_segments(data: Path, root: Path) -> str:
     """Return a hash of all that a plan decides and of its segments; of the file itself nothing is in it."""
     shutil.rmtree(root, ignore_errors=True)
     facts = asdict(make(data, root))
-    for name in ("dataset_fingerprint", "pins"):
-        facts.pop(name)
+    for name in ("fingerprint", "pins"):
+        facts["data"].pop(name)
     return hashlib.sha256((json.dumps(facts) + segments_of(root)).encode()).hexdigest()
 
 

@@ -1,10 +1,11 @@
 """Does a reference of cuts make building the matrix cheaper, and are the trees the same? A question of seconds and bytes.
 
-Usage: python benchmarks/bench_matrix.py [GENES]   (1,500 genes make W: 582,222 rows, 1,167 features)
+Usage: python benchmarks/bench_matrix.py [GENES]   (1,500 genes: 582,222 rows, 1,167 features)
 """
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -14,11 +15,12 @@ from harness import costs, print_machine, workplace
 
 from mi_duck.data.dataset import open_dataset
 from mi_duck.genome.synthetic import synthesise
-from mi_duck.plan.make_plan import PlanOptions, make_plan
+from mi_duck.plan.make_plan import make_plan
+from mi_duck.processes import Context
 from mi_duck.rows.partition import partition_here
 from mi_duck.rows.segments import SegmentReader
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.plan import Settings
+from mi_duck.settings import Asked
 from mi_duck.train.matrix import build_matrix, cut_reference
 
 THREADS = 2
@@ -38,13 +40,18 @@ def main(n_genes: int) -> None:
             build(folder / "data", folder / layout, layout)
 
 
-def build(data: Path, out: Path, layout: str) -> None:
+def build(data: Path, out: Path, layout: Literal["missing", "zeros"]) -> None:
     """Plan one instance of all genes and build its matrix."""
-    settings = Settings(42, 2, 5, 0, 6, 0.1, 256, True)
-    options = PlanOptions(strategy="single", layout=layout, memory_per_gene_mb=0.1, sample_negatives=1.0)
-    plan = make_plan(
-        open_dataset(str(data)), out, options=options, settings=settings, threads=THREADS, report=quiet, say=quiet
+    asked = Asked(
+        strategy="single",
+        layout=layout,
+        memory_per_gene_mb=0.1,
+        sample_negatives=1.0,
+        n_folds=2,
+        n_estimators=5,
+        early_stopping_patience=0,
     )
+    plan = make_plan(open_dataset(str(data)), out, asked, Context(THREADS, quiet, quiet))
     run = RunFolder(out)
     _, cost = costs(lambda: partition_here(run=str(run.root), threads=THREADS, report=quiet))
     print(f"partition: {cost.wall:.1f} s wall, {cost.cpu:.1f} s CPU")

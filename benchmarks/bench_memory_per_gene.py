@@ -18,10 +18,10 @@ from harness import print_machine, workplace
 from mi_duck.data.dataset import open_dataset
 from mi_duck.drawing import save
 from mi_duck.genome.synthetic import synthesise
-from mi_duck.plan.make_plan import PlanOptions
 from mi_duck.plan.memory_report import MemoryReport, measure_dataset
+from mi_duck.processes import Context
 from mi_duck.report.plots import MemoryDot, memory_figure
-from mi_duck.run.plan import Settings
+from mi_duck.settings import Asked
 
 DRAWN = {
     "k-mer counts": ({"n_features": 1167}, ("missing", "zeros", "external")),
@@ -43,11 +43,8 @@ def measure(name: str, place: str, sizes: Sequence[int], layouts: Sequence[str],
     found = measure_dataset(
         open_dataset(place),
         scratch,
-        options=PlanOptions(genes_per_instance=max(sizes), sample_negatives=1.0),
-        settings=Settings(42, 3, 800, 30, 6, 0.1, 256, True),
-        threads=2,
-        report=quiet,
-        say=quiet,
+        Asked(genes_per_instance=max(sizes), sample_negatives=1.0),
+        Context(2, quiet, quiet),
         layouts=layouts,
         check_genes=sizes,
     )

@@ -17,6 +17,11 @@ from harness import print_machine, workplace
 from mi_duck.data.dataset import open_dataset
 from mi_duck.data.prepare import prepare
 from mi_duck.genome.synthetic import synthesise
+from mi_duck.processes import Context
+
+
+def quiet(*_: object) -> None:
+    """Take messages and progress."""
 
 
 def main() -> None:
@@ -25,7 +30,7 @@ def main() -> None:
         if given.isdigit():
             synthesise(folder / "mixed", n_genes=int(given), shuffle_rows=True)
         dataset = open_dataset(str(folder / "mixed") if given.isdigit() else given)
-        found = prepare(dataset, folder / "prepared", threads=2)
+        found = prepare(dataset, folder / "prepared", Context(2, quiet, quiet))
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     print_machine()
     seconds = used.ru_utime + used.ru_stime

@@ -1,6 +1,7 @@
 """How precise is the ensemble at the true rate of sites? Every position of some genes, scored by boosters that never saw them.
 
-A training set has nine rows that are not sites for each site; a gene has thousands. So precision on its rows says little of a scan.
+A training set has nine rows that are not sites for each site; a gene has thousands. So precision on its rows says little of a
+scan.
 
 Usage: python benchmarks/bench_true_rate.py RUN DATASET
        python benchmarks/bench_true_rate.py [ROUNDS]      (the bundled fruit fly chromosome, far too small to learn from)
@@ -26,13 +27,13 @@ from mi_duck.ensemble.out_of_fold import read_fold_models
 from mi_duck.genome.build import build
 from mi_duck.metrics.calibrate import calibrated
 from mi_duck.metrics.metrics import score
-from mi_duck.plan.make_plan import PlanOptions
+from mi_duck.processes import Context
 from mi_duck.run.encoding import encoding_of
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import read_genes
-from mi_duck.run.plan import Settings
+from mi_duck.settings import Asked, Diagnostics
 from mi_duck.workflow.demo import DATA
-from mi_duck.workflow.pipeline import Diagnostics, run
+from mi_duck.workflow.pipeline import run
 
 ROWS_AT_ONCE = 20_000
 
@@ -111,12 +112,9 @@ def fly(rounds: int, folder: Path) -> tuple[RunFolder, str]:
     run(
         open_dataset(str(folder / "data")),
         folder / "run",
-        options=PlanOptions(strategy="single", sample_negatives=1.0),
-        settings=Settings(42, 3, rounds, 15, 6, 0.1, 256, True),
-        threads=2,
-        diagnostics=Diagnostics(is_minimal=True, with_shap=False),
-        report=quiet,
-        say=quiet,
+        Asked(strategy="single", sample_negatives=1.0, n_estimators=rounds, early_stopping_patience=15),
+        Context(2, quiet, quiet),
+        diagnostics=Diagnostics(minimal_diagnostics=True, skip_shap=True),
     )
     return RunFolder(folder / "run"), str(folder / "complete")
 

@@ -130,7 +130,7 @@ def test_config__may_name_dataset_and_run(small_dataset: Path, tmp_path: Path, m
     file = written(tmp_path / "deep", text)
     result = call("plan", "--config", file, *BASE)
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["n_genes"] == 60
+    assert json.loads(result.stdout)["data"]["n_genes"] == 60
     assert RunFolder(tmp_path / "made").read_plan().data.n_genes == 60
     file.write_text("dataset = 'nowhere'\nout = 'other'")
     for typed in ((small_dataset,), ("--dataset", small_dataset)):

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from runs import call, partitioned, run_here, trained
+from runs import CONTEXT, call, partitioned, run_here, trained
 from test_segments import segment_hashes, table, write
 
 from mi_duck import load_unified_model
@@ -57,7 +57,7 @@ def test_prepare__keeps_every_row_column_and_value(tmp_path: Path) -> None:
     """Genes and positions are in order, counts are bytes, whatever their type was; all else keeps its type."""
     given = doubtful().take(pa.array(np.random.default_rng(3).permutation(len(doubtful()))))
     source = open_dataset(str(write(tmp_path / "in", given, files=3, row_group_rows=100)))
-    summary = prepare(source, tmp_path / "out", genes_per_file=10)
+    summary = prepare(source, tmp_path / "out", CONTEXT, genes_per_file=10)
     out = read(tmp_path / "out")
     narrowed = {"short", "wide_count", "real_count", "null_count"}
     assert summary.n_narrowed == len(narrowed)
@@ -74,7 +74,7 @@ def test_prepare__keeps_every_row_column_and_value(tmp_path: Path) -> None:
 
 def test_prepare__files_hold_whole_genes_and_the_gain_is_told(tmp_path: Path) -> None:
     source = open_dataset(str(write(tmp_path / "in", table().take(pa.array(np.arange(900)[::-1])), row_group_rows=50)))
-    summary = prepare(source, tmp_path / "out", genes_per_file=7)
+    summary = prepare(source, tmp_path / "out", CONTEXT, genes_per_file=7)
     files = sorted((tmp_path / "out" / "master").iterdir())
     genes = [set(pq.read_table(file, columns=["gene_id"])["gene_id"].to_pylist()) for file in files]
     assert summary.n_files == len(files) == -(-len(set.union(*genes)) // 7)
@@ -96,7 +96,7 @@ def test_prepare__does_not_depend_on_how_rows_lay(tmp_path: Path) -> None:
     mixed = rows.take(pa.array(np.random.default_rng(0).permutation(len(rows))))
     written = []
     for name, given, options in (("a", rows, {}), ("b", mixed, {"files": 5, "row_group_rows": 37})):
-        prepare(open_dataset(str(write(tmp_path / name, given, **options))), tmp_path / f"{name}_out")
+        prepare(open_dataset(str(write(tmp_path / name, given, **options))), tmp_path / f"{name}_out", CONTEXT)
         written.append([file.read_bytes() for file in sorted((tmp_path / f"{name}_out" / "master").iterdir())])
     assert written[0] == written[1]
 
@@ -111,7 +111,7 @@ def test_prepare__names_of_folders_become_columns(tmp_path: Path) -> None:
     write(tmp_path / "in" / "chrom=1%202", rows.slice(0, half))
     write(tmp_path / "in" / "chrom=X", rows.slice(half))
     source = open_dataset(str(tmp_path / "in"), fold_by="chrom")
-    prepare(source, tmp_path / "out")
+    prepare(source, tmp_path / "out", CONTEXT)
     out = read(tmp_path / "out")
     assert set(out["chrom"].to_pylist()) == {"1 2", "X"}
     assert out["chrom"].to_pylist().count("1 2") == half
@@ -119,7 +119,7 @@ def test_prepare__names_of_folders_become_columns(tmp_path: Path) -> None:
 
 
 def test_prepare__a_changed_byte_is_noticed_afterwards(tmp_path: Path) -> None:
-    prepare(open_dataset(str(write(tmp_path / "in", table()))), tmp_path / "out")
+    prepare(open_dataset(str(write(tmp_path / "in", table()))), tmp_path / "out", CONTEXT)
     (file,) = (tmp_path / "out" / "master").iterdir()
     verify_pages([file], ["real"])
     column = pq.read_metadata(file).row_group(0).column(table().column_names.index("real"))
@@ -141,7 +141,7 @@ def mixed(folder: Path, target: Path, kind: pa.DataType) -> Path:
 def test_prepare__gives_the_same_segments(small_dataset: Path, tmp_path: Path) -> None:
     """So all that is trained is the same: what a run reads of the prepared dataset equals what it reads of the other."""
     source = mixed(small_dataset, tmp_path / "in", pa.int64())
-    prepare(open_dataset(str(source)), tmp_path / "out")
+    prepare(open_dataset(str(source)), tmp_path / "out", CONTEXT)
     hashes = [segment_hashes(partitioned(tmp_path / name, tmp_path / f"run_{name}")) for name in ("in", "out")]
     assert hashes[0] == hashes[1]
 
@@ -149,7 +149,7 @@ def test_prepare__gives_the_same_segments(small_dataset: Path, tmp_path: Path) -
 def test_prepare__trains_the_same_boosters_where_real_numbers_became_bytes(small_dataset: Path, tmp_path: Path) -> None:
     source = mixed(small_dataset, tmp_path / "in", pa.float64())
     counts = [name for name in open_dataset(str(source)).features if "mer_" in name]
-    assert prepare(open_dataset(str(source)), tmp_path / "out").n_narrowed == len(counts) > 5
+    assert prepare(open_dataset(str(source)), tmp_path / "out", CONTEXT).n_narrowed == len(counts) > 5
     raw = []
     for name in ("in", "out"):
         run = trained(tmp_path / name, tmp_path / f"run_{name}", "--strategy", "single", "--n-estimators", "5")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from runs import call, partitioned, run_here, trained
+from runs import CONTEXT, call, partitioned, run_here, trained
 from test_segments import segment_hashes, table, write
 
 from mi_duck.data.clustering import group_batches
@@ -116,8 +116,8 @@ def test_parquet_files__a_url_names_what_a_path_would(tmp_path: Path) -> None:
 def test_prepare__reads_a_store(tmp_path: Path) -> None:
     """Row groups of several columns are fetched together, and the rows are the same."""
     source = write(tmp_path / "in", table(), files=2, row_group_rows=100)
-    prepare(open_dataset(upload(source, "prepared")), tmp_path / "a")
-    prepare(open_dataset(str(source)), tmp_path / "b")
+    prepare(open_dataset(upload(source, "prepared")), tmp_path / "a", CONTEXT)
+    prepare(open_dataset(str(source)), tmp_path / "b", CONTEXT)
     files = [sorted((tmp_path / name / "master").iterdir()) for name in "ab"]
     assert [file.read_bytes() for file in files[0]] == [file.read_bytes() for file in files[1]]
 

@@ -170,9 +170,8 @@ def _soak(scene: Scene, number: int, file: Path) -> int:
     """Run in this process, its children as forks, through the function that the command calls."""
     import mi_duck.processes
     from mi_duck.data.dataset import open_dataset
-    from mi_duck.plan.make_plan import PlanOptions
-    from mi_duck.run.plan import Settings
-    from mi_duck.workflow.pipeline import Diagnostics, run
+    from mi_duck.settings import Asked, Diagnostics
+    from mi_duck.workflow.pipeline import run
 
     os.environ["TMPDIR"] = str(scene.folder / "tmp")
     (scene.folder / "tmp").mkdir(exist_ok=True)
@@ -183,16 +182,18 @@ def _soak(scene: Scene, number: int, file: Path) -> int:
         run(
             open_dataset(str(scene.data)),
             out,
-            options=PlanOptions(
-                strategy="multi", genes_per_instance=12, memory_per_gene_mb=1.0, max_memory_per_instance_gb=0.5
+            Asked(
+                strategy="multi",
+                genes_per_instance=12,
+                memory_per_gene_mb=1.0,
+                max_memory_per_instance_gb=0.5,
+                n_folds=2,
+                n_estimators=6,
             ),
-            settings=Settings(42, 2, 6, 30, 6, 0.1, 256, calibrate=True),
-            threads=1,
+            mi_duck.processes.Context(1, lambda stage, done, total: None, lambda words: None),
             diagnostics=Diagnostics(
-                is_minimal=True, monitor_overfitting=False, calibration_analysis=False, with_shap=False
+                minimal_diagnostics=True, monitor_overfitting=False, calibration_analysis=False, skip_shap=True
             ),
-            report=lambda stage, done, total: None,
-            say=lambda words: None,
         )
         if scene.compare(out).kind != "survived":
             return 3

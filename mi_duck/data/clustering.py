@@ -24,7 +24,7 @@ SAMPLE = 100  # genes of a development run, for which the gain is told
 
 
 def index_rows(
-    *,
+    report: Report,
     files: Sequence[str],
     gene_column: str,
     label_column: str,
@@ -34,7 +34,6 @@ def index_rows(
     features: Sequence[str],
     scratch: str,
     threads: int,
-    report: Report,
 ) -> dict[str, Any]:
     """Find the place of every row: ``places.bin`` (int64, by file and row) and ``genes.bin`` (first place of each gene).
 

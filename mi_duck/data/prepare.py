@@ -23,12 +23,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mi_duck.atomic_files import free_bytes, published_folder, storage_errors, write_json
-from mi_duck.data.clustering import ROW_GROUP_ROWS, group_batches, open_rows, sample_read
+from mi_duck.data.clustering import ROW_GROUP_ROWS, group_batches, index_rows, open_rows, sample_read
 from mi_duck.data.dataset import Dataset
 from mi_duck.data.ordering import in_order
 from mi_duck.data.parquet import DataFile, data_file, folder_values, schema_of, stamp
 from mi_duck.errors import DataError, StorageError
-from mi_duck.processes import Report, run_child
+from mi_duck.processes import Context, Report, in_child
 
 GROUP_BYTES = 64 << 20  # of a row group at most, where rows are very wide
 NO_FOLDER = "__HIVE_DEFAULT_PARTITION__"  # how Hive names the folder of missing values
@@ -70,9 +70,7 @@ class PrepareSummary:
     sample_read_after: float
 
 
-def prepare(
-    dataset: Dataset, out: Path, *, genes_per_file: int = 500, threads: int = 1, report: Report | None = None
-) -> PrepareSummary:
+def prepare(dataset: Dataset, out: Path, context: Context, *, genes_per_file: int = 500) -> PrepareSummary:
     """Write a dataset anew, clustered by gene.
 
     Parameters
@@ -84,10 +82,8 @@ def prepare(
         or not at all.
     genes_per_file
         Genes a Parquet file.
-    threads
-        Threads of SQL; reading and sorting take one, compressing another.
-    report
-        Told (stage, rows done, rows of all).
+    context
+        Its threads run the SQL; reading and sorting take one, compressing another.
 
     Returns
     -------
@@ -107,37 +103,28 @@ def prepare(
     Rows are in the order of gene names, positions, and, where both are equal, of the files. Row groups have 8,192 rows,
     fewer where a row takes more than 8 KiB; each file has the rows of whole genes. Null stays null and NaN stays NaN.
     """
-    told: Report = report or (lambda stage, done, total: None)
-    arguments = {"files": [str(file) for file in dataset.files], "gene_column": dataset.gene_column}
+    files = [str(file) for file in dataset.files]
     with published_folder(out) as folder:
         scratch = folder / ".scratch"
         scratch.mkdir()
-        index = run_child(
-            "mi_duck.data.clustering:index_rows",
-            arguments
-            | {
-                "scratch": str(scratch),
-                "label_column": dataset.label_column,
-                "labels": list(dataset.labels),
-                "fold_column": dataset.fold_column,
-                "position_column": dataset.position_column,
-                "features": list(dataset.features),
-                "threads": threads,
-            },
-            threads=threads,
-            report=told,
+        index = in_child(index_rows, context)(
+            files=files,
+            gene_column=dataset.gene_column,
+            label_column=dataset.label_column,
+            labels=list(dataset.labels),
+            fold_column=dataset.fold_column,
+            position_column=dataset.position_column,
+            features=list(dataset.features),
+            scratch=str(scratch),
+            threads=context.threads,
         ).value
-        written = run_child(
-            "mi_duck.data.prepare:rewrite",
-            arguments
-            | {
-                "folder": str(folder),
-                "position_column": dataset.position_column,
-                "narrow": index["narrow"],
-                "genes_per_file": genes_per_file,
-            },
-            threads=threads,
-            report=told,
+        written = in_child(rewrite, context)(
+            files=files,
+            folder=str(folder),
+            gene_column=dataset.gene_column,
+            position_column=dataset.position_column,
+            narrow=index["narrow"],
+            genes_per_file=genes_per_file,
         ).value
         dataset.check_unchanged()
         shutil.rmtree(scratch)
@@ -165,14 +152,13 @@ def prepare(
 
 
 def rewrite(
-    *,
+    report: Report,
     files: Sequence[str],
     folder: str,
     gene_column: str,
     position_column: str | None,
     narrow: Sequence[str],
     genes_per_file: int,
-    report: Report,
 ) -> dict[str, Any]:
     """Write the rows of all files in the order of their places; returns fields of `PrepareSummary`."""
     target = Path(folder)

@@ -164,7 +164,7 @@ def scripts(
                 *([f"#SBATCH {' '.join(sbatch_word(word) for word in sbatch_options)}"] if sbatch_options else []),
                 "",
                 f'export PYTHONPATH={shlex.quote(str(PACKAGES))}"${{PYTHONPATH:+:$PYTHONPATH}}"',
-                "# exec: this shell becomes the command, so that the signal before the limit reaches it: it saves what it has and ends",
+                "# exec: the shell becomes the command, which the signal before the limit reaches: it saves what it has and ends",
                 f"exec {shlex.quote(sys.executable)} -P -m mi_duck {words[name]} --threads {sizes[name].cores}",
                 "",
             ]

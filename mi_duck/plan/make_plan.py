@@ -366,6 +366,7 @@ def lay_out(indexed: Indexed, folder: RunFolder, asked: Asked, budget: Budget, c
 def small_run_of(
     indexed: Indexed, settings: Settings, folder: RunFolder, asked: Asked, sizes: list[int], context: Context
 ) -> SmallRun:
+    """Write the rows of the genes of lowest rank into a small run folder; see `mi_duck.plan.probes.open_small_run`."""
     model = formula_of(indexed, asked, threads=context.threads)
     return open_small_run(folder, asked, indexed.data, settings, indexed.genes, sizes, context, model=model)
 

@@ -171,7 +171,8 @@ def _memory(run: RunRecords) -> list[str]:
     largest = max((one["measured_peak_bytes"] for one in measured), default=0)
     if largest > run.plan.cut.budget.budget_bytes:
         found.append(
-            f"The largest peak, {gibibytes(largest)} GiB, was above the budget of {gibibytes(run.plan.cut.budget.budget_bytes)} GiB."
+            f"The largest peak, {gibibytes(largest)} GiB, was above the budget of "
+            f"{gibibytes(run.plan.cut.budget.budget_bytes)} GiB."
         )
     return found
 
