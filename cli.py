@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,6 +26,7 @@ from mi_duck.console import (
     table_of,
     unique,
 )
+from mi_duck.executors.elsewhere import is_elsewhere, train_elsewhere, useless_option
 from mi_duck.options import (
     DatasetArgument,
     JsonOption,
@@ -52,12 +53,7 @@ app = typer.Typer(
     help="Train, check and use gene-aware ensembles of XGBoost models on feature tables larger than memory.",
 )
 
-ColumnsOnly = Annotated[
-    Columns,
-    Only(
-        *("gene_column", "label_column", "classes", "fold_by"), *("exclude", "exclude_features", "base_score_columns")
-    ),
-]
+ColumnsOnly = Annotated[Columns, Only(*(one.name for one in fields(Columns) if one.name != "full_hash"))]
 Threads = Annotated[Executing, Only("threads")]
 Seed = Annotated[Asked, Only("seed")]
 
@@ -99,46 +95,22 @@ def _required(value: Any, what: str) -> Any:
 
 def _dataset(source: Source, columns: Columns, *, holdout_genes: str | None = None) -> Any:
     """Open the dataset that the options of a command name."""
-    from mi_duck.data.dataset import open_dataset
+    from mi_duck.data.dataset import open_columns
 
     if source.dataset is not None and source.dataset_option is not None:
         raise typer.BadParameter("name the dataset once: DATASET or --dataset")
-    scores = columns.base_score_columns
-    return open_dataset(
-        _required(source.dataset or source.dataset_option, "DATASET"),
-        gene_column=columns.gene_column,
-        label_column=columns.label_column,
-        classes=[name.strip() for name in columns.classes.split(",")],
-        fold_by=columns.fold_by,
-        exclude=columns.exclude,
-        exclude_features=columns.exclude_features,
-        base_score_columns=[name.strip() for name in scores.split(",")] if scores else None,
-        holdout_genes=holdout_genes,
-        full_hash=columns.full_hash,
-    )
+    location = _required(source.dataset or source.dataset_option, "DATASET")
+    return open_columns(location, columns, holdout_genes=holdout_genes)
+
+
+def _check_executing(executing: Executing) -> None:
+    if words := useless_option(executing):
+        raise typer.BadParameter(words)
 
 
 def _check_genes(asked: Asked) -> None:
     if asked.train_all_genes and asked.sample_genes is not None:
         raise typer.BadParameter("--train-all-genes and --sample-genes exclude each other; give one")
-
-
-def _announce(dataset: Any) -> None:
-    """Print what is a feature and what is not, and why."""
-    by_reason: dict[str, list[str]] = {}
-    for name, reason in dataset.excluded:
-        by_reason.setdefault(reason, []).append(name)
-    logger.info(
-        "%s: %s files, %s rows, %s features",
-        dataset.location,
-        f"{len(dataset.files):,}",
-        f"{dataset.n_rows:,}",
-        f"{len(dataset.features):,}",
-    )
-    for reason, names in by_reason.items():
-        logger.info("    not a feature (%s): %s", reason, ", ".join(names))
-    if not dataset.base_scores:
-        logger.info("    no base scores for every class: the comparison with a base model is left out")
 
 
 # ---- commands ---------------------------------------------------------------------------------------------------------
@@ -184,25 +156,9 @@ def build(
 
     with reporting() as report:
         summary = build_dataset(fasta, annotation, out, **asdict(building), seed=asked.seed, report=report)
-    _warn_about_build(summary)
+    for words in summary.warnings:
+        logger.warning("warning: %s", words)
     print_facts(asdict(summary), as_json)
-
-
-def _warn_about_build(summary: Any) -> None:
-    if summary.gt_ag_fraction < 0.9:
-        logger.warning(
-            "warning: only %.1f %% of introns begin GT and end AG; do FASTA and annotation belong together?",
-            100 * summary.gt_ag_fraction,
-        )
-    for name, words in {
-        "n_contigs_without_sequence": "contigs of the annotation are not in the FASTA",
-        "n_rows_without_scores": "rows have no base score in the file; their score features are null",
-        "n_exons_without_strand": "exon lines without a strand were ignored",
-        "n_exons_without_gene": "exon lines without a gene were ignored",
-        "n_ambiguous_sites": "positions are donor and acceptor at once and were left out",
-    }.items():
-        if getattr(summary, name):
-            logger.warning("warning: %s %s", f"{getattr(summary, name):,}", words)
 
 
 @command()
@@ -214,16 +170,7 @@ def synth(out: NewFolder, *, size: Synthesising, asked: Seed, as_json: JsonOptio
     from mi_duck.genome.synthetic import synthesise
 
     with reporting() as report:
-        summary = synthesise(
-            out,
-            n_genes=size.genes,
-            rows_per_gene=size.rows_per_gene,
-            n_features=size.features,
-            missing_fraction=size.missing_fraction,
-            shuffle_rows=size.shuffle_rows,
-            seed=asked.seed,
-            report=report,
-        )
+        summary = synthesise(out, **asdict(size), seed=asked.seed, report=report)
     print_facts(asdict(summary), as_json)
 
 
@@ -337,18 +284,19 @@ def plan(
 
     Example: mi-duck plan dataset --out run --max-memory-per-instance-gb 4
     """
-    from mi_duck.data.dataset import check_apart
+    from mi_duck.data.dataset import announcement, check_apart
     from mi_duck.plan.make_plan import make_plan
     from mi_duck.run.locks import run_lock
 
     folder = _required(out, "--out RUN")
     _check_genes(asked)
-    is_elsewhere = _is_elsewhere(executing)
+    _check_executing(executing)
     opened = _dataset(source, columns, holdout_genes=asked.holdout_genes)
     check_apart(opened, folder)
-    _announce(opened)
+    for line in announcement(opened):
+        logger.info("%s", line)
     with run_lock(folder), _context(executing) as context:
-        made = make_plan(opened, folder, asked, context, is_elsewhere=is_elsewhere)
+        made = make_plan(opened, folder, asked, context, is_elsewhere=is_elsewhere(executing))
     if as_json:
         print(made.to_json())
     else:
@@ -373,13 +321,15 @@ def run(
 
     Example: mi-duck run dataset --out run --train-all-genes
     """
+    from mi_duck.data.dataset import announcement
     from mi_duck.workflow import pipeline
 
     folder = _required(out, "--out RUN")
     _check_genes(asked)
-    is_elsewhere = _is_elsewhere(executing)
+    _check_executing(executing)
     opened = _dataset(source, columns, holdout_genes=asked.holdout_genes)
-    _announce(opened)
+    for line in announcement(opened):
+        logger.info("%s", line)
     with _context(executing) as context:
         if executing.executor == "local":
             pipeline.run(
@@ -393,9 +343,16 @@ def run(
             )
         else:
             pipeline.plan_run(
-                opened, folder, asked, context, resuming=resuming, diagnostics=diagnostics, is_elsewhere=is_elsewhere
+                opened,
+                folder,
+                asked,
+                context,
+                resuming=resuming,
+                diagnostics=diagnostics,
+                is_elsewhere=is_elsewhere(executing),
             )
-            if _train_elsewhere(folder, executing, context, diagnostics, as_json):
+            if jobs := train_elsewhere(folder, executing, context, diagnostics):
+                print_facts(jobs, as_json)
                 return
             pipeline.finish_run(folder, diagnostics, context)
     _print_scores(folder, as_json)
@@ -427,7 +384,7 @@ def train(
     from mi_duck.executors.array_index import array_index
     from mi_duck.workflow.pipeline import check_trained, partition_run, train_run
 
-    _is_elsewhere(executing)
+    _check_executing(executing)
     is_many = executing.workers is not None or executing.executor != "local"
     if instance is not None and (partition_only or is_many):
         raise typer.BadParameter("--instance trains one; leave --workers, --executor and --partition-only out")
@@ -441,7 +398,9 @@ def train(
         if partition_only:
             partition_run(run, context)
         elif executing.executor != "local":
-            if not _train_elsewhere(run, executing, context):
+            if jobs := train_elsewhere(run, executing, context):
+                print_facts(jobs)
+            else:
                 check_trained(run)
         else:
             if found is not None:
@@ -450,66 +409,21 @@ def train(
             train_run(run, context, instance_id=instance, workers=executing.workers or 1)
 
 
-def _is_elsewhere(executing: Executing) -> bool:
-    """Return whether instances are trained on other machines; refuse options that would do nothing."""
-    for name, executor in {"slurm_options": "slurm", "dask_scheduler": "dask"}.items():
-        if getattr(executing, name) is not None and executing.executor != executor:
-            raise typer.BadParameter(f"--{name.replace('_', '-')} needs --executor {executor}")
-    return executing.executor == "slurm" or executing.dask_scheduler is not None
-
-
-def _train_elsewhere(
-    folder: Path,
-    executing: Executing,
-    context: Context,
-    diagnostics: Diagnostics | None = None,
-    as_json: bool = False,
-) -> bool:
-    """Have instances trained; return whether jobs do the rest later."""
-    if executing.executor == "dask":
-        from mi_duck.executors.dask_workers import train_with_dask
-
-        scheduler = executing.dask_scheduler
-        threads = context.threads if scheduler is None else executing.threads
-        train_with_dask(folder, context, scheduler=scheduler, threads=threads, at_once=executing.workers)
-        return False
-    from mi_duck.executors.slurm import MOST_CORES, submit
-
-    jobs = submit(
-        folder,
-        sbatch_options=executing.slurm_options,
-        threads=executing.threads or min(context.threads, MOST_CORES),
-        at_once=executing.workers,
-        diagnostics=diagnostics,
-        say=logger.info,
-    )
-    if jobs:
-        print_facts(jobs, as_json)
-    return bool(jobs)
-
-
 @command()
 def status(run: RunArgument, as_json: JsonOption = False) -> None:
     """Show which instances of a run are done, running, lost or still to do.
 
     Example: mi-duck status run
     """
-    from mi_duck.console import duration
-    from mi_duck.workflow.status import run_status
+    from mi_duck.workflow.status import run_status, status_lines
 
     facts = run_status(run)
     if as_json:
         print_json(facts)
         return
-    rows = facts["instances"]
-    print_table(table_of(rows))
-    output.print(
-        f"{facts['n_done']} of {len(rows)} instances done, {facts['n_running']} running, {facts['n_lost']} lost; "
-        f"at most {duration(facts['seconds_left'])} of training left; consolidated: {facts['is_consolidated']}; "
-        f"finished: {facts['is_finished']}"
-    )
-    for name, cause in facts["causes_of_loss"].items():
-        output.print(f"{name} was lost: {cause}", markup=False)
+    print_table(table_of(facts["instances"]))
+    for line in status_lines(facts):
+        output.print(line, markup=False)
 
 
 @command(verbose=True)
@@ -756,20 +670,14 @@ def sql(
 
 
 def _print_plan(made: Any) -> None:
-    from mi_duck.workflow.views import alternatives_table, instances_table
+    from mi_duck.workflow.views import alternatives_table, infeasible_lines, instances_table, plan_line
 
-    cut, n_genes = made.cut, made.data.n_genes
     print_table(instances_table(made))
-    slots = sum(one.n_genes for one in cut.instances)
-    output.print(
-        f"{cut.strategy_used}: {len(cut.instances)} instances, neighbours share {cut.overlap_genes:,} genes, "
-        f"redundancy {slots / n_genes:.3f}, coverage {n_genes:,}/{n_genes:,}"
-    )
+    output.print(plan_line(made))
     output.print("Ways to train these genes, the time if no fit stops early:", markup=False)
     print_table(alternatives_table(made))
-    for one in cut.alternatives:
-        if not one["is_feasible"]:
-            logger.info("    %s, %s: %s", one["strategy"], one["layout"], one["reason"])
+    for line in infeasible_lines(made):
+        logger.info("%s", line)
 
 
 def _print_scores(folder: Path, as_json: bool = False) -> None:

@@ -2,9 +2,9 @@
 
 Usage: python benchmarks/bench_shap.py [GENES | toy] [DATASET MODEL]
 
-Trains three boosters on a synthetic set (by default 60 genes with the columns of a real one, 250 rounds), lets them stand
-for the 21 boosters of seven instances, and explains 1,000 rows: by XGBoost's own ``pred_contribs`` on some of them, and
-by `mi_duck.explain`. With a dataset and a model of it, ranks their features too.
+Trains three boosters on a synthetic set (by default 60 genes with the columns of a real one, 250 rounds), uses them as
+the 21 boosters of seven instances, and explains 1,000 rows. Peaks are of the process so far.
+With a dataset and a model of it, ranks their features too.
 """
 
 import json
@@ -19,10 +19,10 @@ from harness import costs, print_machine, workplace
 
 from mi_duck.data.dataset import CLASSES, open_dataset
 from mi_duck.ensemble.shap import explain
-from mi_duck.ensemble.tree_shap import contributions, read_trees
 from mi_duck.explain.analysis import run_comprehensive_ensemble_shap_analysis
 from mi_duck.explain.rows import sample_rows
 from mi_duck.genome.synthetic import synthesise
+from mi_duck.processes import peak_bytes
 from mi_duck.run.encoding import Encoding
 from mi_duck.run.feature_names import kmer_families
 
@@ -31,11 +31,11 @@ INSTANCES = 7
 
 
 def quiet(*_: object) -> None:
-    """Take messages and progress."""
+    """Ignore messages and progress."""
 
 
 def main(n_genes: int, rounds: int, n_features: int) -> None:
-    """Print rows x trees a second, the largest gaps, seconds and memory, and where planted features rank."""
+    """Print rows x trees per second, the largest gap, seconds and memory, and the ranks of planted features."""
     print_machine()
     with workplace() as folder:
         synthesise(folder / "data", n_genes=n_genes, n_features=n_features)
@@ -51,8 +51,11 @@ def main(n_genes: int, rounds: int, n_features: int) -> None:
             matrix.set_label((everything.label == index).astype(np.float32))
             boosters.append(xgb.train(settings, matrix, rounds))
         n_leaves = sum(text.count("leaf=") for booster in boosters for text in booster.get_dump()) / (3 * rounds)
-        print(f"3 boosters of {rounds} rounds on {dataset.n_rows:,} rows, {n_leaves:.1f} leaves a tree")
-    compare(boosters[1], rows.matrix, rounds)
+        peak = peak_bytes() / 2**20
+        print(
+            f"3 boosters of {rounds} rounds on {dataset.n_rows:,} rows, {n_leaves:.1f} leaves per tree, {peak:.0f} MiB"
+        )
+    del everything, matrix
     families, _ = kmer_families(dataset.features)
     found, cost = costs(
         lambda: explain(
@@ -68,33 +71,20 @@ def main(n_genes: int, rounds: int, n_features: int) -> None:
     )
     print(
         f"{3 * INSTANCES} boosters, {found.n_rows:,} rows, {len(families):,} k-mer families: {cost.wall:.1f} s wall, "
-        f"{cost.cpu:.1f} s CPU, {found.n_row_trees / cost.wall:,.0f} rows x trees/s, peak {cost.peak:.0f} MiB, "
+        f"{cost.cpu:.1f} s CPU, {found.n_row_trees / cost.cpu:,.0f} rows x trees per CPU second, peak {cost.peak:.0f} MiB, "
         f"largest gap to the margin {found.largest_gap:.1e}"
     )
     for index, name in enumerate(CLASSES):
-        ranked = [dataset.features[place] for place in np.argsort(-found.by_class[index].value, kind="stable")]
+        order = np.argsort(-found.by_class[index].value, kind="stable")
+        ranked = [dataset.features[feature] for feature in order]
         print(f"{name}: {', '.join(ranked[:10])}")
         for kind, planted in (("planted", truth["informative"].get(name, [])), ("useless", truth["useless"])):
-            places = sorted(ranked.index(one) + 1 for one in planted)
-            print(f"    ranks of {kind} features of {len(ranked)}: {', '.join(map(str, places)) or '-'}")
-
-
-def compare(booster: xgb.Booster, matrix: np.ndarray, rounds: int) -> None:
-    """Print rows x trees per CPU second of XGBoost's own values and of ours, one thread each, and how far they differ."""
-    booster.set_param({"nthread": 1})
-    few = matrix[:200]
-    theirs, cost = costs(lambda: booster.predict(xgb.DMatrix(few, nthread=1), pred_contribs=True))
-    print(f"pred_contribs: {len(few) * rounds / cost.cpu:,.0f} rows x trees per CPU second")
-    explained, cost = costs(lambda: read_trees(booster))
-    print(f"laying out {rounds} trees: {cost.cpu:.2f} s CPU")
-    (values, gap), cost = costs(lambda: contributions(explained, matrix))
-    apart = np.abs(values[:, : len(few)].T - theirs[:, :-1]).max()
-    print(f"tabulated:     {len(matrix) * rounds / cost.cpu:,.0f} rows x trees per CPU second")
-    print(f"largest difference {apart:.1e}, largest gap to the margin {gap:.1e}")
+            ranks = sorted(ranked.index(one) + 1 for one in planted)
+            print(f"    ranks of {kind} features of {len(ranked)}: {', '.join(map(str, ranks)) or '-'}")
 
 
 def rank(dataset: str, model: str) -> None:
-    """Print what a model of real data looks at, and the cost of the whole analysis."""
+    """Print the most important features of a model of real data, and the cost of the whole analysis."""
     with workplace() as folder:
         facts, cost = costs(
             lambda: run_comprehensive_ensemble_shap_analysis(dataset, model, folder / "shap", threads=THREADS)

@@ -25,7 +25,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mi_duck.errors import MiDuckError
 from mi_duck.processes import Report
 
-MIB = 1 << 20
 SECONDS_BETWEEN_LINES = 15.0
 # Ctrl-C; asked to end; the terminal closed; what Slurm warns with before a time limit
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
@@ -260,16 +259,3 @@ def plain(value: Any) -> Any:
 def unique(names: Sequence[str]) -> list[str]:
     """Return names of which none is lost as a key: the second ``a`` becomes ``a_2``."""
     return [name if name not in names[:at] else f"{name}_{names[:at].count(name) + 1}" for at, name in enumerate(names)]
-
-
-def duration(seconds: float) -> str:
-    """Return a time as people say it.
-
-    Examples
-    --------
-    >>> duration(59), duration(600), duration(9000)
-    ('59 s', '10 min', '2.5 h')
-    """
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -302,8 +302,8 @@ class Building:
 class Synthesising:
     """How large a synthetic dataset is."""
 
-    genes: int = option(1500, "Genes.", DATA, least=1)
+    n_genes: int = option(1500, "Genes.", DATA, least=1, flag="--genes")
     rows_per_gene: float = option(391.0, "Mean rows per gene.", DATA, least=10.0)
-    features: int = option(1167, "Features.", DATA, least=20)
+    n_features: int = option(1167, "Features.", DATA, least=20, flag="--features")
     missing_fraction: float = option(0.0, "Share of nulls in a few columns.", DATA, least=0.0, most=0.9)
     shuffle_rows: bool = option(False, "Spread the rows of a gene over files and row groups.", DATA)

@@ -6,7 +6,7 @@
 -- columns: gene_id    varchar  the gene
 --          fold_group varchar  the unit of independence: a cluster of overlapping genes, or the gene itself
 --          label      integer  class
---          position   bigint   place in the gene, null where the data have none
+--          position   bigint   position of the row, null where the data have none
 --          file       varchar  path of the file
 --          row_number bigint   row in the file, from 0
 with cells as (
@@ -19,7 +19,7 @@ with cells as (
     from label_counts
     group by gene_id, label_text
 ),
-places as (
+listed as (
     select
         gene_id,
         label_text,
@@ -27,25 +27,25 @@ places as (
         label,
         sum(n_rows) over (
             order by label, md5(concat_ws(':', $seed, 'shap', fold_group)), fold_group, gene_id
-        )::bigint - n_rows as first_place,
-        sum(n_rows) over ()::bigint as n_places
+        )::bigint - n_rows as first_index,
+        sum(n_rows) over ()::bigint as n_listed
     from cells
 ),
 picks as (
     select
-        (2 * pick + 1) * total.n_places // (2 * $n_rows::bigint) as place
+        (2 * pick + 1) * total.n_listed // (2 * $n_rows::bigint) as list_index
     from (select unnest(range($n_rows::bigint)) as pick)
-    cross join (select max(n_places) as n_places from places) as total
+    cross join (select max(n_listed) as n_listed from listed) as total
 ),
 chosen as (
     select
-        places.gene_id,
-        places.label_text,
-        places.fold_group,
-        places.label,
-        picks.place - places.first_place as number
+        listed.gene_id,
+        listed.label_text,
+        listed.fold_group,
+        listed.label,
+        picks.list_index - listed.first_index as number
     from picks
-    asof join places on picks.place >= places.first_place
+    asof join listed on picks.list_index >= listed.first_index
 ),
 numbered as (
     select

@@ -158,7 +158,7 @@ def test_sampling__keeps_sites_hard_negatives_and_a_share_of_the_easy_ones(sampl
     use, label = sampled.keys["use"], sampled.keys["label"]
     negatives = np.sort(sampled.site_score[label == 0])
     # the threshold is the .9 quantile of the negatives: the value at place ceil(.9 n)
-    assert sampled.plan.easy_below == pytest.approx(negatives[int(np.ceil(0.9 * len(negatives))) - 1], rel=1e-6)
+    assert sampled.plan.data.easy_below == pytest.approx(negatives[int(np.ceil(0.9 * len(negatives))) - 1], rel=1e-6)
     assert (use[~sampled.is_easy] == USED).all()
     assert set(np.unique(use[sampled.is_easy])) == {LEFT_OUT, USED_FOR_MANY}
     # each kept one stands for 1 / share: the sum of weights is the number of easy negatives but for probability, here 5 %
@@ -177,13 +177,13 @@ def test_sampling__is_a_hash_of_gene_position_and_score(sampled: Sampled) -> Non
 
 
 def test_sampling__the_plan_counts_the_rows_that_are_trained_on(sampled: Sampled) -> None:
-    (instance,) = sampled.plan.instances
+    (instance,) = sampled.plan.cut.instances
     n_used = int((sampled.keys["use"] != LEFT_OUT).sum())
     assert instance.n_training_rows == n_used < 0.5 * instance.n_rows
     genes = pq.read_table(RunFolder(sampled.run).genes)
     counted = np.bincount(sampled.keys["gene_rank"][sampled.keys["use"] != LEFT_OUT], minlength=100)
     assert genes["n_training_rows"].to_pylist() == counted.tolist()
-    model = MemoryModel.from_dict(sampled.plan.memory)
+    model = sampled.plan.costs.model
     assert model.layout.scored_per_row == pytest.approx(instance.n_rows / n_used)
     assert instance.predicted_bytes == model.predict_bytes(n_used, 100)
 
@@ -214,9 +214,9 @@ def test_sampling__boosters_are_those_of_the_kept_rows_with_their_weights(sample
 def test_sampling__all_rows_are_scored_and_probabilities_stay_unbiased(sampled: Sampled) -> None:
     """Of some 280 sites of a kind: a sixteenth by chance alone. Without weights three times as many would be expected."""
     scored = pq.read_table(sampled.run / "multi_instance_training" / "instance_00" / "oof_predictions.parquet")
-    assert scored["row_id"].to_pylist() == list(range(sampled.plan.n_rows))
+    assert scored["row_id"].to_pylist() == list(range(sampled.plan.data.n_rows))
     is_used = sampled.keys["use"] != LEFT_OUT
-    for index, name in enumerate(sampled.plan.classes):
+    for index, name in enumerate(sampled.plan.data.classes):
         is_class = sampled.keys["label"] == index
         probability = 1 / (1 + np.exp(-scored[f"margin_{name}"].to_numpy().astype(np.float64)))
         assert probability.mean() == pytest.approx(is_class.mean(), rel=0.02 if index == 0 else 0.12)
@@ -235,7 +235,7 @@ def test_sampling__chooses_the_same_rows_whatever_the_files_look_like(sampled: S
 
 def test_sampling__a_share_of_one_is_no_sampling(dataset: Path, tmp_path: Path) -> None:
     found = Sampled.open(partitioned(dataset, tmp_path / "run", "--sample-negatives", "1"))
-    assert found.plan.easy_below is None
+    assert found.plan.data.easy_below is None
     assert set(found.keys["use"]) == {USED}
 
 
@@ -326,7 +326,7 @@ def test_screening__keeps_base_scores_and_the_planted_features(dataset: Path, gr
     assert plan.data.features == tuple(name for name in all_features(grouped) if name in set(plan.data.features))
     assert plan.data.record_bytes == len(plan.data.small_features) + 4 * len(plan.data.wide_features)
     assert set(plan.data.small_features) | set(plan.data.wide_features) == set(plan.data.features)
-    layout = MemoryModel.from_dict(plan.costs.model).layout
+    layout = plan.costs.model.layout
     assert (layout.n_features, layout.n_wide) == (len(plan.data.features), len(plan.data.wide_features))
     assert "trained on and not scored" in said
     # the instance trains on what is left

@@ -240,7 +240,7 @@ def test_names_of_the_seeds__are_accepted(small_dataset: Path, plain: Plan, tmp_
 
 def test_columns__gene_label_and_classes_may_have_other_names(small_dataset: Path, plain: Plan, tmp_path: Path) -> None:
     rows = pq.read_table(small_dataset / "master")
-    label = pa.array([plain.classes.index(text) for text in rows["splice_type"].to_pylist()])
+    label = pa.array([plain.data.classes.index(text) for text in rows["splice_type"].to_pylist()])
     rows = rows.drop_columns(["splice_type"]).append_column("y", label).rename_columns({"gene_id": "locus"})
     (tmp_path / "data").mkdir()
     pq.write_table(rows, tmp_path / "data" / "a.parquet")
@@ -248,16 +248,20 @@ def test_columns__gene_label_and_classes_may_have_other_names(small_dataset: Pat
     result = call("plan", tmp_path / "data", "--out", tmp_path / "run", *BASE, *flags)
     assert result.exit_code == 0, result.output
     made = RunFolder(tmp_path / "run").read_plan()
-    assert (made.gene_column, made.label_column, made.classes) == ("locus", "y", ("none", "five", "three"))
+    assert (made.data.gene_column, made.data.label_column, made.data.classes) == (
+        "locus",
+        "y",
+        ("none", "five", "three"),
+    )
     assert shape(made) == shape(plain)
 
 
 def test_exclude_features__names_columns_in_a_file(small_dataset: Path, plain: Plan, tmp_path: Path) -> None:
-    (tmp_path / "names.txt").write_text(f"# two\n{plain.features[0]}\n\n{plain.features[5]}\n")
+    (tmp_path / "names.txt").write_text(f"# two\n{plain.data.features[0]}\n\n{plain.data.features[5]}\n")
     result = call("plan", small_dataset, "--out", tmp_path / "run", *BASE, "--exclude-features", tmp_path / "names.txt")
     assert result.exit_code == 0
-    left = set(plain.features) - set(RunFolder(tmp_path / "run").read_plan().data.features)
-    assert left == {plain.features[0], plain.features[5]}
+    left = set(plain.data.features) - set(RunFolder(tmp_path / "run").read_plan().data.features)
+    assert left == {plain.data.features[0], plain.data.features[5]}
     assert "--exclude-features" in result.stderr  # the list is printed
 
 
@@ -414,7 +418,7 @@ def test_verbose__tells_of_sql_and_changes_no_plan(small_dataset: Path, plain: P
     result = call("plan", small_dataset, "--out", tmp_path / "run", *BASE, "--verbose")
     assert re.search(r"^sql/gene_index\.sql: 60 rows, \d+\.\d{3} s$", result.stderr, re.MULTILINE)
     assert re.search(r"^sql/checks/null_gene\.sql: 0 rows, ", result.stderr, re.MULTILINE)
-    assert RunFolder(tmp_path / "run").read_plan().data.genes_sha256 == plain.genes_sha256
+    assert RunFolder(tmp_path / "run").read_plan().data.genes_sha256 == plain.data.genes_sha256
     assert "sql/" not in call("plan", small_dataset, "--out", tmp_path / "other", *BASE).stderr
 
 

@@ -145,7 +145,7 @@ def test_config__may_name_dataset_and_run(small_dataset: Path, tmp_path: Path, m
     ("text", "words"),
     [
         ("n-estimators = 0", "'n-estimators':"),
-        ("[plan]\nstrategy = 'both'", "'plan.cut.strategy_used':"),
+        ("[plan]\nstrategy = 'both'", "'plan.strategy':"),
         ("instance-overlap = 0.51", "'instance-overlap':"),
         ("n-estimatrs = 7", "did you mean 'n-estimators'?"),
         ("no-calibrate-per-class = true", "did you mean 'calibrate-per-class'?"),

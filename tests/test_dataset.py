@@ -413,7 +413,7 @@ def test_open_dataset__excludes_what_is_no_number_and_says_why(tmp_path: Path) -
     reasons = dict(dataset.excluded)
     assert reasons["word"] == "string, not an integer, float or boolean"
     assert reasons["money"] == "decimal128(3, 2), not an integer, float or boolean"
-    assert reasons["score"] == "tells the label"
+    assert reasons["score"] == "leaks the label"
     assert reasons["chrom"] == "an id or a place"
     assert reasons["weight_a"] == "--exclude"
     assert reasons["unwanted"] == "--exclude-features"

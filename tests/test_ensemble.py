@@ -18,7 +18,7 @@ from runs import finished_run
 from mi_duck.archive import read_parts
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, consolidate, feature_matrices
 from mi_duck.ensemble.model_file import load_unified_model, save_model
-from mi_duck.ensemble.tree_shap import shap_values
+from mi_duck.ensemble.shap import shap_values
 from mi_duck.errors import CheckpointError, DataError
 from mi_duck.metrics.calibrate import Calibrator, calibrated
 from mi_duck.run.folder import RunFolder

@@ -195,7 +195,7 @@ def test_scripts__ask_for_what_the_plan_predicts(reference: Path) -> None:
 
 
 def test_scripts__list_what_is_left(reference: Path) -> None:
-    one = plan_of(reference).instances[0]
+    one = plan_of(reference).cut.instances[0]
     numbers = (7, 0, 1, 2, 5, 8, 11)
     assert array_of([replace(one, instance_id=number) for number in numbers]) == "0-2,5,7-8,11"
 
@@ -358,7 +358,7 @@ def test_slurm__gives_the_models_of_a_run_here(
     script.write_text(script.read_text().replace("--array=0-2", "--array=0-1"))  # as if the third were never started
     slurm.run(script, killed=1, doubled=1)
     assert slurm.codes == [0, 0]
-    assert [is_trained(RunFolder(run), plan_of(run), one) for one in plan_of(run).instances] == [True, True, False]
+    assert [is_trained(RunFolder(run), plan_of(run), one) for one in plan_of(run).cut.instances] == [True, True, False]
     assert_refused(invoke(*command_of(next(jobs)[1])), 69, "1 of 3 instances lost (instance_02)")
     assert json.loads((run / "consolidation_summary.json").read_bytes())["instances_lost"] == [2]
     assert [number for number, _ in jobs] == []

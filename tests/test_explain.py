@@ -2,19 +2,17 @@
 
 import itertools
 import math
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import xgboost as xgb
 
-from mi_duck.ensemble import shap as contributions_module
-from mi_duck.ensemble.shap import ClusteredMean, Contributions, Correlation, explain, rank_correlation
-from mi_duck.ensemble.tree_shap import Explained, contributions, read_trees, shap_values
+from mi_duck.ensemble import shap as shap_module
+from mi_duck.ensemble.shap import ClusteredMean, Contributions, Correlation, contributions, explain, shap_values
 from mi_duck.errors import DataError
 from mi_duck.run.encoding import SENTINEL, Encoding
-from mi_duck.run.feature_names import feature_groups, group_sums, kmer_families
+from mi_duck.run.feature_names import Group, feature_groups, kmer_families
 
 
 def table(n_rows: int = 400, n_features: int = 9, seed: int = 0) -> np.ndarray:
@@ -37,19 +35,11 @@ def fitted(matrix: np.ndarray, *, rounds: int = 12, seed: int = 0, **parameters:
 # ---- values -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("depth", [1, 3, 6, 8])
-def test_shap_values__equal_those_of_xgboost_with_missing_values(depth: int) -> None:
-    matrix = table()
-    booster = fitted(matrix, max_depth=depth, min_child_weight=0.1, base_score=0.3)
-    assert read_trees(booster).trees is not None
-    theirs = booster.predict(xgb.DMatrix(matrix), pred_contribs=True)
-    np.testing.assert_allclose(shap_values(booster, matrix), theirs[:, :-1], atol=1e-5)
-
-
-def test_shap_values__equal_those_of_the_shap_package() -> None:
+@pytest.mark.parametrize("depth", [1, 3, 6, 12])
+def test_shap_values__equal_those_of_the_shap_package_with_missing_values(depth: int) -> None:
     shap = pytest.importorskip("shap")
     matrix = table()
-    booster = fitted(matrix, rounds=30)
+    booster = fitted(matrix, max_depth=depth, min_child_weight=0.1, base_score=0.3)
     theirs = shap.TreeExplainer(booster).shap_values(matrix)
     np.testing.assert_allclose(shap_values(booster, matrix), theirs, atol=1e-5)
 
@@ -61,7 +51,6 @@ def test_shap_values__equal_the_definition_on_one_tree() -> None:
     label = (known[:, 0] > 1) ^ ((known[:, 1] > 0) & (known[:, 2] > -0.3))
     settings = {"objective": "binary:logistic", "max_depth": 4, "min_child_weight": 0, "nthread": 1}
     booster = xgb.train(settings, xgb.DMatrix(matrix, label), 1)
-    (tree,) = read_trees(booster).trees or ()
     lines = {one["ID"]: one for one in nodes_of(booster)}
 
     def value(node: str, row: np.ndarray, known: tuple[int, ...]) -> float:
@@ -89,7 +78,6 @@ def test_shap_values__equal_the_definition_on_one_tree() -> None:
                 for some in itertools.combinations(others, size)
             )
             assert values[feature] == pytest.approx(expected, abs=2e-4)  # the dump rounds covers
-    assert tree.is_used.sum(axis=1).max() == 3  # the features of a path, though it is four deep
 
 
 def nodes_of(booster: xgb.Booster) -> list[dict[str, Any]]:
@@ -105,18 +93,6 @@ def test_shap_values__of_a_stump_by_hand() -> None:
     np.testing.assert_allclose(shap_values(booster, matrix), [[-1, 0], [-1, 0], [-1, 0], [3, 0]], atol=1e-6)
 
 
-def test_shap_values__of_deep_trees_are_left_to_xgboost() -> None:
-    matrix = table(n_rows=3000, n_features=14)
-    label = np.random.default_rng(0).random(3000) < 0.5
-    settings = {"objective": "binary:logistic", "max_depth": 12, "min_child_weight": 0, "nthread": 1}
-    booster = xgb.train(settings, xgb.DMatrix(matrix, label), 3)
-    assert read_trees(booster).trees is None
-    values, gap = contributions(read_trees(booster), matrix[:50])
-    theirs = booster.predict(xgb.DMatrix(matrix[:50]), pred_contribs=True)
-    np.testing.assert_array_equal(values.T, theirs[:, :-1])
-    assert gap < 1e-5
-
-
 def test_shap_values__of_trees_without_splits_and_of_no_rows_are_zero() -> None:
     matrix = table(n_rows=20)
     booster = fitted(matrix, gamma=1e9)
@@ -124,24 +100,27 @@ def test_shap_values__of_trees_without_splits_and_of_no_rows_are_zero() -> None:
     assert shap_values(booster, matrix[:0]).shape == (0, 9)
 
 
-def test_contributions__that_do_not_fit_the_booster_are_an_error() -> None:
+class WrongInOneRow(xgb.Booster):
+    """A booster whose first SHAP value of the last row is wrong by a number."""
+
+    wrong = 0.0
+
+    def predict(self, data: xgb.DMatrix, *args: Any, **options: Any) -> np.ndarray:
+        """Return what XGBoost does, but for that value."""
+        found = super().predict(data, *args, **options)
+        if options.get("pred_contribs"):
+            found[-1, 0] += self.wrong
+        return found
+
+
+@pytest.mark.parametrize("wrong", [0.01, -1.0, math.nan])
+def test_contributions__that_miss_the_margin_in_one_row_are_an_error(wrong: float) -> None:
     matrix = table()
-    booster, other = fitted(matrix), fitted(matrix, seed=1)
-    wrong = replace(read_trees(booster), trees=read_trees(other).trees)
-    with pytest.raises(DataError, match="differ from those of XGBoost"):
-        contributions(wrong, matrix)
-
-
-def test_contributions__that_miss_the_margin_beyond_the_audited_rows_are_an_error() -> None:
-    """A cut is moved between the first rows, which XGBoost explains too, and the rest."""
-    matrix = np.array([[0.0]] * 6 + [[1.0]] * 3 + [[2.0]] * 3, dtype=np.float32)
-    booster = xgb.train({"max_depth": 1, "nthread": 1}, xgb.DMatrix(matrix, matrix[:, 0] > 1), 1)
-    explained = read_trees(booster)
-    (tree,) = explained.trees or ()
-    assert tree.cuts.tolist() == [[2.0]]
-    wrong = Explained(booster, 1, (replace(tree, cuts=np.array([[1.0]], dtype=np.float32)),))
+    booster = WrongInOneRow(model_file=fitted(matrix).save_raw())
+    assert contributions(booster, matrix)[1] < 1e-5
+    booster.wrong = wrong
     with pytest.raises(DataError, match="miss the margin by"):
-        contributions(wrong, matrix)
+        contributions(booster, matrix)
 
 
 # ---- means and errors -------------------------------------------------------------------------------------------------
@@ -200,14 +179,6 @@ def test_correlation__equals_that_of_numpy_without_missing_rows() -> None:
     assert np.isnan(values[2])
 
 
-def test_rank_correlation__equals_that_of_scipy_with_ties() -> None:
-    stats = pytest.importorskip("scipy.stats")
-    first, second = [1.0, 2, 2, 5, 0, 0, 0], [3.0, 1, 4, 4, 0, 1, 2]
-    expected = stats.spearmanr(first, second).statistic
-    assert rank_correlation(np.array(first), np.array(second)) == pytest.approx(expected)
-    assert np.isnan(rank_correlation(np.zeros(3), np.arange(3.0)))
-
-
 # ---- groups of features -----------------------------------------------------------------------------------------------
 
 
@@ -234,14 +205,13 @@ def test_kmer_families__of_very_many_kmers_are_left_out_with_a_note() -> None:
     assert "16,384 7-mers" in notes[0]
 
 
-def test_group_sums__equal_a_loop_over_groups() -> None:
-    features = [f"4mer_{''.join(letters)}" for letters in itertools.product("ACGT", repeat=4)]
-    groups = [*feature_groups(["4-mer"] * 255 + ["other"]), *kmer_families(features)[0]]
-    values = np.random.default_rng(0).normal(size=(256, 5))
-    assert [one.name for one in groups[:4]] == ["4-mer", "other", "all k-mers", "all others"]
-    expected = [values[list(group.members)].sum(axis=0) for group in groups]
-    np.testing.assert_allclose(group_sums(values, groups), expected, atol=1e-12)
-    assert group_sums(values, []).shape == (0, 5)
+def test_feature_groups__are_kinds_and_kmers_against_the_others() -> None:
+    groups = feature_groups(["4-mer", "other", "5-mer"])
+    assert [(one.name, one.members) for one in groups] == [
+        *(("4-mer", (0,)), ("5-mer", (2,)), ("other", (1,))),
+        *(("all k-mers", (0, 2)), ("all others", (1,))),
+    ]
+    assert [one.name for one in feature_groups(["4-mer"])] == ["4-mer", "all k-mers"]
 
 
 # ---- the ensemble -----------------------------------------------------------------------------------------------------
@@ -295,7 +265,7 @@ def test_explain__gives_the_same_in_batches_and_with_threads(
     whole = explained(boosters, clusters=clusters, groups=groups)
     assert whole.n_clusters == len(np.unique(clusters))
     threaded = explained(boosters, clusters=clusters, groups=groups, threads=4)
-    monkeypatch.setattr(contributions_module, "BATCH_BYTES", 1)  # 256 rows, the smallest batch
+    monkeypatch.setattr(shap_module, "BATCH_BYTES", 1)  # 256 rows, the smallest batch
     batched = explained(boosters, clusters=clusters, groups=groups)
     for name in ("overall", "groups_overall"):
         one = getattr(whole, name)
@@ -307,12 +277,16 @@ def test_explain__gives_the_same_in_batches_and_with_threads(
 
 
 def test_explain__a_group_moves_as_the_sum_of_its_members(boosters: list[list[xgb.Booster]]) -> None:
-    (group,) = [one for one in kmer_families(FEATURES)[0] if one.kind == "reverse complement"]
-    found, matrix = explained(boosters, groups=[group]), table(n_rows=700, seed=9)
-    sums = [[np.abs(shap_values(booster, matrix)[:, 2:4].sum(axis=1)).mean() for booster in row] for row in boosters]
-    expected = np.average(sums, axis=0, weights=(0.5, 0.3, 0.2))
-    assert [one.value[0] for one in found.groups_by_class] == pytest.approx(expected.tolist())
-    assert found.groups_overall.value[0] == pytest.approx(expected.mean())
+    """Groups of any size, that overlap, or of all features."""
+    groups = [*kmer_families(FEATURES)[0], Group("any", "all", tuple(range(9))), Group("any", "overlapping", (3, 8, 0))]
+    found, matrix = explained(boosters, groups=groups), table(n_rows=700, seed=9)
+    assert groups[0].members == (2, 3)
+    for number, group in enumerate(groups):
+        members = list(group.members)
+        sums = [[np.abs(shap_values(one, matrix)[:, members].sum(axis=1)).mean() for one in row] for row in boosters]
+        expected = np.average(sums, axis=0, weights=(0.5, 0.3, 0.2))
+        assert [one.value[number] for one in found.groups_by_class] == pytest.approx(expected.tolist())
+        assert found.groups_overall.value[number] == pytest.approx(expected.mean())
 
 
 @pytest.mark.parametrize("encoding", [Encoding(zero_is_missing=("a", "b")), Encoding(sentinel=SENTINEL)])

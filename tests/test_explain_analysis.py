@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,8 @@ from mi_duck.ensemble.shap import explain
 from mi_duck.errors import CheckpointError, DataError
 from mi_duck.explain.analysis import run_comprehensive_ensemble_shap_analysis
 from mi_duck.explain.figures import Bar, Motif, Swarm, agreement_figure, importance_figure, motif_figure, swarm_figure
-from mi_duck.explain.files import class_stems
 from mi_duck.explain.rows import sample_rows
+from mi_duck.explain.tables import agreement, class_stems
 from mi_duck.genome.synthetic import synthesise
 from mi_duck.run.encoding import Encoding
 from mi_duck.run.explanation import is_explained
@@ -95,7 +96,7 @@ def test_sample_rows__has_every_class_and_gene_in_its_share(small_dataset: Path)
     ):
         for value in np.unique(values):
             expected = 500 * (values == value).mean()
-            # a gene's rows lie in one piece of the list for each of three classes
+            # the rows of a gene and a class follow each other in the list, and there are three classes
             assert abs((found == value).sum() - expected) <= (1 if values.dtype.kind == "i" else 3)
     assert (np.diff(rows.cluster) >= 0).all()
 
@@ -108,9 +109,9 @@ def test_sample_rows__are_rows_of_the_dataset_in_any_files(small_dataset: Path, 
     np.testing.assert_array_equal(rows.label, shuffled.label)
     table = pq.read_table(small_dataset / "master")
     keys = list(zip(table["gene_id"].to_pylist(), table["position"].to_pylist(), strict=True))
-    places = [keys.index(key) for key in zip(rows.gene_id, rows.position, strict=True)]
+    indices = [keys.index(key) for key in zip(rows.gene_id, rows.position, strict=True)]
     features = open_dataset(str(small_dataset)).features
-    np.testing.assert_array_equal(rows.matrix, feature_matrix(table.take(places), features))
+    np.testing.assert_array_equal(rows.matrix, feature_matrix(table.take(indices), features))
 
 
 def test_sample_rows__follow_the_seed_and_end_with_the_dataset(small_dataset: Path) -> None:
@@ -166,9 +167,9 @@ def test_analysis__has_the_numbers_of_the_model_on_the_same_rows(
             matrix=feature_matrix(rows, model.features),
         )
         records = read(out / f"per_instance_results/instance_{number:02d}_shap_importance.csv")
-        places = [model.features.index(record["feature"]) for record in records]
+        indices = [model.features.index(record["feature"]) for record in records]
         values = [float(record["importance_donor"]) for record in records]
-        assert values == pytest.approx(one.by_class[1].value[places].tolist(), rel=1e-9)
+        assert values == pytest.approx(one.by_class[1].value[indices].tolist(), rel=1e-9)
 
 
 def test_analysis__legacy_file_and_summary_repeat_the_table(out: Path) -> None:
@@ -231,9 +232,9 @@ def test_analysis__that_fails_leaves_nothing(run: Path, small_dataset: Path, tmp
     with pytest.raises(CheckpointError):
         run_comprehensive_ensemble_shap_analysis(small_dataset, tmp_path, tmp_path / "out")
     (tmp_path / "file").write_text("")
-    for place, error in (("file", DataError), ("out", DataError)):
-        with pytest.raises(error):
-            run_comprehensive_ensemble_shap_analysis(small_dataset, run, tmp_path / place, 0 if place == "out" else 9)
+    for name, n_rows in (("file", 9), ("out", 0)):
+        with pytest.raises(DataError):
+            run_comprehensive_ensemble_shap_analysis(small_dataset, run, tmp_path / name, n_rows)
     assert names_in(tmp_path) == {"data/a.parquet", "file"}
 
 
@@ -246,6 +247,21 @@ def test_analysis__against_a_background_records_it(run: Path, small_dataset: Pat
     assert summary["method"] == "interventional TreeSHAP"
     assert summary["background"]["n_rows"] == 15 == len(read(tmp_path / "a" / "shap_background.csv"))
     assert summary["additivity"]["largest_gap"] < 1e-4
+
+
+def test_agreement__equals_spearmans_correlation_with_ties_of_the_features_that_are_used() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    values = [[1.0, 2, 2, 5, 0, 0, 7], [3.0, 1, 4, 4, 0, 1, 2], [3.0] * 4 + [0.0] + [3.0] * 2]
+
+    def of(*rows: list[float]) -> np.ndarray:
+        return agreement(SimpleNamespace(by_instance=[SimpleNamespace(value=np.array(row)) for row in rows]))  # type: ignore[arg-type]
+
+    used = [0, 1, 2, 3, 5, 6]  # the fifth is used by no instance
+    first, second = (np.array(row)[used] for row in values[:2])
+    assert of(*values)[0, 1] == pytest.approx(stats.spearmanr(first, second).statistic)
+    assert np.isnan(of(*values)[2]).all()  # one value for all features
+    assert of(values[0]).tolist() == [[1]]
+    assert np.isnan(of([0.0, 0.0], [0.0, 0.0])).all()
 
 
 def test_class_stems__are_names_of_files_and_never_the_ensembles() -> None:
@@ -276,7 +292,7 @@ def test_importance__planted_features_come_first_in_their_class_and_useless_ones
         assert ranked[0] == f"{name}_score"
         assert ranked[1] == f"signal_{name}_0"  # the strongest that is planted
         assert min(value[one] for one in planted) > max(value[one] for one in truth["useless"])
-        # what is planted for the other class says less here than what is planted for this one
+        # what is planted for the other class matters less here than what is planted for this one
         assert np.mean([value[one] for one in planted]) > 2 * np.mean([value[one] for one in set(other) - set(planted)])
         assert all(
             found.direction[index, features.index(one)] > 0.3 for one in planted if one.startswith(f"signal_{name}")

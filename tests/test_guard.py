@@ -19,7 +19,7 @@ from runs import COMMAND, call_children, partitioned, planned
 from mi_duck.errors import MemoryBudgetError
 from mi_duck.processes import run_child
 from mi_duck.rows.segments import read_density
-from mi_duck.run.costs import PHASES, MemoryModel
+from mi_duck.run.costs import PHASES
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Plan
 from mi_duck.workflow.training import check_density
@@ -150,7 +150,7 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tighten(plan: Plan, share: float) -> Plan:
     """Give a plan of one instance a budget of what it believes to need, times a share."""
     (instance,) = plan.cut.instances
-    needed = MemoryModel.from_dict(plan.costs.model).needed_bytes(instance.n_training_rows, instance.n_genes)
+    needed = plan.costs.model.needed_bytes(instance.n_training_rows, instance.n_genes)
     return changed(plan, budget_bytes=int(share * needed), won="the test")
 
 
@@ -167,7 +167,7 @@ def test_check_filling__refuses_rows_that_need_more_than_those_that_were_measure
             run,
             lambda plan, whose=is_users_number: changed(tighten(measured(plan), 1.05), is_users_number=whose),  # type: ignore[misc]
         )
-        assert MemoryModel.from_dict(plan.costs.model).layout.missing_share == 0
+        assert plan.costs.model.layout.missing_share == 0
         result = call_children("train", run, "--threads", "1")
         assert result.exit_code == code, result.output
         # 20 of 420 columns are missing in half of the rows

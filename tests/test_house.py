@@ -34,10 +34,10 @@ PACKAGES = {
     "leakage": {"matplotlib", "numpy", "pyarrow", "scipy"},
     "train": {"numpy", "pyarrow", "scipy", "xgboost"},
     "plan": {"numpy", "pyarrow"},
-    "ensemble": {"msgspec", "numpy", "pyarrow", "shap", "xgboost"},
+    "ensemble": {"msgspec", "numpy", "pyarrow", "shap", "xgboost", "scipy"},
     "genome": {"numpy", "pyarrow"},
     "evaluate": {"numpy", "pyarrow"},
-    "explain": {"matplotlib", "numpy", "pyarrow"},
+    "explain": {"matplotlib", "numpy", "pyarrow", "scipy"},
     "export": {"numpy", "onnx", "onnxruntime", "xgboost"},
     "report": {"msgspec", "jinja2", "matplotlib", "numpy", "pyarrow"},
     "verify": {"msgspec", "numpy", "pyarrow", "sklearn"},
@@ -66,7 +66,10 @@ SQL_IN_PYTHON = {
 }
 """Modules that may hold SQL, and why."""
 
-TOP_LEVEL = {"pyproject.toml", "README.md", "mi_duck", "sql", "tests", "benchmarks", "cli.py", "Makefile", "LICENSE"}
+TOP_LEVEL = {
+    *("pyproject.toml", "environment.yml", "Makefile", "README.md", "CHANGELOG.md", "CITATION.cff", "LICENSE"),
+    *("mi_duck", "sql", "tests", "benchmarks", "cli.py"),
+}
 
 SOURCES = sorted([*PACKAGE.rglob("*.py"), ROOT / "cli.py"])
 
@@ -205,6 +208,26 @@ def test_text__leaves_nothing_for_later() -> None:
     for file in files:
         if file != Path(__file__).resolve():
             assert not re.search(r"\b(TODO|FIXME|XXX)\b", file.read_text(encoding="utf-8")), name_of(file)
+
+
+DIALECT = (
+    *(r"chances?(?<!by chance)", r"surprise", r"bend", r"dearer", r"too dear", r"kin", r"[Cc]arriers?", r"Crew"),
+    *(r"had_company", r"call_off", r"called off", r"take_files_out", r"relisted", r"last words"),
+    *(r"genes a piece", r"rows a gene", r"genes an instance", r"rows a class", r"a second of a"),
+    *(r"is no (?:plan|model|number|feature|folder|file|byte)", r"tells the label", r"by its making"),
+)
+"""Words that readers from the field would stop at; each has a standard one."""
+
+
+def test_text__uses_the_words_of_the_field() -> None:
+    files = [*SOURCES, *(ROOT / "sql").rglob("*.sql"), *PACKAGE.rglob("*.j2"), *(ROOT / "benchmarks").rglob("*.py")]
+    files += [
+        *ROOT.glob("*.md"),
+        *(file for folder in ("mi_duck", "sql", "tests") for file in (ROOT / folder).glob("*.md")),
+    ]
+    for file in files:
+        found = re.search(rf"\b({'|'.join(DIALECT)})\b", file.read_text(encoding="utf-8"))
+        assert not found, f"{name_of(file)}: {found[0]}"
 
 
 def test_tests__are_named_subject_and_what_holds() -> None:

@@ -17,8 +17,8 @@ import xgboost as xgb
 from runs import child_of, end, partitioned, quiet, started, wait_for_line
 from test_train import NARROW, model_hashes
 
-from cli import Ended, _ended_by_signals
 from mi_duck.archive import pack, read_parts
+from mi_duck.console import Ended, _ended_by_signals
 from mi_duck.genome.synthetic import synthesise
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Settings

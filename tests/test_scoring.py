@@ -17,6 +17,7 @@ from mi_duck.evaluate.evaluate import evaluate_run
 from mi_duck.rows.partition import partition_here
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import read_genes
+from mi_duck.settings import Diagnostics
 from mi_duck.workflow.pipeline import consolidate, lacks_diagnostics
 
 CLASSES = ("neither", "donor", "acceptor")
@@ -338,7 +339,7 @@ def test_flags__calibration_analysis_and_neighbours_are_written_or_not(
     result = call("run", small_dataset, "--out", out, *SMALL, *off)
     assert "nothing to do" in result.stderr
     assert not folder.calibration_analysis.exists()
-    assert lacks_diagnostics(folder, True, 0)
+    assert lacks_diagnostics(folder, Diagnostics())
     partition_here(run=str(out), threads=1, report=quiet)
     again = call("consolidate", out, "--threads", "1")
     assert again.exit_code == 0, again.output
@@ -346,7 +347,7 @@ def test_flags__calibration_analysis_and_neighbours_are_written_or_not(
     assert result.exit_code == 0, result.output
     assert (folder.calibration_analysis / "calibration.json").is_file()
     assert len({row["site"] for row in table(folder.neighbours / "neighbours.csv")}) == 7
-    assert not lacks_diagnostics(folder, True, 7)
-    assert lacks_diagnostics(folder, True, 8)
-    assert not lacks_diagnostics(folder, False, 0)
+    assert not lacks_diagnostics(folder, Diagnostics(neigh_sample=7))
+    assert lacks_diagnostics(folder, Diagnostics(neigh_sample=8))
+    assert not lacks_diagnostics(folder, Diagnostics(calibration_analysis=False))
     assert folder.model.read_bytes() == model

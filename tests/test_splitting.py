@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from plans import changed
 from runs import FAST, call, call_children, child_of, fingerprint, here, planned, started, wait_for_line
 from runs import plain_run as finished_plainly
 from test_guard import MIB
@@ -38,7 +39,7 @@ def plain_run(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_halves_of__cover_the_parent_between_two_groups_with_half_the_rows_each(plan: tuple[Plan, GeneTable]) -> None:
     before, genes = plan
-    parent = before.instances[1]
+    parent = before.cut.instances[1]
     halves = halves_of(before, parent, genes)
     assert halves is not None
     one, two = halves
@@ -47,7 +48,7 @@ def test_halves_of__cover_the_parent_between_two_groups_with_half_the_rows_each(
     assert genes.group[one.stop_rank - 1] != genes.group[two.first_rank]
     assert one.n_rows + two.n_rows == parent.n_rows == genes.n_rows[parent.first_rank : parent.stop_rank].sum()
     # no other border inside what the instance has alone is nearer to one half
-    others = range(before.instances[0].stop_rank, before.instances[2].first_rank)
+    others = range(before.cut.instances[0].stop_rank, before.cut.instances[2].first_rank)
     rows = [int(genes.n_rows[parent.first_rank : rank].sum()) for rank in others if rank > parent.first_rank]
     assert abs(2 * one.n_rows - parent.n_rows) == min(abs(2 * n - parent.n_rows) for n in rows)
     assert 0 < one.predicted_bytes <= parent.predicted_bytes
@@ -56,7 +57,7 @@ def test_halves_of__cover_the_parent_between_two_groups_with_half_the_rows_each(
 
 def test_halves_of__a_half_or_one_gene_or_a_lack_of_a_class_is_not_split(plan: tuple[Plan, GeneTable]) -> None:
     before, genes = plan
-    parent = before.instances[1]
+    parent = before.cut.instances[1]
     halves = halves_of(before, parent, genes)
     assert halves
     after = with_split(before, parent, halves, genes.n_rows)
@@ -71,30 +72,30 @@ def test_halves_of__a_half_or_one_gene_or_a_lack_of_a_class_is_not_split(plan: t
 def test_with_split__segments_tile_the_rows_and_each_instance_is_whole_segments(plan: tuple[Plan, GeneTable]) -> None:
     before, genes = plan
     after = before
-    for parent in before.instances:  # in any order the numbers are the same
+    for parent in before.cut.instances:  # in any order the numbers are the same
         halves = halves_of(after, parent, genes)
         assert halves
         after = with_split(after, parent, halves, genes.n_rows)
     assert [one.instance_id for one in after.cut.instances] == [3, 4, 5, 6, 7, 8]
     assert [one.instance_id for one in after.cut.split_instances] == [0, 1, 2]
     assert after.cut.segments[0].first_row == 0
-    assert after.cut.segments[-1].stop_row == before.n_rows
-    borders = {one.first_rank for one in after.cut.segments} | {before.n_genes}
+    assert after.cut.segments[-1].stop_row == before.data.n_rows
+    borders = {one.first_rank for one in after.cut.segments} | {before.data.n_genes}
     for left, right in zip(after.cut.segments, after.cut.segments[1:], strict=False):
         assert (left.stop_rank, left.stop_row) == (right.first_rank, right.first_row)
     for one in after.cut.instances:
         assert {one.first_rank, one.stop_rank} <= borders
     # what neighbours share is the same segment as before
-    assert {one.name for one in before.segments[1::2]} <= {one.name for one in after.cut.segments}
+    assert {one.name for one in before.cut.segments[1::2]} <= {one.name for one in after.cut.segments}
     assert [one.instance_id for one in instances_for(after, 1)] == [5, 6]
-    assert instances_for(before, 1) == (before.instances[1],)
+    assert instances_for(before, 1) == (before.cut.instances[1],)
     with pytest.raises(PlanError, match="the plan has instances 0 to 2"):
         instances_for(after, 9)
 
 
 def test_read_splits__is_the_plan_with_the_splits_or_refused(plan: tuple[Plan, GeneTable], tmp_path: Path) -> None:
     before, genes = plan
-    parent = before.instances[0]
+    parent = before.cut.instances[0]
     halves = halves_of(before, parent, genes)
     assert halves
     after = with_split(before, parent, halves, genes.n_rows)
@@ -104,7 +105,7 @@ def test_read_splits__is_the_plan_with_the_splits_or_refused(plan: tuple[Plan, G
     assert read_splits(path, before) == after
     assert before.digest == after.digest  # plan.json does not change
     with pytest.raises(CheckpointError, match="another plan"):
-        read_splits(path, replace(before, n_rows=1))
+        read_splits(path, changed(before, n_rows=1))
     whole = path.read_bytes()
     for damaged in (whole[:-20], b"null", b"", whole.replace(b'"first_rank": 0', b'"first_rank": 1')):
         path.write_bytes(damaged)

@@ -11,8 +11,8 @@ from mi_duck.plan.timing import USUAL_ROUNDS, TimePoint, fit_rates, training_sec
 from mi_duck.run.costs import Rates
 from mi_duck.run.plan import Settings
 
-WEIGHTS = replace(SETTINGS, n_estimators=800, early_stopping_patience=30, cv="weights")
-MATRICES = replace(WEIGHTS, cv="matrices")
+WEIGHTS = replace(SETTINGS, n_estimators=800, early_stopping_patience=30, cv_used="weights")
+MATRICES = replace(WEIGHTS, cv_used="matrices")
 RATES = Rates(start_seconds=2.0, per_cell_built=30e-9, per_round=0.01, per_cell_and_round=1e-9)
 
 
@@ -36,7 +36,7 @@ def point(rates: Rates, settings: Settings, n_rows: int, rounds: int) -> TimePoi
 @pytest.mark.parametrize("cv", ["weights", "matrices"])
 @pytest.mark.parametrize("n_folds", [2, 3, 7])
 def test_fit_rates__finds_the_rates_of_exact_measurements(cv: str, n_folds: int) -> None:
-    settings = replace(WEIGHTS, cv=cv, n_folds=n_folds)
+    settings = replace(WEIGHTS, cv_used=cv, n_folds=n_folds)
     found = fit_rates([point(RATES, settings, n_rows, 2) for n_rows in (20_000, 60_000)], settings, 3)
     for name in Rates.__slots__:
         assert getattr(found, name) == pytest.approx(getattr(RATES, name), rel=1e-9)

@@ -151,7 +151,7 @@ def with_holes(holes: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained
 @pytest.fixture(scope="module")
 def with_zeros(holes: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     one = trained_on(holes, tmp_path_factory, "zeros")
-    assert set(one.plan.zero_is_missing) == set(one.plan.small_features)
+    assert set(one.plan.settings.zero_is_missing) == set(one.plan.data.small_features)
     return one
 
 
@@ -167,7 +167,7 @@ def test_train__final_boosters_equal_plain_xgboost(which: str, request: pytest.F
     """Streamed segments, cuts found apart and all, the trees are those of one matrix in memory."""
     one: Trained = request.getfixturevalue(which)
     facts, parts = one.parts("model_multiclass.miduck")
-    for index in range(len(one.plan.classes)):
+    for index in range(len(one.plan.data.classes)):
         matrix = xgb.QuantileDMatrix(
             one.matrix, (one.label == index).astype(np.float32), max_bin=one.plan.settings.max_bin, nthread=1
         )
@@ -191,7 +191,7 @@ def test_train__zero_weights_equal_a_matrix_of_the_training_rows(which: str, req
     whole = xgb.QuantileDMatrix(one.matrix, max_bin=one.plan.settings.max_bin, nthread=1)
     for fold in range(one.plan.settings.n_folds):
         rows = (one.fold != fold) & ~one.stopping(fold)
-        for index in range(len(one.plan.classes)):
+        for index in range(len(one.plan.data.classes)):
             matrix = xgb.QuantileDMatrix(
                 one.matrix[rows],
                 (one.label[rows] == index).astype(np.float32),
@@ -254,7 +254,7 @@ def test_train__out_of_fold_margins_come_from_the_boosters_of_the_rows_fold(firs
     _, parts = first.parts("fold_models.miduck")
     found = pq.read_table(first.path("oof_predictions.parquet"))
     assert found["fold"].to_numpy().tolist() == first.fold.tolist()
-    for index, name in enumerate(first.plan.classes):
+    for index, name in enumerate(first.plan.data.classes):
         expected = np.empty(len(first.fold), dtype=np.float32)
         for fold in range(first.plan.settings.n_folds):
             booster = xgb.Booster(model_file=bytearray(parts[f"booster_{fold}_{index}.ubj"]))
@@ -323,7 +323,7 @@ def test_early_stopping__stops_on_noise_and_keeps_the_best_round(noisy: Path, tm
     with one.path("learning_curves.csv").open() as file:
         curves = list(csv.DictReader(file))
     for fold in range(3):
-        for index, name in enumerate(one.plan.classes):
+        for index, name in enumerate(one.plan.data.classes):
             curve = [row for row in curves if (row["fold"], row["class"]) == (str(fold), name)]
             stopping = [float(row["stopping_log_loss"]) for row in curve]
             kept = facts["rounds"][fold][index]
@@ -346,7 +346,7 @@ def test_learning_curves__equal_the_log_loss_of_the_boosters(first: Trained) -> 
     with first.path("learning_curves.csv").open() as file:
         curves = {(row["fold"], row["class"], row["round"]): row for row in csv.DictReader(file)}
     stopping = first.stopping(1)
-    for index, name in enumerate(first.plan.classes):
+    for index, name in enumerate(first.plan.data.classes):
         booster = xgb.Booster(model_file=bytearray(parts[f"booster_1_{index}.ubj"]))
         probability = booster.inplace_predict(first.matrix).astype(np.float64)
         loss = -np.log(np.where(first.label == index, probability, 1 - probability))
@@ -394,7 +394,7 @@ def test_train__folder_holds_what_its_manifest_lists(first: Trained) -> None:
     assert sum(int(row["test_rows"]) for row in folds) == first.instance.n_rows
     assert sum(int(row["test_genes"]) for row in folds) == first.instance.n_genes
     with first.path("feature_manifest.csv").open() as file:
-        assert [row["feature"] for row in csv.DictReader(file)] == list(first.plan.features)
+        assert [row["feature"] for row in csv.DictReader(file)] == list(first.plan.data.features)
 
 
 def test_is_trained__false_after_any_byte_of_what_training_wrote_changes(run: Path, tmp_path: Path) -> None:

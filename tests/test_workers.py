@@ -18,7 +18,7 @@ import pytest
 from plans import changed
 from runs import FAST, call, end, partitioned, quiet, started, wait_for_line
 
-import cli
+from mi_duck import console
 from mi_duck import processes as children
 from mi_duck.atomic_files import file_sha256
 from mi_duck.errors import CheckpointError
@@ -330,8 +330,8 @@ def test_reporting__each_instance_has_a_bar_and_other_work_one_in_their_place(mo
         ([("instance_00: fold 1/3", 1, 9), ("report", 1, 3)], ["report"]),
     ):
         screen = io.StringIO()
-        monkeypatch.setattr(cli, "errors", cli.Screen(file=screen, force_terminal=True, width=100))
-        with cli.reporting() as report:
+        monkeypatch.setattr(console, "errors", console.Screen(file=screen, force_terminal=True, width=100))
+        with console.reporting() as report:
             for step in [("sorting rows", 1, 2), ("instance_01: matrix", 1, 2), *last]:
                 report(*step)
             screen.truncate(screen.seek(0))

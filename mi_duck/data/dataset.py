@@ -33,6 +33,7 @@ from mi_duck.data.parquet import (
 )
 from mi_duck.errors import DataError
 from mi_duck.run.plan import PlannedData
+from mi_duck.settings import Columns
 
 CLASSES = ("neither", "donor", "acceptor")
 PLACES = [
@@ -355,7 +356,7 @@ def _reason_to_exclude(
     if field.name in PLACES:
         return "an id or a place"
     if field.name in LEAKS:
-        return "tells the label"
+        return "leaks the label"
     if field.name in unwanted:
         return "--exclude-features"
     if pattern is not None:
@@ -450,3 +451,33 @@ def check_apart(dataset: Dataset, out: Path) -> None:
         raise DataError(f"--out {out} holds the dataset itself; choose another folder")
     if Path(dataset.location).is_dir() and target.is_relative_to(Path(dataset.location).resolve()):
         raise DataError(f"--out {out} would become part of the dataset {dataset.location}; choose another folder")
+
+
+def announcement(dataset: Dataset) -> list[str]:
+    """Return in lines what a dataset is, which columns are not features, and why."""
+    n_files, n_rows, n_features = len(dataset.files), dataset.n_rows, len(dataset.features)
+    lines = [f"{dataset.location}: {n_files:,} files, {n_rows:,} rows, {n_features:,} features"]
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in dataset.excluded:
+        by_reason.setdefault(reason, []).append(name)
+    lines += [f"    not a feature ({reason}): {', '.join(names)}" for reason, names in by_reason.items()]
+    if not dataset.base_scores:
+        lines.append("    no base scores for every class: the comparison with a base model is left out")
+    return lines
+
+
+def open_columns(location: str, columns: Columns, *, holdout_genes: str | None = None) -> Dataset:
+    """Open a dataset as the options of the command line describe it; see `open_dataset`."""
+    scores = columns.base_score_columns
+    return open_dataset(
+        location,
+        gene_column=columns.gene_column,
+        label_column=columns.label_column,
+        classes=[name.strip() for name in columns.classes.split(",")],
+        fold_by=columns.fold_by,
+        exclude=columns.exclude,
+        exclude_features=columns.exclude_features,
+        base_score_columns=[name.strip() for name in scores.split(",")] if scores else None,
+        holdout_genes=holdout_genes,
+        full_hash=columns.full_hash,
+    )

@@ -52,8 +52,8 @@ def compare_runs(run: Path, other: Path) -> Versus:
     """
     folders = RunFolder(run), RunFolder(other)
     plans = [folder.read_plan() for folder in folders]
-    for name in ("dataset_fingerprint", "classes", "fold_column"):
-        if getattr(plans[0], name) != getattr(plans[1], name):
+    for name in ("fingerprint", "classes", "fold_column"):
+        if getattr(plans[0].data, name) != getattr(plans[1].data, name):
             raise CheckpointError(
                 f"{run} and {other} differ in {name.replace('_', ' ')}; compare runs of the same data"
             )

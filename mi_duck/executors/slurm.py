@@ -217,7 +217,6 @@ def sbatch_word(text: str) -> str:
 
 
 JOBS = "jobs.json"
-MOST_CORES = 8  # of a job where the user names no number; this machine may have many more than a node gives
 
 
 def submit(

@@ -1,25 +1,25 @@
-"""From a model and a dataset to the folder ``comprehensive_shap_analysis``: tables, summary, figures; whole or not at all."""
+"""From a model and a dataset to the folder ``comprehensive_shap_analysis``: tables, summary and figures, or nothing."""
 
 import json
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mi_duck.atomic_files import file_sha256, storage_errors, sync_folder, write_file, write_json
+from mi_duck.atomic_files import file_sha256, storage_errors, sync_folder, write_csv, write_file, write_json
 from mi_duck.data.dataset import Dataset, open_dataset, open_planned
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel
 from mi_duck.ensemble.model_file import load_unified_model
-from mi_duck.ensemble.shap import Contributions, explain
-from mi_duck.ensemble.tree_shap import TOLERANCE
+from mi_duck.ensemble.shap import TOLERANCE, Contributions, explain
 from mi_duck.errors import CheckpointError, DataError
-from mi_duck.explain import tables
-from mi_duck.explain.files import ValueFiles, write_figures, write_sample, write_tables
+from mi_duck.explain.figures import ValueFiles, write_figures
 from mi_duck.explain.rows import SampledRows, sample_rows
+from mi_duck.explain.tables import Names, agreement, kind_of, summary_facts, write_tables
 from mi_duck.processes import Report
 from mi_duck.run.explanation import SUMMARY, VERSION, read_suspects
 from mi_duck.run.feature_names import feature_groups, kmer_families
@@ -29,7 +29,7 @@ logger = logging.getLogger("mi_duck")
 
 EXPLAINS = {
     "probability": "The ensemble averages the members' calibrated probabilities, and SHAP values add up only in log-odds. "
-    "So each member's margins are explained, exactly, before calibration, and the members' values are joined by the "
+    "So each member's margins are explained, exactly, before calibration, and the members' values are averaged by the "
     "ensemble's weights: this explains the members, not the averaged probability itself.",
     "margin": "The ensemble averages the members' margins, so it equals one merged model of all trees with leaves scaled "
     "by the weights: the weighted sum of the members' SHAP values, whose mean the tables call mean_value, is exactly that "
@@ -37,9 +37,9 @@ EXPLAINS = {
     "single": "There is one model, and its margins are explained, exactly, before calibration.",
 }
 SAMPLING = (
-    "Every (N/n)-th row of a list ordered by class, then by the seed's order of fold groups and genes, then by position: "
+    "Every (N/n)-th row of a list ordered by class, then by fold group and gene in seeded order, then by position: "
     "every row has the same probability, classes and genes their share. Rows may be among those that the model was trained on: "
-    "this says what the model uses, not how good it is."
+    "this shows what the model uses, not how good it is."
 )
 STANDARD_ERROR = (
     "Of a mean over the sampled rows, clustered by fold group (overlapping genes; the gene where the data name none): "
@@ -78,10 +78,8 @@ def run_comprehensive_ensemble_shap_analysis(
         Rows of a background that makes the values interventional; 0 for path-dependent values.
     verbose
         Whether progress goes to the log.
-    gene_column, label_column, fold_by, seed, threads
+    gene_column, label_column, fold_by, seed, threads, with_figures
         As for a run.
-    with_figures
-        Whether to draw.
 
     Returns
     -------
@@ -123,7 +121,7 @@ def run_comprehensive_ensemble_shap_analysis(
 def explain_run(
     *, run: str, sample_size: int, background_size: int, with_figures: bool, threads: int, report: Report
 ) -> None:
-    """Explain the consolidated model of a run on its dataset: ``comprehensive_shap_analysis`` and what points to it.
+    """Explain the consolidated model of a run on its dataset and copy the tables to where a run has them.
 
     Raises
     ------
@@ -168,33 +166,29 @@ def analyse(
 ) -> dict[str, Any]:
     """Explain a model on rows of an open dataset; see `run_comprehensive_ensemble_shap_analysis`."""
     if sample_size < 1 or background_size < 0:
-        raise DataError(f"{sample_size} rows against {background_size} cannot be explained; give at least 1 and 0")
+        raise DataError(
+            f"cannot explain {sample_size} rows against a background of {background_size}; give at least 1 and 0"
+        )
     ensemble = model.as_ensemble() if isinstance(model, InstanceModel) else model
     if tuple(dataset.classes) != ensemble.classes:
         raise DataError(
             f"the model has classes {', '.join(ensemble.classes)}, the dataset {', '.join(dataset.classes)}"
         )
-    _check_place(out)
+    _check_replaceable(out)
     wanted = [sample_size, background_size] if background_size else [sample_size]
     rows, *others = sample_rows(dataset, ensemble.features, n_rows=wanted, seed=seed, threads=threads, report=report)
     background = others[0] if others else None
     families, notes = kmer_families(ensemble.features)
-    names = tables.Names(
+    names = Names(
         features=ensemble.features,
         classes=ensemble.classes,
         instances=tuple(f"instance_{one.metadata['instance_id']:02d}" for one in ensemble.members),
-        groups=(*feature_groups([tables.kind_of(name) for name in ensemble.features]), *families),
+        groups=(*feature_groups([kind_of(name) for name in ensemble.features]), *families),
         suspects=read_suspects(model_path) if model_path.is_dir() else None,
     )
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        with storage_errors(out):
-            shutil.rmtree(temporary, ignore_errors=True)
-            (temporary / "values").mkdir(parents=True)
-        values = ValueFiles(temporary / "values", len(names.classes))
-        for member in ensemble.members:
-            for booster in member.boosters:
-                booster.set_param({"nthread": threads})
+    with _replaced_folder(out) as folder:
+        (folder / "values").mkdir()
+        values = ValueFiles(folder / "values", len(names.classes))
         found = explain(
             [member.boosters for member in ensemble.members],
             ensemble.weights,
@@ -208,17 +202,16 @@ def analyse(
             keep=values.keep,
             report=report,
         )
-        correlations = tables.agreement(found)
         report("writing tables and figures", 0, 2)
-        write_tables(temporary, found, names, correlations)
-        write_sample(temporary / "shap_sample.csv", rows, names.classes)
+        correlations = agreement(found)
+        write_tables(folder, found, names, correlations)
+        _write_sample(folder / "shap_sample.csv", rows, names.classes)
         if background is not None:
-            write_sample(temporary / "shap_background.csv", background, names.classes)
+            _write_sample(folder / "shap_background.csv", background, names.classes)
         report("writing tables and figures", 1, 2)
         if with_figures:
-            write_figures(temporary, found, names, correlations, values, rows)
-        with storage_errors(out):
-            shutil.rmtree(temporary / "values")
+            write_figures(folder, found, names, correlations, values, rows.matrix)
+        shutil.rmtree(folder / "values")
         summary = {
             "version": VERSION,
             "model_type": type(model).__name__,
@@ -226,36 +219,69 @@ def analyse(
             "dataset_fingerprint": dataset.fingerprint,
             "voting": ensemble.voting,
             "instance_weights": list(ensemble.weights),
-            "method": "exact path-dependent TreeSHAP" if background is None else "interventional TreeSHAP",
-            "unit": "log-odds",
             "explains": EXPLAINS[ensemble.voting],
-            "sampling": _sampling(rows, found, names.classes)
-            | {"n_rows_wanted": sample_size, "seed": seed, "rule": SAMPLING, "standard_error": STANDARD_ERROR},
-            "background": {
-                "n_rows_wanted": background_size,
-                "n_rows": 0 if background is None else len(background.label),
-                "seed": None if background is None else seed + 1,
-            },
-            "additivity": {
-                "largest_gap": found.largest_gap,
-                "tolerance": TOLERANCE,
-                "n_checked": found.n_rows * sum(len(member.boosters) for member in ensemble.members),
-                "rule": "abs(sum of values + base value - margin) / max(1, abs(margin)), every row and booster",
-            },
-            "n_row_trees": found.n_row_trees,
             "notes": notes,
             "files": {
-                file.relative_to(temporary).as_posix(): file_sha256(file)
-                for file in sorted(temporary.rglob("*"))
+                file.relative_to(folder).as_posix(): file_sha256(file)
+                for file in sorted(folder.rglob("*"))
                 if file.is_file()
             },
-        } | tables.summary_facts(found, names, correlations)
-        write_json(temporary / SUMMARY, summary)
-        _replace(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        }
+        summary |= _method_facts(found, names, rows, background, sample_size, background_size, seed)
+        summary |= summary_facts(found, names, correlations)
+        write_json(folder / SUMMARY, summary)
     report("writing tables and figures", 2, 2)
     return summary
+
+
+def _method_facts(
+    found: Contributions,
+    names: Names,
+    rows: SampledRows,
+    background: SampledRows | None,
+    sample_size: int,
+    background_size: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Return the part of the summary that says how the values were made: method, rows, background, additivity."""
+    counts = np.bincount(rows.label, minlength=len(names.classes))
+    return {
+        "method": "exact path-dependent TreeSHAP" if background is None else "interventional TreeSHAP",
+        "unit": "log-odds",
+        "sampling": {
+            "n_rows": found.n_rows,
+            "n_genes": len(set(rows.gene_id)),
+            "n_fold_groups": found.n_clusters,
+            "rows_by_class": dict(zip(names.classes, counts.tolist(), strict=True)),
+            "n_rows_wanted": sample_size,
+            "seed": seed,
+            "rule": SAMPLING,
+            "standard_error": STANDARD_ERROR,
+        },
+        "background": {
+            "n_rows_wanted": background_size,
+            "n_rows": 0 if background is None else len(background.label),
+            "seed": None if background is None else seed + 1,
+        },
+        "additivity": {
+            "largest_gap": found.largest_gap,
+            "tolerance": TOLERANCE,
+            "n_checked": found.n_rows * len(names.instances) * len(names.classes),
+            "rule": "abs(sum of values + base value - margin) / max(1, abs(margin)), every row and booster",
+        },
+        "n_row_trees": found.n_row_trees,
+    }
+
+
+def _write_sample(path: Path, rows: SampledRows, classes: tuple[str, ...]) -> None:
+    """Write which rows were explained."""
+    write_csv(
+        path,
+        [
+            {"gene_id": gene, "position": "" if position is None else position, "label": classes[label]}
+            for gene, position, label in zip(rows.gene_id, rows.position, rows.label, strict=True)
+        ],
+    )
 
 
 def _model_file(path: Path) -> Path:
@@ -265,8 +291,8 @@ def _model_file(path: Path) -> Path:
     return consolidated if consolidated.is_file() else path / "model_multiclass.miduck"
 
 
-def _check_place(out: Path) -> None:
-    """Refuse a folder that holds what is not ours: it is replaced as a whole."""
+def _check_replaceable(out: Path) -> None:
+    """Refuse a folder with files that no earlier analysis wrote: the folder is replaced as a whole."""
     if not out.exists():
         return
     if not out.is_dir():
@@ -275,28 +301,24 @@ def _check_place(out: Path) -> None:
         ours = {*json.loads((out / SUMMARY).read_bytes())["files"], SUMMARY}
     except (OSError, ValueError, KeyError, TypeError):
         ours = set()
-    other = [
-        name
-        for file in sorted(out.rglob("*"))
-        if file.is_file() and (name := file.relative_to(out).as_posix()) not in ours
-    ]
+    files = [file.relative_to(out).as_posix() for file in sorted(out.rglob("*")) if file.is_file()]
+    other = [name for name in files if name not in ours]
     if other:
         raise DataError(f"{out} holds other files than an earlier analysis, such as {other[0]}; choose another folder")
 
 
-def _replace(temporary: Path, out: Path) -> None:
+@contextmanager
+def _replaced_folder(out: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside ``out``; at the end it takes the name and what was there is deleted."""
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     with storage_errors(out):
-        if out.exists():
-            shutil.rmtree(out)
-        temporary.rename(out)
-        sync_folder(out.parent)
-
-
-def _sampling(rows: SampledRows, found: Contributions, classes: Sequence[str]) -> dict[str, Any]:
-    counts = np.bincount(rows.label, minlength=len(classes))
-    return {
-        "n_rows": found.n_rows,
-        "n_genes": len(set(rows.gene_id)),
-        "n_fold_groups": found.n_clusters,
-        "rows_by_class": dict(zip(classes, (int(count) for count in counts), strict=True)),
-    }
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            yield temporary
+            if out.exists():
+                shutil.rmtree(out)
+            temporary.rename(out)
+            sync_folder(out.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)

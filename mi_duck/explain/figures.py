@@ -1,13 +1,22 @@
-"""From importances and values to figures; computes nothing but places of dots."""
+"""From contributions to the figures of an analysis, each as a PNG file and all in one PDF file.
 
+The SHAP values of single rows, which only the beeswarms need, wait on disk until it is known which features are drawn.
+"""
+
+import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mi_duck.drawing import BASE, ENSEMBLE, INK, MUTED, SERIES, new_figure, short_label, style
+from mi_duck.atomic_files import storage_errors, write_file
+from mi_duck.drawing import BASE, ENSEMBLE, INK, LOSSLESS, MUTED, SERIES, new_figure, save, short_label, style
+from mi_duck.ensemble.shap import Contributions
+from mi_duck.explain.tables import Names, class_stems, group_table, rank_order
 from mi_duck.run.feature_names import kmer_of
 
 if TYPE_CHECKING:
@@ -20,8 +29,29 @@ if TYPE_CHECKING:
 KMER_COLOR = SERIES[2]
 SUSPECT_COLOR = SERIES[1]
 LETTER_COLORS = {"A": SERIES[2], "C": SERIES[0], "G": SERIES[4], "T": SERIES[1], "N": BASE}
-PANELS_A_ROW = 3
+PANELS_PER_ROW = 3
 BINS = 60  # of a beeswarm: dots of one bin lie above each other
+TOP_BARS, TOP_CLASS_BARS, TOP_SWARMS, TOP_MOTIFS = 20, 15, 20, 20
+SMALLEST_DIRECTION = 0.1  # weaker correlations are drawn as no direction
+
+
+class ValueFiles:
+    """The ensemble's SHAP values on disk: written batch by batch, read for the few features that are drawn."""
+
+    def __init__(self, folder: Path, n_classes: int) -> None:
+        self._folder = folder
+        self._n_batches = [0] * n_classes
+
+    def keep(self, index: int, values: NDArray[np.float32]) -> None:
+        """Write the values of a class and a batch, shape (n_features, n_rows)."""
+        with storage_errors(self._folder):
+            np.save(self._folder / f"{index}_{self._n_batches[index]}.npy", values)
+        self._n_batches[index] += 1
+
+    def read(self, index: int, features: Sequence[int]) -> NDArray[np.float32]:
+        """Return the values of some features in a class, shape (len(features), n_rows)."""
+        files = [self._folder / f"{index}_{number}.npy" for number in range(self._n_batches[index])]
+        return np.concatenate([np.load(file, mmap_mode="r")[list(features)] for file in files], axis=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +70,7 @@ class Swarm:
 
     name: str
     values: NDArray[np.float32]
-    columns: NDArray[np.float32]
+    column: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +80,114 @@ class Motif:
     kmer: str
     values: tuple[float, ...]
     signs: tuple[int, ...]
+
+
+# ---- which figures ----------------------------------------------------------------------------------------------------
+
+
+def write_figures(
+    folder: Path,
+    found: Contributions,
+    names: Names,
+    correlations: NDArray[np.float64],
+    values: ValueFiles,
+    matrix: NDArray[np.float32],
+) -> None:
+    """Draw every figure: each as PNG to look at, all as pages of one PDF to print.
+
+    Parameters
+    ----------
+    correlations
+        Rank correlations of the instances' importances, shape (n_instances, n_instances).
+    values, matrix
+        SHAP values of the rows, and the rows, shape (n_rows, n_features).
+    """
+    order = rank_order(found.overall.value)
+    top = order[:TOP_BARS]
+    drawn = {
+        "ensemble_shap_analysis": importance_figure(
+            [_bar(found, names, feature) for feature in top],
+            _shares(found, names),
+            title=f"What moves the ensemble of {len(names.instances)}",
+        ),
+        "per_class_shap_importance": class_figure(
+            [
+                (name, [_bar(found, names, feature, index) for feature in rank_order(one.value)[:TOP_CLASS_BARS]])
+                for index, (name, one) in enumerate(zip(names.classes, found.by_class, strict=True))
+            ]
+        ),
+    }
+    for index, stem in enumerate(class_stems(names.classes)):
+        features = rank_order(found.by_class[index].value)[:TOP_SWARMS]
+        swarms = [
+            Swarm(names.features[feature], one, matrix[:, feature])
+            for feature, one in zip(features, values.read(index, features), strict=True)
+        ]
+        title = f"{names.classes[index]}: {found.n_rows:,} rows"
+        drawn[f"beeswarm_{stem}"] = swarm_figure(swarms, title=title)
+    if len(names.instances) > 1:
+        by_instance = np.stack([one.value[top] for one in found.by_instance], axis=1)
+        top_names = [names.features[feature] for feature in top]
+        drawn["instance_agreement"] = agreement_figure(names.instances, correlations, top_names, by_instance)
+    motifs = [_motif(found, feature, kmer) for feature in order if (kmer := kmer_of(names.features[feature]))]
+    if motifs:
+        drawn["kmer_motifs"] = motif_figure(motifs[:TOP_MOTIFS], names.classes, _families(found, names))
+    for name, figure in drawn.items():
+        save(figure, folder / f"{name}.png")
+        figure.set_layout_engine("none")  # keep the layout that was found: finding it again takes time
+    write_file(folder / "shap_figures.pdf", _pages(list(drawn.values())))
+
+
+def _pages(drawn: "Sequence[Figure]") -> bytes:
+    """Return a PDF with a figure on each page; fonts, which take most of the time, are in it once."""
+    from matplotlib.backends.backend_pdf import PdfPages
+
+    target = io.BytesIO()
+    with style(), warnings.catch_warnings():
+        # a name in letters that the font lacks is drawn with boxes; the tables have it in full
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        with PdfPages(target, metadata=dict.fromkeys(LOSSLESS[".pdf"])) as pages:
+            for figure in drawn:
+                pages.savefig(figure, dpi=150)
+    return target.getvalue()
+
+
+def _shares(found: Contributions, names: Names) -> list[tuple[str, float]]:
+    """Return the kinds of features with their share of the sum of all importances, the largest first."""
+    total = float(found.overall.value.sum()) or 1.0
+    shares = [
+        (group.name, float(found.overall.value[list(group.members)].sum()) / total)
+        for group in names.groups
+        if group.kind == "kind of feature" and not group.name.startswith("all ")
+    ]
+    return sorted(shares, key=lambda pair: -pair[1])
+
+
+def _bar(found: Contributions, names: Names, feature: int, index: int | None = None) -> Bar:
+    one = found.overall if index is None else found.by_class[index]
+    name = names.features[feature]
+    mark = "suspect" if name in (names.suspects or ()) else "k-mer" if kmer_of(name) else ""
+    return Bar(name, float(one.value[feature]), float(one.error[feature]), mark)
+
+
+def _motif(found: Contributions, feature: int, kmer: str) -> Motif:
+    signs = tuple(int(np.sign(one)) if abs(one) >= SMALLEST_DIRECTION else 0 for one in found.direction[:, feature])
+    return Motif(kmer, tuple(float(one.value[feature]) for one in found.by_class), signs)
+
+
+def _families(found: Contributions, names: Names) -> list[tuple[str, list[Bar]]]:
+    titles = {"reverse complement": "With its reverse complement", "one mismatch": "With one letter changed"}
+    panels = []
+    for kind, title in titles.items():
+        records = group_table(found, names, [kind])[:TOP_MOTIFS]
+        if records:
+            panels.append(
+                (title, [Bar(one["group"], one["importance"], float(one["se"] or np.nan)) for one in records])
+            )
+    return panels
+
+
+# ---- drawing ----------------------------------------------------------------------------------------------------------
 
 
 def importance_figure(bars: Sequence[Bar], shares: Sequence[tuple[str, float]], *, title: str) -> "Figure":
@@ -70,13 +208,9 @@ def importance_figure(bars: Sequence[Bar], shares: Sequence[tuple[str, float]], 
         left.set_title(title)
         left.set_xlabel("mean |SHAP value| (log-odds)")
         _legend(left, bars)
-        places = np.arange(len(shares))
-        right.barh(places, [100 * share for _, share in shares], height=0.7, color=BASE)
-        for place, (_, share) in zip(places, shares, strict=True):
-            right.annotate(
-                f"{share:.1%}", (100 * share, place), (3, 0), textcoords="offset points", va="center", fontsize=7
-            )
-        right.set_yticks(places, [short_label(name, 20) for name, _ in shares])
+        bars_drawn = right.barh(range(len(shares)), [100 * share for _, share in shares], height=0.7, color=BASE)
+        right.bar_label(bars_drawn, [f"{share:.1%}" for _, share in shares], padding=3, fontsize=7)
+        right.set_yticks(range(len(shares)), [short_label(name, 20) for name, _ in shares])
         right.set_ylim(max(len(shares), 6) - 0.4, -0.6)
         right.set_xlim(0, 125 * max((share for _, share in shares), default=1) or 1)
         right.grid(axis="y", visible=False)
@@ -86,31 +220,31 @@ def importance_figure(bars: Sequence[Bar], shares: Sequence[tuple[str, float]], 
 
 
 def class_figure(panels: Sequence[tuple[str, Sequence[Bar]]]) -> "Figure":
-    """Draw the most important features of each class with 95 % intervals, a panel a class."""
+    """Draw the most important features of each class with 95 % intervals, one panel per class."""
     from matplotlib.figure import Figure
 
     with style():
-        n_columns = min(len(panels), PANELS_A_ROW)
+        n_columns = min(len(panels), PANELS_PER_ROW)
         n_rows = -(-len(panels) // n_columns)
         height = 0.9 + 0.2 * max(len(bars) for _, bars in panels)
         figure = Figure(figsize=(4.1 * n_columns, height * n_rows), layout="constrained")
-        places = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
-        for place, (name, bars) in zip(places, panels, strict=False):
-            _draw_bars(place, bars)
-            place.set_title(short_label(name))
-            place.set_xlabel("mean |SHAP value| (log-odds)")
-        _legend(places[0], [bar for _, bars in panels for bar in bars])
-        for place in places[len(panels) :]:
-            place.set_visible(False)
+        all_axes = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
+        for axes, (name, bars) in zip(all_axes, panels, strict=False):
+            _draw_bars(axes, bars)
+            axes.set_title(short_label(name))
+            axes.set_xlabel("mean |SHAP value| (log-odds)")
+        _legend(all_axes[0], [bar for _, bars in panels for bar in bars])
+        for axes in all_axes[len(panels) :]:
+            axes.set_visible(False)
         return figure
 
 
-def _draw_bars(place: "Axes", bars: Sequence[Bar]) -> None:
+def _draw_bars(axes: "Axes", bars: Sequence[Bar]) -> None:
     rows = np.arange(len(bars))
     colors = {"suspect": SUSPECT_COLOR, "k-mer": KMER_COLOR}
-    place.barh(rows, [bar.value for bar in bars], height=0.72, color=[colors.get(bar.mark, ENSEMBLE) for bar in bars])
+    axes.barh(rows, [bar.value for bar in bars], height=0.72, color=[colors.get(bar.mark, ENSEMBLE) for bar in bars])
     known = [number for number, bar in enumerate(bars) if np.isfinite(bar.error)]
-    place.errorbar(
+    axes.errorbar(
         [bars[number].value for number in known],
         known,
         xerr=[1.96 * bars[number].error for number in known],
@@ -119,13 +253,13 @@ def _draw_bars(place: "Axes", bars: Sequence[Bar]) -> None:
         elinewidth=0.8,
         capsize=1.6,
     )
-    place.set_yticks(rows, [short_label(bar.name) for bar in bars])
-    place.set_ylim(len(bars) - 0.4, -0.6)
-    place.set_xlim(left=0)
-    place.grid(axis="y", visible=False)
+    axes.set_yticks(rows, [short_label(bar.name) for bar in bars])
+    axes.set_ylim(len(bars) - 0.4, -0.6)
+    axes.set_xlim(left=0)
+    axes.grid(axis="y", visible=False)
 
 
-def _legend(place: "Axes", bars: Sequence[Bar]) -> None:
+def _legend(axes: "Axes", bars: Sequence[Bar]) -> None:
     from matplotlib.patches import Patch
 
     present = {bar.mark for bar in bars}
@@ -136,7 +270,7 @@ def _legend(place: "Axes", bars: Sequence[Bar]) -> None:
     )
     handles = [Patch(color=color, label=label) for mark, label, color in labels if mark in present]
     if present - {""}:
-        place.legend(handles=handles, loc="lower right")
+        axes.legend(handles=handles, loc="lower right")
 
 
 def _ramp() -> "Colormap":
@@ -147,7 +281,7 @@ def _ramp() -> "Colormap":
 
 
 def swarm_figure(swarms: Sequence[Swarm], *, title: str) -> "Figure":
-    """Draw the SHAP values of every row, a line a feature, coloured by the rank of the feature's own value.
+    """Draw the SHAP values of every row, one line per feature, coloured by the rank of the feature's own value.
 
     Parameters
     ----------
@@ -159,15 +293,15 @@ def swarm_figure(swarms: Sequence[Swarm], *, title: str) -> "Figure":
     from matplotlib.cm import ScalarMappable
 
     with style():
-        figure, (place,) = new_figure(6.4, 1.1 + 0.3 * len(swarms))
-        place.axvline(0, color=MUTED, linewidth=0.8, zorder=0)
+        figure, (axes,) = new_figure(6.4, 1.1 + 0.3 * len(swarms))
+        axes.axvline(0, color=MUTED, linewidth=0.8, zorder=0)
         ends = [float(np.abs(swarm.values).max()) for swarm in swarms if swarm.values.size]
         width = max(ends, default=1.0) or 1.0
         for row, swarm in enumerate(swarms):
-            place.scatter(
+            axes.scatter(
                 swarm.values,
                 row + _spread(swarm.values, width),
-                c=_relative_ranks(swarm.columns),
+                c=_relative_ranks(swarm.column),
                 cmap=_ramp(),
                 vmin=0,
                 vmax=1,
@@ -177,27 +311,25 @@ def swarm_figure(swarms: Sequence[Swarm], *, title: str) -> "Figure":
                 rasterized=True,
                 zorder=2,
             )
-        place.set_yticks(range(len(swarms)), [short_label(swarm.name) for swarm in swarms])
-        place.set_ylim(len(swarms) - 0.4, -0.6)
-        place.grid(axis="x", visible=False)
-        place.set_title(title)
-        place.set_xlabel("SHAP value (log-odds): right of zero speaks for the class, left against it")
-        bar = figure.colorbar(ScalarMappable(cmap=_ramp()), ax=place, shrink=0.5, aspect=30, ticks=[0, 1], pad=0.02)
+        axes.set_yticks(range(len(swarms)), [short_label(swarm.name) for swarm in swarms])
+        axes.set_ylim(len(swarms) - 0.4, -0.6)
+        axes.grid(axis="x", visible=False)
+        axes.set_title(title)
+        axes.set_xlabel("SHAP value (log-odds): right of zero speaks for the class, left against it")
+        bar = figure.colorbar(ScalarMappable(cmap=_ramp()), ax=axes, shrink=0.5, aspect=30, ticks=[0, 1], pad=0.02)
         bar.ax.set_yticklabels(["low", "high"])
         bar.set_label("value of the feature, by rank (black: missing)")
         bar.outline.set_visible(False)
         return figure
 
 
-def _relative_ranks(columns: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return ranks from 0 to 1, NaN where missing; equal values share the mean of theirs."""
-    found = np.full(len(columns), np.nan)
-    known = ~np.isnan(columns)
-    if known.any():
-        _, place, counts = np.unique(columns[known], return_inverse=True, return_counts=True)
-        middle = np.cumsum(counts) - (counts + 1) / 2
-        found[known] = (middle / max(known.sum() - 1, 1))[place] if len(counts) > 1 else 0.5
-    return found
+def _relative_ranks(column: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return ranks from 0 to 1, NaN where missing; equal values share their mean rank."""
+    from scipy.stats import rankdata  # half a second to load
+
+    ranks: NDArray[np.float64] = rankdata(column, nan_policy="omit")
+    n_known = int((~np.isnan(column)).sum())
+    return (ranks - 1) / max(n_known - 1, 1)
 
 
 def _spread(values: NDArray[np.float32], width: float) -> NDArray[np.float64]:
@@ -250,19 +382,19 @@ def agreement_figure(
         right.set_yticks(range(len(features)), [short_label(name, 28) for name in features])
         right.set_title("Importance in each instance")
         figure.colorbar(shown, ax=right, label="mean |SHAP value| (log-odds)")
-        for place in (left, right):
-            place.grid(visible=False)
-            place.tick_params(length=0)
-            for spine in place.spines.values():
+        for axes in (left, right):
+            axes.grid(visible=False)
+            axes.tick_params(length=0)
+            for spine in axes.spines.values():
                 spine.set_visible(False)
         return figure
 
 
-def _write_cells(place: "Axes", numbers: NDArray[np.float64], bright: float) -> None:
+def _write_cells(axes: "Axes", numbers: NDArray[np.float64], bright: float) -> None:
     for row, column in np.ndindex(numbers.shape):
         number = numbers[row, column]
         text = f"{number:.2f}" if np.isfinite(number) else "-"
-        place.text(
+        axes.text(
             column,
             row,
             text,
@@ -276,16 +408,16 @@ def _write_cells(place: "Axes", numbers: NDArray[np.float64], bright: float) -> 
 def motif_figure(
     motifs: Sequence[Motif], classes: Sequence[str], families: Sequence[tuple[str, Sequence[Bar]]]
 ) -> "Figure":
-    """Draw the most important k-mers as letters with a bar a class, and their families.
+    """Draw the most important k-mers as letters with a bar per class, and their families.
 
     Parameters
     ----------
     motifs
         k-mers, the first at the top.
     classes
-        Names, a column of bars each.
+        Names, one column of bars each.
     families
-        (title, families of k-mers), a panel each.
+        (title, families of k-mers), one panel each.
     """
     from matplotlib.figure import Figure
 
@@ -293,35 +425,35 @@ def motif_figure(
         n_lines = max(len(motifs), *(len(bars) for _, bars in families)) if families else len(motifs)
         widths = [1.0] * len(classes) + [1.3] * len(families)
         figure = Figure(figsize=(1.2 + 1.75 * sum(widths), 1.3 + 0.21 * n_lines), layout="constrained")
-        places = figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
+        all_axes = figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
         top = max((value for motif in motifs for value in motif.values), default=1.0) or 1.0
-        for index, place in enumerate(places[: len(classes)]):
+        for index, axes in enumerate(all_axes[: len(classes)]):
             colors = [{1: ENSEMBLE, -1: SUSPECT_COLOR, 0: BASE}[motif.signs[index]] for motif in motifs]
-            place.barh(range(len(motifs)), [motif.values[index] for motif in motifs], height=0.72, color=colors)
-            place.set_title(short_label(classes[index], 20))
-            place.set_xlim(0, 1.05 * top)
-            _name_kmers(place, [motif.kmer for motif in motifs] if index == 0 else [], n_lines)
-        for place, (title, bars) in zip(places[len(classes) :], families, strict=True):
-            place.barh(range(len(bars)), [bar.value for bar in bars], height=0.72, color=KMER_COLOR)
-            place.set_title(title)
-            place.set_xlim(left=0)
-            _name_kmers(place, [bar.name for bar in bars], n_lines)
-        for place in places:
-            place.grid(axis="y", visible=False)
-            place.locator_params(axis="x", nbins=4)
+            axes.barh(range(len(motifs)), [motif.values[index] for motif in motifs], height=0.72, color=colors)
+            axes.set_title(short_label(classes[index], 20))
+            axes.set_xlim(0, 1.05 * top)
+            _name_kmers(axes, [motif.kmer for motif in motifs] if index == 0 else [], n_lines)
+        for axes, (title, bars) in zip(all_axes[len(classes) :], families, strict=True):
+            axes.barh(range(len(bars)), [bar.value for bar in bars], height=0.72, color=KMER_COLOR)
+            axes.set_title(title)
+            axes.set_xlim(left=0)
+            _name_kmers(axes, [bar.name for bar in bars], n_lines)
+        for axes in all_axes:
+            axes.grid(axis="y", visible=False)
+            axes.locator_params(axis="x", nbins=4)
         figure.supxlabel("mean |SHAP value| (log-odds)", fontsize=8)
         _sign_legend(figure)
         return figure
 
 
-def _name_kmers(place: "Axes", names: Sequence[str], n_lines: int) -> None:
+def _name_kmers(axes: "Axes", names: Sequence[str], n_lines: int) -> None:
     """Write k-mers left of the bars, each letter in its colour."""
     from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea
 
-    place.set_ylim(n_lines - 0.4, -0.6)
+    axes.set_ylim(n_lines - 0.4, -0.6)
     # invisible labels of the same width make room for the letters
-    place.set_yticks(range(len(names)), names, fontfamily="DejaVu Sans Mono", fontsize=8, color="none")
-    place.tick_params(axis="y", length=0)
+    axes.set_yticks(range(len(names)), names, fontfamily="DejaVu Sans Mono", fontsize=8, color="none")
+    axes.tick_params(axis="y", length=0)
     for row, name in enumerate(names):
         properties = {"family": "DejaVu Sans Mono", "size": 8}
         letters: list[Artist] = [
@@ -337,7 +469,7 @@ def _name_kmers(place: "Axes", names: Sequence[str], n_lines: int) -> None:
             frameon=False,
             pad=0,
         )
-        place.add_artist(box)
+        axes.add_artist(box)
 
 
 def _sign_legend(figure: "Figure") -> None:
@@ -350,8 +482,3 @@ def _sign_legend(figure: "Figure") -> None:
         Patch(color=KMER_COLOR, label="families: all classes"),
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=4)
-
-
-def mark_of(feature: str, is_suspect: bool) -> str:
-    """Return how a feature is drawn."""
-    return "suspect" if is_suspect else "k-mer" if kmer_of(feature) else ""

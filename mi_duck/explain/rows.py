@@ -1,4 +1,4 @@
-"""From a dataset to the rows that are explained: which ones, by SQL, and their features, from their row groups alone."""
+"""From a dataset to the rows that are explained: SQL chooses them, and only their row groups are read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from mi_duck.ensemble.model import feature_matrix
 from mi_duck.errors import DataError
 from mi_duck.processes import Report
 
-BATCH_BYTES = 128 << 20  # if every value had 8 bytes; most have one
+BATCH_BYTES = 128 << 20  # of a batch whose values have 8 bytes; most have one
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,7 @@ class SampledRows:
     Parameters
     ----------
     gene_id, cluster, position, label
-        Of each row: the gene, the number of its unit of independence, its place in the gene (None where the data have
-        none), its class.
+        Of each row: the gene, the number of its fold group, its position (None where the data have none), its class.
     matrix
         Features, shape (n_rows, n_features); NaN is missing.
     """
@@ -51,29 +50,23 @@ def sample_rows(
 
     Parameters
     ----------
-    dataset
-        The dataset.
     features
         Columns of the matrix, in this order.
     n_rows
         Rows of each sample; all rows where the dataset has fewer.
     seed
-        Seed of the first sample; the next ones follow it.
-    threads
-        Threads of the SQL.
-    report
-        Told (stage, row groups read, all that hold a chosen row).
+        Seed of the first sample; the others have the next ones.
 
     Raises
     ------
     DataError
-        A row has no gene or an unknown label, a feature is missing or no number, a file is damaged.
+        A row has no gene or an unknown label, a feature is missing or not a number, a file is damaged.
 
     Notes
     -----
-    All rows stand in one list: by class, inside a class by the seed's order of fold groups and genes, inside a gene by
-    position. Every (N / n)-th is taken. So every row of the dataset has the same probability, each class and each gene has its
-    share to within one row, and a plain mean over the sample estimates the mean over the dataset.
+    The rows are ordered by class, then by fold group and gene in seeded order, then by position, and every (N / n)-th is
+    taken. So every row has the same probability, each class and each gene of a class its share to within one row, and a
+    plain mean over the sample estimates the mean over the dataset.
     """
     with Database(threads=threads) as db:
         db.open_source(
@@ -94,58 +87,60 @@ def sample_rows(
             db.arrow("shap_sample", seed=seed + number, n_rows=min(wanted, dataset.n_rows))
             for number, wanted in enumerate(n_rows)
         ]
-    together = pa.concat_tables(tables)
-    matrix = _read_features(together, features, report)
+    matrix = _read_features(pa.concat_tables(tables), features, report)
     dataset.check_unchanged()
-    samples = []
-    first = 0
-    for table in tables:
-        groups = table["fold_group"].to_pylist()
-        numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
-        samples.append(
-            SampledRows(
-                gene_id=tuple(table["gene_id"].to_pylist()),
-                cluster=np.array([numbers[group] for group in groups], dtype=np.int64),
-                position=tuple(table["position"].to_pylist()),
-                label=table["label"].to_numpy().astype(np.int64),
-                matrix=matrix[first : first + len(table)],
-            )
-        )
-        first += len(table)
-    return samples
+    parts = np.split(matrix, np.cumsum([len(table) for table in tables])[:-1])
+    return [_sampled(table, part) for table, part in zip(tables, parts, strict=True)]
+
+
+def _sampled(table: pa.Table, matrix: NDArray[np.float32]) -> SampledRows:
+    # the rows are ordered by fold group, so numbers in order of appearance keep a cluster's rows together
+    groups = table["fold_group"].combine_chunks().dictionary_encode()
+    return SampledRows(
+        gene_id=tuple(table["gene_id"].to_pylist()),
+        cluster=groups.indices.to_numpy().astype(np.int64),
+        position=tuple(table["position"].to_pylist()),
+        label=table["label"].to_numpy().astype(np.int64),
+        matrix=matrix,
+    )
 
 
 def _read_features(chosen: pa.Table, features: Sequence[str], report: Report) -> NDArray[np.float32]:
     """Read the features of chosen rows, a few thousand rows of a row group at a time."""
     matrix = np.empty((len(chosen), len(features)), dtype=np.float32)
-    rows_of: dict[str, list[tuple[int, int]]] = {}
-    for place, (file, row) in enumerate(zip(chosen["file"].to_pylist(), chosen["row_number"].to_pylist(), strict=True)):
-        rows_of.setdefault(file, []).append((row, place))
-    batch_rows = max(256, BATCH_BYTES // (8 * len(features)))
-    for done, (file, pairs) in enumerate(sorted(rows_of.items())):
-        report("reading the rows to explain", done, len(rows_of))
-        pairs.sort()
-        numbers = np.array([row for row, _ in pairs])
-        places = np.array([place for _, place in pairs])
+    of_file: dict[str, list[int]] = {}
+    for index, file in enumerate(chosen["file"].to_pylist()):
+        of_file.setdefault(file, []).append(index)
+    row_numbers = chosen["row_number"].to_numpy()
+    for done, (file, found) in enumerate(sorted(of_file.items())):
+        report("reading the rows to explain", done, len(of_file))
+        indices = np.array(found)
+        indices = indices[np.argsort(row_numbers[indices], kind="stable")]
         try:
-            with open_parquet(data_file(file)) as parquet:
-                _check_columns(parquet.schema_arrow, features, file)
-                begin = 0
-                found: list[pa.RecordBatch] = []
-                for group in range(parquet.num_row_groups):
-                    stop = begin + parquet.metadata.row_group(group).num_rows
-                    if np.searchsorted(numbers, begin) < np.searchsorted(numbers, stop):
-                        for batch in parquet.iter_batches(batch_rows, row_groups=[group], columns=list(features)):
-                            inside = slice(*np.searchsorted(numbers, [begin, begin + batch.num_rows]))
-                            if inside.start < inside.stop:
-                                found.append(batch.take(pa.array(numbers[inside] - begin)))
-                            begin += batch.num_rows
-                    begin = stop
-                matrix[places] = feature_matrix(pa.Table.from_batches(found), features)
+            matrix[indices] = feature_matrix(_taken(file, row_numbers[indices], features), features)
         except UNREADABLE as error:
             raise damaged(file, error) from error
-    report("reading the rows to explain", len(rows_of), len(rows_of))
+    report("reading the rows to explain", len(of_file), len(of_file))
     return matrix
+
+
+def _taken(file: str, numbers: NDArray[np.int64], features: Sequence[str]) -> pa.Table:
+    """Return rows of a file by their ascending numbers; row groups without one of them are not read."""
+    batch_rows = max(256, BATCH_BYTES // (8 * len(features)))
+    taken: list[pa.RecordBatch] = []
+    with open_parquet(data_file(file)) as parquet:
+        _check_columns(parquet.schema_arrow, features, file)
+        begin = 0
+        for group in range(parquet.num_row_groups):
+            stop = begin + parquet.metadata.row_group(group).num_rows
+            if np.searchsorted(numbers, begin) < np.searchsorted(numbers, stop):
+                for batch in parquet.iter_batches(batch_rows, row_groups=[group], columns=list(features)):
+                    inside = slice(*np.searchsorted(numbers, [begin, begin + batch.num_rows]))
+                    if inside.start < inside.stop:
+                        taken.append(batch.take(pa.array(numbers[inside] - begin)))
+                    begin += batch.num_rows
+            begin = stop
+    return pa.Table.from_batches(taken)
 
 
 def _check_columns(schema: pa.Schema, features: Sequence[str], file: str) -> None:

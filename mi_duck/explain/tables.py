@@ -1,30 +1,26 @@
-"""From contributions to the tables and the summary that are written; every number comes from one place."""
+"""From contributions to the tables of an analysis and the numbers of its summary."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mi_duck.ensemble.shap import Contributions, Importance, Numbers, rank_correlation
+from mi_duck.atomic_files import write_csv
+from mi_duck.ensemble.shap import Contributions, Importance, Numbers
 from mi_duck.run.feature_names import Group, feature_kind, kmer_of
 
-TOP = 10
 Record = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What the numbers are about.
+    """Names of features, classes, instances (``instance_00``) and groups.
 
-    Parameters
-    ----------
-    features, classes, instances
-        Names; instances by their number, ``instance_00``.
-    groups
-        Groups of features.
-    suspects
-        Features that the leakage report names, or None where there is no report.
+    ``suspects`` are the features that the leakage report names, None where there is no report.
     """
 
     features: tuple[str, ...]
@@ -46,9 +42,40 @@ def kind_of(feature: str) -> str:
     return f"{len(kmer)}-mer" if kmer else feature_kind(feature)
 
 
+def class_stems(classes: Sequence[str]) -> list[str]:
+    """Return how the files of each class begin: its name where that can be one, else ``class_0`` and so on.
+
+    Examples
+    --------
+    >>> class_stems(["neither", "a/b", "ensemble"])
+    ['neither', 'class_1', 'class_2']
+    """
+    return [
+        name if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,80}", name) and name != "ensemble" else f"class_{index}"
+        for index, name in enumerate(classes)
+    ]
+
+
 def rank_order(values: Numbers) -> list[int]:
-    """Return places from the largest value to the smallest; equal ones in their order."""
-    return [int(place) for place in np.argsort(-values, kind="stable")]
+    """Return indices from the largest value to the smallest; equal ones in their order."""
+    return [int(index) for index in np.argsort(-values, kind="stable")]
+
+
+def write_tables(folder: Path, found: Contributions, names: Names, correlations: Numbers) -> None:
+    """Write every table; those of families and of agreement only where there are families and several instances."""
+    write_csv(folder / "ensemble_shap_importance.csv", _ensemble_table(found, names))
+    for index, stem in enumerate(class_stems(names.classes)):
+        write_csv(folder / f"{stem}_shap_importance.csv", _class_table(found, names, index))
+    for member, name in enumerate(names.instances):
+        path = folder / "per_instance_results" / f"{name}_shap_importance.csv"
+        write_csv(path, _instance_table(found, names, member))
+    write_csv(folder / "shap_importance_incremental.csv", _short_table(found, names))
+    write_csv(folder / "feature_groups.csv", group_table(found, names, ["kind of feature"]))
+    families = group_table(found, names, ["reverse complement", "one mismatch"])
+    if families:
+        write_csv(folder / "kmer_families.csv", families)
+    if len(names.instances) > 1:
+        write_csv(folder / "instance_agreement.csv", _agreement_table(correlations, names))
 
 
 def _number(value: float) -> float | str:
@@ -56,86 +83,76 @@ def _number(value: float) -> float | str:
     return float(value) if np.isfinite(value) else ""
 
 
-def _suspect(names: Names, feature: str) -> int | str:
-    return "" if names.suspects is None else int(feature in names.suspects)
+def _sd(values: Numbers) -> float:
+    return float(values.std(ddof=1)) if len(values) > 1 else float("nan")
 
 
-def ensemble_table(found: Contributions, names: Names) -> list[Record]:
+def _ensemble_table(found: Contributions, names: Names) -> list[Record]:
     """Return importances over all classes, with their spread over instances."""
     by_instance = np.stack([one.value for one in found.by_instance])
     return [
         {
-            "feature": names.features[place],
-            "importance": float(found.overall.value[place]),
-            "se": _number(found.overall.error[place]),
+            "feature": names.features[feature],
+            **_estimate(found.overall, feature),
             "rank": rank + 1,
-            "instance_sd": _number(_sd(by_instance[:, place])),
-            "instance_min": float(by_instance[:, place].min()),
-            "instance_max": float(by_instance[:, place].max()),
-            "kind": kind_of(names.features[place]),
-            "is_suspect": _suspect(names, names.features[place]),
+            **_spread_and_kind(by_instance[:, feature], names, feature),
         }
-        for rank, place in enumerate(rank_order(found.overall.value))
+        for rank, feature in enumerate(rank_order(found.overall.value))
     ]
 
 
-def class_table(found: Contributions, names: Names, index: int) -> list[Record]:
+def _class_table(found: Contributions, names: Names, index: int) -> list[Record]:
     """Return importances in one class: with sign and direction, and their spread over instances."""
     one = found.by_class[index]
     by_instance = np.stack([row[index].value for row in found.by_booster])
     return [
         {
-            "feature": names.features[place],
-            "importance": float(one.value[place]),
-            "se": _number(one.error[place]),
+            "feature": names.features[feature],
+            **_estimate(one, feature),
             "rank": rank + 1,
-            "mean_value": float(found.mean_value[index, place]),
-            "direction": _number(found.direction[index, place]),
-            "instance_sd": _number(_sd(by_instance[:, place])),
-            "instance_min": float(by_instance[:, place].min()),
-            "instance_max": float(by_instance[:, place].max()),
-            "kind": kind_of(names.features[place]),
-            "is_suspect": _suspect(names, names.features[place]),
+            "mean_value": float(found.mean_value[index, feature]),
+            "direction": _number(found.direction[index, feature]),
+            **_spread_and_kind(by_instance[:, feature], names, feature),
         }
-        for rank, place in enumerate(rank_order(one.value))
+        for rank, feature in enumerate(rank_order(one.value))
     ]
 
 
-def _sd(values: Numbers) -> float:
-    return float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+def _estimate(one: Importance, index: int, suffix: str = "") -> Record:
+    return {f"importance{suffix}": float(one.value[index]), f"se{suffix}": _number(one.error[index])}
 
 
-def instance_table(found: Contributions, names: Names, member: int) -> list[Record]:
-    """Return importances in one instance: over all classes, then class by class."""
+def _spread_and_kind(by_instance: Numbers, names: Names, feature: int) -> Record:
+    name = names.features[feature]
+    return {
+        "instance_sd": _number(_sd(by_instance)),
+        "instance_min": float(by_instance.min()),
+        "instance_max": float(by_instance.max()),
+        "kind": kind_of(name),
+        "is_suspect": "" if names.suspects is None else int(name in names.suspects),
+    }
+
+
+def _instance_table(found: Contributions, names: Names, member: int) -> list[Record]:
+    """Return importances in one instance: over all classes, then per class."""
     whole = found.by_instance[member]
     records = []
-    for rank, place in enumerate(rank_order(whole.value)):
-        record: Record = {
-            "feature": names.features[place],
-            "importance": float(whole.value[place]),
-            "se": _number(whole.error[place]),
-            "rank": rank + 1,
-        }
-        for index, name in enumerate(names.classes):
-            one = found.by_booster[member][index]
-            record |= {f"importance_{name}": float(one.value[place]), f"se_{name}": _number(one.error[place])}
+    for rank, feature in enumerate(rank_order(whole.value)):
+        record: Record = {"feature": names.features[feature], **_estimate(whole, feature), "rank": rank + 1}
+        for name, one in zip(names.classes, found.by_booster[member], strict=True):
+            record |= _estimate(one, feature, f"_{name}")
         records.append(record)
     return records
 
 
-def legacy_table(found: Contributions, names: Names) -> list[Record]:
-    """Return the same importances under the columns that the seeds name."""
+def _short_table(found: Contributions, names: Names) -> list[Record]:
+    """Return the importances alone, under the column names that ``shap_importance_incremental.csv`` has always had."""
+    by_class = list(zip(names.classes, found.by_class, strict=True))
     return [
-        {"feature": names.features[place]}
-        | {
-            f"importance_{name}": float(one.value[place])
-            for name, one in zip(names.classes, found.by_class, strict=True)
-        }
-        | {
-            "importance_mean": float(found.overall.value[place]),
-            "shap_importance": float(found.overall.value[place]),
-        }
-        for place in rank_order(found.overall.value)
+        {"feature": names.features[feature]}
+        | {f"importance_{name}": float(one.value[feature]) for name, one in by_class}
+        | dict.fromkeys(("importance_mean", "shap_importance"), float(found.overall.value[feature]))
+        for feature in rank_order(found.overall.value)
     ]
 
 
@@ -149,58 +166,56 @@ def group_table(found: Contributions, names: Names, kinds: Sequence[str]) -> lis
     """
     records = []
     for kind in kinds:
-        places = [number for number, group in enumerate(names.groups) if group.kind == kind]
-        order = sorted(places, key=lambda place: -found.groups_overall.value[place])
-        for rank, place in enumerate(order):
-            group = names.groups[place]
+        of_kind = [number for number, group in enumerate(names.groups) if group.kind == kind]
+        for rank, number in enumerate(sorted(of_kind, key=lambda number: -found.groups_overall.value[number])):
+            group = names.groups[number]
             record: Record = {
                 "kind": kind,
                 "group": group.name,
                 "n_features": len(group.members),
-                "importance": float(found.groups_overall.value[place]),
-                "se": _number(found.groups_overall.error[place]),
+                **_estimate(found.groups_overall, number),
                 "rank": rank + 1,
                 "sum_of_members": float(found.overall.value[list(group.members)].sum()),
             }
             for name, one in zip(names.classes, found.groups_by_class, strict=True):
-                record |= {f"importance_{name}": float(one.value[place]), f"se_{name}": _number(one.error[place])}
+                record |= _estimate(one, number, f"_{name}")
             records.append(record)
     return records
 
 
 def agreement(found: Contributions) -> Numbers:
-    """Return rank correlations of the instances' importances, shape (n_instances, n_instances).
+    """Return Spearman's rank correlations of the instances' importances, shape (n_instances, n_instances).
 
     Only features that some instance uses count: hundreds of zeros in common would look like agreement.
     """
+    from scipy.stats import rankdata  # half a second to load
+
     values = np.stack([one.value for one in found.by_instance])
     values = values[:, values.max(axis=0) > 0]
-    return np.array([[rank_correlation(first, second) for second in values] for first in values])
+    if values.shape[1] < 2:
+        return np.full((len(values), len(values)), np.nan)
+    with np.errstate(invalid="ignore", divide="ignore"):  # NaN where all features of an instance are equal
+        return np.atleast_2d(np.corrcoef(rankdata(values, axis=1)))
 
 
-def agreement_table(correlations: Numbers, names: Names) -> list[Record]:
-    """Return the rank correlation of every two instances; of a single one none."""
+def _agreement_table(correlations: Numbers, names: Names) -> list[Record]:
     return [
-        {
-            "first": names.instances[one],
-            "second": names.instances[two],
-            "rank_correlation": _number(correlations[one, two]),
-        }
-        for one in range(len(names.instances))
+        {"first": first, "second": names.instances[two], "rank_correlation": _number(correlations[one, two])}
+        for one, first in enumerate(names.instances)
         for two in range(one + 1, len(names.instances))
     ]
 
 
-def _top(names: Names, one: Importance, n: int = TOP, only: Sequence[int] | None = None) -> dict[str, float]:
-    places = [place for place in rank_order(one.value) if only is None or place in set(only)]
-    return {names.features[place]: float(one.value[place]) for place in places[:n]}
+def _top(names: Names, one: Importance, n: int = 10, only: NDArray[np.bool_] | None = None) -> dict[str, float]:
+    order = [feature for feature in rank_order(one.value) if only is None or only[feature]]
+    return {names.features[feature]: float(one.value[feature]) for feature in order[:n]}
 
 
 def summary_facts(found: Contributions, names: Names, correlations: Numbers) -> Record:
-    """Return the numbers of the summary, under the names that the seeds use where they have one."""
+    """Return the numbers of ``shap_analysis_summary.json`` that describe importances."""
     overall = found.overall
-    kmers = [number for number, name in enumerate(names.features) if kmer_of(name)]
-    others = [number for number, name in enumerate(names.features) if not kmer_of(name)]
+    is_kmer = np.array([kmer_of(name) is not None for name in names.features])
+    kmers, others = overall.value[is_kmer], overall.value[~is_kmer]
     total = float(overall.value.sum())
     pairs = correlations[np.triu_indices(len(correlations), 1)]
     top_20 = rank_order(overall.value)[:20]
@@ -219,11 +234,11 @@ def summary_facts(found: Contributions, names: Names, correlations: Numbers) -> 
         "feature_type_analysis": {
             "n_kmer_features": len(kmers),
             "n_non_kmer_features": len(others),
-            "kmer_mean_importance": float(overall.value[kmers].mean()) if kmers else None,
-            "non_kmer_mean_importance": float(overall.value[others].mean()) if others else None,
-            "kmer_share": float(overall.value[kmers].sum()) / total if total else None,
-            "top_kmer_features": _top(names, overall, 5, kmers),
-            "top_non_kmer_features": _top(names, overall, 5, others),
+            "kmer_mean_importance": float(kmers.mean()) if len(kmers) else None,
+            "non_kmer_mean_importance": float(others.mean()) if len(others) else None,
+            "kmer_share": float(kmers.sum()) / total if total else None,
+            "top_kmer_features": _top(names, overall, 5, is_kmer),
+            "top_non_kmer_features": _top(names, overall, 5, ~is_kmer),
         },
         "class_summaries": {
             name: {
@@ -236,15 +251,15 @@ def summary_facts(found: Contributions, names: Names, correlations: Numbers) -> 
         "importance_statistics": {
             "total": total,
             "mean": float(overall.value.mean()),
-            "sd": _null(_sd(overall.value)),
+            "sd": _finite(_sd(overall.value)),
             "min": float(overall.value.min()),
             "max": float(overall.value.max()),
-            "largest_relative_se_of_top_20": _null(float(relative.max())) if np.isfinite(relative).all() else None,
+            "largest_relative_se_of_top_20": _finite(float(relative.max())),
         },
         "instance_agreement": {
-            "mean_rank_correlation": _null(float(pairs.mean())) if len(pairs) else None,
+            "mean_rank_correlation": _finite(float(pairs.mean())) if len(pairs) else None,
             "n_in_top_20_of_every_instance": len(in_all),
-            "lowest_rank_correlation": _null(float(pairs.min())) if len(pairs) else None,
+            "lowest_rank_correlation": _finite(float(pairs.min())) if len(pairs) else None,
         },
         "suspects": None if names.suspects is None else sorted(names.suspects),
         "suspects_in_top_10": None
@@ -253,5 +268,5 @@ def summary_facts(found: Contributions, names: Names, correlations: Numbers) -> 
     }
 
 
-def _null(value: float) -> float | None:
+def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None

@@ -29,6 +29,8 @@ from mi_duck.processes import Report
 
 SMALLEST_WINDOW = 44
 
+LEAST_GT_AG = 0.9  # of introns; in most genomes it is .97 or more
+
 
 @dataclass(frozen=True, slots=True)
 class BuildSummary:
@@ -81,6 +83,23 @@ class BuildSummary:
     n_split_genes: int
     n_rows_without_scores: int
     seconds: float
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a user should look at before a model is trained on it."""
+        found = []
+        if self.gt_ag_fraction < LEAST_GT_AG:
+            found.append(
+                f"only {self.gt_ag_fraction:.1%} of introns begin GT and end AG; do FASTA and annotation belong together?"
+            )
+        counts = {
+            "contigs of the annotation are not in the FASTA": self.n_contigs_without_sequence,
+            "rows have no base score in the file; their score features are null": self.n_rows_without_scores,
+            "exon lines without a strand were ignored": self.n_exons_without_strand,
+            "exon lines without a gene were ignored": self.n_exons_without_gene,
+            "positions are donor and acceptor at once and were left out": self.n_ambiguous_sites,
+        }
+        return found + [f"{count:,} {words}" for words, count in counts.items() if count]
 
 
 def build(

@@ -141,6 +141,8 @@ def make_plan(dataset: Dataset, out: Path, asked: Asked, context: Context, *, is
         laid_out = lay_out(indexed, folder, asked, budget, context)
         costs = measure_costs(indexed, laid_out, folder, asked, context)
         cut = cut_instances(indexed, laid_out, costs, asked, budget, context)
+        if not laid_out.is_probed:  # nothing is written for a plan that is refused
+            write_memory(folder, costs.model, costs.rates)
         plan = Plan(asked, indexed.data, laid_out.settings, costs, cut)
         write_file(folder.plan, plan.to_json().encode())
     finally:
@@ -377,8 +379,6 @@ def measure_costs(indexed: Indexed, laid_out: LaidOut, folder: RunFolder, asked:
     if laid_out.is_probed and laid_out.small_run is not None:
         small_run = laid_out.small_run.with_settings(laid_out.settings)
         model, rates, _ = measure(model, folder, small_run, context)
-    else:
-        write_memory(folder, model, rates)
     data = indexed.data
     per_gene = (asked.memory_per_gene_mb or 0) * (1 << 20)
     return Costs(model, rates, model.bytes_per_row() or per_gene * data.n_genes / data.n_rows)

@@ -7,7 +7,7 @@ the page names the command that makes it.
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -130,6 +130,7 @@ def render(run: RunRecords, fits: Sequence[FitRecord] | None, *, with_plots: boo
     import jinja2
 
     pictures = Pictures(with_plots)
+    asked = asdict(run.plan.asked) | {"full_hash": run.plan.data.full_hash}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -175,6 +176,8 @@ def render(run: RunRecords, fits: Sequence[FitRecord] | None, *, with_plots: boo
         suspects=suspects_of(run),
         gene_deltas=_gene_deltas(run),
         command=run_command(run),
+        asked=asked,
+        decided={name: value for name, value in json.loads(run.facts["settings"]).items() if name not in asked},
         colors={name: color for color, name in NAMES.items()},
         with_plots=with_plots,
     )

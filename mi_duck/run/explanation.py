@@ -1,4 +1,4 @@
-"""What a run says of its explanation, and whether one can be made; loads neither XGBoost nor shap."""
+"""What is stored about the explanation of a run, and whether one can be made; loads neither XGBoost nor shap."""
 
 import importlib.util
 import json
@@ -31,16 +31,16 @@ def read_summary(folder: RunFolder) -> dict[str, Any]:
 
 
 def is_explained(folder: RunFolder, *, sample_size: int, background_size: int, with_figures: bool) -> bool:
-    """Return whether the model that a run holds was explained with so many rows, and nothing of that is missing."""
+    """Return whether a run's model was explained with so many rows, and every file of that is there and unchanged."""
     try:
-        summary = read_summary(folder)
+        summary, suspects = read_summary(folder), read_suspects(folder.root)
         return bool(
             summary["version"] == VERSION
             and summary["model_sha256"] == file_sha256(folder.model)
             and summary["sampling"]["n_rows_wanted"] == sample_size
             and summary["background"]["n_rows_wanted"] == background_size
             and (not with_figures or any(name.endswith(".png") for name in summary["files"]))
-            and summary["suspects"] == in_order(read_suspects(folder.root))
+            and summary["suspects"] == (None if suspects is None else sorted(suspects))
             and all(file_sha256(folder.shap / name) == digest for name, digest in summary["files"].items())
             and folder.shap_importance.is_file()
         )
@@ -56,7 +56,7 @@ def read_suspects(run: Path) -> frozenset[str] | None:
     CheckpointError
         The report is damaged.
     """
-    path = RunFolder(run).root / "leakage_analysis" / "leakage.json"
+    path = RunFolder(run).leakage / "leakage.json"
     if not path.is_file():
         return None
     try:
@@ -64,8 +64,3 @@ def read_suspects(run: Path) -> frozenset[str] | None:
         return frozenset(one if isinstance(one, str) else str(one["feature"]) for one in suspects)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} names no suspects: {error}; delete it or make it again") from error
-
-
-def in_order(names: frozenset[str] | None) -> list[str] | None:
-    """Return names sorted; None stays None."""
-    return None if names is None else sorted(names)

@@ -1,18 +1,12 @@
-"""From the scores of a base model at a position and its four neighbours to the derived score features.
+"""The names of features: what a feature describes, and which features belong together.
 
-All functions are pure: a feature depends on the scores of one row and on nothing else, in particular not on
-its label. The genome builder and the synthetic dataset both compute their columns here, so they cannot drift
-apart.
-
-From the names of features to groups of them: by kind, and k-mers that are one motif in two spellings.
+The genome builder and the synthetic dataset take their columns from these names. Groups are by kind, and k-mers that are
+the same motif on the other strand or with one letter changed.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 _PROBABILITY = (
     "relative_donor_probability",
@@ -86,12 +80,16 @@ GENE_FEATURES: tuple[str, ...] = (
     "missing_transcript_feats",
 )
 
-_KMER = re.compile(r"\d+mer_[ACGTN]+")
-_CONTEXT_SCORE = re.compile(r"context_score_[mp]\d+")
+KMER = re.compile(r"(\d+)mer_([ACGTN]+)")
+CONTEXT_SCORE = re.compile(r"context_score_[mp]\d+")
+COMPLEMENT = str.maketrans("ACGTN", "TGCAN")
+MOST_CENTRES = (
+    4096  # one-mismatch families per k: all 6-mers; the families of 7-mers would take longer than the SHAP values
+)
 
 
 def feature_kind(name: str) -> str:
-    """Say what a feature describes, from its name alone.
+    """Return what a feature describes, from its name alone.
 
     Parameters
     ----------
@@ -110,26 +108,20 @@ def feature_kind(name: str) -> str:
     >>> feature_kind("gc_content"), feature_kind("gene_length"), feature_kind("phylop")
     ('sequence', 'gene', 'other')
     """
-    if _KMER.fullmatch(name):
+    if KMER.fullmatch(name):
         return "k-mer"
     if name in BASE_SCORES:
         return "base score"
-    if name in SCORE_FEATURES or _CONTEXT_SCORE.fullmatch(name):
+    if name in SCORE_FEATURES or CONTEXT_SCORE.fullmatch(name):
         return "score"
     if name in SEQUENCE_FEATURES:
         return "sequence"
     return "gene" if name in GENE_FEATURES else "other"
 
 
-KMER = re.compile(r"(\d+)mer_([ACGTN]+)")
-COMPLEMENT = str.maketrans("ACGTN", "TGCAN")
-MOST_CENTRES = 4096  # of one k: all 6-mers; with 7-mers the families alone would take longer than the values
-GROUPS_AT_ONCE = 128
-
-
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Features that are looked at together.
+    """Features whose SHAP values are summed.
 
     Parameters
     ----------
@@ -138,7 +130,7 @@ class Group:
     name
         Of the group; for k-mers the motif.
     members
-        Their columns.
+        Indices of the features.
     """
 
     kind: str
@@ -170,7 +162,7 @@ def reverse_complement(kmer: str) -> str:
 
 
 def feature_groups(kinds: Sequence[str]) -> list[Group]:
-    """Return one group for each kind, and k-mers against all others where both are there.
+    """Return one group per kind, one of all k-mers, and one of all other features where there are both.
 
     Parameters
     ----------
@@ -215,14 +207,3 @@ def kmer_families(features: Sequence[str]) -> tuple[list[Group], list[str]]:
             if len(members) > 1:
                 near.append(Group("one mismatch", centre, tuple(members)))
     return both + near, notes
-
-
-def group_sums(values: NDArray[np.float64], groups: Sequence[Group]) -> NDArray[np.float64]:
-    """Return the sums of values over the members of each group: (n_features, n_rows) to (n_groups, n_rows)."""
-    sums = np.empty((len(groups), values.shape[1]))
-    for first in range(0, len(groups), GROUPS_AT_ONCE):
-        some = groups[first : first + GROUPS_AT_ONCE]
-        members = np.concatenate([group.members for group in some])
-        starts = np.cumsum([0] + [len(group.members) for group in some[:-1]])
-        sums[first : first + len(some)] = np.add.reduceat(values.take(members, axis=0), starts, axis=0)
-    return sums

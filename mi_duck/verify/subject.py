@@ -93,7 +93,7 @@ def open_subject(folder: RunFolder) -> Subject:
     plan = folder.read_plan()
     check_plan(plan)
     try:
-        n_planned = len(json.loads(folder.plan.read_bytes())["instances"])
+        n_planned = len(json.loads(folder.plan.read_bytes())["cut"]["instances"])
         provenance = read_provenance(folder)
     except UNREADABLE:
         n_planned, provenance = len(plan.cut.instances), None

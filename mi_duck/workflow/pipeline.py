@@ -198,7 +198,7 @@ def publish(folder: RunFolder, plan: Plan, started: str, diagnostics: Diagnostic
         "plan_sha256": file_sha256(folder.plan),
         "model_sha256": file_sha256(folder.model),
         "dataset_fingerprint": plan.data.fingerprint,
-        "settings": asdict(plan.settings),
+        "settings": {name: value for name, value in asdict(plan.settings).items() if name != "zero_is_missing"},
         "versions": versions(),
         "started_at": started,
         "finished_at": _now(),

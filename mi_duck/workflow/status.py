@@ -1,8 +1,9 @@
-"""What may be asked of a run that exists: train, tell, consolidate, evaluate, explain, report; each alone."""
+"""How far a run is: which instances are done, running, lost or still to do, and the time left."""
 
 from pathlib import Path
 from typing import Any
 
+from mi_duck.numbers import duration
 from mi_duck.resources import GIB
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.instance_folder import instance_state, measurement, status_of
@@ -62,3 +63,13 @@ def instance_status(folder: RunFolder, plan: Plan, instance: Instance) -> tuple[
     if status != "done" and is_locked(folder.root, f".lock_{instance.name}"):
         return "running", ""
     return status, state.detail if status == "lost" else ""
+
+
+def status_lines(facts: dict[str, Any]) -> list[str]:
+    """Return in lines what `run_status` found: counts, time left, and why instances were lost."""
+    return [
+        f"{facts['n_done']} of {len(facts['instances'])} instances done, {facts['n_running']} running, {facts['n_lost']} lost; "
+        f"at most {duration(facts['seconds_left'])} of training left; consolidated: {facts['is_consolidated']}; "
+        f"finished: {facts['is_finished']}",
+        *(f"{name} was lost: {cause}" for name, cause in facts["causes_of_loss"].items()),
+    ]

@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mi_duck.console import MIB, Table, duration
+from mi_duck.console import Table
 from mi_duck.metrics.metrics import Metric
+from mi_duck.numbers import MIB, duration
 from mi_duck.resources import GIB
 from mi_duck.run.plan import Plan
 
@@ -50,6 +51,25 @@ def alternatives_table(plan: Plan) -> Table:
             for one in plan.cut.alternatives
         ),
     )
+
+
+def plan_line(plan: Plan) -> str:
+    """Return in one line what a plan's instances are together."""
+    cut, n_genes = plan.cut, plan.data.n_genes
+    redundancy = sum(one.n_genes for one in cut.instances) / n_genes
+    return (
+        f"{cut.strategy_used}: {len(cut.instances)} instances, neighbours share {cut.overlap_genes:,} genes, "
+        f"redundancy {redundancy:.3f}, coverage {n_genes:,}/{n_genes:,}"
+    )
+
+
+def infeasible_lines(plan: Plan) -> list[str]:
+    """Return a line for each way to train the genes of a plan that does not fit, with why."""
+    return [
+        f"    {one['strategy']}, {one['layout']}: {one['reason']}"
+        for one in plan.cut.alternatives
+        if not one["is_feasible"]
+    ]
 
 
 def peak_records(found: "MemoryReport") -> list[dict[str, Any]]:

@@ -32,15 +32,15 @@ def chosen(db: Database, n_rows: int, seed: int = 42) -> list[tuple[str, str, in
 
 
 def test_shap_sample__takes_every_nth_of_classes_genes_and_positions(db: Database, given: Given) -> None:
-    """Four of eight rows: places 1, 3, 5 and 7 of the list (class, gene in the seed's order, position)."""
+    """Four of eight rows: numbers 1, 3, 5 and 7 of the list (class, gene in seeded order, position)."""
     given("source_rows", ROWS)
     given("label_counts", COUNTS)
     first, second = sorted((("A", "c1"), ("B", "c2")), key=lambda pair: md5(f"42:shap:{pair[1]}".encode()).hexdigest())
-    rows = {"A": [("A", "neither", place) for place in (10, 20, 30, 40)]}
-    rows["B"] = [("B", "neither", place) for place in (10, 20)]
+    rows = {"A": [("A", "neither", position) for position in (10, 20, 30, 40)]}
+    rows["B"] = [("B", "neither", position) for position in (10, 20)]
     sites = {"A": ("A", "donor", 50), "B": ("B", "donor", 30)}
     listed = [*rows[first[0]], *rows[second[0]], sites[first[0]], sites[second[0]]]
-    assert chosen(db, 4) == sorted((listed[place] for place in (1, 3, 5, 7)), key=lambda row: (row[0], row[2]))
+    assert chosen(db, 4) == sorted((listed[index] for index in (1, 3, 5, 7)), key=lambda row: (row[0], row[2]))
 
 
 def test_shap_sample__of_as_many_rows_as_there_are_is_all(db: Database, given: Given) -> None:
@@ -53,12 +53,6 @@ def test_shap_sample__does_not_depend_on_files(db: Database, given: Given) -> No
     given("label_counts", COUNTS)
     found = []
     for names in (("f1", "f2"), ("g", "a")):
-        text = (
-            ROWS.replace("f1", "_")
-            .replace("f2", names[1])
-            .replace("_ ", f"{names[0]} ")
-            .replace("fold_group", "fold_group")
-        )
-        given("source_rows", text.replace("gene_id fold_group", "gene_id fold_group"))
+        given("source_rows", ROWS.replace("f1", "_").replace("f2", names[1]).replace("_ ", f"{names[0]} "))
         found.append(chosen(db, 3))
     assert found[0] == found[1]
