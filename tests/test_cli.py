@@ -450,7 +450,7 @@ def test_plan__prints_what_it_made(small_dataset: Path, tmp_path: Path) -> None:
     result = call("plan", small_dataset, "--out", tmp_path / "run", *BASE, "--sample-genes", "40")
     assert "Sampling 40 genes out of 60" in result.stderr
     assert "rows from 40 genes" in result.stderr
-    assert "no feature (the gene): gene_id" in result.stderr
+    assert "not a feature (the gene): gene_id" in result.stderr
     assert "multi: 3 instances" in result.stdout
     assert "coverage 40/40" in result.stdout
 

@@ -211,10 +211,10 @@ def test_text__leaves_nothing_for_later() -> None:
 
 
 DIALECT = (
-    *(r"chances?(?<!by chance)", r"surprise", r"bend", r"dearer", r"too dear", r"kin", r"[Cc]arriers?", r"Crew"),
+    *(r"chances", r"surprise", r"bend", r"dearer", r"too dear", r"kin", r"[Cc]arriers?", r"Crew"),
     *(r"had_company", r"call_off", r"called off", r"take_files_out", r"relisted", r"last words"),
     *(r"genes a piece", r"rows a gene", r"genes an instance", r"rows a class", r"a second of a"),
-    *(r"is no (?:plan|model|number|feature|folder|file|byte)", r"tells the label", r"by its making"),
+    *(r"(?<![Tt]here )is no (?:plan|model|number|feature|folder|file|byte)", r"tells the label", r"by its making"),
 )
 """Words that readers from the field would stop at; each has a standard one."""
 

@@ -123,7 +123,7 @@ def mended(*changes: Callable[[Path], None]) -> Callable[[Path], None]:
             one(run)
         folder = RunFolder(run)
         if file_sha256(folder.genes) != json.loads(folder.plan.read_bytes())["data"]["genes_sha256"]:
-            resealed(folder.plan, lambda plan: plan.update(genes_sha256=file_sha256(folder.genes)))
+            resealed(folder.plan, lambda plan: plan["data"].update(genes_sha256=file_sha256(folder.genes)))
         plan = folder.read_plan()
         summary = json.loads(folder.summary.read_bytes())
         for instance, member in zip(plan.cut.instances, summary["members"], strict=True):
@@ -244,7 +244,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], int, str, str]] = {
         *("provenance.json", "plan.json is not the one"),
     ),
     "other number in plan.json": (
-        *(text("plan.json", '{"version": 4, "seal": "0"}'), 65, "plan.json", "it is not what was written"),
+        *(text("plan.json", '{"version": 5, "seal": "0"}'), 65, "plan.json", "it is not what was written"),
     ),
     "text for a number in plan.json": (
         *(
@@ -504,7 +504,7 @@ def test_verify__of_another_dataset(run: Path, small_dataset: Path, tmp_path: Pa
     moved = Path(shutil.copytree(small_dataset, tmp_path / "elsewhere" / small_dataset.name))
     file = next(moved.rglob("*.parquet"))
     folder = RunFolder(run)
-    resealed(folder.plan, lambda plan: plan.update(location=str(moved), files=[str(file)]))
+    resealed(folder.plan, lambda plan: plan["data"].update(location=str(moved), files=[str(file)]))
     mended()(run)
     assert call("verify", run, "--data").exit_code == 0
     data = bytearray(file.read_bytes())
