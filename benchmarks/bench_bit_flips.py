@@ -93,7 +93,7 @@ def make(data: Path, root: Path, *, full_hash: bool = False) -> Plan:
     indexed = plan_data(dataset, folder, ASKED, context, with_leakage=False)
     laid_out = LaidOut(decided(indexed, ASKED), formula_of(indexed, ASKED, threads=1), (), None, None, False)
     costs = Costs(laid_out.model, Rates(), 1.0)
-    cut = cut_instances(indexed, laid_out, costs, ASKED, Budget(1 << 30, "the benchmark", True, 1 << 30), context)
+    cut = cut_instances(indexed, laid_out, costs, ASKED, Budget(1 << 30, "the benchmark", True), context)
     plan = Plan(ASKED, indexed.data, laid_out.settings, costs, cut)
     write_file(folder.plan, plan.to_json().encode())
     return plan

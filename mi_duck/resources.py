@@ -47,14 +47,11 @@ class Budget:
         The bound that decided it, in words.
     is_users_number
         Whether the user's flag was the bound (then a refusal is exit 78, else 137).
-    available_bytes
-        Memory that this process may use, before the safety factor.
     """
 
     budget_bytes: int
     won: str
     is_users_number: bool
-    available_bytes: int
 
 
 def memory_budget(*, max_gb: float, safety_factor: float, is_elsewhere: bool = False, root: Path = Path("/")) -> Budget:
@@ -74,7 +71,7 @@ def memory_budget(*, max_gb: float, safety_factor: float, is_elsewhere: bool = F
     machine = machine_budget(safety_factor, root=root)
     user = int(max_gb * GIB)
     if is_elsewhere or user <= machine.budget_bytes:
-        return Budget(user, f"--max-memory-per-instance-gb {max_gb:g}", True, machine.available_bytes)
+        return Budget(user, f"--max-memory-per-instance-gb {max_gb:g}", True)
     return machine
 
 
@@ -85,7 +82,6 @@ def machine_budget(safety_factor: float, *, root: Path = Path("/")) -> Budget:
         int(machine.available_bytes * safety_factor),
         f"{safety_factor:g} of {machine.available_bytes / GIB:.1f} GiB available ({machine.source})",
         False,
-        machine.available_bytes,
     )
 
 

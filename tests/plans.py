@@ -68,7 +68,7 @@ def made_plan(**values: Any) -> Plan:
     )
     cut = Cut(
         strategy_used="single",
-        budget=Budget(1 << 30, "--max-memory-per-instance-gb 1", True, 1 << 34),
+        budget=Budget(1 << 30, "--max-memory-per-instance-gb 1", True),
         most_genes=200,
         overlap_genes=0,
         instances=(Instance(0, 0, 200, 200, 20_000, 20_000, 100 << 20, 10.0),),

@@ -44,7 +44,7 @@ HOLES = replace(FULL, missing=WHOLE.missing | {"real_3": 20})
 def chosen(
     asked: str, density: ColumnDensity, budget_bytes: int, *, strategy: str = "multi", request: CutRequest = REQUEST
 ) -> str:
-    budget = Budget(budget_bytes, "", True, budget_bytes)
+    budget = Budget(budget_bytes, "", True)
     layout, reason = choose_layout(asked, strategy, request, MODEL, density, budget, train_all_genes=True)
     assert reason
     return layout

@@ -353,7 +353,7 @@ def test_segment_reader__an_unfinished_or_foreign_segment_is_refused(broken: Pat
         (json.dumps(sealed(unsealed(json.loads(text)) | {"genes_sha256": "0"})), "belongs to another plan"),
         (text.replace(plan.data.fingerprint, "0" * 64), "is damaged"),
         (text[: len(text) // 2], "is damaged"),
-        (None, "no finished segment"),
+        (None, "is not a finished segment"),
     ):
         if damaged is None:
             manifest.unlink(missing_ok=True)

@@ -22,9 +22,7 @@ NEEDED = MODEL.needed_bytes(1_200_000, 3000)
 
 
 def budget(n_bytes: int, *, is_users_number: bool = True) -> Budget:
-    return Budget(
-        n_bytes, "--max-memory-per-instance-gb" if is_users_number else "the machine", is_users_number, n_bytes
-    )
+    return Budget(n_bytes, "--max-memory-per-instance-gb" if is_users_number else "the machine", is_users_number)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from mi_duck.errors import MemoryBudgetError, PlanError
 from mi_duck.plan.windows import Windows, cut_windows, instances_needed, overlap_genes
 from mi_duck.resources import GIB, Budget
 
-USERS = Budget(4 * GIB, "--max-memory-per-instance-gb 4", True, 64 * GIB)
-MACHINES = Budget(4 * GIB, "0.6 of 6.7 GiB available", False, 7 * GIB)
+USERS = Budget(4 * GIB, "--max-memory-per-instance-gb 4", True)
+MACHINES = Budget(4 * GIB, "0.6 of 6.7 GiB available", False)
 
 
 def cut(gene_rows: np.ndarray, **options: object) -> Windows:

@@ -139,7 +139,7 @@ def open_small_run(
         Costs(model, Rates(), model.bytes_per_row()),
         Cut(
             strategy_used="external" if asked.strategy == "external" else "single",
-            budget=Budget(0, "probes are not limited", False, 0),
+            budget=Budget(0, "probes are not limited", False),
             most_genes=n_genes,
             overlap_genes=0,
             instances=instances,
