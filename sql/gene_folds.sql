@@ -56,11 +56,11 @@ ordered as materialized (
     from groups
     cross join totals
 ),
-placed as (
+running as (
     select
         step,
         label,
-        sum(n_rows) over (partition by label order by step) as n_placed
+        sum(n_rows) over (partition by label order by step) as n_assigned
     from (
         select
             step,
@@ -69,25 +69,25 @@ placed as (
         from ordered
     )
 ),
-placed_squares as (
+assigned_squares as (
     select
         step,
-        list(n_placed::hugeint * n_placed::hugeint order by label) as squares
-    from placed
+        list(n_assigned::hugeint * n_assigned::hugeint order by label) as squares
+    from running
     group by step
 ),
 -- what does not depend on the folds chosen, in lists of n_folds x n_classes numbers, fold by fold: rows of the group;
--- squares of the rows placed up to this step in all folds together; rows of the dataset
+-- squares of the rows assigned up to this step in all folds together; rows of the dataset
 steps as materialized (
     select
         ordered.step,
         ordered.fold_group,
         ordered.n_classes,
         flatten(list_transform(range($n_folds), lambda f: ordered.n)) as n,
-        flatten(list_transform(range($n_folds), lambda f: placed_squares.squares)) as placed,
+        flatten(list_transform(range($n_folds), lambda f: assigned_squares.squares)) as all_squares,
         flatten(list_transform(range($n_folds), lambda f: ordered.total)) as total
     from ordered
-    join placed_squares using (step)
+    join assigned_squares using (step)
 ),
 -- filled: rows so far; squares: their squares, added up over the folds and repeated for each
 assigned as (
@@ -144,7 +144,9 @@ assigned as (
                 list_transform(
                     assigned.filled,
                     lambda x, i: sqrt(
-                        ($n_folds * (assigned.squares[i] + steps.n[i] * (2 * x + steps.n[i])) - steps.placed[i])::double
+                        (
+                            $n_folds * (assigned.squares[i] + steps.n[i] * (2 * x + steps.n[i])) - steps.all_squares[i]
+                        )::double
                     ) / steps.total[i]::double
                 ) as spreads
             from assigned

@@ -1,52 +1,20 @@
 -- gene_index: one row per gene that is not held out, in the seeded order in which instances are cut.
 -- grain:   gene_id
--- reads:   label_counts, sampled_genes, holdout_groups
--- params:  $seed       any integer; the same seed gives the same order everywhere
---          $n_classes  number of classes
+-- reads:   ranked_genes
+-- params:
 -- columns: gene_id      varchar   the gene
 --          fold_group   varchar   the unit of independence: the gene itself or a cluster of overlapping genes
 --          n_rows       bigint    candidate positions of the gene
 --          label_counts bigint[]  rows of each class, in the order of the classes
 --          gene_rank    bigint    0 .. number of genes - 1; genes of one group are neighbours
 --          first_row    bigint    rows of all genes of lower rank
-with classes as (
-    select unnest(range($n_classes)) as label
-),
-genes as (
-    select
-        gene_id,
-        fold_group,
-        sum(n_rows)::bigint as n_rows
-    from label_counts
-    semi join sampled_genes using (gene_id)
-    anti join holdout_groups using (fold_group)
-    group by all
-),
-counts as (
-    select
-        genes.gene_id,
-        list(coalesce(label_counts.n_rows, 0) order by classes.label) as label_counts
-    from genes
-    cross join classes
-    left join label_counts on label_counts.gene_id = genes.gene_id and label_counts.label = classes.label
-    group by all
-),
-ranked as (
-    select
-        gene_id,
-        fold_group,
-        n_rows,
-        label_counts,
-        row_number() over (order by md5(concat_ws(':', $seed, fold_group)), fold_group, gene_id) - 1 as gene_rank
-    from genes
-    join counts using (gene_id)
-)
 select
     gene_id,
     fold_group,
     n_rows,
     label_counts,
-    gene_rank,
-    (sum(n_rows) over (order by gene_rank) - n_rows)::bigint as first_row
-from ranked
+    rank as gene_rank,
+    rows_before as first_row
+from ranked_genes
+where not is_holdout
 order by gene_rank

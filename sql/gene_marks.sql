@@ -1,4 +1,4 @@
--- gene_marks: what a column says of each gene; the column stands in the place of the label.
+-- gene_marks: the values of a column for each gene; the column is opened as the label.
 -- grain:   gene_id, mark
 -- nulls:   gene_id, mark
 -- reads:   source_rows (gene_id, label_text), one line per row of the dataset

@@ -6,7 +6,7 @@
 --          fold_group   varchar   its fold group
 --          n_rows       bigint    its rows
 --          label_counts bigint[]  rows of each class
---          gene_rank    bigint    its place in the seeded order; held-out genes come last
+--          gene_rank    bigint    its rank in the seeded order; held-out genes come last
 --          first_row    bigint    rows of all genes of lower rank
 --          fold         bigint    its fold, null where it is held out
 --          is_holdout   boolean   whether it is kept from all training

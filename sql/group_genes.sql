@@ -1,4 +1,4 @@
--- group_genes: how many genes have rows in each row group; the fewer, the fewer row groups a choice of genes reads.
+-- group_genes: how many genes have rows in each row group; where they are few, a choice of genes reads few row groups.
 -- grain:   file, row_group
 -- reads:   source_rows (gene_id, file, row_number), row_groups
 -- params:

@@ -13,13 +13,13 @@ with groups as (
 numbered as (
     select
         fold_group,
-        row_number() over (order by md5(concat_ws(':', $seed, 'holdout', fold_group)), fold_group) as place,
+        row_number() over (order by md5(concat_ws(':', $seed, 'holdout', fold_group)), fold_group) as number,
         count(*) over () as n_groups
     from groups
 )
 select fold_group
 from numbered
-where place <= round($fraction::double * n_groups)
+where number <= round($fraction::double * n_groups)
 union
 select fold_group
 from label_counts

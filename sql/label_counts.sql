@@ -5,7 +5,7 @@
 -- params:  $labels  texts of the labels in the order of the classes
 -- columns: gene_id    varchar  the gene, null where the data say so
 --          fold_group varchar  the unit of independence: a cluster of overlapping genes, or the gene itself
---          label_text varchar  the label as it stands in the data
+--          label_text varchar  the label as it is in the data
 --          label      integer  its index among the classes, null where it is none of them
 --          n_rows     bigint   rows
 --          first_file varchar  the first file, by name, that holds such a row

@@ -9,7 +9,7 @@
 --          first_row  bigint   first row of the run, counted in the row group
 --          n_rows     bigint   rows of the run
 --          gene_id    varchar  the gene
---          gene_rank  bigint   its place in the seeded order
+--          gene_rank  bigint   its rank in the seeded order
 --          fold_group varchar  its fold group
 with numbered as (
     select
@@ -53,7 +53,7 @@ grouped as (
     select
         picked.file,
         picked.row_group,
-        source_rows.row_number - picked.first_row as place,
+        source_rows.row_number - picked.first_row as row_in_group,
         first_genes.gene_id,
         first_genes.gene_rank,
         first_genes.fold_group,
@@ -75,18 +75,18 @@ islands as (
     select
         file,
         row_group,
-        place,
+        row_in_group,
         gene_id,
         gene_rank,
         fold_group,
-        place - row_number() over (partition by file, row_group, gene_rank order by place) as island
+        row_in_group - row_number() over (partition by file, row_group, gene_rank order by row_in_group) as island
     from grouped
     semi join whole using (gene_rank)
 )
 select
     file,
     row_group,
-    min(place) as first_row,
+    min(row_in_group) as first_row,
     count(*) as n_rows,
     gene_id,
     gene_rank,

@@ -1,4 +1,4 @@
--- memory_per_gene: what each gene costs in the memory of its instance: its rows times bytes a row.
+-- memory_per_gene: what each gene costs in the memory of its instance: its rows times bytes per row.
 -- grain:   gene_id
 -- reads:   gene_index
 -- params:  $bytes_per_row  bytes that one more row adds to the predicted peak

@@ -7,7 +7,7 @@
 --          first_row bigint   first row of the run, counted in the row group
 --          n_rows    bigint   rows of the run
 --          gene_rank bigint   the gene
-with places as (
+with gene_rows as (
     select
         source_rows.file,
         source_rows.row_number,
@@ -17,26 +17,26 @@ with places as (
 ),
 grouped as (
     select
-        places.file,
+        gene_rows.file,
         row_groups.row_group,
-        places.row_number - row_groups.first_row as place,
-        places.gene_rank
-    from places
-    asof join row_groups on places.file = row_groups.file and places.row_number >= row_groups.first_row
+        gene_rows.row_number - row_groups.first_row as row_in_group,
+        gene_rows.gene_rank
+    from gene_rows
+    asof join row_groups on gene_rows.file = row_groups.file and gene_rows.row_number >= row_groups.first_row
 ),
 islands as (
     select
         file,
         row_group,
-        place,
+        row_in_group,
         gene_rank,
-        place - row_number() over (partition by file, row_group, gene_rank order by place) as island
+        row_in_group - row_number() over (partition by file, row_group, gene_rank order by row_in_group) as island
     from grouped
 )
 select
     file,
     row_group,
-    min(place) as first_row,
+    min(row_in_group) as first_row,
     count(*) as n_rows,
     gene_rank
 from islands

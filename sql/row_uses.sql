@@ -1,9 +1,9 @@
--- row_uses: what each row of one file is in training: sites and hard negatives always, easy negatives by chance.
+-- row_uses: what each row of one file is in training: sites and hard negatives always, easy negatives at random.
 -- grain:   row_number
 -- reads:   source_rows (gene_id, label_text, position, site_score, file, row_number), sampling
 -- params:  $file  path of the file
--- columns: row_number bigint   place of the row in the file
---          use        utinyint 0 left out; 1 used; 2 used, and stands for 1 / share easy negatives
+-- columns: row_number bigint   index of the row in the file, from 0
+--          use        utinyint 0 left out; 1 used; 2 used, weighing as 1 / share easy negatives
 select
     source_rows.row_number,
     case

@@ -11,9 +11,9 @@ with genes as (
 numbered as (
     select
         gene_id,
-        row_number() over (order by md5(concat_ws(':', $seed, 'sample', gene_id)), gene_id) as place
+        row_number() over (order by md5(concat_ws(':', $seed, 'sample', gene_id)), gene_id) as number
     from genes
 )
 select gene_id
 from numbered
-where $n_genes::bigint is null or place <= $n_genes::bigint
+where $n_genes::bigint is null or number <= $n_genes::bigint

@@ -124,7 +124,7 @@ BAD_ROWS = {
     "empty group": ({"overlap_cluster": ["c1", "", "c2"]}, "gene 'A' has rows without 'overlap_cluster'"),
     "gene in two groups": (
         {"overlap_cluster": ["c1", "c2", "c1"]},
-        "gene 'A' stands in 2 groups of 'overlap_cluster'; a gene must lie in one",
+        "gene 'A' is in 2 groups of 'overlap_cluster'; a gene must be in one",
     ),
 }
 

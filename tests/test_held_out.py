@@ -146,7 +146,7 @@ FILES: dict[str, tuple[bytes, str]] = {
     "unknown genes": (b"g00\nX1\nX2\n", r"2 gene\(s\) that the dataset lacks: X1, X2"),
     "no gene": (b"# none\n\n", "names no gene"),
     "binary": (b"PAR1\xff\xfe", "as text"),
-    "zeros": (b"g00\n\x00\n", "is not text file"),
+    "zeros": (b"g00\n\x00\n", "is not a text file"),
     "all genes": (b"".join(b"g%02d\n" % gene for gene in range(N_GENES)), "holds out all genes"),
     "all of a class": (
         b"".join(b"g%02d\n" % gene for gene in range(2, N_GENES)),
@@ -173,11 +173,11 @@ def test_holdout_genes__refuses_a_file(fault: str, db: Database, dataset: Datase
         ("-0.1", "not above 0 and at most 0.5"),
         ("0.05", "0.05 of 6 fold groups is none"),
         ("nothing", "is 1 for no gene"),
-        ("odd", "says '2' of gene 'g04'; it must say 0 or 1"),
-        ("empty", "says null of gene 'g05'"),
-        ("partly", r"says both 0 and 1 of gene\(s\) g03"),
+        ("odd", "is '2' for gene 'g04'; it must be 0 or 1"),
+        ("empty", "is null for gene 'g05'"),
+        ("partly", r"is both 0 and 1 for gene\(s\) g03"),
         ("gene_id", "which is the gene, the label or the fold group"),
-        ("absent.txt", "is not a number, no column of the dataset and no file"),
+        ("absent.txt", "is neither a number nor a column of the dataset nor a file"),
     ],
 )
 def test_holdout_genes__refuses_what_names_no_genes(text: str, words: str, db: Database, dataset: Dataset) -> None:

@@ -1,6 +1,8 @@
 """A prepared dataset has the same rows, sorted, in small types, with page checksums, and trains the same model."""
 
 import json
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,11 @@ from runs import CONTEXT, call, partitioned, run_here, trained
 from test_segments import segment_hashes, table, write
 
 from mi_duck import load_unified_model
-from mi_duck.data.clustering import sample_read
+from mi_duck.data import prepare as prepare_module
+from mi_duck.data.database import Database
 from mi_duck.data.dataset import open_dataset
 from mi_duck.data.parquet import verify_pages
-from mi_duck.data.prepare import prepare
+from mi_duck.data.prepare import prepare, sample_read
 from mi_duck.errors import DataError
 
 
@@ -33,8 +36,12 @@ def read(folder: Path) -> pa.Table:
     return pq.read_table(folder / "master", partitioning=None)
 
 
+def read_plain(folder: Path) -> pa.Table:
+    return pq.read_table(folder, partitioning=None)
+
+
 def doubtful() -> pa.Table:
-    """Return `table` with further columns that look like counts and are none, or are counts and do not look so."""
+    """Return `table` with further columns that look like counts and are not, or are counts and do not look so."""
     rows = table()
     n = len(rows)
     counts = np.arange(n) % 200
@@ -72,7 +79,101 @@ def test_prepare__keeps_every_row_column_and_value(tmp_path: Path) -> None:
     assert (again.features, again.n_rows, again.labels) == (source.features, source.n_rows, source.labels)
 
 
-def test_prepare__files_hold_whole_genes_and_the_gain_is_told(tmp_path: Path) -> None:
+def test_prepare__keeps_columns_of_any_type_that_sql_holds_exactly(tmp_path: Path) -> None:
+    """Columns that are not features come back in their own type, with every null, NaN and last digit."""
+    rows = table().take(pa.array(np.random.default_rng(1).permutation(len(table()))))
+    n = len(rows)
+    number = pa.array(np.arange(n), mask=np.arange(n) % 5 == 0)
+    texts = [None if at % 7 == 0 else f"{at}" * (at % 5) for at in range(n)]
+    further = {
+        "nanoseconds": pa.array(np.arange(n) * 1_000_003 + 1).cast(pa.timestamp("ns")),
+        "zoned": number.cast(pa.timestamp("ns", tz="Europe/Berlin")),
+        "seconds": number.cast(pa.timestamp("s")).cast(pa.timestamp("ms")),
+        "day": number.cast(pa.int32()).cast(pa.date32()),
+        "time": number.cast(pa.time64("ns")),
+        "duration": number.cast(pa.duration("ns")),
+        "decimal": number.cast(pa.decimal128(38, 2)),
+        "large_text": pa.array(texts, pa.large_string()),
+        "coded_text": pa.array(texts).dictionary_encode(),
+        "bytes": pa.array([None if text is None else text.encode() for text in texts]),
+        "list": pa.array([None if at % 4 == 0 else [at, None][: at % 3] for at in range(n)], pa.list_(pa.int32())),
+        "struct": pa.array([{"a": at, "b": None} for at in range(n)]),
+        "truth": pa.array(np.arange(n) % 3 == 0, mask=np.arange(n) % 5 == 0),
+        "all_null": pa.nulls(n, pa.int16()),
+    }
+    for name, values in further.items():
+        rows = rows.append_column(name, values)
+    write(tmp_path / "in", rows, files=2)
+    unwanted = tmp_path / "unwanted.txt"
+    unwanted.write_text("\n".join(further))
+    source = open_dataset(str(tmp_path / "in"), exclude_features=unwanted)
+    prepare(source, tmp_path / "out", CONTEXT)
+    out = read(tmp_path / "out")
+    before = read_plain(tmp_path / "in")
+    for name in further:
+        assert out.schema.field(name).type == before.schema.field(name).type, name
+    assert sorted_rows(out.select(list(further))) == sorted_rows(before.select(list(further)))
+
+
+def test_prepare__refuses_a_type_that_sql_would_round(tmp_path: Path) -> None:
+    exact = pa.array([Decimal(1) / 7] * len(table()), pa.decimal256(60, 28))
+    write(tmp_path / "in", table().append_column("exact", exact))
+    (tmp_path / "unwanted.txt").write_text("exact")
+    source = open_dataset(str(tmp_path / "in"), exclude_features=tmp_path / "unwanted.txt")
+    with pytest.raises(DataError, match=r"column 'exact' is decimal256\(60, 28\), which SQL does not keep exactly"):
+        prepare(source, tmp_path / "out", CONTEXT)
+    assert not (tmp_path / "out").exists()
+
+
+def test_prepare__sorts_more_rows_than_memory_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """96 MB in a database of 64 MB: there are spilled rows while the first ones are written, and none afterwards."""
+    monkeypatch.setattr(prepare_module, "SORT_BYTES", 64 << 20)
+    monkeypatch.setattr(prepare_module, "SORT_BYTES_PER_COLUMN", 0)
+    monkeypatch.setattr(prepare_module, "SORT_BYTES_PER_ROOT", 0)
+    n = 400_000
+    order = np.random.default_rng(0).permutation(n)
+    columns = {
+        "gene_id": pa.array(order % 90).cast(pa.string()),
+        "position": pa.array(order),
+        "splice_type": pa.array(np.array(["neither", "donor", "acceptor"])[order % 3]),
+    }
+    columns |= {f"x{number}": pa.array(order % 97 + number + 0.5) for number in range(30)}
+    source = open_dataset(str(write(tmp_path / "in", pa.table(columns), row_group_rows=20_000)))
+    spilled: set[Path] = set()
+
+    def watch(stage: str, done: int, total: int) -> None:
+        if stage == "writing rows":
+            spilled.update(tmp_path.glob(".out.*.partial/.scratch/sql/*"))
+
+    prepare(source, tmp_path / "out", replace(CONTEXT, report=watch))
+    assert spilled
+    assert sorted(path.name for path in tmp_path.rglob("*") if not path.is_dir()) == [
+        "b-0.parquet",
+        "part-00000.parquet",
+        "prepare.json",
+    ]
+    out = read(tmp_path / "out")
+    genes = (np.arange(n) % 90).astype(str)
+    expected = np.lexsort((np.arange(n), genes))
+    assert np.array_equal(out["position"].to_numpy(), expected)
+    for number in (0, 29):
+        assert np.array_equal(out[f"x{number}"].to_numpy(), expected % 97 + number + 0.5)
+
+
+def test_stream__an_error_late_in_a_result_is_one_of_ours(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arrow passes it on; the first batches have been read by then."""
+    text = "select (case when range = 900000 then 300 else 1 end)::utinyint as small from range(1000000)"
+    (tmp_path / "late.sql").write_text(text)
+    monkeypatch.setattr("mi_duck.data.database.sql_folder", lambda: tmp_path)
+    batches = db.stream("late", batch_rows=2048)
+    assert len(next(batches)) == 2048
+    with pytest.raises(DataError, match=r"^late \(\): .*Conversion Error"):
+        list(batches)
+
+
+def test_prepare__files_hold_whole_genes_and_the_gain_is_reported(tmp_path: Path) -> None:
     source = open_dataset(str(write(tmp_path / "in", table().take(pa.array(np.arange(900)[::-1])), row_group_rows=50)))
     summary = prepare(source, tmp_path / "out", CONTEXT, genes_per_file=7)
     files = sorted((tmp_path / "out" / "master").iterdir())

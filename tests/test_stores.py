@@ -10,9 +10,8 @@ import pytest
 from runs import CONTEXT, call, partitioned, run_here, trained
 from test_segments import segment_hashes, table, write
 
-from mi_duck.data.clustering import group_batches
 from mi_duck.data.dataset import open_dataset
-from mi_duck.data.parquet import ObjectFile, _store, open_parquet, parquet_files, verify_pages
+from mi_duck.data.parquet import ObjectFile, _store, parquet_files, row_group_batches, verify_pages
 from mi_duck.data.prepare import prepare
 from mi_duck.errors import DataError, StorageError
 from mi_duck.rows.partition import partition_here
@@ -21,7 +20,7 @@ from mi_duck.run.folder import RunFolder
 server = pytest.importorskip("moto.server", reason="the development tools (moto) are not installed")
 pytest.importorskip("fsspec", reason="mi-duck[s3] is not installed")
 
-SECRET = "a secret that must stand nowhere"
+SECRET = "a secret that must be written nowhere"
 
 
 @pytest.fixture(autouse=True)
@@ -97,8 +96,8 @@ def test_predict__reads_a_store(small_dataset: Path, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("account")
 def test_parquet_files__a_url_names_what_a_path_would(tmp_path: Path) -> None:
     """A file, a folder with its master, a glob; hidden files are passed over; folders are keys."""
-    for place in ("master/chrom=1", "master/chrom=2", "master/_temporary", ".hidden", "other"):
-        write(tmp_path / "in" / place, table().slice(0, 3))
+    for folder in ("master/chrom=1", "master/chrom=2", "master/_temporary", ".hidden", "other"):
+        write(tmp_path / "in" / folder, table().slice(0, 3))
     url = upload(tmp_path / "in", "many")
     names = [f"{url}/master/chrom={key}/b-0.parquet" for key in (1, 2)]
     assert [str(file) for file in parquet_files(url)] == names
@@ -134,7 +133,7 @@ def test_run__notices_that_a_file_of_a_store_changed(small_dataset: Path, tmp_pa
     (source / "b-0.parquet").write_bytes(data)
     upload(source, "changing")
     with pytest.raises(DataError, match="b-0.parquet is another file now"):
-        partition_here(run=str(tmp_path / "run"), threads=1, report=lambda *told: None)
+        partition_here(run=str(tmp_path / "run"), threads=1, report=lambda *progress: None)
 
 
 @pytest.mark.usefixtures("account")
@@ -158,7 +157,7 @@ def test_inspect__says_what_is_wrong_with_a_url(location: str, code: int, words:
     assert "someone" not in result.output
 
 
-def test_inspect__a_server_that_does_not_answer_is_no_fault_of_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inspect__a_server_that_does_not_answer_is_not_a_fault_of_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
@@ -169,7 +168,7 @@ def test_inspect__a_server_that_does_not_answer_is_no_fault_of_the_data(monkeypa
 
 
 @pytest.mark.usefixtures("account")
-def test_read__a_server_that_goes_away_is_no_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read__a_server_that_goes_away_is_not_a_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the middle of a file, in every way of reading it."""
     own = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     own.start()
@@ -178,11 +177,11 @@ def test_read__a_server_that_goes_away_is_no_damaged_file(tmp_path: Path, monkey
     upload(write(tmp_path / "in", table(), row_group_rows=100), "cut")
     (file,) = parquet_files("s3://bucket/cut")
     assert isinstance(file, ObjectFile)
-    with open_parquet(file) as parquet:
-        assert sum(len(batch) for batch in group_batches(parquet, file, ["real"], 0, row_bytes=8)) == 100
-        own.stop()
-        with pytest.raises(StorageError, match="cannot read s3://bucket/cut/b-0.parquet"):
-            list(group_batches(parquet, file, ["real"], 1, row_bytes=8))
+    batches = row_group_batches(file, ["real"])
+    assert len(next(batches)[1]) == 100
+    own.stop()
+    with pytest.raises(StorageError, match="cannot read s3://bucket/cut/b-0.parquet"):
+        list(batches)
     with pytest.raises(StorageError, match="cannot read s3://bucket/cut/b-0.parquet"):
         verify_pages([file], ["real"])
     with pytest.raises(StorageError, match="cannot read s3://bucket/cut"):

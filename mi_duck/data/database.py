@@ -1,13 +1,13 @@
-"""Owns the DuckDB connection: finds the files in ``sql/``, runs them by name, streams their results.
+"""Owns the DuckDB connection: finds the files in ``sql/``, runs them by name, returns or streams their results.
 
-Every step of SQL is one file with one SELECT; Python decides whether its result becomes a table, rows in memory or a
-Parquet file. DuckDB's errors are wrapped here, once, with the name of the file and its parameters.
+Every step of SQL is one file with one SELECT; the caller decides whether its result becomes a table, rows in memory or a
+stream of batches. DuckDB's errors are wrapped here, once, with the name of the file and its parameters.
 """
 
 import glob
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).resolve().parent
 SQL_BYTES = 1 << 30  # what the buffers of DuckDB may take while a run is planned and partitioned
-MOST_ROWS = 2_000_000  # of a query's answer, which is held as Python's objects: about 1 GB
+MOST_ROWS = 2_000_000  # of a query's answer, which is held as Python objects: about 1 GB
 
 
 def sql_folder() -> Path:
@@ -58,7 +58,7 @@ class Database:
     threads
         Threads, or None for all.
     scratch
-        Folder for what does not fit the limit, or None: then nothing is spilled.
+        Folder for what does not fit into the limit, or None: then nothing is spilled.
     """
 
     def __init__(
@@ -77,14 +77,14 @@ class Database:
             "allow_community_extensions": "false",
             "preserve_insertion_order": "true",
             "temp_directory": str(scratch) if scratch else "",  # DuckDB's own would be beside the file
-            # none that read ahead: they hold the footers of all files at once, a megabyte for a thousand row groups and columns
+            # no threads that read ahead: they hold the footers of all files at once, 1 MB per thousand row groups and columns
             "async_threads": 0,
         }
         if threads is not None:
             settings["threads"] = threads
         with _wrapped("opening", {"path": str(path)}):
             self._connection = duckdb.connect(str(path) if path else ":memory:", read_only=read_only, config=settings)
-            # not among the settings: whether the folder may still be set would depend on their order
+            # not among the settings above: they would be applied in any order, and no other can follow these
             if read_only and not self._is_locked():
                 self._connection.execute("set enable_external_access = false")
                 self._connection.execute("set lock_configuration = true")
@@ -115,33 +115,82 @@ class Database:
         """Make the view ``source_rows`` over Parquet files, local or of one bucket of an object store.
 
         Its columns are gene_id, fold_group, label_text, position (null without such a column), site_score (the largest of
-        the given columns, null where one is), file, row_number.
+        the given columns, null where one is null or NaN), file, row_number. Everything after reads the view, so the names
+        of the user's columns appear in SQL here alone, quoted by one function.
 
-        The names of the user's columns are values here, quoted by one function; everything after reads the view.
-        Folder names such as ``chrom=4`` count only where the files lack one of the three columns, and as text: a
-        number would make one gene of ``007`` and ``7``.
+        Folder names such as ``chrom=4`` count only where the files lack one of the first three columns, and as text: as
+        numbers, ``007`` and ``7`` would be one gene.
 
         DuckDB verifies no checksum, so the pages of all these columns are verified first: see `verify_pages`.
         """
-        roles = [gene_column, fold_column, label_column, *([position_column] if position_column else []), *site_scores]
-        verify_pages(files, roles)
-        if isinstance(files[0], ObjectFile):
-            self._connection.register_filesystem(sql_file_system(files[0].parts[0]))
+        verify_pages(files, [gene_column, fold_column, label_column, *filter(None, [position_column]), *site_scores])
         with _wrapped("source_rows", {"files": len(files)}):
-            needs_folders = not {gene_column, label_column, fold_column} <= set(schema_of(files[0]).names)
-            parquet = self._connection.sql(
-                "from read_parquet($files, filename = true, file_row_number = true, "
-                "hive_partitioning = $needs_folders, hive_types_autocast = false)",
-                params={"files": self.patterns(files), "needs_folders": needs_folders},
-            )
-            parquet.project(
+            self._parquet(files, [gene_column, label_column, fold_column]).project(
                 f"{quoted(gene_column)}::varchar as gene_id, "
                 f"{quoted(fold_column)}::varchar as fold_group, "
                 f"{quoted(label_column)}::varchar as label_text, "
-                f"{quoted(position_column) if position_column else 'null'}::bigint as position, "
+                f"{_position(position_column)}, "
                 f"{_largest(site_scores)} as site_score, "
                 "filename as file, file_row_number as row_number"
             ).create_view("source_rows")
+
+    def open_all_columns(
+        self,
+        files: Sequence[DataFile],
+        columns: Sequence[str],
+        *,
+        gene_column: str,
+        position_column: str | None = None,
+        as_bytes: Collection[str] = (),
+    ) -> pa.Schema:
+        """Make the view ``source_columns`` over the same files: all their columns, whose pages the caller has verified.
+
+        Its columns are gene_id, position, file and row_number, as in ``source_rows``, then column_0, column_1 and so on:
+        numbers and not names, because a user's column may be called gene_id too.
+
+        Parameters
+        ----------
+        files
+            The files.
+        columns
+            Names of the columns to number, in this order.
+        gene_column, position_column
+            As for `open_source`.
+        as_bytes
+            Columns of whole numbers from 0 to 255, to read as one byte per value.
+
+        Returns
+        -------
+        pyarrow.Schema
+            Columns of the view, in the types in which DuckDB returns them.
+
+        Raises
+        ------
+        DataError
+            A value of ``as_bytes`` is beyond 0 to 255, when the view is read.
+        """
+        small = set(as_bytes)
+        numbered = ", ".join(
+            f"{quoted(name)}{'::utinyint' if name in small else ''} as column_{number}"
+            for number, name in enumerate(columns)
+        )
+        with _wrapped("source_columns", {"files": len(files)}):
+            self._parquet(files, [gene_column]).project(
+                f"{quoted(gene_column)}::varchar as gene_id, {_position(position_column)}, "
+                f"filename as file, file_row_number as row_number, {numbered}"
+            ).create_view("source_columns")
+            return self._connection.sql("from source_columns limit 0").to_arrow_table().schema
+
+    def _parquet(self, files: Sequence[DataFile], needed: Sequence[str]) -> duckdb.DuckDBPyRelation:
+        """Return the rows of Parquet files; folders name columns only where the files lack one that is needed."""
+        if isinstance(files[0], ObjectFile) and not self._connection.filesystem_is_registered("s3"):
+            self._connection.register_filesystem(sql_file_system(files[0].parts[0]))
+        needs_folders = not set(needed) <= set(schema_of(files[0]).names)
+        return self._connection.sql(
+            "from read_parquet($files, filename = true, file_row_number = true, "
+            "hive_partitioning = $needs_folders, hive_types_autocast = false)",
+            params={"files": self.patterns(files), "needs_folders": needs_folders},
+        )
 
     @staticmethod
     def patterns(files: Sequence[DataFile]) -> list[str]:
@@ -179,15 +228,15 @@ class Database:
             cursor.unregister("arrow_table")
 
     def load_parquet(self, name: str, file: Path) -> None:
-        """Copy a Parquet file of ours into a table of the database."""
+        """Copy a Parquet file that mi_duck wrote into a table of the database."""
         with _wrapped(name, {"file": str(file)}):
             self._connection.read_parquet(self.patterns([file])).create(name)
 
     def flush(self) -> None:
-        """Write all tables into the database's file; closing does it too, but keeps silent where the disk is full."""
+        """Write all tables into the database's file; closing does it too, but hides that the disk is full."""
         try:
             self._connection.execute("checkpoint")
-        except (duckdb.FatalException, duckdb.IOException) as error:  # fatal: the connection is of no use any more
+        except (duckdb.FatalException, duckdb.IOException) as error:  # fatal: the connection cannot be used any more
             raise StorageError(f"{_line(error)}; free some space and run the same command again") from error
 
     def drop(self, table: str) -> None:
@@ -200,10 +249,16 @@ class Database:
         with _wrapped(table, {}):
             return self._connection.sql(f"select * from {quoted(table)}").to_arrow_table()
 
-    def stream(self, table: str) -> Iterator[pa.RecordBatch]:
-        """Yield a whole table as Arrow, in its order, a batch at a time."""
-        with _wrapped(table, {}):
-            yield from self._connection.cursor().sql(f"select * from {quoted(table)}").to_arrow_reader(BATCH_ROWS)
+    def stream(self, name: str, /, *, batch_rows: int = BATCH_ROWS, **parameters: Any) -> Iterator[pa.RecordBatch]:
+        """Run ``sql/<name>.sql`` on a cursor of its own and yield its result as Arrow, so many rows per batch at most."""
+        with _wrapped(name, parameters):
+            result = self._connection.cursor().sql(self._text(name), params=parameters or None)
+            try:
+                yield from result.to_arrow_reader(batch_rows)
+            except (pa.ArrowException, OSError) as error:  # as which Arrow passes on DuckDB's errors
+                kinds = {"Out of Memory": duckdb.OutOfMemoryException, "IO Error": duckdb.IOException}
+                kind = next((kinds[words] for words in kinds if words in str(error)), duckdb.InvalidInputException)
+                raise kind(str(error)) from error
 
     def query(self, text: str) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Run SQL that the user wrote; return column names and rows.
@@ -250,13 +305,13 @@ class Database:
 
 
 def _trace(name: str, n_rows: int, begun: float) -> None:
-    """Tell who listens that a file of SQL was run."""
+    """Log for debugging that a file of SQL was run."""
     logger.debug("sql/%s.sql: %s rows, %.3f s", name, f"{n_rows:,}", time.perf_counter() - begun)
 
 
 @contextmanager
 def _wrapped(name: str, parameters: Mapping[str, Any], *, user: bool = False) -> Iterator[None]:
-    """Task DuckDB's errors into ours, with the name of the SQL file and its parameters."""
+    """Turn DuckDB's errors into those of mi_duck, with the name of the SQL file and its parameters."""
     try:
         yield
     except duckdb.OutOfMemoryException as error:
@@ -278,8 +333,12 @@ def _wrapped(name: str, parameters: Mapping[str, Any], *, user: bool = False) ->
         raise
 
 
+def _position(column: str | None) -> str:
+    return f"{'null' if column is None else quoted(column)}::bigint as position"
+
+
 def _largest(columns: Sequence[str]) -> str:
-    """Return SQL for the largest of some columns of a row; null, which is unknown, where one is null or NaN."""
+    """Return SQL for the largest of some columns of a row; null, that is unknown, where one is null or NaN."""
     if not columns:
         return "null::double"
     known = " and ".join(f"{quoted(name)} is not null and not isnan({quoted(name)}::double)" for name in columns)

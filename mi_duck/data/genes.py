@@ -1,6 +1,6 @@
-"""Which genes a user keeps from all training: a share of the fold groups, the genes of a text file, or those of a column.
+"""From rows to genes, in SQL: sampled genes, held-out genes, the gene index, global gene-aware folds.
 
-From rows to genes in SQL: gene sampling, held-out genes, the gene index, global gene-aware folds.
+Held-out genes are kept from all training: a share of the fold groups, the genes of a text file, or those of a column.
 """
 
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from mi_duck.data.dataset import Dataset, some_names
 from mi_duck.errors import DataError, PlanError
 
 LARGEST_FRACTION = 0.5
+ROWS_PER_CLASS = 10  # of every fold at least
 YES, NO = {"true", "1", "1.0"}, {"false", "0", "0.0"}
 
 
@@ -38,13 +39,13 @@ def read_held_out(db: Database, dataset: Dataset, text: str) -> HeldOut:
     dataset
         The dataset.
     text
-        A column of the dataset that says yes or no of each gene, a fraction above 0 and up to 0.5, or a text file with one
-        gene a line.
+        A column of the dataset that is 0 or 1 for each gene, a fraction above 0 and up to 0.5, or a text file with one gene
+        per line.
 
     Raises
     ------
     DataError
-        It is none of these, the file is not text or names no gene, the column says something else or two things of a gene.
+        It is none of these, the file is not text or names no gene, the column has another value or both for one gene.
     PlanError
         The fraction is out of range.
     """
@@ -62,25 +63,25 @@ def read_held_out(db: Database, dataset: Dataset, text: str) -> HeldOut:
 
 
 def _listed_genes(path: Path) -> tuple[str, ...]:
-    """Return the genes of a text file, one a line; empty lines and those that begin with # do not count."""
+    """Return the genes of a text file, one per line, without empty lines and those that begin with #."""
     if not path.is_file():
         raise DataError(
-            f"--holdout-genes {path} is not a number, no column of the dataset and no file; give one of these"
+            f"--holdout-genes {path} is neither a number nor a column of the dataset nor a file; give one of these"
         )
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read --holdout-genes {path} as text: {error}; write one gene a line") from error
+        raise DataError(f"cannot read --holdout-genes {path} as text: {error}; write one gene per line") from error
     if "\0" in text:
-        raise DataError(f"--holdout-genes {path} is not text file; write one gene a line")
+        raise DataError(f"--holdout-genes {path} is not a text file; write one gene per line")
     genes = tuple(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip() and line[0] != "#"))
     if not genes:
-        raise DataError(f"--holdout-genes {path} names no gene; write one a line")
+        raise DataError(f"--holdout-genes {path} names no gene; write one per line")
     return genes
 
 
 def _marked_genes(db: Database, dataset: Dataset, column: str) -> tuple[str, ...]:
-    """Return the genes of which a column says yes, sorted."""
+    """Return the genes for which a column is true or 1, sorted."""
     if column in (dataset.gene_column, dataset.label_column, dataset.fold_column):
         raise DataError(
             f"--holdout-genes names '{column}', which is the gene, the label or the fold group; name another"
@@ -94,19 +95,16 @@ def _marked_genes(db: Database, dataset: Dataset, column: str) -> tuple[str, ...
         gene, mark = row["gene_id"], row["mark"]
         if mark not in YES | NO:
             shown = "null" if mark is None else repr(mark)
-            raise DataError(f"column '{column}' of --holdout-genes says {shown} of gene {gene!r}; it must say 0 or 1")
+            raise DataError(f"column '{column}' of --holdout-genes is {shown} for gene {gene!r}; it must be 0 or 1")
         (yes if mark in YES else no).add(gene)
     both = sorted(yes & no)
     if both:
         raise DataError(
-            f"column '{column}' of --holdout-genes says both 0 and 1 of gene(s) {some_names(both)}; a gene is held out whole"
+            f"column '{column}' of --holdout-genes is both 0 and 1 for gene(s) {some_names(both)}; a gene is held out whole"
         )
     if not yes:
         raise DataError(f"column '{column}' of --holdout-genes is 1 for no gene; mark some or leave the flag out")
     return tuple(sorted(yes))
-
-
-ROWS_PER_CLASS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +177,7 @@ def index_genes(
     sample_genes
         Number of whole genes to choose from all files, or None for all.
     holdout
-        What ``--holdout-genes`` names, see `mi_duck.data.genes`: whole fold groups of these genes are not indexed.
+        What ``--holdout-genes`` names, see `read_held_out`: whole fold groups of these genes are not indexed.
 
     Raises
     ------
@@ -205,10 +203,12 @@ def index_genes(
         raise PlanError(f"--sample-genes {sample_genes:,} of {n_dataset:,} genes; ask for at most {n_dataset:,}")
     db.table("sampled_genes", seed=seed, n_genes=sample_genes)
     db.table("holdout_groups", seed=seed, fraction=held_out.fraction, genes=held_out.genes and list(held_out.genes))
-    db.table("gene_index", seed=seed, n_classes=len(dataset.classes))
-    db.table("holdout_genes", seed=seed, n_classes=len(dataset.classes))
+    db.table("ranked_genes", seed=seed, n_classes=len(dataset.classes))
+    db.table("gene_index")
+    db.table("holdout_genes")
     kept = _holdout_summary(db, dataset, held_out)
-    for table in ("label_counts", "sampled_genes", "holdout_groups"):  # several lines a gene that nobody reads again
+    # several lines per gene that nothing reads again
+    for table in ("label_counts", "sampled_genes", "holdout_groups", "ranked_genes"):
         db.drop(table)
     (summary,) = db.rows("gene_summary")
     if summary["n_genes"] == 0:
@@ -327,8 +327,8 @@ def _check_rows(db: Database, dataset: Dataset) -> None:
         )
     for row in db.rows("checks/split_gene"):
         raise DataError(
-            f"gene {row['gene_id']!r} stands in {row['n_groups']} groups of '{dataset.fold_column}'; "
-            "a gene must lie in one (choose another --fold-by)"
+            f"gene {row['gene_id']!r} is in {row['n_groups']} groups of '{dataset.fold_column}'; "
+            "a gene must be in one (choose another --fold-by)"
         )
 
 

@@ -1,24 +1,23 @@
-"""Files of an object store: ``s3://bucket/key`` on Amazon S3 and on every server that speaks its protocol.
+"""The Parquet files of a dataset, on disk or in an object store: which there are, whether they changed, their rows.
 
-Arrow's own client reads them, for SQL too, so that DuckDB needs no extension. Who may read is taken from where every tool
-of AWS takes it: ``AWS_ACCESS_KEY_ID`` and ``AWS_SECRET_ACCESS_KEY``, ``AWS_PROFILE``, or the machine's role; another server
-than Amazon's is named by ``AWS_ENDPOINT_URL``. Nothing of it is ever written down. Requests that fail are tried three times.
+A file of an object store is ``s3://bucket/key``, on Amazon S3 or any server that speaks its protocol. Arrow's own client
+reads it, for SQL too, so that DuckDB needs no extension. Credentials are those of every AWS tool: ``AWS_ACCESS_KEY_ID`` and
+``AWS_SECRET_ACCESS_KEY``, ``AWS_PROFILE``, or the role of the machine; ``AWS_ENDPOINT_URL`` names another server. They are
+never written anywhere. Failed requests are tried three times.
 
-The input files: which there are, whether they are whole, and whether they stay what they were.
+A Parquet file may carry a checksum of every page of every column; none covers its footer. So footers are hashed when a
+dataset is opened, and pages are verified by every reader here. DuckDB verifies nothing, so `verify_pages` reads what SQL is
+about to read. Files without checksums are covered by ``--full-hash`` alone, from the plan on.
 
-A Parquet file may carry a checksum of every page of every column; none covers its footer. So the footers are hashed when
-a dataset is opened, and pages are verified by whoever reads them through Arrow. DuckDB verifies nothing, so `verify_pages`
-reads what SQL is about to read. Files without checksums are covered by ``--full-hash`` alone, from the plan on.
-
-**Why.** Of 300 single flipped bits in a file without checksums 201 (written by pyarrow) or 245 (by DuckDB) gave another plan
-or other rows without a word, in one with checksums none: ``benchmarks/bench_bit_flips.py``. Verifying gene, group, label,
-position and two scores of 4,100,000 rows takes .33 s.
+**Why.** Of 300 single flipped bits in a file without checksums, 201 (written by pyarrow) or 245 (by DuckDB) changed the plan
+or the rows silently; in a file with checksums, none: ``benchmarks/bench_bit_flips.py``. Verifying gene, group, label,
+position and two scores of 4,100,000 rows takes 0.33 s.
 """
 
 import hashlib
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -36,7 +36,13 @@ from mi_duck.errors import DataError, MiDuckError, StorageError
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,62}")
 SECONDS_TO_CONNECT = 10.0
-FAILED = "AWS Error"  # in the words of Arrow where a request failed, and nowhere else
+FAILED = "AWS Error"  # in Arrow's message where a request failed, and nowhere else
+BATCH_ROWS = 1 << 16
+BUFFER_BYTES = 64 << 20  # of the read buffers of all columns together
+PIECE_BYTES = 4 << 20
+UNREADABLE = (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError)  # what Arrow raises at bytes that make no sense
+
+Stamp = tuple[int, int, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,7 @@ class ObjectFile:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What stands between slashes, as of a path."""
+        """What is between the slashes, as of a path."""
         return tuple(self.key.split("/"))
 
     @property
@@ -60,7 +66,7 @@ class ObjectFile:
 
     @property
     def key(self) -> str:
-        """Bucket and key, as Arrow wants them."""
+        """Bucket and key, as Arrow takes them."""
         return self.url.partition("://")[2]
 
     @property
@@ -84,7 +90,7 @@ def data_file(text: str) -> DataFile:
 
 @cache
 def _store(bucket: str) -> Any:
-    from pyarrow import fs  # a tenth of a second that only these files are worth
+    from pyarrow import fs  # takes 0.1 s, so only where it is needed
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
@@ -98,21 +104,21 @@ def _store(bucket: str) -> Any:
 
 @contextmanager
 def read_errors(what: str) -> Iterator[None]:
-    """Task errors of requests into one line that names the file and the remedy.
+    """Turn errors of requests into one line that names the file and the remedy.
 
     Raises
     ------
     DataError
         There is no such bucket or file.
     StorageError
-        The store refuses, or does not answer.
+        The store refuses or does not answer.
     """
     try:
         yield
     except FileNotFoundError as error:
         raise DataError(f"nothing is at {what}; check its name") from error
     except OSError as error:
-        words = " ".join(str(error).split())
+        words = one_line(error)
         if "NO_SUCH_BUCKET" in words or ("Bucket '" in words and "not found" in words):
             raise DataError(f"nothing is at {what}: there is no such bucket; check its name") from error
         raise unreachable(what, error) from error
@@ -120,7 +126,7 @@ def read_errors(what: str) -> Iterator[None]:
 
 def unreachable(what: object, error: Exception) -> StorageError:
     """Return the error to raise where a request failed."""
-    words = " ".join(str(error).split())
+    words = one_line(error)
     return StorageError(
         f"cannot read {what}: {words.rpartition(FAILED)[2].strip() or words}; check the credentials (AWS_ACCESS_KEY_ID, "
         "AWS_PROFILE), the region (AWS_REGION), the server (AWS_ENDPOINT_URL) and the network, and run the same command again"
@@ -154,8 +160,8 @@ def object_files(location: str) -> tuple[ObjectFile, ...]:
     store = _store(bucket)
     key = key.rstrip("/")
     pattern = key.split("/") if re.search(r"[*?\[]", key) else []
-    plain = next((number for number, part in enumerate(pattern) if re.search(r"[*?\[]", part)), 0)
-    folder = "/".join(pattern[:plain]) if pattern else key
+    first = next((number for number, part in enumerate(pattern) if re.search(r"[*?\[]", part)), 0)
+    folder = "/".join(pattern[:first]) if pattern else key
     with read_errors(location):
         if not pattern and "/" in key and store.get_file_info(key).type == fs.FileType.File:
             return (ObjectFile(f"s3://{key}"),)
@@ -186,7 +192,7 @@ def object_files(location: str) -> tuple[ObjectFile, ...]:
 
 
 def object_stamp(file: ObjectFile) -> tuple[int, int, str]:
-    """Return the size of a file, the time of its last change in nanoseconds, and what the store says identifies its bytes."""
+    """Return the size of a file in bytes, the time of its last change in nanoseconds, and the store's tag of its bytes."""
     with read_errors(file.url), file.store.open_input_stream(file.key) as stream:
         info = file.store.get_file_info(file.key)
         tag = (stream.metadata() or {}).get("ETag", b"")
@@ -199,7 +205,7 @@ def sql_file_system(bucket: str) -> Any:
     Raises
     ------
     DataError
-        The package that hands it over is not installed.
+        fsspec is not installed.
     """
     try:
         from fsspec.implementations.arrow import ArrowFSWrapper
@@ -208,8 +214,8 @@ def sql_file_system(bucket: str) -> Any:
 
     known: dict[str, dict[str, Any]] = {}
 
-    class Store(ArrowFSWrapper):  # type: ignore[misc]  # DuckDB takes nothing but what inherits from fsspec
-        """Asks for the facts of each file once: DuckDB asks several times for every query."""
+    class Store(ArrowFSWrapper):  # type: ignore[misc]  # DuckDB takes only what inherits from fsspec
+        """Keeps size and time of each file: DuckDB asks for them several times per query."""
 
         protocol = ("s3",)
 
@@ -226,22 +232,17 @@ def sql_file_system(bucket: str) -> Any:
     return Store(_store(bucket), skip_instance_cache=True)
 
 
-BATCH_ROWS = 1 << 16
-PIECE_BYTES = 4 << 20
-UNREADABLE = (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError)  # what Arrow raises at bytes that make no sense
-
-Stamp = tuple[int, int, str]
-
-
 def parquet_files(location: str) -> tuple[DataFile, ...]:
     """Return the Parquet files that a path, a glob or the URL of an object store names, sorted by name.
 
-    Hidden files and those that begin with an underscore are passed over, as every Parquet reader does.
+    Hidden files and those that begin with an underscore are skipped, as by every Parquet reader.
 
     Raises
     ------
     DataError
-        Nothing is there, or no Parquet file is in the folder.
+        Nothing is there, the folder has no Parquet file, or a name is not UTF-8.
+    StorageError
+        The disk or the store fails.
     """
     if is_url(location):
         return object_files(location)
@@ -278,13 +279,13 @@ def parquet_files(location: str) -> tuple[DataFile, ...]:
 
 
 def folder_values(file: DataFile, names: Collection[str]) -> dict[str, str]:
-    """Return what the folders of a Hive-partitioned dataset say of a file's rows, except of columns that it has itself."""
+    """Return the values of Hive partition folders (``key=value``) over a file, except for columns that the file has."""
     pairs = (part.split("=", 1) for part in file.parts[:-1] if "=" in part)
     return {key: unquote(value) for key, value in pairs if key not in names}
 
 
 def stamp(file: DataFile) -> Stamp:
-    """Return the size of a file in bytes, the time of its last change in nanoseconds, and the tag a store gives its bytes."""
+    """Return the size of a file in bytes, the time of its last change in nanoseconds, and the store's tag of its bytes."""
     if isinstance(file, ObjectFile):
         return object_stamp(file)
     try:
@@ -295,19 +296,17 @@ def stamp(file: DataFile) -> Stamp:
 
 
 def check_stamps(files: Sequence[DataFile], stamps: Sequence[Stamp]) -> None:
-    """Refuse what was read from files of which one changed meanwhile.
+    """Check that no file changed while it was read.
 
     Parameters
     ----------
-    files
-        The files.
-    stamps
-        Of each file, from before it was read.
+    files, stamps
+        The files, and the stamp of each from before it was read.
 
     Raises
     ------
     DataError
-        Size or time of a file differs, or it is gone.
+        Size, time or tag of a file differs, or it is gone.
     """
     for file, before in zip(files, stamps, strict=True):
         if (isinstance(file, Path) and not file.is_file()) or stamp(file) != before:
@@ -315,12 +314,12 @@ def check_stamps(files: Sequence[DataFile], stamps: Sequence[Stamp]) -> None:
 
 
 def footer(file: DataFile) -> bytes:
-    """Return the footer of a Parquet file, which holds schema, places and statistics of all its columns.
+    """Return the bytes of the footer of a Parquet file: schema, offsets and statistics of all its columns.
 
     Raises
     ------
     DataError
-        The file is empty, cut off, encrypted, or no Parquet file.
+        The file is empty, cut off, encrypted, or not a Parquet file.
     StorageError
         It cannot be read.
     """
@@ -344,7 +343,7 @@ def footer(file: DataFile) -> bytes:
 
 @contextmanager
 def _opened(file: DataFile) -> Iterator[Any]:
-    """Open a file to read bytes at any place of it."""
+    """Open a file to read bytes at any offset."""
     if isinstance(file, Path):
         with file.open("rb") as handle:
             yield handle
@@ -360,21 +359,21 @@ def open_parquet(
     metadata: pq.FileMetaData | None = None,
     read_dictionary: Sequence[str] = (),
 ) -> pq.ParquetFile:
-    """Open a Parquet file whose pages are verified as they are read.
+    """Open a Parquet file whose pages are verified as they are read; to read rows, see `row_group_batches`.
 
-    Of an object store the pages of a row group, of the columns that are read, are fetched together: asked for one by one, a
-    thousand columns would be a thousand requests. So what is read should be a row group at a time.
+    From an object store, the pages of all columns that are read of a row group are fetched together: one request per column
+    would be a thousand for a thousand columns. So read one row group at a time.
 
     Parameters
     ----------
     file
         The file.
     buffer_size
-        Bytes of each column of a local file that are read at once; 0 for all of a row group.
+        Bytes per column of a local file that are read at once; 0 for all of a row group.
     metadata
-        Its footer, where that is known.
+        Its footer, if known.
     read_dictionary
-        Text columns to keep as codes.
+        Text columns to keep as dictionary codes.
     """
     if isinstance(file, Path):
         return pq.ParquetFile(
@@ -405,12 +404,12 @@ def metadata_of(file: DataFile) -> pq.FileMetaData:
 
 
 def row_groups(files: Sequence[DataFile]) -> pa.Table:
-    """Return the row groups of Parquet files with their places; Arrow reads a wide footer in a tenth of DuckDB's time.
+    """Return the row groups of Parquet files; Arrow reads a wide footer in a tenth of DuckDB's time.
 
     Returns
     -------
     pa.Table
-        A line for each row group with rows: ``file``, ``row_group`` (its number in the file), ``first_row`` (rows of the
+        One line per row group that has rows: ``file``, ``row_group`` (its number in the file), ``first_row`` (rows of the
         file before it), ``n_rows``.
     """
     found: dict[str, list[Any]] = {"file": [], "row_group": [], "first_row": [], "n_rows": []}
@@ -444,43 +443,82 @@ def whole_hash(file: DataFile) -> str:
         raise StorageError(f"cannot read {file}: {error.strerror}") from error
 
 
+def row_group_batches(
+    file: DataFile,
+    columns: Sequence[str],
+    groups: Iterable[int] | None = None,
+    *,
+    batch_rows: int = BATCH_ROWS,
+    as_codes: bool = False,
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yield the rows of a Parquet file, one row group after the other; every page is verified.
+
+    Parameters
+    ----------
+    file
+        The file.
+    columns
+        Names; a name that the file lacks is skipped.
+    groups
+        Numbers of the row groups, from 0, or None for all.
+    batch_rows
+        Most rows per batch; a batch lies within one row group.
+    as_codes
+        Whether text columns come as dictionary arrays, whose texts are not decoded.
+
+    Yields
+    ------
+    tuple of (int, pyarrow.RecordBatch)
+        Number of the row group, and rows of it in the order of the file.
+
+    Raises
+    ------
+    DataError
+        The file is damaged: a page is not what was written, or a row group has another number of rows than its footer says.
+    StorageError
+        The object store does not answer.
+    """
+    names = list(dict.fromkeys(columns))
+    group, metadata, codes = None, None, []
+    try:
+        if as_codes:
+            with open_parquet(file) as parquet:
+                # not the schema of the footer: each would keep the other, megabytes per file, until garbage is collected
+                metadata, kinds = parquet.metadata, {field.name: field.type for field in parquet.schema_arrow}
+            codes = [name for name in names if name in kinds and not pa.types.is_nested(kinds[name])]
+        buffer = int(np.clip(BUFFER_BYTES // max(len(names), 1), 1 << 13, 1 << 20))
+        with open_parquet(file, buffer_size=buffer, metadata=metadata, read_dictionary=codes) as parquet:
+            for group in range(parquet.num_row_groups) if groups is None else groups:
+                n_rows = 0
+                for batch in parquet.iter_batches(batch_rows, row_groups=[group], columns=names, use_threads=False):
+                    n_rows += batch.num_rows
+                    yield group, batch
+                expected = parquet.metadata.row_group(group).num_rows
+                if n_rows != expected:
+                    raise DataError(
+                        f"{file} is damaged in row group {group}: {n_rows:,} rows, {expected:,} in its footer; write it again"
+                    )
+    except UNREADABLE as error:
+        raise damaged(file, error, "" if group is None else f" in row group {group}") from error
+
+
 def verify_pages(files: Sequence[DataFile], columns: Sequence[str]) -> None:
-    """Read some columns of Parquet files, verify the checksum of every page that has one, and forget the values.
+    """Verify the checksum of every page of some columns that has one, and the number of rows; see `row_group_batches`.
 
     Parameters
     ----------
     files
         The files.
     columns
-        Names; those that a file lacks are passed over.
-
-    Raises
-    ------
-    DataError
-        A page is not what was written, or the pages of a row group hold another number of rows than the footer says.
+        Names; a name that a file lacks is skipped.
     """
     for file in files:
-        try:
-            with open_parquet(file) as opened:
-                # not the schema of the footer: each would keep the other, megabytes a file, until garbage is collected
-                footer_of_file, there = opened.metadata, set(opened.schema_arrow.names)
-            wanted = [name for name in dict.fromkeys(columns) if name in there]
-            # texts stay codes and a dictionary: nothing is decoded that nobody looks at
-            with open_parquet(file, metadata=footer_of_file, read_dictionary=wanted) as parquet:
-                n_rows = sum(
-                    batch.num_rows for batch in parquet.iter_batches(BATCH_ROWS, columns=wanted, use_threads=False)
-                )
-        except UNREADABLE as error:
-            raise damaged(file, error) from error
-        if wanted and n_rows != footer_of_file.num_rows:
-            raise DataError(
-                f"{file} is damaged: {n_rows:,} rows in {', '.join(wanted)}, {footer_of_file.num_rows:,} in its footer; write "
-                "it again"
-            )
+        for _ in row_group_batches(file, columns, as_codes=True):
+            pass
 
 
 def one_line(error: Exception) -> str:
-    """Return the words of an error of Arrow in one line."""
+    """Return the message of an error in one line."""
     return " ".join(str(error).split())
 
 

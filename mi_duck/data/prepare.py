@@ -1,36 +1,46 @@
 """Rewrites a dataset so that it is read fastest and checked best: sorted by gene and position, with page checksums.
 
-SQL finds the place of every row; Arrow then reads the rows once, puts them in order (`mi_duck.data.ordering`) and writes
-them. Every column and value stays. What changes is how they are stored: feature columns of whole numbers from 0 to 255 take
-a byte a value whatever type they had, and names of folders such as ``chrom=4`` become text columns.
+Arrow reads every page once, which verifies its checksum and finds the columns of counts. DuckDB sorts the rows and spills
+what does not fit into memory. Arrow writes them, because DuckDB writes no page checksums. Every column and value stays; only
+the storage changes: features that hold whole numbers from 0 to 255 take one byte per value whatever type they had, and names
+of folders such as ``chrom=4`` become text columns.
 
-**Why not** ``copy (select ... order by) to``: DuckDB writes no page checksums. Arrow sorts *A. thaliana* (703,180 rows of
-1,149 columns) in 33 CPU seconds (user) and 790 MiB: ``benchmarks/bench_prepare.py``.
+**Why** DuckDB may take more memory where there are more columns, and two threads at most sort: each pins blocks of every
+column, and of every sorted run that was spilled. At 1,167 columns 256 MB were enough for one thread and 512 MB for 8, not for
+16; at 5,000 columns 768 MB for one and 1 GB for two; 1 GB of rows of 40 columns took 128 MB and 192 MB, 4 GB 192 MB for one.
+A sort written for this in Arrow gave the same files; DuckDB takes 0.8 to 1.3 times its CPU seconds and 1.1 to 1.7 times its
+peak memory.
 """
 
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from math import lgamma
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mi_duck.atomic_files import free_bytes, published_folder, storage_errors, write_json
-from mi_duck.data.clustering import ROW_GROUP_ROWS, group_batches, index_rows, open_rows, sample_read
+from mi_duck.data.database import Database
 from mi_duck.data.dataset import Dataset
-from mi_duck.data.ordering import in_order
-from mi_duck.data.parquet import DataFile, data_file, folder_values, schema_of, stamp
+from mi_duck.data.parquet import DataFile, data_file, folder_values, row_group_batches, row_groups, schema_of, stamp
 from mi_duck.errors import DataError, StorageError
 from mi_duck.processes import Context, Report, in_child
 
-GROUP_BYTES = 64 << 20  # of a row group at most, where rows are very wide
+ROW_GROUP_ROWS = 8192
+GROUP_BYTES = 64 << 20  # per row group at most, where rows are very wide
+BATCH_BYTES = 16 << 20  # per batch that is read
+SORT_THREADS = 2
+SORT_BYTES = 512 << 20  # that DuckDB may take, at least
+SORT_BYTES_PER_COLUMN = 224 << 10
+SORT_BYTES_PER_ROOT = 8000  # times the square root of the bytes of all rows
+SAMPLE = 100  # genes of a development run, for which the gain is reported
 NO_FOLDER = "__HIVE_DEFAULT_PARTITION__"  # how Hive names the folder of missing values
 
 
@@ -45,7 +55,7 @@ class PrepareSummary:
     n_files
         Parquet files written.
     n_narrowed
-        Feature columns that now take a byte a value and took more.
+        Feature columns that took more than one byte per value and now take one.
     bytes_before, bytes_after
         Of the Parquet files.
     row_groups_before, row_groups_after
@@ -53,7 +63,7 @@ class PrepareSummary:
     row_groups_per_gene_before, row_groups_per_gene_after
         Row groups in which a gene has rows, mean over genes.
     sample_read_before, sample_read_after
-        Share of all rows that must be read for 100 genes drawn by chance, in expectation.
+        Expected share of all rows that must be read for 100 genes drawn at random, 0 to 1.
     """
 
     n_rows: int
@@ -71,7 +81,7 @@ class PrepareSummary:
 
 
 def prepare(dataset: Dataset, out: Path, context: Context, *, genes_per_file: int = 500) -> PrepareSummary:
-    """Write a dataset anew, clustered by gene.
+    """Write a dataset anew, sorted by gene.
 
     Parameters
     ----------
@@ -80,10 +90,10 @@ def prepare(dataset: Dataset, out: Path, context: Context, *, genes_per_file: in
     out
         Folder to make, absent or empty; gets ``master/part-00000.parquet`` and so on, and ``prepare.json``. Appears whole
         or not at all.
-    genes_per_file
-        Genes a Parquet file.
     context
-        Its threads run the SQL; reading and sorting take one, compressing another.
+        Threads, and the progress callback, called with (stage, rows done, rows of all).
+    genes_per_file
+        Genes per Parquet file.
 
     Returns
     -------
@@ -93,58 +103,48 @@ def prepare(dataset: Dataset, out: Path, context: Context, *, genes_per_file: in
     Raises
     ------
     DataError
-        A row without a gene, a damaged file, files that change meanwhile, folder names that differ in their keys, an
-        ``out`` that holds something.
+        A row without a gene, a damaged file, files that change meanwhile, folder names that differ in their keys, a column
+        of a type that DuckDB does not keep exactly, an ``out`` that is not empty.
     StorageError
         The disk is too small or fails.
+    MemoryBudgetError
+        DuckDB needs more memory than it may use.
 
     Notes
     -----
     Rows are in the order of gene names, positions, and, where both are equal, of the files. Row groups have 8,192 rows,
     fewer where a row takes more than 8 KiB; each file has the rows of whole genes. Null stays null and NaN stays NaN.
     """
-    files = [str(file) for file in dataset.files]
     with published_folder(out) as folder:
-        scratch = folder / ".scratch"
-        scratch.mkdir()
-        index = in_child(index_rows, context)(
-            files=files,
+        (folder / ".scratch").mkdir()
+        done = in_child(rewrite, context)(
+            files=[str(file) for file in dataset.files],
+            folder=str(folder),
             gene_column=dataset.gene_column,
             label_column=dataset.label_column,
             labels=list(dataset.labels),
             fold_column=dataset.fold_column,
             position_column=dataset.position_column,
             features=list(dataset.features),
-            scratch=str(scratch),
-            threads=context.threads,
-        ).value
-        written = in_child(rewrite, context)(
-            files=files,
-            folder=str(folder),
-            gene_column=dataset.gene_column,
-            position_column=dataset.position_column,
-            narrow=index["narrow"],
+            n_rows=dataset.n_rows,
             genes_per_file=genes_per_file,
+            threads=min(context.threads, SORT_THREADS),
         ).value
         dataset.check_unchanged()
-        shutil.rmtree(scratch)
-        written_bytes = sum(file.stat().st_size for file in folder.rglob("*.parquet"))
+        shutil.rmtree(folder / ".scratch")
+        narrowed = done.pop("narrowed")
         summary = PrepareSummary(
             n_rows=dataset.n_rows,
-            n_genes=index["n_genes"],
-            n_narrowed=len(index["narrow"]),
+            n_narrowed=len(narrowed),
             bytes_before=sum(size for size, _, _ in dataset.stamps),
-            bytes_after=written_bytes,
-            row_groups_before=index["row_groups"],
-            row_groups_per_gene_before=index["row_groups_per_gene"],
-            sample_read_before=index["sample_read"],
-            **written,
+            bytes_after=sum(file.stat().st_size for file in folder.rglob("*.parquet")),
+            **done,
         )
         record = {
             "format": 1,
             "dataset_fingerprint": dataset.fingerprint,
             "settings": {"genes_per_file": genes_per_file},
-            "narrowed": index["narrow"],
+            "narrowed": narrowed,
             "counts": asdict(summary),
         }
         write_json(folder / "prepare.json", record)
@@ -156,128 +156,207 @@ def rewrite(
     files: Sequence[str],
     folder: str,
     gene_column: str,
+    label_column: str,
+    labels: Sequence[str],
+    fold_column: str,
     position_column: str | None,
-    narrow: Sequence[str],
+    features: Sequence[str],
+    n_rows: int,
     genes_per_file: int,
+    threads: int,
 ) -> dict[str, Any]:
-    """Write the rows of all files in the order of their places; returns fields of `PrepareSummary`."""
+    """Sort and write the rows of all files; return the names of narrowed columns and fields of `PrepareSummary`."""
     target = Path(folder)
-    scratch = target / ".scratch"
     paths = [data_file(file) for file in files]
-    first_rows = np.fromfile(scratch / "genes.bin", dtype=np.int64)
-    places = np.memmap(scratch / "places.bin", dtype=np.int64, mode="r")
-    n_rows = len(places)
-    schema = _schema(paths, narrow)
-    batches = _batches(paths, schema, places, report)
-    with storage_errors(target), ExitStack() as stack:
-        (target / "master").mkdir()
-        first = next(batches)
-        row_bytes = max(first.nbytes / first.num_rows, 1.0)
-        needed = int(n_rows * row_bytes) + sum(stamp(file)[0] for file in paths)
-        if needed > free_bytes(target):
-            raise StorageError(
-                f"up to {needed / 1e9:.2f} GB are needed in {target.parent}, where {free_bytes(target) / 1e9:.2f} GB are free; "
-                "free the rest or choose another --out"
-            )
-        stack.callback(shutil.rmtree, scratch / "rows", ignore_errors=True)
-        group_rows = int(np.clip(GROUP_BYTES // row_bytes, 64, ROW_GROUP_ROWS))
-        ordered = in_order(_again(first, batches), scratch / "rows", first=0, stop=n_rows, batch_rows=group_rows)
+    source = schema_of(paths[0]).remove_metadata()
+    of_size = int(SORT_BYTES_PER_ROOT * (n_rows * _row_bytes(source)) ** 0.5)
+    memory = max(SORT_BYTES, SORT_BYTES_PER_COLUMN * len(source), of_size)
+    with Database(threads=threads, memory_bytes=memory, scratch=target / ".scratch" / "sql") as db:
+        db.open_source(
+            paths,
+            gene_column=gene_column,
+            label_column=label_column,
+            fold_column=fold_column,
+            position_column=position_column,
+        )
+        genes, groups = _count_genes(db, paths, labels, gene_column)
+        statistics = {row["name"]: row for row in db.rows("column_statistics", files=Database.patterns(paths))}
+        narrowed = narrow_columns(paths, source, statistics, features, report)
+        schema = _schema(paths, source, narrowed, gene_column)
+        given = db.open_all_columns(
+            paths, source.names, gene_column=gene_column, position_column=position_column, as_bytes=narrowed
+        )
+        _check_types(source, narrowed, [given.field(f"column_{number}").type for number in range(len(source))])
+        first_rows = genes["first_row"].to_numpy()
         edges = np.append(first_rows[::genes_per_file], n_rows)
-        groups = _row_groups(ordered, edges, group_rows)
-        sizes = _write(groups, target / "master", _final(schema, paths), (gene_column, position_column), n_rows, report)
-    begins = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    with_gene = (
-        np.searchsorted(first_rows, begins + sizes, side="left") - np.searchsorted(first_rows, begins, side="right") + 1
-    )
+        with storage_errors(target):
+            order = (gene_column, position_column)
+            sizes = np.array(_sort(db, paths, schema, edges, order, target, report))
     return {
+        "narrowed": narrowed,
+        "n_genes": len(genes),
         "n_files": len(edges) - 1,
-        "row_groups_after": len(sizes),
-        "row_groups_per_gene_after": float(with_gene.sum() / len(first_rows)),
-        "sample_read_after": sample_read(np.array(sizes), with_gene, len(first_rows)),
+        **_reading("before", groups["n_rows"].to_numpy(), groups["n_genes"].to_numpy(), len(genes)),
+        **_reading("after", sizes, _genes_of(sizes, first_rows), len(genes)),
     }
 
 
-def _schema(files: Sequence[DataFile], narrow: Sequence[str]) -> pa.Schema:
-    """Return names and types of the rows on their way: folder names last, dictionaries as their values."""
-    schema = schema_of(files[0]).remove_metadata()
-    small = set(narrow)
-    fields = []
-    for field in schema:
-        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-        fields.append(pa.field(field.name, pa.uint8() if field.name in small else kind, nullable=field.nullable))
-    keys = {file: tuple(folder_values(file, schema.names)) for file in files}
-    other = next((file for file in files if keys[file] != keys[files[0]]), None)
-    if other:
-        raise DataError(f"{other} lies under other partition folders than {files[0]}; give all files the same keys")
-    return pa.schema([*fields, *(pa.field(name, pa.string()) for name in keys[files[0]])])
+def _count_genes(
+    db: Database, files: Sequence[DataFile], labels: Sequence[str], gene_column: str
+) -> tuple[pa.Table, pa.Table]:
+    """Return the genes in order with their rows, and the rows and genes of every row group; refuse rows without a gene."""
+    db.table("label_counts", labels=list(labels))
+    for row in db.rows("checks/null_gene"):
+        raise DataError(
+            f"{row['n_rows']:,} row(s) without a gene in column '{gene_column}' of {row['first_file']}; remove or name them"
+        )
+    db.load("row_groups", row_groups(files))
+    return db.arrow("clustered_genes"), db.arrow("group_genes")
 
 
-def _final(schema: pa.Schema, files: Sequence[DataFile]) -> pa.Schema:
-    """Return names and types as they are written: dictionaries are dictionaries again."""
-    source = schema_of(files[0])
-    return pa.schema(
-        [
-            field.with_type(source.field(field.name).type)
-            if field.name in source.names and pa.types.is_dictionary(source.field(field.name).type)
-            else field
-            for field in schema
-        ]
+def narrow_columns(
+    files: Sequence[DataFile],
+    schema: pa.Schema,
+    statistics: Mapping[str, Mapping[str, Any]],
+    features: Sequence[str],
+    report: Report,
+) -> list[str]:
+    """Read all pages, and return the features of a wider type whose values are whole numbers from 0 to 255.
+
+    Of columns of whole numbers the footers give the range. Columns of real numbers are checked value by value; null is
+    allowed, NaN and -0.0 are not. Every page of every column is read, because DuckDB verifies no checksum.
+    """
+    in_range = [
+        name
+        for name in features
+        for facts in [statistics.get(name)]
+        if facts and facts["is_known"] and facts["low"] is not None and facts["low"] >= 0 and facts["high"] <= 255
+    ]
+    kinds = {name: schema.field(name).type for name in in_range}
+    integers = {name for name, kind in kinds.items() if pa.types.is_integer(kind) and kind.bit_width > 8}
+    reals = {name for name, kind in kinds.items() if pa.types.is_floating(kind)}
+    batch_rows = int(np.clip(BATCH_BYTES // _row_bytes(schema), 64, ROW_GROUP_ROWS))
+    for done, file in enumerate(files):
+        report("reading files", done, len(files))
+        for _, batch in row_group_batches(file, schema.names, batch_rows=batch_rows, as_codes=True):
+            reals = {name for name in reals if _is_whole(batch[name])}
+    return [name for name in features if name in integers or name in reals]
+
+
+def _is_whole(values: pa.Array) -> bool:
+    """Return whether all values of a column of real numbers are whole numbers from 0 to 255, and none is -0.0."""
+    numbers = values.drop_null().to_numpy(zero_copy_only=False)
+    return bool(
+        ((numbers >= 0) & (numbers <= 255) & (numbers == np.floor(numbers))).all() and not np.signbit(numbers).any()
     )
 
 
-def _batches(
-    files: Sequence[DataFile], schema: pa.Schema, places: NDArray[np.int64], report: Report
+def _schema(files: Sequence[DataFile], source: pa.Schema, narrowed: Sequence[str], gene_column: str) -> pa.Schema:
+    """Return names and types of the columns to write: those of the files, then those of folder names."""
+    keys = {file: tuple(folder_values(file, source.names)) for file in files}
+    other = next((file for file in files if keys[file] != keys[files[0]]), None)
+    if other:
+        raise DataError(f"{other} lies under other partition folders than {files[0]}; give all files the same keys")
+    doubled = sorted(set(folder_values(files[0], ())) & set(source.names))
+    if doubled and gene_column not in source.names:
+        # DuckDB would take the folder's value of both columns
+        raise DataError(f"'{doubled[0]}' is a column of {files[0]} and a folder over it; rename the folder")
+    small = set(narrowed)
+    fields = [field.with_type(pa.uint8()) if field.name in small else field for field in source]
+    return pa.schema([*fields, *(pa.field(name, pa.string()) for name in keys[files[0]])])
+
+
+def _check_types(source: pa.Schema, narrowed: Sequence[str], given: Sequence[pa.DataType]) -> None:
+    """Refuse columns whose values DuckDB returns in a type that does not hold them exactly."""
+    small = set(narrowed)
+    for field, kind in zip(source, given, strict=True):
+        wanted = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        is_kept = field.name in small or not (
+            "decimal256" in str(wanted) or ("[ns" in str(wanted) and "[us" in str(kind)) or "extension" in str(wanted)
+        )
+        if not is_kept:
+            raise DataError(
+                f"column '{field.name}' is {field.type}, which SQL does not keep exactly; cast it or leave it out"
+            )
+
+
+def _sort(
+    db: Database,
+    files: Sequence[DataFile],
+    schema: pa.Schema,
+    edges: NDArray[np.int64],
+    order: tuple[str, str | None],
+    target: Path,
+    report: Report,
+) -> list[int]:
+    """Sort the rows of ``source_columns`` and write them to files that begin at these rows; return rows per row group."""
+    n_rows, row_bytes = int(edges[-1]), _row_bytes(schema)
+    needed = n_rows * row_bytes + sum(stamp(file)[0] for file in files)  # of spilled and of written rows
+    if needed > free_bytes(target):
+        raise StorageError(
+            f"up to {needed / 1e9:.2f} GB are needed in {target.parent}, where {free_bytes(target) / 1e9:.2f} GB are free; "
+            "free the rest or choose another --out"
+        )
+    (target / "master").mkdir()
+    group_rows = int(np.clip(GROUP_BYTES // row_bytes, 64, ROW_GROUP_ROWS))
+    report("sorting rows", 0, n_rows)
+    sorted_rows = db.stream("sorted_rows", batch_rows=group_rows, files=[str(file) for file in files])
+    groups = _row_groups(_in_types(sorted_rows, schema, files), edges, group_rows)
+    return _write(groups, target / "master", schema, order, n_rows, report)
+
+
+def _row_bytes(schema: pa.Schema) -> int:
+    """Return about how many bytes a row takes in memory; texts and lists count as 16."""
+    widths = [field.type.bit_width if pa.types.is_primitive(field.type) else 128 for field in schema]
+    return sum(widths) // 8 + 1
+
+
+def _in_types(
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, files: Sequence[DataFile]
 ) -> Iterator[pa.RecordBatch]:
-    """Yield all rows of all files in small types, the place of each in a last column."""
-    wide = pa.schema([*schema, pa.field("place", pa.int64())])
-    source = schema_of(files[0])
-    row_bytes = 1 + sum(field.type.bit_width if pa.types.is_primitive(field.type) else 128 for field in source) // 8
-    done = 0
-    for file in files:
-        with open_rows(file, len(schema)) as parquet:
-            there = set(parquet.schema_arrow.names)
-            own = [name for name in schema.names if name in there]
-            texts = folder_values(file, own)
-            for group in range(parquet.num_row_groups):
-                for batch in group_batches(parquet, file, own, group, row_bytes=row_bytes):
-                    columns = [
-                        _as(batch[field.name], field, file)
-                        if field.name not in texts
-                        else pa.array([None if texts[field.name] == NO_FOLDER else texts[field.name]] * len(batch))
-                        for field in schema
-                    ]
-                    stop = done + batch.num_rows
-                    columns.append(pa.array(places[done:stop]))
-                    yield pa.RecordBatch.from_arrays(columns, schema=wide)
-                    done = stop
-                    report("reading rows", done, len(places))
+    """Yield lines of ``sql/sorted_rows.sql`` as rows to write: names and types of the dataset, and folder names."""
+    of_folders = [folder_values(file, ()) for file in files]
+    for batch in batches:
+        file_number, _, *columns = batch.columns
+        values = [_cast(column, field.type) for column, field in zip(columns, schema, strict=False)]
+        for name in schema.names[len(columns) :]:
+            texts = pa.array([None if of[name] == NO_FOLDER else of[name] for of in of_folders], pa.string())
+            values.append(texts.take(file_number))
+        yield pa.RecordBatch.from_arrays(values, schema=schema)
 
 
-def _as(values: pa.Array, field: pa.Field, file: DataFile) -> pa.Array:
-    """Return a column in the type it is kept in."""
-    if values.type.equals(field.type):
-        return values
-    if pa.types.is_dictionary(values.type):
-        return values.dictionary_decode()
-    try:
-        return pc.cast(values, field.type, safe=True)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"column '{field.name}' of {file} leaves 0..255, though its footer says it does not") from error
-
-
-def _again(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    yield first
-    yield from rest
+def _cast(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_dictionary(kind):
+        return values.dictionary_encode().cast(kind)
+    return values.cast(kind)
 
 
 def _row_groups(
-    ordered: Iterable[pa.RecordBatch], edges: NDArray[np.int64], group_rows: int
+    batches: Iterable[pa.RecordBatch], edges: NDArray[np.int64], group_rows: int
 ) -> Iterator[tuple[int, pa.Table]]:
-    """Join rows to row groups: yield the number of the file, and rows of it; the last ones of a file may be fewer."""
+    """Cut sorted rows into row groups: yield the number of the file, and its rows; its last row group may have fewer.
+
+    Parameters
+    ----------
+    batches
+        All rows in order.
+    edges
+        Row at which each file begins, and the number of rows.
+    group_rows
+        Rows per row group.
+
+    Raises
+    ------
+    DataError
+        There are more or fewer rows.
+    """
+    changed = DataError("a file of the dataset changed while it was read; run the same command again")
     held: list[pa.RecordBatch] = []
     n_held, file, begin = 0, 0, 0
-    for batch in ordered:
+    for batch in batches:
         while batch.num_rows:
+            if begin == edges[-1]:
+                raise changed
             n = min(batch.num_rows, group_rows - n_held, int(edges[file + 1]) - begin)
             held.append(batch.slice(0, n))
             batch = batch.slice(n)
@@ -286,6 +365,8 @@ def _row_groups(
                 yield file, pa.Table.from_batches(held)
                 held, n_held = [], 0
                 file += int(begin == edges[file + 1])
+    if begin != edges[-1]:
+        raise changed
 
 
 def _write(
@@ -296,15 +377,22 @@ def _write(
     n_rows: int,
     report: Report,
 ) -> list[int]:
-    """Write row groups to files and return their rows; a second thread compresses one while the next is sorted."""
+    """Write row groups to files and return their rows; a second thread compresses one while the next is fetched."""
     texts = [
         field.name for field in schema if not (pa.types.is_integer(field.type) or pa.types.is_floating(field.type))
     ]
-    sorted_by = [
-        pq.SortingColumn(schema.get_field_index(name), nulls_first=True)
-        for name in order
-        if name is not None and pa.types.is_string(schema.field(order[0]).type)
-    ]
+    options: dict[str, Any] = {
+        "compression": "zstd",
+        "compression_level": 1,
+        "use_dictionary": texts,
+        # counts: smaller, and read in half the time of plain ones
+        "column_encoding": {field.name: "DELTA_BINARY_PACKED" for field in schema if field.type == pa.uint8()},
+        # Parquet orders integers as numbers, the rows are in the order of gene names
+        "sorting_columns": [pq.SortingColumn(schema.get_field_index(name), nulls_first=True) for name in order if name]
+        if pa.types.is_string(schema.field(order[0]).type)
+        else None,
+        "write_page_checksum": True,
+    }
     sizes: list[int] = []
     current = -1
     with ExitStack() as files, ThreadPoolExecutor(1) as pool:
@@ -315,22 +403,8 @@ def _write(
             if file != current:
                 files.close()
                 current = file
-                writer = files.enter_context(
-                    pq.ParquetWriter(
-                        folder / f"part-{file:05d}.parquet",
-                        schema,
-                        compression="zstd",
-                        compression_level=1,
-                        use_dictionary=texts,
-                        # small counts: smaller, and half the time to read of plain ones
-                        column_encoding={
-                            field.name: "DELTA_BINARY_PACKED" for field in schema if field.type == pa.uint8()
-                        },
-                        sorting_columns=sorted_by or None,
-                        write_page_checksum=True,
-                    )
-                )
-            writing = pool.submit(writer.write_table, _with_dictionaries(table, schema), len(table))
+                writer = files.enter_context(pq.ParquetWriter(folder / f"part-{file:05d}.parquet", schema, **options))
+            writing = pool.submit(writer.write_table, table, len(table))
             sizes.append(len(table))
             report("writing rows", sum(sizes), n_rows)
         if writing is not None:
@@ -338,12 +412,47 @@ def _write(
     return sizes
 
 
-def _with_dictionaries(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Return the columns that were dictionaries as such."""
-    return pa.table(
-        [
-            column if column.type.equals(field.type) else column.dictionary_encode().cast(field.type)
-            for column, field in zip(table.columns, schema, strict=True)
-        ],
-        schema=schema,
+def _genes_of(sizes: NDArray[np.int64], first_rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return how many genes have rows in each row group, from its rows and the first row of every gene."""
+    stops = np.cumsum(sizes)
+    begins = stops - sizes
+    genes: NDArray[np.int64] = (
+        np.searchsorted(first_rows, stops, side="left") - np.searchsorted(first_rows, begins, side="right") + 1
     )
+    return genes
+
+
+def _reading(when: str, rows: NDArray[np.int64], genes: NDArray[np.int64], n_genes: int) -> dict[str, Any]:
+    """Return what must be read before or after, from the rows and genes of every row group, as fields of `PrepareSummary`."""
+    return {
+        f"row_groups_{when}": len(rows),
+        f"row_groups_per_gene_{when}": float(genes.sum() / n_genes),
+        f"sample_read_{when}": sample_read(rows, genes, n_genes),
+    }
+
+
+def sample_read(rows: NDArray[np.int64], genes: NDArray[np.int64], n_genes: int, sample: int = SAMPLE) -> float:
+    """Return the expected share of all rows that lie in row groups with a row of some randomly drawn genes.
+
+    Parameters
+    ----------
+    rows, genes
+        Of each row group, shape (n_row_groups,): its rows, and how many genes have rows in it.
+    n_genes
+        Genes of the dataset.
+    sample
+        Genes drawn without replacement; all where there are not more.
+
+    Returns
+    -------
+    float
+        0 to 1.
+    """
+    if sample >= n_genes:
+        return 1.0
+
+    def ways(n: int) -> float:
+        return lgamma(n + 1) - lgamma(n - sample + 1)
+
+    missed = [np.exp(ways(n_genes - g) - ways(n_genes)) if n_genes - g >= sample else 0.0 for g in genes.tolist()]
+    return float((rows * (1 - np.array(missed))).sum() / rows.sum())

@@ -1,4 +1,4 @@
-"""What footers and one pass over gene, label and group tell about a dataset: sizes, kinds of features, warnings."""
+"""What footers and one pass over gene, label and group say of a dataset: sizes, kinds of features, warnings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ import numpy as np
 from mi_duck.data.database import SQL_BYTES, Database
 from mi_duck.data.dataset import Dataset, some_names
 from mi_duck.data.genes import GeneIndex, index_genes
-from mi_duck.data.parquet import UNREADABLE, DataFile, damaged, open_parquet, schema_of
+from mi_duck.data.parquet import UNREADABLE, DataFile, damaged, metadata_of, row_group_batches, schema_of
 from mi_duck.errors import DataError
 from mi_duck.run.encoding import SENTINEL
 
 EXACT_IN_FLOAT32 = 1 << 24
 LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
-ROWS_COMPARED = 50_000  # in which rows of one position and several classes are looked for
+ROWS_COMPARED = 50_000  # among which positions with rows of several classes are counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +49,16 @@ def inspect(dataset: Dataset, *, threads: int, seed: int) -> Inspection:
 
 
 def read_statistics(db: Database, dataset: Dataset) -> dict[str, dict[str, Any]]:
-    """Return for each column what the footers say of its values: lines of ``sql/column_statistics.sql``.
+    """Return what the footers say of the values of each column: lines of ``sql/column_statistics.sql`` by column.
 
     Raises
     ------
     DataError
-        A footer names columns in its row groups that its schema does not.
+        The row groups of a footer lack a column of its schema.
     """
     found = {row["name"]: row for row in db.rows("column_statistics", files=Database.patterns(dataset.files))}
-    places = [dataset.position_column] if dataset.position_column else []
-    absent = [name for name in (*dataset.features, *places) if name not in found]
+    positions = [dataset.position_column] if dataset.position_column else []
+    absent = [name for name in (*dataset.features, *positions) if name not in found]
     if absent:
         raise DataError(
             f"the footers of {dataset.location} say nothing of {some_names(absent)}; a file is damaged: write it again"
@@ -69,7 +69,7 @@ def read_statistics(db: Database, dataset: Dataset) -> dict[str, dict[str, Any]]
 def split_features(
     dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the features that fit one byte, by what the footers say, and the others."""
+    """Return the features that fit one byte, by their footers, and the others."""
     kinds = schema_of(dataset.files[0])
     small = []
     for name in dataset.features:
@@ -89,7 +89,7 @@ def split_features(
 
 
 def warnings_of(db: Database, dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
-    """Return what the user may want to change, in genes and positions and then in features."""
+    """Return what the user may want to change: in genes and positions, then in features."""
     return gene_warnings(db, dataset) + data_warnings(dataset, statistics)
 
 
@@ -132,31 +132,32 @@ def gene_warnings(db: Database, dataset: Dataset) -> tuple[str, ...]:
     if alike["n_names"]:
         names = " and ".join(repr(name) for name in alike["genes"][:3])
         found.append(
-            f"{alike['n_names']:,} gene name(s) are written in several ways, as {names}; each is a gene of its own, so what "
-            "belongs together may be trained on and scored"
+            f"{alike['n_names']:,} gene name(s) are written in several ways, as {names}; each counts as a gene of its own, so "
+            "what belongs together may be trained on and scored"
         )
     if dataset.position_column is not None:
         before = np.cumsum(db.read("gene_index").sort_by("gene_rank")["n_rows"].to_numpy())
         n_genes = max(int(np.searchsorted(before, ROWS_COMPARED, side="right")), 1)
         (row,) = db.rows("conflicting_rows", n_genes=n_genes)
-        if row["n_places"]:
+        if row["n_positions"]:
+            n_rows = before[min(n_genes, len(before)) - 1]
             found.append(
-                f"{row['n_places']:,} position(s) have rows of several classes, among {before[min(n_genes, len(before)) - 1]:,} "
-                f"rows looked at; one is {row['position']} of gene {row['gene_id']!r} in column '{dataset.position_column}'"
+                f"{row['n_positions']:,} position(s) have rows of several classes, among {n_rows:,} rows looked at; "
+                f"one is {row['position']} of gene {row['gene_id']!r} in column '{dataset.position_column}'"
             )
     return tuple(found)
 
 
 def unfit_values(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]], *, layout: str) -> str:
-    """Return in words which column holds values that no plan can use, as far as footers tell; empty if none does.
+    """Return in words which column holds values that no plan can use, by the footers; empty if none does.
 
-    Infinite values and those too large for float32 are unfit, in the layout ``sentinel`` those that stand for missing
-    values, and a null position. Partitioning looks at every value. DuckDB says nothing of a row group's range where one end
-    is infinite, so columns without a range are looked up in the footers themselves.
+    Unfit are infinite values, values too large for float32, in the layout ``sentinel`` those that mark missing values, and a
+    null position. Partitioning checks every value. DuckDB gives no range of a row group where one end is infinite, so
+    columns without a range are looked up in the footers themselves.
     """
-    place = dataset.position_column
-    if place is not None and statistics[place]["n_nulls"]:
-        return f"null in column '{place}' of {dataset.location}; fill it or remove the rows"
+    position = dataset.position_column
+    if position is not None and statistics[position]["n_nulls"]:
+        return f"null in column '{position}' of {dataset.location}; fill it or remove the rows"
     lowest = SENTINEL if layout == "sentinel" else -LARGEST_FLOAT32
     for low, high, words in (
         (-LARGEST_FLOAT32, LARGEST_FLOAT32, "an infinite value, or one too large for float32"),
@@ -176,34 +177,31 @@ def unfit_values(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]], 
 
 
 def _is_within(least: float, most: float, low: float, high: float) -> bool:
-    """Return whether values lie in a range, of which a lowest one above that of float32 is not part itself."""
+    """Return whether values lie in a range; its lower end belongs to it only where it is the lowest float32."""
     return (low <= least if low == -LARGEST_FLOAT32 else low < least) and most <= high
 
 
 def _outside(file: DataFile, names: Sequence[str], low: float, high: float) -> str:
-    """Return the first column of which the footer of a file says that it leaves a range; empty if none does."""
+    """Return the first column that leaves a range, by the footer of a file; empty if none does."""
+    # an encrypted column is met by reading it; to ask for its statistics would end the process
+    next(row_group_batches(file, names, batch_rows=1), None)
     try:
-        with open_parquet(file) as parquet:
-            # an encrypted column is met by reading it; to ask for its statistics would end the process
-            next(parquet.iter_batches(1, columns=list(names), use_threads=False), None)
-            metadata = parquet.metadata
+        metadata = metadata_of(file)
     except UNREADABLE as error:
         raise damaged(file, error) from error
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    # not by the schema of the footer: see `mi_duck.data.parquet.verify_pages`
-    place_of = (
-        {groups[0].column(place).path_in_schema: place for place in range(metadata.num_columns)} if groups else {}
-    )
+    # not by the schema of the footer: see `mi_duck.data.parquet.row_group_batches`
+    index_of = {groups[0].column(at).path_in_schema: at for at in range(metadata.num_columns)} if groups else {}
     for group in groups:
         for name in names:
-            facts = group.column(place_of[name]).statistics
+            facts = group.column(index_of[name]).statistics
             if facts is not None and facts.has_min_max and not _is_within(facts.min, facts.max, low, high):
                 return name
     return ""
 
 
 def feature_bins(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]], max_bin: int) -> dict[str, int]:
-    """Return the histogram bins of every feature, at most: those of whole numbers are bounded by their range."""
+    """Return the most histogram bins of every feature: those of whole numbers are bounded by their range."""
     kinds = schema_of(dataset.files[0])
     bins = {}
     for name in dataset.features:

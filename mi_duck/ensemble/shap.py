@@ -5,8 +5,8 @@ checked: on every row the values and the base value add up to the margin. Rows c
 spreads the rows of a batch over its threads.
 
 Why XGBoost's own values: they are exact for every kind of tree. A table per leaf of what each combination of conditions
-contributes was three times as fast per core (280,000 rows x trees a second instead of 95,000), but 300 lines more; 21
-boosters of 250 rounds on 1,000 rows take half a minute on two cores (`benchmarks/bench_shap.py`).
+contributes was three times as fast per core (280,000 rows x trees per second instead of 95,000), but 300 lines more; 21
+boosters of 250 rounds on 1,000 rows take about a minute of CPU time (`benchmarks/bench_shap.py`).
 
 References
 ----------

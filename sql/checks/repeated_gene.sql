@@ -1,4 +1,4 @@
--- repeated_gene: genes that stand more than once among the genes of a run; none is a pass.
+-- repeated_gene: genes that are more than once among the genes of a run; none is a pass.
 -- grain:   gene_id
 -- reads:   run_genes
 -- params:

@@ -1,8 +1,8 @@
 -- segment_gap: segments that do not follow on the one before, or hold other rows than their genes; none is a pass.
--- grain:   place
+-- grain:   number
 -- reads:   segments, run_genes
 -- params:
--- columns: place      bigint  place of the segment by rank; one past the last stands for the end of all genes
+-- columns: number     bigint  number of the segment by rank; one past the last is the end of all genes
 --          first_rank bigint  where it begins
 --          stop_rank  bigint  where it ends
 with ends as (
@@ -26,9 +26,9 @@ all_segments as (
         n_rows
     from ends
 ),
-placed as (
+numbered as (
     select
-        row_number() over (order by first_rank, stop_rank) - 1 as place,
+        row_number() over (order by first_rank, stop_rank) - 1 as number,
         first_rank,
         stop_rank,
         first_row,
@@ -39,20 +39,20 @@ placed as (
 ),
 filled as (
     select
-        placed.place,
+        numbered.number,
         coalesce(sum(run_genes.n_rows), 0) as n_rows
-    from placed
-    left join run_genes on run_genes.gene_rank >= placed.first_rank and run_genes.gene_rank < placed.stop_rank
+    from numbered
+    left join run_genes on run_genes.gene_rank >= numbered.first_rank and run_genes.gene_rank < numbered.stop_rank
     group by all
 )
 select
-    placed.place,
-    placed.first_rank,
-    placed.stop_rank
-from placed
-join filled using (place)
+    numbered.number,
+    numbered.first_rank,
+    numbered.stop_rank
+from numbered
+join filled using (number)
 where
-    placed.first_rank != placed.rank_before
-    or placed.first_row != placed.row_before
-    or placed.stop_row - placed.first_row != filled.n_rows
-order by placed.place
+    numbered.first_rank != numbered.rank_before
+    or numbered.first_row != numbered.row_before
+    or numbered.stop_row - numbered.first_row != filled.n_rows
+order by numbered.number

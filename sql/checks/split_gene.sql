@@ -1,4 +1,4 @@
--- split_gene: genes that stand in several fold groups, so that no fold can hold them whole; none is a pass.
+-- split_gene: genes in several fold groups, so that no fold can hold them whole; none is a pass.
 -- grain:   gene_id
 -- reads:   label_counts
 -- params:

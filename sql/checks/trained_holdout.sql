@@ -1,4 +1,4 @@
--- trained_holdout: held-out genes that stand in the window of an instance; none is a pass.
+-- trained_holdout: held-out genes in the window of an instance; none is a pass.
 -- grain:   gene_id, instance_id
 -- reads:   run_genes, windows
 -- params:

@@ -1,4 +1,4 @@
--- uncovered_gene: genes that are not held out and stand in no window; none is a pass.
+-- uncovered_gene: genes that are neither held out nor in a window; none is a pass.
 -- grain:   gene_id
 -- reads:   run_genes, windows
 -- params:

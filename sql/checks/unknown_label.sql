@@ -3,7 +3,7 @@
 -- nulls:   label_text
 -- reads:   label_counts
 -- params:
--- columns: label_text varchar  the label as it stands in the data
+-- columns: label_text varchar  the label as it is in the data
 --          n_rows     hugeint  rows that carry it
 --          first_file varchar  the first file with such a row
 select

@@ -6,12 +6,12 @@
 -- columns: instance_id bigint the window that begins first
 --          other_id    bigint the other
 --          n_shared    bigint genes in both
-with placed as (
+with numbered as (
     select
         instance_id,
         first_rank,
         stop_rank,
-        row_number() over (order by first_rank, stop_rank, instance_id) as place
+        row_number() over (order by first_rank, stop_rank, instance_id) as number
     from windows
 ),
 pairs as (
@@ -19,10 +19,10 @@ pairs as (
         one.instance_id,
         other.instance_id as other_id,
         greatest(0, least(one.stop_rank, other.stop_rank) - greatest(one.first_rank, other.first_rank)) as n_shared,
-        case when other.place = one.place + 1 then $overlap_genes::bigint else 0 end as n_expected,
+        case when other.number = one.number + 1 then $overlap_genes::bigint else 0 end as n_expected,
         greatest(one.instance_id, other.instance_id) >= $n_planned::bigint as has_half
-    from placed as one
-    join placed as other on one.place < other.place
+    from numbered as one
+    join numbered as other on one.number < other.number
 )
 select
     instance_id,

@@ -1,4 +1,4 @@
--- wrong_score: genes whose scored rows differ in number, place, fold or class from their rows; none is a pass.
+-- wrong_score: genes whose scored rows differ in number, order, fold or class from their rows; none is a pass.
 -- grain:   gene_id
 -- reads:   scored_rows, run_genes
 -- params:  $first_rank  rank of the first gene that must be scored

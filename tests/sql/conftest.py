@@ -28,6 +28,14 @@ MADE_ELSEWHERE = {
         "file": "varchar",
         "row_number": "bigint",
     },
+    "source_columns": {
+        "gene_id": "varchar",
+        "position": "bigint",
+        "file": "varchar",
+        "row_number": "bigint",
+        "column_0": "varchar",
+        "column_1": "double",
+    },
     "row_groups": {"file": "varchar", "row_group": "bigint", "first_row": "bigint", "n_rows": "bigint"},
     "instances": {
         "instance_id": "bigint",

@@ -115,7 +115,7 @@ FAULTS = {
     ),
     "rows of classes do not add up": (
         *("misplaced_gene", "run_genes", "1/0/1", "1/0/2"),
-        [{"place": 1, "gene_id": "B", "gene_rank": 1, "first_row": 3, "rows_before": 3}],
+        [{"number": 1, "gene_id": "B", "gene_rank": 1, "first_row": 3, "rows_before": 3}],
     ),
     "gene in no window": (
         *("uncovered_gene", "windows", "1 1 3", "1 1 2"),
@@ -143,11 +143,11 @@ FAULTS = {
     ),
     "segments with a gap": (
         *("segment_gap", "segments", "1 1 2 3 5", "1 1 2 3 4"),
-        [{"place": 1, "first_rank": 1, "stop_rank": 2}, {"place": 2, "first_rank": 2, "stop_rank": 3}],
+        [{"number": 1, "first_rank": 1, "stop_rank": 2}, {"number": 2, "first_rank": 2, "stop_rank": 3}],
     ),
     "last segment is not there": (
         *("segment_gap", "segments", "3 3 4 6 10", ""),
-        [{"place": 3, "first_rank": 4, "stop_rank": 4}],
+        [{"number": 3, "first_rank": 4, "stop_rank": 4}],
     ),
     "row in another fold": (
         *("wrong_score", "scored_rows", "B 1 2", "B 0 2"),

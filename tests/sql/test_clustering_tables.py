@@ -1,4 +1,4 @@
-"""Given rows, expect tables: the places of rows when a dataset is sorted by gene."""
+"""Given rows, expect tables: the rows of a dataset sorted by gene, and where its genes are."""
 
 from collections.abc import Callable
 
@@ -15,11 +15,14 @@ ROWS = """
     B       -        f2   2
     C       1        f1   2
     """
-GENES = """
-    gene_id n_rows first_row
-    A       2      0
-    B       3      2
-    C       1      5
+COLUMNS = """
+    gene_id position file row_number column_0 column_1
+    B       5        f1   0          b5       0.0
+    A       7        f1   1          a7       -
+    B       5        f2   0          b5'      0.5
+    A       3        f2   1          a3       1.5
+    B       -        f2   2          b        2.0
+    C       1        f1   2          -        2.5
     """
 
 
@@ -38,19 +41,20 @@ def test_clustered_genes__begin_where_the_genes_before_them_end(db: Database, gi
     assert [tuple(row.values()) for row in rows] == [("A", 2, 0), ("B", 3, 2), ("C", 1, 5)]
 
 
-def test_row_places__rows_are_sorted_by_gene_position_and_then_as_they_come(db: Database, given: Given) -> None:
-    given("source_rows", ROWS)
-    given("clustered_genes", GENES)
-    rows = db.rows("row_places", files=["f1", "f2"])
+def test_sorted_rows__are_by_gene_position_and_then_as_they_come(db: Database, given: Given) -> None:
+    given("source_columns", COLUMNS)
+    rows = db.rows("sorted_rows", files=["f1", "f2"])
+    assert list(rows[0]) == ["file_number", "row_number", "column_0", "column_1"]
     assert [tuple(row.values()) for row in rows] == [
-        (0, 0, 3),  # B at 5, of the first file
-        (0, 1, 1),  # A at 7 comes after A at 3
-        (0, 2, 5),
-        (1, 0, 4),  # B at 5, of the second file
-        (1, 1, 0),
-        (1, 2, 2),  # B without a position comes first
+        (1, 1, "a3", 1.5),
+        (0, 1, "a7", None),  # A at 7 comes after A at 3
+        (1, 2, "b", 2.0),  # B without a position comes first
+        (0, 0, "b5", 0.0),  # B at 5, of the first file
+        (1, 0, "b5'", 0.5),  # B at 5, of the second file
+        (0, 2, None, 2.5),
     ]
-    assert [row["place"] for row in db.rows("row_places", files=["f2", "f1"])][:1] == [3]
+    # the order of the files is that of the parameter, not of their names
+    assert [row["column_0"] for row in db.rows("sorted_rows", files=["f2", "f1"])][3:5] == ["b5'", "b5"]
 
 
 def test_group_genes__counts_the_genes_of_each_row_group(db: Database, given: Given) -> None:

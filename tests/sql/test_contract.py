@@ -41,6 +41,7 @@ ORDER = [
     "clustered_genes",
     "sampled_genes",
     "holdout_groups",
+    "ranked_genes",
     "gene_index",
     "holdout_genes",
     "gene_folds",
@@ -102,6 +103,7 @@ def tables(db: Database, tiny: Path, given: Callable[[str, str], None]) -> dict[
         position_column="position",
         site_scores=["donor_score"],
     )
+    db.open_all_columns(files, ["gene_id"], gene_column="gene_id", position_column="position")
     given(
         "instances",
         """

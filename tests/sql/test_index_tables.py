@@ -76,7 +76,8 @@ def test_gene_index__ranks_groups_by_digest_and_keeps_their_genes_together(db: D
     given("holdout_groups", "fold_group")
     # md5("42:c1") = f5f3..., md5("42:c2") = 0ff0...: group c2 comes first, then A and C of c1 in the order of their names
     assert [md5(f"42:{group}".encode()).hexdigest()[:4] for group in ("c1", "c2")] == ["f5f3", "0ff0"]
-    assert db.rows("gene_index", seed=42, n_classes=3) == [
+    db.table("ranked_genes", seed=42, n_classes=3)
+    assert db.rows("gene_index") == [
         index("B", "c2", 2, [2, 0, 0], 0, 0),
         index("A", "c1", 5, [4, 1, 0], 1, 2),
         index("C", "c1", 3, [0, 0, 3], 2, 7),
@@ -93,7 +94,8 @@ def test_gene_index__holds_sampled_genes_alone(db: Database, given: Given) -> No
     given("label_counts", LABEL_COUNTS)
     given("sampled_genes", "gene_id\n C")
     given("holdout_groups", "fold_group")
-    assert db.rows("gene_index", seed=42, n_classes=3) == [index("C", "c1", 3, [0, 0, 3], 0, 0)]
+    db.table("ranked_genes", seed=42, n_classes=3)
+    assert db.rows("gene_index") == [index("C", "c1", 3, [0, 0, 3], 0, 0)]
 
 
 def test_holdout_groups__take_a_share_of_the_sampled_groups_by_digest(db: Database, given: Given) -> None:
@@ -117,12 +119,13 @@ def test_holdout_groups__of_named_genes_are_whole_whether_sampled_or_not(db: Dat
         assert {row["fold_group"] for row in rows} == groups, genes
 
 
-def test_holdout_genes__stand_behind_the_gene_index(db: Database, given: Given) -> None:
+def test_holdout_genes__follow_the_gene_index(db: Database, given: Given) -> None:
     given("label_counts", LABEL_COUNTS)
     given("sampled_genes", "gene_id\n A\n B\n C")
     given("holdout_groups", "fold_group\n c1")
-    for name in ("gene_index", "holdout_genes"):
-        db.table(name, seed=42, n_classes=3)
+    db.table("ranked_genes", seed=42, n_classes=3)
+    db.table("gene_index")
+    db.table("holdout_genes")
     assert db.read("gene_index").to_pylist() == [index("B", "c2", 2, [2, 0, 0], 0, 0)]
     # behind B with its two rows: A with five, then C of the same group
     assert db.read("holdout_genes").to_pylist() == [

@@ -40,15 +40,15 @@ def test_similar_genes__of_names_that_differ_are_none(db: Database) -> None:
 @pytest.mark.parametrize(
     ("n_genes", "expected"),
     [
-        (1, {"n_places": 0, "gene_id": None, "position": None}),
-        (2, {"n_places": 2, "gene_id": "b", "position": 5}),
-        (3, {"n_places": 3, "gene_id": "a", "position": 9}),
+        (1, {"n_positions": 0, "gene_id": None, "position": None}),
+        (2, {"n_positions": 2, "gene_id": "b", "position": 5}),
+        (3, {"n_positions": 3, "gene_id": "a", "position": 9}),
     ],
 )
-def test_conflicting_rows__counts_places_of_the_first_genes(
+def test_conflicting_rows__counts_positions_of_the_first_genes(
     n_genes: int, expected: dict[str, object], db: Database
 ) -> None:
-    """Gene c has one label a place, b two places with two labels, a one place with three; null is not a place."""
+    """Gene c has one label per position, b two positions with two labels, a one position with three; null is not counted."""
     load(
         db,
         [
