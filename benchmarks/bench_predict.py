@@ -32,7 +32,7 @@ from mi_duck.data.dataset import CLASSES, open_dataset
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, by_member, consolidate, feature_matrix
 from mi_duck.ensemble.model_file import load_unified_model, save_model
 from mi_duck.ensemble.predict import predict_file
-from mi_duck.export.merge import join_outputs, merge_boosters
+from mi_duck.export.export import join_outputs, merge_boosters
 from mi_duck.genome.synthetic import synthesise
 from mi_duck.metrics.calibrate import Calibrator
 from mi_duck.train.forest import forest_of

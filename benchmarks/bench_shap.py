@@ -19,8 +19,7 @@ from harness import costs, print_machine, workplace
 
 from mi_duck.data.dataset import CLASSES, open_dataset
 from mi_duck.ensemble.shap import explain
-from mi_duck.explain.analysis import run_comprehensive_ensemble_shap_analysis
-from mi_duck.explain.rows import sample_rows
+from mi_duck.explain.analysis import run_comprehensive_ensemble_shap_analysis, sample_rows
 from mi_duck.genome.synthetic import synthesise
 from mi_duck.processes import peak_bytes
 from mi_duck.run.encoding import Encoding

@@ -16,6 +16,7 @@ from pathlib import Path
 import zstandard
 
 from mi_duck.errors import CheckpointError
+from mi_duck.numbers import decimal
 
 MAGIC = b"MIDUCK01"
 LARGEST_MODEL = 8 << 30
@@ -38,13 +39,6 @@ def pack(parts: Mapping[str, bytes], *, level: int = 6) -> bytes:
 def unpack(data: bytes, source: str) -> dict[str, bytes]:
     """Return the parts of a ``.miduck`` file.
 
-    Parameters
-    ----------
-    data
-        All bytes of the file.
-    source
-        Its name, for messages.
-
     Raises
     ------
     CheckpointError
@@ -65,7 +59,7 @@ def unpack(data: bytes, source: str) -> dict[str, bytes]:
         sizes = {str(name): int(n) for name, n in listed}
         size = sum(sizes.values())
         if size > LARGEST_MODEL:
-            raise CheckpointError(f"{source} would unpack to {size / 1e9:.1f} GB, more than any model has")
+            raise CheckpointError(f"{source} would unpack to {decimal(size / 1e9, 1)} GB, more than any model has")
         frame = rest[8 + length :]
         # the decompressor allocates the size that the frame states, so that is compared first
         if (
@@ -103,7 +97,7 @@ def read_model_bytes(path: Path) -> bytes:
         if not stat.S_ISREG(facts.st_mode):
             raise CheckpointError(f"{path} is not an ordinary file; give a model's file or a run folder")
         if facts.st_size > LARGEST_MODEL:
-            raise CheckpointError(f"{path} has {facts.st_size / 1e9:.1f} GB, more than any model has")
+            raise CheckpointError(f"{path} has {decimal(facts.st_size / 1e9, 1)} GB, more than any model has")
         return path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error

@@ -62,15 +62,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 @contextmanager
 def published_folder(out: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside ``out``; flush it and rename it to ``out`` at the end, remove it after an error.
-
-    Raises
-    ------
-    DataError
-        ``out`` is a file, or a folder that holds something.
-    StorageError
-        The disk is full, read-only, or fails.
-    """
+    """Yield a hidden folder; rename it to ``out``, absent or empty, at the end, and remove it after an error."""
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file; choose another folder")
     with storage_errors(out):
@@ -108,13 +100,7 @@ def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unsealed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return sealed JSON values without their hash.
-
-    Raises
-    ------
-    ValueError
-        The hash is not theirs.
-    """
+    """Return sealed JSON values without their hash; raise ValueError where it is not theirs."""
     rest = {name: value for name, value in values.items() if name != "seal"}
     if values.get("seal") != _digest(rest):
         raise ValueError("it is not what was written")
@@ -122,15 +108,7 @@ def unsealed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """Read sealed JSON from a file.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is none.
-    ValueError
-        It cannot be read, is torn, or was changed.
-    """
+    """Read sealed JSON from a file; raise FileNotFoundError, or ValueError where it is torn or was changed."""
     try:
         return unsealed(json.loads(path.read_bytes()))
     except (FileNotFoundError, NotADirectoryError) as error:

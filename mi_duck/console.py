@@ -61,7 +61,7 @@ def _ended_by_signals() -> Iterator[None]:
     came: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> None:
-        # a closing terminal sends several, one is enough; Ctrl-C twice is hurry
+        # a closing terminal sends several signals, of which one is enough; a second Ctrl-C ends at once
         if not came or number == signal.SIGINT:
             came.append(number)
             raise Ended(number)
@@ -87,7 +87,7 @@ class Commands(typer.core.TyperGroup):
     """Turns the errors of mi_duck into one line and their exit code, in one place."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command; print ``error: ...`` for what the user can mend."""
+        """Run a command; print ``error: ...`` for what the user can correct."""
         try:
             with _ended_by_signals():
                 result = super().invoke(ctx)
@@ -137,18 +137,13 @@ def set_up_messages() -> None:
 
 @contextmanager
 def reporting() -> Iterator[Report]:
-    """Give a progress callback: a bar on a terminal, a line now and then elsewhere.
+    """Give a progress callback: a bar on a terminal, a line every 15 seconds elsewhere.
 
     Instances that are trained at once report from threads of their own, each with its name in front: each has a bar.
     """
     lock = threading.Lock()
     if errors.is_terminal:
-        columns = (
-            TextColumn("{task.description:<40}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
+        columns = (TextColumn("{task.description:<40}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=errors, transient=True) as progress:
             bars: dict[str, tuple[str, Any]] = {}
 
@@ -224,13 +219,8 @@ def print_facts(facts: Mapping[str, Any], as_json: bool = False) -> None:
     if as_json:
         print_json(facts)
         return
-    for line in fact_lines(facts):
-        output.print(line, markup=False)
-
-
-def fact_lines(facts: Mapping[str, Any]) -> list[str]:
-    """Return facts as lines of a name and a value."""
-    return [f"{name.replace('_', ' '):<28} {_words(value)}" for name, value in facts.items()]
+    for name, value in facts.items():
+        output.print(f"{name.replace('_', ' '):<28} {_words(value)}", markup=False)
 
 
 def _words(value: Any) -> str:

@@ -79,13 +79,7 @@ LOSSLESS = {".pdf": ("CreationDate", "Creator", "Producer"), ".svg": ("Date", "C
 
 @contextmanager
 def style(salt: str = "mi_duck") -> Iterator[None]:
-    """Draw and save in this style, whatever the user's matplotlibrc sets.
-
-    Parameters
-    ----------
-    salt
-        Ids inside an SVG depend on it: the figures of one page need different ones.
-    """
+    """Draw and save in this style, whatever the user's matplotlibrc sets; ids inside an SVG depend on the salt."""
     import matplotlib
 
     with matplotlib.rc_context():
@@ -95,17 +89,7 @@ def style(salt: str = "mi_duck") -> Iterator[None]:
 
 
 def new_figure(width: float, height: float, *, columns: int = 1, **options: Any) -> "tuple[Figure, list[Axes]]":
-    """Return a figure of one row of axes; to be called inside `style`.
-
-    Parameters
-    ----------
-    width, height
-        Inches.
-    columns
-        Axes side by side.
-    options
-        As for matplotlib's ``Figure.subplots``.
-    """
+    """Return a figure of one row of axes, in inches; to be called inside `style`; options as for ``Figure.subplots``."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -113,18 +97,9 @@ def new_figure(width: float, height: float, *, columns: int = 1, **options: Any)
 
 
 def new_panels(columns: int, *, width: float = 2.8, height: float = 2.8) -> "tuple[Figure, list[Axes]]":
-    """Return a figure of panels side by side, with margins for numbers of five characters; to be called inside `style`.
+    """Return a figure of panels of this size, in inches, side by side; to be called inside `style`.
 
-    Parameters
-    ----------
-    columns
-        Panels.
-    width, height
-        Inches of one panel.
-
-    Notes
-    -----
-    Fixed margins: finding them by drawing would take two thirds of the time of a figure.
+    Margins are fixed, for numbers of five characters: finding them by drawing takes two thirds of the time of a figure.
     """
     from matplotlib.figure import Figure
 
@@ -138,39 +113,22 @@ def new_panels(columns: int, *, width: float = 2.8, height: float = 2.8) -> "tup
 
 
 def save(figure: "Figure", path: Path) -> None:
-    """Write a figure as PDF, SVG or PNG by the suffix of its name, whole or not at all.
-
-    Raises
-    ------
-    DataError
-        The suffix is another one.
-    """
+    """Write a figure as PDF, SVG or PNG, by the suffix of its name, whole or not at all."""
     if path.suffix not in LOSSLESS:
         raise DataError(f"{path.name} is not a name of a figure; give one that ends in {', '.join(LOSSLESS)}")
     write_file(path, _bytes(figure, path.suffix, salt="mi_duck", transparent=False))
 
 
 def inline_svg(figure: "Figure", name: str) -> str:
-    """Return a figure as an SVG element for a page.
-
-    Parameters
-    ----------
-    figure
-        Of `new_figure` or `new_panels`.
-    name
-        Unique on the page: ids inside depend on it.
-    """
+    """Return a figure as an SVG element for a page; its name is unique there, because ids inside depend on it."""
     text = _bytes(figure, ".svg", salt=name, transparent=True).decode()
     text = text[text.index("<svg ") :].strip()
     text = re.sub(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>\s*", "", text, count=1, flags=re.DOTALL)
     text = re.sub(r'<g id="[^"]*"', "<g", text)  # names such as axes_1, the same in every figure
     text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)
     text = text.replace("xmlns:xlink", "data-xlink").replace(' data-xlink="http://www.w3.org/1999/xlink"', "")
-    text = (
-        text.replace("xlink:href", "href")
-        .replace("DejaVu Sans", "system-ui")
-        .replace("<svg ", '<svg class="figure" ', 1)
-    )
+    text = text.replace("xlink:href", "href").replace("DejaVu Sans", "system-ui")
+    text = text.replace("<svg ", '<svg class="figure" ', 1)
     for color, variable in NAMES.items():
         text = text.replace(color, f"var(--{variable})")
     return re.sub(r">\s*\n\s*<", "><", text)

@@ -1,18 +1,5 @@
 """The errors a user can meet, each with the exit code that workflow managers read.
 
-::
-
-    MiDuckError                          base; never raised itself
-    |- DataError               exit 65   missing column, null gene, unknown label, changed files
-    |- CheckpointError              65   torn, foreign or newer checkpoint or model; fingerprint differs
-    |- IncompleteRunError           69   an instance was lost; coverage of what was trained is below 100 %
-    |- StorageError                 74   disk full, read-only, I/O error
-    |- RunBusyError                 75   another process holds this run or instance; try again
-    |- PlanError                    78   the user's numbers cannot work together
-    `- MemoryBudgetError           137   too little memory: refused before training, or killed
-       |- OverBudgetError          137   more than its own budget, whatever else runs
-       `- KilledError              137   killed by signal 9, perhaps by the system for memory
-
 A message says what was found, where, and what to do, in one line.
 """
 
@@ -24,7 +11,7 @@ class MiDuckError(Exception):
 
 
 class DataError(MiDuckError):
-    """The input data cannot be used as it is."""
+    """The input data cannot be used as it is: a missing column, a null gene, an unknown label, changed files."""
 
     exit_code = 65
 

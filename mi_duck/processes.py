@@ -7,7 +7,7 @@ of JSON over a pipe of their own; standard output stays free.
 `Pool` does several pieces of work at once, each in a thread of its own that waits for child processes; one that fails ends
 all. Threads and not one loop over all children: what a piece of work does between two children, such as hashing what was
 written, must not blind the watch over the memory of the others. A child is begun and awaited by the same thread, because
-the kernel's notice of a parent's death is of that thread.
+the kernel ends it when that thread ends.
 """
 
 import ctypes
@@ -33,6 +33,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from mi_duck import errors
 from mi_duck.errors import IncompleteRunError, KilledError, MemoryBudgetError, MiDuckError, OverBudgetError
+from mi_duck.numbers import gibibytes, mebibytes
 
 
 class _Absent(MetaPathFinder):
@@ -82,16 +83,9 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What every step of a run is handed: how many threads it may use, and how it reaches the user.
+    """What every step of a run is handed: threads for all that is done at once, and how it reaches the user.
 
-    Parameters
-    ----------
-    threads
-        Threads of everything that is done at once.
-    report
-        Progress callback, called with (stage, done, total), perhaps from several threads.
-    say
-        Takes a sentence for the user.
+    ``report`` and ``say`` may be called from several threads.
     """
 
     threads: int
@@ -99,7 +93,7 @@ class Context:
     say: Say
 
 
-# Freed memory goes back to the system at once instead of staying in the heap: .4 GiB at a thousand features.
+# Freed memory goes back to the system at once instead of staying in the heap: 0.4 GiB at a thousand features.
 THRESHOLD = 65536  # bytes
 ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": str(THRESHOLD),
@@ -123,7 +117,7 @@ FOR_THE_PARENT = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 @dataclass(frozen=True, slots=True)
 class ChildResult(Generic[Result]):
-    """What a child returned, its peak resident memory in bytes, and its wall time in seconds."""
+    """What a child returned, and its peak resident memory."""
 
     value: Result
     peak_bytes: int
@@ -153,7 +147,7 @@ def in_child(
     limit_bytes: int | None = None,
     is_cancelled: Callable[[], bool] | None = None,
 ) -> Callable[Parameters, ChildResult[Result]]:
-    """Return a step that runs in a child process when it is called.
+    """Return a step that runs in a child process when it is called; see `run_child`.
 
     Parameters
     ----------
@@ -162,13 +156,6 @@ def in_child(
         pass through JSON.
     context
         Threads of the numeric libraries in the child, and the progress callback.
-    limit_bytes, is_cancelled
-        As in `run_child`.
-
-    Returns
-    -------
-    callable
-        Takes the step's other arguments by name; waits for the child; raises as `run_child` does.
 
     Examples
     --------
@@ -205,12 +192,6 @@ def run_child(
     ----------
     function
         As ``package.module:name``; it is called with the progress callback and the arguments, which must be JSON.
-    arguments
-        Keyword arguments.
-    threads
-        Threads of the numeric libraries in the child.
-    report
-        Progress callback, called with (stage, done, total) while the child works.
     limit_bytes
         Resident memory at which the child is killed; by default only the machine's own memory is watched.
     is_cancelled
@@ -232,11 +213,51 @@ def run_child(
     Notes
     -----
     Where waiting is interrupted, as the command line does on SIGTERM and SIGINT, or cancelled, the child is asked to end,
-    which a training does after its round, and killed after `SECONDS_TO_SAVE`. The kernel's notice of a parent's death is of
-    the thread that began the child, which therefore waits here for its end.
+    which a training does after its round, and killed after `SECONDS_TO_SAVE`. The kernel ends a child with the thread
+    that began it, which therefore waits here.
     """
     if is_cancelled is not None and is_cancelled():
         raise CancelledError
+    name = function.split(":")[-1]
+    begun = time.monotonic()
+    child, read_end = _begin(threads)
+    answers: dict[str, Any] = {}
+    reader = threading.Thread(target=_read_lines, args=(read_end, report, answers), daemon=True)
+    reader.start()
+    peak, excess = 0, None
+    try:
+        _ask(child, {"function": function, "arguments": dict(arguments)})
+        while child.poll() is None:
+            peak = max(peak, peak_bytes(child.pid))
+            excess = _excess(child.pid, limit_bytes)
+            if excess is not None:
+                child.kill()
+                child.wait()
+                break
+            if is_cancelled is not None and is_cancelled():
+                raise CancelledError
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+    finally:
+        _end(child)
+    reader.join()
+    seconds = time.monotonic() - begun
+    peak = max(peak, answers.get("peak_bytes", 0))
+    end = "" if child.returncode == 0 else f", exit code {child.returncode}"
+    logger.debug("child %s: %.2f s, peak %s MiB%s", function, seconds, mebibytes(peak), end)
+    if excess is not None:
+        raise type(excess)(f"{name} was stopped: {excess}")
+    if "error" in answers:
+        raise getattr(errors, answers["error"]["kind"])(answers["error"]["message"])
+    # a scheduler asks parent and children at once
+    if child.returncode == TERMINATED and is_cancelled is not None and is_cancelled():
+        raise CancelledError
+    if child.returncode != 0 or "result" not in answers:
+        raise _death(name, child.returncode, peak)
+    return ChildResult(answers["result"], peak, seconds)
+
+
+def _begin(threads: int) -> "tuple[subprocess.Popen[bytes], int]":
+    """Begin a child that waits for a request; return it and the end of the pipe at which its answers are read."""
     read_end, write_end = os.pipe()
     environment = (
         THREADS
@@ -250,7 +271,6 @@ def run_child(
             "MI_DUCK_PARENT": str(os.getpid()),
         }
     )
-    begun = time.monotonic()
     # a child inherits what is blocked, so there is no moment at which it could be hit
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_PARENT)
     try:
@@ -263,70 +283,40 @@ def run_child(
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     os.close(write_end)
-    answers: dict[str, Any] = {}
-    reader = threading.Thread(target=_read_lines, args=(read_end, report, answers), daemon=True)
-    reader.start()
-    peak = 0
-    try:
-        if child.stdin is not None:
-            with suppress(BrokenPipeError), child.stdin:  # a child that died already is reported below
-                request = {
-                    "function": function,
-                    "arguments": dict(arguments),
-                    "is_traced": logger.isEnabledFor(logging.DEBUG),
-                }
-                child.stdin.write(json.dumps(request).encode())
-        while child.poll() is None:
-            peak = max(peak, peak_bytes(child.pid))
-            found = _passes(child.pid, limit_bytes)
-            if found is not None:
-                child.kill()
-                child.wait()
-                _trace(function, time.monotonic() - begun, peak, child.returncode)
-                raise type(found)(f"{function.split(':')[-1]} was stopped: {found}")
-            if is_cancelled is not None and is_cancelled():
-                raise CancelledError
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-    finally:
-        if child.poll() is None:
-            child.terminate()
-            try:
-                child.wait(timeout=SECONDS_TO_SAVE)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-    reader.join()
-    seconds = time.monotonic() - begun
-    peak = max(peak, answers.get("peak_bytes", 0))
-    _trace(function, seconds, peak, child.returncode)
-    if "error" in answers:
-        kind = getattr(errors, answers["error"]["kind"])
-        raise kind(answers["error"]["message"])
-    if (
-        child.returncode == TERMINATED and is_cancelled is not None and is_cancelled()
-    ):  # a scheduler asks parent and children at once
-        raise CancelledError
-    if child.returncode == -signal.SIGKILL:
-        raise KilledError(
-            f"{function.split(':')[-1]} was killed by signal 9 at {peak / (1 << 30):.2f} GiB, as the system does when memory "
-            "runs out; set a smaller --max-memory-per-instance-gb"
+    return child, read_end
+
+
+def _ask(child: "subprocess.Popen[bytes]", request: dict[str, Any]) -> None:
+    if child.stdin is not None:
+        with suppress(BrokenPipeError), child.stdin:  # a child that died already is reported by its exit code
+            child.stdin.write(json.dumps(request | {"is_traced": logger.isEnabledFor(logging.DEBUG)}).encode())
+
+
+def _end(child: "subprocess.Popen[bytes]") -> None:
+    """Ask a child that still runs to end, and kill it where it takes too long."""
+    if child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(timeout=SECONDS_TO_SAVE)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def _death(name: str, code: int, peak: int) -> MiDuckError:
+    """Return the error to raise for a child that ended without a result, by its exit code."""
+    if code == -signal.SIGKILL:
+        return KilledError(
+            f"{name} was killed by signal 9 at {gibibytes(peak)} GiB, as the system does when memory runs out; set a smaller "
+            "--max-memory-per-instance-gb"
         )
-    if child.returncode != 0 or "result" not in answers:
-        code = child.returncode
-        cause = f"of signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"with exit code {code}"
-        if code == TERMINATED:
-            raise IncompleteRunError(f"{function.split(':')[-1]} was asked to end (SIGTERM); what it had done is saved")
-        raise IncompleteRunError(f"{function.split(':')[-1]} died {cause}; its final output, if any, is above")
-    return ChildResult(answers["result"], peak, seconds)
+    if code == TERMINATED:
+        return IncompleteRunError(f"{name} was asked to end (SIGTERM); what it had done is saved")
+    cause = f"of signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"with exit code {code}"
+    return IncompleteRunError(f"{name} died {cause}; its final output, if any, is above")
 
 
-def _trace(function: str, seconds: float, peak: int, code: int) -> None:
-    """Tell who listens that a child ended."""
-    end = "" if code == 0 else f", exit code {code}"
-    logger.debug("child %s: %.2f s, peak %.0f MiB%s", function, seconds, peak / (1 << 20), end)
-
-
-def _passes(pid: int, limit_bytes: int | None) -> MemoryBudgetError | None:
+def _excess(pid: int, limit_bytes: int | None) -> MemoryBudgetError | None:
     """Return why a process must not go on, None where it may."""
     import psutil  # not at the top: a child has no use for it
 
@@ -335,9 +325,9 @@ def _passes(pid: int, limit_bytes: int | None) -> MemoryBudgetError | None:
         left = psutil.virtual_memory().available
     except psutil.NoSuchProcess:
         return None
-    holds = f"it holds {resident / (1 << 30):.2f} GiB"
+    holds = f"it holds {gibibytes(resident)} GiB"
     if limit_bytes is not None and resident > limit_bytes:
-        return OverBudgetError(f"{holds}, and its limit is {limit_bytes / (1 << 30):.2f} GiB")
+        return OverBudgetError(f"{holds}, and its limit is {gibibytes(limit_bytes)} GiB")
     if left < LEAST_LEFT:
         return MemoryBudgetError(f"{holds}, and only {left >> 20} MiB are left on the machine for everything else")
     return None
@@ -358,7 +348,7 @@ def _read_lines(read_end: int, report: Report, answers: dict[str, Any]) -> None:
 
 
 def peak_bytes(pid: int | None = None) -> int:
-    """Return the peak resident memory of a process in bytes; 0 where it is gone or the system does not tell."""
+    """Return the peak resident memory of a process in bytes; 0 where it is gone or the system does not say."""
     try:
         status = Path(f"/proc/{pid or 'self'}/status").read_text(encoding="utf-8")
     except OSError:
@@ -397,11 +387,6 @@ def ending_deferred() -> Iterator[Callable[[], bool]]:
     """Note SIGTERM instead of dying of it; yield the question whether it came, and end the process afterwards if it did.
 
     An error that a handler raises could arrive inside C++, so the handler only takes a note.
-
-    Raises
-    ------
-    SystemExit
-        With `TERMINATED`, at the end of the block, if SIGTERM came.
     """
     came: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
@@ -414,7 +399,7 @@ def ending_deferred() -> Iterator[Callable[[], bool]]:
 
 
 class _ToParent(logging.Handler):
-    """Sends messages over the pipe, for the parent to show."""
+    """Sends log messages over the pipe, for the parent to show."""
 
     def __init__(self, send: Callable[..., None]) -> None:
         super().__init__()
@@ -470,7 +455,7 @@ def main() -> int:
     except (MemoryError, ValueError) as error:
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
             raise
-        message = f"{name} could not get more memory at {peak_bytes() / (1 << 30):.2f} GiB; set a smaller budget"
+        message = f"{name} could not get more memory at {gibibytes(peak_bytes())} GiB; set a smaller budget"
         send(error={"kind": "MemoryBudgetError", "message": message})
         return MemoryBudgetError.exit_code
     send(result=result, peak_bytes=peak_bytes())
@@ -483,27 +468,19 @@ SECONDS_BETWEEN_WAKINGS = 0.2  # a signal that reaches another thread waits for 
 
 
 class Task:
-    """What a piece of work may ask while it is done: whether it was cancelled, and whether others were done beside it."""
+    """What a piece of work may ask while it is done: whether it is to end, and whether others were done beside it."""
 
     def __init__(self) -> None:
+        self.ran_concurrently = False
         self._cancelled = threading.Event()
-        self._concurrent = threading.Event()
 
     def is_cancelled(self) -> bool:
         """Return whether the work is to end now."""
         return self._cancelled.is_set()
 
-    def ran_concurrently(self) -> bool:
-        """Return whether other work was done at any time since it began."""
-        return self._concurrent.is_set()
-
     def cancel(self) -> None:
         """Ask the work to end."""
         self._cancelled.set()
-
-    def note_concurrent(self) -> None:
-        """Note that other work is done beside it."""
-        self._concurrent.set()
 
 
 class Pool(Generic[Key, Result]):
@@ -530,8 +507,7 @@ class Pool(Generic[Key, Result]):
         """Begin a piece of work, which gets its task; one beside which none will begin is done here and now."""
         task = Task()
         for other in self.running.values():
-            other.note_concurrent()
-            task.note_concurrent()
+            other.ran_concurrently = task.ran_concurrently = True
         self.running[key] = task
         if is_alone:
             self._do(key, task, work)
@@ -541,26 +517,16 @@ class Pool(Generic[Key, Result]):
         self._threads[-1].start()
 
     def next(self) -> tuple[Key, Result]:
-        """Wait for the next piece of work that ends; return its key and what it returned.
-
-        Raises
-        ------
-        MiDuckError
-            What it failed with.
-        RuntimeError
-            It failed of a bug; its traceback stands above.
-        """
+        """Wait for the next piece of work that ends; return its key and result, or raise the `MiDuckError` that it raised."""
         while True:
-            try:
+            with suppress(Empty):
                 key, result = self._ended.get(timeout=SECONDS_BETWEEN_WAKINGS)
                 break
-            except Empty:
-                continue
         del self.running[key]
         if isinstance(result, MiDuckError):
             raise result
         if result is None:
-            raise RuntimeError(f"the thread of {key} died")
+            raise RuntimeError(f"the thread of {key} died")  # of a bug; its traceback stands above
         return key, result
 
     def _do(self, key: Key, task: Task, work: Callable[[Task], Result]) -> None:

@@ -1,6 +1,7 @@
 """What this process may use: memory, cores and CUDA devices.
 
-The smallest bound counts of those that control groups, the scheduler, limits and the machine set.
+The smallest bound counts of those that control groups, the scheduler, limits and the machine set. ``root`` is where ``sys``
+and ``proc`` are found: another folder in tests.
 """
 
 import ctypes
@@ -18,35 +19,17 @@ NO_LIMIT = 1 << 60
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """One limit on memory.
-
-    Parameters
-    ----------
-    source
-        Where it comes from, in words.
-    available_bytes
-        Bytes that this process and its children may still take under it.
-    is_users_number
-        Whether a number of the user sets it, rather than the machine or the allocation.
-    """
+    """Where a limit on memory comes from, and the bytes that this process and its children may still take under it."""
 
     source: str
     available_bytes: int
-    is_users_number: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Bytes that one training process may take, and the bound that decided it.
+    """Bytes that one training process may take, and the bound that decided it, in words.
 
-    Parameters
-    ----------
-    budget_bytes
-        The budget.
-    won
-        The bound that decided it, in words.
-    is_users_number
-        Whether the user's flag was the bound (then a refusal is exit 78, else 137).
+    Where that is a number of the user's, a refusal has exit code 78, else 137.
     """
 
     budget_bytes: int
@@ -55,19 +38,7 @@ class Budget:
 
 
 def memory_budget(*, max_gb: float, safety_factor: float, is_elsewhere: bool = False, root: Path = Path("/")) -> Budget:
-    """Return min(``max_gb``, ``safety_factor`` x available memory).
-
-    Parameters
-    ----------
-    max_gb
-        The user's limit for one instance, GiB.
-    safety_factor
-        Share of the available memory that may be planned, 0 to 1.
-    is_elsewhere
-        Whether instances are trained on other machines, of which only the user's number is known.
-    root
-        Where ``sys`` and ``proc`` are found; another folder in tests.
-    """
+    """Return the smaller of ``max_gb`` GiB and ``safety_factor`` x available memory; on other machines ``max_gb`` alone."""
     machine = machine_budget(safety_factor, root=root)
     user = int(max_gb * GIB)
     if is_elsewhere or user <= machine.budget_bytes:
@@ -99,15 +70,7 @@ def memory_bounds(*, root: Path, environment: Mapping[str, str]) -> list[Bound]:
 
 
 def usable_cores(*, root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> int:
-    """Return how many cores this process can keep busy: the fewest that affinity, control groups and ``OMP_NUM_THREADS`` give.
-
-    Parameters
-    ----------
-    root
-        Where ``sys`` and ``proc`` are found; another folder in tests.
-    environment
-        Of the process.
-    """
+    """Return how many cores this process can keep busy: the fewest that affinity, control groups and ``OMP_NUM_THREADS`` give."""
     cores = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
     asked = environment.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # one number per level of nesting
     if asked.isdecimal() and int(asked):
@@ -224,13 +187,7 @@ def cuda_devices() -> tuple[Device, ...]:
 
 
 def check_device(device: str, strategy: str) -> None:
-    """Refuse a device that does not exist; XGBoost itself would train on the CPU and only warn.
-
-    Raises
-    ------
-    PlanError
-        There is no CUDA device, or the matrix is to be on disk, which is supported on the CPU only.
-    """
+    """Refuse a device that does not exist; XGBoost itself would train on the CPU and only warn."""
     if device == "cpu":
         return
     if strategy == "external":

@@ -1,11 +1,15 @@
--- row_uses: what each row of one file is in training: sites and hard negatives always, easy negatives at random.
--- grain:   row_number
+-- row_uses: what each row is in training: sites and hard negatives always, easy negatives at random.
+-- grain:   file, row_number
 -- reads:   source_rows (gene_id, label_text, position, site_score, file, row_number), sampling
--- params:  $file  path of the file
--- columns: row_number bigint   index of the row in the file, from 0
+-- params:
+-- columns: file       varchar  path of the file
+--          row_number bigint   index of the row in the file, from 0
+--          gene_id    varchar  the gene
 --          use        utinyint 0 left out; 1 used; 2 used, weighing as 1 / share easy negatives
 select
+    source_rows.file,
     source_rows.row_number,
+    source_rows.gene_id,
     case
         when source_rows.label_text <> sampling.background then 1
         when source_rows.site_score is null or source_rows.site_score >= sampling.easy_below then 1
@@ -16,5 +20,3 @@ select
     end::utinyint as use
 from source_rows
 cross join sampling
-where source_rows.file = $file
-order by source_rows.row_number

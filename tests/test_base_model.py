@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from runs import FAST, here
 from sklearn.metrics import f1_score, log_loss, roc_auc_score
 
-from mi_duck.metrics.base_model import base_model
+from mi_duck.metrics.calibrate import base_model
 
 CLASSES = ("neither", "donor", "acceptor")
 

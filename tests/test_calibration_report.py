@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import brier_score_loss, log_loss
 
+from mi_duck.metrics.calibrate import calibration_facts, reliability
 from mi_duck.metrics.metrics import draw_weights
-from mi_duck.metrics.reliability import calibration_facts, reliability
 
 CLASSES = ("neither", "donor")
 

@@ -12,8 +12,7 @@ from runs import FAST, planned
 
 from mi_duck.atomic_files import remove_leftovers
 from mi_duck.errors import CheckpointError, StorageError
-from mi_duck.run.folder import RunFolder
-from mi_duck.run.locks import run_lock
+from mi_duck.run.folder import RunFolder, run_lock
 from mi_duck.run.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -18,14 +18,14 @@ from mi_duck.archive import read_parts
 from mi_duck.errors import PlanError
 from mi_duck.genome.synthetic import synthesise
 from mi_duck.plan.choices import ROOM_FOR_ZEROS, ROUNDS_WORTH_A_MATRIX, choose_cv, choose_layout
-from mi_duck.plan.layouts import layout_of
-from mi_duck.plan.strategies import CutRequest
+from mi_duck.plan.strategies import CutRequest, layout_of
 from mi_duck.resources import Budget
 from mi_duck.rows.partition import partition_here
 from mi_duck.rows.segments import LEFT_OUT, USED, USED_FOR_MANY, ColumnDensity, SegmentReader
 from mi_duck.run.costs import MemoryModel
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Plan, Settings
+from mi_duck.settings import Asked
 from mi_duck.train.train import train_instance
 
 SETTINGS = Settings(42, 3, 800, 30, 6, 0.1, 256, True)
@@ -45,7 +45,9 @@ def chosen(
     asked: str, density: ColumnDensity, budget_bytes: int, *, strategy: str = "multi", request: CutRequest = REQUEST
 ) -> str:
     budget = Budget(budget_bytes, "", True)
-    layout, reason = choose_layout(asked, strategy, request, MODEL, density, budget, train_all_genes=True)
+    layout, reason = choose_layout(
+        Asked(layout=asked, strategy=strategy, train_all_genes=True), request, MODEL, density, budget
+    )
     assert reason
     return layout
 

@@ -33,9 +33,8 @@ from test_bad_inputs import every, good
 from cli import app
 from mi_duck import __version__
 from mi_duck.errors import RunBusyError
-from mi_duck.run.folder import RunFolder
+from mi_duck.run.folder import RunFolder, instance_lock, run_lock
 from mi_duck.run.instance_folder import write_lost
-from mi_duck.run.locks import instance_lock, run_lock
 from mi_duck.run.plan import Plan
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -541,7 +540,7 @@ def test_exit_codes__a_bug_is_70_with_a_request(run: Path, monkeypatch: pytest.M
     def stumble(root: Path) -> None:
         raise RuntimeError("log_loss_of_rows")
 
-    monkeypatch.setattr("mi_duck.workflow.status.run_status", stumble)
+    monkeypatch.setattr("mi_duck.workflow.views.run_status", stumble)
     result = call("status", run)
     assert result.exit_code == 70
     assert "RuntimeError: log_loss_of_rows" in result.stderr

@@ -5,7 +5,8 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 
-from mi_duck.evaluate.base_vs_meta import ANY_SITE, compare, gene_deltas, near_sites
+from mi_duck.evaluate.compare import ANY_SITE, compare, gene_deltas, near_sites
+from mi_duck.evaluate.scored_rows import Scored
 from mi_duck.metrics.metrics import draw_weights
 
 CLASSES = ("neither", "donor", "acceptor")
@@ -22,10 +23,18 @@ def drawn(n: int = 2_000) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray]:
     return *models, labels, np.sort(rng.integers(0, 40, n)), rng.integers(0, 3_000, n)  # type: ignore[return-value]
 
 
+def scored(
+    labels: NDArray, genes: NDArray, classes: tuple[str, ...] = CLASSES, gene_ids: tuple[str, ...] = (), draws: int = 2
+) -> Scored:
+    """Return rows that are scored, each gene a fold group."""
+    gene_ids = gene_ids or tuple(f"g{number}" for number in range(40))
+    weights = draw_weights(len(gene_ids), seed=0, draws=draws)
+    return Scored(classes, 0, labels, np.zeros(len(labels)), genes, genes, genes, gene_ids, weights, 0, draws)
+
+
 def test_compare__counts_calls_at_argmax_and_at_a_half() -> None:
     base, meta, labels, genes, positions = drawn()
-    weights = draw_weights(40, seed=0, draws=20)
-    found = compare(base, meta, labels, genes, genes, CLASSES, positions=positions, weights=weights)
+    found = compare(base, meta, scored(labels, genes, draws=20), positions)
     assert list(found) == ["donor", "acceptor", ANY_SITE]
     truth = labels == 1
     for kind, calls in (
@@ -49,8 +58,7 @@ def test_compare__counts_calls_at_argmax_and_at_a_half() -> None:
 
 def test_compare__at_matched_recall_the_ensemble_finds_as_many_with_the_highest_threshold() -> None:
     base, meta, labels, genes, _ = drawn()
-    weights = draw_weights(40, seed=0, draws=5)
-    found = compare(base, meta, labels, genes, genes, CLASSES, positions=None, weights=weights)
+    found = compare(base, meta, scored(labels, genes), None)
     matched = found["donor"]["matched_recall"]
     assert matched["meta"]["tp"] == matched["base"]["tp"] == found["donor"]["argmax"]["base"]["tp"]
     assert matched["meta"]["fp"] == ((meta[:, 1] >= matched["meta_threshold"]) & (labels != 1)).sum()
@@ -58,16 +66,14 @@ def test_compare__at_matched_recall_the_ensemble_finds_as_many_with_the_highest_
     assert matched["meta"]["fp"] < matched["base"]["fp"]
     assert "by_kind" not in found["donor"]
     silent = np.tile(np.array([1, 0, 0], np.float32), (len(labels), 1))
-    found = compare(silent, meta, labels, genes, genes, CLASSES, positions=None, weights=weights)
+    found = compare(silent, meta, scored(labels, genes), None)
     assert "no recall to match" in found["donor"]["matched_recall"]["status"]
     assert found["donor"]["argmax"]["base"]["precision"] is None
 
 
 def test_compare__kinds_of_errors_add_up() -> None:
     base, meta, labels, genes, positions = drawn()
-    found = compare(
-        base, meta, labels, genes, genes, CLASSES, positions=positions, weights=draw_weights(40, seed=0, draws=2)
-    )
+    found = compare(base, meta, scored(labels, genes), positions)
     for of_class in found.values():
         kinds = list(of_class["by_kind"].values())
         assert sum(kind["n_rows"] for kind in kinds) == len(labels)
@@ -79,9 +85,8 @@ def test_compare__kinds_of_errors_add_up() -> None:
 
 def test_compare__of_two_classes_has_no_other_site() -> None:
     base, meta, labels, genes, _ = drawn()
-    two = [np.column_stack([1 - model[:, 1], model[:, 1]]) for model in (base, meta)]
-    weights = draw_weights(40, seed=0, draws=2)
-    found = compare(*two, labels == 1, genes, genes, ("no", "yes"), positions=None, weights=weights)
+    base, meta = (np.column_stack([1 - model[:, 1], model[:, 1]]) for model in (base, meta))
+    found = compare(base, meta, scored(labels == 1, genes, ("no", "yes")), None)
     assert list(found) == ["yes"]
 
 
@@ -107,9 +112,8 @@ def test_gene_deltas__by_hand() -> None:
     """Gene A has a donor (row 0) and row 1; gene C (number 2) one row; gene B no row and so no line."""
     base = np.array([[0.5, 0.5], [0.4, 0.6], [0.9, 0.1]], dtype=np.float32)
     meta = np.array([[0.2, 0.8], [0.8, 0.2], [0.6, 0.4]], dtype=np.float32)
-    lines = gene_deltas(
-        base, meta, np.array([1, 0, 0]), np.array([0, 0, 2]), ("neither", "donor"), gene_ids=("A", "B", "C")
-    )
+    rows = scored(np.array([1, 0, 0]), np.array([0, 0, 2]), ("neither", "donor"), ("A", "B", "C"))
+    lines = gene_deltas(base, meta, rows)
     assert [line["gene_id"] for line in lines] == ["A", "C"]
     one, other = lines
     assert (one["n_rows"], one["n_donor"]) == (2, 1)
@@ -120,15 +124,13 @@ def test_gene_deltas__by_hand() -> None:
     assert (one["errors_base"], one["errors_meta"]) == (2, 0)
     assert (one["top_k_donor_base"], one["top_k_donor_meta"]) == (0, 1)
     assert (other["top_k_donor_base"], other["top_k_donor_meta"]) == (None, None)
-    alone = gene_deltas(
-        None, meta, np.array([1, 0, 0]), np.array([0, 0, 2]), ("neither", "donor"), gene_ids=("A", "B", "C")
-    )
+    alone = gene_deltas(None, meta, rows)
     assert list(alone[0]) == ["gene_id", "n_rows", "n_donor", "log_loss_meta", "errors_meta", "top_k_donor_meta"]
 
 
 def test_gene_deltas__add_up_to_the_whole() -> None:
     base, meta, labels, genes, _ = drawn()
-    lines = gene_deltas(base, meta, labels, genes, CLASSES, gene_ids=[f"g{number}" for number in range(40)])
+    lines = gene_deltas(base, meta, scored(labels, genes))
     rows = np.array([line["n_rows"] for line in lines])
     loss = np.array([line["log_loss_meta"] for line in lines])
     assert rows.sum() == len(labels)

@@ -63,7 +63,11 @@ def test_open_dataset__tells_what_the_footers_say(tiny: Path) -> None:
     assert dataset.features == ("donor_score", "5mer_GTAAG")
     assert dataset.classes == dataset.labels == ("neither", "donor", "acceptor")
     assert (dataset.gene_column, dataset.fold_column, dataset.position_column) == ("gene_id", "gene_id", "position")
-    assert dict(dataset.excluded) == {"gene_id": "the gene", "splice_type": "the label", "position": "an id or a place"}
+    assert dict(dataset.excluded) == {
+        "gene_id": "the gene",
+        "splice_type": "the label",
+        "position": "an id or a position",
+    }
     assert dataset.base_scores == ()
     assert dataset.n_rows == 6
     assert len(dataset.fingerprint) == 64
@@ -414,7 +418,7 @@ def test_open_dataset__excludes_what_is_no_number_and_says_why(tmp_path: Path) -
     assert reasons["word"] == "string, not an integer, float or boolean"
     assert reasons["money"] == "decimal128(3, 2), not an integer, float or boolean"
     assert reasons["score"] == "leaks the label"
-    assert reasons["chrom"] == "an id or a place"
+    assert reasons["chrom"] == "an id or a position"
     assert reasons["weight_a"] == "--exclude"
     assert reasons["unwanted"] == "--exclude-features"
     # every column is either a feature or excluded with a reason

@@ -18,7 +18,7 @@ from runs import finished_run
 from mi_duck.archive import read_parts
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, consolidate, feature_matrices
 from mi_duck.ensemble.model_file import load_unified_model, save_model
-from mi_duck.ensemble.shap import shap_values
+from mi_duck.ensemble.shap import contributions
 from mi_duck.errors import CheckpointError, DataError
 from mi_duck.metrics.calibrate import Calibrator, calibrated
 from mi_duck.run.folder import RunFolder
@@ -366,7 +366,7 @@ def test_shap_values__add_up_to_the_margin(model: ConsolidatedMetaModel, matrix:
     for booster in model.get_base_models()[:3]:
         margin = booster.inplace_predict(matrix, predict_type="margin")
         base = booster.predict(xgb.DMatrix(matrix[:1]), pred_contribs=True)[0, -1]
-        values = shap_values(booster, matrix)
+        values = contributions(booster, matrix)[0].T
         assert values.shape == matrix.shape
         assert values.sum(axis=1) + base == pytest.approx(margin, abs=1e-4)
 
@@ -374,7 +374,7 @@ def test_shap_values__add_up_to_the_margin(model: ConsolidatedMetaModel, matrix:
 def test_shap_values__against_a_background_add_up_too(model: ConsolidatedMetaModel, matrix: np.ndarray) -> None:
     pytest.importorskip("shap")
     booster = model.get_base_models()[1]
-    values = shap_values(booster, matrix[:20], matrix[100:150])
+    values = contributions(booster, matrix[:20], matrix[100:150])[0].T
     mean = booster.inplace_predict(matrix[100:150], predict_type="margin").mean()
     margin = booster.inplace_predict(matrix[:20], predict_type="margin")
     assert values.sum(axis=1) + mean == pytest.approx(margin, abs=1e-4)
@@ -386,7 +386,7 @@ def test_shap_importance__is_named_by_class_and_joins_members_by_weight(
     found = model.compute_ensemble_shap_importance(matrix)
     assert list(found) == ["neither", "donor", "acceptor", "ensemble"]
     assert all(list(values) == list(model.features) for values in found.values())
-    donor = np.mean([np.abs(shap_values(one.boosters[1], matrix)).mean(axis=0) for one in model.members], axis=0)
+    donor = np.mean([np.abs(contributions(one.boosters[1], matrix)[0]).mean(axis=1) for one in model.members], axis=0)
     assert list(found["donor"].values()) == pytest.approx(donor, abs=1e-9)
     name = model.features[0]
     assert found["ensemble"][name] == pytest.approx(np.mean([found[one][name] for one in model.classes]))
@@ -409,11 +409,11 @@ def test_shap_values__equal_those_of_the_shap_package(model: ConsolidatedMetaMod
     booster = model.get_base_models()[1]
     rows = matrix[:20]
     theirs = shap.TreeExplainer(booster).shap_values(rows)
-    np.testing.assert_allclose(shap_values(booster, rows), theirs, atol=1e-5)
+    np.testing.assert_allclose(contributions(booster, rows)[0].T, theirs, atol=1e-5)
     background = matrix[20:60]
-    found = shap_values(booster, rows, background)
+    found = contributions(booster, rows, background)[0].T
     theirs = shap.TreeExplainer(booster, data=background, feature_perturbation="interventional").shap_values(rows)
     np.testing.assert_allclose(found, theirs, atol=1e-5)
-    assert not np.allclose(found, shap_values(booster, rows), atol=1e-3)
+    assert not np.allclose(found, contributions(booster, rows)[0].T, atol=1e-3)
     importance = model.compute_ensemble_shap_importance(rows, background_data=background)
     assert set(importance) == {"neither", "donor", "acceptor", "ensemble"}

@@ -21,13 +21,12 @@ from typer.testing import Result
 
 from cli import app
 from mi_duck.atomic_files import file_sha256
-from mi_duck.executors.array_index import BEGINS_AT, array_index
+from mi_duck.executors.elsewhere import BEGINS_AT, array_index
 from mi_duck.executors.slurm import WATCHER_BYTES, array_of, job_sizes, scripts, slurm_folder
 from mi_duck.genome.synthetic import synthesise
 from mi_duck.rows.partition import partition_here
-from mi_duck.run.folder import RunFolder
+from mi_duck.run.folder import RunFolder, run_lock
 from mi_duck.run.instance_folder import TRAINED, is_trained
-from mi_duck.run.locks import run_lock
 from mi_duck.run.plan import Plan
 from mi_duck.settings import Diagnostics, flags_of
 from mi_duck.train.train import train_instance
@@ -114,9 +113,9 @@ def test_array_index__is_an_instance_from_zero(environment: dict[str, str], inst
     ("environment", "words"),
     [
         ({"SLURM_ARRAY_TASK_ID": "two"}, "SLURM_ARRAY_TASK_ID is 'two'"),
-        ({"PBS_ARRAY_INDEX": "-1"}, "no index from 0"),
-        ({"SLURM_ARRAY_TASK_ID": "²"}, "no index"),
-        ({"SGE_TASK_ID": "0"}, "no index from 1"),
+        ({"PBS_ARRAY_INDEX": "-1"}, "not an index from 0"),
+        ({"SLURM_ARRAY_TASK_ID": "²"}, "not an index"),
+        ({"SGE_TASK_ID": "0"}, "not an index from 1"),
         (
             {"SLURM_ARRAY_TASK_ID": "1", "JOB_COMPLETION_INDEX": "1"},
             "SLURM_ARRAY_TASK_ID and JOB_COMPLETION_INDEX are set",
@@ -145,7 +144,7 @@ def test_locks__that_a_file_system_lacks_are_named(planned: Path, monkeypatch: p
     def refuse(handle: object, kind: int) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-    monkeypatch.setattr("mi_duck.run.locks.fcntl.flock", refuse)
+    monkeypatch.setattr("mi_duck.run.folder.fcntl.flock", refuse)
     assert_refused(invoke("train", planned, "--instance", "0"), 74, "mount this file system with locks")
 
 

@@ -9,7 +9,7 @@ import pytest
 import xgboost as xgb
 
 from mi_duck.ensemble import shap as shap_module
-from mi_duck.ensemble.shap import ClusteredMean, Contributions, Correlation, contributions, explain, shap_values
+from mi_duck.ensemble.shap import ClusteredMean, Contributions, Correlation, contributions, explain
 from mi_duck.errors import DataError
 from mi_duck.run.encoding import SENTINEL, Encoding
 from mi_duck.run.feature_names import Group, feature_groups, kmer_families
@@ -41,7 +41,7 @@ def test_shap_values__equal_those_of_the_shap_package_with_missing_values(depth:
     matrix = table()
     booster = fitted(matrix, max_depth=depth, min_child_weight=0.1, base_score=0.3)
     theirs = shap.TreeExplainer(booster).shap_values(matrix)
-    np.testing.assert_allclose(shap_values(booster, matrix), theirs, atol=1e-5)
+    np.testing.assert_allclose(contributions(booster, matrix)[0].T, theirs, atol=1e-5)
 
 
 def test_shap_values__equal_the_definition_on_one_tree() -> None:
@@ -65,7 +65,7 @@ def test_shap_values__equal_the_definition_on_one_tree() -> None:
         weights = [lines[here[side]]["Cover"] for side in ("Yes", "No")]
         return (weights[0] * value(here["Yes"], row, known) + weights[1] * value(here["No"], row, known)) / sum(weights)
 
-    found = shap_values(booster, matrix[:40])
+    found = contributions(booster, matrix[:40])[0].T
     for row, values in zip(matrix[:40], found, strict=True):
         for feature in range(3):
             others = [other for other in range(3) if other != feature]
@@ -90,14 +90,14 @@ def test_shap_values__of_a_stump_by_hand() -> None:
     settings = {"objective": "reg:squarederror", "max_depth": 1, "eta": 1, "lambda": 0, "base_score": 0, "nthread": 1}
     booster = xgb.train(settings, xgb.DMatrix(matrix, [0.0, 0.0, 0.0, 4.0]), 1)
     # leaves 0 and 4, mean 1
-    np.testing.assert_allclose(shap_values(booster, matrix), [[-1, 0], [-1, 0], [-1, 0], [3, 0]], atol=1e-6)
+    np.testing.assert_allclose(contributions(booster, matrix)[0].T, [[-1, 0], [-1, 0], [-1, 0], [3, 0]], atol=1e-6)
 
 
 def test_shap_values__of_trees_without_splits_and_of_no_rows_are_zero() -> None:
     matrix = table(n_rows=20)
     booster = fitted(matrix, gamma=1e9)
-    assert not shap_values(booster, matrix).any()
-    assert shap_values(booster, matrix[:0]).shape == (0, 9)
+    assert not contributions(booster, matrix)[0].T.any()
+    assert contributions(booster, matrix[:0])[0].T.shape == (0, 9)
 
 
 class WrongInOneRow(xgb.Booster):
@@ -232,7 +232,7 @@ def explained(boosters: list[list[xgb.Booster]], **options: Any) -> Contribution
 
 def test_explain__applies_weights_once_and_averages_over_classes(boosters: list[list[xgb.Booster]]) -> None:
     found, matrix = explained(boosters), table(n_rows=700, seed=9)
-    size = [[np.abs(shap_values(booster, matrix)) for booster in row] for row in boosters]
+    size = [[np.abs(contributions(booster, matrix)[0].T) for booster in row] for row in boosters]
     joined = [0.5 * size[0][index] + 0.3 * size[1][index] + 0.2 * size[2][index] for index in range(2)]
     for index in range(2):
         np.testing.assert_allclose(found.by_class[index].value, joined[index].mean(axis=0))
@@ -283,7 +283,9 @@ def test_explain__a_group_moves_as_the_sum_of_its_members(boosters: list[list[xg
     assert groups[0].members == (2, 3)
     for number, group in enumerate(groups):
         members = list(group.members)
-        sums = [[np.abs(shap_values(one, matrix)[:, members].sum(axis=1)).mean() for one in row] for row in boosters]
+        sums = [
+            [np.abs(contributions(one, matrix)[0].T[:, members].sum(axis=1)).mean() for one in row] for row in boosters
+        ]
         expected = np.average(sums, axis=0, weights=(0.5, 0.3, 0.2))
         assert [one.value[number] for one in found.groups_by_class] == pytest.approx(expected.tolist())
         assert found.groups_overall.value[number] == pytest.approx(expected.mean())
@@ -294,7 +296,7 @@ def test_explain__sees_rows_as_the_members_do(encoding: Encoding) -> None:
     matrix = table()
     booster = fitted(encoding.apply(matrix, FEATURES))
     found = explain([[booster]], (1.0,), encoding=encoding, features=FEATURES, matrix=matrix)
-    expected = np.abs(shap_values(booster, encoding.apply(matrix, FEATURES))).mean(axis=0)
+    expected = np.abs(contributions(booster, encoding.apply(matrix, FEATURES))[0].T).mean(axis=0)
     np.testing.assert_allclose(found.overall.value, expected)
 
 

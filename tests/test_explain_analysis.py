@@ -20,14 +20,12 @@ from mi_duck.ensemble.model import ConsolidatedMetaModel, consolidate, feature_m
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.ensemble.shap import explain
 from mi_duck.errors import CheckpointError, DataError
-from mi_duck.explain.analysis import run_comprehensive_ensemble_shap_analysis
+from mi_duck.explain.analysis import run_comprehensive_ensemble_shap_analysis, sample_rows
 from mi_duck.explain.figures import Bar, Motif, Swarm, agreement_figure, importance_figure, motif_figure, swarm_figure
-from mi_duck.explain.rows import sample_rows
 from mi_duck.explain.tables import agreement, class_stems
 from mi_duck.genome.synthetic import synthesise
 from mi_duck.run.encoding import Encoding
-from mi_duck.run.explanation import is_explained
-from mi_duck.run.folder import RunFolder
+from mi_duck.run.folder import RunFolder, is_explained
 
 SHAP = "comprehensive_shap_analysis"
 CLASSES = ("neither", "donor", "acceptor")

@@ -18,8 +18,7 @@ from test_merge import N_FEATURES, booster
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel
 from mi_duck.ensemble.model_file import load_unified_model, save_model
 from mi_duck.errors import CheckpointError, DataError
-from mi_duck.export.export import export_model, restore_model
-from mi_duck.export.merge import border_rows
+from mi_duck.export.export import border_rows, export_model, restore_model
 from mi_duck.metrics.calibrate import Calibrator
 from mi_duck.run.encoding import Encoding
 

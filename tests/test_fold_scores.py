@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from mi_duck.evaluate.fold_scores import (
+from mi_duck.evaluate.instance_scores import (
     BASE_COLUMNS,
     aggregate,
     fold_scores,
     gene_top_k,
     score_names,
 )
-from mi_duck.metrics.base_model import NO_BASE
+from mi_duck.metrics.calibrate import NO_BASE
 
 CLASSES = ("neither", "donor", "acceptor")
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from test_merge import N_FEATURES, booster
 
 from mi_duck.errors import CheckpointError
-from mi_duck.export.merge import border_rows
+from mi_duck.export.export import border_rows
 from mi_duck.run.encoding import SENTINEL, Encoding
 from mi_duck.train.forest import forest_of, read_object, write_object
 
@@ -77,10 +77,10 @@ def test_forest__knows_only_the_features_that_its_trees_use(rows: NDArray[np.flo
     encoding = Encoding(("f5", "f2", "f3"))
     forest = forest_of([trained], FEATURES, encoding)
     assert forest.features == ("f3", "f5", "f0", "f1", "f4")
-    assert forest.places.tolist() == [3, 5, 0, 1, 4]
+    assert forest.columns.tolist() == [3, 5, 0, 1, 4]
     assert forest.n_zero == 2
     assert np.array_equal(forest.margins(rows, threads=1)[:, 0], by_hand([trained], rows, encoding)[:, 0])
-    gathered = np.ascontiguousarray(rows[:, forest.places])
+    gathered = np.ascontiguousarray(rows[:, forest.columns])
     assert np.array_equal(forest.margins_of_used(gathered), forest.margins(rows, threads=1))
 
 

@@ -20,9 +20,8 @@ from sklearn.metrics import matthews_corrcoef, mutual_info_score, roc_auc_score
 from mi_duck.data.database import Database
 from mi_duck.data.dataset import open_dataset
 from mi_duck.data.genes import index_genes
-from mi_duck.leakage import gene_sample
-from mi_duck.leakage.gene_sample import Sample, read_sample, sample_runs
-from mi_duck.leakage.leakage import comparisons, plot_leaks, probe
+from mi_duck.leakage import leakage
+from mi_duck.leakage.leakage import Sample, comparisons, plot_leaks, probe, read_sample, sample_runs
 from mi_duck.leakage.separation import Side, area, area_within, best_cut, rank_correlation, tally
 from mi_duck.run.folder import RunFolder
 from mi_duck.workflow.resume import differences_asked
@@ -318,8 +317,8 @@ def test_sample_runs__take_whole_genes_from_few_row_groups(
     db: Database, synthetic: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where rows are in the order of genes a part is read; where they are mixed, a few genes from everywhere."""
-    monkeypatch.setattr(gene_sample, "ROWS_READ", 1_000)
-    monkeypatch.setattr(gene_sample, "LEAST_GENES", 5)
+    monkeypatch.setattr(leakage, "ROWS_READ", 1_000)
+    monkeypatch.setattr(leakage, "LEAST_GENES", 5)
     read = {}
     for name, shuffled in (("ordered", False), ("mixed", True)):
         folder = synthetic(name=name, n_genes=120, rows_per_gene=30, shuffle_rows=shuffled)

@@ -21,8 +21,8 @@ from mi_duck.run.costs import (
     Layout,
     MemoryModel,
     MemoryPoint,
-    disk_bytes,
     growing_bytes,
+    index_bytes,
     slope_ratio,
 )
 
@@ -117,9 +117,9 @@ def test_growing_bytes__of_a_matrix_on_disk_holds_two_pages_and_a_quarter() -> N
     pages = int(2.25 * 16_384 * 1_167)
     assert growing_bytes("boost", 587_000, wide) == 587_000 * (12 + 12 + 88) + pages
     assert growing_bytes("boost", 8_192, wide) == 8_192 * (12 + 12 + 88) + 8_192 * 1_167
-    assert disk_bytes(587_000, wide) == 685_029_000
-    assert disk_bytes(587_000, replace(wide, missing_share=0.5)) == 2 * 685_029_000
-    assert disk_bytes(587_000, replace(wide, max_bin=257)) == 2 * 685_029_000
+    assert index_bytes(587_000, wide) == 685_029_000
+    assert index_bytes(587_000, replace(wide, missing_share=0.5)) == 2 * 685_029_000
+    assert index_bytes(587_000, replace(wide, max_bin=257)) == 2 * 685_029_000
 
 
 # ---- the model --------------------------------------------------------------------------------------------------------

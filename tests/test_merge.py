@@ -8,7 +8,7 @@ import xgboost as xgb
 from numpy.typing import NDArray
 
 from mi_duck.errors import CheckpointError
-from mi_duck.export.merge import N_ROWS, border_rows, check_margins, join_outputs, merge_boosters
+from mi_duck.export.export import N_ROWS, border_rows, check_margins, join_outputs, merge_boosters
 
 N_FEATURES = 6
 

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from mi_duck.evaluate.base_vs_meta import by_distance, neighbours
+from mi_duck.evaluate.compare import by_distance, neighbours
+from mi_duck.evaluate.scored_rows import Scored
+from mi_duck.metrics.metrics import draw_weights
 
 CLASSES = ("neither", "donor", "acceptor")
 POSITIONS = np.array([10, 50, 110, 111, 300, 10, 20])
@@ -13,7 +15,9 @@ META = np.array([[0.1 * row, 0.5 - 0.05 * row, 0.5 - 0.05 * row] for row in rang
 
 
 def found(n_sites: int, seed: int = 0, base: np.ndarray | None = META) -> list[dict[str, object]]:
-    return neighbours(base, META, LABELS, GENES, POSITIONS, CLASSES, gene_ids=("A", "B"), n_sites=n_sites, seed=seed)
+    weights = draw_weights(2, seed=0, draws=0)
+    rows = Scored(CLASSES, 0, LABELS, np.zeros(7), GENES, GENES, GENES, ("A", "B"), weights, seed, 0)
+    return neighbours(base, META, rows, POSITIONS, n_sites=n_sites)
 
 
 def test_neighbours__are_the_rows_of_the_gene_within_100_nt() -> None:

@@ -21,10 +21,10 @@ from cli import app
 from mi_duck.atomic_files import write_csv, write_file, write_json
 from mi_duck.data.database import Database
 from mi_duck.errors import CheckpointError
-from mi_duck.report.cautions import answer, cautions
 from mi_duck.report.overfitting import fit_records
 from mi_duck.report.page import file_names, render, write_report
 from mi_duck.report.records import Score, read_run, with_interval
+from mi_duck.report.summary import answer, cautions
 from mi_duck.report.tables import run_command
 
 HOSTILE = "<script>alert(1)</script>&\"'"

@@ -30,8 +30,7 @@ from runs import (
 )
 
 from mi_duck.errors import PlanError
-from mi_duck.run.folder import RunFolder
-from mi_duck.run.locks import run_lock
+from mi_duck.run.folder import RunFolder, run_lock
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ from mi_duck.report.plots import (
     LearningCurve,
     MemoryDot,
     Reliability,
-    Window,
     bar_figure,
     curve_figure,
     interval_figure,
@@ -61,7 +60,7 @@ def memory() -> "Figure":
 
 
 def windows() -> "Figure":
-    return window_figure([Window("instance_00", 0, 60, 600), Window("instance_01", 50, 100, 500)], n_genes=100)
+    return window_figure({"instance_00": (0, 60), "instance_01": (50, 100)}, n_genes=100)
 
 
 FIGURES = [curves, reliabilities, learning, bars, intervals, memory, windows]

@@ -16,7 +16,7 @@ from mi_duck.ensemble.model import ConsolidatedMetaModel
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.ensemble.predict import Parts, predict_file
 from mi_duck.errors import CheckpointError, DataError, RunBusyError, StorageError
-from mi_duck.run.locks import run_lock
+from mi_duck.run.folder import run_lock
 
 CLASSES = ("neither", "donor", "acceptor")
 

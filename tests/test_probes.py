@@ -17,9 +17,18 @@ from cli import app
 from mi_duck.data.dataset import open_dataset
 from mi_duck.errors import PlanError
 from mi_duck.genome.synthetic import synthesise
-from mi_duck.plan.layouts import layout_of
-from mi_duck.plan.make_plan import Indexed, decided, formula_of, plan_data, small_run_of
-from mi_duck.plan.probes import PROBE_ROUNDS, SmallRun, density_of, is_worth_probing, measure, probe, probe_sizes
+from mi_duck.plan.make_plan import Indexed, decided, formula_of, plan_data
+from mi_duck.plan.probes import (
+    PROBE_ROUNDS,
+    SmallRun,
+    density_of,
+    is_worth_probing,
+    measure,
+    open_small_run,
+    probe,
+    probe_sizes,
+)
+from mi_duck.plan.strategies import layout_of
 from mi_duck.processes import Context
 from mi_duck.rows.segments import ColumnDensity
 from mi_duck.run.costs import PHASES, MemoryModel
@@ -44,9 +53,9 @@ class Small:
         """Index the data and write the rows of the genes of lowest rank."""
         folder, asked = RunFolder(root), replace(ASKED, cv="weights", **options)
         indexed = plan_data(open_dataset(str(dataset)), folder, asked, CONTEXT, with_leakage=False)
-        return cls(
-            folder, asked, indexed, small_run_of(indexed, decided(indexed, asked), folder, asked, sizes, CONTEXT)
-        )
+        settings, model = decided(indexed, asked), formula_of(indexed, asked, threads=CONTEXT.threads)
+        small_run = open_small_run(folder, asked, indexed.data, settings, indexed.genes, sizes, CONTEXT, model=model)
+        return cls(folder, asked, indexed, small_run)
 
     @property
     def plan(self) -> Plan:

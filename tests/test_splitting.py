@@ -17,7 +17,7 @@ from runs import plain_run as finished_plainly
 from test_guard import MIB
 
 from mi_duck.errors import CheckpointError, PlanError
-from mi_duck.plan.splitting import halves_of
+from mi_duck.plan.windows import halves_of
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import GeneTable, read_gene_table
 from mi_duck.run.plan import Plan, instances_for, read_splits, with_split, write_splits

@@ -9,12 +9,12 @@ from runs import call
 from shared import DENSE, REQUEST
 
 from mi_duck.errors import MemoryBudgetError, MiDuckError, PlanError
-from mi_duck.plan.layouts import layout_of
-from mi_duck.plan.strategies import Alternative, alternatives, choose_strategy, instance_seconds, windows_of
+from mi_duck.plan.strategies import Alternative, alternatives, choose_strategy, instance_seconds, layout_of, windows_of
 from mi_duck.resources import Budget
 from mi_duck.rows.segments import ColumnDensity
 from mi_duck.run.costs import MemoryModel, Rates
 from mi_duck.run.folder import RunFolder
+from mi_duck.settings import Asked
 
 LAYOUT = replace(DENSE, n_features=400, n_wide=10, bins=5000, threads=1)
 MODEL = MemoryModel(LAYOUT)
@@ -43,7 +43,9 @@ def test_choose_strategy__takes_the_first_that_fits(
     asked: str, n_genes: int, train_all_genes: bool, budget_bytes: int, expected: str
 ) -> None:
     request = replace(REQUEST, gene_rows=np.full(n_genes, 400))
-    found = choose_strategy(asked, request, MODEL, budget(budget_bytes), train_all_genes=train_all_genes)
+    found = choose_strategy(
+        Asked(strategy=asked, train_all_genes=train_all_genes), request, MODEL, budget(budget_bytes)
+    )
     assert found == expected
 
 

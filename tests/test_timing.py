@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shared import SETTINGS
 
-from mi_duck.plan.timing import USUAL_ROUNDS, TimePoint, fit_rates, training_seconds, usual_rounds
+from mi_duck.plan.probes import TimePoint, fit_rates
+from mi_duck.plan.strategies import USUAL_ROUNDS, training_seconds, usual_rounds
 from mi_duck.run.costs import Rates
 from mi_duck.run.plan import Settings
 

@@ -14,7 +14,7 @@ from runs import finished_run
 from sklearn.metrics import average_precision_score, f1_score, log_loss, roc_auc_score
 
 from mi_duck.ensemble.model_file import load_unified_model
-from mi_duck.evaluate.unseen import NO_UNSEEN, unseen_ranks, unseen_scores
+from mi_duck.evaluate.instance_scores import NO_UNSEEN, unseen_ranks, unseen_scores
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import Genes, read_genes
 

@@ -12,10 +12,10 @@ import pytest
 from runs import finished_run, quiet
 from sklearn.metrics import f1_score
 
+from mi_duck.ensemble.consolidate import predict_out_of_fold, read_fold_models
 from mi_duck.ensemble.member_scores import MemberScores, read_member_scores
 from mi_duck.ensemble.model import ConsolidatedMetaModel
 from mi_duck.ensemble.model_file import load_unified_model
-from mi_duck.ensemble.out_of_fold import predict_out_of_fold, read_fold_models
 from mi_duck.ensemble.predict import predict_file
 from mi_duck.ensemble.voting import MemberWeights, Variant, all_weights, variants, vote_out_of_fold
 from mi_duck.metrics.calibrate import Calibrator, calibrate, calibrated

@@ -14,11 +14,10 @@ from runs import CONTEXT, call, finished_run, plain_run, quiet, resealed
 
 from mi_duck.archive import pack, read_parts
 from mi_duck.atomic_files import file_sha256, sealed, write_json
-from mi_duck.run.folder import RunFolder, file_hashes, listing_files_again, own_files, read_provenance
+from mi_duck.run.folder import RunFolder, file_hashes, listing_files_again, own_files, read_provenance, run_lock
 from mi_duck.run.instance_folder import checkpoint_key, made_of
-from mi_duck.run.locks import run_lock
 from mi_duck.settings import Diagnostics
-from mi_duck.verify.findings import OK, Finding
+from mi_duck.verify.subject import OK, Finding
 from mi_duck.verify.verify import exit_code, verify_run
 from mi_duck.workflow.pipeline import is_finished, report_run
 

@@ -29,7 +29,7 @@ def test_versus__a_run_and_itself_do_not_differ(finished: Path, tmp_path: Path) 
 def test_versus__the_command_prints_a_line_for_every_metric(finished: Path) -> None:
     result = call("compare", finished, finished)
     assert result.exit_code == 0, result.output
-    assert "0.0000 (0.0000 to 0.0000)" in result.output
+    assert "+0.0000 (+0.0000 to +0.0000)" in result.output
 
 
 def test_versus__runs_of_other_data_are_refused(finished: Path, tmp_path: Path) -> None:

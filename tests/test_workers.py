@@ -170,15 +170,15 @@ def test_crew__gives_what_ended_first_and_tells_who_had_company() -> None:
 
     def first(task: Task) -> bool:
         gate.wait(30)
-        return task.ran_concurrently()
+        return task.ran_concurrently
 
     with Pool[int, bool]() as pool:
         pool.start(1, first)
-        pool.start(2, lambda task: task.ran_concurrently())
+        pool.start(2, lambda task: task.ran_concurrently)
         assert pool.next() == (2, True)
         gate.set()
         assert pool.next() == (1, True)
-        pool.start(3, lambda task: task.ran_concurrently())
+        pool.start(3, lambda task: task.ran_concurrently)
         assert pool.next() == (3, False)
         assert pool.running == {}
 

@@ -55,8 +55,6 @@ class Database:
         Open an existing file without the right to change it, and without access to any other file.
     memory_bytes
         Limit of DuckDB's buffers; its other allocations come on top (about 200 MB).
-    threads
-        Threads, or None for all.
     scratch
         Folder for what does not fit into the limit, or None: then nothing is spilled.
     """
@@ -143,31 +141,11 @@ class Database:
         position_column: str | None = None,
         as_bytes: Collection[str] = (),
     ) -> pa.Schema:
-        """Make the view ``source_columns`` over the same files: all their columns, whose pages the caller has verified.
+        """Make the view ``source_columns`` over the same files, whose pages the caller has verified; return its schema.
 
-        Its columns are gene_id, position, file and row_number, as in ``source_rows``, then column_0, column_1 and so on:
-        numbers and not names, because a user's column may be called gene_id too.
-
-        Parameters
-        ----------
-        files
-            The files.
-        columns
-            Names of the columns to number, in this order.
-        gene_column, position_column
-            As for `open_source`.
-        as_bytes
-            Columns of whole numbers from 0 to 255, to read as one byte per value.
-
-        Returns
-        -------
-        pyarrow.Schema
-            Columns of the view, in the types in which DuckDB returns them.
-
-        Raises
-        ------
-        DataError
-            A value of ``as_bytes`` is beyond 0 to 255, when the view is read.
+        Its columns are gene_id, position, file and row_number, as in ``source_rows``, then column_0, column_1 and so on, in
+        the order given: numbers and not names, because a user's column may be called gene_id too. Those in ``as_bytes`` are
+        read as one byte per value; a value beyond 0 to 255 is a `DataError` when the view is read.
         """
         small = set(as_bytes)
         numbered = ", ".join(
@@ -207,6 +185,11 @@ class Database:
             )
             _trace(name, made.fetchall()[0][0], begun)
 
+    def view(self, name: str) -> None:
+        """Make ``sql/<name>.sql``, which has no parameters, a view of that name: it is run anew whenever it is read."""
+        with _wrapped(name, {}):
+            self._connection.execute(f"create or replace view {quoted(name)} as {self._text(name)}")
+
     def rows(self, name: str, /, **parameters: Any) -> list[dict[str, Any]]:
         """Run ``sql/<name>.sql`` and return its rows, each a dictionary by column."""
         return self.arrow(name, **parameters).to_pylist()  # type: ignore[no-any-return]
@@ -226,6 +209,67 @@ class Database:
             cursor.register("arrow_table", table)
             cursor.execute(f"create or replace table {quoted(name)} as select * from arrow_table")
             cursor.unregister("arrow_table")
+
+    def table_from(self, name: str, source: str, batches: pa.RecordBatchReader, /, **parameters: Any) -> None:
+        """Run ``sql/<name>.sql``, which reads the batches once as the table ``source``, and keep its result as a table."""
+        self._connection.register(source, batches)
+        try:
+            self.table(name, **parameters)
+        finally:
+            self._connection.unregister(source)
+
+    def open_text(
+        self,
+        view: str,
+        file: Path,
+        columns: Sequence[str],
+        needed: Sequence[str],
+        *,
+        n_before: int = 0,
+        delimiter: str = "\t",
+    ) -> None:
+        """Make a view over a table in text, plain or gzip, all of whose cells are texts; lines that begin with # are no rows.
+
+        Parameters
+        ----------
+        view
+            Its name.
+        file
+            The table.
+        columns
+            Names for its columns, in their order.
+        needed
+            Columns of the view; null where the table lacks one. Cells that are empty, ``.`` or ``NA`` are null.
+        n_before
+            Lines up to and with a header.
+        delimiter
+            What stands between two cells.
+        """
+        with file.open("rb") as stream:
+            is_packed = stream.read(2) == b"\x1f\x8b"
+        with _wrapped(view, {"file": str(file)}):
+            table = self._connection.read_csv(
+                glob.escape(str(file)),
+                columns=dict.fromkeys(columns, "varchar"),
+                header=False,
+                skiprows=n_before,
+                delimiter=delimiter,
+                comment="#",
+                na_values=["", ".", "NA", "NaN", "nan", "null"],
+                null_padding=True,
+                compression="gzip" if is_packed else "none",
+                auto_detect=False,
+                quotechar='"',
+                escapechar='"',
+                strict_mode=False,
+            )
+            absent = [name for name in needed if name not in columns]
+            table.project(
+                ", ".join(
+                    [*(quoted(name) for name in needed if name not in absent)]
+                    + [f"null::varchar as {quoted(name)}" for name in absent]
+                )
+            ).create_view(view)
 
     def load_parquet(self, name: str, file: Path) -> None:
         """Copy a Parquet file that mi_duck wrote into a table of the database."""

@@ -1,17 +1,13 @@
 """Opens a folder of Parquet files: checks their schemas, chooses the features, fingerprints all.
 
 Nothing but footers is read here, except where the hash of every byte is asked for.
-
-The stages of a run, each alone: partition rows, consolidate, evaluate, report; each in child processes.
-
-From what a user asks to the plan of a run: made, kept, or made anew with the instances kept that still match.
 """
 
 import hashlib
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,6 +18,7 @@ from mi_duck.data.parquet import (
     DataFile,
     Stamp,
     check_stamps,
+    folder_values,
     footer,
     is_url,
     one_line,
@@ -36,22 +33,13 @@ from mi_duck.run.plan import PlannedData
 from mi_duck.settings import Columns
 
 CLASSES = ("neither", "donor", "acceptor")
-PLACES = [
-    "gene_id",
-    "gene_name",
-    "gene_type",
-    "transcript_id",
-    "chrom",
-    "strand",
-    "position",
-    "absolute_position",
-    "window_start",
-    "window_end",
-    "transcript_count",
-    "overlap_cluster",
-    "row_id",
-]
-LEAKS = ["pred_type", "true_position", "predicted_position", "score"]
+NOT_FEATURES: dict[str | None, str] = {
+    **dict.fromkeys(("gene_id", "gene_name", "gene_type", "transcript_id", "chrom", "strand"), "an id or a position"),
+    **dict.fromkeys(("position", "absolute_position", "window_start", "window_end"), "an id or a position"),
+    **dict.fromkeys(("transcript_count", "overlap_cluster", "row_id"), "an id or a position"),
+    **dict.fromkeys(("pred_type", "true_position", "predicted_position", "score"), "leaks the label"),
+}
+"""Why columns of these names are not features."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +51,21 @@ class Dataset:
     location
         What the user named: a file, a folder, or a glob pattern.
     files
-        Parquet files, sorted by name.
-    gene_column, label_column, fold_column
-        Columns of the gene, the label, and the unit of independence (the gene column if there is no better).
+        Sorted by name.
+    fold_column
+        The unit of independence; the gene column if there is no better.
     position_column
         Integer column that orders the rows of a gene, or None.
     features
-        Feature columns in the order that models use.
+        In the order that models use.
     classes
-        Class names; the place of a name is its label.
+        Class names; the index of a name is its label.
     labels
         Texts of the labels in the data, in the order of ``classes``.
     base_scores
         For each class the feature with the base model's score, or empty where one is absent.
     excluded
         (column, reason) for every column that is not a feature.
-    n_rows
-        Rows.
     fingerprint
         SHA-256 of file names, sizes and Parquet footers, of the tags of an object store, and of ``hashes``.
     pins
@@ -140,13 +126,13 @@ def open_dataset(
     gene_column, label_column
         Names of the columns with the gene and the label.
     classes
-        Class names, two or more; the place of a name is its label.
+        Class names, two or more; the index of a name is its label.
     fold_by
         Column with the unit of independence; by default ``overlap_cluster`` if present, else the gene.
     exclude
         Regular expression; columns that it finds a match in are not features.
     exclude_features
-        Text file with one column name a line; these are not features.
+        Text file with one column name per line; these are not features.
     base_score_columns
         Columns with the base model's scores, one for each class; by default ``<class>_score`` where all exist.
     holdout_genes
@@ -157,7 +143,7 @@ def open_dataset(
     Raises
     ------
     DataError
-        No Parquet file, a file that is none, schemas that differ, a missing or doubled column, no feature, no row.
+        No Parquet file, a file of another kind, schemas that differ, a missing or doubled column, no feature, no row.
     """
     files = parquet_files(location)
     stamps = tuple(stamp(file) for file in files)
@@ -165,46 +151,30 @@ def open_dataset(
     hashes = tuple(whole_hash(file) for file in files) if full_hash else ()
     if full_hash:
         fingerprint = hashlib.sha256("".join((fingerprint, *hashes)).encode()).hexdigest()
-    if len(classes) < 2 or len(set(classes)) < len(classes) or "" in classes:
-        raise DataError(f"--classes needs two or more different names, got {', '.join(classes)}")
-    if gene_column == label_column:
-        raise DataError(f"--gene-column and --label-column both name '{gene_column}'; give the gene and the label")
+    _check_names(classes, gene_column, label_column)
     if n_rows == 0:
         raise DataError(f"no rows in {location}: {len(files)} Parquet file(s), all empty")
-    columns = [*schema.names, *_partition_keys(files[0])]
-    fold_column = fold_by or ("overlap_cluster" if "overlap_cluster" in columns else gene_column)
-    for column, flag in (
-        (gene_column, "--gene-column"),
-        (label_column, "--label-column"),
-        (fold_column, "--fold-by"),
-    ):
+    has_clusters = "overlap_cluster" in (*schema.names, *folder_values(files[0], ()))
+    fold_column = fold_by or ("overlap_cluster" if has_clusters else gene_column)
+    for column, flag in ((gene_column, "--gene-column"), (label_column, "--label-column"), (fold_column, "--fold-by")):
         _check_role(column, flag, schema, files)
-    unwanted = _unwanted(exclude_features, schema.names)
-    features, excluded = [], []
-    for field in schema:
-        reason = _reason_to_exclude(
-            field,
-            {
-                holdout_genes: "--holdout-genes",
-                gene_column: "the gene",
-                label_column: "the label",
-                fold_by: "--fold-by",
-            },
-            unwanted,
-            exclude,
-        )
-        if reason is None:
-            features.append(field.name)
-        else:
-            excluded.append((field.name, reason))
+    known: dict[str | None, str] = {
+        **dict.fromkeys(_unwanted(exclude_features, schema.names), "--exclude-features"),
+        **NOT_FEATURES,
+        holdout_genes: "--holdout-genes",
+        gene_column: "the gene",
+        label_column: "the label",
+        fold_by: "--fold-by",
+    }
+    reasons = [(field.name, _reason_to_exclude(field, known, exclude)) for field in schema]
+    features = tuple(name for name, reason in reasons if reason is None)
+    excluded = tuple((name, reason) for name, reason in reasons if reason is not None)
     if not features:
-        raise DataError(
-            f"no feature column in {files[0]}: " + some_names([f"{name} ({why})" for name, why in excluded])
-        )
-    integers = pa.types.is_integer(schema.field(label_column).type)
+        raise DataError(f"no feature column in {files[0]}: {some_names([f'{name} ({why})' for name, why in excluded])}")
     position = "position" if "position" in schema.names else None
     if position and not pa.types.is_integer(schema.field(position).type):
         raise DataError(f"column 'position' in {files[0]} is {schema.field(position).type}, not an integer; cast it")
+    has_numbers = pa.types.is_integer(schema.field(label_column).type)
     return Dataset(
         location=location,
         files=files,
@@ -212,17 +182,24 @@ def open_dataset(
         label_column=label_column,
         fold_column=fold_column,
         position_column=position,
-        features=tuple(features),
+        features=features,
         classes=tuple(classes),
-        labels=tuple(str(index) for index in range(len(classes))) if integers else tuple(classes),
+        labels=tuple(map(str, range(len(classes)))) if has_numbers else tuple(classes),
         base_scores=_base_scores(base_score_columns, classes, features),
-        excluded=tuple(excluded),
+        excluded=excluded,
         n_rows=n_rows,
         fingerprint=fingerprint,
         pins=pins,
         hashes=hashes,
         stamps=stamps,
     )
+
+
+def _check_names(classes: Sequence[str], gene_column: str, label_column: str) -> None:
+    if len(classes) < 2 or len(set(classes)) < len(classes) or "" in classes:
+        raise DataError(f"--classes needs two or more different names, got {', '.join(classes)}")
+    if gene_column == label_column:
+        raise DataError(f"--gene-column and --label-column both name '{gene_column}'; give the gene and the label")
 
 
 def resolved(file: DataFile) -> str:
@@ -251,13 +228,19 @@ def _check_role(column: str, flag: str, schema: pa.Schema, files: Sequence[DataF
                 f"column '{column}' is {kind} in {files[0]}, neither text nor integer; cast it or choose another ({flag})"
             )
         return
-    keys = [_partition_keys(file) for file in files]
-    if column not in keys[0]:
-        columns = some_names([*schema.names, *keys[0]])
+    keys = tuple(folder_values(files[0], ()))
+    if column not in keys:
+        columns = some_names([*schema.names, *keys])
         raise DataError(f"no column '{column}' in {files[0]}; columns are {columns} (set {flag})")
     if flag == "--label-column":
         raise DataError(f"label '{column}' is a folder name over {files[0]}, not a column; write it into the files")
-    other = next((file for file, own in zip(files, keys, strict=True) if own != keys[0]), None)
+    check_folders(files, ())
+
+
+def check_folders(files: Sequence[DataFile], names: Sequence[str]) -> None:
+    """Refuse files under partition folders of different keys, columns of these names apart."""
+    keys = tuple(folder_values(files[0], names))
+    other = next((file for file in files if tuple(folder_values(file, names)) != keys), None)
     if other:
         raise DataError(f"{other} lies under other partition folders than {files[0]}; give all files the same keys")
 
@@ -313,24 +296,16 @@ def _refuse_difference(first: pa.Schema, first_file: DataFile, schema: pa.Schema
     missing = [name for name in first.names if name not in names]
     surplus = [name for name in schema.names if name not in first_names]
     if missing:
-        raise DataError(
-            f"{file} lacks column(s) {some_names(missing)} that {first_file} has; give all files one schema"
-        )
-    if surplus:
-        raise DataError(
-            f"{file} has column(s) {some_names(surplus)} that {first_file} lacks; give all files one schema"
-        )
-    for field in first:
-        if not schema.field(field.name).type.equals(field.type):
-            raise DataError(
-                f"column '{field.name}' is {schema.field(field.name).type} in {file} but {field.type} in {first_file}"
-                "; give all files one schema"
-            )
-
-
-def _partition_keys(file: DataFile) -> list[str]:
-    """Return the names of Hive partition keys, as in ``chrom=4/part.parquet``."""
-    return [part.split("=", 1)[0] for part in file.parts[:-1] if "=" in part]
+        difference = f"{file} lacks column(s) {some_names(missing)} that {first_file} has"
+    elif surplus:
+        difference = f"{file} has column(s) {some_names(surplus)} that {first_file} lacks"
+    else:
+        kinds = ((field.name, schema.field(field.name).type, field.type) for field in first)
+        other = next((one for one in kinds if not one[1].equals(one[2])), None)
+        if other is None:
+            return
+        difference = f"column '{other[0]}' is {other[1]} in {file} but {other[2]} in {first_file}"
+    raise DataError(f"{difference}; give all files one schema")
 
 
 def _unwanted(exclude_features: Path | None, names: Sequence[str]) -> set[str]:
@@ -347,18 +322,10 @@ def _unwanted(exclude_features: Path | None, names: Sequence[str]) -> set[str]:
     return unwanted
 
 
-def _reason_to_exclude(
-    field: pa.Field, roles: dict[str | None, str], unwanted: set[str], pattern: str | None
-) -> str | None:
-    """Return why a column is not a feature, or None if it is one."""
-    if field.name in roles:
-        return roles[field.name]
-    if field.name in PLACES:
-        return "an id or a place"
-    if field.name in LEAKS:
-        return "leaks the label"
-    if field.name in unwanted:
-        return "--exclude-features"
+def _reason_to_exclude(field: pa.Field, known: Mapping[str | None, str], pattern: str | None) -> str | None:
+    """Return why a column is not a feature, by its name or its type, or None if it is one."""
+    if field.name in known:
+        return known[field.name]
     if pattern is not None:
         try:
             if re.search(pattern, field.name):
@@ -390,19 +357,9 @@ def some_names(names: Sequence[str], limit: int = 8) -> str:
 
 
 def open_planned(data: PlannedData, *, with_hashes: bool = True) -> Dataset:
-    """Open the dataset of a plan again and check that it is the same.
+    """Open the dataset of a plan again; raise DataError where it changed or is gone.
 
-    Parameters
-    ----------
-    data
-        Of a plan.
-    with_hashes
-        Whether every byte is looked at, if the plan was made with ``--full-hash``; else names, sizes and footers are.
-
-    Raises
-    ------
-    DataError
-        It changed or is gone.
+    Names, sizes and footers are compared, and ``with_hashes`` every byte, if the plan was made with ``--full-hash``.
     """
     dataset = open_dataset(
         data.location,
@@ -426,11 +383,9 @@ def changed_files(data: PlannedData, dataset: Dataset) -> str:
         return ""
     now = {resolved(file): index for index, file in enumerate(dataset.files)}
     gone, new = [file for file in data.files if file not in now], sorted(set(now) - set(data.files))
-    if gone or new:
-        verb = "is gone" if gone else "is new"
-        return f"{(gone or new)[0]} {verb}" + (
-            f", with {len(gone or new) - 1:,} others" if len(gone or new) > 1 else ""
-        )
+    if moved := gone or new:
+        others = f", with {len(moved) - 1:,} others" if len(moved) > 1 else ""
+        return f"{moved[0]} is {'gone' if gone else 'new'}{others}"
     for file, pin, whole in zip(data.files, data.pins, data.hashes or data.pins, strict=False):
         index = now[file]
         if dataset.pins[index] != pin or (data.full_hash and dataset.full_hash and dataset.hashes[index] != whole):
@@ -439,13 +394,7 @@ def changed_files(data: PlannedData, dataset: Dataset) -> str:
 
 
 def check_apart(dataset: Dataset, out: Path) -> None:
-    """Refuse a run folder that holds the dataset or lies in its folder, where its files would become data.
-
-    Raises
-    ------
-    DataError
-        The two are not apart.
-    """
+    """Refuse a run folder that holds the dataset or lies in its folder, where its files would become data."""
     target = out.resolve()
     if any(file.resolve().is_relative_to(target) for file in dataset.files if isinstance(file, Path)):
         raise DataError(f"--out {out} holds the dataset itself; choose another folder")
@@ -469,15 +418,8 @@ def announcement(dataset: Dataset) -> list[str]:
 def open_columns(location: str, columns: Columns, *, holdout_genes: str | None = None) -> Dataset:
     """Open a dataset as the options of the command line describe it; see `open_dataset`."""
     scores = columns.base_score_columns
-    return open_dataset(
-        location,
-        gene_column=columns.gene_column,
-        label_column=columns.label_column,
-        classes=[name.strip() for name in columns.classes.split(",")],
-        fold_by=columns.fold_by,
-        exclude=columns.exclude,
-        exclude_features=columns.exclude_features,
-        base_score_columns=[name.strip() for name in scores.split(",")] if scores else None,
-        holdout_genes=holdout_genes,
-        full_hash=columns.full_hash,
-    )
+    given = asdict(columns) | {
+        "classes": [name.strip() for name in columns.classes.split(",")],
+        "base_score_columns": [name.strip() for name in scores.split(",")] if scores else None,
+    }
+    return open_dataset(location, **given, holdout_genes=holdout_genes)

@@ -5,8 +5,10 @@ Held-out genes are kept from all training: a share of the fold groups, the genes
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,7 +25,7 @@ YES, NO = {"true", "1", "1.0"}, {"false", "0", "0.0"}
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """A share of the fold groups, or the genes that were named; the other one is None."""
+    """A share of the fold groups, or the genes that were named; the other is None."""
 
     fraction: float | None = None
     genes: tuple[str, ...] | None = None
@@ -36,8 +38,6 @@ def read_held_out(db: Database, dataset: Dataset, text: str) -> HeldOut:
     ----------
     db
         Database; a column replaces its view ``source_rows``.
-    dataset
-        The dataset.
     text
         A column of the dataset that is 0 or 1 for each gene, a fraction above 0 and up to 0.5, or a text file with one gene
         per line.
@@ -89,15 +89,13 @@ def _marked_genes(db: Database, dataset: Dataset, column: str) -> tuple[str, ...
     if column in dataset.features:
         raise DataError(f"column '{column}' of --holdout-genes is a feature too; exclude it")
     db.open_source(dataset.files, gene_column=dataset.gene_column, label_column=column, fold_column=dataset.fold_column)
-    yes: set[str] = set()
-    no: set[str] = set()
-    for row in db.rows("gene_marks"):
-        gene, mark = row["gene_id"], row["mark"]
+    marks = [(row["gene_id"], row["mark"]) for row in db.rows("gene_marks")]
+    for gene, mark in marks:
         if mark not in YES | NO:
             shown = "null" if mark is None else repr(mark)
             raise DataError(f"column '{column}' of --holdout-genes is {shown} for gene {gene!r}; it must be 0 or 1")
-        (yes if mark in YES else no).add(gene)
-    both = sorted(yes & no)
+    yes = {gene for gene, mark in marks if mark in YES}
+    both = sorted(yes & {gene for gene, mark in marks if mark in NO})
     if both:
         raise DataError(
             f"column '{column}' of --holdout-genes is both 0 and 1 for gene(s) {some_names(both)}; a gene is held out whole"
@@ -113,26 +111,12 @@ class GeneIndex:
 
     Parameters
     ----------
-    seed
-        Seed of the order.
     n_genes, n_rows
         Genes selected and not held out, and their rows.
-    n_genes_dataset
-        Genes of the whole dataset.
-    n_groups
-        Their fold groups.
-    largest_gene_rows
-        Rows of the gene that has most.
-    label_counts
-        Rows of each class.
     n_holdout_genes, n_holdout_rows, n_holdout_groups
         Genes that are kept from all training, their rows and fold groups.
     n_holdout_named
         Of these, genes that the user named; the others share their groups. None where groups were drawn.
-    holdout_label_counts
-        Rows of each class in the held-out genes.
-    is_sample
-        Whether genes were sampled.
     """
 
     seed: int
@@ -168,14 +152,8 @@ def index_genes(
 
     Parameters
     ----------
-    db
-        Database in which ``source_rows`` is made.
-    dataset
-        The dataset.
     seed
         Seed of the sample and of the order; the result depends on nothing else but the set of genes.
-    sample_genes
-        Number of whole genes to choose from all files, or None for all.
     holdout
         What ``--holdout-genes`` names, see `read_held_out`: whole fold groups of these genes are not indexed.
 
@@ -206,54 +184,50 @@ def index_genes(
     db.table("ranked_genes", seed=seed, n_classes=len(dataset.classes))
     db.table("gene_index")
     db.table("holdout_genes")
-    kept = _holdout_summary(db, dataset, held_out)
+    kept_apart = _holdout_summary(db, held_out)
     # several lines per gene that nothing reads again
     for table in ("label_counts", "sampled_genes", "holdout_groups", "ranked_genes"):
         db.drop(table)
     (summary,) = db.rows("gene_summary")
     if summary["n_genes"] == 0:
         raise PlanError(f"--holdout-genes {holdout} holds out all genes; hold out fewer")
-    counts = tuple(int(count) for count in summary["label_counts"])
-    empty = [name for name, count in zip(dataset.classes, counts, strict=True) if count == 0]
-    if empty:
-        raise DataError(
-            f"no row of class {', '.join(empty)} in column '{dataset.label_column}' of {dataset.location}"
-            + (
-                " outside the held-out genes; hold out fewer"
-                if holdout is not None and all(sum(both) for both in zip(counts, kept[-1], strict=True))
-                else f" among the {sample_genes:,} sampled genes; sample more"
-                if sample_genes
-                else " (set --classes)"
-            )
-        )
-    if summary["n_genes"] == 1:
-        raise DataError(
-            f"only one gene in column '{dataset.gene_column}' of {dataset.location}"
-            + ("; two or more are needed" if holdout is None else " is not held out; two or more are needed")
-        )
-    return GeneIndex(
+    index = GeneIndex(
         seed=seed,
         n_genes=int(summary["n_genes"]),
         n_rows=int(summary["n_rows"]),
         n_genes_dataset=n_dataset,
         n_groups=int(summary["n_groups"]),
         largest_gene_rows=int(summary["largest_gene_rows"]),
-        label_counts=counts,
-        n_holdout_genes=kept[0],
-        n_holdout_rows=kept[1],
-        n_holdout_groups=kept[2],
-        n_holdout_named=kept[3],
-        holdout_label_counts=kept[4],
+        label_counts=tuple(int(count) for count in summary["label_counts"]),
         is_sample=sample_genes is not None,
+        **kept_apart,
     )
+    _check_index(index, dataset, held_out)
+    return index
 
 
-def _holdout_summary(
-    db: Database, dataset: Dataset, held_out: HeldOut
-) -> tuple[int, int, int, int | None, tuple[int, ...]]:
-    """Return held-out genes, rows, groups, genes that were named, rows of each class; refuse names that mean nothing."""
+def _check_index(index: GeneIndex, dataset: Dataset, held_out: HeldOut) -> None:
+    """Refuse genes that lack a class, or one gene alone; say what would help."""
+    is_held_out = held_out != HeldOut()
+    empty = [name for name, count in zip(dataset.classes, index.label_counts, strict=True) if count == 0]
+    if empty:
+        if is_held_out and all(map(sum, zip(index.label_counts, index.holdout_label_counts, strict=True))):
+            remedy = " outside the held-out genes; hold out fewer"
+        elif index.is_sample:
+            remedy = f" among the {index.n_genes + index.n_holdout_genes:,} sampled genes; sample more"
+        else:
+            remedy = " (set --classes)"
+        where = f"in column '{dataset.label_column}' of {dataset.location}"
+        raise DataError(f"no row of class {', '.join(empty)} {where}{remedy}")
+    if index.n_genes == 1:
+        where = f"in column '{dataset.gene_column}' of {dataset.location}"
+        raise DataError(f"only one gene {where}{' is not held out' if is_held_out else ''}; two or more are needed")
+
+
+def _holdout_summary(db: Database, held_out: HeldOut) -> dict[str, Any]:
+    """Return what a `GeneIndex` says of held-out genes; refuse names that mean nothing."""
     if held_out == HeldOut():
-        return 0, 0, 0, None, ()
+        return {}
     kept = db.read("holdout_genes")
     genes = kept["gene_id"].to_pylist()
     named = None
@@ -272,8 +246,13 @@ def _holdout_summary(
         )
     if not genes:
         raise PlanError("--holdout-genes names no gene among the sampled ones; sample more or name others")
-    counts = tuple(sum(of_class) for of_class in zip(*kept["label_counts"].to_pylist(), strict=True))
-    return len(genes), sum(kept["n_rows"].to_pylist()), len(set(kept["fold_group"].to_pylist())), named, counts
+    return {
+        "n_holdout_genes": len(genes),
+        "n_holdout_rows": sum(kept["n_rows"].to_pylist()),
+        "n_holdout_groups": len(set(kept["fold_group"].to_pylist())),
+        "n_holdout_named": named,
+        "holdout_label_counts": tuple(map(sum, zip(*kept["label_counts"].to_pylist(), strict=True))),
+    }
 
 
 def say_selection(index: GeneIndex, dataset: Dataset, say: Callable[[str], None]) -> None:
@@ -305,19 +284,22 @@ def write_genes(file: Path, table: pa.Table, held_out: pa.Table) -> None:
         publish(temporary, file)
 
 
-def _check_rows(db: Database, dataset: Dataset) -> None:
-    """Refuse rows that no plan can use, naming a file and the remedy."""
+def refuse_unnamed_genes(db: Database, gene_column: str) -> None:
+    """Refuse rows without a gene, once the table ``label_counts`` is made."""
     for row in db.rows("checks/null_gene"):
         raise DataError(
-            f"{_count(row['n_rows'])} row(s) without a gene in column '{dataset.gene_column}' of {row['first_file']}; "
+            f"{int(row['n_rows']):,} row(s) without a gene in column '{gene_column}' of {row['first_file']}; "
             "remove or name them"
         )
-    unknown = db.rows("checks/unknown_label")
-    if unknown:
-        row = unknown[0]
+
+
+def _check_rows(db: Database, dataset: Dataset) -> None:
+    """Refuse rows that no plan can use, naming a file and the remedy."""
+    refuse_unnamed_genes(db, dataset.gene_column)
+    for row in db.rows("checks/unknown_label"):
         label = "null" if row["label_text"] is None else repr(row["label_text"])
         raise DataError(
-            f"unknown label {label} in {_count(row['n_rows'])} row(s) of column '{dataset.label_column}', "
+            f"unknown label {label} in {int(row['n_rows']):,} row(s) of column '{dataset.label_column}', "
             f"first in {row['first_file']}; known are {', '.join(dataset.labels)} (set --classes)"
         )
     for row in db.rows("checks/null_group"):
@@ -330,10 +312,6 @@ def _check_rows(db: Database, dataset: Dataset) -> None:
             f"gene {row['gene_id']!r} is in {row['n_groups']} groups of '{dataset.fold_column}'; "
             "a gene must be in one (choose another --fold-by)"
         )
-
-
-def _count(number: int | Decimal) -> str:
-    return f"{int(number):,}"
 
 
 def assign_folds(db: Database, dataset: Dataset, *, n_folds: int, seed: int) -> tuple[Fold, ...]:
@@ -355,26 +333,20 @@ def assign_folds(db: Database, dataset: Dataset, *, n_folds: int, seed: int) -> 
         if count < ROWS_PER_CLASS
     ]
     found = thin[0] if len(folds) == n_folds else f"there are only {len(folds)} fold groups in '{dataset.fold_column}'"
-    raise PlanError(
-        f"--n-folds {n_folds} is too many: {found} (at least {ROWS_PER_CLASS} are needed); "
-        + (f"the largest number that works is --n-folds {works}" if works else "no number of folds works on these data")
+    remedy = (
+        f"the largest number that works is --n-folds {works}" if works else "no number of folds works on these data"
     )
+    raise PlanError(f"--n-folds {n_folds} is too many: {found} (at least {ROWS_PER_CLASS} are needed); {remedy}")
 
 
 def _folds(db: Database, n_folds: int, seed: int) -> tuple[Fold, ...]:
     db.table("gene_folds", n_folds=n_folds, seed=seed)
-    rows = db.rows("fold_summary")
-    return tuple(
-        Fold(
-            fold=int(group[0]["fold"]),
-            n_groups=int(group[0]["n_groups"]),
-            n_genes=int(group[0]["n_genes"]),
-            n_rows=sum(int(row["n_rows"]) for row in group),
-            label_counts=tuple(int(row["n_rows"]) for row in group),
-        )
-        for fold in sorted({row["fold"] for row in rows})
-        for group in [[row for row in rows if row["fold"] == fold]]
-    )
+    folds = []
+    for _, lines in groupby(db.rows("fold_summary"), itemgetter("fold")):
+        first, *others = lines
+        counts = tuple(int(row["n_rows"]) for row in (first, *others))
+        folds.append(Fold(first["fold"], first["n_groups"], first["n_genes"], sum(counts), counts))
+    return tuple(folds)
 
 
 def _folds_hold(folds: tuple[Fold, ...], n_folds: int) -> bool:

@@ -30,7 +30,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mi_duck.atomic_files import file_sha256
 from mi_duck.errors import DataError, MiDuckError, StorageError
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -104,15 +103,7 @@ def _store(bucket: str) -> Any:
 
 @contextmanager
 def read_errors(what: str) -> Iterator[None]:
-    """Turn errors of requests into one line that names the file and the remedy.
-
-    Raises
-    ------
-    DataError
-        There is no such bucket or file.
-    StorageError
-        The store refuses or does not answer.
-    """
+    """Turn errors of requests into one line: a `DataError` where nothing is there, else a `StorageError`."""
     try:
         yield
     except FileNotFoundError as error:
@@ -134,15 +125,7 @@ def unreachable(what: object, error: Exception) -> StorageError:
 
 
 def object_files(location: str) -> tuple[ObjectFile, ...]:
-    """Return the Parquet files that a URL names: one file, all below a prefix, or those that a glob pattern finds.
-
-    Raises
-    ------
-    DataError
-        It is not a URL of S3, it carries a password, or nothing is there.
-    StorageError
-        The store refuses, or does not answer.
-    """
+    """Return the Parquet files that a URL names: one file, all below a prefix, or those that a glob pattern finds."""
     scheme, _, key = location.partition("://")
     bucket = key.partition("/")[0]
     if "@" in bucket or ":" in bucket:  # never repeated: it may be a password
@@ -170,43 +153,29 @@ def object_files(location: str) -> tuple[ObjectFile, ...]:
             for one in store.get_file_info(fs.FileSelector(folder, recursive=True))
             if one.type == fs.FileType.File
         ]
-    if pattern:
-        found = [
-            path
-            for path in there
-            if len(path.split("/")) == len(pattern) and all(map(fnmatchcase, path.split("/"), pattern))
-        ]
-    else:
-        if any(path.startswith(f"{folder}/master/") for path in there):
-            folder += "/master"
-        found = [
-            path
-            for path in there
-            if path.startswith(f"{folder}/")
-            and path.endswith(".parquet")
-            and not any(part.startswith((".", "_")) for part in path[len(folder) + 1 :].split("/"))
-        ]
+    if not pattern and any(path.startswith(f"{folder}/master/") for path in there):
+        folder += "/master"
+    found = []
+    for path in there:
+        parts = path.split("/")
+        below = path.removeprefix(f"{folder}/")
+        if pattern:
+            is_named = len(parts) == len(pattern) and all(map(fnmatchcase, parts, pattern))
+        else:
+            is_named = below != path and path.endswith(".parquet") and not _is_hidden(below.split("/"))
+        if is_named:
+            found.append(parts)
     if not found:
         raise DataError(f"no *.parquet file in {location}; name a file, a folder of them, or a glob pattern")
-    return tuple(ObjectFile(f"s3://{path}") for path in sorted(found, key=lambda path: path.split("/")))
+    return tuple(ObjectFile(f"s3://{'/'.join(parts)}") for parts in sorted(found))
 
 
-def object_stamp(file: ObjectFile) -> tuple[int, int, str]:
-    """Return the size of a file in bytes, the time of its last change in nanoseconds, and the store's tag of its bytes."""
-    with read_errors(file.url), file.store.open_input_stream(file.key) as stream:
-        info = file.store.get_file_info(file.key)
-        tag = (stream.metadata() or {}).get("ETag", b"")
-        return int(info.size), int(info.mtime_ns or 0), bytes(tag).decode("ascii", "replace").strip('"')
+def _is_hidden(parts: Iterable[str]) -> bool:
+    return any(part.startswith((".", "_")) for part in parts)
 
 
 def sql_file_system(bucket: str) -> Any:
-    """Return the file system by which DuckDB reads ``s3://`` of a bucket.
-
-    Raises
-    ------
-    DataError
-        fsspec is not installed.
-    """
+    """Return the file system by which DuckDB reads ``s3://`` of a bucket."""
     try:
         from fsspec.implementations.arrow import ArrowFSWrapper
     except ImportError as error:
@@ -255,7 +224,7 @@ def parquet_files(location: str) -> tuple[DataFile, ...]:
             found = [
                 file
                 for file in folder.rglob("*.parquet")
-                if not any(part.startswith((".", "_")) for part in file.relative_to(folder).parts) and not file.is_dir()
+                if not _is_hidden(file.relative_to(folder).parts) and not file.is_dir()
             ]
             missing = f"no *.parquet file in {folder}; point to a folder that holds some"
         elif path.exists():
@@ -287,7 +256,10 @@ def folder_values(file: DataFile, names: Collection[str]) -> dict[str, str]:
 def stamp(file: DataFile) -> Stamp:
     """Return the size of a file in bytes, the time of its last change in nanoseconds, and the store's tag of its bytes."""
     if isinstance(file, ObjectFile):
-        return object_stamp(file)
+        with read_errors(file.url), file.store.open_input_stream(file.key) as stream:
+            info = file.store.get_file_info(file.key)
+            tag = (stream.metadata() or {}).get("ETag", b"")
+            return int(info.size), int(info.mtime_ns or 0), bytes(tag).decode("ascii", "replace").strip('"')
     try:
         facts = file.stat()
     except OSError as error:
@@ -296,60 +268,41 @@ def stamp(file: DataFile) -> Stamp:
 
 
 def check_stamps(files: Sequence[DataFile], stamps: Sequence[Stamp]) -> None:
-    """Check that no file changed while it was read.
-
-    Parameters
-    ----------
-    files, stamps
-        The files, and the stamp of each from before it was read.
-
-    Raises
-    ------
-    DataError
-        Size, time or tag of a file differs, or it is gone.
-    """
+    """Refuse files that changed or went since their stamps were taken, before they were read."""
     for file, before in zip(files, stamps, strict=True):
         if (isinstance(file, Path) and not file.is_file()) or stamp(file) != before:
             raise DataError(f"{file} changed while it was read; run the same command again when nothing writes to it")
 
 
 def footer(file: DataFile) -> bytes:
-    """Return the bytes of the footer of a Parquet file: schema, offsets and statistics of all its columns.
-
-    Raises
-    ------
-    DataError
-        The file is empty, cut off, encrypted, or not a Parquet file.
-    StorageError
-        It cannot be read.
-    """
-    try:
-        size = stamp(file)[0]
-        with _opened(file) as handle:
-            handle.seek(max(size - 8, 0))
-            tail = handle.read(8)
-            if tail[4:] == b"PARE":
-                raise DataError(f"{file} is encrypted; write it without encryption")
-            if size < 12 or tail[4:] != b"PAR1":
-                raise DataError(f"{file} ({size:,} bytes) is not a complete Parquet file; write it again or remove it")
-            length = int.from_bytes(tail[:4], "little")
-            if length > size - 12:
-                raise DataError(f"{file} is cut off: its footer says {length:,} bytes of {size:,}; write it again")
-            handle.seek(size - 8 - length)
-            return bytes(handle.read(length))
-    except OSError as error:
-        raise StorageError(f"cannot read {file}: {error.strerror}") from error
+    """Return the bytes of a Parquet file's footer: schema, offsets and statistics; refuse a file that is torn or encrypted."""
+    size = stamp(file)[0]
+    with _opened(file) as handle:
+        handle.seek(max(size - 8, 0))
+        tail = handle.read(8)
+        if tail[4:] == b"PARE":
+            raise DataError(f"{file} is encrypted; write it without encryption")
+        if size < 12 or tail[4:] != b"PAR1":
+            raise DataError(f"{file} ({size:,} bytes) is not a complete Parquet file; write it again or remove it")
+        length = int.from_bytes(tail[:4], "little")
+        if length > size - 12:
+            raise DataError(f"{file} is cut off: its footer says {length:,} bytes of {size:,}; write it again")
+        handle.seek(size - 8 - length)
+        return bytes(handle.read(length))
 
 
 @contextmanager
 def _opened(file: DataFile) -> Iterator[Any]:
-    """Open a file to read bytes at any offset."""
-    if isinstance(file, Path):
-        with file.open("rb") as handle:
-            yield handle
-    else:
+    """Open a file to read bytes at any offset; what fails is a `StorageError`."""
+    if isinstance(file, ObjectFile):
         with read_errors(file.url), file.store.open_input_file(file.key) as handle:
             yield handle
+        return
+    try:
+        with file.open("rb") as handle:
+            yield handle
+    except OSError as error:
+        raise StorageError(f"cannot read {file}: {error.strerror}") from error
 
 
 def open_parquet(
@@ -366,53 +319,47 @@ def open_parquet(
 
     Parameters
     ----------
-    file
-        The file.
     buffer_size
         Bytes per column of a local file that are read at once; 0 for all of a row group.
-    metadata
-        Its footer, if known.
     read_dictionary
         Text columns to keep as dictionary codes.
     """
-    if isinstance(file, Path):
-        return pq.ParquetFile(
-            file,
-            metadata=metadata,
-            page_checksum_verification=True,
-            buffer_size=buffer_size,
-            read_dictionary=list(read_dictionary),
-        )
+    is_object = isinstance(file, ObjectFile)
+    path, store = _arrow_path(file)
     return pq.ParquetFile(
-        file.key,
+        path,
         metadata=metadata,
-        filesystem=file.store,
-        pre_buffer=True,
+        filesystem=store,
+        buffer_size=0 if is_object else buffer_size,
+        pre_buffer=is_object,
         page_checksum_verification=True,
         read_dictionary=list(read_dictionary),
     )
 
 
+def _arrow_path(file: DataFile) -> tuple[Any, Any]:
+    """Return a file as Arrow takes it: its path or key, and the file system of an object."""
+    return (file.key, file.store) if isinstance(file, ObjectFile) else (file, None)
+
+
 def schema_of(file: DataFile) -> pa.Schema:
     """Return names and types of the columns of a Parquet file."""
-    return pq.read_schema(file) if isinstance(file, Path) else pq.read_schema(file.key, filesystem=file.store)
+    path, store = _arrow_path(file)
+    return pq.read_schema(path, filesystem=store)
 
 
 def metadata_of(file: DataFile) -> pq.FileMetaData:
     """Return the footer of a Parquet file."""
-    return pq.read_metadata(file) if isinstance(file, Path) else pq.read_metadata(file.key, filesystem=file.store)
+    path, store = _arrow_path(file)
+    return pq.read_metadata(path, filesystem=store)
 
 
 def row_groups(files: Sequence[DataFile]) -> pa.Table:
-    """Return the row groups of Parquet files; Arrow reads a wide footer in a tenth of DuckDB's time.
+    """Return a line for each row group that has rows; Arrow reads a wide footer in a tenth of DuckDB's time.
 
-    Returns
-    -------
-    pa.Table
-        One line per row group that has rows: ``file``, ``row_group`` (its number in the file), ``first_row`` (rows of the
-        file before it), ``n_rows``.
+    Columns: ``file``, ``row_group`` (its number in the file), ``first_row`` (rows of the file before it), ``n_rows``.
     """
-    found: dict[str, list[Any]] = {"file": [], "row_group": [], "first_row": [], "n_rows": []}
+    found: list[dict[str, Any]] = []
     for file in files:
         try:
             facts = metadata_of(file)
@@ -422,25 +369,19 @@ def row_groups(files: Sequence[DataFile]) -> pa.Table:
         first = 0
         for number, n_rows in enumerate(sizes):
             if n_rows > 0:
-                for name, value in zip(found, (str(file), number, first, n_rows), strict=True):
-                    found[name].append(value)
+                found.append({"file": str(file), "row_group": number, "first_row": first, "n_rows": n_rows})
             first += n_rows
     kinds = {"file": pa.string(), "row_group": pa.int64(), "first_row": pa.int64(), "n_rows": pa.int64()}
-    return pa.table(found, schema=pa.schema(kinds))
+    return pa.Table.from_pylist(found, schema=pa.schema(kinds))
 
 
 def whole_hash(file: DataFile) -> str:
     """Return the SHA-256 of every byte of a file as hexadecimal text."""
-    if isinstance(file, ObjectFile):
-        digest = hashlib.sha256()
-        with _opened(file) as handle:
-            while piece := handle.read(PIECE_BYTES):
-                digest.update(piece)
-        return digest.hexdigest()
-    try:
-        return file_sha256(file)
-    except OSError as error:
-        raise StorageError(f"cannot read {file}: {error.strerror}") from error
+    digest = hashlib.sha256()
+    with _opened(file) as handle:
+        while piece := handle.read(PIECE_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def row_group_batches(
@@ -451,12 +392,10 @@ def row_group_batches(
     batch_rows: int = BATCH_ROWS,
     as_codes: bool = False,
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Yield the rows of a Parquet file, one row group after the other; every page is verified.
+    """Yield the number of each row group of a Parquet file with its rows, batch by batch; every page is verified.
 
     Parameters
     ----------
-    file
-        The file.
     columns
         Names; a name that the file lacks is skipped.
     groups
@@ -465,11 +404,6 @@ def row_group_batches(
         Most rows per batch; a batch lies within one row group.
     as_codes
         Whether text columns come as dictionary arrays, whose texts are not decoded.
-
-    Yields
-    ------
-    tuple of (int, pyarrow.RecordBatch)
-        Number of the row group, and rows of it in the order of the file.
 
     Raises
     ------
@@ -503,15 +437,7 @@ def row_group_batches(
 
 
 def verify_pages(files: Sequence[DataFile], columns: Sequence[str]) -> None:
-    """Verify the checksum of every page of some columns that has one, and the number of rows; see `row_group_batches`.
-
-    Parameters
-    ----------
-    files
-        The files.
-    columns
-        Names; a name that a file lacks is skipped.
-    """
+    """Verify the checksum of every page of some columns that has one, and the number of rows; see `row_group_batches`."""
     for file in files:
         for _ in row_group_batches(file, columns, as_codes=True):
             pass

@@ -28,9 +28,12 @@ from numpy.typing import NDArray
 
 from mi_duck.atomic_files import free_bytes, published_folder, storage_errors, write_json
 from mi_duck.data.database import Database
-from mi_duck.data.dataset import Dataset
+from mi_duck.data.dataset import Dataset, check_folders
+from mi_duck.data.genes import refuse_unnamed_genes
 from mi_duck.data.parquet import DataFile, data_file, folder_values, row_group_batches, row_groups, schema_of, stamp
+from mi_duck.data.statistics import fits_byte
 from mi_duck.errors import DataError, StorageError
+from mi_duck.numbers import decimal
 from mi_duck.processes import Context, Report, in_child
 
 ROW_GROUP_ROWS = 8192
@@ -50,16 +53,10 @@ class PrepareSummary:
 
     Attributes
     ----------
-    n_rows, n_genes
-        Of the dataset.
-    n_files
-        Parquet files written.
     n_narrowed
         Feature columns that took more than one byte per value and now take one.
     bytes_before, bytes_after
         Of the Parquet files.
-    row_groups_before, row_groups_after
-        Row groups.
     row_groups_per_gene_before, row_groups_per_gene_after
         Row groups in which a gene has rows, mean over genes.
     sample_read_before, sample_read_after
@@ -85,20 +82,11 @@ def prepare(dataset: Dataset, out: Path, context: Context, *, genes_per_file: in
 
     Parameters
     ----------
-    dataset
-        The dataset.
     out
         Folder to make, absent or empty; gets ``master/part-00000.parquet`` and so on, and ``prepare.json``. Appears whole
         or not at all.
     context
         Threads, and the progress callback, called with (stage, rows done, rows of all).
-    genes_per_file
-        Genes per Parquet file.
-
-    Returns
-    -------
-    PrepareSummary
-        Counts, and what a run gains.
 
     Raises
     ------
@@ -206,10 +194,7 @@ def _count_genes(
 ) -> tuple[pa.Table, pa.Table]:
     """Return the genes in order with their rows, and the rows and genes of every row group; refuse rows without a gene."""
     db.table("label_counts", labels=list(labels))
-    for row in db.rows("checks/null_gene"):
-        raise DataError(
-            f"{row['n_rows']:,} row(s) without a gene in column '{gene_column}' of {row['first_file']}; remove or name them"
-        )
+    refuse_unnamed_genes(db, gene_column)
     db.load("row_groups", row_groups(files))
     return db.arrow("clustered_genes"), db.arrow("group_genes")
 
@@ -226,13 +211,7 @@ def narrow_columns(
     Of columns of whole numbers the footers give the range. Columns of real numbers are checked value by value; null is
     allowed, NaN and -0.0 are not. Every page of every column is read, because DuckDB verifies no checksum.
     """
-    in_range = [
-        name
-        for name in features
-        for facts in [statistics.get(name)]
-        if facts and facts["is_known"] and facts["low"] is not None and facts["low"] >= 0 and facts["high"] <= 255
-    ]
-    kinds = {name: schema.field(name).type for name in in_range}
+    kinds = {name: schema.field(name).type for name in features if name in statistics and fits_byte(statistics[name])}
     integers = {name for name, kind in kinds.items() if pa.types.is_integer(kind) and kind.bit_width > 8}
     reals = {name for name, kind in kinds.items() if pa.types.is_floating(kind)}
     batch_rows = int(np.clip(BATCH_BYTES // _row_bytes(schema), 64, ROW_GROUP_ROWS))
@@ -246,35 +225,28 @@ def narrow_columns(
 def _is_whole(values: pa.Array) -> bool:
     """Return whether all values of a column of real numbers are whole numbers from 0 to 255, and none is -0.0."""
     numbers = values.drop_null().to_numpy(zero_copy_only=False)
-    return bool(
-        ((numbers >= 0) & (numbers <= 255) & (numbers == np.floor(numbers))).all() and not np.signbit(numbers).any()
-    )
+    return bool(((numbers <= 255) & (numbers == np.floor(numbers)) & ~np.signbit(numbers)).all())
 
 
 def _schema(files: Sequence[DataFile], source: pa.Schema, narrowed: Sequence[str], gene_column: str) -> pa.Schema:
     """Return names and types of the columns to write: those of the files, then those of folder names."""
-    keys = {file: tuple(folder_values(file, source.names)) for file in files}
-    other = next((file for file in files if keys[file] != keys[files[0]]), None)
-    if other:
-        raise DataError(f"{other} lies under other partition folders than {files[0]}; give all files the same keys")
+    check_folders(files, source.names)
     doubled = sorted(set(folder_values(files[0], ())) & set(source.names))
     if doubled and gene_column not in source.names:
         # DuckDB would take the folder's value of both columns
         raise DataError(f"'{doubled[0]}' is a column of {files[0]} and a folder over it; rename the folder")
     small = set(narrowed)
     fields = [field.with_type(pa.uint8()) if field.name in small else field for field in source]
-    return pa.schema([*fields, *(pa.field(name, pa.string()) for name in keys[files[0]])])
+    return pa.schema([*fields, *(pa.field(name, pa.string()) for name in folder_values(files[0], source.names))])
 
 
 def _check_types(source: pa.Schema, narrowed: Sequence[str], given: Sequence[pa.DataType]) -> None:
     """Refuse columns whose values DuckDB returns in a type that does not hold them exactly."""
     small = set(narrowed)
     for field, kind in zip(source, given, strict=True):
-        wanted = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-        is_kept = field.name in small or not (
-            "decimal256" in str(wanted) or ("[ns" in str(wanted) and "[us" in str(kind)) or "extension" in str(wanted)
-        )
-        if not is_kept:
+        wanted = str(field.type.value_type if pa.types.is_dictionary(field.type) else field.type)
+        is_changed = "decimal256" in wanted or ("[ns" in wanted and "[us" in str(kind)) or "extension" in wanted
+        if is_changed and field.name not in small:
             raise DataError(
                 f"column '{field.name}' is {field.type}, which SQL does not keep exactly; cast it or leave it out"
             )
@@ -294,8 +266,8 @@ def _sort(
     needed = n_rows * row_bytes + sum(stamp(file)[0] for file in files)  # of spilled and of written rows
     if needed > free_bytes(target):
         raise StorageError(
-            f"up to {needed / 1e9:.2f} GB are needed in {target.parent}, where {free_bytes(target) / 1e9:.2f} GB are free; "
-            "free the rest or choose another --out"
+            f"up to {decimal(needed / 1e9, 2)} GB are needed in {target.parent}, where {decimal(free_bytes(target) / 1e9, 2)} GB "
+            "are free; free the rest or choose another --out"
         )
     (target / "master").mkdir()
     group_rows = int(np.clip(GROUP_BYTES // row_bytes, 64, ROW_GROUP_ROWS))
@@ -318,37 +290,22 @@ def _in_types(
     of_folders = [folder_values(file, ()) for file in files]
     for batch in batches:
         file_number, _, *columns = batch.columns
-        values = [_cast(column, field.type) for column, field in zip(columns, schema, strict=False)]
+        values = [
+            (column.dictionary_encode() if pa.types.is_dictionary(field.type) else column).cast(field.type)
+            for column, field in zip(columns, schema, strict=False)
+        ]
         for name in schema.names[len(columns) :]:
             texts = pa.array([None if of[name] == NO_FOLDER else of[name] for of in of_folders], pa.string())
             values.append(texts.take(file_number))
         yield pa.RecordBatch.from_arrays(values, schema=schema)
 
 
-def _cast(values: pa.Array, kind: pa.DataType) -> pa.Array:
-    if pa.types.is_dictionary(kind):
-        return values.dictionary_encode().cast(kind)
-    return values.cast(kind)
-
-
 def _row_groups(
     batches: Iterable[pa.RecordBatch], edges: NDArray[np.int64], group_rows: int
 ) -> Iterator[tuple[int, pa.Table]]:
-    """Cut sorted rows into row groups: yield the number of the file, and its rows; its last row group may have fewer.
+    """Cut sorted rows into row groups: yield the number of the file, and its rows.
 
-    Parameters
-    ----------
-    batches
-        All rows in order.
-    edges
-        Row at which each file begins, and the number of rows.
-    group_rows
-        Rows per row group.
-
-    Raises
-    ------
-    DataError
-        There are more or fewer rows.
+    At ``edges`` files begin; the last is the number of rows. The last row group of a file may have fewer rows.
     """
     changed = DataError("a file of the dataset changed while it was read; run the same command again")
     held: list[pa.RecordBatch] = []
@@ -415,10 +372,8 @@ def _write(
 def _genes_of(sizes: NDArray[np.int64], first_rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return how many genes have rows in each row group, from its rows and the first row of every gene."""
     stops = np.cumsum(sizes)
-    begins = stops - sizes
-    genes: NDArray[np.int64] = (
-        np.searchsorted(first_rows, stops, side="left") - np.searchsorted(first_rows, begins, side="right") + 1
-    )
+    after = np.searchsorted(first_rows, stops, side="left")
+    genes: NDArray[np.int64] = after - np.searchsorted(first_rows, stops - sizes, side="right") + 1
     return genes
 
 
@@ -432,21 +387,14 @@ def _reading(when: str, rows: NDArray[np.int64], genes: NDArray[np.int64], n_gen
 
 
 def sample_read(rows: NDArray[np.int64], genes: NDArray[np.int64], n_genes: int, sample: int = SAMPLE) -> float:
-    """Return the expected share of all rows that lie in row groups with a row of some randomly drawn genes.
+    """Return the expected share of all rows, 0 to 1, in row groups that hold a row of some randomly drawn genes.
 
     Parameters
     ----------
     rows, genes
         Of each row group, shape (n_row_groups,): its rows, and how many genes have rows in it.
-    n_genes
-        Genes of the dataset.
     sample
         Genes drawn without replacement; all where there are not more.
-
-    Returns
-    -------
-    float
-        0 to 1.
     """
     if sample >= n_genes:
         return 1.0

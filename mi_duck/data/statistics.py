@@ -49,13 +49,7 @@ def inspect(dataset: Dataset, *, threads: int, seed: int) -> Inspection:
 
 
 def read_statistics(db: Database, dataset: Dataset) -> dict[str, dict[str, Any]]:
-    """Return what the footers say of the values of each column: lines of ``sql/column_statistics.sql`` by column.
-
-    Raises
-    ------
-    DataError
-        The row groups of a footer lack a column of its schema.
-    """
+    """Return what the footers say of the values of each column: lines of ``sql/column_statistics.sql`` by column."""
     found = {row["name"]: row for row in db.rows("column_statistics", files=Database.patterns(dataset.files))}
     positions = [dataset.position_column] if dataset.position_column else []
     absent = [name for name in (*dataset.features, *positions) if name not in found]
@@ -66,26 +60,23 @@ def read_statistics(db: Database, dataset: Dataset) -> dict[str, dict[str, Any]]
     return found
 
 
+def fits_byte(facts: Mapping[str, Any]) -> bool:
+    """Return whether the footers say that all values of a column are 0 to 255, nulls apart."""
+    return bool(facts["is_known"] and facts["low"] is not None and facts["low"] >= 0 and facts["high"] <= 255)
+
+
 def split_features(
     dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the features that fit one byte, by their footers, and the others."""
     kinds = schema_of(dataset.files[0])
-    small = []
+    small: list[str] = []
+    wide: list[str] = []
     for name in dataset.features:
-        facts = statistics[name]
-        kind = str(kinds.field(name).type)
-        if (
-            facts["is_known"]
-            and facts["n_nulls"] == 0
-            and (
-                kind == "bool"
-                or ("int" in kind and facts["low"] is not None and facts["low"] >= 0 and facts["high"] <= 255)
-            )
-        ):
-            small.append(name)
-    is_small = set(small)
-    return tuple(small), tuple(name for name in dataset.features if name not in is_small)
+        facts, kind = statistics[name], str(kinds.field(name).type)
+        is_small = facts["is_known"] if kind == "bool" else "int" in kind and fits_byte(facts)
+        (small if is_small and facts["n_nulls"] == 0 else wide).append(name)
+    return tuple(small), tuple(wide)
 
 
 def warnings_of(db: Database, dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
@@ -107,26 +98,16 @@ def data_warnings(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]])
             constant.append(name)
         elif "int" in str(kinds.field(name).type) and max(-facts["low"], facts["high"]) > EXACT_IN_FLOAT32:
             large.append(name)
-    found = []
-    if large:
-        found.append(f"whole numbers beyond 2^24 lose their last digits as float32: {some_names(large)}")
-    if empty:
-        found.append(f"features without any value: {some_names(empty)}")
-    if constant:
-        found.append(f"features with one value only: {some_names(constant)}")
-    return tuple(found)
+    found = {
+        "whole numbers beyond 2^24 lose their last digits as float32": large,
+        "features without any value": empty,
+        "features with one value only": constant,
+    }
+    return tuple(f"{words}: {some_names(names)}" for words, names in found.items() if names)
 
 
 def gene_warnings(db: Database, dataset: Dataset) -> tuple[str, ...]:
-    """Return what the user may want to change in genes and positions.
-
-    Parameters
-    ----------
-    db
-        Database with ``source_rows``, ``gene_index`` and ``holdout_genes``.
-    dataset
-        The dataset.
-    """
+    """Return what the user may want to change in genes and positions."""
     found: list[str] = []
     (alike,) = db.rows("similar_genes")
     if alike["n_names"]:

@@ -1,42 +1,48 @@
-"""Joins the trained instances of a run into one model file; runs in a child process.
+"""Scores every row out of fold and joins the trained instances into one model file; runs in a child process.
 
-Out-of-fold scores of all rows decide voting, weights and thresholds; the model is of the instances' final boosters.
+Folds are global, so the fold-k boosters of all instances together have seen no group of fold k. The ensemble of the
+fold-k boosters, scored on the genes of fold k for every k, is an exact cross-validation of the whole procedure over
+every row, and no rows need to be set aside for it. These scores decide voting, weights and thresholds; the model is of the
+instances' final boosters.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from mi_duck.atomic_files import file_sha256, write_json
-from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, consolidate
-from mi_duck.ensemble.model_file import load_unified_model, save_model
-from mi_duck.ensemble.out_of_fold import predict_out_of_fold
-from mi_duck.metrics.calibrate import Calibrator
-from mi_duck.metrics.ranking import values_of
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mi_duck.archive import read_parts
+from mi_duck.atomic_files import file_sha256, publish, storage_errors, write_json
+from mi_duck.ensemble.member_scores import MemberScores, member_table, read_member_scores
+from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, by_member, consolidate
+from mi_duck.ensemble.model_file import checked_facts, load_booster, load_unified_model, save_model
+from mi_duck.ensemble.voting import Variant, Voted, all_weights, variants, vote_out_of_fold
+from mi_duck.errors import CheckpointError, PlanError
+from mi_duck.metrics.calibrate import Calibrator, allowed_methods, calibrated
+from mi_duck.metrics.metrics import log_loss_of_rows
+from mi_duck.metrics.ranking import Floats32, Floats64, Integers, find_thresholds, values_of
 from mi_duck.processes import Report
+from mi_duck.rows.segments import SegmentReader, segments_of
+from mi_duck.run.encoding import encoding_of
 from mi_duck.run.folder import RunFolder
+from mi_duck.run.genes import Genes, read_genes
 from mi_duck.run.instance_folder import is_trained
 from mi_duck.run.plan import Instance, Plan
+from mi_duck.train.forest import Forest, forest_of
+from mi_duck.train.write_instance import out_of_fold_table
+
+BATCH_BYTES = 64 << 20
+ROWS_WRITTEN = 1 << 16
 
 
 def join_run(*, run: str, threads: int, voting: str, weights: str, report: Report) -> dict[str, list[str]]:
-    """Score all rows out of fold and write model, thresholds and summary.
-
-    Parameters
-    ----------
-    run, threads, voting, weights, report
-        See `mi_duck.ensemble.out_of_fold.predict_out_of_fold`.
-
-    Returns
-    -------
-    dict
-        ``messages``: for the user.
-
-    Raises
-    ------
-    CheckpointError
-        No instance is trained.
-    """
+    """Score all rows out of fold, write model, thresholds and summary, and return ``messages`` for the user."""
     folder = RunFolder(Path(run))
     plan = folder.read_plan()
     messages: list[str] = []
@@ -107,3 +113,178 @@ def _summary(
             for instance, member, weight in zip(trained, model.members, model.weights, strict=True)
         ],
     }
+
+
+@dataclass(frozen=True, slots=True)
+class FoldModels:
+    """The fold boosters of one instance: ``boosters[fold][class]`` and ``calibrators[fold][class]``."""
+
+    boosters: tuple[tuple[Any, ...], ...]
+    calibrators: tuple[tuple[Calibrator, ...], ...]
+
+
+def read_fold_models(path: Path) -> FoldModels:
+    """Read ``fold_models.miduck``; a CheckpointError where it is damaged, or holds another kind of model."""
+    parts = read_parts(path)
+    facts = checked_facts(parts, str(path), ("folds",), otherwise="no fold models")
+    return FoldModels(
+        tuple(
+            tuple(load_booster(parts[f"booster_{fold}_{index}.ubj"]) for index in range(len(facts["classes"])))
+            for fold in range(len(facts["rounds"]))
+        ),
+        tuple(tuple(Calibrator.from_dict(values) for values in row) for row in facts["calibrators"]),
+    )
+
+
+def predict_out_of_fold(
+    *, run: str, threads: int, voting: str = "probability", weights: str = "uniform", report: Report
+) -> dict[str, Any]:
+    """Score every row of the run with the fold boosters of all instances, and join their votes.
+
+    Writes ``oof_predictions.parquet`` (the ensemble) and a scratch file with every member's scores, from which
+    `mi_duck.evaluate.evaluate.evaluate_run` continues.
+
+    Parameters
+    ----------
+    voting, weights
+        As in `mi_duck.ensemble.voting`; ``auto`` takes what has the lowest cross-fitted log loss.
+
+    Returns
+    -------
+    dict
+        ``voting``, ``method``, ``weights`` (of the members), ``calibrators`` (on top, for margin voting), ``thresholds``
+        (see `mi_duck.metrics.ranking`), ``all_weights`` (by variant) and ``log_loss`` (by variant tried).
+
+    Raises
+    ------
+    CheckpointError
+        No instance is trained.
+    PlanError
+        There is no such voting or method of weights.
+    """
+    folder = RunFolder(Path(run))
+    plan = folder.read_plan()
+    genes = read_genes(folder, plan)
+    trained = [instance for instance in plan.cut.instances if is_trained(folder, plan, instance)]
+    if not trained:
+        raise CheckpointError(f"no instance of {folder.root} is trained; run 'mi-duck train {folder.root}'")
+    _write_member_scores(folder, plan, genes, trained, threads=threads, report=report)
+    scores = read_member_scores(folder, plan)
+    first_row = first_scored_row(plan, scores.gene_rank)
+    every = all_weights(scores, first_row)
+    tried = variants(voting, weights)
+    label = scores.label[first_row:]
+    methods = allowed_methods(plan.settings.calibrate)
+    losses: dict[str, float] = {}
+    best: tuple[Variant, Voted] | None = None
+    for done, variant in enumerate(tried):
+        report("joining votes", done, len(tried))
+        voted = vote_out_of_fold(scores, variant.voting, every[variant.name], first_row=first_row, methods=methods)
+        losses[variant.name] = float(log_loss_of_rows(voted.probabilities[first_row:], label).mean())
+        if best is None or losses[variant.name] < losses[best[0].name]:
+            best = variant, voted
+    if best is None:
+        raise PlanError(f"no variant of voting '{voting}' and weights '{weights}'")
+    chosen, voted = best
+    _write_predictions(folder, plan, genes, scores, voted.probabilities)
+    report("joining votes", len(tried), len(tried))
+    return {
+        "voting": chosen.voting,
+        "method": chosen.method,
+        "weights": list(every[chosen.name].final),
+        "calibrators": [one.to_dict() for one in voted.calibration.final] if voted.calibration else [],
+        "thresholds": find_thresholds(voted.probabilities[first_row:], label, plan.data.classes),
+        "all_weights": {name: one.to_dict() for name, one in every.items()},
+        "log_loss": losses,
+    }
+
+
+def first_scored_row(plan: Plan, gene_rank: Integers) -> int:
+    """Return the first row that is scored: those before it are of the genes that chose the features."""
+    return int(np.searchsorted(gene_rank, plan.data.pilot_genes))
+
+
+def _write_member_scores(
+    folder: RunFolder, plan: Plan, genes: Genes, trained: list[Instance], *, threads: int, report: Report
+) -> None:
+    """Write the scratch file of `mi_duck.ensemble.member_scores`, in one pass over the segments."""
+    models = [read_fold_models(folder.instance(instance) / "fold_models.miduck") for instance in trained]
+    encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing)
+    forests = [
+        forest_of([booster for model in models for booster in model.boosters[fold]], plan.data.features, encoding)
+        for fold in range(len(models[0].boosters))
+    ]
+    calibrators = [model.calibrators for model in models]
+    del models  # their trees are in the forests
+
+    ids = [instance.instance_id for instance in trained]
+    base = [plan.data.features.index(name) for name in plan.data.base_scores]
+    batch_rows = max(256, BATCH_BYTES // (4 * len(plan.data.features)))
+
+    def tables() -> Iterator[pa.Table]:
+        done = 0
+        for segment in segments_of(plan, 0, plan.data.n_genes):
+            reader = SegmentReader(plan, [segment], folder.segments)
+            keys = reader.keys()
+            begin = 0
+            for matrix in reader.matrices(batch_rows):
+                own = keys[begin : begin + len(matrix)]
+                fold = genes.fold[own["gene_rank"]].astype(np.int8)
+                base_scores = matrix[:, base]
+                margins, probabilities = _scores_of_members(forests, calibrators, matrix, fold, threads)
+                yield member_table(plan, own, fold, ids, margins, probabilities, base_scores)
+                begin += len(matrix)
+                done += len(matrix)
+                report("scoring every row out of fold", done, plan.data.n_rows)
+
+    with storage_errors(folder.root):
+        folder.scratch.mkdir(parents=True, exist_ok=True)
+        _write_tables(folder.members, tables(), use_dictionary=False)
+
+
+def _scores_of_members(
+    forests: list[Forest],
+    calibrators: Sequence[tuple[tuple[Calibrator, ...], ...]],
+    matrix: Floats32,
+    fold: NDArray[np.int8],
+    threads: int,
+) -> tuple[Floats32, Floats64]:
+    """Return every member's margins and probabilities of each row, from the forest of the row's fold."""
+    n_members = len(calibrators)
+    margins = np.empty((n_members, len(matrix), forests[0].n_outputs // n_members), dtype=np.float32)
+    probabilities = np.empty(margins.shape)
+    for number in np.unique(fold):
+        rows = fold == number
+        of_fold = by_member(forests[number].margins(matrix[rows], threads=threads), n_members)
+        margins[:, rows] = of_fold
+        for member, of_folds in enumerate(calibrators):
+            probabilities[member, rows] = calibrated(of_fold[member], of_folds[number])
+    return margins, probabilities
+
+
+def _write_predictions(
+    folder: RunFolder, plan: Plan, genes: Genes, scores: MemberScores, probabilities: Floats32
+) -> None:
+    """Write the ensemble's out-of-fold probabilities, some rows at a time."""
+    keys = scores.keys()
+
+    def tables() -> Iterator[pa.Table]:
+        for begin in range(0, scores.n_rows, ROWS_WRITTEN):
+            rows = slice(begin, begin + ROWS_WRITTEN)
+            yield out_of_fold_table(plan, genes, keys[rows], scores.fold[rows], probabilities[rows], first_row=begin)
+
+    with storage_errors(folder.root):
+        _write_tables(folder.out_of_fold, tables(), use_dictionary=True)
+
+
+def _write_tables(path: Path, tables: Iterable[pa.Table], *, use_dictionary: bool) -> None:
+    """Write tables of one schema, at least one, to a Parquet file that is there whole or not at all."""
+    partial = path.with_name(f".{path.name}.tmp")
+    tables = iter(tables)
+    first = next(tables)
+    with pq.ParquetWriter(
+        partial, first.schema, compression="zstd", use_dictionary=use_dictionary, write_page_checksum=True
+    ) as writer:
+        for table in chain([first], tables):
+            writer.write_table(table)
+    publish(partial, path)

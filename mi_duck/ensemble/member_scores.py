@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mi_duck.errors import CheckpointError
+from mi_duck.metrics.ranking import Floats32, Floats64
 from mi_duck.rows.segments import KEYS
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Plan
@@ -21,21 +22,7 @@ from mi_duck.run.plan import Plan
 
 @dataclass(frozen=True, slots=True)
 class MemberScores:
-    """Rows of the file, and its scores on request: one member's at a time, so that memory does not grow with members.
-
-    Parameters
-    ----------
-    path
-        The file.
-    classes, base_columns
-        Names.
-    instance_ids
-        Members in it.
-    n_folds
-        Folds of the run.
-    gene_rank, label, fold
-        Of each row, shape (n_rows,).
-    """
+    """Rows of the file, shape (n_rows,), and its scores on request: one member's at a time, so that memory stays bounded."""
 
     path: Path
     classes: tuple[str, ...]
@@ -51,15 +38,15 @@ class MemberScores:
         """Rows of the run."""
         return len(self.label)
 
-    def margins(self, instance_id: int) -> NDArray[np.float32]:
+    def margins(self, instance_id: int) -> Floats32:
         """Return a member's log-odds, shape (n_rows, n_classes)."""
         return self._columns([f"margin:{instance_id}:{name}" for name in self.classes])
 
-    def probabilities(self, instance_id: int) -> NDArray[np.float32]:
+    def probabilities(self, instance_id: int) -> Floats32:
         """Return a member's calibrated probabilities, shape (n_rows, n_classes)."""
         return self._columns([f"p:{instance_id}:{name}" for name in self.classes])
 
-    def base(self) -> NDArray[np.float32]:
+    def base(self) -> Floats32:
         """Return the base scores, NaN where missing, shape (n_rows, n_classes)."""
         return self._columns([f"base:{name}" for name in self.base_columns])
 
@@ -77,7 +64,7 @@ class MemberScores:
             keys["position"] = positions
         return keys
 
-    def _columns(self, names: list[str]) -> NDArray[np.float32]:
+    def _columns(self, names: list[str]) -> Floats32:
         values = np.empty((self.n_rows, len(names)), dtype=np.float32)
         for index, name in enumerate(names):
             values[:, index] = pq.read_table(self.path, columns=[name])[name].to_numpy()
@@ -85,13 +72,7 @@ class MemberScores:
 
 
 def open_member_scores(folder: RunFolder, plan: Plan) -> MemberScores:
-    """Open the file of a run.
-
-    Raises
-    ------
-    CheckpointError
-        The file is absent: it is made with the consolidated model and deleted at the end of a run.
-    """
+    """Open the file of a run, which is made with the consolidated model and deleted at the end of a run."""
     if not (folder.out_of_fold.is_file() and folder.members.is_file()):
         raise CheckpointError(f"{folder.root} has no out-of-fold scores yet; run 'mi-duck consolidate {folder.root}'")
     return read_member_scores(folder, plan)
@@ -118,23 +99,11 @@ def member_table(
     keys: NDArray[np.void],
     fold: NDArray[np.int8],
     instance_ids: list[int],
-    margins: NDArray[np.float32],
-    probabilities: NDArray[np.float64],
-    base: NDArray[np.float32],
+    margins: Floats32,
+    probabilities: Floats64,
+    base: Floats32,
 ) -> pa.Table:
-    """Return some rows of the file.
-
-    Parameters
-    ----------
-    keys, fold
-        Of the rows, shape (n_rows,).
-    instance_ids
-        The members.
-    margins, probabilities
-        Scores, shape (n_members, n_rows, n_classes).
-    base
-        Base scores, shape (n_rows, number of them).
-    """
+    """Return some rows of the file, from margins and probabilities of shape (n_members, n_rows, n_classes)."""
     columns = {
         "gene_rank": pa.array(np.ascontiguousarray(keys["gene_rank"])),
         "label": pa.array(np.ascontiguousarray(keys["label"])),

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mi_duck.ensemble.shap import explain
 from mi_duck.errors import CheckpointError, DataError
 from mi_duck.metrics.calibrate import Calibrator, calibrated
+from mi_duck.metrics.ranking import Floats, Floats32, Floats64
 from mi_duck.resources import usable_cores
 from mi_duck.run.encoding import Encoding
 from mi_duck.train.forest import Forest, forest_of
@@ -25,7 +26,7 @@ BLOCK_BYTES = 28 << 20
 VOTINGS = ("probability", "margin", "single")
 
 
-def feature_matrices(rows: Any, features: Sequence[str]) -> Iterator[NDArray[np.float32]]:
+def feature_matrices(rows: Any, features: Sequence[str]) -> Iterator[Floats32]:
     """Yield `feature_matrix` of the rows block by block, at least one, so that no matrix is as large as the table."""
     if not (hasattr(rows, "iloc") or hasattr(rows, "slice")):
         yield feature_matrix(rows, features)
@@ -37,7 +38,7 @@ def feature_matrices(rows: Any, features: Sequence[str]) -> Iterator[NDArray[np.
         yield feature_matrix(part, features)
 
 
-def feature_matrix(rows: Any, features: Sequence[str]) -> NDArray[np.float32]:
+def feature_matrix(rows: Any, features: Sequence[str]) -> Floats32:
     """Return rows as a matrix in the order of features, shape (n_rows, n_features); missing values are NaN.
 
     Raises
@@ -50,7 +51,21 @@ def feature_matrix(rows: Any, features: Sequence[str]) -> NDArray[np.float32]:
         return _of_array(rows, features) if isinstance(rows, np.ndarray) else _of_columns(rows, features)
 
 
-def _of_array(rows: NDArray[Any], features: Sequence[str]) -> NDArray[np.float32]:
+def check_features(schema: pa.Schema, features: Sequence[str], file: object) -> None:
+    """Refuse a file that lacks a feature of the model, or where one is not a number."""
+    there = set(schema.names)
+    missing = [name for name in features if name not in there]
+    if missing:
+        raise DataError(
+            f"{file} lacks {len(missing):,} of {len(features):,} features of the model: {', '.join(missing[:8])}"
+        )
+    for name in features:
+        kind = schema.field(name).type
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+            raise DataError(f"feature '{name}' is {kind} in {file}, not a number")
+
+
+def _of_array(rows: NDArray[Any], features: Sequence[str]) -> Floats32:
     if rows.ndim != 2 or rows.shape[1] != len(features):
         raise DataError(f"an array of shape {rows.shape} cannot be {len(features)} features; name the columns instead")
     if rows.dtype.kind not in "biuf":
@@ -62,7 +77,7 @@ def _of_array(rows: NDArray[Any], features: Sequence[str]) -> NDArray[np.float32
     return matrix
 
 
-def _of_columns(rows: Any, features: Sequence[str]) -> NDArray[np.float32]:
+def _of_columns(rows: Any, features: Sequence[str]) -> Floats32:
     if isinstance(rows, pa.Table | pa.RecordBatch):
         names = set(rows.schema.names)
     elif isinstance(rows, Mapping):
@@ -158,10 +173,7 @@ class InstanceModel:
         """Weight of this model: all of it."""
         return [1.0]
 
-    @property
-    def instance_weights(self) -> list[float]:
-        """Weight of this model, under its other name."""
-        return [1.0]
+    instance_weights = voting_weights  # the same under another name
 
     @property
     def consolidation_method(self) -> str:
@@ -183,11 +195,11 @@ class InstanceModel:
         """Empty: thresholds are fitted on the whole run."""
         return {}
 
-    def margins(self, rows: Any, *, threads: int | None = None) -> NDArray[np.float32]:
+    def margins(self, rows: Any, *, threads: int | None = None) -> Floats32:
         """Return log-odds of each class against the rest, shape (n_rows, n_classes)."""
         return _margins(self.forest, rows, self.features, threads)
 
-    def predict_proba(self, rows: Any, *, threads: int | None = None) -> NDArray[np.float32]:
+    def predict_proba(self, rows: Any, *, threads: int | None = None) -> Floats32:
         """Return calibrated probabilities, as an ensemble does: see `ConsolidatedMetaModel.predict_proba`."""
         return calibrated(self.margins(rows, threads=threads), self.calibrators).astype(np.float32)
 
@@ -283,10 +295,7 @@ class ConsolidatedMetaModel:
         """Weight of each member."""
         return list(self.weights)
 
-    @property
-    def instance_weights(self) -> list[float]:
-        """Weight of each member, under its other name."""
-        return list(self.weights)
+    instance_weights = voting_weights  # the same under another name
 
     @property
     def consolidation_method(self) -> str:
@@ -303,27 +312,27 @@ class ConsolidatedMetaModel:
         """Genes that at least one member was trained on."""
         return self.n_genes
 
-    def predict_members(self, rows: Any) -> NDArray[np.float64]:
+    def predict_members(self, rows: Any) -> Floats64:
         """Return the probabilities of every member, shape (n_members, n_rows, n_classes)."""
         return self.probabilities_of_members(self.margins_of_members(rows))
 
-    def margins_of_members(self, rows: Any, *, threads: int | None = None) -> NDArray[np.float32]:
+    def margins_of_members(self, rows: Any, *, threads: int | None = None) -> Floats32:
         """Return the log-odds of every member, shape (n_members, n_rows, n_classes)."""
         return by_member(_margins(self.forest, rows, self.features, threads), len(self.members))
 
-    def probabilities_of_members(self, margins: NDArray[np.float32]) -> NDArray[np.float64]:
+    def probabilities_of_members(self, margins: Floats32) -> Floats64:
         """Return every member's calibrated probabilities from its log-odds, shape (n_members, n_rows, n_classes)."""
         return np.stack(
             [calibrated(own, member.calibrators) for own, member in zip(margins, self.members, strict=True)]
         )
 
-    def join(self, margins: NDArray[np.float32], probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    def join(self, margins: Floats32, probabilities: Floats64) -> Floats64:
         """Return the ensemble's probabilities from its members' log-odds and probabilities, shape (n_rows, n_classes)."""
         if self.voting == "margin":
             return calibrated(vote(margins, self.weights).astype(np.float32), self.calibrators)
         return vote(probabilities, self.weights)
 
-    def predict_proba(self, rows: Any, *, threads: int | None = None) -> NDArray[np.float32]:
+    def predict_proba(self, rows: Any, *, threads: int | None = None) -> Floats32:
         """Return probabilities, shape (n_rows, n_classes), float32; rows sum to 1.
 
         Parameters
@@ -402,26 +411,26 @@ class ConsolidatedMetaModel:
         return by_class | {"ensemble": _by_name(self.features, found.overall.value)}
 
 
-def _by_name(features: Sequence[str], values: NDArray[np.float64]) -> dict[str, float]:
+def _by_name(features: Sequence[str], values: Floats64) -> dict[str, float]:
     return dict(zip(features, (float(value) for value in values), strict=True))
 
 
-def _margins(forest: Forest, rows: Any, features: Sequence[str], threads: int | None) -> NDArray[np.float32]:
+def _margins(forest: Forest, rows: Any, features: Sequence[str], threads: int | None) -> Floats32:
     threads = threads or usable_cores()
     parts = [forest.margins(matrix, threads=threads) for matrix in feature_matrices(rows, features)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def by_member(margins: NDArray[np.float32], n_members: int) -> NDArray[np.float32]:
+def by_member(margins: Floats32, n_members: int) -> Floats32:
     """Return a forest's margins, shape (n_rows, n_members * n_classes), as (n_members, n_rows, n_classes)."""
     return np.ascontiguousarray(
         margins.reshape(len(margins), n_members, margins.shape[1] // n_members).transpose(1, 0, 2)
     )
 
 
-def vote(values: NDArray[np.floating[Any]], weights: Sequence[float]) -> NDArray[np.float64]:
+def vote(values: Floats, weights: Sequence[float]) -> Floats64:
     """Return the weighted mean over the first axis of values, shape (n_members, n_rows, n_classes)."""
-    mean: NDArray[np.float64] = np.einsum("m,mrc->rc", np.asarray(weights, dtype=np.float64), values)
+    mean: Floats64 = np.einsum("m,mrc->rc", np.asarray(weights, dtype=np.float64), values)
     return mean
 
 
@@ -434,14 +443,7 @@ def consolidate(
     weights: Sequence[float] | None = None,
     calibrators: Sequence[Calibrator] = (),
 ) -> ConsolidatedMetaModel:
-    """Join instances into one model.
-
-    Parameters
-    ----------
-    members
-        The instances.
-    n_genes, thresholds, voting, weights, calibrators
-        As in `ConsolidatedMetaModel`; by default all members have the same weight.
+    """Join instances into one model; by default all members have the same weight.
 
     Raises
     ------

@@ -1,8 +1,8 @@
-"""The file of a model: native boosters and JSON in one hashed ``.miduck`` file, never code; nothing in it is believed unchecked.
+"""The file of a model: native boosters and JSON in one hashed ``.miduck`` file, never code; nothing in it is trusted unchecked.
 
 The hash says that a file is whole, not where it comes from. So its parts must have the names that the code gives them, its facts
 (JSON) must have the types and ranges of the records below, and its boosters are checked before XGBoost parses them: XGBoost
-believes the numbers in a file, and a child that lies outside its tree is read from other memory. The bytes (UBJSON) are walked by
+trusts the numbers in a file, and a child that lies outside its tree is read from other memory. The bytes (UBJSON) are walked by
 a reader that knows only what XGBoost writes and bounds every size by the bytes that are there; then every number that XGBoost
 uses as an index or a size is checked, all trees of a booster at once.
 
@@ -70,19 +70,7 @@ CATEGORIES = {"categories": "l", "categories_nodes": "l", "categories_segments":
 def check_booster(data: bytes, name: str, *, n_features: int, n_rounds: int) -> None:
     """Refuse bytes that are not a booster of XGBoost 3: trees for one binary class, a tree per round, in UBJSON.
 
-    Parameters
-    ----------
-    data
-        All bytes of the booster.
-    name
-        Its name, for messages.
-    n_features, n_rounds
-        What it must have.
-
-    Raises
-    ------
-    ValueError
-        The first thing that is wrong.
+    The ValueError begins with the booster's name and says the first thing that is wrong.
     """
     try:
         _check_model(data, n_features, n_rounds)
@@ -306,13 +294,7 @@ class EnsembleFacts:
 
 
 def read_facts(data: bytes, source: str) -> dict[str, Any]:
-    """Return the JSON of a model, without doubled keys, NaN or infinity.
-
-    Raises
-    ------
-    CheckpointError
-        It is not such a JSON object.
-    """
+    """Return the JSON of a model; a CheckpointError where it holds doubled keys, NaN or infinity, or is not an object."""
     try:
         require(len(data) <= LARGEST_FACTS, f"its facts take {len(data):,} bytes")
         facts = json.loads(data, object_pairs_hook=_once, parse_constant=_not_a_number)
@@ -325,15 +307,6 @@ def read_facts(data: bytes, source: str) -> dict[str, Any]:
 
 def check_model(facts: Mapping[str, Any], parts: Mapping[str, bytes], source: str) -> None:
     """Check facts and boosters of a model of any kind: ``ensemble``, ``instance`` or ``folds``.
-
-    Parameters
-    ----------
-    facts
-        From `read_facts`.
-    parts
-        All parts of the file.
-    source
-        Its name, for messages.
 
     Raises
     ------
@@ -439,34 +412,24 @@ def load_unified_model(path: str | Path) -> ConsolidatedMetaModel | InstanceMode
     CheckpointError
         Nothing is there, or the file is damaged, foreign or newer.
     """
-    path = Path(path)
-    if path.is_dir():
-        found = [
-            path / name for name in ("consolidated_model.miduck", "model_multiclass.miduck") if (path / name).is_file()
-        ]
-        if not found:
-            raise CheckpointError(f"no model in {path}; 'mi-duck consolidate' makes it once the instances are trained")
-        path = found[0]
+    path = model_file(Path(path))
     if path.suffix == ".pkl":
         return model_from_bytes(_bytes_in_pickle(path), str(path))
     return _from_parts(read_parts(path), str(path))
 
 
+def model_file(path: Path) -> Path:
+    """Return the file of a model: the path itself, or what a run folder or an instance folder has."""
+    if not path.is_dir():
+        return path
+    for name in ("consolidated_model.miduck", "model_multiclass.miduck"):
+        if (path / name).is_file():
+            return path / name
+    raise CheckpointError(f"no model in {path}; 'mi-duck consolidate' makes it once the instances are trained")
+
+
 def model_from_bytes(data: bytes, source: str) -> ConsolidatedMetaModel | InstanceModel:
-    """Read a model from the bytes of its file.
-
-    Parameters
-    ----------
-    data
-        All bytes of a ``.miduck`` file.
-    source
-        Its name, for messages.
-
-    Raises
-    ------
-    CheckpointError
-        The bytes are damaged, foreign or newer.
-    """
+    """Read a model from the bytes of a ``.miduck`` file, named ``source`` in messages; see `load_unified_model`."""
     return _from_parts(unpack(data, source), source)
 
 
@@ -484,13 +447,9 @@ def _bytes_in_pickle(path: Path) -> bytes:
 def _from_parts(parts: Mapping[str, bytes], source: str) -> ConsolidatedMetaModel | InstanceModel:
     facts = checked_facts(parts, source, ("instance", "ensemble"), otherwise="not a model to predict with")
     if facts["kind"] == "instance":
-        return _member(facts, facts, [parts[f"booster_{index}.ubj"] for index in range(len(facts["classes"]))])
-    members = tuple(
-        _member(facts, one, [parts[f"booster_{number}_{index}.ubj"] for index in range(len(facts["classes"]))])
-        for number, one in enumerate(facts["members"])
-    )
+        return _member(facts, facts, parts, "booster_")
     return ConsolidatedMetaModel(
-        members,
+        tuple(_member(facts, one, parts, f"booster_{number}_") for number, one in enumerate(facts["members"])),
         tuple(facts["weights"]),
         facts["voting"],
         facts["thresholds"],
@@ -502,17 +461,7 @@ def _from_parts(parts: Mapping[str, bytes], source: str) -> ConsolidatedMetaMode
 def checked_facts(parts: Mapping[str, bytes], source: str, kinds: Sequence[str], *, otherwise: str) -> dict[str, Any]:
     """Return the facts of a model of one of some kinds, after facts and boosters were checked.
 
-    Parameters
-    ----------
-    parts, source
-        All parts of the file, and its name.
-    kinds, otherwise
-        Kinds that are accepted, and how the message calls a model of another kind.
-
-    Raises
-    ------
-    CheckpointError
-        It is of another kind or version, or not a sound model.
+    A CheckpointError calls a model of another kind, or of another version, ``otherwise``.
     """
     facts = read_facts(parts.get("model.json", b""), source)
     kind, version = facts.get("kind"), facts.get("version")
@@ -522,12 +471,12 @@ def checked_facts(parts: Mapping[str, bytes], source: str, kinds: Sequence[str],
     return facts
 
 
-def _member(facts: dict[str, Any], one: dict[str, Any], boosters: Sequence[bytes]) -> InstanceModel:
+def _member(facts: dict[str, Any], one: dict[str, Any], parts: Mapping[str, bytes], stem: str) -> InstanceModel:
     names = ("instance_id", "n_genes", "n_rows", "n_training_rows", "rounds")
     return InstanceModel(
         tuple(facts["features"]),
         tuple(facts["classes"]),
-        tuple(load_booster(data) for data in boosters),
+        tuple(load_booster(parts[f"{stem}{index}.ubj"]) for index in range(len(facts["classes"]))),
         tuple(Calibrator.from_dict(values) for values in one["calibrators"]),
         {name: one[name] for name in names},
         Encoding.from_dict(facts["encoding"]),
@@ -535,13 +484,7 @@ def _member(facts: dict[str, Any], one: dict[str, Any], boosters: Sequence[bytes
 
 
 def load_booster(data: bytes) -> xgb.Booster:
-    """Return a booster from its verified bytes.
-
-    Raises
-    ------
-    CheckpointError
-        XGBoost does not take them.
-    """
+    """Return a booster from its checked bytes; a CheckpointError where XGBoost does not take them."""
     try:
         return xgb.Booster(model_file=bytearray(data))
     except xgb.core.XGBoostError as error:

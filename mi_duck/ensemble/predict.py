@@ -1,7 +1,7 @@
 """Streams Parquet through a model to Parquet in bounded memory; every id and the order are kept.
 
 One thread reads batches, the others predict a batch each. What they return is saved part by part, so that a killed ``predict``
-goes on where it stopped. The parts lie in a folder beside the file that they will become: ``.OUT.parts/``. Each is `ROWS` rows
+continues where it stopped. The parts lie in a folder beside the file that they will become: ``.OUT.parts/``. Each is `ROWS` rows
 (the last one fewer) of the whole result, in Arrow's stream format; its name holds its number and the SHA-256 of its bytes, so a
 part has its name only once its bytes are whole. ``parts.json`` holds what they were made from and with; where anything differs
 they are made anew. The file is always written from the parts, one row group each, so an interrupted run and one that was not
@@ -20,6 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,22 +35,21 @@ from mi_duck.data.parquet import (
     DataFile,
     Stamp,
     check_stamps,
-    damaged,
     folder_values,
     footer,
     metadata_of,
     one_line,
-    open_parquet,
     parquet_files,
+    row_group_batches,
     schema_of,
     stamp,
 )
-from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, by_member, feature_matrix
+from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, by_member, check_features, feature_matrix
 from mi_duck.ensemble.model_file import model_sha256
 from mi_duck.errors import CheckpointError, DataError
 from mi_duck.metrics.calibrate import calibrated
 from mi_duck.processes import Report
-from mi_duck.run.locks import run_lock
+from mi_duck.run.folder import run_lock
 from mi_duck.train.forest import Forest, forest_of
 
 logger = logging.getLogger(__name__)
@@ -71,13 +71,7 @@ class Parts:
     folder: Path
 
     def begin(self, facts: Mapping[str, Any]) -> int:
-        """Return how many parts can be kept; those made from other facts, and those after a gap, are deleted.
-
-        Parameters
-        ----------
-        facts
-            What the parts are made from and with; JSON values.
-        """
+        """Return how many parts can be kept; those made from other facts (JSON), and those after a gap, are deleted."""
         try:
             is_same = read_sealed(self.folder / FACTS) == facts
         except (FileNotFoundError, ValueError):
@@ -101,13 +95,7 @@ class Parts:
         write_file(self.folder / f"{number:06d}_{hashlib.sha256(data).hexdigest()}.arrow", data)
 
     def read(self) -> Iterator[pa.Table]:
-        """Yield all parts in their order.
-
-        Raises
-        ------
-        CheckpointError
-            A part is not what was written; it is deleted.
-        """
+        """Yield all parts in their order; one that is not what was written is deleted, and a CheckpointError."""
         for _, file in sorted(self._files().items()):
             data = file.read_bytes()
             if NAME.fullmatch(file.name).group(2) != hashlib.sha256(data).hexdigest():  # type: ignore[union-attr]
@@ -119,18 +107,14 @@ class Parts:
     def join(self, out: Path, check: Callable[[], None]) -> Iterator[int]:
         """Write the file from all parts, call ``check``, then publish it; yield the rows written after each part."""
         temporary = self.folder / "joined.parquet"
-        writer: pq.ParquetWriter | None = None
+        parts = self.read()
+        first = next(parts)
         n_rows = 0
-        try:
-            for part in self.read():
-                if writer is None:
-                    writer = pq.ParquetWriter(temporary, part.schema, compression="zstd", write_page_checksum=True)
+        with pq.ParquetWriter(temporary, first.schema, compression="zstd", write_page_checksum=True) as writer:
+            for part in chain([first], parts):
                 writer.write_table(part)
                 n_rows += len(part)
                 yield n_rows
-        finally:
-            if writer is not None:
-                writer.close()
         check()
         publish(temporary, out)
 
@@ -144,27 +128,13 @@ class Parts:
 
     def _files(self) -> dict[int, Path]:
         """Return the file of each part by its number."""
-        found = {}
-        for file in self.folder.iterdir():
-            match = NAME.fullmatch(file.name)
-            if match:
-                found[int(match.group(1))] = file
-        return found
+        files = [(NAME.fullmatch(file.name), file) for file in self.folder.iterdir()]
+        return {int(match.group(1)): file for match, file in files if match}
 
 
 @dataclass(frozen=True, slots=True)
 class PredictSummary:
-    """What `predict_file` did.
-
-    Parameters
-    ----------
-    n_rows
-        Rows of the file.
-    n_features_read
-        Features that the trees of the model use; the others are not read.
-    n_rows_before
-        Rows that an earlier, killed call had predicted.
-    """
+    """What `predict_file` did: features that no tree uses are not read; ``n_rows_before`` are of an earlier, killed call."""
 
     n_rows: int
     n_features_read: int
@@ -174,12 +144,10 @@ class PredictSummary:
 def predict_file(
     model: ConsolidatedMetaModel | InstanceModel, location: str, out: Path, *, threads: int = 1, report: Report
 ) -> PredictSummary:
-    """Predict every row of a dataset into one Parquet file, or go on where a killed call stopped.
+    """Predict every row of a dataset into one Parquet file, or continue where a killed call stopped.
 
     Parameters
     ----------
-    model
-        The model.
     location
         Parquet file, folder or glob, or ``s3://`` of such; files in the order of their names.
     out
@@ -188,8 +156,6 @@ def predict_file(
         ``spread_<class>``, the standard deviation over its members.
     threads
         Threads that predict, one batch of rows each; the bytes of the result do not depend on them.
-    report
-        Progress callback, called with (stage, rows done, rows of all).
 
     Raises
     ------
@@ -220,7 +186,7 @@ def predict_file(
             number = parts.begin(_facts(task, files, stamps))
             n_reused = done = min(number * ROWS, total)
             if done:
-                logger.info("    %s rows were predicted before; going on after them", f"{done:,}")
+                logger.info("    %s rows were predicted before; continuing after them", f"{done:,}")
             try:
                 for rows in _parts_from(task, files, done, threads):
                     parts.save(number, rows)
@@ -254,11 +220,7 @@ def _task(model: ConsolidatedMetaModel | InstanceModel, files: Sequence[DataFile
     other = next((file for file in files if set(folder_values(file, schema.names)) != keys), None)
     if other:
         raise DataError(f"{other} lies under other partition folders than {files[0]}; give all files the same keys")
-    results = [
-        *(f"p_{name}" for name in model.classes),
-        "prediction",
-        *(f"spread_{name}" for name in model.classes),
-    ]
+    results = [*(f"p_{name}" for name in model.classes), "prediction", *(f"spread_{name}" for name in model.classes)]
     doubled = sorted({*kept, *keys} & set(results))
     if doubled:
         raise DataError(f"column(s) {', '.join(doubled)} of {files[0]} would be written twice; rename them")
@@ -328,19 +290,11 @@ def _checked_schema(files: Sequence[DataFile], features: Sequence[str]) -> pa.Sc
             schema = schema_of(file)
         except UNREADABLE as error:
             raise DataError(f"{file} cannot be read as Parquet ({one_line(error)}); write it again") from error
+        check_features(schema, features, file)
         there = set(schema.names)
-        missing = [name for name in features if name not in there]
-        if missing:
-            raise DataError(
-                f"{file} lacks {len(missing):,} of {len(features):,} features of the model: {', '.join(missing[:8])}"
-            )
         if len(there) < len(schema.names):
             doubled = sorted(name for name in there if schema.names.count(name) > 1)
             raise DataError(f"{file} has two columns named {', '.join(doubled[:8])}; rename one")
-        for name in features:
-            kind = schema.field(name).type
-            if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-                raise DataError(f"feature '{name}' is {kind} in {file}, not a number")
         if first is None:
             first = schema
         elif there != set(first.names):
@@ -360,37 +314,20 @@ def _batches(
     files: Sequence[DataFile], columns: Sequence[str], batch_rows: int, first_row: int
 ) -> Iterator[tuple[DataFile, pa.RecordBatch]]:
     """Yield the rows of all files from ``first_row`` on with their file; row groups before it are not read."""
+    skipped = first_row
     for file in files:
-        n_rows = 0
-        try:
-            with open_parquet(file, buffer_size=1 << 20) as parquet:
-                facts = parquet.metadata
-                sizes = [facts.row_group(group).num_rows for group in range(facts.num_row_groups)]
-                stops = np.cumsum([0, *sizes])
-                if first_row >= stops[-1]:
-                    first_row -= int(stops[-1])
-                    continue
-                first_group = int(np.searchsorted(stops[1:], first_row, side="right"))
-                skipped, first_row = first_row - int(stops[first_group]), 0
-                for groups in _groups(file, first_group, len(sizes)):
-                    for batch in parquet.iter_batches(
-                        batch_rows, row_groups=groups, columns=list(columns), use_threads=False
-                    ):
-                        n_rows += batch.num_rows
-                        batch, skipped = batch.slice(skipped), max(skipped - batch.num_rows, 0)
-                        if batch.num_rows:
-                            yield file, batch
-                expected = sum(sizes[first_group:])
-        except UNREADABLE as error:
-            raise damaged(file, error) from error
-        if n_rows != expected:
-            raise DataError(f"{file} is damaged: {n_rows:,} rows, {expected:,} in its footer; write it again")
-
-
-def _groups(file: DataFile, first: int, n: int) -> list[list[int]]:
-    """Return which row groups are read at once: all, but from an object store one by one, because each is fetched whole."""
-    numbers = list(range(first, n))
-    return [numbers] if isinstance(file, Path) else [[number] for number in numbers]
+        facts = metadata_of(file)
+        groups: list[int] = []
+        for group in range(facts.num_row_groups):
+            n_rows = facts.row_group(group).num_rows
+            if not groups and skipped >= n_rows:
+                skipped -= n_rows
+            else:
+                groups.append(group)
+        for _, batch in row_group_batches(file, columns, groups, batch_rows=batch_rows):
+            rest, skipped = batch.slice(skipped), max(skipped - batch.num_rows, 0)
+            if rest.num_rows:
+                yield file, rest
 
 
 def _predicted(task: _Task, file: DataFile, batch: pa.RecordBatch) -> pa.Table:
@@ -411,11 +348,9 @@ def _predicted(task: _Task, file: DataFile, batch: pa.RecordBatch) -> pa.Table:
         probabilities = model.join(margins, members)
     else:
         probabilities = calibrated(joined, model.calibrators)
-    names = pa.array(model.classes)
-    columns |= {
-        f"p_{name}": pa.array(probabilities[:, index].astype(np.float32)) for index, name in enumerate(model.classes)
-    }
-    columns["prediction"] = names.take(pa.array(probabilities.argmax(axis=1)))
+    singles = probabilities.astype(np.float32)
+    columns |= {f"p_{name}": pa.array(singles[:, index]) for index, name in enumerate(model.classes)}
+    columns["prediction"] = pa.array(model.classes).take(pa.array(probabilities.argmax(axis=1)))
     if isinstance(model, ConsolidatedMetaModel):
         spread = members.std(axis=0).astype(np.float32)
         columns |= {f"spread_{name}": pa.array(spread[:, index]) for index, name in enumerate(model.classes)}

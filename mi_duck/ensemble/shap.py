@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from mi_duck.errors import DataError
+from mi_duck.metrics.ranking import Floats32, Floats64
 from mi_duck.resources import usable_cores
 from mi_duck.run.encoding import Encoding
-from mi_duck.run.explanation import check_background
 from mi_duck.run.feature_names import Group
+from mi_duck.run.folder import check_background
 
-Numbers = NDArray[np.float64]
-Keep = Callable[[int, NDArray[np.float32]], None]
+Keep = Callable[[int, Floats32], None]
 
 TOLERANCE = 1e-4
 """Largest accepted gap between the sum of the values and the margin, as a share of the margin where that is above 1."""
@@ -40,18 +40,12 @@ BATCH_BYTES = 16 << 20  # of one booster's values in a batch; some twenty arrays
 
 
 def contributions(
-    booster: xgb.Booster,
-    matrix: NDArray[np.float32],
-    background: NDArray[np.float32] | None = None,
-    *,
-    rows: xgb.DMatrix | None = None,
-) -> tuple[Numbers, float]:
+    booster: xgb.Booster, matrix: Floats32, background: Floats32 | None = None, *, rows: xgb.DMatrix | None = None
+) -> tuple[Floats64, float]:
     """Return the SHAP values of a booster's margin, in log-odds, and the largest gap between their sum and the margin.
 
     Parameters
     ----------
-    booster
-        Any booster of trees.
     matrix
         Rows, shape (n_rows, n_features); NaN is missing.
     background
@@ -89,23 +83,11 @@ def contributions(
     return values, gap
 
 
-def shap_values(
-    booster: xgb.Booster, matrix: NDArray[np.float32], background: NDArray[np.float32] | None = None
-) -> Numbers:
-    """Return the values of `contributions` alone, shape (n_rows, n_features)."""
-    return contributions(booster, matrix, background)[0].T
-
-
 # ---- means over rows --------------------------------------------------------------------------------------------------
 
 
 class ClusteredMean:
-    """Means over rows and their standard errors, from rows that come in batches, ordered by cluster.
-
-    Parameters
-    ----------
-    shape
-        Shape of the values of one row.
+    """Means over rows, whose values have any shape, and their standard errors; rows come in batches, ordered by cluster.
 
     Notes
     -----
@@ -127,18 +109,10 @@ class ClusteredMean:
         self._by_size = np.zeros(shape)
         self._sizes_squared = 0.0
         # cluster, rows and sums of the last cluster, which may continue in the next batch
-        self._open: tuple[int, int, Numbers] | None = None
+        self._open: tuple[int, int, Floats64] | None = None
 
-    def add(self, values: Numbers, clusters: NDArray[np.int64]) -> None:
-        """Add a batch.
-
-        Parameters
-        ----------
-        values
-            Shape (*shape, n_rows).
-        clusters
-            Number of each row's cluster, shape (n_rows,); rows of one cluster follow each other, over batches too.
-        """
+    def add(self, values: Floats64, clusters: NDArray[np.int64]) -> None:
+        """Add a batch of values, shape (*shape, n_rows); rows of one cluster follow each other, over batches too."""
         if len(clusters) == 0:
             return
         starts = np.flatnonzero(np.diff(clusters, prepend=clusters[0] - 1))
@@ -159,7 +133,7 @@ class ClusteredMean:
         """Clusters so far."""
         return self._n_clusters + (self._open is not None)
 
-    def _close(self, sizes: NDArray[np.int64], sums: Numbers) -> None:
+    def _close(self, sizes: NDArray[np.int64], sums: Floats64) -> None:
         self._n_rows += int(sizes.sum())
         self._n_clusters += len(sizes)
         self._total += sums.sum(axis=-1)
@@ -167,7 +141,7 @@ class ClusteredMean:
         self._by_size += (sums * sizes).sum(axis=-1)
         self._sizes_squared += float((sizes.astype(np.float64) ** 2).sum())
 
-    def estimate(self) -> tuple[Numbers, Numbers]:
+    def estimate(self) -> tuple[Floats64, Floats64]:
         """Return means and standard errors of all rows so far, both of the given shape; the errors of one cluster are NaN."""
         _, size, sums = self._open if self._open is not None else (0, 0, np.zeros_like(self._total))
         n_rows = self._n_rows + size
@@ -185,9 +159,9 @@ class Correlation:
 
     def __init__(self, n_values: int) -> None:
         self._sums = np.zeros((6, n_values))
-        self._shift: Numbers | None = None
+        self._shift: Floats64 | None = None
 
-    def add(self, first: Numbers, second: Numbers) -> None:
+    def add(self, first: Floats64, second: Floats64) -> None:
         """Add a batch of two arrays of shape (n_values, n_rows)."""
         known = ~np.isnan(first)
         if self._shift is None:  # a value near the mean keeps the differences of large numbers exact
@@ -196,7 +170,7 @@ class Correlation:
         x, y = np.where(known, first - self._shift, 0.0), np.where(known, second, 0.0)
         self._sums += [known.sum(axis=1), x.sum(1), y.sum(1), (x * x).sum(1), (y * y).sum(1), (x * y).sum(1)]
 
-    def values(self) -> Numbers:
+    def values(self) -> Floats64:
         """Return the correlations, shape (n_values,); NaN where one of the two does not vary."""
         n, x, y, xx, yy, xy = self._sums
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -213,8 +187,8 @@ class Correlation:
 class Importance:
     """Mean absolute SHAP values in log-odds and their standard errors, shape (n_features,) or (n_groups,) each."""
 
-    value: Numbers
-    error: Numbers
+    value: Floats64
+    error: Floats64
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,10 +197,6 @@ class Contributions:
 
     Parameters
     ----------
-    n_rows, n_clusters
-        Rows explained, and the independent clusters they come from.
-    n_row_trees
-        Rows times trees.
     largest_gap
         Largest gap between value sum plus base value and the margin, as a share of max(1, abs(margin)).
     overall
@@ -242,7 +212,7 @@ class Contributions:
     direction
         Correlation of a feature and that value, same shape; NaN where one does not vary.
     groups_overall, groups_by_class
-        As above for groups: importances of the sums of their members' values.
+        Importances of the sums of the values of a group's members.
     """
 
     n_rows: int
@@ -253,8 +223,8 @@ class Contributions:
     by_class: tuple[Importance, ...]
     by_instance: tuple[Importance, ...]
     by_booster: tuple[tuple[Importance, ...], ...]
-    mean_value: Numbers
-    direction: Numbers
+    mean_value: Floats64
+    direction: Floats64
     groups_overall: Importance
     groups_by_class: tuple[Importance, ...]
 
@@ -265,10 +235,10 @@ def explain(
     *,
     encoding: Encoding,
     features: Sequence[str],
-    matrix: NDArray[np.float32],
+    matrix: Floats32,
     clusters: NDArray[np.int64] | None = None,
     groups: Sequence[Group] = (),
-    background: NDArray[np.float32] | None = None,
+    background: Floats32 | None = None,
     threads: int | None = None,
     keep: Keep | None = None,
     report: Callable[[str, int, int], None] | None = None,
@@ -279,10 +249,6 @@ def explain(
     ----------
     boosters
         For each member one booster per class. Their number of threads is set.
-    weights
-        Weight of each member; they sum to 1.
-    encoding, features
-        What the members take for missing, and the names of the columns.
     matrix
         Rows, shape (n_rows, n_features); NaN is missing.
     clusters
@@ -296,8 +262,6 @@ def explain(
     keep
         Called with (class, values of shape (n_features, n_rows of the batch)) for every batch: the weighted mean over
         members of the signed values.
-    report
-        Progress callback, called with (stage, done, total).
 
     Raises
     ------
@@ -314,7 +278,7 @@ def explain(
             booster.set_param({"nthread": threads})
     batch_rows = max(256, BATCH_BYTES // (8 * n_features))
 
-    def found_in(part: NDArray[np.float32], first: int) -> Iterator[tuple[int, int, Numbers, float]]:
+    def found_in(part: Floats32, first: int) -> Iterator[tuple[int, int, Floats64, float]]:
         """Yield member, class, values and gap of every booster on a batch."""
         encoded = encoding.apply(part, features)
         rows = xgb.DMatrix(encoded, nthread=threads)
@@ -351,21 +315,11 @@ class _Totals:
         self._largest_gap = 0.0
 
     def add(
-        self,
-        found: Iterable[tuple[int, int, Numbers, float]],
-        matrix: NDArray[np.float32],
-        cluster: NDArray[np.int64],
-    ) -> Numbers:
+        self, found: Iterable[tuple[int, int, Floats64, float]], matrix: Floats32, cluster: NDArray[np.int64]
+    ) -> Floats64:
         """Add a batch and return the weighted mean over members of its values, shape (n_classes, n_features, n_rows).
 
-        Parameters
-        ----------
-        found
-            Member, class, values of shape (n_features, n_rows) and gap of every booster, the classes of a member together.
-        matrix
-            Rows of the batch.
-        cluster
-            Their clusters.
+        What is found is member, class, values and gap of every booster, the classes of a member together.
         """
         n_classes, n_features = self._signed.shape
         signed = np.zeros((n_classes, n_features, len(matrix)))
@@ -399,13 +353,13 @@ class _Totals:
             n_clusters=self._overall.n_clusters,
             n_row_trees=n_rows * n_trees,
             largest_gap=self._largest_gap,
-            overall=Importance(*self._overall.estimate()),
+            overall=_importance(self._overall),
             by_class=_by_class(self._by_class),
-            by_instance=tuple(Importance(*one.estimate()) for one in self._by_instance),
-            by_booster=tuple(tuple(Importance(*one.estimate()) for one in row) for row in self._by_booster),
+            by_instance=tuple(map(_importance, self._by_instance)),
+            by_booster=tuple(tuple(map(_importance, row)) for row in self._by_booster),
             mean_value=self._signed / max(n_rows, 1),
             direction=np.stack([one.values() for one in self._directions]),
-            groups_overall=Importance(*self._groups_overall.estimate()),
+            groups_overall=_importance(self._groups_overall),
             groups_by_class=_by_class(self._groups_by_class),
         )
 
@@ -415,6 +369,10 @@ def _membership(groups: Sequence[Group], n_features: int) -> Any:
     members = [member for group in groups for member in group.members]
     starts = np.cumsum([0, *(len(group.members) for group in groups)])
     return csr_array((np.ones(len(members)), members, starts), shape=(len(groups), n_features))
+
+
+def _importance(mean: ClusteredMean) -> Importance:
+    return Importance(*mean.estimate())
 
 
 def _by_class(mean: ClusteredMean) -> tuple[Importance, ...]:

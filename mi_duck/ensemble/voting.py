@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mi_duck.ensemble.member_scores import MemberScores
 from mi_duck.metrics.calibrate import Calibration, calibrate_joined, cross_fitted
+from mi_duck.metrics.ranking import Booleans, Floats32, Floats64, Integers
 
 VOTINGS = ("probability", "margin")
 METHODS = ("uniform", "f1", "fitted")
@@ -31,7 +31,7 @@ MOST_ROWS = 500_000  # rows that a fit uses: enough for one weight per member
 BLOCK_ROWS = 1 << 15
 GAP = 1e-9  # a fit ends this close to the least log loss, nats per row
 
-Objective = Callable[[NDArray[np.float64]], tuple[float, NDArray[np.float64], NDArray[np.float64]]]
+Objective = Callable[[Floats64], tuple[float, Floats64, Floats64]]
 """From weights to value, gradient and hessian."""
 
 
@@ -70,17 +70,11 @@ def uniform_weights(n_members: int, n_folds: int) -> MemberWeights:
     return MemberWeights(equal, (equal,) * n_folds)
 
 
-def f1_weights(confusion: NDArray[np.integer[Any]]) -> MemberWeights:
-    """Return weights proportional to each member's macro F1.
-
-    Parameters
-    ----------
-    confusion
-        Counts, shape (n_members, n_folds, n_classes, n_classes): by true class and called class, all on the same rows.
-    """
+def f1_weights(confusion: Integers) -> MemberWeights:
+    """Return weights proportional to macro F1, from rows by member, fold, true class and called class."""
     total = confusion.sum(axis=1)
 
-    def share(counts: NDArray[np.integer[Any]]) -> tuple[float, ...]:
+    def share(counts: Integers) -> tuple[float, ...]:
         hits = np.diagonal(counts, axis1=1, axis2=2).astype(np.float64)
         size = counts.sum(axis=1) + counts.sum(axis=2)
         f1 = np.divide(2 * hits, size, out=np.zeros_like(hits), where=size > 0).mean(axis=1)
@@ -90,38 +84,20 @@ def f1_weights(confusion: NDArray[np.integer[Any]]) -> MemberWeights:
     return MemberWeights(share(total), tuple(share(total - confusion[:, fold]) for fold in range(confusion.shape[1])))
 
 
-def fitted_weights(
-    values: NDArray[np.float32],
-    labels: NDArray[np.integer[Any]],
-    folds: NDArray[np.integer[Any]],
-    *,
-    n_folds: int,
-    voting: str,
-) -> MemberWeights:
+def fitted_weights(values: Floats32, labels: Integers, folds: Integers, *, n_folds: int, voting: str) -> MemberWeights:
     """Return the weights of least log loss.
 
     Parameters
     ----------
     values
         Probabilities or margins of the members, shape (n_members, n_rows, n_classes).
-    labels, folds
-        Class and fold of each row, shape (n_rows,).
-    n_folds
-        Number of folds.
     voting
         ``probability``: of the weighted mean of probabilities. ``margin``: of the weighted mean of log-odds, the sum over
         classes of the log loss against the rest, before it is calibrated.
-
-    Raises
-    ------
-    ValueError
-        There is no such voting.
     """
-    if voting not in VOTINGS:
-        raise ValueError(f"no voting '{voting}'")
     objective = _mixture if voting == "probability" else _margins
 
-    def fit(rows: NDArray[np.bool_]) -> tuple[float, ...]:
+    def fit(rows: Booleans) -> tuple[float, ...]:
         where = np.flatnonzero(rows)
         if not len(where):
             return uniform_weights(len(values), 0).final
@@ -132,11 +108,11 @@ def fitted_weights(
     )
 
 
-def _mixture(probabilities: NDArray[np.float32], labels: NDArray[np.integer[Any]]) -> Objective:
+def _mixture(probabilities: Floats32, labels: Integers) -> Objective:
     """Return the mean over rows of -log of the weighted mean of the members' probability of the label."""
     of_label = np.take_along_axis(probabilities, labels.astype(np.int64)[None, :, None], axis=2)[:, :, 0]
 
-    def objective(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
+    def objective(weights: Floats64) -> tuple[float, Floats64, Floats64]:
         n = len(weights)
         value, gradient, hessian = 0.0, np.zeros(n), np.zeros((n, n))
         for begin in range(0, of_label.shape[1], BLOCK_ROWS):
@@ -151,10 +127,10 @@ def _mixture(probabilities: NDArray[np.float32], labels: NDArray[np.integer[Any]
     return objective
 
 
-def _margins(margins: NDArray[np.float32], labels: NDArray[np.integer[Any]]) -> Objective:
+def _margins(margins: Floats32, labels: Integers) -> Objective:
     """Return the mean over rows of the log losses of all classes against the rest, by the weighted mean of the margins."""
 
-    def objective(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
+    def objective(weights: Floats64) -> tuple[float, Floats64, Floats64]:
         n = len(weights)
         value, gradient, hessian = 0.0, np.zeros(n), np.zeros((n, n))
         for begin in range(0, len(labels), BLOCK_ROWS):
@@ -173,14 +149,7 @@ def _margins(margins: NDArray[np.float32], labels: NDArray[np.integer[Any]]) -> 
 
 
 def minimise_on_simplex(objective: Objective, n: int) -> tuple[float, ...]:
-    """Return the weights, not negative with sum 1, where a convex function is least.
-
-    Parameters
-    ----------
-    objective
-        The function.
-    n
-        Number of weights.
+    """Return the n weights, not negative with sum 1, where a convex function is least.
 
     Notes
     -----
@@ -212,9 +181,7 @@ def minimise_on_simplex(objective: Objective, n: int) -> tuple[float, ...]:
     return tuple(float(weight) for weight in weights / weights.sum())
 
 
-def least_quadratic(
-    hessian: NDArray[np.float64], slope: NDArray[np.float64], start: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def least_quadratic(hessian: Floats64, slope: Floats64, start: Floats64) -> Floats64:
     """Return where slope x v + v' hessian v / 2 is least on the simplex, by active sets from a point of it."""
     n = len(slope)
     # members are similar, so the hessian is nearly singular; this ridge is too small to change the loss
@@ -276,48 +243,29 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Voted:
-    """What a variant gives out of fold.
+    """What a variant gives out of fold, for every row.
 
-    Parameters
-    ----------
-    probabilities
-        Probabilities of every row, shape (n_rows, n_classes).
-    margins, calibration
-        Of margin voting: the mean log-odds of every row by the weights of its fold, and what was fitted on top; else None.
+    For margin voting also the mean log-odds by the weights of the row's fold, and what was fitted on top.
     """
 
-    probabilities: NDArray[np.float32]
-    margins: NDArray[np.float32] | None
+    probabilities: Floats32
+    margins: Floats32 | None
     calibration: Calibration | None
 
 
 def variants(voting: str = "auto", method: str = "auto") -> list[Variant]:
     """Return the variants that a choice leaves open, the default first; ``auto`` leaves all."""
-    return [
-        Variant(one, other)
-        for one in VOTINGS
-        if voting in (one, "auto")
-        for other in METHODS
-        if method in (other, "auto")
-    ]
+    every = [Variant(one, other) for one in VOTINGS for other in METHODS]
+    return [one for one in every if voting in (one.voting, "auto") and method in (one.method, "auto")]
 
 
 def all_weights(scores: MemberScores, first_row: int) -> dict[str, MemberWeights]:
-    """Return the weights of every variant by its name.
-
-    Parameters
-    ----------
-    scores
-        Out-of-fold scores of the members.
-    first_row
-        Rows before it are not used.
-    """
+    """Return the weights of every variant by its name; rows before the first row are not used."""
     n_members, n_classes = len(scores.instance_ids), len(scores.classes)
     label, fold = scores.label[first_row:].astype(np.int64), scores.fold[first_row:].astype(np.int64)
     some = sampled_rows(len(label))
     confusion = np.zeros((n_members, scores.n_folds, n_classes, n_classes), dtype=np.int64)
-    n_some = len(range(*some.indices(len(label))))
-    margins = np.empty((n_members, n_some, n_classes), dtype=np.float32)
+    margins = np.empty((n_members, len(label[some]), n_classes), dtype=np.float32)
     probabilities = np.empty_like(margins)
     for member, instance_id in enumerate(scores.instance_ids):
         probability = scores.probabilities(instance_id)[first_row:]
@@ -328,11 +276,9 @@ def all_weights(scores: MemberScores, first_row: int) -> dict[str, MemberWeights
     by_f1 = f1_weights(confusion)
     found = {}
     for voting, values in zip(VOTINGS, (probabilities, margins), strict=True):
-        found[Variant(voting, "uniform").name] = uniform_weights(n_members, scores.n_folds)
-        found[Variant(voting, "f1").name] = by_f1
-        found[Variant(voting, "fitted").name] = fitted_weights(
-            values, label[some], fold[some], n_folds=scores.n_folds, voting=voting
-        )
+        fitted = fitted_weights(values, label[some], fold[some], n_folds=scores.n_folds, voting=voting)
+        for method, weights in zip(METHODS, (uniform_weights(n_members, scores.n_folds), by_f1, fitted), strict=True):
+            found[Variant(voting, method).name] = weights
     return found
 
 
@@ -343,12 +289,6 @@ def vote_out_of_fold(
 
     Parameters
     ----------
-    scores
-        Out-of-fold scores of the members.
-    voting
-        One of `VOTINGS`.
-    weights
-        Of the members.
     first_row
         Calibrators are fitted without the rows before it.
     methods
@@ -360,7 +300,7 @@ def vote_out_of_fold(
     every = _joined(scores, scores.margins, weights.final) if equal else None
     margins = np.empty((scores.n_rows, len(scores.classes)), dtype=np.float32) if every is None else every
 
-    def margins_without(fold: int | None) -> NDArray[np.float32]:
+    def margins_without(fold: int | None) -> Floats32:
         if every is not None:
             return every[first_row:]
         joined = _joined(scores, scores.margins, weights.final if fold is None else weights.by_fold[fold])
@@ -369,20 +309,16 @@ def vote_out_of_fold(
         return joined[first_row:]
 
     fitted = calibrate_joined(
-        margins_without,
-        scores.label[first_row:],
-        scores.fold[first_row:],
-        n_folds=scores.n_folds,
-        methods=methods,
+        margins_without, scores.label[first_row:], scores.fold[first_row:], n_folds=scores.n_folds, methods=methods
     )
     return Voted(cross_fitted(margins, fitted, scores.fold, dtype=np.float32), margins, fitted)
 
 
 def _joined(
     scores: MemberScores,
-    values_of_member: Callable[[int], NDArray[np.float32]],
+    values_of_member: Callable[[int], Floats32],
     weights: Sequence[float] | Sequence[Sequence[float]],
-) -> NDArray[np.float32]:
+) -> Floats32:
     """Return the mean over members by weights, one per member, or one per fold and member."""
     mean = np.zeros((scores.n_rows, len(scores.classes)))
     table = np.asarray(weights)

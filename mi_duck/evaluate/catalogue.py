@@ -14,39 +14,31 @@ import pyarrow.parquet as pq
 from mi_duck.atomic_files import publish, storage_errors, unguarded
 from mi_duck.data.database import Database, named_queries, named_text
 from mi_duck.errors import CheckpointError, DataError
+from mi_duck.numbers import interval
 from mi_duck.run.costs import growing_bytes
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.instance_folder import instance_state, measurement, status_of
 from mi_duck.run.plan import Plan
 
 GAIN = "ensemble - base"
+COUNTS = ("instance_id", "first_rank", "stop_rank", "n_genes", "n_rows", "n_training_rows", "predicted_bytes")
+OF_PLAN = (*COUNTS, "predicted_seconds")
+"""Columns of an instance that are fields of the plan's record."""
 INSTANCES = pa.schema(
     [
-        *((name, pa.int64()) for name in ("instance_id", "first_rank", "stop_rank", "n_genes", "n_rows")),
-        *((name, pa.int64()) for name in ("n_training_rows", "predicted_bytes", "measured_peak_bytes")),
+        *((name, pa.int64()) for name in (*COUNTS, "measured_peak_bytes")),
         ("predicted_seconds", pa.float64()),
         ("wall_seconds", pa.float64()),
         ("status", pa.string()),
         ("weight", pa.float64()),
     ]
 )
-MEASUREMENTS = pa.schema(
-    [
-        ("phase", pa.string()),
-        *((name, pa.int64()) for name in ("instance_id", "n_genes", "n_rows", "n_features")),
-        *((name, pa.int64()) for name in ("predicted_bytes", "peak_bytes")),
-    ]
-)
+MEASURED = ("instance_id", "n_genes", "n_rows", "n_features", "predicted_bytes", "peak_bytes")
+MEASUREMENTS = pa.schema([("phase", pa.string()), *((name, pa.int64()) for name in MEASURED)])
 
 
 def write_catalogue(folder: RunFolder, plan: Plan, provenance: dict[str, Any]) -> None:
-    """Write ``run.duckdb`` from the plan, the genes, the instances, the metrics and the predictions.
-
-    Raises
-    ------
-    StorageError
-        The disk is full or read-only.
-    """
+    """Write ``run.duckdb`` from the plan, the genes, the instances, the metrics and the predictions."""
     temporary = folder.catalogue.with_name(".run.duckdb.tmp")
     with storage_errors(folder.root):
         for stale in (temporary, temporary.with_name(f"{temporary.name}.wal")):
@@ -88,16 +80,9 @@ def _instances(folder: RunFolder, plan: Plan) -> pa.Table:
         measured = measurement(folder, instance)
         is_split = instance in plan.cut.split_instances
         rows.append(
-            {
-                "instance_id": instance.instance_id,
-                "first_rank": instance.first_rank,
-                "stop_rank": instance.stop_rank,
-                "n_genes": instance.n_genes,
-                "n_rows": instance.n_rows,
-                "n_training_rows": instance.n_training_rows,
-                "predicted_bytes": instance.predicted_bytes,
+            {name: getattr(instance, name) for name in OF_PLAN}
+            | {
                 "measured_peak_bytes": measured.get("peak_bytes"),
-                "predicted_seconds": instance.predicted_seconds,
                 "wall_seconds": measured.get("wall_seconds"),
                 "status": "split" if is_split else status_of(instance_state(folder, plan, instance)),
                 "weight": weights.get(instance.instance_id),
@@ -157,22 +142,14 @@ def _run(plan: Plan, provenance: dict[str, Any]) -> pa.Table:
                 "dataset_fingerprint": plan.data.fingerprint,
                 "settings": json.dumps(provenance["settings"], sort_keys=True),
                 "versions": json.dumps(provenance["versions"], sort_keys=True),
-                "started_at": provenance["started_at"],
-                "finished_at": provenance["finished_at"],
-                "status": provenance["status"],
             }
+            | {name: provenance[name] for name in ("started_at", "finished_at", "status")}
         ]
     )
 
 
 def open_catalogue(folder: RunFolder) -> Database:
-    """Open ``run.duckdb`` for reading, locked against everything else.
-
-    Raises
-    ------
-    CheckpointError
-        The run has no catalogue yet.
-    """
+    """Open ``run.duckdb`` for reading, locked against everything else."""
     if not folder.catalogue.is_file():
         raise CheckpointError(
             f"no run.duckdb in {folder.root}; 'mi-duck run' or 'mi-duck evaluate {folder.root}' writes it"
@@ -189,13 +166,7 @@ def describe_catalogue(root: Path) -> tuple[dict[str, dict[str, Any]], dict[str,
 def query_catalogue(
     root: Path, *, query: str | None = None, name: str | None = None
 ) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Return columns and rows of a query, or of a named one, over a run's catalogue.
-
-    Raises
-    ------
-    DataError
-        The text is not valid SQL, or no query has that name.
-    """
+    """Return columns and rows of a query, or of a named one, over a run's catalogue."""
     if name is not None:
         if name not in named_queries():
             raise DataError(f"no query named '{name}'; there are {', '.join(named_queries())}")
@@ -220,19 +191,7 @@ def score_table(root: Path) -> tuple[list[str], list[list[str]]]:
         if title not in columns:
             columns.append(title)
         who = GAIN if scope == "difference" else scope if instance_id is None else f"instance_{instance_id:02d}"
-        lines.setdefault(who, [who]).append(_with_interval(value, low, high, signed=who == GAIN))
+        lines.setdefault(who, [who]).append(interval(value, low, high, signed=who == GAIN))
     last = {"base": 0, "ensemble": 2, GAIN: 3}
     order = sorted(lines, key=lambda who: (last.get(who, 1), who))
     return columns, [lines[who] for who in order]
-
-
-def _with_interval(value: float | None, low: float | None, high: float | None, *, signed: bool) -> str:
-    """Return a score as text; what cannot be computed is a dash."""
-    if value is None:
-        return "-"
-    form = "+.4f" if signed else ".4f"
-    if low is None or high is None:
-        return f"{value:{form}}"
-    return (
-        f"{value:{form}} ({low:{form}} to {high:{form}})" if signed else f"{value:{form}} ({low:{form}}-{high:{form}})"
-    )

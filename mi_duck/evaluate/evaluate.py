@@ -6,107 +6,103 @@ that differences can be separated from noise.
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from mi_duck.atomic_files import storage_errors, write_csv, write_json
-from mi_duck.ensemble.member_scores import MemberScores, open_member_scores
-from mi_duck.ensemble.voting import MemberWeights, Variant, Voted, variants, vote_out_of_fold
-from mi_duck.evaluate.base_vs_meta import gene_deltas, write_comparison, write_neighbours
+from mi_duck.ensemble.member_scores import open_member_scores
+from mi_duck.ensemble.voting import MemberWeights, Voted, variants, vote_out_of_fold
+from mi_duck.evaluate.compare import gene_deltas, write_comparison, write_neighbours
 from mi_duck.evaluate.scored_rows import Scored, base_model_of_run, metric_lines, scored_rows
-from mi_duck.metrics.base_model import NO_BASE, BaseModel
-from mi_duck.metrics.calibrate import allowed_methods, logistic
+from mi_duck.metrics.calibrate import (
+    INTERVALS,
+    NO_BASE,
+    BaseModel,
+    allowed_methods,
+    calibration_facts,
+    logistic,
+    reliability,
+)
 from mi_duck.metrics.metrics import DRAWS, Drawn, Metric, differences, headline_scores, known, short_names, summary
-from mi_duck.metrics.ranking import curve_points
-from mi_duck.metrics.reliability import INTERVALS, calibration_facts, reliability
+from mi_duck.metrics.ranking import Booleans, Floats32, Floats64, curve_points
 from mi_duck.processes import Report
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import Genes, read_genes
-from mi_duck.run.plan import Plan
+from mi_duck.run.genes import read_genes
 
 STAGE = "scoring base, members and ensemble"
 
 
 def evaluate_run(
-    *,
-    run: str,
-    calibration_analysis: bool = True,
-    neigh_sample: int = 0,
-    is_minimal: bool = False,
-    report: Report,
+    *, run: str, calibration_analysis: bool = True, neigh_sample: int = 0, is_minimal: bool = False, report: Report
 ) -> None:
-    """Score a consolidated run and write ``metrics.csv`` and the tables beside it.
+    """Score a consolidated run, whose member scores are still in its scratch, and write ``metrics.csv`` and its neighbours.
 
     Parameters
     ----------
-    run
-        Run folder whose member scores are still in its scratch.
     calibration_analysis
         Whether to write ``calibration_analysis/``.
     neigh_sample
         True sites whose neighbourhood is written to ``neighbour_diagnostics/``; 0 writes none.
     is_minimal
         Leave out intervals, curves and neighbourhoods.
-    report
-        Progress callback, called with (stage, models scored, models of all).
-
-    Raises
-    ------
-    CheckpointError
-        The run is not consolidated, or its scratch was deleted.
     """
-    folder = RunFolder(Path(run))
-    plan = folder.read_plan()
-    genes = read_genes(folder, plan)
-    scores = open_member_scores(folder, plan)
-    scored = scored_rows(plan, genes, scores, 0 if is_minimal else DRAWS)
-    consolidated = json.loads(folder.summary.read_bytes())
-    chosen = next(one for one in variants() if one.name == consolidated["variant"])
-    weights = {name: MemberWeights.from_dict(values) for name, values in consolidated["all_weights"].items()}
-    table = _Table(scored)
-    steps = _Steps(report, bool(plan.data.base_scores) + len(variants()) + 2 * len(scores.instance_ids))
-    base = base_model_of_run(plan, scores, scored) if plan.data.base_scores else None
-    base_drawn: Drawn = {}
-    if base is not None:
-        base_drawn = scored.drawn(base.probabilities)
-        table.add("base", base_drawn, variant="cross-fitted calibration")
-        steps.next()
-    voted, drawn = _score_variants(plan, scores, scored, weights, chosen, table, steps)
-    comparison = _score_members(plan, genes, scores, scored, consolidated, table, steps)
-    if base is not None:
-        table.add("difference", differences(drawn, base_drawn), variant="ensemble - base")
-    _score_without_each(plan, scores, scored, weights[chosen.name], chosen, drawn, table, steps)
-    write_csv(folder.metrics, table.lines)
-    write_csv(folder.instance_comparison, comparison)
-    write_coverage(folder, plan, scores.instance_ids)
-    meta = voted.probabilities[scored.first_row :]
+    one = _Evaluation(RunFolder(Path(run)), 0 if is_minimal else DRAWS, report)
+    folder, scored = one.folder, one.scored
+    base = base_model_of_run(one.plan, one.scores, scored) if one.plan.data.base_scores else None
     of_base = None if base is None else base.probabilities
-    by_gene = gene_deltas(of_base, meta, scored.label, scored.gene, scored.classes, gene_ids=scored.gene_ids)
-    write_csv(folder.gene_deltas, by_gene)
-    positions = scores.positions()
+    base_drawn: Drawn = {}
+    if of_base is not None:
+        base_drawn = scored.drawn(of_base)
+        one.add("base", base_drawn, variant="cross-fitted calibration")
+        one.count()
+    voted, drawn = one.score_variants()
+    comparison = one.score_members()
+    if base is not None:
+        one.add("difference", differences(drawn, base_drawn), variant="ensemble - base")
+    one.score_without_each(drawn)
+    write_csv(folder.metrics, one.lines)
+    write_csv(folder.instance_comparison, comparison)
+    one.write_coverage()
+    meta = voted.probabilities[scored.first_row :]
+    write_csv(folder.gene_deltas, gene_deltas(of_base, meta, scored))
+    positions = one.scores.positions()
     positions = None if positions is None else positions[scored.first_row :]
     write_comparison(folder, of_base, meta, scored, positions=positions, drawn=drawn, base_drawn=base_drawn)
     remove_diagnostics(folder)
     if not is_minimal:
         write_curves(folder, of_base, meta, scored)
     if calibration_analysis:
-        write_calibration(folder, plan, scores, scored, base, voted, chosen, weights[chosen.name])
+        one.write_calibration(base, voted)
     if neigh_sample and not is_minimal:
         write_neighbours(folder, of_base, meta, scored, positions=positions, n_sites=neigh_sample)
-    steps.end()
+    report(STAGE, one.n_models, one.n_models)
 
 
-class _Table:
-    """The lines of ``metrics.csv``."""
+class _Evaluation:
+    """A consolidated run, its scored rows, and the lines of ``metrics.csv`` so far."""
 
-    def __init__(self, scored: Scored) -> None:
-        self._scored = scored
+    def __init__(self, folder: RunFolder, draws: int, report: Report) -> None:
+        self.folder = folder
+        self.plan = folder.read_plan()
+        self.genes = read_genes(folder, self.plan)
+        self.scores = open_member_scores(folder, self.plan)
+        self.scored = scored_rows(self.plan, self.genes, self.scores, draws)
+        self.consolidated = json.loads(folder.summary.read_bytes())
+        self.chosen = next(one for one in variants() if one.name == self.consolidated["variant"])
+        every = self.consolidated["all_weights"].items()
+        self.weights = {name: MemberWeights.from_dict(values) for name, values in every}
         self.lines: list[dict[str, Any]] = []
+        self.n_models = bool(self.plan.data.base_scores) + len(variants()) + 2 * len(self.scores.instance_ids)
+        self._report, self._n_done = report, 0
+        report(STAGE, 0, self.n_models)
+
+    def count(self) -> None:
+        """Report one more scored model."""
+        self._n_done += 1
+        self._report(STAGE, min(self._n_done, self.n_models), self.n_models)
 
     def add(
         self,
@@ -117,16 +113,17 @@ class _Table:
         instance_id: int | None = None,
         evaluated_on: str = "oof",
         is_chosen: bool = False,
-        rows: NDArray[np.bool_] | None = None,
+        rows: Booleans | None = None,
     ) -> list[Metric]:
-        """Add one line per score, and return the scores."""
+        """Add one line per score on some rows, by default all, and return the scores."""
         found = summary(drawn)
-        genes = self._scored.gene if rows is None else self._scored.gene[rows]
+        genes = self.scored.gene if rows is None else self.scored.gene[rows]
+        n_genes = int(np.count_nonzero(np.bincount(genes)))
         self.lines += metric_lines(
             found,
             scope=scope,
             variant=variant,
-            n_genes=int(np.count_nonzero(np.bincount(genes))),
+            n_genes=n_genes,
             n_rows=len(genes),
             instance_id=instance_id,
             evaluated_on=evaluated_on,
@@ -134,132 +131,125 @@ class _Table:
         )
         return found
 
+    def vote(self, voting: str, weights: MemberWeights) -> Voted:
+        """Join the members for every row."""
+        methods = allowed_methods(self.plan.settings.calibrate)
+        return vote_out_of_fold(self.scores, voting, weights, first_row=self.scored.first_row, methods=methods)
 
-class _Steps:
-    """Counts what is scored."""
+    def score_variants(self) -> tuple[Voted, Drawn]:
+        """Score every variant, and return what the chosen one gives and its scores."""
+        first_row = self.scored.first_row
+        own = self.chosen.voting, self.weights[self.chosen.name]
+        voted = self.vote(*own)
+        # variants whose weights are equal are scored once
+        found = {own: self.scored.drawn(voted.probabilities[first_row:])}
+        for variant in variants():
+            key = variant.voting, self.weights[variant.name]
+            if key not in found:
+                probabilities = self.vote(*key).probabilities
+                found[key] = self.scored.drawn(probabilities[first_row:], sites_only=True)
+                del probabilities  # so that no two are in memory
+            self.add("ensemble", found[key], variant=variant.name, is_chosen=variant == self.chosen)
+            self.count()
+        return voted, found[own]
 
-    def __init__(self, report: Report, total: int) -> None:
-        self._report, self._total, self._done = report, total, 0
-        report(STAGE, 0, total)
+    def score_members(self) -> list[dict[str, Any]]:
+        """Score each member on its own rows, on all, and on groups that its window lacks; return one line per member."""
+        data, scored, groups = self.plan.data, self.scored, self.genes.group
+        group_of_gene = groups[data.pilot_genes : data.n_genes]
+        weight_of = {one["instance_id"]: one["weight"] for one in self.consolidated["members"]}
+        comparison = []
+        for instance_id in self.scores.instance_ids:
+            instance = self.plan.cut.instance(instance_id)
+            probabilities = self.scores.probabilities(instance_id)[scored.first_row :]
+            own = (scored.rank >= instance.first_rank) & (scored.rank < instance.stop_rank)
+            window = groups[instance.first_rank : instance.stop_rank]
+            unseen = ~np.isin(group_of_gene, np.unique(window))[scored.gene]
+            facts: dict[str, Any] = {"variant": "own calibration", "instance_id": instance_id}
+            found = self.add("member", scored.drawn(probabilities), **facts)
+            for name, rows in (("own", own), ("unseen", unseen)):
+                if rows.any():
+                    self.add("member", scored.drawn_part(probabilities, rows), evaluated_on=name, rows=rows, **facts)
+            comparison.append(
+                {
+                    "instance_id": instance_id,
+                    "n_genes": instance.n_genes,
+                    "n_rows": instance.n_rows,
+                    "weight": weight_of[instance_id],
+                    "n_rows_scored": len(scored.label),
+                }
+                | {name: known(value) for name, value in short_names(found).items()}
+            )
+            self.count()
+        return comparison
 
-    def next(self) -> None:
-        """Count one more."""
-        self._done += 1
-        self._report(STAGE, min(self._done, self._total), self._total)
+    def score_without_each(self, drawn: Drawn) -> None:
+        """Score the chosen variant without each of its members, where there are several."""
+        scored, ids = self.scored, self.scores.instance_ids
+        for index, instance_id in enumerate(ids if len(ids) > 1 else ()):
+            weights = self.weights[self.chosen.name].without(index)
+            rest = self.vote(self.chosen.voting, weights).probabilities[scored.first_row :]
+            left = headline_scores(rest, scored.label, scored.group, scored.classes, weights=scored.weights)
+            name = f"without instance_{instance_id:02d}"
+            self.add("ensemble", left, variant=name)
+            self.add("difference", differences(left, drawn), variant=f"{name} - ensemble")
+            self.count()
 
-    def end(self) -> None:
-        """Say that all is done."""
-        self._report(STAGE, self._total, self._total)
+    def write_coverage(self) -> None:
+        """Write ``gene_coverage_report.csv``: which trained instances each gene is in."""
+        names = pq.read_schema(self.folder.genes).names
+        wanted = ["gene_id", "n_rows", "fold", "gene_rank", *(["is_holdout"] if "is_holdout" in names else [])]
+        members = [self.plan.cut.instance(number) for number in self.scores.instance_ids]
+        lines = []
+        for row in pq.read_table(self.folder.genes, columns=wanted).to_pylist():
+            inside = [one.instance_id for one in members if one.first_rank <= row["gene_rank"] < one.stop_rank]
+            lines.append(
+                {name: row[name] for name in ("gene_id", "n_rows", "fold")}
+                | {
+                    "instances": ";".join(map(str, inside)),
+                    "trained": int(bool(inside)),
+                    "held_out": int(row.get("is_holdout", False)),
+                }
+            )
+        write_csv(self.folder.gene_coverage, lines)
 
+    def write_calibration(self, base: BaseModel | None, voted: Voted) -> None:
+        """Write ``calibration.json`` and ``reliability.csv``."""
+        scored, folder = self.scored, self.folder.calibration_analysis
+        rows = scored.label, scored.group, scored.classes
+        meta = voted.probabilities[scored.first_row :]
+        before, methods = self._before_calibration(voted)
+        facts: dict[str, Any] = {"n_rows": len(scored.label), "intervals": INTERVALS, "variant": self.chosen.name}
+        facts["ensemble"] = calibration_facts(before, meta, *rows, methods=methods, weights=scored.weights)
+        if base is None:
+            facts["base"] = {"status": "left out", "reason": NO_BASE}
+        else:
+            methods = [one.method for one in base.calibration.final]
+            facts["base"] = calibration_facts(
+                base.before, base.probabilities, *rows, methods=methods, weights=scored.weights
+            )
+        write_json(folder / "calibration.json", facts)
+        lines = [
+            {"scope": scope} | line
+            for scope, probabilities in _models(None if base is None else base.probabilities, meta).items()
+            for line in reliability(probabilities, *rows, weights=scored.weights)
+        ]
+        write_csv(folder / "reliability.csv", lines)
 
-def _score_variants(
-    plan: Plan,
-    scores: MemberScores,
-    scored: Scored,
-    weights: dict[str, MemberWeights],
-    chosen: Variant,
-    table: _Table,
-    steps: _Steps,
-) -> tuple[Voted, Drawn]:
-    """Score every variant, and return what the chosen one gives and its scores."""
-    methods = allowed_methods(plan.settings.calibrate)
-    voted = vote_out_of_fold(scores, chosen.voting, weights[chosen.name], first_row=scored.first_row, methods=methods)
-    drawn = scored.drawn(voted.probabilities[scored.first_row :])
-    # variants whose weights are equal are scored once
-    found = {(chosen.voting, weights[chosen.name]): drawn}
-    for variant in variants():
-        key = variant.voting, weights[variant.name]
-        if key not in found:
-            probabilities = vote_out_of_fold(scores, *key, first_row=scored.first_row, methods=methods).probabilities
-            found[key] = scored.drawn(probabilities[scored.first_row :], sites_only=True)
-            del probabilities  # so that no two are in memory
-        table.add("ensemble", found[key], variant=variant.name, is_chosen=variant == chosen)
-        steps.next()
-    return voted, drawn
-
-
-def _score_members(
-    plan: Plan,
-    genes: Genes,
-    scores: MemberScores,
-    scored: Scored,
-    consolidated: dict[str, Any],
-    table: _Table,
-    steps: _Steps,
-) -> list[dict[str, Any]]:
-    """Score each member on its own rows, on all, and on groups that its window lacks; return one line per member."""
-    group_of_gene = genes.group[plan.data.pilot_genes : plan.data.n_genes]
-    weight_of = {one["instance_id"]: one["weight"] for one in consolidated["members"]}
-    comparison = []
-    for instance_id in scores.instance_ids:
-        instance = plan.cut.instance(instance_id)
-        probabilities = scores.probabilities(instance_id)[scored.first_row :]
-        own = (scored.rank >= instance.first_rank) & (scored.rank < instance.stop_rank)
-        window = genes.group[instance.first_rank : instance.stop_rank]
-        unseen = ~np.isin(group_of_gene, np.unique(window))[scored.gene]
-        facts: dict[str, Any] = {"variant": "own calibration", "instance_id": instance_id}
-        found = table.add("member", scored.drawn(probabilities), **facts)
-        for name, rows in (("own", own), ("unseen", unseen)):
-            if rows.any():
-                table.add("member", scored.drawn_part(probabilities, rows), evaluated_on=name, rows=rows, **facts)
-        comparison.append(
-            {
-                "instance_id": instance_id,
-                "n_genes": instance.n_genes,
-                "n_rows": instance.n_rows,
-                "weight": weight_of[instance_id],
-                "n_rows_scored": len(scored.label),
-            }
-            | {name: known(value) for name, value in short_names(found).items()}
-        )
-        steps.next()
-    return comparison
-
-
-def _score_without_each(
-    plan: Plan,
-    scores: MemberScores,
-    scored: Scored,
-    weights: MemberWeights,
-    chosen: Variant,
-    drawn: Drawn,
-    table: _Table,
-    steps: _Steps,
-) -> None:
-    """Score the chosen variant without each of its members, where there are several."""
-    if len(scores.instance_ids) == 1:
-        return
-    methods = allowed_methods(plan.settings.calibrate)
-    for index, instance_id in enumerate(scores.instance_ids):
-        rest = vote_out_of_fold(
-            scores, chosen.voting, weights.without(index), first_row=scored.first_row, methods=methods
-        ).probabilities[scored.first_row :]
-        left = headline_scores(rest, scored.label, scored.group, scored.classes, weights=scored.weights)
-        name = f"without instance_{instance_id:02d}"
-        table.add("ensemble", left, variant=name)
-        table.add("difference", differences(left, drawn), variant=f"{name} - ensemble")
-        steps.next()
-
-
-def write_coverage(folder: RunFolder, plan: Plan, instance_ids: Sequence[int]) -> None:
-    """Write ``gene_coverage_report.csv``: which trained instances each gene is in."""
-    names = pq.read_schema(folder.genes).names
-    wanted = ["gene_id", "n_rows", "fold", "gene_rank", *(["is_holdout"] if "is_holdout" in names else [])]
-    members = [plan.cut.instance(number) for number in instance_ids]
-    lines = []
-    for row in pq.read_table(folder.genes, columns=wanted).to_pylist():
-        inside = [one.instance_id for one in members if one.first_rank <= row["gene_rank"] < one.stop_rank]
-        lines.append(
-            {
-                "gene_id": row["gene_id"],
-                "n_rows": row["n_rows"],
-                "fold": row["fold"],
-                "instances": ";".join(str(number) for number in inside),
-                "trained": int(bool(inside)),
-                "held_out": int(row.get("is_holdout", False)),
-            }
-        )
-    write_csv(folder.gene_coverage, lines)
+    def _before_calibration(self, voted: Voted) -> tuple[Floats64, list[Any]]:
+        """Return the ensemble's probabilities before calibration, and for each class the methods that were chosen."""
+        first_row, ids = self.scored.first_row, self.scores.instance_ids
+        if voted.margins is not None and voted.calibration is not None:
+            methods = [one.method for one in voted.calibration.final]
+            return logistic(voted.margins[first_row:].astype(np.float64)), methods
+        before = np.zeros((len(self.scored.label), len(self.scored.classes)))
+        by_fold = np.array(self.weights[self.chosen.name].by_fold)
+        for index, instance_id in enumerate(ids):
+            margins = self.scores.margins(instance_id)[first_row:].astype(np.float64)
+            before += by_fold[self.scored.fold, index][:, None] * logistic(margins)
+        folders = [self.folder.instance(self.plan.cut.instance(number)) for number in ids]
+        chosen = {folder.name: json.loads((folder / "calibration.json").read_bytes()) for folder in folders}
+        return before, [{one: of[name]["method"] for one, of in chosen.items()} for name in self.scored.classes]
 
 
 def remove_diagnostics(folder: RunFolder) -> None:
@@ -272,13 +262,11 @@ def remove_diagnostics(folder: RunFolder) -> None:
             shutil.rmtree(folder.neighbours)
 
 
-def _models(base: NDArray[np.float32] | None, meta: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+def _models(base: Floats32 | None, meta: Floats32) -> dict[str, Floats32]:
     return {"ensemble": meta} if base is None else {"base": base, "ensemble": meta}
 
 
-def write_curves(
-    folder: RunFolder, base: NDArray[np.float32] | None, meta: NDArray[np.float32], scored: Scored
-) -> None:
+def write_curves(folder: RunFolder, base: Floats32 | None, meta: Floats32, scored: Scored) -> None:
     """Write ``curves.csv``."""
     write_csv(
         folder.curves,
@@ -289,63 +277,3 @@ def write_curves(
             for point in curve_points(probabilities[:, index], scored.label == index)
         ],
     )
-
-
-def write_calibration(
-    folder: RunFolder,
-    plan: Plan,
-    scores: MemberScores,
-    scored: Scored,
-    base: BaseModel | None,
-    voted: Voted,
-    chosen: Variant,
-    weights: MemberWeights,
-) -> None:
-    """Write ``calibration.json`` and ``reliability.csv``."""
-    meta = voted.probabilities[scored.first_row :]
-    facts: dict[str, Any] = {"n_rows": len(scored.label), "intervals": INTERVALS}
-    if voted.margins is not None and voted.calibration is not None:
-        before = logistic(voted.margins[scored.first_row :].astype(np.float64))
-        methods: list[Any] = [one.method for one in voted.calibration.final]
-    else:
-        before = np.zeros(meta.shape)
-        by_fold = np.array(weights.by_fold)
-        for index, instance_id in enumerate(scores.instance_ids):
-            margins = scores.margins(instance_id)[scored.first_row :].astype(np.float64)
-            before += by_fold[scored.fold, index][:, None] * logistic(margins)
-        methods = _member_methods(folder, plan, scores.instance_ids)
-    facts["variant"] = chosen.name
-    facts["ensemble"] = calibration_facts(
-        before, meta, scored.label, scored.group, scored.classes, methods=methods, weights=scored.weights
-    )
-    if base is None:
-        facts["base"] = {"status": "left out", "reason": NO_BASE}
-    else:
-        facts["base"] = calibration_facts(
-            base.before,
-            base.probabilities,
-            scored.label,
-            scored.group,
-            scored.classes,
-            methods=[one.method for one in base.calibration.final],
-            weights=scored.weights,
-        )
-    write_json(folder.calibration_analysis / "calibration.json", facts)
-    lines = [
-        {"scope": scope} | line
-        for scope, probabilities in _models(None if base is None else base.probabilities, meta).items()
-        for line in reliability(probabilities, scored.label, scored.group, scored.classes, weights=scored.weights)
-    ]
-    write_csv(folder.calibration_analysis / "reliability.csv", lines)
-
-
-def _member_methods(folder: RunFolder, plan: Plan, instance_ids: Sequence[int]) -> list[dict[str, str]]:
-    """Return for each class the calibration that each member chose."""
-    chosen = {
-        number: json.loads((folder.instance(plan.cut.instance(number)) / "calibration.json").read_bytes())
-        for number in instance_ids
-    }
-    return [
-        {plan.cut.instance(number).name: facts[name]["method"] for number, facts in chosen.items()}
-        for name in plan.data.classes
-    ]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -20,11 +19,13 @@ from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.errors import CheckpointError
 from mi_duck.evaluate.scored_rows import base_model_of_run, metric_lines, scored_rows
 from mi_duck.metrics.metrics import score
+from mi_duck.metrics.ranking import Floats, Floats32, Floats64
 from mi_duck.processes import Report
 from mi_duck.rows.segments import SegmentReader
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import genes_file, read_genes
+from mi_duck.run.genes import Genes, genes_file, read_genes
 from mi_duck.run.plan import Plan
+from mi_duck.train.write_instance import out_of_fold_table
 
 BATCH_BYTES = 64 << 20
 STAGE = "scoring held-out genes"
@@ -33,17 +34,7 @@ STAGE = "scoring held-out genes"
 def evaluate_holdout(*, run: str, threads: int, report: Report) -> None:
     """Score held-out genes: adds lines ``holdout`` to ``metrics.csv``, writes ``holdout_predictions.parquet``.
 
-    Parameters
-    ----------
-    run
-        Run folder, consolidated and evaluated, whose segments and member scores are still in its scratch.
-    report
-        Progress callback, called with (stage, rows done, rows of all).
-
-    Raises
-    ------
-    CheckpointError
-        The run is not consolidated, or its scratch was deleted.
+    The run is consolidated and evaluated, and its segments and member scores are still in its scratch.
     """
     folder = RunFolder(Path(run))
     plan = folder.read_plan()
@@ -52,13 +43,14 @@ def evaluate_holdout(*, run: str, threads: int, report: Report) -> None:
         raise CheckpointError(f"{folder.model} is not an ensemble; run 'mi-duck consolidate {folder.root}'")
     reader = SegmentReader(plan, plan.cut.holdout_segments, folder.segments)
     keys = reader.keys()
-    genes = pq.read_table(genes_file(folder, plan), columns=["gene_id", "fold_group"]).slice(plan.data.n_genes)
-    gene = keys["gene_rank"].astype(np.int64) - plan.data.n_genes
-    group = np.unique(np.array(genes["fold_group"].to_pylist(), dtype=object), return_inverse=True)[1][gene]
+    table = pq.read_table(genes_file(folder, plan), columns=["gene_id", "fold_group"]).slice(plan.data.n_genes)
+    gene_id, fold_group = (np.array(table[name].to_pylist(), dtype=object) for name in table.column_names)
+    genes = Genes(gene_id, fold_group, np.zeros(len(table), dtype=np.int64), first_rank=plan.data.n_genes)
+    group = np.unique(fold_group, return_inverse=True)[1][keys["gene_rank"].astype(np.int64) - plan.data.n_genes]
     label = keys["label"].astype(np.int64)
-    combined, members, base = _predictions(plan, model, reader, len(keys), threads=threads, report=report)
-    _write_predictions(folder, plan, keys, genes["gene_id"].combine_chunks().take(pa.array(gene)), combined)
-    found: list[tuple[str, int | None, str, NDArray[np.floating[Any]]]] = []
+    combined, members, base = _predictions(plan, model, reader, len(keys), threads, report)
+    _write_predictions(folder, plan, keys, genes, combined)
+    found: list[tuple[str, int | None, str, Floats]] = []
     if plan.data.base_scores:
         of_base = _base_probabilities(folder, plan, base)
         found.append(("base", None, "calibrated on all genes that are not held out", of_base))
@@ -81,8 +73,8 @@ def evaluate_holdout(*, run: str, threads: int, report: Report) -> None:
 
 
 def _predictions(
-    plan: Plan, model: ConsolidatedMetaModel, reader: SegmentReader, n_rows: int, *, threads: int, report: Report
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    plan: Plan, model: ConsolidatedMetaModel, reader: SegmentReader, n_rows: int, threads: int, report: Report
+) -> tuple[Floats32, Floats32, Floats32]:
     """Return probabilities of the ensemble and of each member, and the base scores of all rows."""
     combined = np.empty((n_rows, len(plan.data.classes)), dtype=np.float32)
     members = np.empty((model.total_instances, *combined.shape), dtype=np.float32)
@@ -101,24 +93,19 @@ def _predictions(
 
 
 def _write_predictions(
-    folder: RunFolder, plan: Plan, keys: NDArray[np.void], gene_id: pa.Array, probabilities: NDArray[np.float32]
+    folder: RunFolder, plan: Plan, keys: NDArray[np.void], genes: Genes, probabilities: Floats32
 ) -> None:
-    """Write one row per held-out row, as in ``oof_predictions.parquet`` but without a fold; row ids go on from there."""
-    columns: dict[str, Any] = {
-        "row_id": pa.array(np.arange(plan.data.n_rows, plan.data.n_rows + len(keys))),
-        "gene_id": gene_id.dictionary_encode(),
-        "position": pa.array(keys["position"]) if plan.data.position_column else pa.nulls(len(keys), pa.int64()),
-        "label": pa.DictionaryArray.from_arrays(pa.array(keys["label"].astype(np.int32)), pa.array(plan.data.classes)),
-    }
-    columns |= {f"p_{name}": pa.array(probabilities[:, index]) for index, name in enumerate(plan.data.classes)}
+    """Write one row per held-out row, as in ``oof_predictions.parquet`` but without a fold; row ids continue from there."""
+    fold = np.zeros(len(keys), dtype=np.int8)
+    table = out_of_fold_table(plan, genes, keys, fold, probabilities, first_row=plan.data.n_rows)
     target = folder.holdout_predictions
     temporary = target.with_name(f".{target.name}.tmp")
     with storage_errors(folder.root):
-        pq.write_table(pa.table(columns), temporary, compression="zstd", write_page_checksum=True)
+        pq.write_table(table.drop_columns(["fold"]), temporary, compression="zstd", write_page_checksum=True)
         publish(temporary, target)
 
 
-def _base_probabilities(folder: RunFolder, plan: Plan, given: NDArray[np.float32]) -> NDArray[np.float64]:
+def _base_probabilities(folder: RunFolder, plan: Plan, given: Floats32) -> Floats64:
     """Return the base model's probabilities of held-out rows, calibrated on the rows of the run."""
     scores = open_member_scores(folder, plan)
     scored = scored_rows(plan, read_genes(folder, plan), scores, 0)

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mi_duck.ensemble.consolidate import first_scored_row
 from mi_duck.ensemble.member_scores import MemberScores
-from mi_duck.ensemble.out_of_fold import first_scored_row
-from mi_duck.metrics.base_model import BaseModel, base_model
+from mi_duck.metrics.calibrate import BaseModel, base_model
 from mi_duck.metrics.metrics import Drawn, Metric, draw_weights, drawn_scores
+from mi_duck.metrics.ranking import Booleans, Floats32, Integers
 from mi_duck.run.genes import Genes
 from mi_duck.run.plan import Plan
 
@@ -21,20 +22,12 @@ class Scored:
 
     Parameters
     ----------
-    classes
-        Names.
     first_row
         Rows of the run before it are not scored.
-    label, fold, gene, group
-        Of each row, shape (n_rows,): class, fold, gene from 0 in the order of ranks, fold group from 0.
-    rank
-        Gene rank of each row, shape (n_rows,).
-    gene_ids
-        Name of each gene.
+    label, fold, gene, group, rank
+        Of each row, shape (n_rows,): class, fold, gene from 0 in the order of ranks, fold group from 0, gene rank.
     weights
-        Draws of the fold groups, shape (n_lines, n_groups).
-    seed, draws
-        Of the bootstrap.
+        Draws of the fold groups, shape (1 + draws, n_groups); see `mi_duck.metrics.metrics.draw_weights`.
     """
 
     classes: tuple[str, ...]
@@ -45,11 +38,11 @@ class Scored:
     group: NDArray[np.int32]
     rank: NDArray[np.int32]
     gene_ids: tuple[str, ...]
-    weights: NDArray[np.integer[Any]]
+    weights: Integers
     seed: int
     draws: int
 
-    def drawn(self, probabilities: NDArray[np.float32], *, sites_only: bool = False) -> Drawn:
+    def drawn(self, probabilities: Floats32, *, sites_only: bool = False) -> Drawn:
         """Score all rows."""
         return drawn_scores(
             probabilities,
@@ -61,22 +54,22 @@ class Scored:
             sites_only=sites_only,
         )
 
-    def drawn_part(self, probabilities: NDArray[np.float32], rows: NDArray[np.bool_]) -> Drawn:
+    def drawn_part(self, probabilities: Floats32, rows: Booleans) -> Drawn:
         """Score some rows, by draws of their own groups."""
-        group = renumbered(self.group[rows])
+        group = _renumbered(self.group[rows])
         return drawn_scores(
             probabilities[rows],
             self.label[rows],
             group,
             self.classes,
             weights=draw_weights(int(group.max()) + 1, seed=self.seed, draws=self.draws),
-            genes=renumbered(self.gene[rows]),
+            genes=_renumbered(self.gene[rows]),
             sites_only=True,
         )
 
 
-def renumbered(codes: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Return numbers from 0 without gaps, in the same order."""
+def _renumbered(codes: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return numbers from 0 without gaps, in the same order; without the sort that `numpy.unique` takes."""
     is_there = np.bincount(codes) > 0
     numbers: NDArray[np.int32] = (np.cumsum(is_there) - 1).astype(np.int32)[codes]
     return numbers

@@ -1,10 +1,10 @@
 """Trains instances by workers of Dask, started here or of a cluster that runs already.
 
 A task is one instance, trained as by ``mi-duck train RUN --instance N``: in a child process of its worker, under its own lock,
-from what was saved. Only its messages come back; the instance lies in the run folder, which all workers must see. There is one
-task a worker at a time, however many threads that has. Dask's limits on memory count the worker alone, not its children, which
-have limits of their own; so workers started here have none. They talk to this process alone, over TLS with keys made for it,
-because whoever reaches a scheduler of Dask can run code.
+from what was saved. Only its messages come back; the instance lies in the run folder, which all workers must see. A worker has
+one task at a time, however many threads it has. Dask's limits on memory count the worker alone, not its children, which have
+limits of their own; so workers started here have none. They talk to this process alone, over TLS with keys made for it, because
+whoever reaches a scheduler of Dask can run code.
 """
 
 import logging
@@ -19,8 +19,7 @@ from mi_duck.errors import MiDuckError, PlanError
 from mi_duck.processes import Context
 from mi_duck.resources import machine_budget
 from mi_duck.rows.partition import partition
-from mi_duck.run.folder import RunFolder
-from mi_duck.run.locks import run_lock
+from mi_duck.run.folder import RunFolder, run_lock
 from mi_duck.run.plan import Instance, Plan
 from mi_duck.workflow.pipeline import train_run, untrained
 
@@ -35,20 +34,14 @@ SECONDS_TO_CONNECT = 30
 def train_with_dask(
     root: Path, context: Context, *, scheduler: str | None, threads: int | None, at_once: int | None = None
 ) -> None:
-    """Train the instances of a plan that are not done; which were lost is known from the run folder.
+    """Train the instances of a plan that are not done, at most ``at_once`` at a time; the run folder shows which were lost.
 
     Parameters
     ----------
-    root
-        The run folder.
     scheduler
         Address of a scheduler; None to start workers here, as many as memory and cores allow.
     threads
         Threads that the workers started here share; or of each instance on a cluster, by default as many as its worker has.
-    at_once
-        Most instances trained at once.
-    context
-        Takes progress and messages; its threads do not count.
 
     Raises
     ------
@@ -73,13 +66,7 @@ def train_with_dask(
 
 
 def _train(
-    client: "Client",
-    root: Path,
-    left: list[Instance],
-    context: Context,
-    *,
-    threads: int | None,
-    at_once: int | None,
+    client: "Client", root: Path, left: list[Instance], context: Context, *, threads: int | None, at_once: int | None
 ) -> None:
     """Train instances, as many at once as there are workers; new workers are used, and what dead ones had goes to others."""
     from distributed import as_completed
@@ -122,24 +109,18 @@ def train_there(run: str, instance_id: int, threads: int) -> list[str]:
 
 
 def _quiet(stage: str, done: int, total: int) -> None:
-    """Take progress; it is not sent over the network."""
+    """Drop progress, which is not sent over the network."""
 
 
 @contextmanager
 def _client(scheduler: str | None, n_workers: int) -> Iterator["Client"]:
-    """Give a client of a scheduler that runs already, or of one with workers started here.
-
-    Raises
-    ------
-    PlanError
-        Dask is not installed, or nothing answers.
-    """
+    """Give a client of a scheduler that runs already, or of one with workers started here."""
     try:
         from distributed import Client, LocalCluster
         from distributed.security import Security
     except ImportError as error:
         raise PlanError(f"--executor dask needs a package: {error}; pip install 'mi-duck[dask]'") from error
-    logging.getLogger("distributed").setLevel(logging.ERROR)  # its own news of workers that come and go
+    logging.getLogger("distributed").setLevel(logging.ERROR)  # not its messages about workers that come and go
     if scheduler is not None:
         try:
             client = Client(scheduler, timeout=SECONDS_TO_CONNECT, set_as_default=False)

@@ -24,13 +24,12 @@ from mi_duck.atomic_files import storage_errors, write_file, write_json
 from mi_duck.errors import PlanError, RunBusyError
 from mi_duck.processes import Say
 from mi_duck.rows.partition import is_partitioned
-from mi_duck.run.explanation import is_explained
-from mi_duck.run.folder import RunFolder
-from mi_duck.run.locks import run_lock
+from mi_duck.run.folder import RunFolder, is_explained, run_lock
 from mi_duck.run.plan import Instance, Plan
 from mi_duck.settings import Diagnostics, flags_of
 from mi_duck.workflow.pipeline import explaining, is_finished, lacks_diagnostics, untrained
 
+JOBS = "jobs.json"
 PACKAGES = Path(__file__).resolve().parents[2]  # where Python finds mi_duck, installed or a checkout
 MIB = 1 << 20
 MARGIN = 1.15  # times the predicted peak; predictions are within .97 and 1.05 where they are measured
@@ -49,6 +48,15 @@ DESCRIBED = {
     "finish": "Makes model, scores, explanations and report of what was trained; 69 where an instance was lost.",
 }
 """The jobs of a run in their order."""
+SCRIPT = """#!/bin/sh
+# {described}
+# Doing it twice, or again after it was interrupted, does no harm. Edit it as you like; submit.sh submits it.
+{options}
+
+export PYTHONPATH={packages}"${{PYTHONPATH:+:$PYTHONPATH}}"
+# exec: the shell becomes the command, which the signal before the limit reaches: it saves what it has and ends
+exec {command}
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +69,7 @@ class JobSize:
 
 
 def job_sizes(plan: Plan, instances: Sequence[Instance], *, cores: int) -> dict[str, JobSize]:
-    """Return what each job asks for.
-
-    Parameters
-    ----------
-    plan
-        The plan.
-    instances
-        Instances of it that are to be trained; may be empty.
-    cores
-        Of each job.
-
-    Returns
-    -------
-    dict[str, JobSize]
-        By the names of `DESCRIBED`.
-    """
+    """Return what each job of `DESCRIBED` asks for; ``instances`` are those that are to be trained, and may be none."""
     n_rows = plan.data.n_rows + plan.data.n_holdout_rows
     largest = max((one.predicted_bytes for one in instances), default=0)
     longest = max((one.predicted_seconds for one in instances), default=0.0)
@@ -106,20 +99,12 @@ def scripts(
 
     Parameters
     ----------
-    folder, plan
-        The run.
-    instances
-        Instances that are to be trained.
     names
         Which jobs of `DESCRIBED` there are, in their order.
-    cores
-        Of each job.
     at_once
-        Most tasks of the array that may run at once; by default as many as there is room for.
+        Most tasks of the array that may run at once; None for as many as there is room for.
     sbatch_options
         Words that the user adds; they win over ours.
-    diagnostics
-        What finishing writes beside model and scores.
 
     Raises
     ------
@@ -141,33 +126,28 @@ def scripts(
     }
     found = {}
     for name in names:
-        is_array = name == "instances"
+        size, is_array = sizes[name], name == "instances"
         wanted = [
             f"--job-name=mi_duck_{name}_{title}",
             *([f"--array={array_of(instances)}{f'%{at_once}' if at_once else ''}"] if is_array else []),
             "--ntasks=1",
-            f"--cpus-per-task={sizes[name].cores}",
-            f"--mem={sizes[name].mebibytes}M",
-            f"--time={sizes[name].minutes}",
+            f"--cpus-per-task={size.cores}",
+            f"--mem={size.mebibytes}M",
+            f"--time={size.minutes}",
             *(["--gres=gpu:1"] if is_array and plan.settings.device != "cpu" else []),
             f"--signal=B:TERM@{MARGIN_SECONDS}",
             "--requeue",
             "--open-mode=append",
             f"--output={str(home).replace('%', '%%')}/logs/{name}-{'%A_%a' if is_array else '%j'}.log",
         ]
-        found[f"{name}.sh"] = "\n".join(
-            [
-                "#!/bin/sh",
-                f"# {DESCRIBED[name]}",
-                "# Doing it twice, or again after it was interrupted, does no harm. Edit it as you like; submit.sh submits it.",
-                *(f"#SBATCH {sbatch_word(word)}" for word in wanted),
-                *([f"#SBATCH {' '.join(sbatch_word(word) for word in sbatch_options)}"] if sbatch_options else []),
-                "",
-                f'export PYTHONPATH={shlex.quote(str(PACKAGES))}"${{PYTHONPATH:+:$PYTHONPATH}}"',
-                "# exec: the shell becomes the command, which the signal before the limit reaches: it saves what it has and ends",
-                f"exec {shlex.quote(sys.executable)} -P -m mi_duck {words[name]} --threads {sizes[name].cores}",
-                "",
-            ]
+        lines = [sbatch_word(word) for word in wanted]
+        if sbatch_options:
+            lines.append(" ".join(map(sbatch_word, sbatch_options)))
+        found[f"{name}.sh"] = SCRIPT.format(
+            described=DESCRIBED[name],
+            options="\n".join(f"#SBATCH {line}" for line in lines),
+            packages=shlex.quote(str(PACKAGES)),
+            command=f"{shlex.quote(sys.executable)} -P -m mi_duck {words[name]} --threads {size.cores}",
         )
     return found | {"submit.sh": _submission(home, names)}
 
@@ -177,8 +157,8 @@ def _submission(home: Path, names: Sequence[str]) -> str:
     lines = [
         "#!/bin/sh",
         "# Submits the jobs of the run, each after the one before it; prints their names and numbers.",
-        "set -eu",
     ]
+    lines.append("set -eu")
     before = ""
     for name in names:
         after = f' --dependency="afterany:${before}"' if before else ""
@@ -198,9 +178,8 @@ def slurm_folder(folder: RunFolder) -> Path:
 
 def array_of(instances: Sequence[Instance]) -> str:
     """Return the numbers of instances as Slurm writes them, such as ``0-3,7``."""
-    numbers = sorted(one.instance_id for one in instances)
     ranges: list[list[int]] = []
-    for number in numbers:
+    for number in sorted(one.instance_id for one in instances):
         if ranges and number == ranges[-1][1] + 1:
             ranges[-1][1] = number
         else:
@@ -216,9 +195,6 @@ def sbatch_word(text: str) -> str:
     return f'"{escaped}"'
 
 
-JOBS = "jobs.json"
-
-
 def submit(
     root: Path,
     *,
@@ -232,18 +208,12 @@ def submit(
 
     Parameters
     ----------
-    root
-        The run folder.
     sbatch_options
         More options of sbatch, quoted as for a shell.
     threads
         Cores of each job.
-    at_once
-        Most instances trained at once.
     diagnostics
         What finishing the run writes beside model and scores; None to leave it unfinished.
-    say
-        Takes messages.
 
     Returns
     -------
@@ -271,11 +241,12 @@ def submit(
             return {}
         if not left and diagnostics and _is_complete(folder, plan, diagnostics):
             return {}  # which finishing the run will say
-        names = [name for name in DESCRIBED if name != "finish" or diagnostics is not None]
-        if not left:
-            names = ["finish"]
-        elif is_partitioned(folder, plan):
-            names.remove("partition")
+        needed = {
+            "partition": bool(left) and not is_partitioned(folder, plan),
+            "instances": bool(left),
+            "finish": diagnostics is not None,
+        }
+        names = [name for name in DESCRIBED if needed[name]]
         texts = scripts(
             folder,
             plan,
@@ -290,8 +261,9 @@ def submit(
             (home / "logs").mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             write_file(home / name, text.encode())
+        sizes = job_sizes(plan, left, cores=threads)
         for name in names:
-            size = job_sizes(plan, left, cores=threads)[name]
+            size = sizes[name]
             tasks = f"{len(left)} tasks, each with " if name == "instances" else ""
             say(f"job {name}: {tasks}{size.mebibytes:,} MiB, {size.cores} cores, at most {size.minutes:,} minutes")
         return _submitted(home, say)
@@ -304,21 +276,14 @@ def _is_complete(folder: RunFolder, plan: Plan, diagnostics: Diagnostics) -> boo
 
 
 def _words(sbatch_options: str | None) -> list[str]:
-    """Return the words of the user's options.
-
-    Raises
-    ------
-    PlanError
-        They are not options: a quote is open, or the first would be taken for the name of a script.
-    """
+    """Return the words of the user's options; refuse an open quote, and a first word that would be taken for a script."""
     try:
         words = shlex.split(sbatch_options or "")
     except ValueError as error:
         raise PlanError(f"--slurm-options {sbatch_options}: {error}; quote it as for a shell") from error
     if words and not words[0].startswith("-"):
-        raise PlanError(
-            f"--slurm-options {sbatch_options}: '{words[0]}' is not an option; write it as '--partition=long'"
-        )
+        wrong = f"'{words[0]}' is not an option; write it as '--partition=long'"
+        raise PlanError(f"--slurm-options {sbatch_options}: {wrong}")
     return words
 
 
@@ -336,10 +301,8 @@ def _refuse_queued(home: Path) -> None:
     )
     queued = sorted(set(asked.stdout.split()))
     if queued:
-        raise RunBusyError(
-            f"jobs of {home.parent} are still in the queue: {', '.join(queued[:5])}; wait for them, or end them with 'scancel "
-            f"{numbers.replace(',', ' ')}'"
-        )
+        remedy = f"wait for them, or end them with 'scancel {numbers.replace(',', ' ')}'"
+        raise RunBusyError(f"jobs of {home.parent} are still in the queue: {', '.join(queued[:5])}; {remedy}")
 
 
 def _submitted(home: Path, say: Say) -> dict[str, str]:
@@ -355,7 +318,8 @@ def _submitted(home: Path, say: Say) -> dict[str, str]:
         queued = f"; in the queue already, for 'scancel': {' '.join(jobs.values())}" if jobs else ""
         cause = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise PlanError(
-            f"Slurm refused a job: {cause}; mend --slurm-options, or edit the scripts and run 'sh {home / 'submit.sh'}'{queued}"
+            f"Slurm refused a job: {cause}; correct --slurm-options, or edit the scripts and run "
+            f"'sh {home / 'submit.sh'}'{queued}"
         )
     say(f"submitted; 'mi-duck status {home.parent}' shows how far it is, {home / 'logs'} what the jobs print")
     return jobs

@@ -1,31 +1,40 @@
-"""From a model and a dataset to the folder ``comprehensive_shap_analysis``: tables, summary and figures, or nothing."""
+"""From a model and sampled rows of a dataset to the folder ``comprehensive_shap_analysis``, whole or not at all.
+
+SQL chooses the rows, and only their row groups are read.
+"""
 
 import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from mi_duck.atomic_files import file_sha256, storage_errors, sync_folder, write_csv, write_file, write_json
+from mi_duck.data.database import Database
 from mi_duck.data.dataset import Dataset, open_dataset, open_planned
-from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel
-from mi_duck.ensemble.model_file import load_unified_model
+from mi_duck.data.parquet import UNREADABLE, DataFile, damaged, data_file, metadata_of, row_group_batches, schema_of
+from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, check_features, feature_matrix
+from mi_duck.ensemble.model_file import load_unified_model, model_file
 from mi_duck.ensemble.shap import TOLERANCE, Contributions, explain
 from mi_duck.errors import CheckpointError, DataError
 from mi_duck.explain.figures import ValueFiles, write_figures
-from mi_duck.explain.rows import SampledRows, sample_rows
 from mi_duck.explain.tables import Names, agreement, kind_of, summary_facts, write_tables
+from mi_duck.metrics.ranking import Floats32
 from mi_duck.processes import Report
-from mi_duck.run.explanation import SUMMARY, VERSION, read_suspects
 from mi_duck.run.feature_names import feature_groups, kmer_families
-from mi_duck.run.folder import RunFolder
+from mi_duck.run.folder import SHAP_SUMMARY, SHAP_VERSION, RunFolder, read_suspects
 
 logger = logging.getLogger("mi_duck")
+
+BATCH_BYTES = 128 << 20  # of a batch whose values have 8 bytes; most have one
 
 EXPLAINS = {
     "probability": "The ensemble averages the members' calibrated probabilities, and SHAP values add up only in log-odds. "
@@ -45,6 +54,119 @@ STANDARD_ERROR = (
     "Of a mean over the sampled rows, clustered by fold group (overlapping genes; the gene where the data name none): "
     "sqrt(G/(G-1) sum_g (S_g - n_g m)^2) / n. 95 % intervals are 1.96 of them to each side."
 )
+
+
+# ---- rows -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SampledRows:
+    """Rows of a dataset, those of one cluster (fold group) together; the matrix is of shape (n_rows, n_features)."""
+
+    gene_id: tuple[str, ...]
+    cluster: NDArray[np.int64]
+    position: tuple[int | None, ...]
+    label: NDArray[np.int64]
+    matrix: Floats32
+
+
+def sample_rows(
+    dataset: Dataset, features: Sequence[str], *, n_rows: Sequence[int], seed: int, threads: int, report: Report
+) -> list[SampledRows]:
+    """Choose rows of a dataset by SQL and read their features; only row groups with such rows are read.
+
+    Parameters
+    ----------
+    n_rows
+        Rows of each sample; all rows where the dataset has fewer.
+    seed
+        Seed of the first sample; the others have the next ones.
+
+    Raises
+    ------
+    DataError
+        A row has no gene or an unknown label, a feature is missing or not a number, a file is damaged.
+
+    Notes
+    -----
+    The rows are ordered by class, then by fold group and gene in seeded order, then by position, and every (N / n)-th is
+    taken. So every row has the same probability, each class and each gene of a class its share to within one row, and a
+    plain mean over the sample estimates the mean over the dataset.
+    """
+    with Database(threads=threads) as db:
+        db.open_source(
+            dataset.files,
+            gene_column=dataset.gene_column,
+            label_column=dataset.label_column,
+            fold_column=dataset.fold_column,
+            position_column=dataset.position_column,
+        )
+        db.table("label_counts", labels=list(dataset.labels))
+        for check in ("null_gene", "null_group", "unknown_label"):
+            for row in db.rows(f"checks/{check}"):
+                raise DataError(
+                    f"{dataset.location} has rows that cannot be sampled ({check.replace('_', ' ')}, first in "
+                    f"{row['first_file']}); 'mi-duck inspect {dataset.location}' says more"
+                )
+        tables = [
+            db.arrow("shap_sample", seed=seed + number, n_rows=min(wanted, dataset.n_rows))
+            for number, wanted in enumerate(n_rows)
+        ]
+    matrix = _read_features(pa.concat_tables(tables), features, report)
+    dataset.check_unchanged()
+    parts = np.split(matrix, np.cumsum([len(table) for table in tables])[:-1])
+    return [_sampled(table, part) for table, part in zip(tables, parts, strict=True)]
+
+
+def _sampled(table: pa.Table, matrix: Floats32) -> SampledRows:
+    # the rows are ordered by fold group, so numbers in order of appearance keep a cluster's rows together
+    groups = table["fold_group"].combine_chunks().dictionary_encode()
+    return SampledRows(
+        gene_id=tuple(table["gene_id"].to_pylist()),
+        cluster=groups.indices.to_numpy().astype(np.int64),
+        position=tuple(table["position"].to_pylist()),
+        label=table["label"].to_numpy().astype(np.int64),
+        matrix=matrix,
+    )
+
+
+def _read_features(chosen: pa.Table, features: Sequence[str], report: Report) -> Floats32:
+    """Read the features of chosen rows, a few thousand rows of a row group at a time."""
+    matrix = np.empty((len(chosen), len(features)), dtype=np.float32)
+    of_file: dict[str, list[int]] = {}
+    for index, file in enumerate(chosen["file"].to_pylist()):
+        of_file.setdefault(file, []).append(index)
+    row_numbers = chosen["row_number"].to_numpy()
+    for done, (file, found) in enumerate(sorted(of_file.items())):
+        report("reading the rows to explain", done, len(of_file))
+        indices = np.array(found)
+        indices = indices[np.argsort(row_numbers[indices], kind="stable")]
+        try:
+            matrix[indices] = feature_matrix(_taken(data_file(file), row_numbers[indices], features), features)
+        except UNREADABLE as error:
+            raise damaged(file, error) from error
+    report("reading the rows to explain", len(of_file), len(of_file))
+    return matrix
+
+
+def _taken(file: DataFile, numbers: NDArray[np.int64], features: Sequence[str]) -> pa.Table:
+    """Return rows of a file by their ascending numbers; row groups without one of them are not read."""
+    check_features(schema_of(file), features, file)
+    facts = metadata_of(file)
+    starts = np.cumsum([0, *(facts.row_group(group).num_rows for group in range(facts.num_row_groups))])
+    groups = np.unique(np.searchsorted(starts[1:], numbers, side="right")).tolist()
+    batch_rows = max(256, BATCH_BYTES // (8 * len(features)))
+    taken: list[pa.RecordBatch] = []
+    for group, batch in row_group_batches(file, features, groups, batch_rows=batch_rows):
+        begin = int(starts[group])
+        starts[group] += batch.num_rows  # the next batch of the row group begins here
+        inside = slice(*np.searchsorted(numbers, [begin, begin + batch.num_rows]))
+        if inside.start < inside.stop:
+            taken.append(batch.take(pa.array(numbers[inside] - begin)))
+    return pa.Table.from_batches(taken)
+
+
+# ---- analysis ---------------------------------------------------------------------------------------------------------
 
 
 def run_comprehensive_ensemble_shap_analysis(
@@ -121,13 +243,7 @@ def run_comprehensive_ensemble_shap_analysis(
 def explain_run(
     *, run: str, sample_size: int, background_size: int, with_figures: bool, threads: int, report: Report
 ) -> None:
-    """Explain the consolidated model of a run on its dataset and copy the tables to where a run has them.
-
-    Raises
-    ------
-    CheckpointError
-        The run is not consolidated.
-    """
+    """Explain the consolidated model of a run on its dataset and copy the tables to where a run has them."""
     folder = RunFolder(Path(run))
     plan = folder.read_plan()
     if not folder.model.is_file():
@@ -212,24 +328,21 @@ def analyse(
         if with_figures:
             write_figures(folder, found, names, correlations, values, rows.matrix)
         shutil.rmtree(folder / "values")
+        files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
         summary = {
-            "version": VERSION,
+            "version": SHAP_VERSION,
             "model_type": type(model).__name__,
-            "model_sha256": file_sha256(_model_file(model_path)),
+            "model_sha256": file_sha256(model_file(model_path)),
             "dataset_fingerprint": dataset.fingerprint,
             "voting": ensemble.voting,
             "instance_weights": list(ensemble.weights),
             "explains": EXPLAINS[ensemble.voting],
             "notes": notes,
-            "files": {
-                file.relative_to(folder).as_posix(): file_sha256(file)
-                for file in sorted(folder.rglob("*"))
-                if file.is_file()
-            },
+            "files": {file.relative_to(folder).as_posix(): file_sha256(file) for file in files},
         }
         summary |= _method_facts(found, names, rows, background, sample_size, background_size, seed)
         summary |= summary_facts(found, names, correlations)
-        write_json(folder / SUMMARY, summary)
+        write_json(folder / SHAP_SUMMARY, summary)
     report("writing tables and figures", 2, 2)
     return summary
 
@@ -284,13 +397,6 @@ def _write_sample(path: Path, rows: SampledRows, classes: tuple[str, ...]) -> No
     )
 
 
-def _model_file(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    consolidated = path / "consolidated_model.miduck"
-    return consolidated if consolidated.is_file() else path / "model_multiclass.miduck"
-
-
 def _check_replaceable(out: Path) -> None:
     """Refuse a folder with files that no earlier analysis wrote: the folder is replaced as a whole."""
     if not out.exists():
@@ -298,7 +404,7 @@ def _check_replaceable(out: Path) -> None:
     if not out.is_dir():
         raise DataError(f"{out} is not a folder; choose another")
     try:
-        ours = {*json.loads((out / SUMMARY).read_bytes())["files"], SUMMARY}
+        ours = {*json.loads((out / SHAP_SUMMARY).read_bytes())["files"], SHAP_SUMMARY}
     except (OSError, ValueError, KeyError, TypeError):
         ours = set()
     files = [file.relative_to(out).as_posix() for file in sorted(out.rglob("*")) if file.is_file()]

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mi_duck.atomic_files import storage_errors, write_file
 from mi_duck.drawing import BASE, ENSEMBLE, INK, LOSSLESS, MUTED, SERIES, new_figure, save, short_label, style
 from mi_duck.ensemble.shap import Contributions
 from mi_duck.explain.tables import Names, class_stems, group_table, rank_order
+from mi_duck.metrics.ranking import Floats32, Floats64
+from mi_duck.numbers import decimal
 from mi_duck.run.feature_names import kmer_of
 
 if TYPE_CHECKING:
@@ -42,13 +43,13 @@ class ValueFiles:
         self._folder = folder
         self._n_batches = [0] * n_classes
 
-    def keep(self, index: int, values: NDArray[np.float32]) -> None:
+    def keep(self, index: int, values: Floats32) -> None:
         """Write the values of a class and a batch, shape (n_features, n_rows)."""
         with storage_errors(self._folder):
             np.save(self._folder / f"{index}_{self._n_batches[index]}.npy", values)
         self._n_batches[index] += 1
 
-    def read(self, index: int, features: Sequence[int]) -> NDArray[np.float32]:
+    def read(self, index: int, features: Sequence[int]) -> Floats32:
         """Return the values of some features in a class, shape (len(features), n_rows)."""
         files = [self._folder / f"{index}_{number}.npy" for number in range(self._n_batches[index])]
         return np.concatenate([np.load(file, mmap_mode="r")[list(features)] for file in files], axis=1)
@@ -69,8 +70,8 @@ class Swarm:
     """One feature: its SHAP values and its own values on the same rows, NaN where missing."""
 
     name: str
-    values: NDArray[np.float32]
-    column: NDArray[np.float32]
+    values: Floats32
+    column: Floats32
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,22 +87,9 @@ class Motif:
 
 
 def write_figures(
-    folder: Path,
-    found: Contributions,
-    names: Names,
-    correlations: NDArray[np.float64],
-    values: ValueFiles,
-    matrix: NDArray[np.float32],
+    folder: Path, found: Contributions, names: Names, correlations: Floats64, values: ValueFiles, matrix: Floats32
 ) -> None:
-    """Draw every figure: each as PNG to look at, all as pages of one PDF to print.
-
-    Parameters
-    ----------
-    correlations
-        Rank correlations of the instances' importances, shape (n_instances, n_instances).
-    values, matrix
-        SHAP values of the rows, and the rows, shape (n_rows, n_features).
-    """
+    """Draw every figure: each as PNG to look at, all as pages of one PDF to print."""
     order = rank_order(found.overall.value)
     top = order[:TOP_BARS]
     drawn = {
@@ -180,10 +168,9 @@ def _families(found: Contributions, names: Names) -> list[tuple[str, list[Bar]]]
     panels = []
     for kind, title in titles.items():
         records = group_table(found, names, [kind])[:TOP_MOTIFS]
-        if records:
-            panels.append(
-                (title, [Bar(one["group"], one["importance"], float(one["se"] or np.nan)) for one in records])
-            )
+        bars = [Bar(one["group"], one["importance"], float(one["se"] or np.nan)) for one in records]
+        if bars:
+            panels.append((title, bars))
     return panels
 
 
@@ -191,17 +178,7 @@ def _families(found: Contributions, names: Names) -> list[tuple[str, list[Bar]]]
 
 
 def importance_figure(bars: Sequence[Bar], shares: Sequence[tuple[str, float]], *, title: str) -> "Figure":
-    """Draw the most important features with 95 % intervals, and the share of each kind of feature.
-
-    Parameters
-    ----------
-    bars
-        The first at the top.
-    shares
-        (kind of feature, share of the sum of all importances).
-    title
-        Above the bars.
-    """
+    """Draw the most important features with 95 % intervals, and the share that each kind of feature has of all importance."""
     with style():
         figure, (left, right) = new_figure(8.6, 1.2 + 0.2 * len(bars), columns=2, width_ratios=(2.4, 1))
         _draw_bars(left, bars)
@@ -281,15 +258,7 @@ def _ramp() -> "Colormap":
 
 
 def swarm_figure(swarms: Sequence[Swarm], *, title: str) -> "Figure":
-    """Draw the SHAP values of every row, one line per feature, coloured by the rank of the feature's own value.
-
-    Parameters
-    ----------
-    swarms
-        Features, the first at the top.
-    title
-        Above.
-    """
+    """Draw the SHAP values of every row, one line per feature, coloured by the rank of the feature's own value."""
     from matplotlib.cm import ScalarMappable
 
     with style():
@@ -323,16 +292,16 @@ def swarm_figure(swarms: Sequence[Swarm], *, title: str) -> "Figure":
         return figure
 
 
-def _relative_ranks(column: NDArray[np.float32]) -> NDArray[np.float64]:
+def _relative_ranks(column: Floats32) -> Floats64:
     """Return ranks from 0 to 1, NaN where missing; equal values share their mean rank."""
     from scipy.stats import rankdata  # half a second to load
 
-    ranks: NDArray[np.float64] = rankdata(column, nan_policy="omit")
+    ranks: Floats64 = rankdata(column, nan_policy="omit")
     n_known = int((~np.isnan(column)).sum())
     return (ranks - 1) / max(n_known - 1, 1)
 
 
-def _spread(values: NDArray[np.float32], width: float) -> NDArray[np.float64]:
+def _spread(values: Floats32, width: float) -> Floats64:
     """Return offsets that lay dots of nearly equal value above each other, in the order of the rows."""
     bins = np.round(values / width * BINS).astype(np.int64)
     order = np.argsort(bins, kind="stable")
@@ -345,23 +314,11 @@ def _spread(values: NDArray[np.float32], width: float) -> NDArray[np.float64]:
 
 
 def agreement_figure(
-    instances: Sequence[str],
-    correlations: NDArray[np.float64],
-    features: Sequence[str],
-    importances: NDArray[np.float64],
+    instances: Sequence[str], correlations: Floats64, features: Sequence[str], importances: Floats64
 ) -> "Figure":
-    """Draw how far instances agree: rank correlations of their importances, and the importances themselves.
+    """Draw how far instances agree: rank correlations of their importances, and the importances of the top features.
 
-    Parameters
-    ----------
-    instances
-        Names.
-    correlations
-        Shape (n_instances, n_instances).
-    features
-        Names of the top features.
-    importances
-        Shape (n_features, n_instances), log-odds.
+    Importances are in log-odds, shape (n_features, n_instances).
     """
     with style():
         n_instances = len(instances)
@@ -390,35 +347,17 @@ def agreement_figure(
         return figure
 
 
-def _write_cells(axes: "Axes", numbers: NDArray[np.float64], bright: float) -> None:
+def _write_cells(axes: "Axes", numbers: Floats64, bright: float) -> None:
     for row, column in np.ndindex(numbers.shape):
         number = numbers[row, column]
-        text = f"{number:.2f}" if np.isfinite(number) else "-"
-        axes.text(
-            column,
-            row,
-            text,
-            ha="center",
-            va="center",
-            fontsize=6.5,
-            color=INK if np.isfinite(number) and number > bright else "white",
-        )
+        color = INK if number > bright else "white"
+        axes.text(column, row, decimal(float(number), 2), ha="center", va="center", fontsize=6.5, color=color)
 
 
 def motif_figure(
     motifs: Sequence[Motif], classes: Sequence[str], families: Sequence[tuple[str, Sequence[Bar]]]
 ) -> "Figure":
-    """Draw the most important k-mers as letters with a bar per class, and their families.
-
-    Parameters
-    ----------
-    motifs
-        k-mers, the first at the top.
-    classes
-        Names, one column of bars each.
-    families
-        (title, families of k-mers), one panel each.
-    """
+    """Draw the most important k-mers as letters with a bar per class, and a panel for each kind of family."""
     from matplotlib.figure import Figure
 
     with style():

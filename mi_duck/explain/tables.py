@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mi_duck.atomic_files import write_csv
-from mi_duck.ensemble.shap import Contributions, Importance, Numbers
+from mi_duck.ensemble.shap import Contributions, Importance
+from mi_duck.metrics.ranking import Booleans, Floats64
 from mi_duck.run.feature_names import Group, feature_kind, kmer_of
 
 Record = dict[str, Any]
@@ -56,16 +56,19 @@ def class_stems(classes: Sequence[str]) -> list[str]:
     ]
 
 
-def rank_order(values: Numbers) -> list[int]:
+def rank_order(values: Floats64) -> list[int]:
     """Return indices from the largest value to the smallest; equal ones in their order."""
     return [int(index) for index in np.argsort(-values, kind="stable")]
 
 
-def write_tables(folder: Path, found: Contributions, names: Names, correlations: Numbers) -> None:
+def write_tables(folder: Path, found: Contributions, names: Names, correlations: Floats64) -> None:
     """Write every table; those of families and of agreement only where there are families and several instances."""
-    write_csv(folder / "ensemble_shap_importance.csv", _ensemble_table(found, names))
+    write_csv(folder / "ensemble_shap_importance.csv", _importance_table(found.overall, found.by_instance, names))
     for index, stem in enumerate(class_stems(names.classes)):
-        write_csv(folder / f"{stem}_shap_importance.csv", _class_table(found, names, index))
+        of_instances = [row[index] for row in found.by_booster]
+        signed = {"mean_value": found.mean_value[index], "direction": found.direction[index]}
+        table = _importance_table(found.by_class[index], of_instances, names, **signed)
+        write_csv(folder / f"{stem}_shap_importance.csv", table)
     for member, name in enumerate(names.instances):
         path = folder / "per_instance_results" / f"{name}_shap_importance.csv"
         write_csv(path, _instance_table(found, names, member))
@@ -83,66 +86,50 @@ def _number(value: float) -> float | str:
     return float(value) if np.isfinite(value) else ""
 
 
-def _sd(values: Numbers) -> float:
+def _sd(values: Floats64) -> float:
     return float(values.std(ddof=1)) if len(values) > 1 else float("nan")
-
-
-def _ensemble_table(found: Contributions, names: Names) -> list[Record]:
-    """Return importances over all classes, with their spread over instances."""
-    by_instance = np.stack([one.value for one in found.by_instance])
-    return [
-        {
-            "feature": names.features[feature],
-            **_estimate(found.overall, feature),
-            "rank": rank + 1,
-            **_spread_and_kind(by_instance[:, feature], names, feature),
-        }
-        for rank, feature in enumerate(rank_order(found.overall.value))
-    ]
-
-
-def _class_table(found: Contributions, names: Names, index: int) -> list[Record]:
-    """Return importances in one class: with sign and direction, and their spread over instances."""
-    one = found.by_class[index]
-    by_instance = np.stack([row[index].value for row in found.by_booster])
-    return [
-        {
-            "feature": names.features[feature],
-            **_estimate(one, feature),
-            "rank": rank + 1,
-            "mean_value": float(found.mean_value[index, feature]),
-            "direction": _number(found.direction[index, feature]),
-            **_spread_and_kind(by_instance[:, feature], names, feature),
-        }
-        for rank, feature in enumerate(rank_order(one.value))
-    ]
 
 
 def _estimate(one: Importance, index: int, suffix: str = "") -> Record:
     return {f"importance{suffix}": float(one.value[index]), f"se{suffix}": _number(one.error[index])}
 
 
-def _spread_and_kind(by_instance: Numbers, names: Names, feature: int) -> Record:
-    name = names.features[feature]
-    return {
-        "instance_sd": _number(_sd(by_instance)),
-        "instance_min": float(by_instance.min()),
-        "instance_max": float(by_instance.max()),
-        "kind": kind_of(name),
-        "is_suspect": "" if names.suspects is None else int(name in names.suspects),
-    }
+def _estimates(names: Names, by_class: Sequence[Importance], index: int) -> Record:
+    record: Record = {}
+    for name, one in zip(names.classes, by_class, strict=True):
+        record |= _estimate(one, index, f"_{name}")
+    return record
+
+
+def _importance_table(
+    one: Importance, of_instances: Sequence[Importance], names: Names, **signed: Floats64
+) -> list[Record]:
+    """Return importances from the largest on, columns with a sign, the spread over instances, and what a feature is."""
+    by_instance = np.stack([instance.value for instance in of_instances])
+    records = []
+    for rank, feature in enumerate(rank_order(one.value)):
+        name, values = names.features[feature], by_instance[:, feature]
+        record: Record = {"feature": name, **_estimate(one, feature), "rank": rank + 1}
+        record |= {column: _number(numbers[feature]) for column, numbers in signed.items()}
+        record |= {
+            "instance_sd": _number(_sd(values)),
+            "instance_min": float(values.min()),
+            "instance_max": float(values.max()),
+            "kind": kind_of(name),
+            "is_suspect": "" if names.suspects is None else int(name in names.suspects),
+        }
+        records.append(record)
+    return records
 
 
 def _instance_table(found: Contributions, names: Names, member: int) -> list[Record]:
     """Return importances in one instance: over all classes, then per class."""
     whole = found.by_instance[member]
-    records = []
-    for rank, feature in enumerate(rank_order(whole.value)):
-        record: Record = {"feature": names.features[feature], **_estimate(whole, feature), "rank": rank + 1}
-        for name, one in zip(names.classes, found.by_booster[member], strict=True):
-            record |= _estimate(one, feature, f"_{name}")
-        records.append(record)
-    return records
+    return [
+        {"feature": names.features[feature], **_estimate(whole, feature), "rank": rank + 1}
+        | _estimates(names, found.by_booster[member], feature)
+        for rank, feature in enumerate(rank_order(whole.value))
+    ]
 
 
 def _short_table(found: Contributions, names: Names) -> list[Record]:
@@ -177,13 +164,11 @@ def group_table(found: Contributions, names: Names, kinds: Sequence[str]) -> lis
                 "rank": rank + 1,
                 "sum_of_members": float(found.overall.value[list(group.members)].sum()),
             }
-            for name, one in zip(names.classes, found.groups_by_class, strict=True):
-                record |= _estimate(one, number, f"_{name}")
-            records.append(record)
+            records.append(record | _estimates(names, found.groups_by_class, number))
     return records
 
 
-def agreement(found: Contributions) -> Numbers:
+def agreement(found: Contributions) -> Floats64:
     """Return Spearman's rank correlations of the instances' importances, shape (n_instances, n_instances).
 
     Only features that some instance uses count: hundreds of zeros in common would look like agreement.
@@ -198,7 +183,7 @@ def agreement(found: Contributions) -> Numbers:
         return np.atleast_2d(np.corrcoef(rankdata(values, axis=1)))
 
 
-def _agreement_table(correlations: Numbers, names: Names) -> list[Record]:
+def _agreement_table(correlations: Floats64, names: Names) -> list[Record]:
     return [
         {"first": first, "second": names.instances[two], "rank_correlation": _number(correlations[one, two])}
         for one, first in enumerate(names.instances)
@@ -206,12 +191,12 @@ def _agreement_table(correlations: Numbers, names: Names) -> list[Record]:
     ]
 
 
-def _top(names: Names, one: Importance, n: int = 10, only: NDArray[np.bool_] | None = None) -> dict[str, float]:
+def _top(names: Names, one: Importance, n: int = 10, only: Booleans | None = None) -> dict[str, float]:
     order = [feature for feature in rank_order(one.value) if only is None or only[feature]]
     return {names.features[feature]: float(one.value[feature]) for feature in order[:n]}
 
 
-def summary_facts(found: Contributions, names: Names, correlations: Numbers) -> Record:
+def summary_facts(found: Contributions, names: Names, correlations: Floats64) -> Record:
     """Return the numbers of ``shap_analysis_summary.json`` that describe importances."""
     overall = found.overall
     is_kmer = np.array([kmer_of(name) is not None for name in names.features])

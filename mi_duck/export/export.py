@@ -2,9 +2,15 @@
 
 This is the only module that knows pickle, and it only writes it: loading a pickle runs code, so mi_duck never does. The
 pickle names one function of this module and holds the bytes of the ``.miduck`` file, whose hash that function checks.
+
+Native boosters that vote by margin are merged into one. A booster's margin is its intercept plus the values of the leaves that a
+row falls in. So the weighted sum of margins is a booster with all trees, leaves scaled by the weights, and the weighted sum of
+the intercepts; one call predicts it, and its SHAP values are the weighted sums of theirs. Classes become outputs of one model
+in the same way.
 """
 
 import io
+import json
 import pickle
 import shutil
 from collections.abc import Sequence
@@ -13,15 +19,16 @@ from typing import Any
 
 import numpy as np
 import xgboost as xgb
+from numpy.typing import NDArray
 
 from mi_duck.atomic_files import file_sha256, storage_errors, sync_files, sync_folder, write_file, write_json
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel
 from mi_duck.ensemble.model_file import load_unified_model, model_from_bytes
 from mi_duck.errors import CheckpointError, DataError
-from mi_duck.export.merge import border_rows, check_margins, join_outputs, merge_boosters
 from mi_duck.export.onnx_graph import onnx_bytes, onnx_probabilities
 from mi_duck.metrics.calibrate import LEAST, Calibrator
 from mi_duck.run.folder import RunFolder
+from mi_duck.train.forest import join_boosters, load
 
 FORMATS = {
     "pickle": "consolidated_model.pkl",
@@ -29,7 +36,9 @@ FORMATS = {
     "onnx": "consolidated_model.onnx",
 }
 RECIPE = "recipe.json"
-ROWS = 10_240
+N_ROWS = 10_240
+"""Rows on which an export is compared with the model."""
+ROWS_AT_ONCE = 2_048
 LARGEST_GAP = 1e-5
 SEED = 0
 
@@ -39,8 +48,6 @@ def export_model(run: Path, kind: str, *, out: Path | None = None) -> Path:
 
     Parameters
     ----------
-    run
-        Folder of a run.
     kind
         ``pickle``: one file that ``pickle.load`` turns into the model, where mi_duck is installed. ``xgboost``: a folder
         of native boosters with ``recipe.json``, which says how their margins become probabilities. ``onnx``: one file.
@@ -68,21 +75,12 @@ def export_model(run: Path, kind: str, *, out: Path | None = None) -> Path:
         return target
     if target.is_dir():
         raise DataError(f"{target} is a folder; name a file for --format {kind}")
-    if kind == "pickle":
-        write_file(target, _pickled(source))
-    else:
-        write_file(target, _onnx(_ensemble(source)))
+    write_file(target, _pickled(source) if kind == "pickle" else _onnx(_ensemble(source)))
     return target
 
 
 def restore_model(data: bytes) -> ConsolidatedMetaModel | InstanceModel:
-    """Return the model from the bytes of its file; exported pickles call this.
-
-    Raises
-    ------
-    CheckpointError
-        The bytes are damaged.
-    """
+    """Return the model from the bytes of its file, after checking its hash; exported pickles call this."""
     return model_from_bytes(data, "the pickled model")
 
 
@@ -104,7 +102,7 @@ def _ensemble(source: Path) -> ConsolidatedMetaModel:
 def _onnx(model: ConsolidatedMetaModel) -> bytes:
     """Return the ONNX model, after its predictions were compared with those of the model."""
     data = onnx_bytes(model)
-    rows = border_rows(model.get_base_models(), len(model.features), ROWS, seed=SEED)
+    rows = border_rows(model.get_base_models(), len(model.features), N_ROWS, seed=SEED)
     gap = float(np.abs(onnx_probabilities(data, rows) - model.predict_proba(rows)).max())
     if not gap <= LARGEST_GAP:
         raise CheckpointError(f"the ONNX model misses the model's probabilities by {gap:.1e}, so it is not written")
@@ -136,12 +134,8 @@ def _recipe(model: ConsolidatedMetaModel, folder: Path) -> dict[str, Any]:
     names = model.features if has_names else None
     parts: list[dict[str, Any]] = []
     if model.voting == "margin":
-        by_class = [
-            merge_boosters([member.boosters[index] for member in model.members], model.weights)
-            for index in range(len(model.classes))
-        ]
-        merged = join_outputs(by_class)
         members = [member.boosters for member in model.members]
+        merged = join_outputs([merge_boosters(of_class, model.weights) for of_class in zip(*members, strict=True)])
         check_margins(merged, members, model.weights, n_features=len(model.features), seed=SEED)
         _save(merged, folder / "merged.ubj", names)
         parts.append({"files": ["merged.ubj"], "weight": 1.0, "calibrators": _plain(model.calibrators)})
@@ -181,3 +175,86 @@ def _save(booster: xgb.Booster, path: Path, names: Sequence[str] | None) -> None
     if names is not None:
         copied.feature_names = list(names)
     path.write_bytes(copied.save_raw("ubj"))
+
+
+def merge_boosters(boosters: Sequence[xgb.Booster], weights: Sequence[float]) -> xgb.Booster:
+    """Return one booster whose margin is the weighted sum of margins of ``binary:logistic`` boosters of the same features.
+
+    Raises
+    ------
+    CheckpointError
+        A booster is of another kind, or there is not one weight for each.
+    """
+    if len(boosters) != len(weights) or not boosters:
+        there = f"{len(boosters)} boosters and {len(weights)} weights"
+        raise CheckpointError(f"{there} cannot be merged; give one weight each")
+    return load(join_boosters([(booster, weight, 0) for booster, weight in zip(boosters, weights, strict=True)], 1))
+
+
+def join_outputs(boosters: Sequence[xgb.Booster]) -> xgb.Booster:
+    """Return one booster with an output for each of these, in their order: margins of shape (n_rows, n_boosters).
+
+    Raises
+    ------
+    CheckpointError
+        A booster has more than one output, or is of another kind.
+    """
+    return load(join_boosters([(booster, 1.0, output) for output, booster in enumerate(boosters)], len(boosters)))
+
+
+def border_rows(boosters: Sequence[xgb.Booster], n_features: int, n_rows: int, *, seed: int) -> NDArray[np.float32]:
+    """Return rows at the borders where trees decide: values at their thresholds, just below them, zero, or missing (NaN).
+
+    Two models that agree on these rows split at the same thresholds, which rows of a dataset would not show.
+    """
+    thresholds: dict[int, set[float]] = {}
+    for booster in boosters:
+        for tree in json.loads(bytes(booster.save_raw("json")))["learner"]["gradient_booster"]["model"]["trees"]:
+            for node, left in enumerate(tree["left_children"]):
+                if left != -1:
+                    thresholds.setdefault(tree["split_indices"][node], set()).add(tree["split_conditions"][node])
+    rng = np.random.default_rng(seed)
+    rows = np.zeros((n_rows, n_features), dtype=np.float32)
+    for feature, found in sorted(thresholds.items()):
+        values = np.array(sorted(found), dtype=np.float32)
+        below = np.nextafter(values, np.float32(-np.inf))
+        choices = np.concatenate([values, below, np.array([0, np.nan], dtype=np.float32)])
+        rows[:, feature] = rng.choice(choices, n_rows)
+    return rows
+
+
+def check_margins(
+    merged: xgb.Booster,
+    members: Sequence[Sequence[xgb.Booster]],
+    weights: Sequence[float],
+    *,
+    n_features: int,
+    seed: int,
+) -> float:
+    """Return the largest gap between a merged model and the weighted sum of its members' margins, relative to max(1, |margin|).
+
+    Parameters
+    ----------
+    merged
+        With one output, or one per class.
+    members
+        Boosters of each member, one per class.
+
+    Raises
+    ------
+    CheckpointError
+        The gap is larger than 1e-5 in a row of `border_rows`.
+    """
+    rows = border_rows([booster for member in members for booster in member], n_features, N_ROWS, seed=seed)
+    largest = 0.0
+    for begin in range(0, len(rows), ROWS_AT_ONCE):
+        part = rows[begin : begin + ROWS_AT_ONCE]
+        wanted = np.zeros((len(part), len(members[0])))
+        for member, weight in zip(members, weights, strict=True):
+            for index, booster in enumerate(member):
+                wanted[:, index] += weight * booster.inplace_predict(part, predict_type="margin").astype(np.float64)
+        found = merged.inplace_predict(part, predict_type="margin").reshape(wanted.shape)
+        largest = max(largest, float((np.abs(found - wanted) / np.maximum(1, np.abs(wanted))).max()))
+    if not largest <= LARGEST_GAP:
+        raise CheckpointError(f"the merged model misses the members' margins by {largest:.1e}, so it is not written")
+    return largest

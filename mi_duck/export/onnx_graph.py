@@ -7,6 +7,7 @@ has a steep step: a margin that differs in its last bit may fall on the other si
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,12 +26,7 @@ NEEDED = "it needs the packages onnx and onnxruntime: pip install 'mi-duck[onnx]
 
 
 def onnx_bytes(model: ConsolidatedMetaModel) -> bytes:
-    """Return an ONNX model with input ``rows`` and outputs ``probabilities`` and ``label``.
-
-    Parameters
-    ----------
-    model
-        The model, of any voting.
+    """Return an ONNX model of any voting, with input ``rows`` and outputs ``probabilities`` and ``label``.
 
     Returns
     -------
@@ -59,16 +55,14 @@ def onnx_bytes(model: ConsolidatedMetaModel) -> bytes:
         for member in range(len(model.members))
     ]
     if model.voting == "margin":
-        joined = [_mean(graph, [member[index] for member in margins], model.weights) for index in range(n_classes)]
+        joined = [_mean(graph, of_class, model.weights) for of_class in zip(*margins, strict=True)]
         # as in the model, whose mean is in single precision
         joined = [graph.node("Cast", [one], to=TensorProto.FLOAT) for one in joined]
-        mean = _probabilities(
-            graph, [graph.node("Cast", [one], to=TensorProto.DOUBLE) for one in joined], model.calibrators
-        )
+        joined = [graph.node("Cast", [one], to=TensorProto.DOUBLE) for one in joined]
+        mean = _probabilities(graph, joined, model.calibrators)
     else:
-        votes = [
-            _probabilities(graph, one, member.calibrators) for one, member in zip(margins, model.members, strict=True)
-        ]
+        pairs = zip(margins, model.members, strict=True)
+        votes = [_probabilities(graph, one, member.calibrators) for one, member in pairs]
         mean = _mean(graph, votes, model.weights)
     graph.node("Cast", [mean], "probabilities", to=TensorProto.FLOAT)
     graph.node("ArgMax", ["probabilities"], "label", axis=1, keepdims=0)
@@ -152,11 +146,8 @@ def _column(graph: _Graph, index: int) -> str:
 
 
 def _mean(graph: _Graph, values: Sequence[str], weights: Sequence[float]) -> str:
-    weighted = [
-        graph.node("Mul", [value, graph.constant(np.array(weight))])
-        for value, weight in zip(values, weights, strict=True)
-    ]
-    return graph.node("Sum", weighted)
+    pairs = zip(values, weights, strict=True)
+    return graph.node("Sum", [graph.node("Mul", [value, graph.constant(np.array(weight))]) for value, weight in pairs])
 
 
 def _probabilities(graph: _Graph, margins: Sequence[str], calibrators: Sequence[Calibrator]) -> str:
@@ -176,10 +167,9 @@ def _calibrated(graph: _Graph, margin: str, calibrator: Calibrator) -> str:
         width = np.diff(x)
         # linear between the steps, constant outside: the distance inside each interval times the slope there
         ahead = graph.node("Sub", [margin, graph.constant(x[None, :-1])])
-        walked = graph.node(
-            "Min", [graph.node("Max", [ahead, graph.constant(np.array(0.0))]), graph.constant(width[None])]
-        )
-        rise = graph.node("MatMul", [walked, graph.constant((np.diff(y) / width)[:, None])])
+        inside = graph.node("Max", [ahead, graph.constant(np.array(0.0))])
+        inside = graph.node("Min", [inside, graph.constant(width[None])])
+        rise = graph.node("MatMul", [inside, graph.constant((np.diff(y) / width)[:, None])])
         raw = graph.node("Add", [rise, graph.constant(y[:1])])
     else:
         scaled = graph.node("Mul", [margin, graph.constant(np.array(calibrator.slope))])
@@ -189,12 +179,8 @@ def _calibrated(graph: _Graph, margin: str, calibrator: Calibrator) -> str:
 
 def _trees(boosters: Sequence[xgb.Booster]) -> dict[str, Any]:
     """Return the attributes of one TreeEnsembleRegressor with an output for each booster."""
-    nodes: dict[str, list[Any]] = {
-        name: []
-        for name in ("treeids", "nodeids", "featureids", "values", "modes", "truenodeids", "falsenodeids")
-        + ("missing_value_tracks_true",)
-    }
-    leaves: dict[str, list[Any]] = {name: [] for name in ("treeids", "nodeids", "ids", "weights")}
+    nodes: dict[str, list[Any]] = defaultdict(list)
+    leaves: dict[str, list[Any]] = defaultdict(list)
     n_trees = 0
     for output, booster in enumerate(boosters):
         model = json.loads(bytes(booster.save_raw("json")))["learner"]

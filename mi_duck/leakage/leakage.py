@@ -1,26 +1,33 @@
 """The leakage report of a run: measures every feature alone on sampled genes, flags suspects, writes ``leakage_analysis/``.
 
-`gene_sample` reads the genes, `separation` measures, `suspicion` holds the rule. The report is a table, a summary and a
-figure of the features that separate a class best.
+`separation` measures, `suspicion` holds the rule. The report is a table, a summary and a figure of the features that separate a
+class best.
+
+Whole genes are sampled. Row groups are drawn by seed, and of the genes that lie entirely in them those of the lowest ranks are
+taken, so that only a part of a table of any size is read. Where rows are so mixed that too few genes are whole, a few genes are
+read from all row groups.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from itertools import combinations
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from mi_duck.atomic_files import write_csv, write_json
 from mi_duck.data.database import Database
 from mi_duck.data.dataset import Dataset, some_names
+from mi_duck.data.parquet import data_file, row_group_batches, row_groups
 from mi_duck.drawing import BASE, ENSEMBLE, MUTED, SERIES, new_figure, save, short_label, style
 from mi_duck.errors import DataError
-from mi_duck.leakage.gene_sample import Sample, read_sample, sample_runs
 from mi_duck.leakage.separation import (
     Area,
+    Column,
     Copy,
     Side,
     Tally,
@@ -50,12 +57,37 @@ from mi_duck.processes import Context, Report, in_child
 from mi_duck.run.folder import RunFolder
 
 LEAKY = "--auto-exclude-leaky"
+MOST_GENES, LEAST_GENES = 200, 60
+MOST_ROWS = 60_000
+ROWS_READ = 100_000  # of all row groups that are read: 3 s at a thousand features
+MOST_CELLS = 20_000_000  # of columns that are not 8-bit, for time and memory: 80 MB
+BATCH_ROWS = 4096
 TIE = 0.05  # difference of the areas of two columns that equal each other, below which the later one is flagged
 FEW_GENES = 20  # only a column that is promising within these is measured within all genes
 PROMISING = 0.97
 BASE_BINS = 20
 LEAST_CORRELATED_ROWS, MOST_CORRELATED_ROWS = 300, 5_000  # per class
 MOST_FEATURES = 25  # in the figure
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Rows of whole genes.
+
+    Parameters
+    ----------
+    columns
+        Values of each feature, shape (n_rows,): uint8, or float32 with NaN for missing.
+    label, gene
+        Numbers from 0, shape (n_rows,).
+    group
+        Fold group of each gene, as a number from 0, shape (n_genes,).
+    """
+
+    columns: dict[str, Column]
+    label: NDArray[np.int64]
+    gene: NDArray[np.int64]
+    group: NDArray[np.int64]
 
 
 def without_leaks(
@@ -68,7 +100,7 @@ def without_leaks(
     is_excluding: bool,
     context: Context,
 ) -> Dataset:
-    """Make the leakage report of a run and return the dataset without the features to leave out, which are excluded as `LEAKY`.
+    """Make the leakage report of a run; return the dataset without the features to leave out, which are excluded as `LEAKY`.
 
     Parameters
     ----------
@@ -76,8 +108,6 @@ def without_leaks(
         Database with ``source_rows`` and ``gene_index``; held-out genes are not in it and so not read.
     small
         Features that fit one byte.
-    seed
-        Chooses the genes.
     is_excluding
         Whether suspects are left out (``--auto-exclude-leaky``); base scores never are.
 
@@ -88,7 +118,15 @@ def without_leaks(
     """
     runs = sample_runs(db, dataset, n_wide=len(dataset.features) - len(small), seed=seed)
     found = in_child(report_leaks, context)(
-        run=str(folder.root), **request(dataset, runs, small, is_excluding=is_excluding)
+        run=str(folder.root),
+        runs=runs,
+        small=list(small),
+        is_excluding=is_excluding,
+        features=list(dataset.features),
+        base_scores=list(dataset.base_scores),
+        label_column=dataset.label_column,
+        classes=list(dataset.classes),
+        labels=list(dataset.labels),
     ).value
     excluded = set(found["excluded"])
     for name, reason in found["suspects"]:
@@ -108,22 +146,6 @@ def without_leaks(
     return replace(dataset, features=features, excluded=dataset.excluded + reasons)
 
 
-def request(
-    dataset: Dataset, runs: Sequence[Mapping[str, Any]], small: Sequence[str], *, is_excluding: bool
-) -> dict[str, Any]:
-    """Return the arguments of `report_leaks` for a child process: plain values alone."""
-    return {
-        "runs": [dict(run) for run in runs],
-        "small": list(small),
-        "is_excluding": is_excluding,
-        "features": list(dataset.features),
-        "base_scores": list(dataset.base_scores),
-        "label_column": dataset.label_column,
-        "classes": list(dataset.classes),
-        "labels": list(dataset.labels),
-    }
-
-
 def report_leaks(
     report: Report,
     run: str,
@@ -137,19 +159,6 @@ def report_leaks(
     labels: list[str],
 ) -> dict[str, Any]:
     """Measure every feature and write ``leakage_analysis/``; runs in a child process.
-
-    Parameters
-    ----------
-    run
-        Run folder.
-    runs
-        Of `sample_runs`.
-    small
-        Features that fit one byte.
-    is_excluding
-        Whether the suspects will be left out.
-    report
-        Progress callback, called with (stage, done, total).
 
     Returns
     -------
@@ -175,12 +184,97 @@ def report_leaks(
     }
     write_json(folder / "leakage.json", facts)
     plot_leaks(folder, rows, base_scores)
-    return {
-        "suspects": suspects,
-        "excluded": excluded,
-        "n_genes": len(sample.group),
-        "n_rows": len(sample.label),
-    }
+    return {"suspects": suspects, "excluded": excluded, "n_genes": len(sample.group), "n_rows": len(sample.label)}
+
+
+def sample_runs(db: Database, dataset: Dataset, *, n_wide: int, seed: int) -> list[dict[str, Any]]:
+    """Return which rows the sampled genes have: lines of ``sql/leakage_rows.sql``.
+
+    Parameters
+    ----------
+    db
+        Database with ``source_rows`` and ``gene_index``.
+    n_wide
+        Features that are not 8-bit; the more there are, the fewer rows are taken.
+    """
+    db.load("row_groups", row_groups(dataset.files))
+    runs = db.rows("leakage_rows", seed=seed, rows_read=ROWS_READ, n_first=None)
+    n_genes = len(db.read("gene_index"))
+    if len({run["gene_rank"] for run in runs}) < min(LEAST_GENES, n_genes):
+        runs = db.rows("leakage_rows", seed=seed, rows_read=None, n_first=LEAST_GENES)
+    rows_of: Counter[int] = Counter()
+    for run in runs:
+        rows_of[run["gene_rank"]] += run["n_rows"]
+    most_rows = min(MOST_ROWS, MOST_CELLS // max(n_wide, 1))
+    chosen: set[int] = set()
+    n_rows = 0
+    for rank in sorted(rows_of)[:MOST_GENES]:
+        if not chosen or n_rows + rows_of[rank] <= most_rows:
+            chosen.add(rank)
+            n_rows += rows_of[rank]
+    return [run for run in runs if run["gene_rank"] in chosen]
+
+
+def read_sample(
+    runs: Sequence[Mapping[str, Any]],
+    features: Sequence[str],
+    small: Sequence[str],
+    label_column: str,
+    labels: Sequence[str],
+    report: Report,
+) -> Sample:
+    """Read the rows of the sampled genes, row group by row group; ``small`` are the features that fit one byte.
+
+    Raises
+    ------
+    DataError
+        A file is damaged or has changed.
+    """
+    as_bytes = set(small)
+    code = {text: number for number, text in enumerate(labels)}
+    parts: dict[str, list[Any]] = {name: [] for name in features}
+    label, rank = [], []
+    total, done = sum(run["n_rows"] for run in runs), 0
+    for file, batch, ranks in _batches(runs, [*features, label_column]):
+        try:
+            label += [code[str(text)] for text in batch[label_column].to_pylist()]
+        except KeyError as error:
+            raise DataError(f"unknown label {error} in column '{label_column}' of {file}; the file changed") from error
+        rank.append(ranks)
+        for name in features:
+            values = batch[name].to_numpy(zero_copy_only=False)
+            with np.errstate(over="ignore"):
+                parts[name].append(values.astype(np.uint8 if name in as_bytes else np.float32))
+        done += batch.num_rows
+        report("reading genes to look for leaks", done, total)
+    gene_rank, gene = np.unique(np.concatenate(rank), return_inverse=True)
+    group_of = {run["gene_rank"]: run["fold_group"] for run in runs}
+    group = np.unique([group_of[number] for number in gene_rank.tolist()], return_inverse=True)[1]
+    columns = {name: np.concatenate(parts.pop(name)) for name in features}  # pop: not every column twice in memory
+    return Sample(columns, np.array(label, dtype=np.int64), gene.astype(np.int64), group.astype(np.int64))
+
+
+def _batches(
+    runs: Sequence[Mapping[str, Any]], columns: Sequence[str]
+) -> Iterator[tuple[str, pa.RecordBatch, NDArray[np.int64]]]:
+    """Yield the file, the wanted rows of a batch, and their gene ranks, for all batches with a wanted row."""
+    for (file, row_group), of_group in groupby(runs, key=lambda run: (run["file"], run["row_group"])):
+        pieces = list(of_group)
+        n = max(run["first_row"] + run["n_rows"] for run in pieces)
+        rank = np.full(n, -1, dtype=np.int64)
+        for run in pieces:
+            rank[run["first_row"] : run["first_row"] + run["n_rows"]] = run["gene_rank"]
+        first = 0
+        for _, batch in row_group_batches(data_file(file), columns, [row_group], batch_rows=BATCH_ROWS):
+            ranks = rank[first : first + batch.num_rows]
+            first += batch.num_rows
+            wanted = np.flatnonzero(ranks >= 0)
+            if len(wanted):
+                yield file, batch.take(pa.array(wanted)), ranks[wanted]
+            if first >= n:
+                break
+        if first < n:
+            raise DataError(f"{file} changed while it was read: row group {row_group} has only {first:,} rows")
 
 
 def comparisons(sample: Sample, classes: Sequence[str]) -> list[tuple[Comparison, Side]]:
@@ -190,29 +284,23 @@ def comparisons(sample: Sample, classes: Sequence[str]) -> list[tuple[Comparison
         (f"{classes[index]} vs rest", Side((index,), tuple(other for other in numbers if other != index)))
         for index in (numbers if len(classes) > 2 else numbers[1:])
     ]
-    sides += [
-        (f"{classes[first]} vs {classes[second]}", Side((first,), (second,)))
-        for first, second in combinations(numbers[1:], 2)
-    ]
+    pairs = combinations(numbers[1:], 2)
+    sides += [(f"{classes[one]} vs {classes[other]}", Side((one,), (other,))) for one, other in pairs]
     found = []
     group = sample.group[sample.gene]
     for name, side in sides:
         one, other = np.isin(sample.label, side.one), np.isin(sample.label, side.other)
-        found.append(
-            (
-                Comparison(
-                    name,
-                    classes[side.one[0]],
-                    classes[side.other[0]] if len(side.other) == 1 else "other",
-                    0 not in side.one + side.other,
-                    int(one.sum()),
-                    int(other.sum()),
-                    len(np.unique(group[one])),
-                    len(np.unique(group[other])),
-                ),
-                side,
-            )
+        comparison = Comparison(
+            name=name,
+            one_name=classes[side.one[0]],
+            other_name=classes[side.other[0]] if len(side.other) == 1 else "other",
+            is_between_sites=0 not in side.one + side.other,
+            n_one=int(one.sum()),
+            n_other=int(other.sum()),
+            groups_one=len(np.unique(group[one])),
+            groups_other=len(np.unique(group[other])),
         )
+        found.append((comparison, side))
     return found
 
 
@@ -262,24 +350,20 @@ def _evidence(cells: Tally, few: Tally, side: Side, copy: Copy | None, is_base_s
     has_value = cells.rank == rank if rank >= 0 else np.zeros(len(cells.rank), dtype=bool)
     is_promising = area_within(few, side).value >= PROMISING
     return Evidence(
-        is_base_score,
-        whole,
-        area_within(cells, side) if is_promising or copy is not None else None,
-        best_cut(cells, side) if whole.value >= LEAST_AREA_OF_CODE and may_be_code else None,
-        share(cells, side, cells.rank < 0),
-        share(cells, side, has_value),
-        float(cells.values[rank]) if rank >= 0 else float("nan"),
-        None if copy is None else copy.share,
-        "" if copy is None else copy.equal_to,
+        is_base_score=is_base_score,
+        whole=whole,
+        within=area_within(cells, side) if is_promising or copy is not None else None,
+        cut=best_cut(cells, side) if whole.value >= LEAST_AREA_OF_CODE and may_be_code else None,
+        missing=share(cells, side, cells.rank < 0),
+        constant=share(cells, side, has_value),
+        constant_value=float(cells.values[rank]) if rank >= 0 else float("nan"),
+        equality=None if copy is None else copy.share,
+        equal_to="" if copy is None else copy.equal_to,
     )
 
 
 def _resolved(
-    name: str,
-    index: int,
-    found: Mapping[str, Sequence[Evidence]],
-    sample: Sample,
-    base: Sequence[NDArray[np.float32]],
+    name: str, index: int, found: Mapping[str, Sequence[Evidence]], sample: Sample, base: Sequence[NDArray[np.float32]]
 ) -> Evidence:
     """Drop the equality of a feature where not this one of the pair is the copy, but the other.
 
@@ -355,15 +439,11 @@ def _correlation_with_base(
 
 def _row(name: str, comparison: Comparison, evidence: Evidence, bits: float, reason: str) -> dict[str, Any]:
     """Return one line of ``leakage.csv``; what was not measured is empty."""
-    verdict = (
-        "suspect"
-        if reason
-        else "too few rows"
-        if not comparison.is_large_enough
-        else "base score"
-        if evidence.is_base_score
-        else "clear"
-    )
+    verdict = "base score" if evidence.is_base_score else "clear"
+    if not comparison.is_large_enough:
+        verdict = "too few rows"
+    if reason:
+        verdict = "suspect"
     return {
         "feature": name,
         "comparison": comparison.name,
@@ -392,54 +472,28 @@ def _known(value: float) -> float | str:
 
 
 def plot_leaks(folder: Path, rows: Sequence[Mapping[str, Any]], base_scores: Sequence[str]) -> None:
-    """Write ``leakage.pdf`` and ``leakage.svg``.
-
-    Parameters
-    ----------
-    folder
-        Folder of the report.
-    rows
-        Lines of ``leakage.csv``.
-    base_scores
-        Features that are expected to be strong.
-    """
+    """Write ``leakage.pdf`` and ``leakage.svg`` from the lines of ``leakage.csv``."""
     best = _best_lines(rows)
     suspects = {row["feature"] for row in rows if row["verdict"] == "suspect"}
     order = sorted(best, key=lambda name: (name not in suspects, -best[name]["auc"], name))
     shown = sorted(order[:MOST_FEATURES], key=lambda name: (best[name]["auc"], name))
     with style():
         figure, (axes,) = new_figure(6.4, 1.1 + 0.19 * max(len(shown), 1))
-        marks = (("feature", "o", ENSEMBLE), ("base score", "D", BASE), ("suspect", "X", SERIES[1]))
-        for kind, marker, color in marks:
-            heights = [
-                height
-                for height, name in enumerate(shown)
-                if kind == ("suspect" if name in suspects else "base score" if name in base_scores else "feature")
-            ]
+        kinds = dict.fromkeys(shown, "feature") | dict.fromkeys(base_scores, "base score")
+        kinds |= dict.fromkeys(suspects, "suspect")
+        for kind, marker, color in (("feature", "o", ENSEMBLE), ("base score", "D", BASE), ("suspect", "X", SERIES[1])):
+            heights = [height for height, name in enumerate(shown) if kinds[name] == kind]
             lines = [best[shown[height]] for height in heights]
             below = [line["auc"] - (line["auc"] if line["low"] == "" else line["low"]) for line in lines]
             above = [(line["auc"] if line["high"] == "" else line["high"]) - line["auc"] for line in lines]
-            axes.errorbar(
-                [line["auc"] for line in lines],
-                heights,
-                xerr=[below, above],
-                fmt=marker,
-                color=color,
-                markersize=4.5,
-                elinewidth=1,
-                label=kind,
-            )
+            areas, error = [line["auc"] for line in lines], [below, above]
+            axes.errorbar(areas, heights, xerr=error, fmt=marker, color=color, markersize=4.5, elinewidth=1, label=kind)
         axes.axvline(0.5, color=MUTED, linewidth=0.8)
         axes.set_yticks(range(len(shown)), [short_label(name) for name in shown])
+        beside = ("axes fraction", "data")
         for height, name in enumerate(shown):
-            axes.annotate(
-                _remark(best[name]),
-                (1.01, height),
-                xycoords=("axes fraction", "data"),
-                va="center",
-                color=MUTED,
-                fontsize=6.5,
-            )
+            remark = _remark(best[name])
+            axes.annotate(remark, (1.01, height), xycoords=beside, va="center", color=MUTED, fontsize=6.5)
         axes.set_xlim(0.48, 1.01)
         axes.set_ylim(-0.7, len(shown) - 0.3)
         axes.grid(axis="y", visible=False)
@@ -456,14 +510,8 @@ def _best_lines(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any
     for row in rows:
         if row["auc"] == "":  # a side has no row in which the feature is present
             continue
-        known = best.get(row["feature"])
-        if known is None:
-            is_better = True
-        elif known["verdict"] == "suspect":
-            is_better = False
-        else:
-            is_better = row["verdict"] == "suspect" or row["auc"] > known["auc"]
-        if is_better:
+        known = best.setdefault(row["feature"], row)
+        if known["verdict"] != "suspect" and (row["verdict"] == "suspect" or row["auc"] > known["auc"]):
             best[row["feature"]] = row
     return best
 

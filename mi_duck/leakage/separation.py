@@ -23,6 +23,7 @@ ROWS_OF_CLASS = 400  # in which all pairs of columns are compared
 LEAST_DIFFERENCE = 0.15  # of the shares in these rows, for a pair to be measured in all rows
 MOST_PARTNERS = 3  # columns per feature to which its equality is measured in all rows
 
+Column = NDArray[np.uint8] | NDArray[np.float32]
 Whole = NDArray[np.int64]
 Real = NDArray[np.float64]
 
@@ -95,9 +96,7 @@ class Copy:
     share: Share
 
 
-def tally(
-    values: NDArray[np.float32] | NDArray[np.uint8] | NDArray[np.bool_], label: Whole, stratum: Whole, group: Whole
-) -> Tally:
+def tally(values: Column | NDArray[np.bool_], label: Whole, stratum: Whole, group: Whole) -> Tally:
     """Count the rows of a column; NaN is missing.
 
     Parameters
@@ -120,7 +119,7 @@ def tally(
     return Tally(stratum[order], rank[order], label[order], np.ones(len(order), dtype=np.int64), distinct, group)
 
 
-def _ranked(values: NDArray[np.float32] | NDArray[np.uint8] | NDArray[np.bool_]) -> tuple[NDArray[np.float32], Whole]:
+def _ranked(values: Column | NDArray[np.bool_]) -> tuple[NDArray[np.float32], Whole]:
     """Return the distinct values and the rank of each row among them, -1 where it is missing."""
     if values.dtype != np.float32:  # of one byte: counted, which is faster than sorting
         whole = values.astype(np.int64)
@@ -136,13 +135,8 @@ def _ranked(values: NDArray[np.float32] | NDArray[np.uint8] | NDArray[np.bool_])
 
 def selected(cells: Tally, chosen: NDArray[np.bool_]) -> Tally:
     """Return the tally of some of the cells."""
-    return replace(
-        cells,
-        stratum=cells.stratum[chosen],
-        rank=cells.rank[chosen],
-        label=cells.label[chosen],
-        count=cells.count[chosen],
-    )
+    of_cell = {name: getattr(cells, name)[chosen] for name in ("stratum", "rank", "label", "count")}
+    return replace(cells, **of_cell)
 
 
 def _weights(cells: Tally, side: Side) -> tuple[Real, Real]:
@@ -185,9 +179,8 @@ def area_within(cells: Tally, side: Side) -> Area:
     # rows of the other side in earlier strata do not count as below
     first = np.searchsorted(of_block, of_block)
     in_order = np.bincount(of_block, weights=ones * (before - before[first] + others / 2), minlength=n_strata)
-    pairs = np.bincount(of_block, weights=ones, minlength=n_strata) * np.bincount(
-        of_block, weights=others, minlength=n_strata
-    )
+    n_ones, n_others = (np.bincount(of_block, weights=rows, minlength=n_strata) for rows in (ones, others))
+    pairs = n_ones * n_others
     if pairs.sum() == 0:
         return UNKNOWN
     value = float(in_order.sum() / pairs.sum())
@@ -276,9 +269,7 @@ def _standard_error(cells: Tally, influence: Real, rows: Real) -> float:
     """Return the standard error of a ratio of sums over fold groups from what each cell adds to it."""
     n_groups = int(cells.group.max(initial=0)) + 1
     group = cells.group[cells.stratum]
-    return _error_of(
-        np.bincount(group, weights=influence, minlength=n_groups), np.bincount(group, weights=rows, minlength=n_groups)
-    )
+    return _error_of(*(np.bincount(group, weights=values, minlength=n_groups) for values in (influence, rows)))
 
 
 def _error_of(influence: NDArray[Any], rows: NDArray[Any]) -> float:
@@ -292,24 +283,9 @@ def _oriented(value: float, error: float) -> Area:
 
 
 def copies(
-    columns: Mapping[str, NDArray[np.uint8] | NDArray[np.float32]],
-    label: Whole,
-    gene: Whole,
-    group: Whole,
-    sides: Sequence[Side],
+    columns: Mapping[str, Column], label: Whole, gene: Whole, group: Whole, sides: Sequence[Side]
 ) -> dict[tuple[str, int], Copy]:
     """Return for (feature, index of the comparison) the column whose equality with the feature separates the sides best.
-
-    Parameters
-    ----------
-    columns
-        Values of each feature, shape (n_rows,).
-    label, gene
-        Numbers from 0, shape (n_rows,).
-    group
-        Fold group of each gene, shape (n_genes,).
-    sides
-        The comparisons.
 
     Notes
     -----
@@ -345,7 +321,7 @@ def copies(
     return found
 
 
-def _is_count(values: NDArray[np.uint8] | NDArray[np.float32]) -> bool:
+def _is_count(values: Column) -> bool:
     """Return whether all values are whole numbers of one byte."""
     if values.dtype == np.uint8:
         return True

@@ -5,19 +5,15 @@ should. What a measurement cannot do is (1) be missing according to the label, (
 to the label, (3) be constant in all rows of a class, (4) separate the classes almost without error. A noisy code of the
 label that correlates with it by .9 is caught by 4: at one site in ten rows its area is above .9999 if the noise is normal,
 and the Matthews coefficient of its best cut is .9 if labels were flipped, where an honest feature of area .97 reaches .75
-(.82 at equal classes). So a feature is flagged for one of:
+(.82 at equal classes). So a feature is flagged by `RULE` for one of:
 
-1. **missing**: whether the value is missing has an area of at least .6, that is shares that differ by .2.
-2. **copy**: whether it equals another column has an area of at least .9, or of .6 if it does so in every row of one side.
-   Of the two columns the one that separates the classes better by itself is flagged, or if their areas differ by less than
-   .05 the later one.
-3. **constant**: it has one value in every row of one side, and often another on the other side (an area of .6). Only
-   for a class against the rest: a detector of one kind of site may well be zero at every site of another kind.
-4. **near perfect**: an area of at least .995 over all pairs of rows, or over the pairs within genes (a length of the
-   transcript for sites and of the gene for other rows shows only there), or a cut with a coefficient of .85.
-
-All of these are lower ends of 95 % intervals over fold groups, and a comparison with fewer than 30 rows or 10 fold
-groups on a side flags nothing.
+1. **missing**: an area of .6 means shares that differ by .2.
+2. **copy**: of the two columns the one that separates the classes better by itself is flagged, or if their areas differ by
+   less than .05 the later one.
+3. **constant**: only for a class against the rest, since a detector of one kind of site may well be zero at every site of
+   another kind.
+4. **near perfect**: also over the pairs within genes, since a length of the transcript for sites and of the gene for other
+   rows shows only there.
 
 Features derived from base scores, or from the same sequence by another model, may be nearly perfect too. They are
 **correlated with the base score** within a class (rank correlation of .2 or more), which a code of the label is not.
@@ -68,14 +64,10 @@ class Comparison:
     ----------
     name
         Such as ``donor vs rest`` or ``donor vs acceptor``.
-    one_name, other_name
-        Names of the sides, for sentences.
     is_between_sites
         Whether both sides are single classes other than the background.
-    n_one, n_other
-        Rows of each side.
     groups_one, groups_other
-        Fold groups with such rows.
+        Fold groups with rows of each side.
     """
 
     name: str
@@ -99,14 +91,10 @@ class Evidence:
 
     Parameters
     ----------
-    is_base_score
-        Whether it is a score of the base model.
     whole, within
         Area over all pairs of rows, and over those within genes (None where it cannot be near perfect).
     cut
         Best cut, None where it cannot be good enough.
-    missing
-        Whether it is missing.
     constant, constant_value
         Whether it has the value whose share differs most between the sides, and that value.
     equality, equal_to

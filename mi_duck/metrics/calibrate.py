@@ -1,9 +1,12 @@
-"""Per-class calibration fitted on out-of-fold margins only, chosen by cross-fitted log loss.
+"""Per-class calibration chosen by cross-fitted log loss, the base model by the same rule, and how well either is calibrated.
 
 A calibrator turns the margin (log-odds) of one one-vs-rest booster into a probability. Three are tried: ``none`` (the
 logistic function itself), ``platt`` (a logistic regression on the margin, without class weights, so the prior stays the
 true one) and ``isotonic`` (a monotone step function, clipped off 0 and 1). Each is scored on folds that it was not
-fitted on, and the one with the lowest log loss is fitted on all.
+fitted on, and the one with the lowest log loss is fitted on all out-of-fold margins.
+
+The base model is its scores, taken for probabilities, and calibrated like the members: on all rows of a run, on those of one
+instance, on held-out genes. Where calibration is switched off for the members it is off for the base model too.
 
 References
 ----------
@@ -16,11 +19,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from mi_duck.metrics.metrics import BINS, differences, drawn_scores, equal_mass_bins, interval, ratio, summary
+from mi_duck.metrics.ranking import Booleans, Floats, Floats32, Floats64, Integers, ranking
 
 METHODS = ("none", "platt", "isotonic")
 FEW, THIN = 50_000, 16  # with more than FEW rows, a logistic regression starts from a fit on every THIN-th row
 LEAST = 1e-6  # probabilities stay this far from 0 and 1, so one row costs at most 13.8 nats
+NO_BASE = "the dataset has no base score for every class, so there is no base model to compare with"
+INTERVALS = "95 %, bootstrap over fold groups; a bin whose rows are all true or all others has no width"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +36,6 @@ class Calibrator:
 
     Parameters
     ----------
-    method
-        One of `METHODS`.
     slope, intercept
         Of ``platt``: probability = logistic(slope x margin + intercept); 1 and 0 for ``none``.
     margins, probabilities
@@ -43,7 +48,7 @@ class Calibrator:
     margins: tuple[float, ...] = ()
     probabilities: tuple[float, ...] = ()
 
-    def apply(self, margin: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    def apply(self, margin: Floats) -> Floats64:
         """Return probabilities in [1e-6, 1 - 1e-6], same shape as ``margin``."""
         values = np.asarray(margin, dtype=np.float64)
         if self.method == "isotonic":
@@ -93,40 +98,21 @@ def allowed_methods(is_calibrated: bool) -> tuple[str, ...]:
 
 
 def calibrate(
-    margins: NDArray[np.float32],
-    labels: NDArray[np.integer[Any]],
-    folds: NDArray[np.integer[Any]],
-    *,
-    n_folds: int,
-    methods: Sequence[str] = METHODS,
+    margins: Floats32, labels: Integers, folds: Integers, *, n_folds: int, methods: Sequence[str] = METHODS
 ) -> Calibration:
-    """Choose and fit one calibrator per class.
-
-    Parameters
-    ----------
-    margins
-        Out-of-fold margins, shape (n_rows, n_classes).
-    labels, folds
-        Class and fold of each row, shape (n_rows,).
-    n_folds
-        Number of folds.
-    methods
-        Those to choose from: see `allowed_methods`.
-    """
+    """Choose and fit one calibrator per class from out-of-fold margins, shape (n_rows, n_classes)."""
     return calibrate_joined(lambda fold: margins, labels, folds, n_folds=n_folds, methods=methods)
 
 
 def calibrate_joined(
-    margins_without: Callable[[int | None], NDArray[np.float32]],
-    labels: NDArray[np.integer[Any]],
-    folds: NDArray[np.integer[Any]],
+    margins_without: Callable[[int | None], Floats32],
+    labels: Integers,
+    folds: Integers,
     *,
     n_folds: int,
     methods: Sequence[str] = METHODS,
 ) -> Calibration:
     """Choose and fit one calibrator per class where the margins themselves were joined by something fitted.
-
-    The other parameters are those of `calibrate`.
 
     Parameters
     ----------
@@ -135,7 +121,7 @@ def calibrate_joined(
         all, as the final model does.
     """
     fitted: list[dict[str, list[Calibrator]]] = []
-    truths: list[NDArray[np.bool_]] = []
+    truths: list[Booleans] = []
     totals: list[dict[str, float]] = []
     for fold in range(n_folds):
         margins = margins_without(fold)
@@ -162,12 +148,8 @@ def calibrate_joined(
 
 
 def cross_fitted(
-    margins: NDArray[np.floating[Any]],
-    calibration: Calibration,
-    folds: NDArray[np.integer[Any]],
-    *,
-    dtype: type[np.floating[Any]] = np.float64,
-) -> NDArray[np.floating[Any]]:
+    margins: Floats, calibration: Calibration, folds: Integers, *, dtype: type[np.floating[Any]] = np.float64
+) -> Floats:
     """Return the probabilities of each row by the calibrators that were fitted without its fold, (n_rows, n_classes)."""
     probabilities = np.empty(margins.shape, dtype=dtype)
     for fold, calibrators in enumerate(calibration.by_fold):
@@ -176,20 +158,20 @@ def cross_fitted(
     return probabilities
 
 
-def calibrated(margins: NDArray[np.floating[Any]], calibrators: Sequence[Calibrator]) -> NDArray[np.float64]:
+def calibrated(margins: Floats, calibrators: Sequence[Calibrator]) -> Floats64:
     """Return calibrated probabilities whose rows sum to 1, shape (n_rows, n_classes)."""
     scores = np.column_stack([calibrator.apply(margins[:, index]) for index, calibrator in enumerate(calibrators)])
-    result: NDArray[np.float64] = scores / scores.sum(axis=1, keepdims=True)
+    result: Floats64 = scores / scores.sum(axis=1, keepdims=True)
     return result
 
 
-def logistic(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def logistic(values: Floats64) -> Floats64:
     """Return 1 / (1 + exp(-x)) without overflow."""
-    result: NDArray[np.float64] = 0.5 * (1 + np.tanh(0.5 * values))
+    result: Floats64 = 0.5 * (1 + np.tanh(0.5 * values))
     return result
 
 
-def _fit(method: str, margin: NDArray[np.float64], truth: NDArray[np.bool_]) -> Calibrator:
+def _fit(method: str, margin: Floats64, truth: Booleans) -> Calibrator:
     """Fit one calibrator; rows of one class alone, or no rows, leave the margin as it is."""
     if method == "none" or truth.all() or not truth.any():
         return Calibrator("none")
@@ -205,7 +187,7 @@ def _fit(method: str, margin: NDArray[np.float64], truth: NDArray[np.bool_]) -> 
     )
 
 
-def _logistic_regression(margin: NDArray[np.float64], truth: NDArray[np.bool_]) -> tuple[float, float]:
+def _logistic_regression(margin: Floats64, truth: Booleans) -> tuple[float, float]:
     """Return slope and intercept of least log loss, by Newton's method.
 
     It begins at the prior and ends at a gradient of 1e-9 per row, also where the classes are separable and the slope has no
@@ -227,8 +209,8 @@ def _logistic_regression(margin: NDArray[np.float64], truth: NDArray[np.bool_]) 
     return float(slope), float(line[1] - slope * centre)
 
 
-def _descended(x: NDArray[np.float64], truth: NDArray[np.bool_], line: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the line (slope, intercept) of least log loss, by Newton's method from another one."""
+def _descended(x: Floats64, truth: Booleans, line: Floats64) -> Floats64:
+    """Return the (slope, intercept) of least log loss, by Newton's method from another one."""
     probability, loss = _fitted(x, line, truth)
     for _ in range(100):
         gap = probability - truth
@@ -252,10 +234,138 @@ def _descended(x: NDArray[np.float64], truth: NDArray[np.bool_], line: NDArray[n
     return line
 
 
-def _fitted(
-    x: NDArray[np.float64], line: NDArray[np.float64], truth: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], float]:
+def _fitted(x: Floats64, line: Floats64, truth: Booleans) -> tuple[Floats64, float]:
     """Return probabilities and log loss of a line (slope, intercept)."""
     probability = logistic(line[0] * x + line[1])
     right = np.where(truth, probability, 1 - probability)
     return probability, -float(np.log(np.maximum(right, 1e-300)).mean())
+
+
+# ---- the base model ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """The base model on some rows: probabilities before and after cross-fitted calibration, shape (n_rows, n_classes)."""
+
+    before: Floats
+    probabilities: Floats
+    calibration: Calibration
+
+    def on_other_rows(self, scores: Floats) -> Floats64:
+        """Return the probabilities of rows that no calibrator was fitted on, shape (n_rows, n_classes)."""
+        return calibrated(_margins(_off_the_ends(scores)), self.calibration.final)
+
+
+def base_model(
+    scores: Floats,
+    labels: Integers,
+    folds: Integers,
+    *,
+    n_folds: int,
+    is_calibrated: bool,
+    dtype: type[np.floating[Any]] = np.float32,
+) -> BaseModel:
+    """Calibrate base scores, the rows of each fold by calibrators fitted without it.
+
+    Parameters
+    ----------
+    scores
+        Base scores, taken for probabilities, shape (n_rows, n_classes). A missing one is a half: its margin of 0 is no
+        evidence, and a calibrator maps it near the prior.
+    is_calibrated
+        Whether the run calibrates per class; without it the scores are only normalised.
+    """
+    before = _off_the_ends(scores)
+    margins = _margins(before)
+    fitted = calibrate(margins, labels, folds, n_folds=n_folds, methods=allowed_methods(is_calibrated))
+    return BaseModel(before.astype(dtype), cross_fitted(margins, fitted, folds, dtype=dtype), fitted)
+
+
+def _off_the_ends(scores: Floats) -> Floats64:
+    given: Floats64 = np.nan_to_num(scores.astype(np.float64), nan=0.5)
+    return np.clip(given, 1e-7, 1 - 1e-7)
+
+
+def _margins(probabilities: Floats64) -> Floats32:
+    margins: Floats32 = np.log(probabilities / (1 - probabilities)).astype(np.float32)
+    return margins
+
+
+# ---- how well probabilities are calibrated ----------------------------------------------------------------------------
+
+
+def calibration_facts(
+    before: Floats,
+    after: Floats,
+    labels: Integers,
+    groups: Integers,
+    classes: Sequence[str],
+    *,
+    methods: Sequence[Any],
+    weights: Integers,
+) -> dict[str, Any]:
+    """Return for each class its method, and log loss, Brier score and calibration error before, after and their difference.
+
+    Parameters
+    ----------
+    before
+        Logistic function of the margins, or base scores as they are: each class against the rest, shape (n_rows, n_classes).
+    after
+        Cross-fitted probabilities, so that none is scored with labels that its calibrator was fitted on.
+    methods
+        What was chosen for each class.
+    """
+    old, new = (
+        drawn_scores(probabilities, labels, groups, classes, weights=weights, metrics=("log_loss", "brier", "ece"))
+        for probabilities in (before, after)
+    )
+    tables = {"before": summary(old), "after": summary(new), "difference": summary(differences(new, old))}
+    return {
+        name: {"method": methods[index]}
+        | {
+            when: {one.metric: one.values() for one in table if one.class_name == name}
+            for when, table in tables.items()
+        }
+        for index, name in enumerate(classes)
+    }
+
+
+def reliability(
+    probabilities: Floats, labels: Integers, groups: Integers, classes: Sequence[str], *, weights: Integers
+) -> list[dict[str, Any]]:
+    """Return one line per class and bin of equal mass: rows, mean probability, share of true rows with its interval.
+
+    Bins are those of `mi_duck.metrics.metrics.equal_mass_bins`.
+    """
+    lines = []
+    n_groups = weights.shape[1]
+    for index, name in enumerate(classes):
+        probability, truth = probabilities[:, index].astype(np.float64), labels == index
+        ranks = ranking(probabilities[:, index])
+        bins = equal_mass_bins(ranks.order, ranks.stops)
+        sums = [
+            np.bincount(groups * np.int64(BINS) + bins, weights=values, minlength=n_groups * BINS).reshape(
+                n_groups, BINS
+            )
+            for values in (np.ones(len(probability)), truth, probability)
+        ]
+        drawn_rows, drawn_true = (weights @ table for table in sums[:2])
+        share = ratio(drawn_true.astype(np.float64), drawn_rows.astype(np.float64))
+        for number in range(BINS):
+            n_rows = int(drawn_rows[0, number])
+            if not n_rows:
+                continue
+            observed = interval("observed_fraction", name, share[:, number]).values()
+            lines.append(
+                {
+                    "class": name,
+                    "bin": number,
+                    "n_rows": n_rows,
+                    "mean_probability": float(sums[2][:, number].sum() / n_rows),
+                    "observed_fraction": observed["value"],
+                    "low": observed["low"],
+                    "high": observed["high"],
+                }
+            )
+    return lines

@@ -12,32 +12,21 @@ equal mass: Nixon et al., Measuring calibration in deep learning (CVPR workshops
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mi_duck.metrics.ranking import Ranking, rank_scores, ranking, top_k_shares
+from mi_duck.metrics.ranking import Booleans, Floats, Floats64, Integers, Ranking, rank_scores, ranking, top_k_shares
 
 DRAWS = 200
 BINS = 15
 LEAST_PROBABILITY = 1e-15
-METRICS = (
-    "average_precision",
-    "roc_auc",
-    "f1",
-    "precision",
-    "recall",
-    "top_k_accuracy",
-    "brier",
-    "ece",
-    "log_loss",
-)
 AREAS = ("average_precision", "roc_auc")
 CALLS = ("f1", "precision", "recall")
+METRICS = (*AREAS, *CALLS, "top_k_accuracy", "brier", "ece", "log_loss")
 SHORT = {"average_precision": "ap", "roc_auc": "auc", "top_k_accuracy": "top_k"}
 
-Drawn = Mapping[tuple[str, str], NDArray[np.float64]]
+Drawn = Mapping[tuple[str, str], Floats64]
 """For each metric and class its value on the rows as they are and under each draw, shape (1 + n_draws,)."""
 
 
@@ -47,8 +36,6 @@ class Metric:
 
     Parameters
     ----------
-    metric
-        One of `METRICS`; see `drawn_scores`.
     class_name
         A class, ``macro`` or ``all``.
     value
@@ -69,14 +56,14 @@ class Metric:
 
 
 def score(
-    probabilities: NDArray[np.floating[Any]],
-    labels: NDArray[np.integer[Any]],
-    groups: NDArray[np.integer[Any]],
+    probabilities: Floats,
+    labels: Integers,
+    groups: Integers,
     classes: Sequence[str],
     *,
     seed: int,
     draws: int = DRAWS,
-    genes: NDArray[np.integer[Any]] | None = None,
+    genes: Integers | None = None,
     metrics: Sequence[str] = METRICS,
 ) -> list[Metric]:
     """Score probabilities, with 95 % intervals over fold groups; see `drawn_scores`."""
@@ -85,11 +72,7 @@ def score(
 
 
 def point_scores(
-    probabilities: NDArray[np.floating[Any]],
-    labels: NDArray[np.integer[Any]],
-    classes: Sequence[str],
-    *,
-    genes: NDArray[np.integer[Any]] | None = None,
+    probabilities: Floats, labels: Integers, classes: Sequence[str], *, genes: Integers | None = None
 ) -> dict[str, float]:
     """Return the same scores without intervals under short names, for tables with one column per score.
 
@@ -115,7 +98,7 @@ def known(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def draw_weights(n_groups: int, *, seed: int, draws: int) -> NDArray[np.integer[Any]]:
+def draw_weights(n_groups: int, *, seed: int, draws: int) -> Integers:
     """Return how often each group is drawn, shape (1 + draws, n_groups); the first line is the rows as they are."""
     rng = np.random.default_rng(seed)
     counts = [np.ones(n_groups, dtype=np.int64)]
@@ -126,34 +109,28 @@ def draw_weights(n_groups: int, *, seed: int, draws: int) -> NDArray[np.integer[
 
 
 def drawn_scores(
-    probabilities: NDArray[np.floating[Any]],
-    labels: NDArray[np.integer[Any]],
-    groups: NDArray[np.integer[Any]],
+    probabilities: Floats,
+    labels: Integers,
+    groups: Integers,
     classes: Sequence[str],
     *,
-    weights: NDArray[np.integer[Any]],
-    genes: NDArray[np.integer[Any]] | None = None,
+    weights: Integers,
+    genes: Integers | None = None,
     metrics: Sequence[str] = METRICS,
     sites_only: bool = False,
-) -> dict[tuple[str, str], NDArray[np.float64]]:
+) -> dict[tuple[str, str], Floats64]:
     """Score probabilities under each line of group weights.
 
     Parameters
     ----------
-    probabilities
-        Probabilities, shape (n_rows, n_classes).
-    labels
-        Class of each row, shape (n_rows,).
-    groups
-        Fold group of each row as a number from 0, shape (n_rows,).
+    labels, groups
+        Class and fold group of each row as numbers from 0, shape (n_rows,).
     classes
-        Names of the classes; the first is the background, the others are sites.
+        Names; the first is the background, the others are sites.
     weights
         From `draw_weights`.
     genes
         Gene of each row as a number from 0, each gene in one group, shape (n_rows,); None leaves out the top-k accuracy.
-    metrics
-        Which of `METRICS`.
     sites_only
         Leave out average precision and ROC area of the background, which take the most time.
 
@@ -176,7 +153,7 @@ def drawn_scores(
     probabilities stay together. Drawn rows are noisier than the rows themselves, so its interval lies high.
     """
     sums = _Sums(groups, weights.shape[1])
-    areas: dict[str, dict[str, NDArray[np.float64]]] = {kind: {} for kind in AREAS}
+    areas: dict[str, dict[str, Floats64]] = {kind: {} for kind in AREAS}
     for index, name in enumerate(classes):
         probability, truth = probabilities[:, index], labels == index
         if "brier" in metrics:
@@ -209,20 +186,15 @@ def drawn_scores(
     return _with_averages(areas | _of_classes(totals, classes), totals, classes, metrics)
 
 
-def log_loss_of_rows(probabilities: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+def log_loss_of_rows(probabilities: Floats, labels: Integers) -> Floats64:
     """Return -log of the probability of each row's label, nats, shape (n_rows,)."""
     of_label = np.take_along_axis(probabilities, labels.astype(np.int64)[:, None], axis=1)[:, 0]
     return _negative_log_likelihood(of_label.astype(np.float64))
 
 
 def headline_scores(
-    probabilities: NDArray[np.floating[Any]],
-    labels: NDArray[np.integer[Any]],
-    groups: NDArray[np.integer[Any]],
-    classes: Sequence[str],
-    *,
-    weights: NDArray[np.integer[Any]],
-) -> dict[tuple[str, str], NDArray[np.float64]]:
+    probabilities: Floats, labels: Integers, groups: Integers, classes: Sequence[str], *, weights: Integers
+) -> dict[tuple[str, str], Floats64]:
     """Return the scores by which many variants are compared: average precision of sites, macro F1, log loss."""
     kinds = ("average_precision", "f1", "log_loss")
     found = drawn_scores(probabilities, labels, groups, classes, weights=weights, metrics=kinds, sites_only=True)
@@ -231,13 +203,7 @@ def headline_scores(
 
 
 def equal_mass_bins(order: NDArray[np.int64], stops: NDArray[np.int64], n_bins: int = BINS) -> NDArray[np.uint8]:
-    """Return the bin of each row, from 0 for the lowest scores; rows of equal score share the bin of their block's middle.
-
-    Parameters
-    ----------
-    order, stops
-        Of `mi_duck.metrics.ranking.Ranking`, which is by falling score.
-    """
+    """Return the bin of each row of a ranking, from 0 for the lowest scores; equal scores share their block's middle bin."""
     sizes = np.diff(stops, prepend=0)
     of_block = (n_bins - 1 - (stops - (sizes + 1) // 2) * n_bins // len(order)).astype(np.uint8)
     bins = np.empty(len(order), dtype=np.uint8)
@@ -250,19 +216,19 @@ def summary(drawn: Drawn) -> list[Metric]:
     return [interval(*key, values) for key, values in drawn.items()]
 
 
-def differences(one: Drawn, other: Drawn) -> dict[tuple[str, str], NDArray[np.float64]]:
+def differences(one: Drawn, other: Drawn) -> dict[tuple[str, str], Floats64]:
     """Return one model's scores minus another's, draw by draw; both must have been scored under the same weights."""
     return {key: values - other[key] for key, values in one.items() if key in other}
 
 
-def interval(metric: str, class_name: str, values: NDArray[np.float64]) -> Metric:
+def interval(metric: str, class_name: str, values: Floats64) -> Metric:
     """Return the first of values, and the middle 95 % of the others."""
     drawn = values[1:][~np.isnan(values[1:])]
     low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (np.nan, np.nan)
     return Metric(metric, class_name, float(values[0]), float(low), float(high))
 
 
-def _negative_log_likelihood(probability: NDArray[np.float64]) -> NDArray[np.float64]:
+def _negative_log_likelihood(probability: Floats64) -> Floats64:
     """Return -log of probabilities, in place: as 64-bit numbers they take the most memory of all."""
     np.clip(probability, LEAST_PROBABILITY, 1, out=probability)
     np.log(probability, out=probability)
@@ -270,13 +236,11 @@ def _negative_log_likelihood(probability: NDArray[np.float64]) -> NDArray[np.flo
     return probability
 
 
-def _of_classes(
-    totals: Mapping[str, NDArray[np.float64]], classes: Sequence[str]
-) -> dict[str, dict[str, NDArray[np.float64]]]:
+def _of_classes(totals: Mapping[str, Floats64], classes: Sequence[str]) -> dict[str, dict[str, Floats64]]:
     """Return every metric that is a ratio of sums, by class, under each line of weights."""
     rows = totals["rows"][:, 0]
 
-    def sums_of(key: str) -> dict[str, NDArray[np.float64]]:
+    def sums_of(key: str) -> dict[str, Floats64]:
         return {name: totals[f"{key} {index}"] for index, name in enumerate(classes) if f"{key} {index}" in totals}
 
     n_genes = sums_of("genes")
@@ -292,13 +256,13 @@ def _of_classes(
 
 
 def _with_averages(
-    by_class: Mapping[str, Mapping[str, NDArray[np.float64]]],
-    totals: Mapping[str, NDArray[np.float64]],
+    by_class: Mapping[str, Mapping[str, Floats64]],
+    totals: Mapping[str, Floats64],
     classes: Sequence[str],
     metrics: Sequence[str],
-) -> dict[tuple[str, str], NDArray[np.float64]]:
+) -> dict[tuple[str, str], Floats64]:
     """Return the metrics that were asked for, each with its ``macro`` or ``all`` after its classes."""
-    found: dict[tuple[str, str], NDArray[np.float64]] = {}
+    found: dict[tuple[str, str], Floats64] = {}
     for kind in (kind for kind in METRICS if kind in metrics):
         values = by_class[kind]
         found |= {(kind, name): value for name, value in values.items()}
@@ -313,35 +277,38 @@ def _with_averages(
     return found
 
 
-def _of_calls(confusion: NDArray[np.float64], classes: Sequence[str]) -> dict[str, dict[str, NDArray[np.float64]]]:
+def _of_calls(confusion: Floats64, classes: Sequence[str]) -> dict[str, dict[str, Floats64]]:
     """Return F1, precision and recall of each class from counts by draw, true class and called class."""
     hits = np.diagonal(confusion, axis1=1, axis2=2)
     called, true = confusion.sum(axis=1), confusion.sum(axis=2)
-    f1 = np.divide(2 * hits, called + true, out=np.zeros_like(hits), where=called + true > 0)
-    tables = {"f1": f1, "precision": ratio(hits, called), "recall": ratio(hits, true)}
+    tables = {
+        "f1": np.nan_to_num(ratio(2 * hits, called + true)),
+        "precision": ratio(hits, called),
+        "recall": ratio(hits, true),
+    }
     return {kind: {name: table[:, index] for index, name in enumerate(classes)} for kind, table in tables.items()}
 
 
-def ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+def ratio(part: Floats64, whole: Floats64) -> Floats64:
     """Return part / whole, NaN where the whole is 0."""
-    found: NDArray[np.float64] = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    found: Floats64 = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
     return found
 
 
 class _Sums:
     """Sums of values by group: draws of groups weigh these, and look at no row again."""
 
-    def __init__(self, groups: NDArray[np.integer[Any]], n_groups: int) -> None:
+    def __init__(self, groups: Integers, n_groups: int) -> None:
         self._groups = groups
         self._n_groups = n_groups
-        self._tables: dict[str, NDArray[np.float64]] = {}
+        self._tables: dict[str, Floats64] = {}
 
-    def add(self, name: str, values: NDArray[np.float64], groups: NDArray[np.integer[Any]] | None = None) -> None:
+    def add(self, name: str, values: Floats64, groups: Integers | None = None) -> None:
         """Add up one value per row, or values that have groups of their own."""
         sums = np.bincount(self._groups if groups is None else groups, weights=values, minlength=self._n_groups)
         self._tables[name] = sums.astype(np.float64)[:, None]
 
-    def add_top_k(self, index: int, ranks: Ranking, truth: NDArray[np.bool_], genes: NDArray[np.integer[Any]]) -> None:
+    def add_top_k(self, index: int, ranks: Ranking, truth: Booleans, genes: Integers) -> None:
         """Add up the top-k shares of genes with true rows, and count these genes."""
         n_genes = int(genes.max()) + 1
         group_of_gene = np.zeros(n_genes, dtype=np.int64)
@@ -351,7 +318,7 @@ class _Sums:
         self.add(f"top-k {index}", share[counted], group_of_gene[counted])
         self.add(f"genes {index}", np.ones(np.count_nonzero(counted)), group_of_gene[counted])
 
-    def add_binned(self, name: str, values: NDArray[np.float64], bins: NDArray[np.uint8]) -> None:
+    def add_binned(self, name: str, values: Floats64, bins: NDArray[np.uint8]) -> None:
         """Add up one value per row by bin."""
         cells = np.bincount(self._groups * np.int64(BINS) + bins, weights=values, minlength=self._n_groups * BINS)
         self._tables[name] = cells.reshape(self._n_groups, BINS).astype(np.float64)
@@ -361,15 +328,14 @@ class _Sums:
         counts = np.bincount(self._groups * np.int64(n_cells) + cells, minlength=self._n_groups * n_cells)
         self._tables[name] = counts.reshape(self._n_groups, n_cells).astype(np.float64)
 
-    def drawn(self, weights: NDArray[np.integer[Any]]) -> dict[str, NDArray[np.float64]]:
+    def drawn(self, weights: Integers) -> dict[str, Floats64]:
         """Return the sums under each line of weights, each of shape (n_lines, its width)."""
         whole = np.concatenate(list(self._tables.values()), axis=1)
         totals = np.empty((len(weights), whole.shape[1]))
         # the first line alone: the last bit of a product may depend on how many lines it has
         totals[0] = weights[0].astype(np.float64) @ whole
-        for begin in range(
-            1, len(weights), 32
-        ):  # a few lines at a time: as 64-bit numbers they take 8 times the memory
+        # then a few lines at a time: as 64-bit numbers they take 8 times the memory
+        for begin in range(1, len(weights), 32):
             totals[begin : begin + 32] = weights[begin : begin + 32].astype(np.float64) @ whole
         edges = np.cumsum([table.shape[1] for table in self._tables.values()])[:-1]
         return dict(zip(self._tables, np.split(totals, edges, axis=1), strict=True))

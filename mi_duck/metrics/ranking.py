@@ -17,26 +17,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+Floats = NDArray[np.floating[Any]]
+Floats32 = NDArray[np.float32]
+Floats64 = NDArray[np.float64]
+Integers = NDArray[np.integer[Any]]
+Booleans = NDArray[np.bool_]
+
 BLOCK = 8192  # values looked up at once: small enough that the system does not map memory anew
 MOST_POINTS = 500  # of a curve
-PRECISION = 0.9
-RECALL = 0.9
+PRECISION = RECALL = 0.9  # of the thresholds that are not of the best F1
 KINDS = ("best_f1", "precision_0.9", "recall_0.9")
-
-Thresholds = Mapping[str, Mapping[str, float | None]]
-"""For each class, for each of `KINDS`, the probability from which it is called; None where the goal is out of reach."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Rows by falling score; equal scores are one block, that is, one threshold.
+    """Rows by falling score (``order``: the row of each rank); equal scores are one block, that is, one threshold.
 
-    Parameters
-    ----------
-    order
-        Row of each rank, shape (n_rows,).
-    stops
-        For each block the rank behind its last row, rising, shape (n_blocks,).
+    ``stops`` has for each block the rank behind its last row, rising.
     """
 
     order: NDArray[np.int64]
@@ -50,7 +47,7 @@ class Ranking:
         return blocks
 
 
-def ranking(scores: NDArray[np.floating[Any]]) -> Ranking:
+def ranking(scores: Floats) -> Ranking:
     """Sort scores, shape (n_rows,), none of them NaN."""
     order = np.argsort(-scores)
     falling = scores[order]
@@ -61,15 +58,11 @@ def ranking(scores: NDArray[np.floating[Any]]) -> Ranking:
     return Ranking(order, stops)
 
 
-def rank_scores(
-    ranks: Ranking, truth: NDArray[np.bool_], groups: NDArray[np.integer[Any]], weights: NDArray[np.integer[Any]]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def rank_scores(ranks: Ranking, truth: Booleans, groups: Integers, weights: Integers) -> tuple[Floats64, Floats64]:
     """Return average precision and ROC area under each line of group weights.
 
     Parameters
     ----------
-    ranks
-        Of the scores.
     truth, groups
         Whether each row is positive, and its group, shape (n_rows,).
     weights
@@ -129,7 +122,7 @@ class _Side:
     stop: NDArray[np.int64]
 
     @classmethod
-    def of(cls, ranks: Ranking, is_rare: NDArray[np.bool_], groups: NDArray[np.integer[Any]]) -> "_Side":
+    def of(cls, ranks: Ranking, is_rare: Booleans, groups: Integers) -> "_Side":
         group_of_rank = groups[ranks.order].astype(np.intp)
         rare = np.flatnonzero(is_rare)
         block = np.searchsorted(ranks.stops, rare, side="right")
@@ -153,7 +146,7 @@ class _FewRows:
         self._upto = np.empty(n_blocks) if self._has_ties else self._running
         self._steps, self._others, self._more = np.empty(n_blocks), np.empty(n_blocks), np.empty(n_blocks)
 
-    def draw(self, line: NDArray[np.integer[Any]]) -> float:
+    def draw(self, line: Integers) -> float:
         """Take the weights of one draw, and return the weight of all rare rows."""
         if not len(self._running):
             return 0.0
@@ -190,16 +183,14 @@ class _FewRows:
 class _Running:
     """Running sums of weights over ranks, in buffers of its own that each draw fills anew."""
 
-    def __init__(self, codes: NDArray[np.intp], weights: NDArray[np.integer[Any]]) -> None:
+    def __init__(self, codes: NDArray[np.intp], weights: Integers) -> None:
         largest = len(codes) * int(weights.max(initial=1))
         kind = np.int32 if largest < 1 << 31 else np.int64
         self.codes = codes
         self.values: NDArray[np.signedinteger[Any]] = np.empty(len(codes), dtype=kind)
         self.sums_now: NDArray[np.signedinteger[Any]] = np.zeros(len(codes) + 1, dtype=kind)
 
-    def sums(
-        self, line: NDArray[np.integer[Any]], factor: NDArray[np.integer[Any]] | None = None
-    ) -> NDArray[np.signedinteger[Any]]:
+    def sums(self, line: Integers, factor: Integers | None = None) -> NDArray[np.signedinteger[Any]]:
         """Return for each rank the weight of all before it, shape (n_rows + 1,); valid until the next call."""
         # weights in the type of their sums: a running sum that changes the type makes a copy
         np.take(line.astype(self.values.dtype), self.codes, out=self.values, mode="clip")
@@ -212,13 +203,7 @@ class _Running:
 class _EveryBlock:
     """The average precision of a frequent class: 1 - the mean over positives of the share of negatives from there up."""
 
-    def __init__(
-        self,
-        ranks: Ranking,
-        positive: NDArray[np.bool_],
-        group_of_rank: NDArray[np.intp],
-        weights: NDArray[np.integer[Any]],
-    ) -> None:
+    def __init__(self, ranks: Ranking, positive: Booleans, group_of_rank: NDArray[np.intp], weights: Integers) -> None:
         n_blocks = len(ranks.stops)
         self._stops = None if n_blocks == len(positive) else ranks.stops
         self._positive = positive
@@ -227,7 +212,7 @@ class _EveryBlock:
         self._share, self._is_seen = np.zeros(n_blocks), np.empty(n_blocks, dtype=np.bool_)
         self._tied = None if self._stops is None else (np.empty(n_blocks), np.empty(n_blocks), np.empty(n_blocks))
 
-    def average_precision(self, line: NDArray[np.integer[Any]], running: _Running, n_hits: float) -> float:
+    def average_precision(self, line: Integers, running: _Running, n_hits: float) -> float:
         """Return the average precision under one line of weights, whose running sums were just made."""
         seen: NDArray[Any] = running.sums_now[1:]
         misses: NDArray[Any] = self._misses.sums(line, self._negative)[1:]
@@ -249,9 +234,7 @@ class _EveryBlock:
         return 1 - float(self._share.sum()) / n_hits
 
 
-def _taken(
-    values: NDArray[np.signedinteger[Any]], indices: NDArray[np.int64], out: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _taken(values: NDArray[np.signedinteger[Any]], indices: NDArray[np.int64], out: Floats64) -> Floats64:
     """Copy values into a buffer of real numbers, some at a time."""
     for begin in range(0, len(indices), BLOCK):
         out[begin : begin + BLOCK] = values[indices[begin : begin + BLOCK]]
@@ -259,23 +242,11 @@ def _taken(
 
 
 def top_k_hits(
-    ranks: Ranking, truth: NDArray[np.bool_], genes: NDArray[np.integer[Any]], n_genes: int
+    ranks: Ranking, truth: Booleans, genes: Integers, n_genes: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return for each gene its number k of true rows, and how many of them are among its k rows of highest score.
 
-    Parameters
-    ----------
-    ranks
-        Of the scores.
-    truth, genes
-        Whether each row is true, and its gene from 0, shape (n_rows,).
-    n_genes
-        Number of genes.
-
-    Returns
-    -------
-    sites, hits
-        Each of shape (n_genes,). Of rows with equal scores the earlier one counts first.
+    Both are of shape (n_genes,). Of rows with equal scores the earlier one counts first.
     """
     sites = np.bincount(genes[truth], minlength=n_genes)
     hits = np.zeros(n_genes, dtype=np.int64)
@@ -302,26 +273,15 @@ def top_k_hits(
     return sites, hits
 
 
-def top_k_shares(
-    ranks: Ranking, truth: NDArray[np.bool_], genes: NDArray[np.integer[Any]], n_genes: int
-) -> NDArray[np.float64]:
+def top_k_shares(ranks: Ranking, truth: Booleans, genes: Integers, n_genes: int) -> Floats64:
     """Return for each gene the share of its true rows that `top_k_hits` finds, NaN without true rows, shape (n_genes,)."""
     sites, hits = top_k_hits(ranks, truth, genes, n_genes)
-    shares: NDArray[np.float64] = np.divide(hits, sites, out=np.full(n_genes, np.nan), where=sites > 0)
+    shares: Floats64 = np.divide(hits, sites, out=np.full(n_genes, np.nan), where=sites > 0)
     return shares
 
 
-def curve_points(
-    probability: NDArray[np.floating[Any]], truth: NDArray[np.bool_], *, most: int = MOST_POINTS
-) -> list[dict[str, Any]]:
+def curve_points(probability: Floats, truth: Booleans, *, most: int = MOST_POINTS) -> list[dict[str, Any]]:
     """Return points of the ROC and the precision-recall curve of one class, thinned for drawing.
-
-    Parameters
-    ----------
-    probability, truth
-        Probability of the class, and whether each row is one, shape (n_rows,).
-    most
-        Most points of a curve.
 
     Returns
     -------
@@ -351,7 +311,7 @@ def curve_points(
     ]
 
 
-def kept_points(x: NDArray[np.float64], y: NDArray[np.float64], most: int) -> NDArray[np.int64]:
+def kept_points(x: Floats64, y: Floats64, most: int) -> NDArray[np.int64]:
     """Return the indices of at most so many points, rising, evenly spaced along the line through all of them."""
     if len(x) <= most:
         return np.arange(len(x))
@@ -362,18 +322,9 @@ def kept_points(x: NDArray[np.float64], y: NDArray[np.float64], most: int) -> ND
 
 
 def find_thresholds(
-    probabilities: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]], classes: Sequence[str]
+    probabilities: Floats, labels: Integers, classes: Sequence[str]
 ) -> dict[str, dict[str, dict[str, float] | None]]:
     """Return the probabilities from which each class is called, with the precision, recall and F1 that this gives.
-
-    Parameters
-    ----------
-    probabilities
-        Probabilities, shape (n_rows, n_classes).
-    labels
-        Class of each row, shape (n_rows,).
-    classes
-        Names of the classes.
 
     Returns
     -------
@@ -396,7 +347,7 @@ def values_of(found: Mapping[str, Mapping[str, Mapping[str, float] | None]]) -> 
     }
 
 
-def _of_class(probability: NDArray[np.floating[Any]], truth: NDArray[np.bool_]) -> dict[str, dict[str, float] | None]:
+def _of_class(probability: Floats, truth: Booleans) -> dict[str, dict[str, float] | None]:
     n_true = int(truth.sum())
     if not n_true:
         return dict.fromkeys(KINDS)
@@ -420,7 +371,7 @@ def _of_class(probability: NDArray[np.floating[Any]], truth: NDArray[np.bool_]) 
     }
 
 
-def _hits(ranks: Ranking, truth: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _hits(ranks: Ranking, truth: Booleans) -> NDArray[np.int64]:
     """Return for each block the true rows in it and above."""
     hits: NDArray[np.int64] = np.cumsum(truth[ranks.order], dtype=np.int64)[ranks.stops - 1]
     return hits

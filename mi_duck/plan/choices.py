@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 from mi_duck.data.database import Database
 from mi_duck.data.dataset import Dataset
 from mi_duck.errors import PlanError
-from mi_duck.plan.layouts import LAYOUTS, layout_of, zeros_to_leave_out
-from mi_duck.plan.strategies import CutRequest, usual_genes
-from mi_duck.plan.timing import cell_factor
+from mi_duck.plan.strategies import LAYOUTS, CutRequest, cell_factor, layout_of, usual_genes, zeros_to_leave_out
 from mi_duck.resources import GIB, Budget
 from mi_duck.rows.segments import ColumnDensity
 from mi_duck.run.costs import REFERENCE_SHARE, MemoryModel
+from mi_duck.settings import Asked
 
 PILOT_GENES = 200
 TIME_WORTH_ZEROS = 0.8  # of a round; at .92 on a real genome nothing was saved, at .56 two fifths
@@ -27,34 +26,17 @@ ROUNDS_WORTH_A_MATRIX = 40
 
 
 def choose_layout(
-    asked: str,
-    strategy: str,
-    request: CutRequest,
-    model: MemoryModel,
-    density: ColumnDensity,
-    budget: Budget,
-    *,
-    train_all_genes: bool,
+    asked: Asked, request: CutRequest, model: MemoryModel, density: ColumnDensity, budget: Budget
 ) -> tuple[str, str]:
     """Return the layout and why: as asked; else the fastest that fits.
 
     Zeros count as missing where that surely saves time and fits with room to spare: scores change by less than .001. Missing
     values become a sentinel only where an instance would not fit otherwise.
-
-    Parameters
-    ----------
-    asked
-        A layout or ``auto``.
-    strategy, train_all_genes
-        As the user asked.
-    request, budget
-        What must fit, and in what.
-    model, density
-        Of the dataset, before anything is measured.
+    The model is not measured yet.
     """
-    if asked != "auto":
-        return asked, "as --layout says"
-    n_genes = usual_genes(strategy, request, model, budget, train_all_genes=train_all_genes)
+    if asked.layout != "auto":
+        return asked.layout, "as --layout says"
+    n_genes = usual_genes(asked, request, model, budget)
     rows = int(request.gene_rows.mean() * n_genes)
     zeros = zeros_to_leave_out(model.layout, density)
     layouts = {name: layout_of(model.layout, density, name, zeros) for name in LAYOUTS}
@@ -63,7 +45,7 @@ def choose_layout(
     takes = {name: f"{n_genes:,} genes take about {size / GIB:.2f} GiB" for name, size in needed.items()}
     # known to be faster on the cores, in a matrix in memory
     is_faster = costs["zeros"] < TIME_WORTH_ZEROS * costs["missing"]
-    in_memory = strategy != "external" and request.settings.device == "cpu"
+    in_memory = asked.strategy != "external" and request.settings.device == "cpu"
     if is_faster and in_memory and needed["zeros"] <= ROOM_FOR_ZEROS * budget.budget_bytes:
         share = costs["zeros"] / costs["missing"]
         return "zeros", (
@@ -83,15 +65,10 @@ def choose_layout(
 def choose_cv(asked: str, n_estimators: int, *, n_features: int, n_wide: int) -> str:
     """Return how folds are held out: as asked; else by what is faster.
 
-    A matrix for each fold saves a third of the time of its rounds and costs a build: 12 s against .2 s a round for 580,000
+    A matrix for each fold saves a third of the time of its rounds and costs a build: 12 s against .2 s per round for 580,000
     rows of 1,167 features, so it pays from some 40 rounds of three classes. Without cuts that are known beforehand, folds
     of their own would be cut otherwise. The choice depends on settings and columns alone, so that the same settings give
     the same models on every machine.
-
-    Raises
-    ------
-    PlanError
-        Matrices are asked for where cuts are not made beforehand.
     """
     if n_wide > REFERENCE_SHARE * n_features:
         if asked == "matrices":
@@ -110,13 +87,9 @@ def choose_sample(
 ) -> tuple[float, float | None]:
     """Return the share of the easy negatives to train on, and the site score below which a negative is easy.
 
-    As asked; else a quarter where rows are many and have base scores. Where it is less than all, the table ``sampling`` is
-    made; else no negative is easy.
-
-    Raises
-    ------
-    PlanError
-        A share is asked for, and there is no base score of the sites, or no negative has one.
+    As asked; else a quarter where rows are many and have base scores. Where it is less than all, ``sampling`` and
+    ``row_uses`` are made; else no negative is easy. A share can be asked for only where there are
+    base scores.
     """
     if asked == 1 or (asked is None and (not dataset.base_scores or n_rows < ROWS_WORTH_SAMPLING)):
         return 1.0, None
@@ -130,21 +103,14 @@ def choose_sample(
             return 1.0, None
         raise PlanError(f"--sample-negatives: no row of class {dataset.classes[0]} has a base score for every site")
     db.table("sampling", easy_below=row["easy_below"], share=share, seed=seed, background=background)
+    db.view("row_uses")
     return share, float(row["easy_below"])
 
 
 def pilot_size(groups: Sequence[str]) -> int:
     """Return how many genes of lowest rank a pilot looks at: whole fold groups, at most a quarter of all.
 
-    Parameters
-    ----------
-    groups
-        Fold group of every gene by rank.
-
-    Raises
-    ------
-    PlanError
-        The genes are too few to spare a pilot.
+    ``groups`` are the fold groups of all genes by rank.
     """
     n_genes = min(PILOT_GENES, len(groups) // 4)
     while 0 < n_genes < len(groups) and groups[n_genes] == groups[n_genes - 1]:
@@ -158,6 +124,5 @@ def best_features(
     gains: Mapping[str, float], features: Sequence[str], wanted: int, *, always: Sequence[str]
 ) -> frozenset[str]:
     """Return the features with the largest gains, ties by their order, and those that always stay."""
-    index = {name: number for number, name in enumerate(features)}
-    best = sorted(features, key=lambda name: (-gains[name], index[name]))
+    best = sorted(features, key=lambda name: -gains[name])
     return frozenset(best[:wanted]) | frozenset(always)

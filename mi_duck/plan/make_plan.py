@@ -6,19 +6,18 @@
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from mi_duck.atomic_files import file_sha256, write_file
 from mi_duck.data.database import SQL_BYTES, Database
 from mi_duck.data.dataset import Dataset, resolved, resolved_location
-from mi_duck.data.genes import assign_folds, index_genes, say_selection, write_genes
+from mi_duck.data.genes import GeneIndex, assign_folds, index_genes, say_selection, write_genes
 from mi_duck.data.statistics import feature_bins, read_statistics, split_features, unfit_values, warnings_of
 from mi_duck.errors import CheckpointError, DataError, PlanError
 from mi_duck.leakage.leakage import LEAKY, without_leaks
 from mi_duck.plan.choices import best_features, choose_cv, choose_layout, choose_sample, pilot_size
-from mi_duck.plan.layouts import SPARSE, layout_of, zeros_to_leave_out
 from mi_duck.plan.probes import (
     SmallRun,
     density_of,
@@ -30,16 +29,19 @@ from mi_duck.plan.probes import (
     screen,
     write_memory,
 )
-from mi_duck.plan.splitting import missing_class
 from mi_duck.plan.strategies import (
+    SPARSE,
     CutRequest,
     alternatives,
     check_graphics_memory,
     choose_strategy,
     instance_seconds,
+    layout_of,
     windows_of,
+    without_missing,
+    zeros_to_leave_out,
 )
-from mi_duck.plan.windows import Windows
+from mi_duck.plan.windows import missing_class, window_instance
 from mi_duck.processes import Context
 from mi_duck.resources import GIB, Budget, check_device, memory_budget
 from mi_duck.rows.segments import ColumnDensity, segments_bytes
@@ -56,10 +58,8 @@ class Indexed:
 
     Parameters
     ----------
-    data
-        What is trained on.
     genes
-        Genes by rank, without those held out.
+        Without those held out.
     bins
         Histogram bins of every feature, at most.
     easy_share
@@ -82,16 +82,12 @@ class LaidOut:
 
     Parameters
     ----------
-    settings
-        Of the training, as decided.
     model
         Memory by formula, in that layout.
     zeros
         Features whose zeros would count as missing in the layout ``zeros``.
-    density
-        How columns are filled; None where no rows were looked at.
-    small_run
-        The rows of a few genes on disk; None as above.
+    density, small_run
+        How columns are filled, and the rows of a few genes on disk; None where no rows were looked at.
     is_probed
         Whether memory and time are to be measured on them.
     """
@@ -109,12 +105,8 @@ def make_plan(dataset: Dataset, out: Path, asked: Asked, context: Context, *, is
 
     Parameters
     ----------
-    dataset
-        The dataset.
     out
         Run folder; must not hold a plan.
-    asked
-        What the user asked for.
     context
         Its threads count a little in the memory of training.
     is_elsewhere
@@ -157,15 +149,7 @@ def make_plan(dataset: Dataset, out: Path, asked: Asked, context: Context, *, is
 def plan_data(
     dataset: Dataset, folder: RunFolder, asked: Asked, context: Context, *, with_leakage: bool = True
 ) -> Indexed:
-    """Index the genes, assign folds, choose rows; write ``genes.parquet`` and the leakage report.
-
-    Parameters
-    ----------
-    dataset, folder, asked, context
-        As for `make_plan`.
-    with_leakage
-        Whether to look for features that leak the label.
-    """
+    """Index the genes, assign folds, choose rows; write ``genes.parquet`` and, if asked, the report of leaky features."""
     if asked.train_all_genes and asked.sample_genes is not None:
         raise PlanError("--train-all-genes and --sample-genes exclude each other; give one")
     check_device(asked.device, asked.strategy)
@@ -180,53 +164,27 @@ def plan_data(
             context.say(f"warning: {warning}")
         table = db.arrow("genes")
         held_out, table = table.slice(index.n_genes), table.slice(0, index.n_genes)
+        small, wide = split_features(dataset, statistics)
         if with_leakage:
-            small = split_features(dataset, statistics)[0]
             dataset = without_leaks(
                 db, dataset, folder, small, seed=asked.seed, is_excluding=asked.auto_exclude_leaky, context=context
             )
-        training_rows = table["n_rows"].to_pylist()
+            small, wide = split_features(dataset, statistics)
         share, easy_below = choose_sample(db, dataset, asked.sample_negatives, n_rows=index.n_rows, seed=asked.seed)
+        training_rows = table["n_rows"]
         if easy_below is not None:
-            training_rows = db.arrow("gene_training_rows")["n_training_rows"].to_pylist()
+            training_rows = db.arrow("gene_training_rows")["n_training_rows"]
             context.say(
                 f"easy negatives: those whose site score is below {easy_below:.4g}; {share:g} of them are trained on, "
-                f"{sum(training_rows):,} of {index.n_rows:,} rows in all; all rows are scored (--sample-negatives)"
+                f"{sum(training_rows.to_pylist()):,} of {index.n_rows:,} rows in all; all rows are scored "
+                "(--sample-negatives)"
             )
-        table = table.append_column("n_training_rows", pa.array(training_rows, pa.int64()))
-    small, wide = split_features(dataset, statistics)
+    table = table.append_column("n_training_rows", training_rows.combine_chunks().cast(pa.int64()))
     dataset.check_unchanged()
     write_genes(folder.genes, table, held_out)
-    data = PlannedData(
-        location=resolved_location(dataset.location),
-        files=tuple(resolved(file) for file in dataset.files),
-        pins=dataset.pins,
-        hashes=dataset.hashes,
-        full_hash=dataset.full_hash,
-        fingerprint=dataset.fingerprint,
-        gene_column=dataset.gene_column,
-        label_column=dataset.label_column,
-        fold_column=dataset.fold_column,
-        position_column=dataset.position_column,
-        classes=dataset.classes,
-        labels=dataset.labels,
-        base_scores=dataset.base_scores,
-        features=dataset.features,
-        small_features=small,
-        wide_features=wide,
-        leaky_features=tuple(name for name, why in dataset.excluded if why == LEAKY),
-        pilot_genes=0,
-        easy_below=easy_below,
-        n_genes_dataset=index.n_genes_dataset,
-        n_genes=index.n_genes,
-        n_rows=index.n_rows,
-        n_holdout_genes=index.n_holdout_genes,
-        n_holdout_rows=index.n_holdout_rows,
-        genes_sha256=file_sha256(folder.genes),
-    )
     nulls = {name: int(statistics[name]["n_nulls"] or 0) for name in wide}  # DuckDB adds up to a Decimal
     return Indexed(
-        data=data,
+        data=_planned_data(dataset, index, small, wide, easy_below, file_sha256(folder.genes)),
         genes=GeneTable.of(table),
         bins=feature_bins(dataset, statistics, asked.max_bin),
         easy_share=share,
@@ -235,16 +193,39 @@ def plan_data(
     )
 
 
+def _planned_data(
+    dataset: Dataset,
+    index: GeneIndex,
+    small: tuple[str, ...],
+    wide: tuple[str, ...],
+    easy_below: float | None,
+    genes_sha256: str,
+) -> PlannedData:
+    return PlannedData(
+        location=resolved_location(dataset.location),
+        files=tuple(resolved(file) for file in dataset.files),
+        **_same(dataset, "pins", "hashes", "full_hash", "fingerprint", "classes", "labels", "base_scores", "features"),
+        **_same(dataset, "gene_column", "label_column", "fold_column", "position_column"),
+        small_features=small,
+        wide_features=wide,
+        leaky_features=tuple(name for name, why in dataset.excluded if why == LEAKY),
+        pilot_genes=0,
+        easy_below=easy_below,
+        **_same(index, "n_genes_dataset", "n_genes", "n_rows", "n_holdout_genes", "n_holdout_rows"),
+        genes_sha256=genes_sha256,
+    )
+
+
+def _same(record: object, *names: str) -> dict[str, Any]:
+    """Return fields of a record that another record has under the same names."""
+    return {name: getattr(record, name) for name in names}
+
+
 def screen_features(indexed: Indexed, folder: RunFolder, asked: Asked, context: Context) -> Indexed:
     """Return the data with the features that a pilot on the genes of lowest rank gained most from, if that is asked.
 
     Base scores stay, because they are what the model is compared with. The genes of the pilot are trained on but never
     scored: they chose the features.
-
-    Raises
-    ------
-    PlanError
-        The genes are too few to spare a pilot.
     """
     wanted, data = asked.screen_features, indexed.data
     if wanted is None:
@@ -254,7 +235,9 @@ def screen_features(indexed: Indexed, folder: RunFolder, asked: Asked, context: 
         return indexed
     n_genes = pilot_size(indexed.genes.group.tolist())
     settings = decided(indexed, asked)
-    gains = screen(small_run_of(indexed, settings, folder, asked, [n_genes], context), context)
+    model = formula_of(indexed, asked, threads=context.threads)
+    small_run = open_small_run(folder, asked, data, settings, indexed.genes, [n_genes], context, model=model)
+    gains = screen(small_run, context)
     kept = best_features(gains, data.features, wanted, always=data.base_scores)
     features, small, wide = (
         tuple(name for name in names if name in kept)
@@ -273,24 +256,18 @@ def decided(indexed: Indexed, asked: Asked, layout: str = "missing", zeros: tupl
     """Return the settings of the training: as asked, and what follows from data and layout."""
     data = indexed.data
     return Settings(
-        seed=asked.seed,
-        n_folds=asked.n_folds,
-        n_estimators=asked.n_estimators,
-        early_stopping_patience=asked.early_stopping_patience,
-        max_depth=asked.max_depth,
-        learning_rate=asked.learning_rate,
-        max_bin=asked.max_bin,
+        **_same(asked, "seed", "n_folds", "n_estimators", "early_stopping_patience", "max_depth", "learning_rate"),
+        **_same(asked, "max_bin", "device"),
         calibrate=asked.calibrate_per_class,
         layout_used=layout,
         zero_is_missing=zeros if layout == "zeros" else (),
         cv_used=choose_cv(asked.cv, asked.n_estimators, n_features=len(data.features), n_wide=len(data.wide_features)),
         easy_share=indexed.easy_share,
-        device=asked.device,
     )
 
 
 def formula_of(indexed: Indexed, asked: Asked, *, threads: int) -> MemoryModel:
-    """Return the memory of training by formula, with missing values as the footers tell them."""
+    """Return the memory of training by formula, with missing values as in the footers."""
     data, genes = indexed.data, indexed.genes
     layout = Layout(
         n_features=len(data.features),
@@ -337,22 +314,12 @@ def lay_out(indexed: Indexed, folder: RunFolder, asked: Asked, budget: Budget, c
     if not is_probed and asked.layout != "zeros":
         layout = "sentinel" if asked.layout == "sentinel" else "missing"
         if layout == "sentinel":
-            model = model.with_layout(
-                replace(model.layout, missing_share=0.0, stored_share=1.0, has_sparse_column=False)
-            )
+            model = model.with_layout(without_missing(model.layout))
         return LaidOut(decided(indexed, asked, layout), model, (), None, None, False)
     looked = sizes if is_probed else [least_genes(training_rows)]
-    small_run = small_run_of(indexed, settings, folder, asked, looked, context)
+    small_run = open_small_run(folder, asked, indexed.data, settings, indexed.genes, looked, context, model=model)
     density = density_of(small_run, max(looked))
-    layout, reason = choose_layout(
-        asked.layout,
-        asked.strategy,
-        cut_request(indexed, settings, asked),
-        model,
-        density,
-        budget,
-        train_all_genes=asked.train_all_genes,
-    )
+    layout, reason = choose_layout(asked, cut_request(indexed, settings, asked), model, density, budget)
     context.say(f"layout '{layout}': {reason}")
     zeros = zeros_to_leave_out(model.layout, density)
     return LaidOut(
@@ -363,14 +330,6 @@ def lay_out(indexed: Indexed, folder: RunFolder, asked: Asked, budget: Budget, c
         small_run=small_run,
         is_probed=is_probed,
     )
-
-
-def small_run_of(
-    indexed: Indexed, settings: Settings, folder: RunFolder, asked: Asked, sizes: list[int], context: Context
-) -> SmallRun:
-    """Write the rows of the genes of lowest rank into a small run folder; see `mi_duck.plan.probes.open_small_run`."""
-    model = formula_of(indexed, asked, threads=context.threads)
-    return open_small_run(folder, asked, indexed.data, settings, indexed.genes, sizes, context, model=model)
 
 
 def measure_costs(indexed: Indexed, laid_out: LaidOut, folder: RunFolder, asked: Asked, context: Context) -> Costs:
@@ -396,28 +355,20 @@ def cut_instances(
     """
     settings, model, rates = laid_out.settings, costs.model, costs.rates
     request = cut_request(indexed, settings, asked)
-    strategy = choose_strategy(asked.strategy, request, model, budget, train_all_genes=asked.train_all_genes)
+    strategy = choose_strategy(asked, request, model, budget)
     others = alternatives(request, model, rates, budget, laid_out.density, laid_out.zeros, strategy=strategy)
     windows = windows_of(strategy, request, model, budget)
     for remark in windows.remarks:
         context.say(remark)
-    _advise(windows, strategy, context)
-    before, before_training = (
-        np.concatenate([[0], np.cumsum(rows)]) for rows in (indexed.genes.n_rows, indexed.genes.n_training_rows)
-    )
+    if strategy == "multi" and not 500 <= windows.genes_per_instance <= 5000:
+        context.say(f"warning: {windows.genes_per_instance:,} genes per instance; 500 to 5,000 are usual")
+
+    def seconds_of(n_rows: int) -> float:
+        return instance_seconds(strategy, n_rows, request, model, rates)
+
     instances = tuple(
-        Instance(
-            number,
-            first,
-            stop,
-            stop - first,
-            int(before[stop] - before[first]),
-            n_training,
-            model.predict_bytes(n_training, stop - first),
-            instance_seconds(strategy, n_training, request, model, rates),
-        )
+        window_instance(number, first, stop, indexed.genes, model, seconds_of)
         for number, (first, stop) in enumerate(windows.ranges)
-        for n_training in [int(before_training[stop] - before_training[first])]
     )
     _check_classes(instances, indexed, settings)
     if settings.device != "cpu":
@@ -432,12 +383,6 @@ def cut_instances(
         holdout_segments=holdout_segments(indexed.data),
         alternatives=tuple(asdict(one) for one in others),
     )
-
-
-def _advise(windows: Windows, strategy: str, context: Context) -> None:
-    """Print what experience says about sizes; it binds nothing."""
-    if strategy == "multi" and not 500 <= windows.genes_per_instance <= 5000:
-        context.say(f"warning: {windows.genes_per_instance:,} genes per instance; 500 to 5,000 are usual")
 
 
 def _check_classes(instances: tuple[Instance, ...], indexed: Indexed, settings: Settings) -> None:

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from mi_duck.data.dataset import Dataset
 from mi_duck.errors import PlanError
 from mi_duck.plan.choices import choose_layout
-from mi_duck.plan.layouts import layout_of, zeros_to_leave_out
-from mi_duck.plan.make_plan import cut_request, decided, formula_of, plan_data, small_run_of
-from mi_duck.plan.probes import SmallRun, density_of, measure, probe, probe_sizes
+from mi_duck.plan.make_plan import cut_request, decided, formula_of, plan_data
+from mi_duck.plan.probes import SmallRun, density_of, measure, open_small_run, probe, probe_sizes
+from mi_duck.plan.strategies import layout_of, zeros_to_leave_out
 from mi_duck.processes import Context
 from mi_duck.resources import memory_budget
 from mi_duck.run.costs import PHASES, MemoryModel, MemoryPoint, Rates, slope_ratio
@@ -30,8 +30,8 @@ class Peak:
         Whether the model was fitted to it; else it is a check.
     layout
         ``missing``, ``zeros``, ``sentinel`` as in `mi_duck.run.plan.Settings`, or ``external``: the first on disk.
-    n_genes, n_rows
-        Genes, and rows trained on.
+    n_rows
+        Rows trained on.
     predicted_bytes, measured_bytes
         Peak resident memory of the process.
     """
@@ -59,14 +59,10 @@ class MemoryReport:
         Probes, then checks, by size.
     gene_bytes
         What each gene costs: its training rows times the bytes of one, shape (n_genes,).
-    bytes_per_row
-        What one more row costs.
     fixed_bytes
         For each phase what it takes beside what grows with the rows.
     slopes
         For each phase measured over computed growth between the probes.
-    rates
-        Of time.
     """
 
     peaks: tuple[Peak, ...]
@@ -86,28 +82,16 @@ def measure_dataset(
     layouts: Sequence[str] = (),
     check_genes: Sequence[int] = (),
 ) -> list[MemoryReport]:
-    """Measure what a gene costs, and check the model on sizes that were not probed.
+    """Measure what a gene costs in each layout, and check the model on sizes that were not probed.
 
     Parameters
     ----------
-    dataset, asked, context
-        As for `mi_duck.plan.make_plan.make_plan`.
     root
         Folder in which the probes work; nothing in it is needed afterwards.
     layouts
         See `Peak`; by default the one that a plan would choose.
     check_genes
         Genes of the checks; by default a third of an instance and a whole one.
-
-    Returns
-    -------
-    list of MemoryReport
-        One for each layout.
-
-    Raises
-    ------
-    PlanError
-        The dataset is too small to measure anything on.
     """
     folder = RunFolder(root)
     indexed = plan_data(dataset, folder, asked, context, with_leakage=False)
@@ -118,19 +102,12 @@ def measure_dataset(
     whole = min(asked.genes_per_instance, len(training_rows))
     checked = sorted(set(check_genes or (whole // 3, whole)))
     settings, formula = decided(indexed, asked), formula_of(indexed, asked, threads=context.threads)
-    small_run = small_run_of(indexed, settings, folder, asked, [*sizes, *checked], context)
+    looked = [*sizes, *checked]
+    small_run = open_small_run(folder, asked, indexed.data, settings, indexed.genes, looked, context, model=formula)
     density = density_of(small_run, max(sizes))
     if not layouts:
         budget = memory_budget(max_gb=asked.max_memory_per_instance_gb, safety_factor=asked.memory_safety_factor)
-        layout, reason = choose_layout(
-            asked.layout,
-            asked.strategy,
-            cut_request(indexed, settings, asked),
-            formula,
-            density,
-            budget,
-            train_all_genes=asked.train_all_genes,
-        )
+        layout, reason = choose_layout(asked, cut_request(indexed, settings, asked), formula, density, budget)
         context.say(f"layout '{layout}': {reason}")
         layouts = ["external" if asked.strategy == "external" else layout]
     found = []

@@ -1,7 +1,7 @@
 """Measures memory and time: short trainings on a few genes of the user's data, in child processes, before the plan is made.
 
 The probes work in a small run folder of their own: one partition of the genes of lowest rank, one instance for each number
-of genes, two rounds a booster. So what is measured is the code that will run. Probes are left out where they would take
+of genes, two rounds per booster. So what is measured is the code that will run. Probes are left out where they would take
 more than a tenth of the predicted run.
 """
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mi_duck.atomic_files import write_file, write_json
 from mi_duck.errors import CheckpointError
-from mi_duck.plan.timing import TimePoint, fit_rates, training_seconds, usual_rounds
+from mi_duck.plan.strategies import builds_of_all_rows, fits_of_all_rows, training_seconds, usual_rounds
 from mi_duck.processes import Context, in_child
 from mi_duck.resources import Budget
 from mi_duck.rows.partition import partition
@@ -35,6 +35,30 @@ WORTH = 0.1  # probes may take this share of the predicted run
 
 
 @dataclass(frozen=True, slots=True)
+class TimePoint:
+    """One measurement.
+
+    Parameters
+    ----------
+    n_cells
+        Cells that are not missing.
+    build_seconds, boost_seconds
+        Seconds of all matrices and of all rounds.
+    start_seconds
+        The rest: starting, calibrating, writing.
+    rounds
+        Rounds of every booster.
+    """
+
+    n_rows: int
+    n_cells: int
+    build_seconds: float
+    boost_seconds: float
+    start_seconds: float
+    rounds: int
+
+
+@dataclass(frozen=True, slots=True)
 class Measurements:
     """What the probes found: memory of every phase, and time."""
 
@@ -45,12 +69,7 @@ class Measurements:
 def probe_sizes(gene_rows: NDArray[np.int64], genes_per_instance: int) -> list[int]:
     """Return the numbers of genes to probe, smallest first, or none where the data are too small to be worth it.
 
-    Parameters
-    ----------
-    gene_rows
-        Training rows of each gene in rank order, shape (n_genes,).
-    genes_per_instance
-        Genes that an instance will have at most.
+    ``gene_rows`` are the training rows of each gene in rank order.
     """
     before = np.cumsum(gene_rows)
     whole = int(before[min(genes_per_instance, len(before)) - 1])
@@ -108,20 +127,9 @@ def open_small_run(
     *,
     model: MemoryModel,
 ) -> SmallRun:
-    """Write the rows of the genes of lowest rank into a small run folder.
+    """Write the rows of the genes of lowest rank into a small run folder, in the scratch of the run that is being planned.
 
-    Parameters
-    ----------
-    folder
-        Of the run: holds ``genes.parquet``; the small one lies in its scratch.
-    asked, data, settings, model
-        Of the plan that is being made.
-    genes
-        All genes by rank.
-    sizes
-        Genes of each instance of the small run, all from rank 0.
-    context
-        Its threads partition the rows.
+    ``sizes`` are the genes of its instances, all from rank 0. The run's ``genes.parquet`` must be there.
     """
     small_folder = RunFolder(folder.scratch / "probes")
     shutil.rmtree(small_folder.root, ignore_errors=True)
@@ -169,7 +177,7 @@ def zero_errors(reader: SegmentReader) -> NDArray[np.float64]:
     Notes
     -----
     Of the ratio of sums over genes: sqrt(G / (G - 1) sum_g (z_g - p n_g)^2) / n, with z_g zeros among the n_g rows of gene g.
-    One gene tells nothing: infinite.
+    Of one gene it is infinite.
 
     References
     ----------
@@ -197,16 +205,7 @@ def measure(
 ) -> tuple[MemoryModel, Rates, Measurements]:
     """Train every instance of a small run and return the model with measured constants, and measured rates.
 
-    Parameters
-    ----------
-    model
-        With the layout; its constants are replaced.
-    folder
-        Of the run; measurements are kept in its ``memory.json`` and used again for the same data and settings.
-    small_run
-        With the settings to be measured.
-    context
-        Its threads train.
+    Measurements are kept in the run's ``memory.json`` and used again for the same data and settings.
     """
     small = small_run.plan
     key = {
@@ -230,6 +229,30 @@ def measure(
     rates = fit_rates(found.times, small.settings, len(small.data.classes), is_external=model.layout.is_external)
     write_memory(folder, measured, rates, key=key, found=found)
     return measured, rates, found
+
+
+def fit_rates(points: Sequence[TimePoint], settings: Settings, n_classes: int, *, is_external: bool = False) -> Rates:
+    """Return the rates that the probes measured: at least two of different size.
+
+    A line through the smallest and the largest probe; where noise tilts it below zero, one through the origin.
+    """
+    first, last = min(points, key=lambda point: point.n_rows), max(points, key=lambda point: point.n_rows)
+    small, large = (
+        point.boost_seconds / (point.rounds * n_classes * (settings.n_folds + 1)) for point in (first, last)
+    )
+    effective = fits_of_all_rows(settings) / (settings.n_folds + 1)
+    cells = effective * (last.n_cells - first.n_cells)
+    slope = (large - small) / cells if cells else 0.0
+    constant = large - slope * effective * last.n_cells
+    if slope <= 0 or constant < 0:
+        slope, constant = large / (effective * last.n_cells), 0.0
+    return Rates(
+        start_seconds=min(point.start_seconds for point in points),
+        per_cell_built=last.build_seconds / (last.n_cells * builds_of_all_rows(settings)),
+        per_round=constant,
+        per_cell_and_round=slope,
+        is_external=is_external,
+    )
 
 
 def write_memory(
@@ -258,13 +281,7 @@ def write_memory(
 def probe(
     small_run: SmallRun, instance: Instance, model: MemoryModel, context: Context
 ) -> tuple[list[MemoryPoint], TimePoint]:
-    """Train one instance of a small run for two rounds a booster and return the peak of every phase, and the time.
-
-    Raises
-    ------
-    CheckpointError
-        The system does not say what the peak of a phase is.
-    """
+    """Train one instance of a small run for two rounds per booster and return the peak of every phase, and the time."""
     small_run.write_plan(rounds=PROBE_ROUNDS)
 
     def named(stage: str, done: int, total: int) -> None:

@@ -1,12 +1,13 @@
-"""What each strategy and each layout would take: peak memory, time, disk, and whether it fits the budget.
+"""What each strategy and each layout takes: peak memory, time, disk, and whether it fits the budget.
 
 ``single`` is one instance of all genes, ``multi`` several that overlap, ``external`` one instance whose matrix lies on disk
 (XGBoost's external memory): the same trees as ``single`` in a fraction of its memory, as fast as the disk or the system's
-cache of it.
+cache of it. A layout says how missing values and zeros are treated; see `mi_duck.run.plan.Settings`.
 
-Graphics memory: which devices this process sees, and what training takes of one, by formula.
+The time of a round is a constant (nodes, histograms) plus a part that grows with the rows. Early stopping decides how
+many rounds there are, so what is predicted is the most: every fit runs to ``n_estimators``.
 
-The formula follows XGBoost 3.2's ELLPACK page and has not been compared with a device.
+Memory of a graphics device follows XGBoost 3.2's ELLPACK page and has not been compared with a device.
 """
 
 from collections.abc import Sequence
@@ -17,16 +18,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mi_duck.errors import MemoryBudgetError, PlanError
-from mi_duck.plan.layouts import layout_of
-from mi_duck.plan.timing import EXTERNAL_FACTOR, cell_factor, training_seconds
-from mi_duck.plan.windows import Windows, cut_windows
+from mi_duck.plan.windows import Windows, cut_windows, refusal_of
 from mi_duck.resources import GIB, Budget, cuda_devices
-from mi_duck.rows.segments import ColumnDensity
-from mi_duck.run.costs import Layout, MemoryModel, Rates, disk_bytes
+from mi_duck.rows.segments import KEYS, ColumnDensity
+from mi_duck.run.costs import Layout, MemoryModel, Rates, growing_bytes, index_bytes
 from mi_duck.run.plan import Instance, Settings
+from mi_duck.settings import Asked
 
 STRATEGIES = ("single", "multi", "external")
 MULTI_ABOVE_GENES = 1500
+
+LAYOUTS = ("missing", "zeros", "sentinel")
+SPARSE = 0.2  # XGBoost's column-major copy stores a column that is filled to less as pairs of row and bin
+SURELY_DENSE = 0.25  # of many rows: then also of a fold or an instance, whose share differs by a per cent or two
+STANDARD_ERRORS = 6.0  # of few rows: four of a difference between two such samples, for the worst of a thousand columns
+
+EXTERNAL_FACTOR = 1.3  # a round on a matrix on disk over one in memory, while the pages stay in the system's cache
+SPARSE_FACTOR = 1.25  # a stored cell of a matrix with missing values over a cell of one without
+USUAL_ROUNDS = 100
+
+CONTEXT_BYTES = 512 << 20  # of CUDA and XGBoost's kernels
+SHARE = 0.9  # of a device's memory that a plan may take
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +50,7 @@ class CutRequest:
     gene_rows
         Training rows of each gene in rank order, shape (n_genes,).
     genes_per_instance, overlap, max_instances, auto_adjust
-        Of instances, as the user asked.
-    settings
-        Of the training.
-    n_classes
-        Boosters of one fit.
+        As the user asked.
     record_bytes
         Of one row in the segments.
     n_rows
@@ -66,10 +74,8 @@ class Alternative:
 
     Parameters
     ----------
-    strategy, layout
-        See the module and `mi_duck.run.plan.Settings`.
     n_instances, genes_per_instance
-        Of the plan; 0 where there is none.
+        0 where there is no plan.
     peak_bytes
         Predicted peak of the largest instance.
     seconds
@@ -93,25 +99,99 @@ class Alternative:
     reason: str
 
 
-def choose_strategy(
-    asked: str, request: CutRequest, model: MemoryModel, budget: Budget, *, train_all_genes: bool
-) -> str:
+def layout_of(base: Layout, density: ColumnDensity, layout: str, zero_is_missing: Sequence[str]) -> Layout:
+    """Return what memory depends on, for one way to treat missing values and zeros.
+
+    ``zero_is_missing`` counts in the layout ``zeros`` alone.
+    """
+    if layout == "sentinel":
+        return without_missing(base)
+    absent = dict(density.missing)
+    if layout == "zeros":
+        absent |= {name: density.zeros[name] for name in zero_is_missing}
+    filled = [(density.n_rows - count) / density.n_rows for count in absent.values()]
+    n_features, n_whole = base.n_features, base.n_features - len(absent)
+    return replace(
+        base,
+        missing_share=sum(1 - share for share in filled) / n_features,
+        stored_share=(n_whole + sum(share if share < SPARSE else 1.0 for share in filled)) / n_features,
+        has_sparse_column=any(share < SPARSE for share in filled),
+    )
+
+
+def without_missing(base: Layout) -> Layout:
+    """Return what memory depends on where no value is missing."""
+    return replace(base, missing_share=0.0, stored_share=1.0, has_sparse_column=False)
+
+
+def zeros_to_leave_out(base: Layout, density: ColumnDensity) -> tuple[str, ...]:
+    """Return the features whose zeros count as missing in the layout ``zeros``: all of one byte, or the surely dense ones.
+
+    One column below a fifth makes XGBoost store row ids beside all columns, 8 bytes per cell; whichever choice takes less
+    memory is taken. (Taking columns from a fifth on measured 2.02 GiB instead of .85 on real data, and from a quarter on .89
+    instead of .39 where only 56 genes were looked at: one of 720 columns fell below a fifth in the rows of one instance.)
+    """
+    filled = {name: (density.n_rows - zeros) / density.n_rows for name, zeros in density.zeros.items()}
+    least = {name: max(SURELY_DENSE, SPARSE + STANDARD_ERRORS * density.errors.get(name, 0.0)) for name in filled}
+    dense = tuple(name for name, share in filled.items() if share >= least[name])
+
+    def cost(names: tuple[str, ...]) -> int:
+        layout = layout_of(base, density, "zeros", names)
+        may_be_sparse = layout.has_sparse_column or any(filled[name] < least[name] for name in names)
+        return growing_bytes("boost", 1_000_000, replace(layout, has_sparse_column=may_be_sparse))
+
+    return min(tuple(filled), dense, key=cost)
+
+
+def cell_factor(missing_share: float) -> float:
+    """Return what a stored cell of a matrix costs in a round, over one of a matrix without a missing value."""
+    return SPARSE_FACTOR if missing_share else 1.0
+
+
+def usual_rounds(settings: Settings) -> int:
+    """Return roughly how many rounds early stopping leaves; all of them without it."""
+    return min(settings.n_estimators, USUAL_ROUNDS) if settings.early_stopping_patience else settings.n_estimators
+
+
+def training_seconds(rates: Rates, n_cells: float, settings: Settings, n_classes: int, rounds: int) -> float:
+    """Return the seconds of training one instance: ``n_cells`` that are not missing, ``rounds`` rounds of every booster."""
+    boosters = n_classes * (settings.n_folds + 1)
+    return (
+        rates.start_seconds
+        + rates.per_cell_built * n_cells * builds_of_all_rows(settings)
+        + rounds
+        * (boosters * rates.per_round + rates.per_cell_and_round * n_cells * n_classes * fits_of_all_rows(settings))
+    )
+
+
+def fits_of_all_rows(settings: Settings) -> float:
+    """Return the fits of one class, counted in passes over all rows: every fold and the last one."""
+    share = (settings.n_folds - 1) / settings.n_folds if settings.cv_used == "matrices" else 1.0
+    return settings.n_folds * share + 1
+
+
+def builds_of_all_rows(settings: Settings) -> float:
+    """Return the matrices built, counted in those of all rows."""
+    return fits_of_all_rows(settings) if settings.cv_used == "matrices" else 1.0
+
+
+def choose_strategy(asked: Asked, request: CutRequest, model: MemoryModel, budget: Budget) -> str:
     """Return the strategy: as asked, else the first of single and multi that fits.
 
     Several instances come first where all genes are asked for expressly and are more than 1,500.
     """
-    if asked != "auto":
-        return asked
-    if train_all_genes and len(request.gene_rows) > MULTI_ABOVE_GENES:
+    if asked.strategy != "auto":
+        return asked.strategy
+    if asked.train_all_genes and len(request.gene_rows) > MULTI_ABOVE_GENES:
         return "multi"
     single = model.needed_bytes(int(request.gene_rows.sum()), len(request.gene_rows))
     return "single" if single <= budget.budget_bytes else "multi"
 
 
-def usual_genes(asked: str, request: CutRequest, model: MemoryModel, budget: Budget, *, train_all_genes: bool) -> int:
+def usual_genes(asked: Asked, request: CutRequest, model: MemoryModel, budget: Budget) -> int:
     """Return the genes of an instance of the strategy that would be chosen, if memory does not make them fewer."""
     n_genes = len(request.gene_rows)
-    if choose_strategy(asked, request, model, budget, train_all_genes=train_all_genes) != "multi":
+    if choose_strategy(asked, request, model, budget) != "multi":
         return n_genes
     return min(max(request.genes_per_instance, ceil(n_genes / request.max_instances)), n_genes)
 
@@ -125,7 +205,7 @@ def windows_of(strategy: str, request: CutRequest, model: MemoryModel, budget: B
         It does not fit: the first where a number of the user is the bound.
     """
     gene_rows, n_genes = request.gene_rows, len(request.gene_rows)
-    refuse = PlanError if budget.is_users_number else MemoryBudgetError
+    refuse = refusal_of(budget)
     words = f"the budget is {budget.budget_bytes / GIB:.2f} GiB ({budget.won})"
     if strategy != "multi":
         needed = model.needed_bytes(int(gene_rows.sum()), n_genes)
@@ -186,24 +266,14 @@ def alternatives(
 ) -> tuple[Alternative, ...]:
     """Return every strategy in the layout of the plan, then every other layout in the strategy of the plan.
 
-    Parameters
-    ----------
-    request, model, rates, budget
-        What must fit, and what training takes.
-    density
-        Of the columns; without it other layouts are not told.
-    zero_is_missing
-        Features whose zeros would count as missing.
-    strategy
-        Of the plan.
+    Without a density of the columns, other layouts are left out.
     """
     chosen = request.settings.layout_used
     found = [_alternative(one, chosen, request, model, rates, budget) for one in STRATEGIES]
     if density is not None:
-        others = [layout for layout in ("missing", "zeros", "sentinel") if layout != chosen]
-        if not density.has_missing:
-            others = [layout for layout in others if layout != "sentinel"]
-        for layout in others:
+        for layout in LAYOUTS:
+            if layout == chosen or (layout == "sentinel" and not density.has_missing):
+                continue
             other = layout_of(model.layout, density, layout, zero_is_missing)
             factor = cell_factor(other.missing_share) / cell_factor(model.layout.missing_share)
             slower = replace(rates, per_cell_and_round=rates.per_cell_and_round * factor)
@@ -215,48 +285,24 @@ def _alternative(
     strategy: str, layout: str, request: CutRequest, model: MemoryModel, rates: Rates, budget: Budget
 ) -> Alternative:
     is_external = strategy == "external"
-    own = (
-        model
-        if is_external == model.layout.is_external
-        else model.with_layout(replace(model.layout, is_external=is_external))
-    )
-    scratch = request.n_rows * (request.record_bytes + 14)
+    own = model.with_layout(replace(model.layout, is_external=is_external))
+    scratch = request.n_rows * (request.record_bytes + KEYS.itemsize)
     total = int(request.gene_rows.sum())
     if is_external:
-        scratch += disk_bytes(total, own.layout)
+        scratch += index_bytes(total, own.layout)
     try:
         windows = windows_of(strategy, request, own, budget)
     except (PlanError, MemoryBudgetError) as error:
         peak = own.predict_bytes(total, len(request.gene_rows)) if strategy != "multi" else 0
         return Alternative(strategy, layout, 0, 0, peak, 0.0, scratch, False, str(error))
-    before = np.concatenate([[0], np.cumsum(request.gene_rows)])
-    sizes = [(int(before[stop] - before[first]), stop - first) for first, stop in windows.ranges]
-    return Alternative(
-        strategy,
-        layout,
-        len(sizes),
-        windows.genes_per_instance,
-        max(own.predict_bytes(rows, genes) for rows, genes in sizes),
-        sum(instance_seconds(strategy, rows, request, own, rates) for rows, _ in sizes),
-        scratch,
-        True,
-        "",
-    )
-
-
-CONTEXT_BYTES = 512 << 20  # of CUDA and XGBoost's kernels
-SHARE = 0.9  # of a device's memory that a plan may take
+    sizes = [(int(request.gene_rows[first:stop].sum()), stop - first) for first, stop in windows.ranges]
+    peak = max(own.predict_bytes(rows, genes) for rows, genes in sizes)
+    seconds = sum(instance_seconds(strategy, rows, request, own, rates) for rows, _ in sizes)
+    return Alternative(strategy, layout, len(sizes), windows.genes_per_instance, peak, seconds, scratch, True, "")
 
 
 def gpu_bytes(n_rows: int, layout: Layout) -> int:
     """Return the memory that training takes on a device, in bytes.
-
-    Parameters
-    ----------
-    n_rows
-        Rows that are trained on.
-    layout
-        Of data and training.
 
     Notes
     -----
@@ -270,13 +316,7 @@ def gpu_bytes(n_rows: int, layout: Layout) -> int:
 
 
 def check_graphics_memory(instances: Sequence[Instance], layout: Layout) -> str:
-    """Return what the largest instance takes of the smallest device, in words.
-
-    Raises
-    ------
-    MemoryBudgetError
-        It takes more than there is.
-    """
+    """Return in words what the largest instance takes of the smallest device; an error where that is more than there is."""
     largest = max(instances, key=lambda one: one.n_training_rows)
     needed = gpu_bytes(largest.n_training_rows, layout)
     device = min(cuda_devices(), key=lambda one: one.total_bytes)

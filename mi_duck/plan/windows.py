@@ -1,4 +1,4 @@
-"""Cuts genes into overlapping windows that fit a memory budget; pure arithmetic on rows per gene.
+"""Cuts genes into overlapping windows that fit a memory budget, and an instance that ran out of memory into halves.
 
 Genes stand in their seeded order; a window is a range of consecutive ranks. Every neighbouring pair of windows shares
 exactly ``floor(overlap x target)`` genes, no other pair shares any, nothing wraps around, and the windows are balanced
@@ -6,8 +6,14 @@ by rows within the cap of genes.
 
 Precedence, strongest first: memory budget, full coverage, most instances, at least three of them, genes per instance,
 balance. What cannot be met is refused with the shortfall and the smallest change that works.
+
+Half the rows need little more than half the memory, so one split helps wherever a prediction was wrong or a neighbour took
+the memory. The plan stays as it is, ``splits.json`` stands beside it. Halves get numbers that follow from their parent's
+alone, so several jobs may split at once and a run that is done again splits the same way. A half is not split again: then
+something else is wrong.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,6 +24,9 @@ from numpy.typing import NDArray
 
 from mi_duck.errors import MemoryBudgetError, PlanError
 from mi_duck.resources import GIB, Budget
+from mi_duck.run.costs import MemoryModel
+from mi_duck.run.genes import GeneTable
+from mi_duck.run.plan import Instance, Plan
 
 LEAST_INSTANCES = 3
 
@@ -60,14 +69,11 @@ def smallest_target(n_genes: int, n_instances: int, overlap: float) -> int:
 
     n windows of g genes cover n g - (n - 1) floor(overlap g) genes, which rises strictly with g.
     """
-    low, high = 1, n_genes
-    while low < high:
-        middle = (low + high) // 2
-        if instances_needed(n_genes, middle, overlap) <= n_instances:
-            high = middle
-        else:
-            low = middle + 1
-    return low
+
+    def is_enough(target: int) -> bool:
+        return instances_needed(n_genes, target, overlap) <= n_instances
+
+    return 1 + bisect_left(range(1, n_genes), True, key=is_enough)
 
 
 def cut_windows(
@@ -91,16 +97,10 @@ def cut_windows(
         Target; grows or shrinks only with ``auto_adjust``.
     overlap
         Share of the target that neighbours share, 0 to 0.5.
-    max_instances
-        Most windows.
     rows_limit
         Most rows of one window: what the memory budget holds.
-    auto_adjust
-        Whether the target may change.
-    budget
-        The memory budget, for messages and exit codes.
-    needed_bytes
-        Peak memory of a number of rows, for messages.
+    budget, needed_bytes
+        The memory budget, and peak memory of a number of rows: for messages and exit codes.
 
     Raises
     ------
@@ -111,15 +111,47 @@ def cut_windows(
     """
     n_genes = len(gene_rows)
     before = np.concatenate([[0], np.cumsum(gene_rows)])
-    refuse = _refusal(budget)
-    remarks = []
     largest = int(gene_rows.max())
     if largest > rows_limit:
-        raise refuse(
+        raise refusal_of(budget)(
             f"the largest gene alone has {largest:,} rows and needs {needed_bytes(largest) / GIB:.2f} GiB, but the budget "
             f"is {budget.budget_bytes / GIB:.2f} GiB ({budget.won})"
             + ("; set --max-memory-per-instance-gb to that" if budget.is_users_number else "; use a larger machine")
         )
+    n, target, remarks = _asked_windows(n_genes, genes_per_instance, overlap, max_instances, auto_adjust)
+    starts = _balanced_starts(before, n, target, overlap_genes(target, overlap), rows_limit)
+    if starts is None:
+        found = _more_windows(before, n + 1, overlap, rows_limit) if auto_adjust else None
+        if found is None:
+            raise refusal_of(budget)(
+                f"an instance of {target:,} genes needs up to "
+                f"{_bytes_needed(before, n, overlap, needed_bytes) / GIB:.2f} GiB, but the budget is "
+                f"{budget.budget_bytes / GIB:.2f} GiB ({budget.won}); allow that much or set a smaller --genes-per-instance"
+            )
+        n, smaller = found
+        if n > max_instances:
+            raise refusal_of(budget)(
+                f"the budget of {budget.budget_bytes / GIB:.2f} GiB ({budget.won}) holds {rows_limit:,} rows, so "
+                f"{n} instances are needed to cover all {n_genes:,} genes, but --max-instances is "
+                f"{max_instances}; set --max-instances {n} or allow "
+                f"{_bytes_needed(before, max_instances, overlap, needed_bytes) / GIB:.2f} GiB per instance"
+            )
+        remarks.append(
+            f"the budget holds {rows_limit:,} rows, so an instance has up to {smaller:,} genes instead of {target:,}"
+        )
+        target = smaller
+        starts = _balanced_starts(before, n, target, overlap_genes(target, overlap), rows_limit)
+        if starts is None:
+            raise PlanError(f"no cut into {n} instances of {target:,} genes exists")
+    shared = overlap_genes(target, overlap)
+    ranges = tuple((start, after + shared) for start, after in pairwise(starts)) + ((starts[-1], n_genes),)
+    return Windows(ranges, target, shared, tuple(remarks))
+
+
+def _asked_windows(
+    n_genes: int, genes_per_instance: int, overlap: float, max_instances: int, auto_adjust: bool
+) -> tuple[int, int, list[str]]:
+    """Return number and cap of genes of the windows without regard to memory, and remarks on what differs from what was asked."""
     target = min(genes_per_instance, n_genes)
     n = instances_needed(n_genes, target, overlap)
     if n < LEAST_INSTANCES:
@@ -131,53 +163,34 @@ def cut_windows(
         if n_genes < LEAST_INSTANCES:
             raise PlanError(f"{n_genes} genes cannot make {n} instances; set --strategy single")
         target = smallest_target(n_genes, n, overlap)
-        remarks.append(f"at least {n} instances are made, so an instance has up to {target:,} genes")
-    elif n > max_instances:
-        enough = smallest_target(n_genes, max_instances, overlap)
-        if not auto_adjust:
-            shared = overlap_genes(target, overlap)
-            covered = max_instances * target - (max_instances - 1) * shared
-            raise PlanError(
-                f"--max-instances {max_instances} of {target:,} genes cover {covered:,} of {n_genes:,} genes; set "
-                f"--max-instances {n} or --genes-per-instance {enough} or leave --auto-adjust-instance-size on"
-            )
-        remarks.append(f"--max-instances {max_instances} needs {enough:,} genes per instance instead of {target:,}")
-        target, n = enough, max_instances
-    starts = _balanced_starts(before, n, target, overlap_genes(target, overlap), rows_limit)
-    if starts is None:
-        fewest = max(n + 1, -(-int(before[-1]) // rows_limit))
-        for more in range(fewest, n_genes + 1) if auto_adjust else ():
-            smaller = smallest_target(n_genes, more, overlap)
-            if smaller <= overlap_genes(smaller, overlap) or instances_needed(n_genes, smaller, overlap) != more:
-                continue
-            if _reachable(before, more, smaller, overlap_genes(smaller, overlap), rows_limit) is not None:
-                if more > max_instances:
-                    raise refuse(
-                        f"the budget of {budget.budget_bytes / GIB:.2f} GiB ({budget.won}) holds {rows_limit:,} rows, so "
-                        f"{more} instances are needed to cover all {n_genes:,} genes, but --max-instances is "
-                        f"{max_instances}; set --max-instances {more} or allow "
-                        f"{_bytes_needed(before, max_instances, overlap, needed_bytes) / GIB:.2f} GiB an instance"
-                    )
-                remarks.append(
-                    f"the budget holds {rows_limit:,} rows, so an instance has up to {smaller:,} genes instead of {target:,}"
-                )
-                n, target = more, smaller
-                break
-        else:
-            raise refuse(
-                f"an instance of {target:,} genes needs up to "
-                f"{_bytes_needed(before, n, overlap, needed_bytes) / GIB:.2f} GiB, but the budget is "
-                f"{budget.budget_bytes / GIB:.2f} GiB ({budget.won}); allow that much or set a smaller --genes-per-instance"
-            )
-        starts = _balanced_starts(before, n, target, overlap_genes(target, overlap), rows_limit)
-        if starts is None:
-            raise PlanError(f"no cut into {n} instances of {target:,} genes exists")
-    shared = overlap_genes(target, overlap)
-    ranges = tuple((start, after + shared) for start, after in pairwise(starts)) + ((starts[-1], n_genes),)
-    return Windows(ranges, target, shared, tuple(remarks))
+        return n, target, [f"at least {n} instances are made, so an instance has up to {target:,} genes"]
+    if n <= max_instances:
+        return n, target, []
+    enough = smallest_target(n_genes, max_instances, overlap)
+    if not auto_adjust:
+        covered = max_instances * target - (max_instances - 1) * overlap_genes(target, overlap)
+        raise PlanError(
+            f"--max-instances {max_instances} of {target:,} genes cover {covered:,} of {n_genes:,} genes; set "
+            f"--max-instances {n} or --genes-per-instance {enough} or leave --auto-adjust-instance-size on"
+        )
+    remark = f"--max-instances {max_instances} needs {enough:,} genes per instance instead of {target:,}"
+    return max_instances, enough, [remark]
 
 
-def _refusal(budget: Budget) -> type[PlanError] | type[MemoryBudgetError]:
+def _more_windows(before: NDArray[np.int64], least: int, overlap: float, rows_limit: int) -> tuple[int, int] | None:
+    """Return the smallest number of windows, and their cap of genes, with which all fit the rows; None where none does."""
+    n_genes = len(before) - 1
+    for n in range(max(least, -(-int(before[-1]) // rows_limit)), n_genes + 1):
+        target = smallest_target(n_genes, n, overlap)
+        shared = overlap_genes(target, overlap)
+        if target <= shared or instances_needed(n_genes, target, overlap) != n:
+            continue
+        if _reachable(before, n, target, shared, rows_limit) is not None:
+            return n, target
+    return None
+
+
+def refusal_of(budget: Budget) -> type[PlanError] | type[MemoryBudgetError]:
     """Return the error of a budget that cannot be met: the user's number, or the machine's."""
     return PlanError if budget.is_users_number else MemoryBudgetError
 
@@ -202,17 +215,17 @@ def _reachable(
     A window that begins at s ends ``shared`` genes after its successor's start, so the successor may begin at
     s + least .. s + cap - shared, less where rows run out. Windows beside a middle one must not meet: its successor
     starts at least ``shared`` genes after it. Starts so early that the windows left could not hold the genes left are
-    not looked at: few a window are left, however many genes there are.
+    not looked at: few per window are left, however many genes there are.
     """
     n_genes, step = len(before) - 1, cap - shared
     latest = np.minimum(np.searchsorted(before, before[:-1] + rows_limit, side="right") - 1 - shared, n_genes - 1)
     reached = [np.zeros(1, dtype=np.int64)]
     for window in range(1, n):
-        places = reached[-1]
+        starts = reached[-1]
         least = 1 if window == 1 else max(shared, 1)
         first = max(n_genes - cap - (n - 1 - window) * step, 0)
         stop = max(min(window * step, n_genes - 1) + 1, first)
-        begin, end = places + least, np.minimum(latest[places], places + step) + 1
+        begin, end = starts + least, np.minimum(latest[starts], starts + step) + 1
         change = np.zeros(stop - first + 1, dtype=np.int64)
         np.add.at(change, np.clip(begin[end > begin], first, stop) - first, 1)
         np.add.at(change, np.clip(end[end > begin], first, stop) - first, -1)
@@ -227,24 +240,94 @@ def _balanced_starts(before: NDArray[np.int64], n: int, cap: int, shared: int, r
     """Return the starts of ``n`` windows whose largest has the fewest rows, or None where no cut fits."""
     if _reachable(before, n, cap, shared, rows_limit) is None:
         return None
-    low, high = 0, rows_limit
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _reachable(before, n, cap, shared, middle) is not None else (middle, high)
-    reached = _reachable(before, n, cap, shared, high)
+
+    def is_enough(n_rows: int) -> bool:
+        return _reachable(before, n, cap, shared, n_rows) is not None
+
+    most_rows = 1 + bisect_left(range(1, rows_limit), True, key=is_enough)
+    reached = _reachable(before, n, cap, shared, most_rows)
     if reached is None:
         return None
     # from the last window backwards, the start that brings each window nearest to the mean
     mean = (before[-1] + (n - 1) * shared * before[-1] / (len(before) - 1)) / n
     starts = [_nearest(reached[-1], before[-1] - before[reached[-1]], mean)]
     for window in range(n - 2, -1, -1):
-        places, after = reached[window], starts[0]
+        possible, after = reached[window], starts[0]
         least = 1 if window == 0 else max(shared, 1)
-        rows = before[after + shared] - before[places]
-        fits = (places + least <= after) & (places + cap - shared >= after) & (rows <= high)
-        starts.insert(0, _nearest(places[fits], rows[fits], mean))
+        rows = before[after + shared] - before[possible]
+        fits = (possible + least <= after) & (possible + cap - shared >= after) & (rows <= most_rows)
+        starts.insert(0, _nearest(possible[fits], rows[fits], mean))
     return starts
 
 
-def _nearest(places: NDArray[np.int64], rows: NDArray[np.int64], mean: float) -> int:
-    return int(places[np.argmin(np.abs(rows - mean))])
+def _nearest(starts: NDArray[np.int64], rows: NDArray[np.int64], mean: float) -> int:
+    return int(starts[np.argmin(np.abs(rows - mean))])
+
+
+def halves_of(plan: Plan, instance: Instance, genes: GeneTable) -> tuple[Instance, Instance] | None:
+    """Return the halves of an instance, or None where it cannot be split.
+
+    They are cut between two fold groups where the rows trained on come closest to one half, and share no gene; if possible
+    among the genes that no neighbour shares, so that nothing changes under a neighbour that is trained at the same time.
+    ``plan`` has the splits so far.
+    """
+    n_planned = len(plan.cut.instances) - len(plan.cut.split_instances)
+    if instance.instance_id >= n_planned:
+        return None
+    first, stop = instance.first_rank, instance.stop_rank
+    ranks = np.arange(first + 1, stop)
+    borders = ranks[genes.group[first + 1 : stop] != genes.group[first : stop - 1]]
+    shared = [one for one in plan.cut.instances if one != instance]
+    own = borders[[not any(one.first_rank < rank < one.stop_rank for one in shared) for rank in borders]]
+    borders = own if len(own) else borders
+    if not len(borders):
+        return None
+    before = np.concatenate([[0], np.cumsum(genes.n_training_rows)])
+    cut = int(borders[np.argmin(np.abs(2 * before[borders] - before[first] - before[stop]))])
+    for half in (slice(first, cut), slice(cut, stop)):
+        if missing_class(genes.label_counts[half], genes.fold[half], plan.settings.n_folds):
+            return None
+    number = n_planned + 2 * instance.instance_id
+
+    def seconds_of(n_rows: int) -> float:
+        return instance.predicted_seconds * n_rows / instance.n_training_rows
+
+    model = plan.costs.model
+    return (
+        window_instance(number, first, cut, genes, model, seconds_of),
+        window_instance(number + 1, cut, stop, genes, model, seconds_of),
+    )
+
+
+def window_instance(
+    number: int,
+    first: int,
+    stop: int,
+    genes: GeneTable,
+    model: MemoryModel,
+    seconds_of: Callable[[int], float],
+) -> Instance:
+    """Return the instance of a window; ``seconds_of`` predicts the time of a number of training rows."""
+    n_training_rows = int(genes.n_training_rows[first:stop].sum())
+    return Instance(
+        instance_id=number,
+        first_rank=first,
+        stop_rank=stop,
+        n_genes=stop - first,
+        n_rows=int(genes.n_rows[first:stop].sum()),
+        n_training_rows=n_training_rows,
+        predicted_bytes=model.predict_bytes(n_training_rows, stop - first),
+        predicted_seconds=seconds_of(n_training_rows),
+    )
+
+
+def missing_class(label_counts: NDArray[np.int64], folds: NDArray[np.int64], n_folds: int) -> tuple[int, int] | None:
+    """Return the first (fold, class) of a window of which no row is outside the fold, so that it could not be trained.
+
+    ``label_counts`` has shape (n_genes, n_classes), ``folds`` shape (n_genes,).
+    """
+    for fold in range(n_folds):
+        absent = np.flatnonzero(label_counts[folds != fold].sum(axis=0) == 0)
+        if len(absent):
+            return fold, int(absent[0])
+    return None

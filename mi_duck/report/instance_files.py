@@ -21,9 +21,17 @@ from mi_duck.drawing import ENSEMBLE, save, short_label, style
 from mi_duck.ensemble.model import InstanceModel
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.errors import CheckpointError
-from mi_duck.evaluate.fold_scores import aggregate, areas, fold_scores, site_probability
-from mi_duck.evaluate.unseen import FACTS, predict_unseen, unseen_file, unseen_scores
-from mi_duck.metrics.base_model import base_model
+from mi_duck.evaluate.instance_scores import (
+    FACTS,
+    aggregate,
+    areas,
+    fold_scores,
+    predict_unseen,
+    site_probability,
+    unseen_file,
+    unseen_scores,
+)
+from mi_duck.metrics.calibrate import base_model
 from mi_duck.metrics.metrics import known, point_scores
 from mi_duck.metrics.ranking import curve_points
 from mi_duck.numbers import decimal, typeset
@@ -69,17 +77,10 @@ def importance_table(model: InstanceModel) -> list[dict[str, Any]]:
         for index, feature in enumerate(model.features):
             weight = int(found["weight"].get(f"f{index}", 0))
             gain, cover = (float(found[kind].get(f"f{index}", 0.0)) for kind in ("total_gain", "total_cover"))
-            records.append(
-                {
-                    "feature": feature,
-                    "weight": weight,
-                    "total_gain": gain,
-                    "total_cover": cover,
-                    "gain": gain / weight if weight else None,
-                    "cover": cover / weight if weight else None,
-                }
-            )
-        records.sort(key=lambda record: -float(record["total_gain"]))  # type: ignore[arg-type]
+            record: dict[str, Any] = {"feature": feature, "weight": weight, "total_gain": gain, "total_cover": cover}
+            per_split = {"gain": gain / weight, "cover": cover / weight} if weight else {"gain": None, "cover": None}
+            records.append(record | per_split)
+        records.sort(key=lambda record: -float(record["total_gain"]))
         rows += [{"class": name, "rank": rank} | record for rank, record in enumerate(records, start=1)]
     return rows
 
@@ -87,10 +88,7 @@ def importance_table(model: InstanceModel) -> list[dict[str, Any]]:
 def importance_figure(rows: Sequence[dict[str, Any]]) -> "Figure":
     """Draw the most important features by gain, cover and weight, each as its share of all features of the class.
 
-    Parameters
-    ----------
-    rows
-        From `importance_table`; there is one column of panels per class.
+    There is one column of panels per class; ``rows`` are those of `importance_table`.
     """
     from matplotlib.figure import Figure
 
@@ -117,15 +115,7 @@ def importance_figure(rows: Sequence[dict[str, Any]]) -> "Figure":
 
 @dataclass(frozen=True, slots=True)
 class OutOfFold:
-    """Out-of-fold predictions of one instance.
-
-    Parameters
-    ----------
-    fold, label, rank
-        Fold, class and gene rank of each row, shape (n_rows,).
-    probabilities, base
-        Probabilities of instance and base model, shape (n_rows, n_classes); ``base`` is None without a base model.
-    """
+    """Out-of-fold predictions of one instance, one entry per scored row; ``base`` is None without a base model."""
 
     fold: NDArray[np.integer[Any]]
     label: NDArray[np.integer[Any]]
@@ -141,12 +131,8 @@ def describe_instances(*, run: str, threads: int, is_minimal: bool, report: Repo
     ----------
     run
         Run folder with segments and the scratch file of base scores.
-    threads
-        Threads that predict; the results do not depend on them.
     is_minimal
         Whether to leave out plots, curves and unseen genes.
-    report
-        Progress callback, called with (stage, done, total).
 
     Returns
     -------
@@ -195,9 +181,8 @@ def _describe(folder: RunFolder, plan: Plan, instance: Instance, genes: Genes, *
             write_file(where / UNSEEN[0], f"{','.join(FACTS)}\n".encode())
         write_json(where / UNSEEN[1], summary)
         for kind, name in CURVES.items():
-            panels = [("sites against other rows", _pair(kind, rows))] + [
-                (title, _pair(kind, rows, index=index)) for index, title in enumerate(plan.data.classes)
-            ]
+            panels = [("sites against other rows", _pair(kind, rows))]
+            panels += [(title, _pair(kind, rows, index=index)) for index, title in enumerate(plan.data.classes)]
             save(curve_figure(panels, kind=kind), where / name)
         save(importance_figure(importance), where / IMPORTANCE_PLOT)
 
@@ -206,16 +191,12 @@ def _describe(folder: RunFolder, plan: Plan, instance: Instance, genes: Genes, *
 def amended(where: Path, names: Sequence[str]) -> Iterator[None]:
     """Write files into a finished instance's folder, then list them with their hashes in its manifest.
 
+    Files that change are removed from the manifest first, so the folder is valid at every moment.
+
     Parameters
     ----------
-    where
-        Folder with a manifest.
     names
         Relative paths of the files that are written inside the block; they may exist already.
-
-    Notes
-    -----
-    Files that change are removed from the manifest first, so the folder is valid at every moment.
     """
     with storage_errors(where):
         path = where / "manifest.json"
@@ -233,27 +214,17 @@ def _read_rows(folder: RunFolder, plan: Plan, instance: Instance, genes: Genes) 
     names = [f"p_{name}" for name in plan.data.classes]
     path = folder.instance(instance) / "oof_predictions.parquet"
     table = pq.read_table(path, columns=["row_id", "gene_id", "label", "fold", *names]).unify_dictionaries()
-    rank_of = {gene: rank for rank, gene in enumerate(genes.gene_id.tolist())}
-    rank = codes_of(table["gene_id"], rank_of)
+    rank = codes_of(table["gene_id"], {gene: rank for rank, gene in enumerate(genes.gene_id.tolist())})
     is_scored = rank >= plan.data.pilot_genes  # the genes below chose the features, so they are not scored
-    fold, label = (
-        table["fold"].to_numpy(),
-        codes_of(table["label"], {name: index for index, name in enumerate(plan.data.classes)}),
-    )
-    fold, label, rank = fold[is_scored], label[is_scored], rank[is_scored]
+    label = codes_of(table["label"], {name: index for index, name in enumerate(plan.data.classes)})
+    fold, label, rank = (values[is_scored] for values in (table["fold"].to_numpy(), label, rank))
     base = None
     if plan.data.base_scores and len(rank):
-        first = table["row_id"][0].as_py()
-        scores = _slice(folder.members, [f"base:{name}" for name in plan.data.base_scores], first, len(table))[
-            is_scored
-        ]
+        columns, first = [f"base:{name}" for name in plan.data.base_scores], table["row_id"][0].as_py()
+        scores = _slice(folder.members, columns, first, len(table))[is_scored]
+        n_folds, is_calibrated = plan.settings.n_folds, plan.settings.calibrate
         base = base_model(
-            scores,
-            label,
-            fold,
-            n_folds=plan.settings.n_folds,
-            is_calibrated=plan.settings.calibrate,
-            dtype=np.float64,
+            scores, label, fold, n_folds=n_folds, is_calibrated=is_calibrated, dtype=np.float64
         ).probabilities
     probabilities = np.column_stack([table[name].to_numpy()[is_scored] for name in names])
     return OutOfFold(fold, label, rank, probabilities, base)
@@ -290,15 +261,11 @@ def _pair(kind: str, rows: OutOfFold, *, index: int | None = None) -> list[Curve
 
 
 def _slice(path: Path, names: Sequence[str], first: int, n_rows: int) -> NDArray[np.float32]:
-    """Return a range of rows of a Parquet file, reading only its row groups."""
-    parts = []
-    begin = 0
+    """Return a range of rows of a Parquet file, reading only the row groups that hold some of them."""
     with pq.ParquetFile(path) as parquet:
-        for group in range(parquet.num_row_groups):
-            n = parquet.metadata.row_group(group).num_rows
-            low, high = max(first - begin, 0), min(first + n_rows - begin, n)
-            if low < high:
-                table = parquet.read_row_group(group, columns=list(names)).slice(low, high - low)
-                parts.append(np.column_stack([table[name].to_numpy() for name in names]))
-            begin += n
-    return np.concatenate(parts)
+        sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+        stops = np.cumsum(sizes)
+        groups = np.flatnonzero((stops > first) & (stops - sizes < first + n_rows))
+        table = parquet.read_row_groups(groups.tolist(), columns=list(names))
+    skipped = first - int(stops[groups[0]] - sizes[groups[0]])
+    return np.column_stack([table[name].to_numpy()[skipped : skipped + n_rows] for name in names])

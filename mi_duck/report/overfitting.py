@@ -36,8 +36,6 @@ class FitRecord(msgspec.Struct, frozen=True, kw_only=True, rename={"class_name":
 
     Parameters
     ----------
-    instance_id, fold, class_name
-        Of the booster.
     best_round, rounds_trained
         Rounds kept, and rounds until the fit ended.
     training_log_loss, stopping_log_loss, gap
@@ -81,10 +79,6 @@ def classify_fit(
 
     Parameters
     ----------
-    curve
-        Log loss by round.
-    instance_id, class_name
-        Of the curve.
     n_estimators, patience
         Most rounds, and rounds without gain before a fit stops.
     """
@@ -168,8 +162,7 @@ def write_overfitting(run: RunRecords, *, with_plots: bool = True) -> list[FitRe
     for one in run.plan.cut.instances:
         curves = read_curves(run.root, one.instance_id) if with_plots else None
         if curves:
-            figure = learning_figure(list(curves.items()))
-            save(figure, folder / f"learning_curves_{one.name}.pdf")
+            save(learning_figure(list(curves.items())), folder / f"learning_curves_{one.name}.pdf")
     return records
 
 

@@ -16,19 +16,8 @@ from mi_duck.atomic_files import write_file
 from mi_duck.drawing import NAMES, inline_svg, save
 from mi_duck.numbers import decimal, gibibytes, typeset
 from mi_duck.processes import Report
-from mi_duck.report.cautions import answer, cautions
+from mi_duck.report import plots, tables
 from mi_duck.report.overfitting import FitRecord, read_curves, read_overfitting, summary, write_overfitting
-from mi_duck.report.plots import (
-    Bar,
-    Window,
-    bar_figure,
-    curve_figure,
-    interval_figure,
-    learning_figure,
-    memory_figure,
-    reliability_figure,
-    window_figure,
-)
 from mi_duck.report.records import (
     RunRecords,
     curve_panels,
@@ -39,25 +28,7 @@ from mi_duck.report.records import (
     suspects_of,
     value_of,
 )
-from mi_duck.report.tables import (
-    Table,
-    calibration_error_table,
-    calibration_table,
-    class_table,
-    elsewhere_table,
-    fit_table,
-    fold_table,
-    headline_metrics,
-    headline_table,
-    instance_table,
-    left_out_table,
-    lines_table,
-    models,
-    run_command,
-    score_table,
-    threshold_table,
-    title_of,
-)
+from mi_duck.report.summary import answer, cautions
 from mi_duck.run.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -84,14 +55,10 @@ def write_report(*, run: str, with_plots: bool, with_overfitting: bool, report: 
 
     Parameters
     ----------
-    run
-        Folder of the run.
     with_plots
         Whether to draw figures; the tables of the page are always made.
     with_overfitting
         Whether to write the overfitting monitor.
-    report
-        Progress callback, called with (stage, done, total).
 
     Returns
     -------
@@ -118,15 +85,7 @@ def write_report(*, run: str, with_plots: bool, with_overfitting: bool, report: 
 
 
 def render(run: RunRecords, fits: Sequence[FitRecord] | None, *, with_plots: bool = True) -> str:
-    """Return the page; the same records give the same text.
-
-    Parameters
-    ----------
-    fits
-        Records of the overfitting monitor, None where it was off.
-    with_plots
-        Whether the page has figures.
-    """
+    """Return the page; the same records give the same text; ``fits`` is None where the overfitting monitor was off."""
     import jinja2
 
     pictures = Pictures(with_plots)
@@ -144,38 +103,34 @@ def render(run: RunRecords, fits: Sequence[FitRecord] | None, *, with_plots: boo
         dataset=PurePath(run.plan.data.location).name,
         answer=answer(run),
         warnings=cautions(run, fits),
-        headline=headline_table(run),
+        headline=tables.headline_table(run),
         comparison=pictures.draw(
-            "models", lambda: _model_figure(run), "Every model on the same rows, with 95 % intervals"
+            "models", partial(_model_figure, run), "Every model on the same rows, with 95 % intervals"
         ),
-        scores=score_table(run),
-        by_class=class_table(run),
-        elsewhere=elsewhere_table(run),
-        left_out=left_out_table(run),
-        thresholds=threshold_table(run),
+        scores=tables.score_table(run),
+        by_class=tables.class_table(run),
+        elsewhere=tables.elsewhere_table(run),
+        left_out=tables.left_out_table(run),
+        thresholds=tables.threshold_table(run),
         curves=_curves(run, pictures),
         reliability=_reliability(run, pictures),
-        calibration=calibration_table(run),
-        calibration_errors=calibration_error_table(run),
+        calibration=tables.calibration_table(run),
+        calibration_errors=tables.calibration_error_table(run),
         classes=_classes(run),
-        folds=fold_table(run),
-        windows=pictures.draw("windows", lambda: _window_figure(run), "Which genes each instance is trained on"),
-        instances=instance_table(run),
+        folds=tables.fold_table(run),
+        windows=pictures.draw("windows", partial(_window_figure, run), "Which genes each instance is trained on"),
+        instances=tables.instance_table(run),
         memory=pictures.draw(
-            "memory",
-            lambda: memory_figure(
-                memory_dots(run), gene_bytes=run.gene_bytes, budget_bytes=run.plan.cut.budget.budget_bytes
-            ),
-            "Peak memory of every training process, and the memory per gene",
+            "memory", partial(_memory_figure, run), "Peak memory of every training process, and the memory per gene"
         ),
-        fits=fit_table(fits) if fits else None,
+        fits=tables.fit_table(fits) if fits else None,
         verdicts=summary(fits or ())["verdicts"],
         learning=_learning(run, fits, pictures),
         importance=_importance(run, pictures),
         leakage=_leakage(run),
         suspects=suspects_of(run),
         gene_deltas=_gene_deltas(run),
-        command=run_command(run),
+        command=tables.run_command(run),
         asked=asked,
         decided={name: value for name, value in json.loads(run.facts["settings"]).items() if name not in asked},
         colors={name: color for color, name in NAMES.items()},
@@ -196,27 +151,28 @@ class Pictures:
 
 def _model_figure(run: RunRecords) -> "Figure":
     shown: dict[tuple[str, int | None], str] = {}
-    for name, scope, instance_id, _, is_chosen in models(run):
+    for name, scope, instance_id, _, is_chosen in tables.models(run):
         if scope != "ensemble" or is_chosen:
             shown.setdefault((scope, instance_id), name)
     panels = []
-    for metric, class_name in headline_metrics(run):
+    for metric, class_name in tables.headline_metrics(run):
         bars = []
         for (scope, instance_id), name in shown.items():
             score = run.find(scope, metric, class_name, instance_id=instance_id)
             if score is not None and score.value is not None:
-                bars.append(Bar(name, score.value, score.low, score.high, scope))
-        panels.append((title_of(metric, class_name), bars))
-    return interval_figure(panels)
+                bars.append(plots.Bar(name, score.value, score.low, score.high, scope))
+        panels.append((tables.title_of(metric, class_name), bars))
+    return plots.interval_figure(panels)
 
 
 def _window_figure(run: RunRecords) -> "Figure":
-    return window_figure(
-        [
-            Window(f"instance_{one['instance_id']:02d}", one["first_rank"], one["stop_rank"], one["n_rows"])
-            for one in run.instances
-        ],
-        n_genes=run.plan.data.n_genes,
+    windows = {f"instance_{one['instance_id']:02d}": (one["first_rank"], one["stop_rank"]) for one in run.instances}
+    return plots.window_figure(windows, n_genes=run.plan.data.n_genes)
+
+
+def _memory_figure(run: RunRecords) -> "Figure":
+    return plots.memory_figure(
+        memory_dots(run), gene_bytes=run.gene_bytes, budget_bytes=run.plan.cut.budget.budget_bytes
     )
 
 
@@ -226,7 +182,7 @@ def _curves(run: RunRecords, pictures: Pictures) -> list[tuple[str, list[Picture
     for kind, title in (("pr", "Precision and recall"), ("roc", "ROC")):
         panels = [panel for panel in curve_panels(run, kind) or [] if panel[0] != run.classes[0]]
         drawn = [
-            pictures.draw(f"{kind}-{index}", partial(curve_figure, [panel], kind=kind), f"{title}: {panel[0]}")
+            pictures.draw(f"{kind}-{index}", partial(plots.curve_figure, [panel], kind=kind), f"{title}: {panel[0]}")
             for index, panel in enumerate(panels)
         ]
         if drawn:
@@ -236,12 +192,8 @@ def _curves(run: RunRecords, pictures: Pictures) -> list[tuple[str, list[Picture
 
 def _reliability(run: RunRecords, pictures: Pictures) -> list[Picture | None] | None:
     return [
-        pictures.draw(
-            f"reliability-{index}",
-            partial(reliability_figure, [(name, lines)]),
-            f"Reliability: {name}",
-        )
-        for index, (name, lines) in enumerate(reliability_panels(run) or [])
+        pictures.draw(f"reliability-{index}", partial(plots.reliability_figure, [panel]), f"Reliability: {panel[0]}")
+        for index, panel in enumerate(reliability_panels(run) or [])
     ] or None
 
 
@@ -254,19 +206,18 @@ def _learning(
         gaps[fit.instance_id] = max(gaps.get(fit.instance_id, 0.0), fit.gap or 0.0)
     found = []
     for instance_id in sorted(sorted(gaps, key=lambda one: (-gaps[one], one))[:MOST_INSTANCES]):
+        title, panels = f"instance_{instance_id:02d}", (read_curves(run.root, instance_id) or {}).items()
         drawn = [
             pictures.draw(
-                f"learning-{instance_id}-{index}",
-                partial(learning_figure, [(name, curves)]),
-                f"instance_{instance_id:02d}, {name}",
+                f"learning-{instance_id}-{index}", partial(plots.learning_figure, [panel]), f"{title}, {panel[0]}"
             )
-            for index, (name, curves) in enumerate((read_curves(run.root, instance_id) or {}).items())
+            for index, panel in enumerate(panels)
         ]
-        found.append((f"instance_{instance_id:02d}", drawn))
+        found.append((title, drawn))
     return found
 
 
-def _importance(run: RunRecords, pictures: Pictures) -> tuple[Picture | None, Table] | None:
+def _importance(run: RunRecords, pictures: Pictures) -> tuple[Picture | None, tables.Table] | None:
     lines = read_rows(RunFolder(run.root).shap / "ensemble_shap_importance.csv")
     if lines is None:
         return None
@@ -274,18 +225,18 @@ def _importance(run: RunRecords, pictures: Pictures) -> tuple[Picture | None, Ta
     for line in lines[:MOST_FEATURES]:
         value, error = value_of(line["importance"]) or 0.0, value_of(line.get("se"))
         low, high = (None, None) if error is None else (value - 1.96 * error, value + 1.96 * error)
-        bars.append(Bar(line["feature"], value, low, high))
+        bars.append(plots.Bar(line["feature"], value, low, high))
     picture = pictures.draw(
         "importance",
-        lambda: bar_figure(bars, title="most important features", axis="mean |SHAP value| (log-odds)"),
+        lambda: plots.bar_figure(bars, title="most important features", axis="mean |SHAP value| (log-odds)"),
         "Mean absolute SHAP value over classes and members, with 95 % intervals",
     )
     columns = {"rank": "rank", "feature": "feature", "importance": "mean |SHAP value|", "se": "standard error"}
     columns |= {"instance_min": "lowest of an instance", "instance_max": "highest"}
-    return picture, lines_table(lines, columns, caption="Most important features", most=MOST_FEATURES, texts=2)
+    return picture, tables.lines_table(lines, columns, caption="Most important features", most=MOST_FEATURES, texts=2)
 
 
-def _leakage(run: RunRecords) -> Table | None:
+def _leakage(run: RunRecords) -> tables.Table | None:
     """Return the comparisons that separate the label best, suspects first."""
     lines = read_rows(RunFolder(run.root).leakage / "leakage.csv")
     if lines is None:
@@ -293,10 +244,12 @@ def _leakage(run: RunRecords) -> Table | None:
     lines.sort(key=lambda line: (line["verdict"] != "suspect", -(value_of(line["auc"]) or 0.0)))
     columns = {"feature": "feature", "comparison": "comparison", "verdict": "verdict", "auc": "AUC", "low": "low"}
     columns |= {"high": "high", "missing_auc": "AUC of missing", "equality_auc": "AUC of equality", "reason": "reason"}
-    return lines_table(lines, columns, caption="How well a single feature predicts the label", most=MOST_LEAKS, texts=3)
+    return tables.lines_table(
+        lines, columns, caption="How well a single feature predicts the label", most=MOST_LEAKS, texts=3
+    )
 
 
-def _gene_deltas(run: RunRecords) -> list[Table] | None:
+def _gene_deltas(run: RunRecords) -> list[tables.Table] | None:
     """Return the genes for which the ensemble is better, and worse, than the base model, by their mean log loss."""
     lines = read_rows(RunFolder(run.root).gene_deltas)
     if not lines or "log_loss_delta" not in lines[0]:
@@ -310,7 +263,9 @@ def _gene_deltas(run: RunRecords) -> list[Table] | None:
             + tuple(typeset(decimal(value_of(line[f"log_loss_{name}"]))) for name in ("base", "meta", "delta"))
             for line in some
         ]
-        found.append(Table(caption, ("gene", "rows", "log loss, base", "log loss, ensemble", "difference"), rows))
+        found.append(
+            tables.Table(caption, ("gene", "rows", "log loss, base", "log loss, ensemble", "difference"), rows)
+        )
     return found
 
 
@@ -343,26 +298,21 @@ def file_names(classes: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def write_figures(run: RunRecords) -> list[Path]:
-    """Write every figure whose table was made, and return the files.
+def write_figures(run: RunRecords) -> None:
+    """Write every figure whose table was made.
 
     ``pr_base_vs_meta.pdf`` and ``roc_base_vs_meta.pdf`` with all classes and one file per class each, in
     ``calibration_analysis/`` one ``reliability_<class>.pdf`` per class, and ``memory_per_gene.pdf``.
     """
-    names = file_names(run.classes)
-    written = []
+    folder, names = RunFolder(run.root), file_names(run.classes)
     for kind in ("pr", "roc"):
         panels = curve_panels(run, kind)
         if panels:
-            written.append(run.root / f"{kind}_base_vs_meta.pdf")
-            save(curve_figure(panels, kind=kind), written[-1])
-            for name, curves in panels:
-                written.append(run.root / f"{kind}_base_vs_meta_{names[name]}.pdf")
-                save(curve_figure([(name, curves)], kind=kind), written[-1])
-    for name, lines in reliability_panels(run) or []:
-        written.append(RunFolder(run.root).calibration_analysis / f"reliability_{names[name]}.pdf")
-        save(reliability_figure([(name, lines)]), written[-1])
-    figure = memory_figure(memory_dots(run), gene_bytes=run.gene_bytes, budget_bytes=run.plan.cut.budget.budget_bytes)
-    written.append(RunFolder(run.root).memory_plot)
-    save(figure, written[-1])
-    return written
+            save(plots.curve_figure(panels, kind=kind), run.root / f"{kind}_base_vs_meta.pdf")
+        for panel in panels or []:
+            path = run.root / f"{kind}_base_vs_meta_{names[panel[0]]}.pdf"
+            save(plots.curve_figure([panel], kind=kind), path)
+    for lines in reliability_panels(run) or []:
+        path = folder.calibration_analysis / f"reliability_{names[lines[0]]}.pdf"
+        save(plots.reliability_figure([lines]), path)
+    save(_memory_figure(run), folder.memory_plot)

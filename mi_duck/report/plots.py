@@ -1,7 +1,8 @@
 """Records to figures: curves, reliability, learning curves, bars with intervals, memory, windows of genes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from mi_duck.drawing import BASE, ENSEMBLE, GRID, INK, MUTED, SERIES, new_figure, new_panels, short_label, style
@@ -27,7 +28,7 @@ class Curve:
     x, y
         False positive rate and recall (ROC), or recall and precision.
     area
-        Its area as text for the legend, such as ``.886 (.883-.888)``; empty for none.
+        As text for the legend, such as ``.886 (.883-.888)``; empty for none.
     """
 
     scope: str
@@ -38,17 +39,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """Predicted against observed, one value per bin.
-
-    Parameters
-    ----------
-    scope
-        ``base`` or ``ensemble``.
-    mean_probability, observed_fraction
-        Of the rows of each bin.
-    low, high
-        95 % interval of the observed fraction.
-    """
+    """Predicted against observed, one value per bin; ``low`` and ``high`` are the 95 % interval of the observed fraction."""
 
     scope: str
     mean_probability: Sequence[float]
@@ -63,10 +54,8 @@ class LearningCurve:
 
     Parameters
     ----------
-    fold
-        From 0.
     training, stopping
-        Log loss on the training rows, and on the rows that early stopping watches: one value per round, in nats per row.
+        On the training rows, and on the rows that early stopping watches: one value per round, in nats per row.
     best_round
         Rounds kept, from 1.
     """
@@ -89,16 +78,6 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
-    """The genes of one instance by rank, half-open, and its rows."""
-
-    label: str
-    first_rank: int
-    stop_rank: int
-    n_rows: int
-
-
-@dataclass(frozen=True, slots=True)
 class MemoryDot:
     """Rows, measured and predicted peak memory in bytes of one training process; ``predicted`` may be None."""
 
@@ -109,15 +88,7 @@ class MemoryDot:
 
 
 def curve_figure(panels: Sequence[tuple[str, Sequence[Curve]]], *, kind: str) -> "Figure":
-    """Draw ROC or precision-recall curves, one panel per class.
-
-    Parameters
-    ----------
-    panels
-        Title and curves of each panel.
-    kind
-        ``roc`` or ``pr``.
-    """
+    """Draw ROC (``kind`` is ``roc``) or precision-recall curves (``pr``), one panel with a title per class."""
     with style():
         figure, panes = new_panels(len(panels))
         for axes, (title, curves) in zip(panes, panels, strict=True):
@@ -130,10 +101,8 @@ def curve_figure(panels: Sequence[tuple[str, Sequence[Curve]]], *, kind: str) ->
             ]
             labels = [f"{LABELS[curve.scope]} {curve.area}".strip() for curve in drawn]
             axes.legend(lines, labels, loc="lower right" if kind == "roc" else "lower left")
-            axes.set(xlim=(0, 1), ylim=(0, 1.02), title=short_label(title))
-            axes.set_xlabel("false positive rate" if kind == "roc" else "recall")
-            axes.set_ylabel("recall" if kind == "roc" else "precision")
-            _unit_ticks(axes)
+            names = ("false positive rate", "recall") if kind == "roc" else ("recall", "precision")
+            _unit_axes(axes, title, *names)
     return figure
 
 
@@ -145,21 +114,12 @@ def reliability_figure(panels: Sequence[tuple[str, Sequence[Reliability]]]) -> "
             axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
             handles = []
             for line in lines:
-                color, marker = COLORS[line.scope], "o" if line.scope == "ensemble" else "s"
-                axes.vlines(line.mean_probability, line.low, line.high, color=color, linewidth=1)
-                handles += axes.plot(
-                    line.mean_probability,
-                    line.observed_fraction,
-                    color=color,
-                    linestyle=DASHES[line.scope],
-                    linewidth=1,
-                    marker=marker,
-                    markersize=3.2,
-                )
+                x, y, color = line.mean_probability, line.observed_fraction, COLORS[line.scope]
+                marker, dashes = "o" if line.scope == "ensemble" else "s", DASHES[line.scope]
+                axes.vlines(x, line.low, line.high, color=color, linewidth=1)
+                handles += axes.plot(x, y, color=color, linestyle=dashes, linewidth=1, marker=marker, markersize=3.2)
             axes.legend(handles, [LABELS[line.scope] for line in lines], loc="upper left")
-            axes.set(xlim=(0, 1), ylim=(0, 1.02), title=short_label(title))
-            axes.set(xlabel="predicted probability", ylabel="observed fraction")
-            _unit_ticks(axes)
+            _unit_axes(axes, title, "predicted probability", "observed fraction")
     return figure
 
 
@@ -191,15 +151,7 @@ def learning_figure(panels: Sequence[tuple[str, Sequence[LearningCurve]]]) -> "F
 
 
 def bar_figure(bars: Sequence[Bar], *, title: str, axis: str) -> "Figure":
-    """Draw horizontal bars from zero with intervals, the first at the top.
-
-    Parameters
-    ----------
-    bars
-        Label, value and interval of each.
-    title, axis
-        Title, and what the bars measure with its unit.
-    """
+    """Draw horizontal bars from zero with intervals, the first at the top; ``axis`` says what they measure, with its unit."""
     with style():
         figure, (axes,) = new_figure(4.6, 0.9 + 0.21 * len(bars))
         heights = range(len(bars))
@@ -259,20 +211,13 @@ def memory_figure(
             left.plot(*zip(*line, strict=True), color=SERIES[1], linewidth=1, marker="_", markersize=14)
             handles.append(Line2D([], [], color=SERIES[1], linewidth=1, marker="_", markersize=9))
             labels.append("predicted")
-        for is_probe, label, marker, face in (
-            (True, "measured, probe", "D", "none"),
-            (False, "measured, instance", "o", ENSEMBLE),
-        ):
+        kinds = ((True, "measured, probe", "D", "none"), (False, "measured, instance", "o", ENSEMBLE))
+        for is_probe, label, marker, face in kinds:
             some = [dot for dot in dots if dot.is_probe == is_probe]
             if some:
+                x, y = [dot.n_rows / thousand for dot in some], [dot.measured / MIB for dot in some]
                 handles += left.plot(
-                    [dot.n_rows / thousand for dot in some],
-                    [dot.measured / MIB for dot in some],
-                    linestyle="none",
-                    marker=marker,
-                    markersize=4.5,
-                    color=ENSEMBLE,
-                    markerfacecolor=face,
+                    x, y, linestyle="none", marker=marker, markersize=4.5, color=ENSEMBLE, markerfacecolor=face
                 )
                 labels.append(label)
         highest = max([dot.measured for dot in dots] + [dot.predicted or 0 for dot in dots], default=0)
@@ -283,37 +228,44 @@ def memory_figure(
         left.set_xlim(left=0)
         left.set_ylim(bottom=0, top=1.45 * max(highest / MIB, 1))
         left.legend(handles, labels, loc="upper left")
-        sizes = [size / MIB for size in gene_bytes]
-        right.hist(sizes, bins=40, color=ENSEMBLE)
-        if sizes:
-            middle = sorted(sizes)[len(sizes) // 2]
-            right.axvline(middle, color=INK, linewidth=1, linestyle=(0, (4, 1.6)))
-            right.annotate(
-                f"median {middle:.2g} MiB",
-                (middle, 0.94),
-                xycoords=("data", "axes fraction"),
-                xytext=(5, 0),
-                textcoords="offset points",
-                fontsize=7.5,
-            )
-        right.set_yscale("symlog", linthresh=1)
-        right.yaxis.set_major_formatter(lambda value, _: decimal(value, 0))
-        right.set_ylim(bottom=0)
-        right.set(title="memory per gene", xlabel="MiB per gene", ylabel="genes (logarithmic)")
+        _memory_per_gene(right, gene_bytes)
     return figure
 
 
-def window_figure(windows: Sequence[Window], *, n_genes: int) -> "Figure":
-    """Draw which genes each instance trains on, one bar each; genes that two neighbours share are shaded."""
+def _memory_per_gene(axes: "Axes", gene_bytes: Sequence[float]) -> None:
+    sizes = [size / MIB for size in gene_bytes]
+    axes.hist(sizes, bins=40, color=ENSEMBLE)
+    if sizes:
+        middle = sorted(sizes)[len(sizes) // 2]
+        axes.axvline(middle, color=INK, linewidth=1, linestyle=(0, (4, 1.6)))
+        axes.annotate(
+            f"median {middle:.2g} MiB",
+            (middle, 0.94),
+            xycoords=("data", "axes fraction"),
+            xytext=(5, 0),
+            textcoords="offset points",
+            fontsize=7.5,
+        )
+    axes.set_yscale("symlog", linthresh=1)
+    axes.yaxis.set_major_formatter(lambda value, _: decimal(value, 0))
+    axes.set_ylim(bottom=0)
+    axes.set(title="memory per gene", xlabel="MiB per gene", ylabel="genes (logarithmic)")
+
+
+def window_figure(windows: Mapping[str, tuple[int, int]], *, n_genes: int) -> "Figure":
+    """Draw which genes each instance trains on, one bar each; genes that two neighbours share are shaded.
+
+    ``windows`` has the half-open range of gene ranks of each instance.
+    """
     with style():
         figure, (axes,) = new_figure(6.4, 0.8 + 0.24 * len(windows))
-        for one, two in zip(windows, windows[1:], strict=False):
-            if two.first_rank < one.stop_rank:
-                axes.axvspan(two.first_rank, one.stop_rank, color=GRID, linewidth=0)
-        heights = range(len(windows))
-        widths = [window.stop_rank - window.first_rank for window in windows]
-        axes.barh(heights, widths, left=[window.first_rank for window in windows], height=0.62, color=ENSEMBLE)
-        _names(axes, [window.label for window in windows])
+        for (_, stop), (first, _) in pairwise(windows.values()):
+            if first < stop:
+                axes.axvspan(first, stop, color=GRID, linewidth=0)
+        widths = [stop - first for first, stop in windows.values()]
+        left = [first for first, _ in windows.values()]
+        axes.barh(range(len(windows)), widths, left=left, height=0.62, color=ENSEMBLE)
+        _names(axes, list(windows))
         axes.grid(visible=False, axis="y")
         axes.set_xlim(0, n_genes)
         axes.xaxis.set_major_formatter(lambda value, _: decimal(value, 0))
@@ -328,7 +280,8 @@ def _names(axes: "Axes", labels: Sequence[str]) -> None:
     axes.tick_params(axis="y", length=0)
 
 
-def _unit_ticks(axes: "Axes") -> None:
-    ticks = [0, 0.25, 0.5, 0.75, 1]
-    axes.set_xticks(ticks, ["0", ".25", ".5", ".75", "1"])
-    axes.set_yticks(ticks, ["0", ".25", ".5", ".75", "1"])
+def _unit_axes(axes: "Axes", title: str, x: str, y: str) -> None:
+    """Label axes from 0 to 1."""
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), title=short_label(title), xlabel=x, ylabel=y)
+    for set_ticks in (axes.set_xticks, axes.set_yticks):
+        set_ticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".5", ".75", "1"])

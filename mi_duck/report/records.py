@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from mi_duck.report.plots import Curve, MemoryDot, Reliability
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Plan
 
+Line = TypeVar("Line")
 Record = TypeVar("Record")
 
 
@@ -44,20 +45,14 @@ class RunRecords:
 
     Parameters
     ----------
-    root
-        Its folder.
-    plan
-        ``plan.json``.
     scores
         ``metrics.csv``, the lines over all folds; those of single folds are left out.
     facts
         The row of the catalogue's table ``runs``: dates, settings, versions.
-    genes, coverage
+    genes, coverage, instances
         The catalogue's tables of these names.
     gene_bytes
         Predicted memory of every gene, in bytes.
-    instances
-        The catalogue's table of this name.
     """
 
     root: Path
@@ -85,6 +80,16 @@ class RunRecords:
             and not score.variant.startswith("without ")  # the ensemble without one of its members
         ]
         return next((score for score in found if score.is_chosen), found[0] if found else None)
+
+    def lookup(
+        self, scope: str, instance_id: int | None, variant: str, where: str, metric: str, class_name: str
+    ) -> Score | None:
+        """Return the score of exactly this variant on ``where``, the value of ``evaluated_on``."""
+        wanted = (scope, instance_id, variant, where, metric, class_name)
+        for one in self.scores:
+            if (one.scope, one.instance_id, one.variant, one.evaluated_on, one.metric, one.class_name) == wanted:
+                return one
+        return None
 
 
 def read_run(root: Path) -> RunRecords:
@@ -135,8 +140,6 @@ def read_records(path: Path, kind: type[Record]) -> list[Record] | None:
 
     Parameters
     ----------
-    path
-        CSV that `mi_duck.atomic_files.write_csv` wrote.
     kind
         A struct with a field per column; columns that it lacks are ignored, an empty cell takes the field's default.
 
@@ -195,8 +198,6 @@ def curve_panels(run: RunRecords, kind: str) -> list[tuple[str, list[Curve]]] | 
 
     Parameters
     ----------
-    run
-        The run.
     kind
         ``roc`` or ``pr``; their areas are ``roc_auc`` and ``average_precision`` of ``metrics.csv``.
     """
@@ -204,19 +205,14 @@ def curve_panels(run: RunRecords, kind: str) -> list[tuple[str, list[Curve]]] | 
     if lines is None:
         return None
     metric = "roc_auc" if kind == "roc" else "average_precision"
-    panels = []
-    for name in run.classes:
-        curves = []
-        for scope in ("base", "ensemble"):
-            some = [line for line in lines if (line["scope"], line["class"], line["kind"]) == (scope, name, kind)]
-            if some:
-                area = run.find(scope, metric, name)
-                curves.append(
-                    Curve(scope, _column(some, "x"), _column(some, "y"), with_interval(area, 3) if area else "")
-                )
-        if curves:
-            panels.append((name, curves))
-    return panels
+
+    def curve(scope: str, name: str) -> Curve | None:
+        some = [line for line in lines if (line["scope"], line["class"], line["kind"]) == (scope, name, kind)]
+        area = run.find(scope, metric, name)
+        words = with_interval(area, 3) if area else ""
+        return Curve(scope, _column(some, "x"), _column(some, "y"), words) if some else None
+
+    return _panels(run, curve)
 
 
 def reliability_panels(run: RunRecords) -> list[tuple[str, list[Reliability]]] | None:
@@ -224,18 +220,20 @@ def reliability_panels(run: RunRecords) -> list[tuple[str, list[Reliability]]] |
     lines = read_rows(RunFolder(run.root).calibration_analysis / "reliability.csv")
     if lines is None:
         return None
-    panels = []
-    for name in run.classes:
-        found = []
-        for scope in ("base", "ensemble"):
-            some = [line for line in lines if (line["scope"], line["class"]) == (scope, name)]
-            some.sort(key=lambda line: int(line["bin"]))
-            if some:
-                columns = ("mean_probability", "observed_fraction", "low", "high")
-                found.append(Reliability(scope, *(_column(some, column) for column in columns)))
-        if found:
-            panels.append((name, found))
-    return panels
+
+    def reliability(scope: str, name: str) -> Reliability | None:
+        some = [line for line in lines if (line["scope"], line["class"]) == (scope, name)]
+        some.sort(key=lambda line: int(line["bin"]))
+        columns = ("mean_probability", "observed_fraction", "low", "high")
+        return Reliability(scope, *(_column(some, column) for column in columns)) if some else None
+
+    return _panels(run, reliability)
+
+
+def _panels(run: RunRecords, line: Callable[[str, str], Line | None]) -> list[tuple[str, list[Line]]]:
+    """Return title and lines (of base model and ensemble) of each class that has any."""
+    found = [(name, [line(scope, name) for scope in ("base", "ensemble")]) for name in run.classes]
+    return [(name, [one for one in lines if one is not None]) for name, lines in found if any(lines)]
 
 
 def _column(lines: Sequence[dict[str, str]], name: str) -> list[float]:

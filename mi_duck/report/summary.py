@@ -1,11 +1,12 @@
-"""The run as one page of plain text, ``unified_training_summary.txt``.
+"""The run in words: whether the ensemble is better than the base model, the warnings, and ``unified_training_summary.txt``.
 
-Nothing is computed here: every number is from ``plan.json``, ``metrics.csv``, ``consolidation_summary.json`` or the files of an
-instance, rounded.
+Every sentence follows from the records by a rule of this module; a sound run has no warnings. Nothing is computed for the text:
+every number is from ``plan.json``, ``metrics.csv``, ``consolidation_summary.json`` or the files of an instance, rounded.
 """
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,17 @@ import pyarrow.parquet as pq
 from mi_duck.atomic_files import write_file
 from mi_duck.evaluate.catalogue import score_table
 from mi_duck.numbers import decimal, gibibytes, interval
-from mi_duck.report.records import read_json
+from mi_duck.report.overfitting import ADVICE, FitRecord
+from mi_duck.report.records import RunRecords, Score, read_json, suspects_of, with_interval
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.instance_folder import measurement
 from mi_duck.run.plan import Plan
 
+FEWEST_GROUPS = 100
+FEWEST_SITES = 500
+"""With fewer fold groups, or fewer rows of a class, intervals are unreliable."""
+LEAST_RATIO = 0.97
+"""A predicted peak was too low where predicted over measured memory is below this."""
 NAMES = {
     "plan.json": "instances, folds, layout, settings, fingerprint of the data",
     "genes.parquet": "every gene with its rank, fold group, fold and rows",
@@ -41,51 +48,202 @@ NAMES = {
     "calibration_analysis": "predicted probabilities against observed fractions",
     "neighbour_diagnostics": "scores around sampled sites",
     "comprehensive_shap_analysis": "importance of features: SHAP values",
-    "feature_importance_analysis": "importance of features under the names of the design documents",
+    "feature_importance_analysis": "importance of features by SHAP values, as one table",
     "memory.json": "measurements behind the memory model",
     "memory_per_gene.pdf": "memory predicted and measured",
     "provenance.json": "settings, versions, hashes",
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Is the ensemble better than the base model: ``better``, ``worse``, ``unclear`` or ``alone``, and the sentence."""
+
+    verdict: str
+    sentence: str
+
+
+def difference(run: RunRecords, metric: str, class_name: str) -> Score | None:
+    """Return the paired difference between ensemble and base model, or None where it was not computed."""
+    return run.lookup("difference", None, "ensemble - base", "oof", metric, class_name)
+
+
+def gain(run: RunRecords, metric: str, class_name: str) -> int:
+    """Return 1 where the ensemble is significantly better than the base model, -1 where worse, else 0.
+
+    The 95 % interval of the paired difference decides; where there is none, whether the two intervals do not overlap.
+    """
+    sign = -1 if metric in ("log_loss", "brier", "ece") else 1
+    between = difference(run, metric, class_name)
+    if between is not None and between.low is not None and between.high is not None:
+        return sign * ((between.low > 0) - (between.high < 0))
+    base, ensemble = (run.find(scope, metric, class_name) for scope in ("base", "ensemble"))
+    if base is None or ensemble is None or None in (base.low, base.high, ensemble.low, ensemble.high):
+        return 0
+    above = float(ensemble.low or 0) > float(base.high or 0)
+    below = float(ensemble.high or 0) < float(base.low or 0)
+    return sign * (above - below)
+
+
+def answer(run: RunRecords) -> Answer:
+    """Return whether the ensemble is better than the base model, by average precision and by log loss."""
+    metrics = (("average_precision", "macro"), ("log_loss", "all"))
+    ensemble, base = ([run.find(scope, *one) for one in metrics] for scope in ("ensemble", "base"))
+    precision, loss = map(with_interval, ensemble)
+    if base[0] is None:
+        return Answer(
+            "alone",
+            f"The ensemble reaches an average precision of {precision} and a log loss of {loss}. The dataset has no base "
+            "scores, so there is nothing to compare it with.",
+        )
+    base_precision, base_loss = map(with_interval, base)
+    if any(one is None or one.low is None for one in (*ensemble, *base)):
+        return Answer(
+            "unclear",
+            f"Average precision is {precision} against {base_precision} of the base scores, log loss {loss} against "
+            f"{base_loss}; without intervals it is not known whether the difference is more than noise.",
+        )
+    words = {1: "better than", 0: "not distinguishable from", -1: "worse than"}
+    ranking, probabilities = gain(run, "average_precision", "macro"), gain(run, "log_loss", "all")
+    if ranking == probabilities:
+        text = f"The ensemble is {words[ranking]} the base scores, in average precision and in log loss."
+    else:
+        in_loss = words[probabilities]
+        text = f"The ensemble is {words[ranking]} the base scores in average precision and {in_loss} them in log loss."
+    verdict = {2: "better", -2: "worse"}.get(ranking + probabilities, "unclear")
+    return Answer(verdict, text)
+
+
+def cautions(run: RunRecords, fits: Sequence[FitRecord] | None) -> list[str]:
+    """Return the warnings of a run, the most important first."""
+    found = _coverage(run) + _comparison(run)
+    suspects = suspects_of(run) or []
+    if suspects:
+        named = ", ".join(suspects[:5]) + (", …" if len(suspects) > 5 else "")
+        found.append(
+            f"{_count(len(suspects), 'feature')} may leak the label ({named}); if so, every score here is too high. "
+            "See Leakage; --auto-exclude-leaky leaves them out."
+        )
+    found += _few_data(run) + _memory(run)
+    verbs = {"ran out of rounds": "ran out of rounds", "wide gap": "have a wide gap", "no gain": "gained nothing"}
+    for verdict, verb in verbs.items():
+        n = sum(fit.verdict == verdict for fit in fits or ())
+        if n:
+            words = verb.replace("have", "has") if n == 1 else verb
+            found.append(f"{n} of {_count(len(fits or ()), 'fold fit')} {words}: {ADVICE[verdict]}.")
+    if fits and all(fit.verdict == "not watched" for fit in fits):
+        found.append(
+            "Early stopping was off, so the number of rounds was not chosen by data and overfitting was not measured."
+        )
+    return found
+
+
+def _coverage(run: RunRecords) -> list[str]:
+    found = []
+    coverage = run.coverage
+    if coverage["n_genes_trained"] < coverage["n_genes"]:
+        lost = [f"instance_{one['instance_id']:02d}" for one in run.instances if one["status"] not in ("done", "split")]
+        found.append(
+            f"Only {coverage['n_genes_trained']:,} of {coverage['n_genes']:,} genes were trained on; "
+            f"lost: {', '.join(lost) or 'none'}. Run the same command again to train what is missing."
+        )
+    if run.plan.asked.sample_genes:
+        found.append(
+            f"This run uses a sample of {run.plan.data.n_genes:,} of {run.plan.data.n_genes_dataset:,} genes; more genes "
+            "usually give a better model."
+        )
+    return found
+
+
+def _comparison(run: RunRecords) -> list[str]:
+    if run.find("base", "log_loss", "all") is None:
+        return ["The dataset has no base scores, so nothing is known about the gain over a base model."]
+    found = [
+        f"For {name} the ensemble ranks rows worse than the base scores do."
+        for name in run.classes[1:]  # the mean over classes hides these
+        if gain(run, "average_precision", name) < 0
+    ]
+    found += [
+        f"Probabilities of {name} are less well calibrated than those of the base scores: see Calibration."
+        for name in run.classes[1:]
+        if gain(run, "ece", name) < 0
+    ]
+    if gain(run, "log_loss", "all") < 0:
+        found.append(
+            "The log loss of the ensemble is higher than that of the calibrated base scores: its probabilities are worse."
+        )
+    return found
+
+
+def _few_data(run: RunRecords) -> list[str]:
+    found = []
+    genes = [gene for gene in run.genes if not gene["is_holdout"]]
+    groups = len({gene["fold_group"] for gene in genes})
+    if groups < FEWEST_GROUPS:
+        found.append(
+            f"There are only {groups} independent groups of genes. Intervals from so few groups are often too narrow, and "
+            "the scores may not hold for other genes."
+        )
+    for name in run.classes:
+        rows = sum(gene[f"n_{name}"] for gene in genes)
+        if rows < FEWEST_SITES:
+            found.append(f"Only {rows:,} rows are {name}; its scores are uncertain.")
+    return found
+
+
+def _memory(run: RunRecords) -> list[str]:
+    found = []
+    measured = [one for one in run.instances if one["measured_peak_bytes"]]
+    over = [one for one in measured if one["predicted_bytes"] < LEAST_RATIO * one["measured_peak_bytes"]]
+    if over:
+        worst = max(over, key=lambda one: float(one["measured_peak_bytes"] / one["predicted_bytes"]))
+        found.append(
+            f"{_count(len(over), 'instance')} took more memory than predicted, at most "
+            f"{worst['measured_peak_bytes'] / worst['predicted_bytes'] - 1:.0%} more."
+        )
+    largest = max((one["measured_peak_bytes"] for one in measured), default=0)
+    budget = run.plan.cut.budget.budget_bytes
+    if largest > budget:
+        found.append(f"The largest peak, {gibibytes(largest)} GiB, was above the budget of {gibibytes(budget)} GiB.")
+    return found
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
 def write_summary(folder: RunFolder, plan: Plan, provenance: dict[str, Any], *, warnings: Sequence[str]) -> None:
-    """Write ``unified_training_summary.txt``.
+    """Write ``unified_training_summary.txt`` of a run that is scored and has its catalogue; see `training_summary`."""
+    write_file(folder.training_summary, training_summary(folder, plan, provenance, warnings=warnings).encode())
+
+
+def training_summary(folder: RunFolder, plan: Plan, provenance: dict[str, Any], *, warnings: Sequence[str]) -> str:
+    """Return the text of ``unified_training_summary.txt``.
 
     Parameters
     ----------
-    folder, plan
-        A run that is scored and has its catalogue.
     provenance
         Content of ``provenance.json``.
     warnings
-        From `mi_duck.report.cautions.cautions`.
+        From `cautions`.
 
     Raises
     ------
     CheckpointError
         The run has no catalogue yet.
     """
-    write_file(folder.training_summary, training_summary(folder, plan, provenance, warnings=warnings).encode())
-
-
-def training_summary(folder: RunFolder, plan: Plan, provenance: dict[str, Any], *, warnings: Sequence[str]) -> str:
-    """Return the text of ``unified_training_summary.txt``; see `write_summary`."""
     summary = json.loads(folder.summary.read_bytes())
     columns, scores = score_table(folder.root)
+    out_of_fold = "Scores out of fold: every row by boosters that were not trained on its fold group; 95 % intervals"
+    unseen = "Scores of each instance's final model on genes that it was not trained on; 95 % intervals"
     sections = (
         ("Warnings", list(warnings) or ["none"]),
-        ("Data", _data(folder, plan)),
+        ("Data", _data(plan)),
         ("Folds", _folds(folder, plan)),
         ("Plan", _plan(plan)),
         ("Instances", _instances(folder, plan, summary)),
-        (
-            "Scores out of fold: every row by boosters that were not trained on its fold group; 95 % intervals",
-            _table(columns, scores),
-        ),
-        (
-            "Scores of each instance's final model on genes that it was not trained on; 95 % intervals",
-            _unseen(folder, plan),
-        ),
+        (out_of_fold, _table(columns, scores)),
+        (unseen, _unseen(folder, plan)),
         ("Thresholds", _thresholds(summary)),
         ("Settings", [f"{name} = {value}" for name, value in sorted(provenance["settings"].items())]),
         ("Versions", [f"{name} {version}" for name, version in sorted(provenance["versions"].items())]),
@@ -98,15 +256,16 @@ def training_summary(folder: RunFolder, plan: Plan, provenance: dict[str, Any], 
     return "\n".join(text) + "\n"
 
 
-def _data(folder: RunFolder, plan: Plan) -> list[str]:
-    kinds = f"{len(plan.data.small_features):,} in one byte, {len(plan.data.wide_features):,} as float32"
+def _data(plan: Plan) -> list[str]:
+    data = plan.data
+    kinds = f"{len(data.small_features):,} in one byte, {len(data.wide_features):,} as float32"
     return [
-        f"dataset      {Path(plan.data.location).name}, fingerprint {plan.data.fingerprint}",
-        f"genes        {plan.data.n_genes:,} of {plan.data.n_genes_dataset:,}",
-        f"rows         {plan.data.n_rows:,}",
-        f"features     {len(plan.data.features):,} ({kinds})",
-        f"classes      {', '.join(plan.data.classes)}",
-        f"base scores  {', '.join(plan.data.base_scores) or 'none, so nothing is compared with a base model'}",
+        f"dataset      {Path(data.location).name}, fingerprint {data.fingerprint}",
+        f"genes        {data.n_genes:,} of {data.n_genes_dataset:,}",
+        f"rows         {data.n_rows:,}",
+        f"features     {len(data.features):,} ({kinds})",
+        f"classes      {', '.join(data.classes)}",
+        f"base scores  {', '.join(data.base_scores) or 'none, so nothing is compared with a base model'}",
     ]
 
 
@@ -122,14 +281,14 @@ def _folds(folder: RunFolder, plan: Plan) -> list[str]:
 
 
 def _plan(plan: Plan) -> list[str]:
-    slots = sum(instance.n_genes for instance in plan.cut.instances)
-    is_measured = plan.costs.model.is_measured
-    words = "predicted from measurements of these data" if is_measured else "predicted by formula"
+    cut = plan.cut
+    redundancy = decimal(sum(instance.n_genes for instance in cut.instances) / plan.data.n_genes, 3)
+    source = "from measurements of these data" if plan.costs.model.is_measured else "by formula"
     return [
-        f"strategy     {plan.cut.strategy_used}: {len(plan.cut.instances)} instances",
-        f"overlap      {plan.cut.overlap_genes:,} genes shared by neighbours, redundancy {decimal(slots / plan.data.n_genes, 3)}",
-        f"budget       {gibibytes(plan.cut.budget.budget_bytes)} GiB per instance ({plan.cut.budget.won})",
-        f"memory       {words}",
+        f"strategy     {cut.strategy_used}: {len(cut.instances)} instances",
+        f"overlap      {cut.overlap_genes:,} genes shared by neighbours, redundancy {redundancy}",
+        f"budget       {gibibytes(cut.budget.budget_bytes)} GiB per instance ({cut.budget.won})",
+        f"memory       predicted {source}",
     ]
 
 
@@ -139,17 +298,10 @@ def _instances(folder: RunFolder, plan: Plan, summary: dict[str, Any]) -> list[s
     for instance in plan.cut.instances:
         measured = measurement(folder, instance)
         weight = weights.get(instance.instance_id)
-        rows.append(
-            [
-                instance.name,
-                f"{instance.n_genes:,}",
-                f"{instance.n_rows:,}",
-                gibibytes(instance.predicted_bytes),
-                gibibytes(measured.get("peak_bytes")),
-                decimal(measured.get("wall_seconds"), 1),
-                "not trained" if weight is None else decimal(weight),
-            ]
-        )
+        row = [instance.name, f"{instance.n_genes:,}", f"{instance.n_rows:,}"]
+        row += [gibibytes(instance.predicted_bytes), gibibytes(measured.get("peak_bytes"))]
+        row += [decimal(measured.get("wall_seconds"), 1), "not trained" if weight is None else decimal(weight)]
+        rows.append(row)
     titles = ["instance", "genes", "rows", "predicted GiB", "measured GiB", "seconds", "weight"]
     coverage = f"{summary['n_genes_trained']:,}/{summary['n_genes']:,} ({summary['coverage_fraction']:.1%})"
     return [*_table(titles, rows), f"Gene coverage: {coverage}"]

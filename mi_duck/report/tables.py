@@ -7,9 +7,9 @@ from pathlib import PurePath
 from typing import Any
 
 from mi_duck.numbers import decimal, interval, mebibytes, typeset
-from mi_duck.report.cautions import difference
 from mi_duck.report.overfitting import FitRecord
-from mi_duck.report.records import RunRecords, Score, read_json, with_interval
+from mi_duck.report.records import RunRecords, read_json, with_interval
+from mi_duck.report.summary import difference
 from mi_duck.run.folder import RunFolder
 from mi_duck.settings import Columns, flags_of
 
@@ -42,10 +42,6 @@ class Table:
 
     Parameters
     ----------
-    caption
-        What it shows.
-    columns, rows
-        Headings and cells.
     texts
         Number of columns from the left that hold words; the others are aligned as numbers.
     marked
@@ -77,20 +73,15 @@ def headline_metrics(run: RunRecords) -> list[tuple[str, str]]:
 def headline_table(run: RunRecords) -> Table:
     """Return ensemble, base model and their paired difference where it was computed."""
     metrics = headline_metrics(run)
-    differences = {one: difference(run, *one) for one in metrics}
-    has_base = any(run.find("base", *one) for one in metrics)
-    columns = ["", "ensemble"]
-    rows: list[tuple[str, ...]] = []
-    columns += ["base scores"] * has_base + ["difference"] * any(differences.values())
-    for one in metrics:
-        row = [title_of(*one) + (" (lower is better)" if one[0] == "log_loss" else "")]
-        row.append(with_interval(run.find("ensemble", *one)))
-        if has_base:
-            row.append(with_interval(run.find("base", *one)))
-        if any(differences.values()):
-            row.append(with_interval(differences[one]))
-        rows.append(tuple(row))
-    return Table("Out of fold, with 95 % intervals over groups of genes", tuple(columns), rows)
+    columns = {
+        "ensemble": [run.find("ensemble", *one) for one in metrics],
+        "base scores": [run.find("base", *one) for one in metrics],
+        "difference": [difference(run, *one) for one in metrics],
+    }
+    shown = {name: scores for name, scores in columns.items() if name == "ensemble" or any(scores)}
+    titles = [title_of(*one) + (" (lower is better)" if one[0] == "log_loss" else "") for one in metrics]
+    rows = list(zip(titles, *(map(with_interval, scores) for scores in shown.values()), strict=True))
+    return Table("Out of fold, with 95 % intervals over groups of genes", ("", *shown), rows)
 
 
 def models(run: RunRecords) -> list[tuple[str, str, int | None, str, bool]]:
@@ -101,16 +92,11 @@ def models(run: RunRecords) -> list[tuple[str, str, int | None, str, bool]]:
             found.setdefault((score.scope, score.instance_id, score.variant), score.is_chosen)
     order = {"base": 0, "ensemble": 1, "single": 2, "member": 3}
     keys = sorted(found, key=lambda key: (order.get(key[0], 4), not found[key], key[1] or 0, key[2]))
-    return [
-        (
-            scope if instance_id is None else f"instance_{instance_id:02d}",
-            scope,
-            instance_id,
-            variant,
-            found[scope, instance_id, variant],
-        )
-        for scope, instance_id, variant in keys
-    ]
+    return [(_name(key[0], key[1]), *key, found[key]) for key in keys]
+
+
+def _name(scope: str, instance_id: int | None) -> str:
+    return scope if instance_id is None else f"instance_{instance_id:02d}"
 
 
 def score_table(run: RunRecords) -> Table:
@@ -119,7 +105,7 @@ def score_table(run: RunRecords) -> Table:
     rows: list[tuple[str, ...]] = []
     marked = set()
     for name, scope, instance_id, variant, is_chosen in models(run):
-        cells = [_lookup(run, scope, instance_id, variant, "oof", *one) for one in metrics]
+        cells = [run.lookup(scope, instance_id, variant, "oof", *one) for one in metrics]
         if is_chosen:
             marked.add(len(rows))
         rows.append((name + (" (chosen)" if is_chosen else ""), variant, *(with_interval(cell) for cell in cells)))
@@ -145,7 +131,7 @@ def left_out_table(run: RunRecords) -> Table | None:
     metrics = headline_metrics(run)
     found = [one.variant for one in run.scores if one.scope == "difference" and one.variant.startswith(WITHOUT)]
     rows = [
-        (variant, *(with_interval(_lookup(run, "difference", None, variant, "oof", *one)) for one in metrics))
+        (variant, *(with_interval(run.lookup("difference", None, variant, "oof", *one)) for one in metrics))
         for variant in dict.fromkeys(found)
     ]
     headings = ("", *(title_of(*one) for one in metrics))
@@ -157,12 +143,9 @@ def threshold_table(run: RunRecords) -> Table | None:
     found = read_json(RunFolder(run.root).thresholds)
     if found is None:
         return None
+    columns = ("threshold", "precision", "recall", "f1")
     rows = [
-        (
-            name,
-            THRESHOLDS.get(kind, kind),
-            *(_real(facts[one] if facts else None, 3) for one in ("threshold", "precision", "recall", "f1")),
-        )
+        (name, THRESHOLDS.get(kind, kind), *(_real(facts[one] if facts else None, 3) for one in columns))
         for name in run.classes
         for kind, facts in found.get(name, {}).items()
     ]
@@ -178,33 +161,17 @@ def elsewhere_table(run: RunRecords) -> Table | None:
         for score in run.scores
         if score.evaluated_on in PARTS and score.scope != "difference"
     )
+    order = sorted(keys, key=lambda key: (key[0], key[1] == "member", key[2] or 0, key[3]))
     rows = []
-    for where, scope, instance_id, variant in sorted(
-        keys, key=lambda key: (key[0], key[1] == "member", key[2] or 0, key[3])
-    ):
-        cells = [_lookup(run, scope, instance_id, variant, where, *one) for one in metrics]
+    for where, scope, instance_id, variant in order:
+        cells = [run.lookup(scope, instance_id, variant, where, *one) for one in metrics]
         n_rows = next((cell.n_rows for cell in cells if cell), None)
-        name = scope if instance_id is None else f"instance_{instance_id:02d}"
         size = f"{n_rows:,}" if n_rows is not None else "–"
-        rows.append((name, PARTS[where], size, *(with_interval(cell) for cell in cells)))
+        rows.append((_name(scope, instance_id), PARTS[where], size, *(with_interval(cell) for cell in cells)))
     if not rows:
         return None
     headings = ("model", "scored on", "rows", *(title_of(*one) for one in metrics))
     return Table("Scores on a part of the genes", headings, rows, texts=2)
-
-
-def _lookup(
-    run: RunRecords, scope: str, instance_id: int | None, variant: str, where: str, metric: str, class_name: str
-) -> Score | None:
-    wanted = (scope, instance_id, variant, where, metric, class_name)
-    return next(
-        (
-            one
-            for one in run.scores
-            if (one.scope, one.instance_id, one.variant, one.evaluated_on, one.metric, one.class_name) == wanted
-        ),
-        None,
-    )
 
 
 def fold_table(run: RunRecords) -> Table:
@@ -255,29 +222,21 @@ def fit_table(fits: Sequence[FitRecord]) -> Table:
     by_fit: dict[tuple[int, str], list[FitRecord]] = {}
     for fit in fits:
         by_fit.setdefault((fit.instance_id, fit.class_name), []).append(fit)
-    rows = []
-    for (instance_id, name), some in by_fit.items():
-        verdicts = dict.fromkeys(fit.verdict for fit in some)
-        rows.append(
-            (
-                f"instance_{instance_id:02d}",
-                name,
-                ", ".join(str(fit.best_round) for fit in some),
-                ", ".join(str(fit.rounds_trained) for fit in some),
-                ", ".join(_real(fit.training_log_loss) for fit in some),
-                ", ".join(_real(fit.stopping_log_loss) for fit in some),
-                "; ".join(verdicts),
-            )
+    rows = [
+        (
+            f"instance_{instance_id:02d}",
+            name,
+            ", ".join(str(fit.best_round) for fit in some),
+            ", ".join(str(fit.rounds_trained) for fit in some),
+            ", ".join(_real(fit.training_log_loss) for fit in some),
+            ", ".join(_real(fit.stopping_log_loss) for fit in some),
+            "; ".join(dict.fromkeys(fit.verdict for fit in some)),
         )
-    columns = (
-        "instance",
-        "class",
-        "best round",
-        "rounds trained",
-        "log loss, training genes",
-        "log loss, stopping genes",
-    )
-    return Table("Fits at their best round, one value per fold", (*columns, "verdict"), rows, texts=2)
+        for (instance_id, name), some in by_fit.items()
+    ]
+    rounds = ("instance", "class", "best round", "rounds trained")
+    losses = ("log loss, training genes", "log loss, stopping genes", "verdict")
+    return Table("Fits at their best round, one value per fold", rounds + losses, rows, texts=2)
 
 
 def calibration_error_table(run: RunRecords) -> Table | None:
@@ -285,13 +244,9 @@ def calibration_error_table(run: RunRecords) -> Table | None:
     found = read_json(RunFolder(run.root).calibration_analysis / "calibration.json")
     if found is None:
         return None
+    metrics = ("log_loss", "brier", "ece")
     rows = [
-        (
-            name,
-            scope,
-            when,
-            *(_value_of(found[scope][name][when].get(metric)) for metric in ("log_loss", "brier", "ece")),
-        )
+        (name, scope, when, *(_value_of(found[scope][name][when].get(metric)) for metric in metrics))
         for name in run.classes
         for scope in ("base", "ensemble")
         if name in found[scope]
@@ -303,9 +258,7 @@ def calibration_error_table(run: RunRecords) -> Table | None:
 
 def _value_of(facts: dict[str, float | None] | None) -> str:
     """Return the text of a value with its interval, as JSON holds them."""
-    if facts is None:
-        return "–"
-    return typeset(interval(facts["value"], facts["low"], facts["high"]))
+    return "–" if facts is None else typeset(interval(facts["value"], facts["low"], facts["high"]))
 
 
 def calibration_table(run: RunRecords) -> Table | None:

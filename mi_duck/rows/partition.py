@@ -1,38 +1,38 @@
-"""One pass over the Parquet files writes every selected row to its place in a segment.
+"""One pass over the Parquet files writes every selected row to its position in a segment.
 
-The gene index knows each gene's rows beforehand, so a row is written to its gene's place at once, wherever its file
+The gene index knows each gene's rows beforehand, so a row is written among the rows of its gene at once, wherever its file
 holds it; a second look at each segment sorts the rows inside their genes and hashes the files.
 """
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from hashlib import sha256
-from itertools import groupby
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mi_duck.atomic_files import free_bytes, sealed, storage_errors, write_json
 from mi_duck.data.database import SQL_BYTES, Database
 from mi_duck.data.dataset import Dataset, open_planned
-from mi_duck.data.parquet import UNREADABLE, DataFile, damaged, data_file, open_parquet, row_groups
+from mi_duck.data.parquet import data_file, row_group_batches, row_groups
 from mi_duck.errors import DataError, StorageError
 from mi_duck.processes import Context, Report, in_child
 from mi_duck.rows.segments import KEYS, USED, read_at, record_type
 from mi_duck.run.encoding import SENTINEL
-from mi_duck.run.folder import RunFolder
+from mi_duck.run.folder import RunFolder, run_lock
 from mi_duck.run.genes import genes_file
-from mi_duck.run.locks import run_lock
 from mi_duck.run.plan import Plan, Segment
 
 BATCH_ROWS = 4096
 SORT_BYTES = 32 << 20
-HASHED_ROWS = 1024  # at once: 8 bytes a feature
+HASHED_ROWS = 1024  # at once: 8 bytes per feature
 
 
 def write_segments(
@@ -51,13 +51,9 @@ def write_segments(
     db
         Database with the tables ``source_rows``, ``gene_index`` and ``row_groups``.
     plan
-        The plan; its files are read once, and of them only the row groups that hold a wanted gene.
-    folder
-        Where segments lie.
+        Its files are read once, and of them only the row groups that hold a wanted gene.
     dataset
         The plan's; its files must stay as they were when it was opened until all rows are read.
-    report
-        Told (stage, rows done, rows of all).
     wanted
         Segments to write, by default all.
 
@@ -68,11 +64,7 @@ def write_segments(
     StorageError
         The disk is too small or fails; names the bytes needed.
     """
-    missing = [
-        segment
-        for segment in (wanted or plan.cut.all_segments)
-        if not (folder / segment.name / "segment.json").is_file()
-    ]
+    missing = _unwritten(folder, wanted or plan.cut.all_segments)
     if not missing:
         return
     with storage_errors(folder):
@@ -83,7 +75,7 @@ def write_segments(
             raise StorageError(
                 f"the segments need {needed / 1e9:.2f} GB in {folder}, where {free / 1e9:.2f} GB are free; free the rest"
             )
-        _place_rows(db, plan, folder, missing, report)
+        _write_rows(db, plan, folder, missing, report)
         dataset.check_unchanged()
         done = 0
         for segment in missing:
@@ -92,19 +84,13 @@ def write_segments(
             done += segment.n_rows
 
 
-def _place_rows(db: Database, plan: Plan, folder: Path, missing: Sequence[Segment], report: Report) -> None:
-    """Read each needed row group once and write its rows to their genes' places."""
+def _write_rows(db: Database, plan: Plan, folder: Path, missing: Sequence[Segment], report: Report) -> None:
+    """Read each needed row group once and write its rows among those of their genes."""
     genes = db.read("gene_index").sort_by("gene_rank")
-    first_row = genes["first_row"].to_numpy()
-    gene_rows = genes["n_rows"].to_numpy()
-    filled = np.zeros(len(genes), dtype=np.int64)
+    next_row = genes["first_row"].to_numpy().copy()  # in the total order, where the next row of each gene goes
+    stop_row = next_row + genes["n_rows"].to_numpy()
     segment_of_gene = np.full(len(genes), -1, dtype=np.int64)
-    handles = []
-    for number, segment in enumerate(missing):
-        segment_of_gene[segment.first_rank : segment.stop_rank] = number
-        handles.append(_open(plan, segment, folder / segment.name))
-    total = sum(segment.n_rows for segment in missing)
-    done = 0
+    handles: list[tuple[int, int]] = []
     if plan.data.easy_below is not None:
         db.table(
             "sampling",
@@ -113,49 +99,35 @@ def _place_rows(db: Database, plan: Plan, folder: Path, missing: Sequence[Segmen
             seed=plan.settings.seed,
             background=plan.data.labels[0],
         )
+        db.view("row_uses")
     try:
-        runs = db.arrow("row_index")
-        keep = segment_of_gene[runs["gene_rank"].to_numpy()] >= 0
-        runs = runs.filter(pa.array(keep))
-        columns = [runs[name].to_pylist() for name in ("file", "row_group", "first_row", "n_rows", "gene_rank")]
-        for file, of_file in groupby(zip(*columns, strict=True), key=lambda run: run[0]):
-            uses = None if plan.data.easy_below is None else db.arrow("row_uses", file=file)["use"].to_numpy()
-            with _open_parquet(data_file(file)) as parquet:
-                for row_group, of_group in groupby(of_file, key=lambda run: run[1]):
-                    pieces = [(first, n_rows, rank) for _, _, first, n_rows, rank in of_group]
-                    group_begin = sum(parquet.metadata.row_group(other).num_rows for other in range(row_group))
-                    for first, records, keys in _batches(parquet, file, row_group, plan):
-                        stop = first + len(records)
-                        if uses is not None:
-                            keys["use"] = uses[group_begin + first : group_begin + stop]
-                        # runs are sorted by first row, so those of this batch are at the front
-                        while pieces and pieces[0][0] < stop:
-                            begin, n_rows, rank = pieces.pop(0)
-                            n = min(n_rows, stop - begin)
-                            if n < n_rows:
-                                pieces.insert(0, (begin + n, n_rows - n, rank))
-                            if filled[rank] + n > gene_rows[rank]:
-                                raise DataError(f"{file} changed since the plan was made; plan anew")
-                            number = segment_of_gene[rank]
-                            place = int(first_row[rank] + filled[rank] - missing[number].first_row)
-                            part = slice(begin - first, begin - first + n)
-                            keys["gene_rank"][part] = rank
-                            _write_at(handles[number][0], records[part], place)
-                            _write_at(handles[number][1], keys[part], place)
-                            filled[rank] += n
-                            done += n
-                        report("partitioning rows", done, total)
-        short = np.flatnonzero((filled != gene_rows) & (segment_of_gene >= 0))
-        if len(short):
-            gene = genes["gene_id"][int(short[0])].as_py()
-            raise DataError(
-                f"gene '{gene}' has {filled[short[0]]:,} rows now and had {gene_rows[short[0]]:,} when the plan was made; "
-                "the files changed: plan anew"
-            )
+        for number, segment in enumerate(missing):
+            segment_of_gene[segment.first_rank : segment.stop_rank] = number
+            handles.append(_open(plan, segment, folder / segment.name))
+        done, total = 0, sum(segment.n_rows for segment in missing)
+        for file, records, keys, runs in _batches(db, plan, segment_of_gene >= 0):
+            for begin, stop, rank in runs:
+                if next_row[rank] + stop - begin > stop_row[rank]:
+                    raise DataError(f"{file} changed since the plan was made; plan anew")
+                keys["gene_rank"][begin:stop] = rank
+                number = segment_of_gene[rank]
+                index = int(next_row[rank]) - missing[number].first_row
+                for handle, rows in zip(handles[number], (records, keys), strict=True):
+                    _write_at(handle, rows[begin:stop], index)
+                next_row[rank] += stop - begin
+                done += stop - begin
+            report("partitioning rows", done, total)
     finally:
-        for pair in handles:
-            for handle in pair:
-                os.close(handle)
+        for handle in chain.from_iterable(handles):
+            os.close(handle)
+    short = np.flatnonzero((next_row != stop_row) & (segment_of_gene >= 0))
+    if len(short):
+        gene = genes.slice(int(short[0]), 1).to_pylist()[0]
+        n_rows = gene["n_rows"] - int(stop_row[short[0]] - next_row[short[0]])
+        raise DataError(
+            f"gene '{gene['gene_id']}' has {n_rows:,} rows now and had {gene['n_rows']:,} when the plan was made; "
+            "the files changed: plan anew"
+        )
 
 
 def _open(plan: Plan, segment: Segment, folder: Path) -> tuple[int, int]:
@@ -170,60 +142,75 @@ def _open(plan: Plan, segment: Segment, folder: Path) -> tuple[int, int]:
     return opened[0], opened[1]
 
 
-def _write_at(handle: int, records: NDArray[np.void], place: int) -> None:
-    """Write records at a place counted in records, whatever the kernel takes at once."""
+def _write_at(handle: int, records: NDArray[np.void], index: int) -> None:
+    """Write records from an index counted in records, whatever the kernel takes at once."""
     data = np.ascontiguousarray(records).view(np.uint8).data.cast("B")
-    offset = place * records.dtype.itemsize
+    offset = index * records.dtype.itemsize
     while len(data):
         written = os.pwrite(handle, data, offset)
         data, offset = data[written:], offset + written
 
 
-def _open_parquet(file: DataFile) -> pq.ParquetFile:
-    try:
-        return open_parquet(file, buffer_size=1 << 20)
-    except UNREADABLE as error:
-        raise damaged(file, error) from error
-
-
 def _batches(
-    parquet: pq.ParquetFile, file: str, row_group: int, plan: Plan
-) -> Iterator[tuple[int, NDArray[np.void], NDArray[np.void]]]:
-    """Yield (first row in the row group, records, keys) for one row group, batch by batch."""
-    columns = [*plan.data.features, plan.data.label_column] + (
-        [plan.data.position_column] if plan.data.position_column else []
-    )
-    codes = {text: code for code, text in enumerate(plan.data.labels)}
-    first = 0
-    try:
-        for batch in parquet.iter_batches(
-            BATCH_ROWS, row_groups=[row_group], columns=list(dict.fromkeys(columns)), use_threads=False
-        ):
-            n = batch.num_rows
-            records = np.empty(n, dtype=record_type(plan))
-            keys = np.zeros(n, dtype=KEYS)
-            keys["use"] = USED
-            _fill(records["small"], batch, plan.data.small_features, file)
-            _fill(records["wide"], batch, plan.data.wide_features, file)
-            if plan.settings.layout_used == "sentinel" and (records["wide"] <= SENTINEL).any():
-                raise DataError(
-                    f"{file} holds values of {SENTINEL:g} or less, which --layout sentinel keeps for missing ones; use another"
-                )
-            keys["label"] = [codes[str(text)] for text in batch[plan.data.label_column].to_pylist()]
-            if plan.data.position_column:
-                if batch[plan.data.position_column].null_count:
-                    raise DataError(
-                        f"null in column '{plan.data.position_column}' of {file}; fill it or remove the rows"
-                    )
-                keys["position"] = batch[plan.data.position_column].to_numpy()
-            yield first, records, keys
-            first += n
-    except UNREADABLE as error:
-        raise damaged(file, error, f" in row group {row_group}") from error
-    except KeyError as error:
+    db: Database, plan: Plan, is_wanted: NDArray[np.bool_]
+) -> Iterator[tuple[str, NDArray[np.void], NDArray[np.void], list[tuple[int, int, int]]]]:
+    """Yield the rows of all row groups that hold a wanted gene, batch by batch, each row group once.
+
+    A batch is its file, records, keys without ranks, and its runs of wanted rows: (first row, stop row, gene rank), counted
+    in the batch.
+    """
+    runs = db.arrow("row_index")
+    runs = runs.filter(pa.array(is_wanted[runs["gene_rank"].to_numpy()]))
+    columns = [runs[name].to_pylist() for name in ("file", "row_group", "first_row", "n_rows", "gene_rank")]
+    names = [*plan.data.features, plan.data.label_column, *filter(None, [plan.data.position_column])]
+    begins = {(one["file"], one["row_group"]): one["first_row"] for one in db.read("row_groups").to_pylist()}
+    for file, of_file in groupby(zip(*columns, strict=True), key=itemgetter(0)):
+        runs_of_group = {
+            group: deque((first, first + n_rows, rank) for _, _, first, n_rows, rank in of_group)
+            for group, of_group in groupby(of_file, key=itemgetter(1))
+        }
+        uses = None if plan.data.easy_below is None else db.arrow("file_row_uses", file=file)["use"].to_numpy()
+        begun, first = None, 0
+        for group, batch in row_group_batches(data_file(file), names, runs_of_group, batch_rows=BATCH_ROWS):
+            first = first if group == begun else 0  # of the batch, counted in the row group
+            begun, stop = group, first + batch.num_rows
+            records, keys = _records(batch, file, plan)
+            if uses is not None:
+                keys["use"] = uses[begins[file, group] + first : begins[file, group] + stop]
+            yield file, records, keys, list(_runs_before(runs_of_group[group], first, stop))
+            first = stop
+
+
+def _runs_before(runs: deque[tuple[int, int, int]], first: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """Yield the runs of the rows of a batch, counted from its first row; take them from the front of all, which are sorted."""
+    while runs and runs[0][0] < stop:
+        begin, end, rank = runs.popleft()
+        if end > stop:
+            runs.appendleft((stop, end, rank))
+        yield begin - first, min(end, stop) - first, rank
+
+
+def _records(batch: pa.RecordBatch, file: str, plan: Plan) -> tuple[NDArray[np.void], NDArray[np.void]]:
+    """Return the rows of a batch as records and keys, without gene ranks."""
+    data = plan.data
+    records, keys = np.empty(batch.num_rows, dtype=record_type(plan)), np.zeros(batch.num_rows, dtype=KEYS)
+    keys["use"] = USED
+    _fill(records["small"], batch, data.small_features, file)
+    _fill(records["wide"], batch, data.wide_features, file)
+    if plan.settings.layout_used == "sentinel" and (records["wide"] <= SENTINEL).any():
         raise DataError(
-            f"unknown label {error} in column '{plan.data.label_column}' of {file}; the file changed"
-        ) from error
+            f"{file} holds values of {SENTINEL:g} or less, which --layout sentinel keeps for missing ones; use another"
+        )
+    codes = {text: code for code, text in enumerate(data.labels)}
+    try:
+        keys["label"] = [codes[str(text)] for text in batch[data.label_column].to_pylist()]
+    except KeyError as error:
+        raise DataError(f"unknown label {error} in column '{data.label_column}' of {file}; the file changed") from error
+    if data.position_column:
+        if batch[data.position_column].null_count:
+            raise DataError(f"null in column '{data.position_column}' of {file}; fill it or remove the rows")
+        keys["position"] = batch[data.position_column].to_numpy()
+    return records, keys
 
 
 def _fill(target: NDArray[np.generic], batch: pa.RecordBatch, names: Sequence[str], file: str) -> None:
@@ -319,13 +306,13 @@ def _row_hash(plan: Plan, keys: NDArray[np.void], rows: NDArray[np.void]) -> NDA
 
     It is the sum of the features' bits as float32, in their order, and of the label, times fixed odd numbers.
     """
-    factors = (
-        np.random.Generator(np.random.PCG64(0)).integers(0, 1 << 63, len(plan.data.features) + 1, dtype=np.uint64) * 2
-        + 1
+    features = plan.data.features
+    rng = np.random.Generator(np.random.PCG64(0))
+    factors = rng.integers(0, 1 << 63, len(features) + 1, dtype=np.uint64) * 2 + 1
+    column = {name: number for number, name in enumerate(features)}
+    small, wide = (
+        factors[[column[name] for name in names]] for names in (plan.data.small_features, plan.data.wide_features)
     )
-    place = {name: number for number, name in enumerate(plan.data.features)}
-    small = factors[[place[name] for name in plan.data.small_features]]
-    wide = factors[[place[name] for name in plan.data.wide_features]]
     digest: NDArray[np.uint64] = keys["label"].astype(np.uint64) * factors[-1]
     for begin in range(0, len(rows), HASHED_ROWS):
         part = slice(begin, begin + HASHED_ROWS)
@@ -340,14 +327,7 @@ def partition(
 ) -> None:
     """Write the segments that are missing, in a child process; of several jobs one does it and the others wait.
 
-    Parameters
-    ----------
-    folder, plan
-        The run; the plan may have splits that are not noted yet.
-    context
-        Its threads run the SQL.
-    is_cancelled
-        As in `mi_duck.processes.run_child`.
+    The plan may have splits that are not noted yet; ``is_cancelled`` is as in `mi_duck.processes.run_child`.
     """
     segments = [asdict(segment) for segment in plan.cut.all_segments]
     with run_lock(folder.root, name=".lock_partition", wait=True):
@@ -361,7 +341,7 @@ def partition_here(report: Report, run: str, threads: int, segments: Sequence[Ma
     folder = RunFolder(Path(run))
     plan = folder.read_plan()
     wanted = plan.cut.all_segments if segments is None else tuple(Segment(**one) for one in segments)
-    is_done = all((folder.segments / segment.name / "segment.json").is_file() for segment in wanted)
+    is_done = not _unwritten(folder.segments, wanted)
     dataset = open_planned(plan.data, with_hashes=not is_done)
     if is_done:
         return
@@ -381,4 +361,8 @@ def partition_here(report: Report, run: str, threads: int, segments: Sequence[Ma
 
 def is_partitioned(folder: RunFolder, plan: Plan) -> bool:
     """Return whether every segment is written; whether it is whole is checked where it is read."""
-    return all((folder.segments / segment.name / "segment.json").is_file() for segment in plan.cut.all_segments)
+    return not _unwritten(folder.segments, plan.cut.all_segments)
+
+
+def _unwritten(folder: Path, segments: Sequence[Segment]) -> list[Segment]:
+    return [segment for segment in segments if not (folder / segment.name / "segment.json").is_file()]

@@ -1,6 +1,4 @@
-"""How columns are filled, and which layouts of missing values and zeros that allows.
-
-The rows of a run in small types: what a segment is, and how it is read.
+"""The rows of a run in small types: what a segment is, how it is read, and how its columns are filled.
 
 A segment is a range of gene ranks. Its rows lie in the total order (gene rank, position, hash of the row), which does
 not depend on the order of files, on batches or on threads, as fixed-size records in two files: ``features.bin`` holds
@@ -28,15 +26,13 @@ class ColumnDensity:
 
     Parameters
     ----------
-    n_rows
-        Rows looked at.
     zeros
         For each feature of one byte, rows that are zero.
     missing
         For each other feature, rows that are null or NaN.
     errors
         For each feature of one byte, the standard error of its share of zeros between samples of so many genes; rows of a
-        gene are alike. None where the rows are all there are.
+        gene are alike. Empty where the rows are all there are.
     """
 
     n_rows: int
@@ -66,11 +62,11 @@ def record_type(plan: Plan) -> np.dtype[np.void]:
     )
 
 
-def read_at(handle: int, record: np.dtype[np.void], place: int, n: int) -> NDArray[np.void]:
-    """Read ``n`` records from a place counted in records."""
+def read_at(handle: int, record: np.dtype[np.void], index: int, n: int) -> NDArray[np.void]:
+    """Read ``n`` records from an index counted in records."""
     rows = np.empty(n, dtype=record)
     view = rows.view(np.uint8).data.cast("B")
-    offset = place * record.itemsize
+    offset = index * record.itemsize
     while len(view):
         got = os.preadv(handle, [view], offset)
         if got == 0:
@@ -81,15 +77,6 @@ def read_at(handle: int, record: np.dtype[np.void], place: int, n: int) -> NDArr
 
 class SegmentReader:
     """Reads the rows of consecutive segments in order.
-
-    Parameters
-    ----------
-    plan
-        The plan.
-    segments
-        Consecutive segments.
-    folder
-        Where segments lie.
 
     Raises
     ------
@@ -109,12 +96,8 @@ class SegmentReader:
     def _verify(self, segment: Segment) -> None:
         folder = self.folder / segment.name
         manifest = read_manifest(folder)
-        expected = (
-            self.plan.data.fingerprint,
-            self.plan.data.genes_sha256,
-            segment.first_rank,
-            segment.stop_rank,
-        )
+        data = self.plan.data
+        expected = (data.fingerprint, data.genes_sha256, segment.first_rank, segment.stop_rank)
         found = tuple(manifest.get(key) for key in ("dataset_fingerprint", "genes_sha256", "first_rank", "stop_rank"))
         if found != expected:
             raise CheckpointError(f"{folder} belongs to another plan; remove the run's scratch folder")
@@ -128,24 +111,27 @@ class SegmentReader:
         parts = [np.fromfile(self.folder / segment.name / "keys.bin", dtype=KEYS) for segment in self.segments]
         return np.concatenate(parts)
 
-    def records(self, batch_rows: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
-        """Yield the byte columns and the float32 columns of all rows, batch by batch, each a contiguous copy."""
-        record = record_type(self.plan)
+    def records(
+        self, batch_rows: int, wanted: NDArray[np.bool_] | None = None
+    ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+        """Yield the byte columns and the float32 columns of rows, batch by batch, each a contiguous copy; none is empty.
+
+        ``wanted`` has shape (n_rows,); by default all rows are.
+        """
+        record, first = record_type(self.plan), 0
         for segment in self.segments:
             with (self.folder / segment.name / "features.bin").open("rb", buffering=0) as file:
                 for begin in range(0, segment.n_rows, batch_rows):
                     rows = read_at(file.fileno(), record, begin, min(batch_rows, segment.n_rows - begin))
-                    yield np.ascontiguousarray(rows["small"]), np.ascontiguousarray(rows["wide"])
+                    chosen = None if wanted is None else wanted[first : first + len(rows)]
+                    first += len(rows)
+                    if chosen is not None and not chosen.all():
+                        rows = rows[chosen]
+                    if len(rows):
+                        yield np.ascontiguousarray(rows["small"]), np.ascontiguousarray(rows["wide"])
 
     def matrices(self, batch_rows: int, wanted: NDArray[np.bool_] | None = None) -> Iterator[NDArray[np.float32]]:
         """Yield the features of rows as they are, batch by batch, each a view of one reused array.
-
-        Parameters
-        ----------
-        batch_rows
-            Rows read at once.
-        wanted
-            Which of all rows, shape (n_rows,); by default all.
 
         Yields
         ------
@@ -153,31 +139,18 @@ class SegmentReader:
             Columns in the order of ``plan.data.features``, NaN where a value is missing; valid until the next is taken. Never
             empty.
         """
-        plan = self.plan
-        small, wide = (
-            _columns(plan.data.features, names) for names in (plan.data.small_features, plan.data.wide_features)
-        )
-        matrix = np.empty((batch_rows, len(plan.data.features)), dtype=np.float32)
-        begin = 0
-        for small_columns, wide_columns in self.records(batch_rows):
-            stop = begin + len(small_columns)
-            if wanted is not None and not wanted[begin:stop].all():
-                small_columns, wide_columns = small_columns[wanted[begin:stop]], wide_columns[wanted[begin:stop]]
-            begin, n = stop, len(small_columns)
-            if n:
-                matrix[:n, small] = small_columns
-                matrix[:n, wide] = wide_columns
-                yield matrix[:n]
+        data = self.plan.data
+        small, wide = (_columns(data.features, names) for names in (data.small_features, data.wide_features))
+        matrix = np.empty((batch_rows, len(data.features)), dtype=np.float32)
+        for small_columns, wide_columns in self.records(batch_rows, wanted):
+            n = len(small_columns)
+            matrix[:n, small] = small_columns
+            matrix[:n, wide] = wide_columns
+            yield matrix[:n]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read what was counted and hashed when a segment was written.
-
-    Raises
-    ------
-    CheckpointError
-        It is not finished, or not what was written.
-    """
+    """Read what was counted and hashed when a segment was written; a `CheckpointError` where it is not finished or whole."""
     try:
         return read_sealed(folder / "segment.json")
     except FileNotFoundError as error:
@@ -190,13 +163,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def read_density(plan: Plan, segments: Sequence[Segment], folder: Path) -> ColumnDensity:
-    """Return how the columns of some segments are filled, as counted when they were written.
-
-    Raises
-    ------
-    CheckpointError
-        A segment is not finished.
-    """
+    """Return how the columns of some segments are filled, as counted when they were written."""
     zeros = np.zeros(len(plan.data.small_features), dtype=np.int64)
     missing = np.zeros(len(plan.data.wide_features), dtype=np.int64)
     for segment in segments:
@@ -212,11 +179,11 @@ def read_density(plan: Plan, segments: Sequence[Segment], folder: Path) -> Colum
 
 def _columns(features: Sequence[str], names: Sequence[str]) -> slice | NDArray[np.int64]:
     """Return where columns stand among the features: a slice where they are neighbours, which copies faster."""
-    place = {name: number for number, name in enumerate(features)}
-    numbers = np.array([place[name] for name in names], dtype=np.int64)
-    if len(numbers) and np.array_equal(numbers, np.arange(numbers[0], numbers[0] + len(numbers))):
-        return slice(int(numbers[0]), int(numbers[0]) + len(numbers))
-    return numbers
+    index = {name: number for number, name in enumerate(features)}
+    columns = np.array([index[name] for name in names], dtype=np.int64)
+    if len(columns) and np.array_equal(columns, np.arange(columns[0], columns[0] + len(columns))):
+        return slice(int(columns[0]), int(columns[0]) + len(columns))
+    return columns
 
 
 def segments_of(plan: Plan, first_rank: int, stop_rank: int) -> tuple[Segment, ...]:

@@ -9,13 +9,9 @@ arithmetic. The slope of the measured peaks is kept beside, as a check of the ar
 
 Without measurements, where probes would take longer than they are worth, the constants come from reading XGBoost's
 source, with a margin, and the predictions say so.
-
-How long training takes, from rates that the probes measure: building, rounds, the rest.
-
-The time of a round is a constant (nodes, histograms) plus a part that grows with the rows. Early stopping decides how
-many rounds there are, so what is predicted is the most: every fit runs to ``n_estimators``.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
@@ -39,10 +35,8 @@ class Layout:
 
     Parameters
     ----------
-    n_features
-        Columns of the matrix.
     n_wide
-        Of these, columns that are not stored as one byte: they are sketched.
+        Columns that are not stored as one byte: they are sketched.
     bins
         Histogram bins of all columns together, at most.
     missing_share
@@ -52,12 +46,8 @@ class Layout:
         Share of the cells that the column-major copy stores: columns filled to less than a fifth store only what is there.
     has_sparse_column
         Whether there is such a column: then row ids are stored beside all entries.
-    n_classes
-        Classes, for the out-of-fold margins.
-    max_bin, max_depth, threads
-        Settings of the training.
     cv
-        As in `mi_duck.run.plan.Settings`.
+        As ``cv_used`` of `mi_duck.run.plan.Settings`.
     is_external
         Whether the matrix lies on disk.
     scored_per_row
@@ -96,10 +86,8 @@ class MemoryModel:
 
     Parameters
     ----------
-    layout
-        Of the data and the training.
     megabytes_per_gene
-        The user's own rule, MiB a gene, that replaces the model; None for the model.
+        The user's own rule, MiB per gene, that replaces the model; None for the model.
     measured_bytes
         For each of `PHASES` what it takes beside what grows with the rows, measured; None for the formula.
     """
@@ -137,13 +125,7 @@ class MemoryModel:
 
     def rows_within(self, budget_bytes: int) -> int:
         """Return the largest number of rows that a budget is enough for; 0 if it is for none."""
-        low, high = 0, 1
-        while self.needed_bytes(high, 0) <= budget_bytes and high < 1 << 40:
-            low, high = high, 2 * high
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self.needed_bytes(middle, 0) <= budget_bytes else (low, middle)
-        return low
+        return bisect_right(range(1, 1 << 40), budget_bytes, key=lambda n_rows: self.needed_bytes(n_rows, 0))
 
     def with_layout(self, layout: Layout) -> "MemoryModel":
         """Return the model for another layout; constants that were measured stay where they do not depend on it.
@@ -171,23 +153,14 @@ class MemoryModel:
 def growing_bytes(phase: str, n_rows: int, layout: Layout) -> int:
     """Return the part of a phase's memory that grows with the rows.
 
-    Parameters
-    ----------
-    phase
-        One of `PHASES`.
-    n_rows
-        Rows of the instance.
-    layout
-        Of data and training.
-
     Notes
     -----
     From XGBoost 3.2: boosting adds gradients (two copies of 8 bytes), row ids (8, and 16 for partitioning), positions,
-    margin, label and weight (4 each). Folds that are held out by weight are judged on all rows in the process, which
-    adds 40; with a matrix a fold that happens on fewer rows than the last fit has. Labels, folds, genes, uses
-    and weights take 12 bytes a row that is scored; calibrating and writing, as measured, 26 a class and 27 more up to 300,000
-    rows. Sketches are gone before the matrix is there. A matrix on disk leaves
-    what is counted by row, and the pages that are held at once.
+    margin, label and weight (4 each). Folds that are held out by weight are evaluated on all rows in the process, which
+    adds 40; with one matrix per fold that happens on fewer rows than the last fit has. Labels, folds, genes, uses and
+    weights take 12 bytes per row that is scored; calibrating and writing, as measured, 26 per class and 27 more up to
+    300,000 rows. Sketches are gone before the matrix is there. A matrix on disk leaves what is counted by row, and the
+    pages that are held at once.
     """
     scored = int(n_rows * layout.scored_per_row)
     keys = 12 * scored
@@ -202,21 +175,11 @@ def growing_bytes(phase: str, n_rows: int, layout: Layout) -> int:
         return keys + margins + scored * (14 + 26 * layout.n_classes) + 27 * layout.n_classes * min(scored, 300_000)
     matrix = _matrix_bytes(n_rows, layout)
     if layout.is_external:
-        matrix = int(min(n_rows / PAGE_ROWS, PAGES_HELD) * page_bytes(layout))
+        matrix = int(min(n_rows / PAGE_ROWS, PAGES_HELD) * index_bytes(PAGE_ROWS, layout))
     if phase == "matrix" and sketched_whole:
         matrix = max(matrix, _sketch_bytes(n_rows, layout))
     by_row = 88 if layout.cv == "weights" else 48
     return keys + margins + matrix + (n_rows * by_row if phase == "boost" or layout.is_external else 0)
-
-
-def page_bytes(layout: Layout) -> int:
-    """Return the bytes of one page of a matrix on disk."""
-    return _index_bytes(PAGE_ROWS, layout)
-
-
-def disk_bytes(n_rows: int, layout: Layout) -> int:
-    """Return the bytes of a matrix on disk."""
-    return _index_bytes(n_rows, layout)
 
 
 def _fixed_bytes(phase: str, layout: Layout) -> int:
@@ -234,7 +197,7 @@ def _fixed_bytes(phase: str, layout: Layout) -> int:
     return pages + cuts + int(16 * layout.bins * (1.2 * nodes + layout.threads))
 
 
-def _index_bytes(n_rows: int, layout: Layout) -> int:
+def index_bytes(n_rows: int, layout: Layout) -> int:
     """Return the bytes of the row-major index: a bin for each cell, or four bytes for each that is not missing."""
     cells = n_rows * layout.n_features
     return int(cells * (4 * (1 - layout.missing_share) if layout.missing_share else 1 if layout.max_bin <= 256 else 2))
@@ -244,15 +207,15 @@ def _matrix_bytes(n_rows: int, layout: Layout) -> int:
     """Return the bytes that a finished matrix keeps in memory: none of one on disk.
 
     The index; the column-major copy, a bin and a bit for each stored cell, and 8 bytes of row id where a column is
-    sparse; 8 bytes a row for row pointers.
+    sparse; 8 bytes per row for row pointers.
     """
     if layout.is_external:
         return 0
     stored = n_rows * layout.n_features * (layout.stored_share if layout.missing_share else 1.0)
-    a_cell = (1 if layout.max_bin <= 256 else 2) + 1 / 8
+    per_cell = (1 if layout.max_bin <= 256 else 2) + 1 / 8
     if layout.missing_share and layout.has_sparse_column:
-        a_cell += 8
-    return _index_bytes(n_rows, layout) + int(stored * a_cell) + 8 * n_rows
+        per_cell += 8
+    return index_bytes(n_rows, layout) + int(stored * per_cell) + 8 * n_rows
 
 
 def _sketch_bytes(n_rows: int, layout: Layout) -> int:
@@ -280,14 +243,10 @@ class Rates:
 
     Parameters
     ----------
-    start_seconds
-        Of every instance.
     per_cell_built
-        Seconds a cell of building one matrix of all rows.
+        Of building one matrix of all rows.
     per_round
-        Seconds of one round of one booster beside what grows with the rows.
-    per_cell_and_round
-        Seconds a cell and round.
+        Of one booster, beside what grows with the rows.
     is_external
         Whether they were measured on a matrix on disk.
     """
@@ -301,17 +260,7 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What training takes: memory and time, and what one more row adds.
-
-    Parameters
-    ----------
-    model
-        Peak memory; `MemoryModel.is_measured` says whether by probes on this machine, these data and these settings.
-    rates
-        Of time.
-    bytes_per_row
-        What one more row adds to the predicted peak.
-    """
+    """What training takes: memory, time, and what one more row adds to the predicted peak."""
 
     model: MemoryModel
     rates: Rates

@@ -9,97 +9,42 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _PROBABILITY = (
-    "relative_donor_probability",
-    "splice_probability",
-    "donor_acceptor_diff",
-    "splice_neither_diff",
-    "donor_acceptor_logodds",
-    "splice_neither_logodds",
-    "probability_entropy",
+    *("relative_donor_probability", "splice_probability", "donor_acceptor_diff", "splice_neither_diff"),
+    *("donor_acceptor_logodds", "splice_neither_logodds", "probability_entropy"),
 )
 _CONTEXT = (
-    "context_score_m2",
-    "context_score_m1",
-    "context_score_p1",
-    "context_score_p2",
-    "context_neighbor_mean",
-    "context_asymmetry",
-    "context_max",
+    *("context_score_m2", "context_score_m1", "context_score_p1", "context_score_p2"),
+    *("context_neighbor_mean", "context_asymmetry", "context_max"),
 )
 _SITE_SUFFIXES = (
-    "diff_m1",
-    "diff_m2",
-    "diff_p1",
-    "diff_p2",
-    "surge_ratio",
-    "is_local_peak",
-    "weighted_context",
-    "peak_height_ratio",
-    "second_derivative",
-    "signal_strength",
-    "context_diff_ratio",
+    *("diff_m1", "diff_m2", "diff_p1", "diff_p2", "surge_ratio", "is_local_peak", "weighted_context"),
+    *("peak_height_ratio", "second_derivative", "signal_strength", "context_diff_ratio"),
 )
-_CROSS = (
-    "donor_acceptor_peak_ratio",
-    "type_signal_difference",
-    "score_difference_ratio",
-    "signal_strength_ratio",
-)
+_CROSS = (*("donor_acceptor_peak_ratio", "type_signal_difference", "score_difference_ratio", "signal_strength_ratio"),)
 
 BASE_SCORES: tuple[str, ...] = ("donor_score", "acceptor_score", "neither_score")
-
 SCORE_FEATURES: tuple[str, ...] = (
-    *BASE_SCORES,
-    *_PROBABILITY,
-    *_CONTEXT,
-    *(f"donor_{suffix}" for suffix in _SITE_SUFFIXES),
-    *(f"acceptor_{suffix}" for suffix in _SITE_SUFFIXES),
+    *(*BASE_SCORES, *_PROBABILITY, *_CONTEXT),
+    *(f"{site}_{suffix}" for site in ("donor", "acceptor") for suffix in _SITE_SUFFIXES),
     *_CROSS,
 )
-
 SEQUENCE_FEATURES: tuple[str, ...] = ("gc_content", "sequence_length", "sequence_complexity")
-
 GENE_FEATURES: tuple[str, ...] = (
-    "gene_length",
-    "distance_to_start",
-    "distance_to_end",
-    "num_overlaps",
-    "gene_start",
-    "gene_end",
-    "tx_start",
-    "tx_end",
-    "transcript_length",
-    "num_exons",
-    "avg_exon_length",
-    "median_exon_length",
-    "total_exon_length",
-    "total_intron_length",
-    "n_splice_sites",
-    "has_gene_info",
-    "has_tx_info",
-    "missing_transcript_feats",
+    *("gene_length", "distance_to_start", "distance_to_end", "num_overlaps", "gene_start", "gene_end", "tx_start"),
+    *("tx_end", "transcript_length", "num_exons", "avg_exon_length", "median_exon_length", "total_exon_length"),
+    *("total_intron_length", "n_splice_sites", "has_gene_info", "has_tx_info", "missing_transcript_feats"),
 )
 
 KMER = re.compile(r"(\d+)mer_([ACGTN]+)")
 CONTEXT_SCORE = re.compile(r"context_score_[mp]\d+")
 COMPLEMENT = str.maketrans("ACGTN", "TGCAN")
-MOST_CENTRES = (
-    4096  # one-mismatch families per k: all 6-mers; the families of 7-mers would take longer than the SHAP values
-)
+MOST_CENTRES = 4096  # one-mismatch families per k: all 6-mers; those of 7-mers would take longer than the SHAP values
 
 
 def feature_kind(name: str) -> str:
     """Return what a feature describes, from its name alone.
 
-    Parameters
-    ----------
-    name : str
-        Name of a feature column of this project's datasets or of a foreign one.
-
-    Returns
-    -------
-    str
-        "k-mer", "base score", "score" (derived from the base scores), "sequence", "gene" or "other".
+    It is "k-mer", "base score", "score" (derived from the base scores), "sequence", "gene" or "other".
 
     Examples
     --------
@@ -127,8 +72,6 @@ class Group:
     ----------
     kind
         ``kind of feature``, ``reverse complement`` or ``one mismatch``.
-    name
-        Of the group; for k-mers the motif.
     members
         Indices of the features.
     """

@@ -1,21 +1,41 @@
-"""Where the files of a run lie.
+"""The folder of a run: where its files lie, who holds it, what ``provenance.json`` lists, and whether it is explained.
 
-What ``provenance.json`` vouches for: the hash of every file that a finished run wrote.
+Locks are of the whole run, of the partition of its rows, and of each instance.
 
-The list of files is written last and taken out before anything in the run changes, so it never vouches for a file that is
-just being written anew: a run whose provenance has no list is one that some stage has begun to change.
+``provenance.json`` holds the hash of every file that a finished run wrote. The list of files is written last and taken out
+before anything in the run changes, so it never vouches for a file that is just being written anew: a run whose provenance has
+no list is one that some step has begun to change.
 """
 
+import fcntl
+import importlib.util
 import json
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from mi_duck.atomic_files import file_sha256, write_json
-from mi_duck.errors import CheckpointError
+from mi_duck.atomic_files import file_sha256, remove_leftovers, storage_errors, write_json
+from mi_duck.errors import CheckpointError, DataError, RunBusyError
 from mi_duck.run.plan import Instance, Plan, read_splits
+
+PAUSES = (0.02, 0.05, 0.1)  # seconds between tries: whoever only looks whether a lock is free holds it for a moment
+ASIDE = "stale"
+SHAP_SUMMARY = "shap_analysis_summary.json"
+SHAP_VERSION = 1  # of the explanation
+
+
+class _Inside:
+    """A path inside a run folder."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, folder: "RunFolder", kind: type) -> Path:
+        """Return the path in one run folder."""
+        return folder.root / self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,154 +44,44 @@ class RunFolder:
 
     root: Path
 
-    @property
-    def plan(self) -> Path:
-        """The plan, written once."""
-        return self.root / "plan.json"
-
-    @property
-    def splits(self) -> Path:
-        """Instances that ran out of memory, and the halves in their place."""
-        return self.root / "splits.json"
-
-    @property
-    def genes(self) -> Path:
-        """Ranks, folds and rows of every gene."""
-        return self.root / "genes.parquet"
-
-    @property
-    def memory(self) -> Path:
-        """Measurements of memory that the plan rests on."""
-        return self.root / "memory.json"
-
-    @property
-    def scratch(self) -> Path:
-        """What is deleted at the end."""
-        return self.root / ".scratch"
-
-    @property
-    def segments(self) -> Path:
-        """Rows in small types, one folder a segment."""
-        return self.scratch / "segments"
-
-    @property
-    def members(self) -> Path:
-        """Out-of-fold margins of every instance and base scores, for all rows."""
-        return self.scratch / "members.parquet"
-
-    @property
-    def out_of_fold(self) -> Path:
-        """Out-of-fold predictions of the ensemble."""
-        return self.root / "oof_predictions.parquet"
-
-    @property
-    def model(self) -> Path:
-        """The consolidated model."""
-        return self.root / "consolidated_model.miduck"
-
-    @property
-    def summary(self) -> Path:
-        """Members, weights, voting, hashes, coverage."""
-        return self.root / "consolidation_summary.json"
-
-    @property
-    def metrics(self) -> Path:
-        """Every score with its interval."""
-        return self.root / "metrics.csv"
-
-    @property
-    def page(self) -> Path:
-        """The report that people read."""
-        return self.root / "report.html"
-
-    @property
-    def overfitting(self) -> Path:
-        """Verdicts on the learning curves."""
-        return self.root / "overfitting"
-
-    @property
-    def thresholds(self) -> Path:
-        """The probability from which each class is called."""
-        return self.root / "thresholds.json"
-
-    @property
-    def curves(self) -> Path:
-        """Points of the ROC and precision-recall curves."""
-        return self.root / "curves.csv"
-
-    @property
-    def base_vs_meta(self) -> Path:
-        """Errors of the base model and of the ensemble."""
-        return self.root / "base_vs_meta.json"
-
-    @property
-    def gene_deltas(self) -> Path:
-        """Scores of base model and ensemble, gene by gene."""
-        return self.root / "gene_deltas.csv"
-
-    @property
-    def gene_coverage(self) -> Path:
-        """Fold and instances of every gene."""
-        return self.root / "gene_coverage_report.csv"
-
-    @property
-    def instance_comparison(self) -> Path:
-        """Scores of every instance on the same rows."""
-        return self.root / "instance_performance_comparison.csv"
-
-    @property
-    def calibration_analysis(self) -> Path:
-        """Folder of the calibration report."""
-        return self.root / "calibration_analysis"
-
-    @property
-    def neighbours(self) -> Path:
-        """Folder of the scores round sampled sites."""
-        return self.root / "neighbour_diagnostics"
-
-    @property
-    def shap(self) -> Path:
-        """What the features contribute: tables, figures, summary."""
-        return self.root / "comprehensive_shap_analysis"
-
-    @property
-    def shap_importance(self) -> Path:
-        """The same importances where the seeds look for them."""
-        return self.root / "feature_importance_analysis/shap_analysis/importance/shap_importance_incremental.csv"
-
-    @property
-    def leakage(self) -> Path:
-        """Folder of the leakage report."""
-        return self.root / "leakage_analysis"
-
-    @property
-    def holdout_predictions(self) -> Path:
-        """Predictions of the consolidated model for the genes that nothing was trained on."""
-        return self.root / "holdout_predictions.parquet"
-
-    @property
-    def catalogue(self) -> Path:
-        """Tables over the run's files."""
-        return self.root / "run.duckdb"
-
-    @property
-    def training_summary(self) -> Path:
-        """The run as one page of plain text."""
-        return self.root / "unified_training_summary.txt"
-
-    @property
-    def provenance(self) -> Path:
-        """Settings, versions, fingerprints; written last."""
-        return self.root / "provenance.json"
+    plan = _Inside("plan.json")  # the plan, written once
+    splits = _Inside("splits.json")  # instances that ran out of memory, and the halves instead of them
+    genes = _Inside("genes.parquet")  # ranks, folds and rows of every gene
+    memory = _Inside("memory.json")  # measurements of memory that the plan rests on
+    scratch = _Inside(".scratch")  # what is deleted at the end
+    segments = _Inside(".scratch/segments")  # rows in small types, one folder per segment
+    members = _Inside(".scratch/members.parquet")  # out-of-fold margins of every instance and base scores, for all rows
+    out_of_fold = _Inside("oof_predictions.parquet")  # out-of-fold predictions of the ensemble
+    model = _Inside("consolidated_model.miduck")  # the consolidated model
+    summary = _Inside("consolidation_summary.json")  # members, weights, voting, hashes, coverage
+    metrics = _Inside("metrics.csv")  # every score with its interval
+    page = _Inside("report.html")  # the report that people read
+    overfitting = _Inside("overfitting")  # verdicts on the learning curves
+    thresholds = _Inside("thresholds.json")  # the probability from which each class is called
+    curves = _Inside("curves.csv")  # points of the ROC and precision-recall curves
+    base_vs_meta = _Inside("base_vs_meta.json")  # errors of the base model and of the ensemble
+    gene_deltas = _Inside("gene_deltas.csv")  # scores of base model and ensemble, gene by gene
+    gene_coverage = _Inside("gene_coverage_report.csv")  # fold and instances of every gene
+    instance_comparison = _Inside("instance_performance_comparison.csv")  # scores of every instance on the same rows
+    calibration_analysis = _Inside("calibration_analysis")  # folder of the calibration report
+    neighbours = _Inside("neighbour_diagnostics")  # folder of the scores round sampled sites
+    shap = _Inside("comprehensive_shap_analysis")  # what the features contribute: tables, figures, summary
+    importance = _Inside("feature_importance_analysis")  # mean SHAP values
+    shap_importance = _Inside(  # at the path that other programs read
+        "feature_importance_analysis/shap_analysis/importance/shap_importance_incremental.csv"
+    )
+    leakage = _Inside("leakage_analysis")  # folder of the leakage report
+    holdout_predictions = _Inside("holdout_predictions.parquet")  # for the genes that nothing was trained on
+    catalogue = _Inside("run.duckdb")  # tables over the run's files
+    training_summary = _Inside("unified_training_summary.txt")  # the run as one page of plain text
+    provenance = _Inside("provenance.json")  # settings, versions, fingerprints; written last
+    memory_plot = _Inside("memory_per_gene.pdf")  # memory predicted and measured, drawn
+    instances = _Inside("multi_instance_training")  # folders of all instances
+    stale = _Inside(ASIDE)  # instances of earlier plans, set aside
 
     def instance(self, instance: Instance) -> Path:
         """Return the folder of one instance."""
         return self.instances / instance.name
-
-    @property
-    def memory_plot(self) -> Path:
-        """Memory predicted and measured, drawn."""
-        return self.root / "memory_per_gene.pdf"
 
     @property
     def results(self) -> tuple[Path, ...]:
@@ -186,27 +96,10 @@ class RunFolder:
     @property
     def result_folders(self) -> tuple[Path, ...]:
         """Folders that are made of them."""
-        importance = self.root / "feature_importance_analysis"
-        return (self.overfitting, self.calibration_analysis, self.neighbours, self.shap, importance)
-
-    @property
-    def instances(self) -> Path:
-        """Folders of all instances."""
-        return self.root / "multi_instance_training"
-
-    @property
-    def stale(self) -> Path:
-        """Instances of earlier plans, set aside."""
-        return self.root / "stale"
+        return (self.overfitting, self.calibration_analysis, self.neighbours, self.shap, self.importance)
 
     def read_plan(self) -> Plan:
-        """Read the plan, with the splits that were made while it was trained.
-
-        Raises
-        ------
-        CheckpointError
-            There is none, or it is damaged.
-        """
+        """Read the plan, with the splits that were made while it was trained."""
         try:
             text = self.plan.read_text(encoding="utf-8", errors="replace")
         except OSError as error:
@@ -220,19 +113,16 @@ class RunFolder:
         return read_splits(self.splits, plan)
 
 
-ASIDE = "stale"
-
-
 def own_files(folder: RunFolder) -> list[Path]:
-    """Return every file that a run writes and keeps, sorted; not the provenance, what is aside, and what others put there."""
+    """Return every file that a run writes and keeps, sorted; not the provenance, what is set aside, and what others put there."""
     singles = (folder.plan, folder.splits, folder.genes, folder.memory, folder.memory_plot, *folder.results)
     found = {file for file in singles if file.is_file()}
     for root in (*folder.result_folders, folder.leakage, folder.instances):
         found |= {file for file in root.rglob("*") if file.is_file()}
-    return sorted(file for file in found if not _is_passing(file.relative_to(folder.root)))
+    return sorted(file for file in found if not _is_temporary(file.relative_to(folder.root)))
 
 
-def _is_passing(name: Path) -> bool:
+def _is_temporary(name: Path) -> bool:
     return ASIDE in name.parts or any(part.startswith(".") for part in name.parts)
 
 
@@ -242,19 +132,13 @@ def file_hashes(folder: RunFolder, sha256: Callable[[Path], str] = file_sha256) 
 
 
 def read_provenance(folder: RunFolder) -> dict[str, Any] | None:
-    """Return what ``provenance.json`` says, None where the run has none.
-
-    Raises
-    ------
-    ValueError
-        It is not JSON, or no table.
-    """
+    """Return what ``provenance.json`` says, None where the run has none; a `ValueError` where it is not a table in JSON."""
     try:
         found = json.loads(folder.provenance.read_bytes())
     except FileNotFoundError:
         return None
     if not isinstance(found, dict):
-        raise ValueError(f"{folder.provenance} holds no table")
+        raise ValueError(f"{folder.provenance} does not hold a table")
     return found
 
 
@@ -275,9 +159,9 @@ def invalidate_file_list(folder: RunFolder) -> None:
 
 @contextmanager
 def listing_files_again(folder: RunFolder) -> Iterator[None]:
-    """Let a stage change files of a finished run, and vouch for them again when it ended.
+    """Let a step change files of a finished run, and list them again when it ended.
 
-    Nothing is vouched for anew where nothing was before: an unfinished run, or one that another stage left half changed.
+    Nothing is listed where nothing was before: an unfinished run, or one that another step left half changed.
     """
     try:
         found = read_provenance(folder)
@@ -287,3 +171,103 @@ def listing_files_again(folder: RunFolder) -> Iterator[None]:
     yield
     if found is not None and "files" in found:
         write_provenance(folder, found)
+
+
+@contextmanager
+def run_lock(out: Path, *, name: str = ".lock", shared: bool = False, wait: bool = False) -> Iterator[None]:
+    """Hold a lock of the run folder.
+
+    Parameters
+    ----------
+    name
+        ``.lock`` is the whole run; an instance and the partition of the rows have their own.
+    shared
+        Hold it together with others that ask for it so: several instances may be trained at once, by array jobs.
+    wait
+        Wait for it instead of giving up.
+
+    Raises
+    ------
+    RunBusyError
+        Another process holds it.
+    """
+    with storage_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        handle = (out / name).open("w")
+    with handle:
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        with storage_errors(out / name):  # file systems of clusters may be mounted without locks
+            if wait:
+                fcntl.flock(handle, kind)
+            is_ours = wait or any(_lock_now(handle, kind, pause) for pause in PAUSES)
+        if not is_ours:
+            raise RunBusyError(f"another mi-duck works on {out}; wait for it or choose another --out")
+        if name == ".lock" and not shared:  # so nobody else writes here
+            with storage_errors(out):
+                remove_leftovers(out)
+        yield
+
+
+def _lock_now(handle: IO[str], kind: int, pause: float) -> bool:
+    """Return whether a lock could be taken; after a pause if not."""
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(pause)
+        return False
+    return True
+
+
+def is_locked(out: Path, name: str) -> bool:
+    """Return whether another process holds a lock of the run folder; nothing is written."""
+    try:
+        with (out / name).open() as handle:
+            return not _lock_now(handle, fcntl.LOCK_SH, 0)
+    except OSError:  # there is none, or it is not ours to look at
+        return False
+
+
+def instance_lock(folder: RunFolder, instance: Instance) -> AbstractContextManager[None]:
+    """Return the lock of an instance, to be held while it is trained; see `run_lock`."""
+    return run_lock(folder.root, name=f".lock_{instance.name}")
+
+
+def check_background() -> None:
+    """Refuse a background where the shap package, which computes interventional values, is absent."""
+    if importlib.util.find_spec("shap") is None:
+        raise DataError("a background needs the shap package: pip install 'mi-duck[shap]', or leave the background out")
+
+
+def read_shap_summary(folder: RunFolder) -> dict[str, Any]:
+    """Return the summary of an explained run."""
+    return dict(json.loads((folder.shap / SHAP_SUMMARY).read_bytes()))
+
+
+def is_explained(folder: RunFolder, *, sample_size: int, background_size: int, with_figures: bool) -> bool:
+    """Return whether a run's model was explained with so many rows, and every file of that is there and unchanged."""
+    try:
+        summary, suspects = read_shap_summary(folder), read_suspects(folder.root)
+        return bool(
+            summary["version"] == SHAP_VERSION
+            and summary["model_sha256"] == file_sha256(folder.model)
+            and summary["sampling"]["n_rows_wanted"] == sample_size
+            and summary["background"]["n_rows_wanted"] == background_size
+            and (not with_figures or any(name.endswith(".png") for name in summary["files"]))
+            and summary["suspects"] == (None if suspects is None else sorted(suspects))
+            and all(file_sha256(folder.shap / name) == digest for name, digest in summary["files"].items())
+            and folder.shap_importance.is_file()
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def read_suspects(run: Path) -> frozenset[str] | None:
+    """Return the features that the leakage report of a run names, or None where there is no report."""
+    path = RunFolder(run).leakage / "leakage.json"
+    if not path.is_file():
+        return None
+    try:
+        suspects = json.loads(path.read_bytes())["suspects"]
+        return frozenset(one if isinstance(one, str) else str(one["feature"]) for one in suspects)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} names no suspects: {error}; delete it or make it again") from error

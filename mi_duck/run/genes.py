@@ -1,4 +1,4 @@
-"""The genes of a run by rank: what ``genes.parquet`` says of them."""
+"""The genes of a run by rank: what is in ``genes.parquet``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,13 +48,7 @@ class Genes:
 
 
 def genes_file(folder: RunFolder, plan: Plan) -> Path:
-    """Return the file of genes, once it is known to be the one that the plan was made with.
-
-    Raises
-    ------
-    CheckpointError
-        It is not.
-    """
+    """Return the file of genes, or a `CheckpointError` where it is not the one that the plan was made with."""
     if not folder.genes.is_file() or file_sha256(folder.genes) != plan.data.genes_sha256:
         raise CheckpointError(
             f"{folder.genes} is not the one that plan.json was made with; plan anew into another folder"

@@ -89,15 +89,7 @@ def is_trained(folder: RunFolder, plan: Plan, instance: Instance) -> bool:
 
 
 def read_manifest(where: Path) -> dict[str, Any]:
-    """Read the manifest of an instance's folder.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is none.
-    CheckpointError
-        It is torn or was changed.
-    """
+    """Read the manifest of an instance's folder: a `FileNotFoundError` where there is none, a `CheckpointError` if damaged."""
     try:
         values = read_sealed(where / "manifest.json")
         if not isinstance(values["made_of"], dict) or not set(TRAINED) <= set(values["sha256"]):
@@ -108,7 +100,7 @@ def read_manifest(where: Path) -> dict[str, Any]:
 
 
 def differences_of(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return in words in what two instances' making differs."""
+    """Return in words how what two instances were made of differs."""
     found = []
     for name in sorted({*then, *now}):
         if then.get(name) != now.get(name):
@@ -118,7 +110,7 @@ def differences_of(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def write_lost(folder: RunFolder, instance: Instance, cause: str) -> None:
-    """Note in the place of an instance that it was lost, and why; training it again removes the note."""
+    """Note in the folder of an instance that it was lost, and why; training it again removes the note."""
     write_json(folder.instance(instance) / LOST, {"cause": cause, "n_genes": instance.n_genes})
 
 

@@ -35,10 +35,8 @@ class Instance:
         From 0.
     first_rank, stop_rank
         Half-open range of gene ranks.
-    n_genes, n_rows
-        Its genes and their rows.
     n_training_rows
-        Of these, rows that it is trained on; fewer where easy negatives are sampled.
+        Of its rows those that it is trained on; fewer where easy negatives are sampled.
     predicted_bytes, predicted_seconds
         Predicted peak memory of the process that trains it, and its time if no fit stops early.
     """
@@ -92,8 +90,8 @@ class PlannedData:
 
     Parameters
     ----------
-    location, files
-        The dataset, and its files with absolute paths.
+    files
+        With absolute paths.
     pins, hashes, full_hash
         Of each of ``files`` the SHA-256 of size and footer, and with ``--full-hash`` that of every byte.
     fingerprint
@@ -232,17 +230,11 @@ class Cut:
         return self.strategy_used == "external"
 
     def instance(self, instance_id: int) -> Instance:
-        """Return an instance by its number.
-
-        Raises
-        ------
-        CheckpointError
-            There is none, or it was split.
-        """
-        found = [one for one in self.instances if one.instance_id == instance_id]
-        if not found:
-            raise CheckpointError(f"the plan has no instance {instance_id}")
-        return found[0]
+        """Return an instance by its number; a `CheckpointError` where there is none, or where it was split."""
+        for one in self.instances:
+            if one.instance_id == instance_id:
+                return one
+        raise CheckpointError(f"the plan has no instance {instance_id}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,13 +269,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":
-        """Read a plan.
-
-        Raises
-        ------
-        CheckpointError
-            The text is not a plan, or one of another version.
-        """
+        """Read a plan; a `CheckpointError` where the text is not a plan, or one of another version."""
         try:
             values: dict[str, Any] = json.loads(text, object_pairs_hook=_once, parse_constant=_refused)
             if values.get("version") != PLAN_VERSION:
@@ -320,13 +306,7 @@ def holdout_segments(data: PlannedData) -> tuple[Segment, ...]:
 
 
 def instances_for(plan: Plan, instance_id: int) -> tuple[Instance, ...]:
-    """Return the instance of a number, or the halves that took its place.
-
-    Raises
-    ------
-    PlanError
-        There is no such instance.
-    """
+    """Return the instance of a number, or the halves that it was split in."""
     cut = plan.cut
     n_planned = len(cut.instances) - len(cut.split_instances)
     numbers = {instance_id}
@@ -340,14 +320,9 @@ def instances_for(plan: Plan, instance_id: int) -> tuple[Instance, ...]:
 
 
 def with_split(plan: Plan, parent: Instance, halves: Sequence[Instance], n_rows: NDArray[np.int64]) -> Plan:
-    """Return the plan with an instance's halves in its place, after all others, and the segments that they need.
+    """Return the plan with an instance's halves instead of it, after all others, and the segments that they need.
 
-    Parameters
-    ----------
-    plan, parent, halves
-        The plan, an instance of it, and what takes its place.
-    n_rows
-        Rows of each gene by rank, shape (n_genes,).
+    ``n_rows`` are the rows of each gene by rank.
     """
     kept = [one for one in plan.cut.instances if one != parent]
     instances = tuple(sorted((*kept, *halves), key=lambda one: one.instance_id))
@@ -377,13 +352,7 @@ def write_splits(path: Path, plan: Plan) -> None:
 
 
 def read_splits(path: Path, plan: Plan) -> Plan:
-    """Return a plan with the splits that were made while it was trained, if any.
-
-    Raises
-    ------
-    CheckpointError
-        The file is damaged or belongs to another plan.
-    """
+    """Return a plan with the splits that were made while it was trained, if any."""
     try:
         found = msgspec.convert(read_sealed(path), _Splits)
     except FileNotFoundError:

@@ -1,16 +1,13 @@
 """Fits one booster, round by round, from the beginning or from where it was saved; and predicts with boosters.
 
-Early stopping is a function of the learning curve, not a state of XGBoost's, so that it goes on like the boosters do.
-
-Keeps what a training has done so far, so that a killed one goes on inside its instance and ends with the same bytes.
-
-``.scratch/progress/instance_00/`` holds a file a booster: ``fold_0_class_1.miduck``, ``final_class_1.miduck``. It is written
-every 50 rounds (`mi_duck.train.boosters`), when the process is asked to end, and when the fit is done. What is torn, of
-another key or of another XGBoost is deleted and trained anew.
+What a training has done so far is kept, so that a killed one goes on inside its instance and ends with the same bytes.
+``.scratch/progress/instance_00/`` holds a file per booster: ``fold_0_class_1.miduck``, ``final_class_1.miduck``. It is written
+every 50 rounds, when the process is asked to end, and when the fit is done. What is torn, of another key or of another XGBoost
+is deleted and trained anew.
 
 Why boosters that go on are those that were never interrupted: nothing is drawn by chance, XGBoost sums the margins of a
 loaded booster tree by tree in the order in which training did, and its numbers survive UBJSON exactly; early stopping is a
-function of the learning curve, which is kept in float64. So a booster is never loaded again unless it has to be.
+function of the learning curve, which is kept in float64, and not a state of XGBoost's.
 """
 
 import json
@@ -61,10 +58,8 @@ def fit_booster(
         Quantised matrix; its labels and weights are replaced.
     truth, weight
         Label and weight of each row of the matrix, shape (n_rows,).
-    settings, threads
-        Of the training.
     on_round
-        Told the number of rounds done.
+        Progress callback, called with the number of rounds done.
     stopping_weight
         Weight of each row in early stopping, shape (n_rows,); zero where a row is trained on.
     rounds
@@ -72,7 +67,7 @@ def fit_booster(
     begun
         The rounds and the curve to go on with, of an earlier call with the same arguments that was not finished.
     save
-        Given (fit, is_finished) every `CHUNK` rounds, when the process is asked to end, and at the end.
+        Called with (fit, is_finished) every `CHUNK` rounds, when the process is asked to end, and at the end.
 
     Raises
     ------
@@ -95,14 +90,12 @@ def fit_booster(
     is_watched = rounds is None
     last = settings.n_estimators if rounds is None else rounds
     first = 0 if begun is None else begun.rounds
-    stops = bool(
-        is_watched and settings.early_stopping_patience and stopping_weight is not None and stopping_weight.any()
-    )
-    patience = settings.early_stopping_patience if stops else 0
+    patience = settings.early_stopping_patience if is_watched else 0
+    stops = bool(patience and stopping_weight is not None and stopping_weight.any())
     curve: list[tuple[float, float]] = [] if begun is None else [(one, two) for one, two in begun.curve.tolist()]
 
     def is_done(n_rounds: int) -> bool:
-        return n_rounds == last or has_stopped([stopping for _, stopping in curve], patience)
+        return n_rounds == last or (stops and has_stopped([stopping for _, stopping in curve], patience))
 
     def fit_of(booster: xgb.Booster, n_rounds: int) -> Fit:
         return Fit(bytes(booster.save_raw("ubj")), n_rounds, np.array(curve, dtype=np.float64).reshape(-1, 2))
@@ -132,7 +125,7 @@ def fit_booster(
         if is_finished:
             if stops:
                 n_rounds = best_round([stopping for _, stopping in curve])
-                # the notes of XGBoost's own early stopping, for whoever reads the booster elsewhere
+                # what XGBoost's own early stopping notes, for whoever reads the booster elsewhere
                 booster.set_attr(best_iteration=str(n_rounds - 1), best_score=str(curve[n_rounds - 1][1]))
             booster = booster[:n_rounds]
         fit = fit_of(booster, n_rounds)
@@ -165,7 +158,7 @@ def _log_losses(
 
 
 class _Watch(xgb.callback.TrainingCallback):  # type: ignore[misc]
-    """Hands over the booster and the number of its rounds after each of them; is told whether to stop."""
+    """Hands over the booster and the number of its rounds after each of them; stops where the callback says so."""
 
     def __init__(self, first: int, after_round: Callable[[xgb.Booster, int], bool]) -> None:
         super().__init__()
@@ -218,8 +211,6 @@ class SavedFit:
     ----------
     fit
         Where it is not finished, ``raw`` holds all ``rounds`` rounds that were done.
-    is_finished
-        Whether nothing is left to do.
     seconds
         Of training the instance up to then, all its processes together.
     peak_bytes
@@ -238,14 +229,12 @@ class Progress:
 
     Parameters
     ----------
-    where
-        Folder of the instance's saved fits.
     key
-        See `mi_duck.train.write_instance.checkpoint_key`.
+        See `mi_duck.run.instance_folder.checkpoint_key`.
     saved
         By name, see `fold_name` and `final_name`.
     begun
-        When this process began, by the monotonic clock in seconds.
+        When this process began, by the monotonic clock, in seconds.
     """
 
     where: Path
@@ -307,7 +296,7 @@ def final_name(index: int) -> str:
 
 
 def open_progress(folder: RunFolder, plan: Plan, instance: Instance) -> Progress:
-    """Return what was saved of an instance; delete what is of no use, and what belongs to no instance of the plan."""
+    """Return what was saved of an instance; delete what cannot be used, and what belongs to no instance of the plan."""
     root = folder.scratch / "progress"
     where = root / instance.name
     key = checkpoint_key(plan, instance)
@@ -326,14 +315,14 @@ def open_progress(folder: RunFolder, plan: Plan, instance: Instance) -> Progress
 
 
 def report_resumption(progress: Progress, titles: Mapping[str, str], settings: Settings, report: Report) -> None:
-    """Tell where training goes on, if something was saved."""
+    """Report where training goes on, if something was saved."""
     if not progress.saved:
         return
     name = next((name for name in titles if progress.finished(name) is None), None)
     begun = None if name is None else progress.begun_fit(name)
     done = 0 if begun is None else begun.rounds
-    place = "after the last round" if name is None else f"at {titles[name]}, round {done}"
-    report(f"resuming {place}", done, settings.n_estimators)
+    where = "after the last round" if name is None else f"at {titles[name]}, round {done}"
+    report(f"resuming {where}", done, settings.n_estimators)
 
 
 def _read(file: Path, key: str) -> SavedFit | None:

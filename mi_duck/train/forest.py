@@ -1,19 +1,18 @@
-"""The bytes of a booster (UBJSON, as XGBoost writes it) to Python and back; typed arrays stay bytes.
-
-The reader knows only what XGBoost writes and bounds every size by the bytes that are there; what the numbers mean is checked by
-`mi_duck.ensemble.model_file`. It takes 25 microseconds a tree, where JSON takes a millisecond.
-
-Many boosters as few native ones with an output for each, over the features that any of them looks at.
+"""Many boosters as few native ones with an output for each, over the features that any of them looks at.
 
 Each output adds up the same leaves in the same order from the same intercept, so its margins are those of its own booster to
-the last bit. What is saved is what XGBoost does once a call and row: reading the row's features. Those that no tree looks at are
-left out, and features whose zeros count as missing come first, so that they are found in one stretch.
+the last bit. What is saved is what XGBoost does once per call and row: reading the row's features. Those that no tree looks at
+are left out, and features whose zeros count as missing come first, so that they are neighbours.
 
 **Why** not one booster of all: XGBoost takes 64 rows through all trees that it is given before the next 64, so trees that do
 not fit the cache come from memory for every 64 rows. On two quiet cores with 1 MiB of second-level cache each, against one bare
 call of all boosters merged, at once, in groups of 160,000 nodes, and of 80,000: 21 boosters of 200 rounds 1.01, 1.06, 1.07; of
 800 rounds 1.01, .79, .79; two trained ensembles of 2,500 trees 1.02, .84, .96 and 1.08, 1.12, 1.18.
 A booster of more nodes stays alone: blocks of trees of one that holds all were slower (``benchmarks/bench_predict.py``).
+
+The bytes of a booster (UBJSON, as XGBoost writes it) are read and written here; typed arrays stay bytes. The reader knows only
+what XGBoost writes and bounds every size by the bytes that are there; what the numbers mean is checked by
+`mi_duck.ensemble.model_file`. It takes 25 microseconds per tree, where JSON takes a millisecond.
 """
 
 import json
@@ -47,12 +46,12 @@ Typed = tuple[int, bytes]
 
 
 def read_object(data: bytes) -> tuple[dict[str, Any], int]:
-    """Return the object that bytes begin with, and where it ends; nothing and 0 where they begin with none.
+    """Return the object that bytes begin with, and where it ends; an empty one and 0 where they begin with something else.
 
     Raises
     ------
     ValueError
-        The bytes are nothing that XGBoost writes: a key twice, too deep, a size that reaches over the end.
+        XGBoost does not write such bytes: a key twice, too many levels, a size that reaches over the end.
     IndexError
         They end before the object does.
     """
@@ -170,45 +169,37 @@ class Forest:
     Parameters
     ----------
     groups
-        Native boosters, each with the outputs from one to another (half-open); their features are ``features``.
+        Native boosters, each with its first and last output (half-open); their features are ``features``.
     features
         Names of those that at least one split looks at.
-    places
-        Where they stand among all features, shape (n_used,).
-    n_zero, sentinel
-        How many of them, from the first, have zeros that count as missing; the number that stands for a missing value.
+    columns
+        Their indices among all features, shape (n_used,).
+    n_zero
+        How many of them, from the first, have zeros that count as missing.
+    sentinel
+        The number that stands for a missing value; None where missing stays missing.
     n_outputs
-        Number of boosters that were joined.
+        Boosters that were joined.
     """
 
     groups: tuple[tuple[xgb.Booster, int, int], ...]
     features: tuple[str, ...]
-    places: NDArray[np.int64]
+    columns: NDArray[np.int64]
     n_zero: int
     sentinel: float | None
     n_outputs: int
 
     def margins(self, matrix: NDArray[np.float32], *, threads: int) -> NDArray[np.float32]:
-        """Return log-odds from all features as they are, NaN where a value is missing.
+        """Return log-odds, shape (n_rows, n_outputs), from all features as they are, NaN where a value is missing.
 
-        Parameters
-        ----------
-        matrix
-            Shape (n_rows, n_features).
-        threads
-            Threads that take a block of rows each through all that is to be done, and so wait for each other once, at the end.
-
-        Returns
-        -------
-        ndarray
-            Shape (n_rows, n_outputs).
+        Each thread takes blocks of rows through all that is to be done, so threads wait for each other once, at the end.
         """
         margins = np.empty((len(matrix), self.n_outputs), dtype=np.float32)
 
         def fill(rows: slice) -> None:
-            margins[rows] = self.margins_of_used(matrix[rows].take(self.places, axis=1, mode="clip"))
+            margins[rows] = self.margins_of_used(matrix[rows].take(self.columns, axis=1, mode="clip"))
 
-        blocks = _blocks(len(matrix), BLOCKS_BYTES // (4 * len(self.places)), threads)
+        blocks = _blocks(len(matrix), BLOCKS_BYTES // (4 * len(self.columns)), threads)
         if len(blocks) == 1:
             fill(blocks[0])
         else:
@@ -218,7 +209,7 @@ class Forest:
         return margins
 
     def margins_of_used(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return log-odds, shape (n_rows, n_outputs), from the features of the forest in its order, which it encodes in place."""
+        """Return log-odds, shape (n_rows, n_outputs), from the features of the forest in its order, which are overwritten."""
         if self.sentinel is not None:
             np.copyto(matrix, np.float32(self.sentinel), where=np.isnan(matrix))
         if self.n_zero:
@@ -253,21 +244,10 @@ def forest_of(
     ----------
     boosters
         Trees (gbtree) with the objective ``binary:logistic`` and one output.
-    features
-        Names of their features.
-    encoding
-        What counts as missing.
     nodes_at_once
         Most nodes of several boosters that are joined into one native one; the numbers do not depend on it.
-
-    Raises
-    ------
-    CheckpointError
-        A booster is of another kind.
     """
-    models = [_read(booster) for booster in boosters]
-    for model in models:
-        _check(model, models[0])
+    models = _models(boosters)
     trees = [_trees(model) for model in models]
     left, split = (
         [joined_arrays([tree[name] for tree in of_one]) for of_one in trees]
@@ -276,7 +256,7 @@ def forest_of(
     is_used = np.zeros(len(features), dtype=bool)
     for of_one, inner in zip(split, left, strict=True):
         is_used[of_one[inner != -1]] = True
-    is_used[0] |= not is_used.any()  # XGBoost knows no matrix without a column
+    is_used[0] |= not is_used.any()  # XGBoost has no matrix without a column
     used = np.flatnonzero(is_used)
     is_zero = encoding.loses_zeros(features)[used]
     used = np.concatenate([used[is_zero], used[~is_zero]])
@@ -296,7 +276,7 @@ def forest_of(
         groups.append((native, first, stop))
     return Forest(
         tuple(groups),
-        tuple(features[place] for place in used.tolist()),
+        tuple(features[column] for column in used.tolist()),
         used,
         int(is_zero.sum()),
         encoding.sentinel,
@@ -305,15 +285,15 @@ def forest_of(
 
 
 def _packed(sizes: Sequence[int], most: int) -> list[tuple[int, int]]:
-    """Return first and last (half-open) of consecutive things that together have the most or less; a larger one is alone.
+    """Return first and last (half-open) of consecutive items whose sizes add up to at most ``most``; a larger one is alone.
 
     >>> _packed([2, 2, 3, 9, 1], 4)
     [(0, 2), (2, 3), (3, 4), (4, 5)]
     """
     edges = [0]
-    for place in range(1, len(sizes)):
-        if sum(sizes[edges[-1] : place + 1]) > most:
-            edges.append(place)
+    for index in range(1, len(sizes)):
+        if sum(sizes[edges[-1] : index + 1]) > most:
+            edges.append(index)
     return list(zip(edges, [*edges[1:], len(sizes)], strict=True))
 
 
@@ -335,23 +315,14 @@ def _renumber(model: dict[str, Any], split: NDArray[np.int64], n_features: int) 
 
 
 def join_boosters(parts: Sequence[tuple[xgb.Booster, float, int]], n_outputs: int) -> dict[str, Any]:
-    """Return one booster, as `mi_duck.train.forest` reads it, with the trees of several.
+    """Return one booster, as `read_object` does, with the trees of several.
 
     Parameters
     ----------
     parts
-        A booster of one output, its weight and the output that it adds to.
-    n_outputs
-        Number of outputs.
-
-    Raises
-    ------
-    CheckpointError
-        A booster is of another kind, or their numbers of features differ.
+        Of each a booster of one output, its weight and the output that it adds to.
     """
-    models = [_read(booster) for booster, _, _ in parts]
-    for model in models:
-        _check(model, models[0])
+    models = _models([booster for booster, _, _ in parts])
     return _join([(model, weight, output) for model, (_, weight, output) in zip(models, parts, strict=True)], n_outputs)
 
 
@@ -382,32 +353,30 @@ def load(model: dict[str, Any]) -> xgb.Booster:
     return xgb.Booster(model_file=bytearray(write_object(model)))
 
 
-def _read(booster: xgb.Booster) -> dict[str, Any]:
-    try:
-        return read_object(bytes(booster.save_raw("ubj")))[0]
-    except (ValueError, IndexError) as error:
-        kind = json.loads(booster.save_config())["learner"]["gradient_booster"]["name"]
-        raise CheckpointError(f"a booster of kind {kind} cannot be merged: {error}") from error
-
-
-def _check(model: dict[str, Any], first: dict[str, Any]) -> None:
-    learner = model["learner"]
-    kind = (
-        learner["gradient_booster"]["name"],
-        learner["objective"]["name"],
-        learner["learner_model_param"]["num_target"],
-    )
-    if kind != ("gbtree", "binary:logistic", "1"):
-        raise CheckpointError(
-            f"a booster of kind {', '.join(kind)} cannot be merged; only gbtree, binary:logistic, 1 can"
-        )
-    n_features = [one["learner"]["learner_model_param"]["num_feature"] for one in (model, first)]
-    if n_features[0] != n_features[1]:
-        raise CheckpointError(f"boosters of {n_features[0]} and of {n_features[1]} features cannot be merged")
+def _models(boosters: Sequence[xgb.Booster]) -> list[dict[str, Any]]:
+    """Return boosters as `read_object` does, once they are known to go together."""
+    models: list[dict[str, Any]] = []
+    for booster in boosters:
+        try:
+            model = read_object(bytes(booster.save_raw("ubj")))[0]
+        except (ValueError, IndexError) as error:
+            name = json.loads(booster.save_config())["learner"]["gradient_booster"]["name"]
+            raise CheckpointError(f"a booster of kind {name} cannot be merged: {error}") from error
+        learner, facts = model["learner"], model["learner"]["learner_model_param"]
+        kind = (learner["gradient_booster"]["name"], learner["objective"]["name"], facts["num_target"])
+        if kind != ("gbtree", "binary:logistic", "1"):
+            raise CheckpointError(
+                f"a booster of kind {', '.join(kind)} cannot be merged; only gbtree, binary:logistic, 1 can"
+            )
+        models.append(model)
+        n_features, of_first = (one["learner"]["learner_model_param"]["num_feature"] for one in (model, models[0]))
+        if n_features != of_first:
+            raise CheckpointError(f"boosters of {n_features} and of {of_first} features cannot be merged")
+    return models
 
 
 def _base_score(several: Sequence[tuple[str, float]]) -> str:
-    """Return the probability whose log-odds is the weighted sum of those of some; of one alone its own text."""
+    """Return the probability whose log-odds is the weighted sum of those of several; of one alone its own text."""
     if len(several) == 1 and several[0][1] == 1:
         return several[0][0]
     margin = sum(weight * float(np.log(float(text) / (1 - float(text)))) for text, weight in several)

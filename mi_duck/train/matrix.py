@@ -1,14 +1,14 @@
 """Streams the rows of segments into one quantised matrix, without ever holding a float matrix of them.
 
-XGBoost finds the cuts of all columns by sketching them side by side, which takes a megabyte a column for half a million
+XGBoost finds the cuts of all columns by sketching them side by side, which takes a megabyte per column for half a million
 rows, and a pass over the data. Whole numbers in one byte need no sketch: their distinct values are their cuts. So only the
 other columns are sketched, and the cuts of all go into the big matrix by way of a *reference*, a matrix of a few hundred rows
-that holds nothing but cut points (``ref=``). The cuts are the same, so the trees are; building W takes 3 passes
+that holds nothing but cut points (``ref=``). The cuts are the same, so the trees are; building the matrix takes 3 passes
 instead of 4, and the sketches are those of the few wide columns (``benchmarks/bench_matrix.py``).
 
 Where zeros count as missing, XGBoost gets the other cells alone, row by row: it would look at each cell to see whether it is
-missing, which no processor can foresee. The matrix is the same; building it takes 24 seconds instead of 30 for W, .70 of whose
-cells are stored.
+missing, which no processor can foresee. The matrix is the same; building that of the 582,222-row benchmark set, of whose cells
+.70 are stored, takes 24 seconds instead of 30.
 """
 
 import ctypes
@@ -35,7 +35,7 @@ class GeneBatches(xgb.DataIter):  # type: ignore[misc]
     batches
         Makes the iterator of one pass; each array it yields may be reused for the next.
     report
-        Told the rows handed over so far, over all passes.
+        Progress callback, called with the rows handed over so far, over all passes.
     """
 
     def __init__(
@@ -80,18 +80,14 @@ def build_matrix(
 
     Parameters
     ----------
-    reader
-        The rows.
     wanted
-        Which of them, shape (n_rows,).
+        Which rows, shape (n_rows,).
     reference
         Holds the cuts, see `cut_reference`; without one XGBoost sketches all columns.
     max_bin
-        Most bins a feature; must equal that of the training parameters.
-    threads
-        Threads.
+        Most bins per feature; must equal that of the training parameters.
     report
-        Told the rows read so far, over all passes.
+        Progress callback, called with the rows read so far, over all passes.
     cache
         Beginning of the names of files that hold the matrix instead of memory; they go with the matrix.
     """
@@ -102,15 +98,20 @@ def build_matrix(
             return (reader.encoding.apply(rows, features) for rows in matrices)
         return without_zeros(matrices, ~reader.encoding.loses_zeros(features), batch_rows)
 
-    if cache is None:
-        batches = GeneBatches(lambda: encoded(BATCH_ROWS), report)
-        matrix = xgb.QuantileDMatrix(batches, max_bin=max_bin, nthread=threads, ref=reference)
-    else:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        pages = GeneBatches(lambda: encoded(PAGE_ROWS), report, cache)
-        matrix = xgb.ExtMemQuantileDMatrix(pages, max_bin=max_bin, nthread=threads, ref=reference)
+    batch_rows = BATCH_ROWS if cache is None else PAGE_ROWS
+    matrix = _quantised(GeneBatches(lambda: encoded(batch_rows), report, cache), max_bin, threads, reference, cache)
     trim_heap()
     return matrix
+
+
+def _quantised(
+    batches: GeneBatches, max_bin: int, threads: int, reference: xgb.QuantileDMatrix | None, cache: Path | None
+) -> xgb.QuantileDMatrix | xgb.ExtMemQuantileDMatrix:
+    kind = xgb.QuantileDMatrix
+    if cache is not None:
+        kind = xgb.ExtMemQuantileDMatrix
+        cache.parent.mkdir(parents=True, exist_ok=True)
+    return kind(batches, max_bin=max_bin, nthread=threads, ref=reference)
 
 
 def cut_reference(
@@ -123,51 +124,44 @@ def cut_reference(
     XGBoost cuts a column with few distinct values v0 < v1 < ... at v1, v2, ...; so a column whose distinct values are
     the smallest value and all cuts but the last has exactly these cuts. (The last cut only closes the last bin.)
     """
-    plan = reader.plan
-    n_small = len(plan.data.small_features)
-    if len(plan.data.wide_features) > REFERENCE_SHARE * len(plan.data.features):
+    data = reader.plan.data
+    if len(data.wide_features) > REFERENCE_SHARE * len(data.features):
         return None
-    is_there = np.zeros((n_small, 256), dtype=bool)
-    offsets = np.arange(n_small, dtype=np.int32) * 256
-    lowest = np.full(len(plan.data.wide_features), np.inf, dtype=np.float32)
-    for small, wide in _wanted(reader, wanted, BATCH_ROWS):
+    is_there = np.zeros((len(data.small_features), 256), dtype=bool)
+    offsets = np.arange(len(data.small_features), dtype=np.int32) * 256
+    lowest = np.full(len(data.wide_features), np.inf, dtype=np.float32)
+    for small, wide in reader.records(BATCH_ROWS, wanted):
         is_there.ravel()[small + offsets] = True
         if wide.shape[1]:
-            encoded = reader.encoding.apply(
-                wide, plan.data.wide_features
-            )  # a sentinel is the smallest value of its column
+            # a sentinel is the smallest value of its column
+            encoded = reader.encoding.apply(wide, data.wide_features)
             lowest = np.fmin(lowest, np.fmin.reduce(encoded, axis=0))
-    is_there[reader.encoding.loses_zeros(plan.data.small_features), 0] = False
+    is_there[reader.encoding.loses_zeros(data.small_features), 0] = False
     if is_there.sum(axis=1).max(initial=0) > max_bin:
         return None
     values = {
-        name: np.flatnonzero(is_there[place]).astype(np.float32) for place, name in enumerate(plan.data.small_features)
+        name: np.flatnonzero(of_column).astype(np.float32)
+        for name, of_column in zip(data.small_features, is_there, strict=True)
     }
-    if plan.data.wide_features:
+    if data.wide_features:
 
         def columns() -> Iterator[NDArray[np.float32]]:
-            return (
-                reader.encoding.apply(wide, plan.data.wide_features)
-                for _, wide in _wanted(reader, wanted, WIDE_BATCH_ROWS)
-            )
+            for _, wide in reader.records(WIDE_BATCH_ROWS, wanted):
+                yield reader.encoding.apply(wide, data.wide_features)
 
-        kind = xgb.QuantileDMatrix if cache is None else xgb.ExtMemQuantileDMatrix
-        if cache is not None:
-            cache.parent.mkdir(parents=True, exist_ok=True)
-        sketched = kind(GeneBatches(columns, lambda rows: None, cache), max_bin=max_bin, nthread=threads)
+        sketched = _quantised(GeneBatches(columns, lambda rows: None, cache), max_bin, threads, None, cache)
         starts, cuts = sketched.get_quantile_cut()
-        for place, name in enumerate(plan.data.wide_features):
+        for index, name in enumerate(data.wide_features):
             # the first number is a bound below the smallest value, the last one a bound above the largest
-            inner = cuts[starts[place] + 1 : starts[place + 1] - 1]
-            values[name] = np.append(lowest[place], inner) if np.isfinite(lowest[place]) else np.empty(0, np.float32)
-    matrix = np.full(
-        (max(len(column) for column in values.values()), len(plan.data.features)), np.nan, dtype=np.float32
-    )
-    for place, name in enumerate(plan.data.features):
+            inner = cuts[starts[index] + 1 : starts[index + 1] - 1]
+            values[name] = np.append(lowest[index], inner) if np.isfinite(lowest[index]) else np.empty(0, np.float32)
+    longest = max(len(column) for column in values.values())
+    matrix = np.full((longest, len(data.features)), np.nan, dtype=np.float32)
+    for index, name in enumerate(data.features):
         column = values[name]
         if len(column):
-            matrix[: len(column), place] = column
-            matrix[len(column) :, place] = column[-1]
+            matrix[: len(column), index] = column
+            matrix[len(column) :, index] = column[-1]
     reference = xgb.QuantileDMatrix(matrix, max_bin=max_bin, nthread=threads)
     trim_heap()
     return reference
@@ -176,16 +170,9 @@ def cut_reference(
 def without_zeros(
     matrices: Iterator[NDArray[np.float32]], keep: NDArray[np.bool_], most_rows: int
 ) -> Iterator[csr_matrix]:
-    """Yield matrices without the cells that are zero, but for the columns to keep.
+    """Yield matrices, of ``most_rows`` rows at most, without the cells that are zero.
 
-    Parameters
-    ----------
-    matrices
-        Each of shape (``most_rows`` at most, n_features).
-    keep
-        Columns whose zeros are stored, shape (n_features,).
-    most_rows
-        Rows of the longest.
+    ``keep`` are the columns whose zeros are stored, shape (n_features,).
     """
     column_of_cell = np.tile(np.arange(len(keep), dtype=np.int32), most_rows)
     for matrix in matrices:
@@ -195,20 +182,6 @@ def without_zeros(
         np.cumsum(np.count_nonzero(is_stored, axis=1), out=starts[1:])
         values, columns = (one.take(cells, mode="clip") for one in (matrix.ravel(), column_of_cell))
         yield csr_matrix((values, columns, starts), shape=matrix.shape)
-
-
-def _wanted(
-    reader: SegmentReader, wanted: NDArray[np.bool_], batch_rows: int
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
-    """Yield byte columns and float32 columns of the wanted rows, batch by batch, none empty."""
-    begin = 0
-    for small, wide in reader.records(batch_rows):
-        chosen = wanted[begin : begin + len(small)]
-        begin += len(small)
-        if chosen.all():
-            yield small, wide
-        elif chosen.any():
-            yield small[chosen], wide[chosen]
 
 
 def trim_heap() -> None:

@@ -26,14 +26,12 @@ from mi_duck.run.plan import Instance, Plan
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """One booster and how it came to be; as bytes, because a booster in memory keeps its training matrix there.
+    """One booster and its learning curve; as bytes, because a booster in memory keeps its training matrix there.
 
     Parameters
     ----------
     raw
         Its first ``rounds`` rounds, UBJSON.
-    rounds
-        Rounds kept.
     curve
         For each round trained: log loss on the training rows and on the stopping rows, shape (n_rounds, 2).
     """
@@ -55,112 +53,20 @@ def write_instance(
     final: list[Fit],
     calibration: Calibration,
 ) -> None:
-    """Write the instance's folder beside its place and rename it there."""
+    """Write the instance's folder under another name beside it and rename it, so that it is whole or absent."""
     where = folder.instance(instance)
     temporary = where.with_name(f".{where.name}.tmp")
     probabilities = cross_fitted(margins, calibration, fold)
-    encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing)
-    facts = {"features": plan.data.features, "classes": plan.data.classes, "encoding": encoding.to_dict()}
     with storage_errors(temporary):
         _remove(temporary)
         temporary.mkdir(parents=True)
-        (temporary / "model_multiclass.miduck").write_bytes(
-            pack(
-                {
-                    "model.json": _json(
-                        facts
-                        | {
-                            "kind": "instance",
-                            "instance_id": instance.instance_id,
-                            "n_genes": instance.n_genes,
-                            "n_rows": instance.n_rows,
-                            "n_training_rows": instance.n_training_rows,
-                            "rounds": [fit.rounds for fit in final],
-                            "calibrators": [one.to_dict() for one in calibration.final],
-                        }
-                    )
-                }
-                | {f"booster_{index}.ubj": fit.raw for index, fit in enumerate(final)}
-            )
-        )
-        (temporary / "fold_models.miduck").write_bytes(
-            pack(
-                {
-                    "model.json": _json(
-                        facts
-                        | {
-                            "kind": "folds",
-                            "rounds": [[fit.rounds for fit in fits] for fits in fold_fits],
-                            "calibrators": [[one.to_dict() for one in row] for row in calibration.by_fold],
-                        }
-                    )
-                }
-                | {
-                    f"booster_{number}_{index}.ubj": fit.raw
-                    for number, fits in enumerate(fold_fits)
-                    for index, fit in enumerate(fits)
-                }
-            )
-        )
-        (temporary / "genes.txt").write_text(
-            "".join(
-                f"{gene}\n"
-                for rank, gene in enumerate(genes.gene_id, genes.first_rank)
-                if instance.first_rank <= rank < instance.stop_rank
-            ),
-            encoding="utf-8",
-        )
-        write_csv(
-            temporary / "gene_cv_metrics.csv",
-            [
-                {
-                    "fold": number,
-                    "test_rows": int(rows.sum()),
-                    "test_genes": len(np.unique(keys["gene_rank"][rows])),
-                }
-                | point_scores(probabilities[rows], keys["label"][rows], plan.data.classes)
-                for number in range(plan.settings.n_folds)
-                for rows in [fold == number]
-                if rows.any()
-            ],
-        )
-        write_csv(
-            temporary / "feature_manifest.csv",
-            [
-                {
-                    "feature": name,
-                    "kind": feature_kind(name, plan.data.base_scores),
-                    "dtype": "uint8" if name in set(plan.data.small_features) else "float32",
-                    "missing_as": encoding.missing_as(name),
-                }
-                for name in plan.data.features
-            ],
-        )
-        write_csv(
-            temporary / "learning_curves.csv",
-            [
-                {
-                    "fold": number,
-                    "class": name,
-                    "round": step + 1,
-                    "training_log_loss": float(training),
-                    "stopping_log_loss": float(stopping),
-                    "is_kept": int(step < fits[index].rounds),
-                }
-                for number, fits in enumerate(fold_fits)
-                for index, name in enumerate(plan.data.classes)
-                for step, (training, stopping) in enumerate(fits[index].curve)
-            ],
-        )
+        _write_models(temporary, plan, instance, fold_fits, final, calibration)
+        _write_tables(temporary, plan, keys, fold, probabilities, fold_fits)
+        (temporary / "genes.txt").write_text("".join(f"{gene}\n" for gene in genes.gene_id), encoding="utf-8")
+        chosen = zip(plan.data.classes, calibration.final, calibration.log_loss, strict=True)
         write_json(
             temporary / "calibration.json",
-            {
-                name: {
-                    "method": calibration.final[index].method,
-                    "cross_fitted_log_loss": calibration.log_loss[index],
-                }
-                for index, name in enumerate(plan.data.classes)
-            },
+            {name: {"method": one.method, "cross_fitted_log_loss": log_loss} for name, one, log_loss in chosen},
         )
         pq.write_table(
             out_of_fold_table(plan, genes, keys, fold, probabilities, margins),
@@ -168,25 +74,105 @@ def write_instance(
             compression="zstd",
             write_page_checksum=True,
         )
-        names = sorted(file.name for file in temporary.iterdir())
-        hashes = {name: file_sha256(temporary / name) for name in names}
-        sync_files(temporary)
-        write_json(
-            temporary / "manifest.json",
-            sealed(
-                {
-                    "key": checkpoint_key(plan, instance),
-                    "made_of": made_of(plan, instance),
-                    "instance_id": instance.instance_id,
-                    "n_genes": instance.n_genes,
-                    "n_rows": instance.n_rows,
-                    "sha256": hashes,
-                }
-            ),
-        )
+        _write_manifest(temporary, plan, instance)
         _remove(where)
         temporary.replace(where)
         sync_folder(where.parent)
+
+
+def _write_models(
+    folder: Path,
+    plan: Plan,
+    instance: Instance,
+    fold_fits: list[list[Fit]],
+    final: list[Fit],
+    calibration: Calibration,
+) -> None:
+    encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing)
+    facts = {"features": plan.data.features, "classes": plan.data.classes, "encoding": encoding.to_dict()}
+    of_instance = facts | {
+        "kind": "instance",
+        "instance_id": instance.instance_id,
+        "n_genes": instance.n_genes,
+        "n_rows": instance.n_rows,
+        "n_training_rows": instance.n_training_rows,
+        "rounds": [fit.rounds for fit in final],
+        "calibrators": [one.to_dict() for one in calibration.final],
+    }
+    boosters = {f"booster_{index}.ubj": fit.raw for index, fit in enumerate(final)}
+    (folder / "model_multiclass.miduck").write_bytes(pack({"model.json": _json(of_instance)} | boosters))
+    of_folds = facts | {
+        "kind": "folds",
+        "rounds": [[fit.rounds for fit in fits] for fits in fold_fits],
+        "calibrators": [[one.to_dict() for one in row] for row in calibration.by_fold],
+    }
+    boosters = {
+        f"booster_{number}_{index}.ubj": fit.raw
+        for number, fits in enumerate(fold_fits)
+        for index, fit in enumerate(fits)
+    }
+    (folder / "fold_models.miduck").write_bytes(pack({"model.json": _json(of_folds)} | boosters))
+
+
+def _write_tables(
+    folder: Path,
+    plan: Plan,
+    keys: NDArray[np.void],
+    fold: NDArray[np.int8],
+    probabilities: NDArray[np.floating[Any]],
+    fold_fits: list[list[Fit]],
+) -> None:
+    """Write the scores of each fold, what each feature is, and the learning curves."""
+    data = plan.data
+    encoding, small = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing), set(data.small_features)
+    scores = []
+    for number in np.unique(fold).tolist():
+        rows = fold == number
+        n_genes = len(np.unique(keys["gene_rank"][rows]))
+        scores.append(
+            {"fold": number, "test_rows": int(rows.sum()), "test_genes": n_genes}
+            | point_scores(probabilities[rows], keys["label"][rows], data.classes)
+        )
+    write_csv(folder / "gene_cv_metrics.csv", scores)
+    features = [
+        {
+            "feature": name,
+            "kind": feature_kind(name, data.base_scores),
+            "dtype": "uint8" if name in small else "float32",
+            "missing_as": encoding.missing_as(name),
+        }
+        for name in data.features
+    ]
+    write_csv(folder / "feature_manifest.csv", features)
+    curves = [
+        {
+            "fold": number,
+            "class": name,
+            "round": step + 1,
+            "training_log_loss": float(training),
+            "stopping_log_loss": float(stopping),
+            "is_kept": int(step < fit.rounds),
+        }
+        for number, fits in enumerate(fold_fits)
+        for name, fit in zip(data.classes, fits, strict=True)
+        for step, (training, stopping) in enumerate(fit.curve)
+    ]
+    write_csv(folder / "learning_curves.csv", curves)
+
+
+def _write_manifest(folder: Path, plan: Plan, instance: Instance) -> None:
+    """Write, last, the hashes of all files and what the models were made of; all are on the disk by then."""
+    hashes = {name: file_sha256(folder / name) for name in sorted(file.name for file in folder.iterdir())}
+    sync_files(folder)
+    values = {
+        "key": checkpoint_key(plan, instance),
+        "made_of": made_of(plan, instance),
+        "instance_id": instance.instance_id,
+        "n_genes": instance.n_genes,
+        "n_rows": instance.n_rows,
+        "sha256": hashes,
+    }
+    write_json(folder / "manifest.json", sealed(values))
 
 
 def out_of_fold_table(
@@ -200,13 +186,15 @@ def out_of_fold_table(
 ) -> pa.Table:
     """Return the rows of an ``oof_predictions.parquet``: row_id, gene_id, position, label, fold, p_<class>, margins.
 
-    A row_id is the place of the row in the total order of the run, so it names the same row in every file of it.
+    A row_id is the index of the row in the total order of the run, so it names the same row in every file of it. The rows
+    begin at ``first_row``, or with the first gene of a segment.
     """
     n = len(keys)
-    begin = _first_row(plan, int(keys["gene_rank"][0])) if first_row is None else first_row
+    if first_row is None:
+        first_row = next(one.first_row for one in plan.cut.segments if one.first_rank == keys["gene_rank"][0])
     ranks, codes = np.unique(keys["gene_rank"], return_inverse=True)
     columns: dict[str, Any] = {
-        "row_id": pa.array(np.arange(begin, begin + n)),
+        "row_id": pa.array(np.arange(first_row, first_row + n)),
         "gene_id": pa.DictionaryArray.from_arrays(
             pa.array(codes.astype(np.int32)), pa.array(genes.gene_id[ranks - genes.first_rank], pa.string())
         ),
@@ -227,11 +215,6 @@ def feature_kind(name: str, base_scores: Sequence[str]) -> str:
     if name in base_scores:
         return "base score"
     return "k-mer" if kind_of_name(name) == "k-mer" else "other"
-
-
-def _first_row(plan: Plan, rank: int) -> int:
-    """Return the place in the total order of the first row of a segment's first gene."""
-    return next(segment.first_row for segment in plan.cut.segments if segment.first_rank == rank)
 
 
 def _remove(folder: Path) -> None:

@@ -1,40 +1,42 @@
-"""Checks the folder of every instance: manifest, hashes, genes, models, out-of-fold predictions, measured peak.
+"""Checks the folder of every instance, and whether the consolidated model is made of these instances.
 
-Files of predictions are checked row by row, one row group at a time.
+Of an instance: manifest, hashes, genes, models, measured peak, and out-of-fold predictions row by row.
 """
 
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mi_duck.archive import read_parts
 from mi_duck.data.database import Database
-from mi_duck.ensemble.model import InstanceModel
+from mi_duck.data.parquet import row_group_batches, schema_of
+from mi_duck.ensemble.consolidate import read_fold_models
+from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel
 from mi_duck.ensemble.model_file import load_unified_model
-from mi_duck.ensemble.out_of_fold import read_fold_models
 from mi_duck.numbers import gibibytes
 from mi_duck.report.instance_files import CURVES, IMPORTANCE, IMPORTANCE_PLOT, SCORES, UNSEEN
 from mi_duck.run.genes import codes_of
 from mi_duck.run.instance_folder import differences_of, instance_state, made_of, read_manifest
 from mi_duck.run.plan import Instance
-from mi_duck.verify.findings import (
+from mi_duck.verify.subject import (
     DAMAGED,
     MISSING,
     NOT_APPLICABLE,
     OK,
     Finding,
+    Subject,
     Verdict,
     guarded,
     listed,
     skipped,
     verdict,
 )
-from mi_duck.verify.subject import Subject
 
 SUM_TOLERANCE = 1e-5
 LINES = pa.schema(
@@ -44,6 +46,12 @@ BESIDE = ("manifest.json", "measurement.json")
 SHAP = "shap_analysis"
 DESCRIBING = {*SCORES, *UNSEEN, *CURVES.values(), IMPORTANCE, IMPORTANCE_PLOT}
 """Files that are not in the manifest while they are written again."""
+MEMBER_FILES = {
+    "model_sha256": "model_multiclass.miduck",
+    "fold_models_sha256": "fold_models.miduck",
+    "genes_sha256": "genes.txt",
+}
+"""Hashes that the summary of the consolidated model states of each member."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +60,10 @@ class ScoredFile:
 
     Parameters
     ----------
-    problems
-        What is wrong.
-    n_rows
-        Its rows.
     label
-        Class of each row, shape (n_rows,).
+        Class of each row, shape (n_rows,); empty where labels and probabilities are not kept.
     probabilities
-        Probabilities, shape (n_rows, n_classes), or (0, n_classes) where they are not kept.
+        Shape (n_rows, n_classes), or (0, n_classes).
     """
 
     problems: tuple[str, ...]
@@ -84,81 +88,61 @@ def read_scored(
     ----------
     db
         Holds ``run_genes``.
-    path, classes
-        The file and the names of the classes.
     first_row
         The row_id of its first row; each further row must have the next.
     ranks
         Half-open range of the gene ranks whose rows it must hold.
-    has_margins
-        Whether it has margins beside the probabilities.
     keeps
         Whether to return labels (1 byte per row) and probabilities (4 bytes per row and class).
     """
-    problems: list[str] = []
     names = [f"p_{name}" for name in classes]
     margins = [f"margin_{name}" for name in classes] if has_margins else []
     columns = ["row_id", "gene_id", "position", "label", "fold", *names, *margins]
     index_of = {name: index for index, name in enumerate(classes)}
-    lines, labels, probabilities = [], [], []
+    lines = [LINES.empty_table()]
+    labels, probabilities = [np.empty(0, np.uint8)], [np.empty((0, len(classes)), np.float32)]
+    there = schema_of(path).names
+    if there != columns:
+        return ScoredFile((f"its columns are {', '.join(there)}",), 0, labels[0], probabilities[0])
     expected = first_row
     n_jumps = n_bad = n_infinite = 0
-    with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
-        if parquet.schema_arrow.names != columns:
-            return ScoredFile(
-                (f"its columns are {', '.join(parquet.schema_arrow.names)}",),
-                *(0, np.empty(0, np.uint8), np.empty((0, len(classes)), np.float32)),
-            )
-        for group in range(parquet.num_row_groups):
-            table = parquet.read_row_group(group)
-            row_id = table["row_id"].to_numpy()
-            n_jumps += int(np.count_nonzero(row_id != np.arange(expected, expected + len(table))))
-            expected += len(table)
-            matrix = np.column_stack([table[name].to_numpy() for name in names])
-            is_right = np.abs(matrix.sum(axis=1, dtype=np.float64) - 1) <= SUM_TOLERANCE
-            n_bad += int(np.count_nonzero(~(is_right & (matrix >= 0).all(axis=1))))
-            for name in margins:
-                n_infinite += int(np.count_nonzero(~np.isfinite(table[name].to_numpy())))
-            label = codes_of(table["label"].cast(pa.string()), index_of)
-            lines.append(_by_gene(table, label))
-            if keeps:
-                labels.append(label.astype(np.uint8))
-                probabilities.append(matrix)
-    n_rows = expected - first_row
-    if n_jumps:
-        problems.append(f"{n_jumps:,} rows whose row_id does not count on from {first_row:,}")
-    if n_bad:
-        problems.append(f"{n_bad:,} rows whose probabilities are not finite or do not sum to 1")
-    if n_infinite:
-        problems.append(f"{n_infinite:,} margins that are not finite")
-    db.load("scored_rows", pa.concat_tables(lines) if lines else LINES.empty_table())
+    for _, batch in row_group_batches(path, columns):
+        table = pa.Table.from_batches([batch])
+        row_id = table["row_id"].to_numpy()
+        n_jumps += int(np.count_nonzero(row_id != np.arange(expected, expected + len(table))))
+        expected += len(table)
+        matrix = np.column_stack([table[name].to_numpy() for name in names])
+        is_right = np.abs(matrix.sum(axis=1, dtype=np.float64) - 1) <= SUM_TOLERANCE
+        n_bad += int(np.count_nonzero(~(is_right & (matrix >= 0).all(axis=1))))
+        n_infinite += sum(int(np.count_nonzero(~np.isfinite(table[name].to_numpy()))) for name in margins)
+        label = codes_of(table["label"].cast(pa.string()), index_of)
+        lines.append(_by_gene(table, label))
+        if keeps:
+            labels.append(label.astype(np.uint8))
+            probabilities.append(matrix)
+    counts = {
+        f"rows whose row_id does not count on from {first_row:,}": n_jumps,
+        "rows whose probabilities are not finite or do not sum to 1": n_bad,
+        "margins that are not finite": n_infinite,
+    }
+    problems = [f"{n:,} {words}" for words, n in counts.items() if n]
+    db.load("scored_rows", pa.concat_tables(lines))
     wrong = db.rows("checks/wrong_score", first_rank=ranks[0], stop_rank=ranks[1])
     if wrong:
         words = [f"{row['gene_id']} ({row['rows_scored']} rows, {row['n_rows']} expected)" for row in wrong]
         problems.append(f"rows, fold or classes of {listed(words)} are not those of genes.parquet")
-    return ScoredFile(
-        tuple(problems),
-        n_rows,
-        np.concatenate(labels) if labels else np.empty(0, np.uint8),
-        np.concatenate(probabilities) if probabilities else np.empty((0, len(classes)), np.float32),
-    )
+    n_rows = expected - first_row
+    return ScoredFile(tuple(problems), n_rows, np.concatenate(labels), np.concatenate(probabilities))
 
 
 def _by_gene(table: pa.Table, label: NDArray[np.int64]) -> pa.Table:
     """Return the rows of each gene, fold and class with the first and last row_id."""
-    rows = pa.table(
-        {
-            "gene_id": table["gene_id"].cast(pa.string()),
-            "fold": table["fold"].cast(pa.int64()),
-            "label": pa.array(label),
-            "row_id": table["row_id"].cast(pa.int64()),
-        }
-    )
-    counted = rows.group_by(["gene_id", "fold", "label"], use_threads=False).aggregate(
-        [("row_id", "count"), ("row_id", "min"), ("row_id", "max")]
-    )
-    columns = ["gene_id", "fold", "label", "row_id_count", "row_id_min", "row_id_max"]
-    return counted.select(columns).rename_columns(LINES.names).cast(LINES)
+    fold, row_id = (table[name].cast(pa.int64()) for name in ("fold", "row_id"))
+    columns = {"gene_id": table["gene_id"].cast(pa.string()), "fold": fold, "label": pa.array(label), "row_id": row_id}
+    rows = pa.table(columns)
+    keys, facts = ["gene_id", "fold", "label"], ("count", "min", "max")
+    counted = rows.group_by(keys, use_threads=False).aggregate([("row_id", fact) for fact in facts])
+    return counted.select([*keys, *(f"row_id_{fact}" for fact in facts)]).rename_columns(LINES.names).cast(LINES)
 
 
 def check_instance(db: Database, subject: Subject, instance: Instance, genes: pa.Table | None) -> Iterator[Finding]:
@@ -174,7 +158,7 @@ def check_instance(db: Database, subject: Subject, instance: Instance, genes: pa
     if not manifest:
         return
     yield guarded(f"{name}: files", lambda: _files(subject, where, manifest))
-    yield guarded(f"{name}: nothing else there", lambda: _strangers(subject, where, manifest))
+    yield guarded(f"{name}: nothing else there", lambda: _foreign_files(subject, where, manifest))
 
     def whole(file: str) -> bool:
         return (where / file).is_file() and subject.sha256(where / file) == manifest.get(file)
@@ -212,22 +196,18 @@ def _manifest(subject: Subject, instance: Instance, into: dict[str, str]) -> Ver
 def _files(subject: Subject, where: Path, hashes: dict[str, str]) -> Verdict:
     gone = [file for file in hashes if not (where / file).is_file()]
     changed = [file for file, digest in hashes.items() if file not in gone and subject.sha256(where / file) != digest]
-    if changed:
-        return verdict([f"{file} has another hash than the manifest says" for file in changed], "")
-    if gone:
+    if gone and not changed:
         return MISSING, f"{', '.join(gone)} named by the manifest and not there"
-    return OK, f"{len(hashes)} hashes"
+    return verdict([f"{file} has another hash than the manifest says" for file in changed], f"{len(hashes)} hashes")
 
 
-def _strangers(subject: Subject, where: Path, hashes: dict[str, str]) -> Verdict:
+def _foreign_files(subject: Subject, where: Path, hashes: dict[str, str]) -> Verdict:
     names = {file.relative_to(where).as_posix() for file in where.rglob("*") if not file.is_dir()}
     unknown = sorted(name for name in names - set(hashes) - set(BESIDE) if not name.startswith(f"{SHAP}/"))
     foreign = [name for name in unknown if name not in DESCRIBING]
-    if foreign:
-        return verdict([f"{name} is not a file of an instance" for name in foreign], "")
-    if unknown:
+    if unknown and not foreign:
         return MISSING, f"{', '.join(unknown)} not in the manifest: the run ended while they were written again"
-    return OK, f"{len(names)} files"
+    return verdict([f"{name} is not a file of an instance" for name in foreign], f"{len(names)} files")
 
 
 def _genes(where: Path, instance: Instance, genes: pa.Table | None) -> Verdict:
@@ -269,3 +249,95 @@ def _peak(subject: Subject, where: Path) -> Verdict:
     budget = subject.plan.cut.budget.budget_bytes
     words = f"{gibibytes(peak)} GiB of {gibibytes(budget)}"
     return (OK, words) if 0 < peak <= budget else (DAMAGED, f"{words}: more than the budget")
+
+
+def check_consolidated(subject: Subject) -> Iterator[Finding]:
+    """Yield the findings about the consolidated model and its summary."""
+    folder, summary = subject.folder, subject.summary
+    if not folder.summary.is_file() and not folder.model.is_file():
+        why = f"not consolidated; 'mi-duck consolidate {folder.root}' joins the trained instances"
+        yield Finding("consolidated model", MISSING, why)
+        return
+    yield guarded("consolidated model: file", lambda: _consolidated_file(subject))
+    if summary is None:
+        yield guarded("consolidation_summary.json", lambda: _unread(subject))
+        return
+    yield guarded("consolidation_summary.json", lambda: _summary(subject, summary))
+    if subject.is_whole(folder.model):
+        yield guarded("consolidated model: members", lambda: _same_boosters(subject, summary))
+    else:
+        yield skipped("consolidated model: members", "its hash is not that of the summary, so it is not opened")
+
+
+def _unread(subject: Subject) -> Verdict:
+    found = json.loads(subject.folder.summary.read_bytes())
+    if not isinstance(found, dict):
+        return DAMAGED, "it is not a JSON object"
+    lacks = [name for name in ("model_sha256", "out_of_fold_sha256") if name not in found]
+    return MISSING, f"lacks {' and '.join(lacks)}; 'mi-duck consolidate {subject.folder.root}' writes it anew"
+
+
+def _consolidated_file(subject: Subject) -> Verdict:
+    model = subject.folder.model
+    if not model.is_file():
+        return MISSING, "consolidated_model.miduck is not there; 'mi-duck consolidate' writes it again"
+    if subject.summary is None:
+        read_parts(model)
+        return OK, "whole by its own hash"
+    stated = subject.summary["model_sha256"]
+    if subject.sha256(model) != stated:
+        return DAMAGED, "its hash is not the one in consolidation_summary.json"
+    return OK, f"hash {str(stated)[:12]} as in consolidation_summary.json"
+
+
+def _summary(subject: Subject, summary: dict[str, Any]) -> Verdict:
+    """Check the members against the plan, the coverage against their windows, and the hashes of what was consolidated."""
+    plan = subject.plan
+    of_id = {instance.instance_id: instance for instance in plan.cut.instances}
+    members = summary["members"]
+    ids = [one["instance_id"] for one in members]
+    if not ids or len(set(ids)) < len(ids) or not set(ids) <= set(of_id):
+        return DAMAGED, f"its members {ids} are not instances of the plan"
+    is_covered = np.zeros(plan.data.n_genes, dtype=bool)
+    for number in ids:
+        is_covered[of_id[number].first_rank : of_id[number].stop_rank] = True
+    n_genes, n_covered = plan.data.n_genes, int(is_covered.sum())
+    expected = {"n_genes_trained": n_covered, "coverage_fraction": n_covered / n_genes}
+    problems = [
+        f"{name} is {str(summary[name])[:60]}, by the windows of its members {value}"
+        for name, value in expected.items()
+        if summary[name] != value
+    ]
+    for one in members:
+        instance = of_id[one["instance_id"]]
+        where = subject.folder.instance(instance)
+        problems += [
+            f"{file} of {instance.name} is not the one that was consolidated"
+            for key, file in MEMBER_FILES.items()
+            if (where / file).is_file() and subject.sha256(where / file) != one[key]
+        ]
+    lost = [instance.name for number, instance in of_id.items() if number not in ids]
+    if problems or not lost:
+        return verdict(problems, f"{len(members)} members, {n_covered:,} of {n_genes:,} genes")
+    return MISSING, f"{', '.join(lost)} not in it: it covers {n_covered:,} of {n_genes:,} genes"
+
+
+def _same_boosters(subject: Subject, summary: dict[str, Any]) -> Verdict:
+    """Check that the model can be loaded and has the boosters of its instances, byte for byte."""
+    plan, path = subject.plan, subject.folder.model
+    if not isinstance(load_unified_model(path), ConsolidatedMetaModel):
+        return DAMAGED, "it is not an ensemble"
+    parts = read_parts(path)
+    of_id = {instance.instance_id: instance for instance in plan.cut.instances}
+    members, problems = summary["members"], []
+    for number, one in enumerate(members):
+        instance = of_id[one["instance_id"]]
+        own = subject.folder.instance(instance) / "model_multiclass.miduck"
+        if own.is_file() and subject.sha256(own) == one["model_sha256"]:
+            boosters = read_parts(own)
+            problems += [
+                f"booster {index} of {instance.name} is not the instance's"
+                for index in range(len(plan.data.classes))
+                if parts[f"booster_{number}_{index}.ubj"] != boosters[f"booster_{index}.ubj"]
+            ]
+    return verdict(problems, f"{len(members)} members with the boosters of their instances")

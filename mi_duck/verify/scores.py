@@ -18,9 +18,8 @@ from mi_duck.metrics.ranking import find_thresholds
 from mi_duck.report.records import read_rows
 from mi_duck.report.summary import training_summary
 from mi_duck.run.plan import Instance
-from mi_duck.verify.findings import DAMAGED, MISSING, Finding, Verdict, guarded, listed, skipped, verdict
 from mi_duck.verify.members import ScoredFile, read_scored
-from mi_duck.verify.subject import Subject
+from mi_duck.verify.subject import DAMAGED, MISSING, Finding, Subject, Verdict, guarded, listed, skipped, verdict
 
 METRICS = ("average_precision", "f1", "log_loss")
 TOLERANCE = 1e-9
@@ -40,22 +39,20 @@ def check_scores(db: Database, subject: Subject, genes: pa.Table | None) -> Iter
     scored: list[ScoredFile] = []
     if not folder.out_of_fold.is_file():
         yield Finding(names[0], MISSING, "not there; 'mi-duck consolidate' writes it")
-    elif genes is None or not subject.is_whole(folder.out_of_fold):
-        yield (
-            _unopened(subject, folder.out_of_fold)
-            if genes is not None
-            else skipped(names[0], "genes.parquet cannot be used")
-        )
+    elif genes is None:
+        yield skipped(names[0], "genes.parquet cannot be used")
+    elif not subject.is_whole(folder.out_of_fold):
+        yield _unopened(subject, folder.out_of_fold)
     else:
         yield guarded(names[0], lambda: _predictions(db, subject, scored))
     if scored and not scored[0].problems and genes is not None:
         first = genes["first_row"][plan.data.pilot_genes].as_py()
         label, probabilities = scored[0].label[first:], scored[0].probabilities[first:]
         yield guarded(names[1], lambda: _thresholds(subject, probabilities, label))
-        if not subject.is_evaluated:
-            yield skipped(names[2], "older than the consolidated model")
-        else:
+        if subject.is_evaluated:
             yield guarded(names[2], lambda: _metrics(subject, ("ensemble", "", "oof"), probabilities, label))
+        else:
+            yield skipped(names[2], "older than the consolidated model")
     else:
         yield from (skipped(name, "there are no whole predictions to compare with") for name in names[1:])
     if not subject.is_evaluated:
@@ -67,11 +64,11 @@ def check_scores(db: Database, subject: Subject, genes: pa.Table | None) -> Iter
         yield skipped("gene_coverage_report.csv", "genes or consolidation_summary.json cannot be used")
     else:
         yield guarded("gene_coverage_report.csv", lambda: _coverage(db, subject))
-    if folder.catalogue.is_file() and not subject.is_whole(folder.catalogue):
-        yield _unopened(subject, folder.catalogue)
-        return
     if not folder.catalogue.is_file():
         yield Finding("run.duckdb", MISSING, "not there; 'mi-duck evaluate' writes it")
+        return
+    if not subject.is_whole(folder.catalogue):
+        yield _unopened(subject, folder.catalogue)
         return
     yield guarded("run.duckdb", lambda: _catalogue(subject))
     if subject.summary is None or not subject.is_complete:
@@ -82,16 +79,15 @@ def check_scores(db: Database, subject: Subject, genes: pa.Table | None) -> Iter
 
 def _unopened(subject: Subject, file: Path) -> Finding:
     """Return why a file is not given to a native parser."""
-    if subject.vouched(file) is None:
+    if subject.stated_hash(file) is None:
         return skipped(file.name, "no file of the run states its hash yet, so it is not opened")
     return Finding(file.name, DAMAGED, "its hash is not the one that the run states, so it is not opened")
 
 
 def _predictions(db: Database, subject: Subject, into: list[ScoredFile]) -> Verdict:
     plan = subject.plan
-    found = read_scored(
-        db, subject.folder.out_of_fold, plan.data.classes, first_row=0, ranks=(0, plan.data.n_genes), keeps=True
-    )
+    path, ranks = subject.folder.out_of_fold, (0, plan.data.n_genes)
+    found = read_scored(db, path, plan.data.classes, first_row=0, ranks=ranks, keeps=True)
     into.append(found)
     same = [] if found.n_rows == plan.data.n_rows else [f"{found.n_rows:,} rows, the plan says {plan.data.n_rows:,}"]
     return verdict([*found.problems, *same], f"{found.n_rows:,} rows, each once, in the folds of their genes")
@@ -100,10 +96,9 @@ def _predictions(db: Database, subject: Subject, into: list[ScoredFile]) -> Verd
 def _thresholds(subject: Subject, probabilities: NDArray[np.float32], label: NDArray[np.uint8]) -> Verdict:
     found = find_thresholds(probabilities, label, subject.plan.data.classes)
     stated = json.loads(subject.folder.thresholds.read_bytes())
-    wrong = [name for name, facts in found.items() if stated.get(name) != facts]
-    return verdict(
-        [f"those of {name} differ from oof_predictions.parquet" for name in wrong], "as in oof_predictions.parquet"
-    )
+    file = "oof_predictions.parquet"
+    wrong = [f"those of {name} differ from {file}" for name, facts in found.items() if stated.get(name) != facts]
+    return verdict(wrong, f"as in {file}")
 
 
 def _members(db: Database, subject: Subject, genes: pa.Table) -> Iterator[Finding]:
@@ -134,8 +129,6 @@ def _metrics(
     ----------
     kind
         ``scope``, ``instance_id`` and ``evaluated_on`` of the lines.
-    probabilities, label
-        Of the rows that they score, shapes (n_rows, n_classes) and (n_rows,).
     """
     classes = subject.plan.data.classes
     lines = [
@@ -147,12 +140,10 @@ def _metrics(
     is_ensemble = kind[0] == "ensemble"
     who = "the chosen ensemble" if is_ensemble else f"instance {kind[1]} on its own rows"
     stated = {(line["metric"], line["class"]): line["value"] for line in lines}
-    weights = np.ones((1, 1), dtype=np.uint8)
-    groups = np.zeros(len(label), dtype=np.int32)
+    weights, groups = np.ones((1, 1), dtype=np.uint8), np.zeros(len(label), dtype=np.int32)
     # on own rows of members only the classes other than the background are ranked
-    own = drawn_scores(
-        probabilities, label, groups, classes, weights=weights, metrics=METRICS, sites_only=not is_ensemble
-    )
+    sites_only = not is_ensemble
+    own = drawn_scores(probabilities, label, groups, classes, weights=weights, metrics=METRICS, sites_only=sites_only)
     others = {key: value for key, value in _independent(probabilities, label, classes).items() if key in own}
     problems = []
     for source, tolerance, values in (
@@ -168,11 +159,10 @@ def _metrics(
     counts = {line["n_rows"] for line in lines}
     if counts != {str(len(label))}:
         problems.append(f"rows of {who} are {sorted(counts)}, not {len(label)}")
-    if is_ensemble:
-        n_genes = {str(subject.plan.data.n_genes - subject.plan.data.pilot_genes)}
-        counts = {line["n_genes"] for line in lines}
-        if counts != n_genes:
-            problems.append(f"genes of {who} are {sorted(counts)}, not {sorted(n_genes)}")
+    n_genes = {str(subject.plan.data.n_genes - subject.plan.data.pilot_genes)}
+    counts = {line["n_genes"] for line in lines}
+    if is_ensemble and counts != n_genes:
+        problems.append(f"genes of {who} are {sorted(counts)}, not {sorted(n_genes)}")
     return verdict(problems, f"{len(own)} scores recomputed, and by scikit-learn")
 
 
@@ -241,8 +231,7 @@ def _catalogue(subject: Subject) -> Verdict:
     with open_catalogue(folder) as db:
         metrics, coverage, runs = (db.read(name).to_pylist() for name in ("metrics", "coverage", "runs"))
     for line, row in zip(lines, metrics, strict=True):
-        same = all(_same_cell(line[name], row[name]) for name in line)
-        if not same:
+        if not all(_same_cell(line[name], row[name]) for name in line):
             problems.append(f"metrics: {row['scope']} {row['metric']} of {row['class']} is not as in metrics.csv")
     covered = (subject.summary or coverage[0]).get("n_genes_trained")
     if coverage[0]["n_genes_trained"] != covered or coverage[0]["n_rows"] != plan.data.n_rows:

@@ -1,27 +1,78 @@
-"""The run that is verified, and the checks of its files as a whole and of its dataset.
+"""The run that is verified, what a check of it finds, and the checks of its files as a whole and of its dataset.
 
 `Subject` holds what can be read of plan, provenance and summary, and the hash of each file once. The checks: every file has the
 hash that the provenance lists, the folder holds nothing foreign or half-written, and the dataset is the one that was planned.
 """
 
+import csv
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 
 from mi_duck.atomic_files import file_sha256
 from mi_duck.data.dataset import open_planned
-from mi_duck.data.parquet import ObjectFile, data_file, open_parquet
-from mi_duck.errors import CheckpointError
+from mi_duck.data.parquet import ObjectFile, data_file, verify_pages
+from mi_duck.errors import CheckpointError, MiDuckError
 from mi_duck.processes import Report
 from mi_duck.report.records import read_json
 from mi_duck.run.folder import ASIDE, RunFolder, own_files, read_provenance
 from mi_duck.run.plan import Instance, Plan, Segment
-from mi_duck.verify.findings import DAMAGED, MISSING, OK, UNREADABLE, Finding, Verdict, guarded, listed, verdict
+
+OK, NOT_APPLICABLE, MISSING, DAMAGED = "ok", "not applicable", "missing", "damaged"
+STATUSES = (OK, NOT_APPLICABLE, MISSING, DAMAGED)
+"""From good to bad."""
+UNREADABLE = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, MemoryError),
+    *(StopIteration, csv.Error, pa.ArrowException, msgspec.MsgspecError, MiDuckError),
+)
+"""What Python, Arrow, msgspec and the readers of this package raise for damaged bytes and values."""
+MOST_NAMED = 3
+
+Verdict = tuple[str, str]
+"""Status and detail of a check."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Result of one check: what was checked, one of `STATUSES`, and what was found."""
+
+    name: str
+    status: str
+    detail: str
+
+
+def guarded(name: str, check: Callable[[], Verdict]) -> Finding:
+    """Return the finding of a check; a file that is absent is missing, and one that cannot be read is damaged."""
+    try:
+        status, detail = check()
+    except FileNotFoundError as error:
+        status, detail = MISSING, f"{Path(str(error.filename)).name} is not there"
+    except UNREADABLE as error:
+        words = " ".join(str(error).split())
+        status, detail = DAMAGED, f"cannot be read: {words[:300] or type(error).__name__}"
+    return Finding(name, status, detail)
+
+
+def verdict(problems: Sequence[str], fine: str) -> Verdict:
+    """Return ``damaged`` with the first problems, or ``ok`` with what was checked."""
+    return (DAMAGED, listed(problems, "; ")) if problems else (OK, fine)
+
+
+def listed(names: Sequence[str], joint: str = ", ") -> str:
+    """Return the first of some names and how many more there are."""
+    more = f"{joint}and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
+    return joint.join(names[:MOST_NAMED]) + more
+
+
+def skipped(name: str, reason: str) -> Finding:
+    """Return the finding of a check that cannot be made."""
+    return Finding(name, NOT_APPLICABLE, reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +85,6 @@ class Subject:
         Instances in ``plan.json``; those that come from a split have ids from here on.
     provenance, summary
         ``provenance.json`` and ``consolidation_summary.json``, None where they are absent or cannot be read.
-    sha256
-        Returns the hash of a file; computes it once.
     """
 
     folder: RunFolder
@@ -46,18 +95,15 @@ class Subject:
     sha256: Callable[[Path], str]
 
     @property
-    def is_finished(self) -> bool:
-        """Whether the provenance lists the hashes of all files: every stage ended."""
-        return self.provenance is not None and isinstance(self.provenance.get("files"), dict)
+    def files(self) -> dict[str, Any] | None:
+        """Hash of every file by its name, from the provenance; None where a stage did not end."""
+        files = (self.provenance or {}).get("files")
+        return files if isinstance(files, dict) else None
 
     @property
     def is_complete(self) -> bool:
         """Whether every file that the provenance lists is there."""
-        return (
-            self.provenance is not None
-            and self.is_finished
-            and all((self.folder.root / name).is_file() for name in self.provenance["files"])
-        )
+        return self.files is not None and all((self.folder.root / name).is_file() for name in self.files)
 
     @property
     def is_evaluated(self) -> bool:
@@ -65,21 +111,21 @@ class Subject:
         return (
             self.provenance is None
             or self.summary is None
-            or (self.provenance.get("model_sha256") == self.summary.get("model_sha256"))
+            or self.provenance.get("model_sha256") == self.summary.get("model_sha256")
         )
 
-    def vouched(self, file: Path) -> str | None:
-        """Return the hash of a file according to provenance or summary, None where neither has one."""
-        name = file.relative_to(self.folder.root).as_posix()
-        if self.is_finished and self.provenance is not None and name in self.provenance["files"]:
-            return str(self.provenance["files"][name])
+    def stated_hash(self, file: Path) -> str | None:
+        """Return the hash of a file by provenance or summary, None where neither has one."""
+        name, files = file.relative_to(self.folder.root).as_posix(), self.files or {}
+        if name in files:
+            return str(files[name])
         if self.summary is not None and file in (self.folder.out_of_fold, self.folder.model):
             return str(self.summary["out_of_fold_sha256" if file == self.folder.out_of_fold else "model_sha256"])
         return None
 
     def is_whole(self, file: Path) -> bool:
         """Return whether a file has the hash that the run states; only such a file is given to a native parser."""
-        return file.is_file() and self.vouched(file) == self.sha256(file)
+        return file.is_file() and self.stated_hash(file) == self.sha256(file)
 
 
 def open_subject(folder: RunFolder) -> Subject:
@@ -88,7 +134,7 @@ def open_subject(folder: RunFolder) -> Subject:
     Raises
     ------
     CheckpointError
-        The plan is missing or damaged; without it nothing can be checked.
+        The plan is missing or damaged.
     """
     plan = folder.read_plan()
     check_plan(plan)
@@ -152,31 +198,26 @@ def _provenance(subject: Subject) -> Verdict:
 
 
 def _hashes(subject: Subject) -> Verdict:
-    if not subject.is_finished or subject.provenance is None:
+    folder, stated = subject.folder, subject.files
+    if stated is None:
         return MISSING, "the run is not finished, so there are no hashes of all its files"
-    folder = subject.folder
-    stated: dict[str, Any] = subject.provenance["files"]
     there = {file.relative_to(folder.root).as_posix(): file for file in own_files(folder)}
     changed = [name for name, file in there.items() if name in stated and subject.sha256(file) != stated[name]]
     gone = sorted(name for name in stated if name not in there)
     new = sorted(name for name in there if name not in stated)
-    if changed or new:
-        problems = [f"{name} has another hash" for name in changed] + [f"{name} is not listed" for name in new]
-        return verdict(problems, "")
-    if gone:
+    problems = [f"{name} has another hash" for name in changed] + [f"{name} is not listed" for name in new]
+    if gone and not problems:
         return MISSING, f"{listed(gone)} not there; the same command writes what can be made again"
-    return OK, f"{len(stated)} files as when the run was finished"
+    return verdict(problems, f"{len(stated)} files as when the run was finished")
 
 
 def _foreign(subject: Subject) -> Verdict:
-    home = subject.folder.instances
-    plan = subject.plan
-    known = {instance.name for instance in (*plan.cut.instances, *plan.cut.split_instances)} | {ASIDE}
+    home, cut = subject.folder.instances, subject.plan.cut
+    known = {instance.name for instance in (*cut.instances, *cut.split_instances)} | {ASIDE}
     there = sorted(path.name for path in home.iterdir()) if home.is_dir() else []
     foreign = [name for name in there if name not in known and not name.startswith(".")]
-    return verdict(
-        [f"{name} is not an instance of the plan" for name in foreign], f"{len(there)} folders, each of an instance"
-    )
+    problems = [f"{name} is not an instance of the plan" for name in foreign]
+    return verdict(problems, f"{len(there)} folders, each of an instance")
 
 
 def _leftovers(subject: Subject) -> Verdict:
@@ -185,9 +226,9 @@ def _leftovers(subject: Subject) -> Verdict:
     if not left:
         return OK, "none outside .scratch"
     words = f"{listed(left)} left by a stage that was interrupted"
-    return (
-        (DAMAGED, f"{words}; remove them") if subject.is_finished else (MISSING, f"{words}; the same command goes on")
-    )
+    if subject.files is None:
+        return MISSING, f"{words}; the same command goes on"
+    return DAMAGED, f"{words}; remove them"
 
 
 def _is_outside(path: Path, root: Path) -> bool:
@@ -216,21 +257,12 @@ def _is_there(text: str) -> bool:
 
 
 def _pages(subject: Subject, report: Report) -> Verdict:
-    plan = subject.plan
-    files = [data_file(file) for file in plan.data.files if _is_there(file)]
-    used = [
-        plan.data.gene_column,
-        plan.data.label_column,
-        plan.data.fold_column,
-        plan.data.position_column,
-        *plan.data.features,
-    ]
+    data = subject.plan.data
+    files = [data_file(file) for file in data.files if _is_there(file)]
+    columns = (data.gene_column, data.label_column, data.fold_column, data.position_column, *data.features)
     for done, file in enumerate(files):
         report("reading every page of the dataset", done, len(files))
-        with open_parquet(file) as parquet:
-            columns = [name for name in parquet.schema_arrow.names if name in set(used)]
-            for group in range(parquet.num_row_groups):
-                parquet.read_row_group(group, columns=columns)
+        verify_pages([file], [name for name in columns if name])
     report("reading every page of the dataset", len(files), len(files))
     if not files:
         return MISSING, "no file of the dataset is there"

@@ -15,22 +15,7 @@ GENES_PER_INSTANCE = 40  # 93 genes make 3 instances
 
 
 def run_demo(out: Path, context: Context, *, seed: int) -> dict[str, Path]:
-    """Build, plan, train, consolidate, evaluate and predict; what is there already is kept.
-
-    Parameters
-    ----------
-    out
-        Folder for dataset, run and predictions.
-    context
-        Threads, progress and messages.
-    seed
-        Of dataset and run.
-
-    Returns
-    -------
-    dict
-        Name to path of what was written.
-    """
+    """Build, plan, train, consolidate, evaluate and predict; what is there already is kept."""
     dataset, folder, predictions = out / "dataset", out / "run", out / "predictions.parquet"
     if not (dataset / "build.json").is_file():
         context.say("building a dataset from fruit fly chromosome 4")
@@ -40,11 +25,7 @@ def run_demo(out: Path, context: Context, *, seed: int) -> dict[str, Path]:
             f"{summary.n_genes:,} genes, {summary.n_donors:,} donors, {summary.n_acceptors:,} acceptors, {summary.n_rows:,} rows"
         )
     asked = Asked(
-        strategy="multi",
-        genes_per_instance=GENES_PER_INSTANCE,
-        n_estimators=200,
-        early_stopping_patience=15,
-        seed=seed,
+        strategy="multi", genes_per_instance=GENES_PER_INSTANCE, n_estimators=200, early_stopping_patience=15, seed=seed
     )
     run(open_dataset(str(dataset)), folder, asked, context)
     model = load_unified_model(folder)

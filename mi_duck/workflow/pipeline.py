@@ -20,10 +20,17 @@ from mi_duck.evaluate.catalogue import write_catalogue
 from mi_duck.processes import Context, Task, in_child
 from mi_duck.report.summary import write_summary
 from mi_duck.rows.partition import partition
-from mi_duck.run.explanation import check_background, is_explained, read_summary
-from mi_duck.run.folder import RunFolder, invalidate_file_list, listing_files_again, write_provenance
+from mi_duck.run.folder import (
+    RunFolder,
+    check_background,
+    invalidate_file_list,
+    is_explained,
+    listing_files_again,
+    read_shap_summary,
+    run_lock,
+    write_provenance,
+)
 from mi_duck.run.instance_folder import instance_state, is_trained
-from mi_duck.run.locks import run_lock
 from mi_duck.run.plan import Plan, instances_for
 from mi_duck.settings import Asked, Diagnostics, Resuming
 from mi_duck.workflow import steps
@@ -38,23 +45,12 @@ def run(
     out: Path,
     asked: Asked,
     context: Context,
-    *,
-    workers: int = 1,
     resuming: Resuming = Resuming(),
     diagnostics: Diagnostics = Diagnostics(),
+    *,
+    workers: int = 1,
 ) -> Plan:
     """Plan, train, consolidate, evaluate, explain, report; what is done already is not done again.
-
-    Parameters
-    ----------
-    dataset, out, asked, context
-        As for `mi_duck.plan.make_plan.make_plan`.
-    workers
-        Most instances to train at once.
-    resuming
-        What becomes of a run that the folder holds.
-    diagnostics
-        What is written beside model and scores.
 
     Raises
     ------
@@ -76,14 +72,7 @@ def run(
 def complete(folder: RunFolder, diagnostics: Diagnostics, n_trained: int, started: str, context: Context) -> Plan:
     """Make of the trained instances all that a run gives; return its plan. The run's lock is held.
 
-    Parameters
-    ----------
-    folder, diagnostics, context
-        As for `run`.
-    n_trained
-        Instances that were trained just now; where there are none, what is complete stays.
-    started
-        When the run began, ISO 8601.
+    Where none was trained just now, what is complete stays.
     """
     plan = folder.read_plan()
     if n_trained == 0 and is_finished(folder, plan) and not lacks_diagnostics(folder, diagnostics):
@@ -108,13 +97,7 @@ def complete(folder: RunFolder, diagnostics: Diagnostics, n_trained: int, starte
 
 
 def check_request(dataset: Dataset, out: Path, diagnostics: Diagnostics) -> None:
-    """Refuse what could not end well before anything is done.
-
-    Raises
-    ------
-    DataError
-        The run would lie in the dataset; or a background is asked for without the shap package.
-    """
+    """Refuse what could not end well before anything is done."""
     check_apart(dataset, out)
     if diagnostics.shap_background and not diagnostics.skip_shap:
         check_background()
@@ -129,18 +112,6 @@ def consolidate(
     """Score all rows out of fold and join the trained instances into one model file.
 
     Where an instance is not trained, the model of the others is written, with its coverage inside.
-
-    Parameters
-    ----------
-    folder, plan, context
-        The run.
-    voting, weights
-        As in `mi_duck.ensemble.voting`; by default those of the plan.
-
-    Raises
-    ------
-    CheckpointError
-        No instance is trained.
     """
     partition(folder, plan, context)
     joined = in_child(steps.consolidate, context)(
@@ -170,7 +141,7 @@ def explain(folder: RunFolder, diagnostics: Diagnostics, context: Context) -> di
     asked = explaining(diagnostics)
     if not is_explained(folder, **asked):
         in_child(steps.explain, context)(run=str(folder.root), **asked, threads=context.threads)
-    return read_summary(folder)
+    return read_shap_summary(folder)
 
 
 def explaining(diagnostics: Diagnostics) -> dict[str, Any]:
@@ -212,13 +183,7 @@ def publish(folder: RunFolder, plan: Plan, started: str, diagnostics: Diagnostic
 
 
 def delete_scratch(folder: RunFolder) -> None:
-    """Delete what only training needs, gigabytes of it.
-
-    Raises
-    ------
-    StorageError
-        The disk does not delete it; the next run of the same command tries again.
-    """
+    """Delete what only training needs, gigabytes of it; where the disk refuses, the next run tries again."""
     if folder.scratch.exists():
         try:
             shutil.rmtree(folder.scratch)
@@ -279,33 +244,19 @@ def plan_run(
     out: Path,
     asked: Asked,
     context: Context,
-    *,
     resuming: Resuming,
     diagnostics: Diagnostics,
+    *,
     is_elsewhere: bool,
 ) -> Plan:
-    """Return the plan of a run that is to be trained by other processes, made now or kept.
-
-    Parameters
-    ----------
-    dataset, out, asked, context, resuming, diagnostics
-        As for `run`.
-    is_elsewhere
-        As for `mi_duck.resources.memory_budget`.
-    """
+    """Return the plan of a run that is to be trained by other processes, made now or kept."""
     check_request(dataset, out, diagnostics)
     with run_lock(out):
         return plan_of_request(dataset, RunFolder(out), asked, context, resuming=resuming, is_elsewhere=is_elsewhere)
 
 
 def partition_run(root: Path, context: Context) -> None:
-    """Write the rows of all instances, so that jobs that train them need not wait for the one that would.
-
-    Raises
-    ------
-    CheckpointError
-        There is no plan.
-    """
+    """Write the rows of all instances, so that jobs that train them need not wait for the one that would."""
     folder = RunFolder(root)
     with run_lock(root, shared=True):
         partition(folder, folder.read_plan(), context)
@@ -314,19 +265,8 @@ def partition_run(root: Path, context: Context) -> None:
 def train_run(root: Path, context: Context, *, instance_id: int | None, workers: int = 1) -> None:
     """Train the instances of a plan that are not done, or one alone.
 
-    Parameters
-    ----------
-    root
-        Folder of the run.
-    context, workers
-        As in `mi_duck.workflow.training.train`.
-    instance_id
-        The one; None for all.
-
     Raises
     ------
-    CheckpointError
-        There is no plan.
     PlanError
         The plan has no such instance.
     """
@@ -360,8 +300,6 @@ def finish_run(root: Path, diagnostics: Diagnostics, context: Context) -> None:
 
     Raises
     ------
-    CheckpointError
-        There is no plan.
     IncompleteRunError
         Instances are not trained; all that the others give is written.
     """
@@ -399,13 +337,7 @@ def consolidate_run(root: Path, context: Context, *, voting: str | None = None, 
 
 
 def evaluate_run(root: Path, diagnostics: Diagnostics, context: Context) -> None:
-    """Score a consolidated run and write its catalogue.
-
-    Raises
-    ------
-    CheckpointError
-        The run is not consolidated.
-    """
+    """Score a consolidated run and write its catalogue."""
     folder = RunFolder(root)
     plan = folder.read_plan()
     with run_lock(root):
@@ -421,15 +353,7 @@ def evaluate_run(root: Path, diagnostics: Diagnostics, context: Context) -> None
 
 
 def explain_run(root: Path, diagnostics: Diagnostics, context: Context) -> dict[str, Any]:
-    """Explain the model of a consolidated run; return the summary.
-
-    Raises
-    ------
-    CheckpointError
-        The run is not consolidated.
-    DataError
-        A background is asked for without the shap package.
-    """
+    """Explain the model of a consolidated run; return the summary."""
     folder = RunFolder(root)
     folder.read_plan()
     if diagnostics.shap_background:
@@ -439,25 +363,13 @@ def explain_run(root: Path, diagnostics: Diagnostics, context: Context) -> dict[
 
 
 def report_run(root: Path, diagnostics: Diagnostics, context: Context) -> list[str]:
-    """Write the report of an evaluated run anew, with all figures; return what it warns of.
-
-    Raises
-    ------
-    CheckpointError
-        The run is not evaluated.
-    """
+    """Write the report of an evaluated run anew, with all figures; return what it warns of."""
     with run_lock(root), listing_files_again(RunFolder(root)):
         return write_page(RunFolder(root), diagnostics, context)
 
 
 def check_trained(root: Path) -> None:
-    """Refuse a run of which instances are not trained.
-
-    Raises
-    ------
-    IncompleteRunError
-        Some are not.
-    """
+    """Refuse a run of which instances are not trained."""
     folder = RunFolder(root)
     plan = folder.read_plan()
     lost = untrained(folder, plan)

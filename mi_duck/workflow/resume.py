@@ -26,15 +26,6 @@ def plan_of_request(
 ) -> Plan:
     """Return the plan of a run, made now or kept, with the instances in place that match it; the run's lock is held.
 
-    Parameters
-    ----------
-    dataset, asked, context, is_elsewhere
-        As for `mi_duck.plan.make_plan.make_plan`.
-    folder
-        The run.
-    resuming
-        What becomes of a run that the folder holds.
-
     Raises
     ------
     CheckpointError
@@ -74,26 +65,17 @@ def _kept_plan(folder: RunFolder, dataset: Dataset, asked: Asked, context: Conte
 def keep_matching(folder: RunFolder, plan: Plan, say: Say) -> None:
     """Set aside the instances that other plans trained, and take back those that this plan would train alike."""
     key_of = {checkpoint_key(plan, instance): instance for instance in plan.cut.instances}
+    aside = back = 0
     with storage_errors(folder.root):
-        aside = 0
-        for where in sorted(folder.instances.glob("instance_*")) if folder.instances.is_dir() else []:
+        for where in sorted(folder.instances.glob("instance_*")):
             key = _key(where)
             if key is not None and (key not in key_of or key_of[key].name != where.name):
-                folder.stale.mkdir(exist_ok=True)
-                target = folder.stale / f"{where.name}_{key[:12]}"
-                if target.exists():  # the same instance, set aside before
-                    shutil.rmtree(target)
-                where.replace(target)
+                _move(where, folder.stale / f"{where.name}_{key[:12]}")
                 aside += 1
-        back = 0
-        for where in sorted(folder.stale.glob("instance_*")) if folder.stale.is_dir() else []:
+        for where in sorted(folder.stale.glob("instance_*")):
             key = _key(where)
             if key in key_of and _key(folder.instance(key_of[key])) is None:
-                target = folder.instance(key_of[key])
-                folder.instances.mkdir(exist_ok=True)
-                if target.exists():
-                    shutil.rmtree(target)
-                where.replace(target)
+                _move(where, folder.instance(key_of[key]))
                 back += 1
         if folder.stale.is_dir() and not any(folder.stale.iterdir()):
             folder.stale.rmdir()
@@ -101,6 +83,14 @@ def keep_matching(folder: RunFolder, plan: Plan, say: Say) -> None:
         say(f"{aside - back} instances match no longer; they are set aside in {folder.stale}")
     elif back:
         say(f"{back} instances of an earlier plan match again")
+
+
+def _move(where: Path, target: Path) -> None:
+    """Move an instance's folder in place of what may be there, such as the same instance, set aside before."""
+    target.parent.mkdir(exist_ok=True)
+    if target.exists():
+        shutil.rmtree(target)
+    where.replace(target)
 
 
 def _key(where: Path) -> str | None:
@@ -137,28 +127,25 @@ def differences_asked(plan: Plan, dataset: Dataset, asked: Asked) -> list[str]:
 def _forget(folder: RunFolder) -> None:
     """Delete what an earlier run left in its folder; only names of ours, the plan first."""
     _forget_plan(folder)
-    with storage_errors(folder.root):
-        for trash in (folder.instances, folder.stale):
-            if trash.is_dir():
-                shutil.rmtree(trash)
+    _delete(folder, folder.instances, folder.stale)
 
 
 def _forget_plan(folder: RunFolder) -> None:
     """Delete the plan, what it rests on and all results; the instances stay."""
-    with storage_errors(folder.root):
-        for file in (folder.plan, folder.splits, folder.genes, folder.memory_plot):
-            file.unlink(missing_ok=True)
-        for trash in (folder.scratch, folder.leakage):
-            if trash.is_dir():
-                shutil.rmtree(trash)
+    _delete(folder, folder.plan, folder.splits, folder.genes, folder.memory_plot, folder.scratch, folder.leakage)
     _forget_results(folder)
 
 
 def _forget_results(folder: RunFolder) -> None:
     """Delete what was made of the instances, provenance first, so that nothing old counts as finished."""
+    _delete(folder, folder.provenance, *folder.results, *folder.result_folders)
+
+
+def _delete(folder: RunFolder, *paths: Path) -> None:
+    """Delete files and folders of a run, in this order."""
     with storage_errors(folder.root):
-        for file in (folder.provenance, *folder.results):
-            file.unlink(missing_ok=True)
-        for trash in folder.result_folders:
-            if trash.is_dir():
-                shutil.rmtree(trash)
+        for path in paths:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)

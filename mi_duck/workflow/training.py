@@ -19,18 +19,20 @@ from mi_duck.errors import (
     OverBudgetError,
     PlanError,
 )
-from mi_duck.plan.layouts import layout_of
-from mi_duck.plan.splitting import halves_of
+from mi_duck.numbers import gibibytes
+from mi_duck.plan.strategies import layout_of
+from mi_duck.plan.windows import halves_of
 from mi_duck.processes import Context, Pool, Report, Task, in_child
-from mi_duck.resources import GIB, machine_budget
+from mi_duck.resources import Budget, machine_budget
 from mi_duck.rows.partition import partition
 from mi_duck.rows.segments import read_density, segments_of
-from mi_duck.run.folder import RunFolder, invalidate_file_list
+from mi_duck.run.folder import RunFolder, instance_lock, invalidate_file_list, run_lock
 from mi_duck.run.genes import read_gene_table
 from mi_duck.run.instance_folder import instance_state, is_trained, measurement, write_lost
-from mi_duck.run.locks import instance_lock, run_lock
 from mi_duck.run.plan import Instance, Plan, with_split, write_splits
 from mi_duck.train.steps import train_instance
+
+COUNTED_MORE = 1.05  # times the planned peak: then the user is informed
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,30 +44,12 @@ class Job:
 
 
 def expected_bytes(job: Job, over: Sequence[float]) -> int:
-    """Return the peak that an instance is expected to have: the predicted one, by the peaks measured so far.
-
-    Parameters
-    ----------
-    job
-        The instance.
-    over
-        Measured over predicted peak of instances that are trained, 0 where it is not known.
-    """
+    """Return the predicted peak of an instance, times the largest of measured over predicted so far (0: not known)."""
     return int(job.instance.predicted_bytes * (max(over, default=0) or 1))
 
 
 def most_at_once(expected: Sequence[int], workers: int, room_bytes: int) -> int:
-    """Return how many of the workers can ever work at once: as many as the smallest instances that fit together, at least 1.
-
-    Parameters
-    ----------
-    expected
-        Expected peaks of the instances that are to be trained, bytes.
-    workers
-        Most that are asked for.
-    room_bytes
-        Memory that they may take together.
-    """
+    """Return how many of the workers can ever work at once: as many as the smallest instances that fit together, at least 1."""
     smallest = sorted(expected)
     return max((n for n in range(1, min(workers, len(smallest)) + 1) if sum(smallest[:n]) <= room_bytes), default=1)
 
@@ -77,17 +61,6 @@ def next_job(
 
     One that fits beside those that run goes before one that does not, which runs when enough of the others have ended: at
     last alone, because one always may.
-
-    Parameters
-    ----------
-    waiting, running
-        Instances.
-    over
-        As for `expected_bytes`.
-    at_once
-        Most that may run.
-    room_bytes
-        Memory that they may take together.
     """
     if not running:
         return waiting[0]
@@ -95,9 +68,6 @@ def next_job(
         return None
     left = room_bytes - sum(expected_bytes(job, over) for job in running)
     return next((job for job in waiting if expected_bytes(job, over) <= left), None)
-
-
-COUNTED_MORE = 1.05  # times the planned peak: then it is said
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,19 +92,13 @@ def train(folder: RunFolder, plan: Plan, context: Context, *, workers: int = 1) 
 
     Parameters
     ----------
-    folder, plan
-        The run.
     context
         Its threads are those of all children together; reports and messages come from several threads.
-    workers
-        Most instances to train at once; fewer where memory is too little.
 
     Raises
     ------
     MemoryBudgetError, IncompleteRunError
         Every instance was lost.
-    CheckpointError
-        An instance's folder holds what another plan trained.
     """
     jobs = [Job(number, instance) for number, instance in enumerate(plan.cut.instances, 1)]
     done = [job for job in jobs if is_trained(folder, plan, job.instance)]
@@ -148,17 +112,7 @@ def train(folder: RunFolder, plan: Plan, context: Context, *, workers: int = 1) 
         invalidate_file_list(folder)  # once, before several threads would
     over = [peak_over_prediction(folder, job.instance) for job in done]
     room = machine_budget(plan.asked.memory_safety_factor)
-    at_once = most_at_once([expected_bytes(job, over) for job in waiting], workers, room.budget_bytes)
-    if plan.settings.device != "cpu" and at_once > 1:
-        at_once = 1
-        context.say(f"1 of {workers} workers: the memory of the device is planned for one instance at a time")
-    elif at_once < min(workers, len(waiting)):
-        smallest = sorted(expected_bytes(job, over) for job in waiting)[: at_once + 1]
-        context.say(
-            f"{at_once} of {workers} workers: {at_once + 1} instances at once need {sum(smallest) / GIB:.2f} GiB at least, and "
-            f"{room.budget_bytes / GIB:.2f} GiB may be taken ({room.won}); free memory or plan smaller instances "
-            "(--genes-per-instance) to let more run"
-        )
+    at_once = _usable_workers(plan, [expected_bytes(job, over) for job in waiting], workers, room, context)
     threads_each = max(1, context.threads // at_once)
     lost: list[tuple[Job, Lost]] = []
     n_trained, n_jobs = 0, len(jobs)
@@ -170,7 +124,7 @@ def train(folder: RunFolder, plan: Plan, context: Context, *, workers: int = 1) 
                 label = f"[Instance {one.number}/{n_jobs}]"
                 if any(over):
                     expected = expected_bytes(one, over)
-                    context.say(f"{label} expected peak {expected / GIB:.2f} GiB, by the instances measured so far")
+                    context.say(f"{label} expected peak {gibibytes(expected)} GiB, by the instances measured so far")
                 report = context.report if at_once == 1 else partial(_report_of, context.report, one.instance.name)
                 own = Context(threads_each, report, context.say)
                 work = partial(train_or_split, folder, one.instance, label, context=own)
@@ -194,30 +148,29 @@ def train(folder: RunFolder, plan: Plan, context: Context, *, workers: int = 1) 
     return n_trained, losses
 
 
+def _usable_workers(plan: Plan, expected: Sequence[int], workers: int, room: Budget, context: Context) -> int:
+    """Return how many workers may train at once; say why they are fewer than were asked for."""
+    at_once = most_at_once(expected, workers, room.budget_bytes)
+    if plan.settings.device != "cpu" and at_once > 1:
+        context.say(f"1 of {workers} workers: the memory of the device is planned for one instance at a time")
+        return 1
+    if at_once < min(workers, len(expected)):
+        needed = sum(sorted(expected)[: at_once + 1])
+        context.say(
+            f"{at_once} of {workers} workers: {at_once + 1} instances at once need {gibibytes(needed)} GiB at least, and "
+            f"{gibibytes(room.budget_bytes)} GiB may be taken ({room.won}); free memory or plan smaller instances "
+            "(--genes-per-instance) to let more run"
+        )
+    return at_once
+
+
 def _report_of(report: Report, name: str, stage: str, done: int, total: int) -> None:
     """Report progress with the name of the instance that makes it."""
     report(f"{name}: {stage}", done, total)
 
 
 def train_or_split(folder: RunFolder, instance: Instance, label: str, task: Task, context: Context) -> Outcome:
-    """Train one instance; split it where memory ran out, note it as lost where it died.
-
-    Parameters
-    ----------
-    folder, instance
-        What to train.
-    label
-        What messages begin with, such as ``[Instance 3/7]``.
-    task
-        Whether it is cancelled, and whether others are trained beside it.
-    context
-        As for `train`.
-
-    Raises
-    ------
-    CheckpointError
-        The instance's folder holds what another plan trained.
-    """
+    """Train one instance; split it where memory ran out, note it as lost where it died; refuse one of another plan."""
     say = context.say
     with instance_lock(folder, instance):
         plan = folder.read_plan()
@@ -243,7 +196,7 @@ def train_or_split(folder: RunFolder, instance: Instance, label: str, task: Task
             return Outcome()
         except (MemoryBudgetError, IncompleteRunError) as error:
             is_memory = isinstance(error, MemoryBudgetError)
-            if is_memory and not isinstance(error, OverBudgetError) and task.ran_concurrently():
+            if is_memory and not isinstance(error, OverBudgetError) and task.ran_concurrently:
                 say(f"{label} tried again later, with fewer beside it: {error}")
                 return Outcome(is_crowded=True)
             halves = _split(folder, instance, task, context) if is_memory else ()
@@ -297,28 +250,15 @@ def train_one(
 ) -> None:
     """Train one instance in a child process under its budget, and note its peak memory and time.
 
-    Parameters
-    ----------
-    folder, plan, instance
-        What to train.
-    context
-        As for `train`.
-    is_cancelled
-        As in `mi_duck.processes.run_child`.
-
-    Raises
-    ------
-    OverBudgetError, PlanError
-        The rows as they are need more than the budget, or the process passed it.
-    MemoryBudgetError
-        The machine has too little memory left.
+    Raises `OverBudgetError` or `PlanError` where its rows need more than the budget, `MemoryBudgetError` where the machine has
+    too little memory left.
     """
     budget = plan.cut.budget.budget_bytes
     counted = check_density(folder, plan, instance)
     if counted > COUNTED_MORE * instance.predicted_bytes:
         context.say(
             f"    {instance.name}: its rows, now counted, have a column that is filled less than those that were measured: "
-            f"{counted / GIB:.2f} GiB expected, {instance.predicted_bytes / GIB:.2f} planned"
+            f"{gibibytes(counted)} GiB expected, {gibibytes(instance.predicted_bytes)} planned"
         )
     invalidate_file_list(folder)
     try:
@@ -330,7 +270,7 @@ def train_one(
     except MemoryBudgetError as error:
         fewer = max(int(0.8 * instance.n_genes * min(1.0, budget / max(instance.predicted_bytes, 1))), 1)
         raise type(error)(
-            f"{error}; predicted were {instance.predicted_bytes / GIB:.2f} GiB. Plan anew with "
+            f"{error}; predicted were {gibibytes(instance.predicted_bytes)} GiB. Plan anew with "
             f"--genes-per-instance {fewer:,}, a larger --max-memory-per-instance-gb, or --strategy external"
         ) from error
     phases: dict[str, int] = result.value["phases"]
@@ -348,8 +288,8 @@ def train_one(
         },
     )
     context.say(
-        f"    {instance.name}: {seconds:.0f} s, peak {peak / GIB:.2f} GiB (predicted "
-        f"{instance.predicted_bytes / GIB:.2f}), rounds {', '.join(str(n) for n in result.value['rounds'])}"
+        f"    {instance.name}: {seconds:.0f} s, peak {gibibytes(peak)} GiB (predicted "
+        f"{gibibytes(instance.predicted_bytes)}), rounds {', '.join(str(n) for n in result.value['rounds'])}"
         + (f"; {rounds_before:,} rounds were saved before" if rounds_before else "")
     )
 
@@ -357,17 +297,8 @@ def train_one(
 def check_density(folder: RunFolder, plan: Plan, instance: Instance) -> int:
     """Return what an instance needs, now that all its rows are counted; refuse one that needs more than its budget.
 
+    That is the peak in bytes; the plan's where a number of the user's stands for the memory model.
     The plan knows missing values and zeros from the rows that the probes read; partitioning has counted them all.
-
-    Returns
-    -------
-    int
-        Predicted peak in bytes; that of the plan where a number of the user's stands for the memory model.
-
-    Raises
-    ------
-    OverBudgetError, PlanError
-        They do.
     """
     model = plan.costs.model
     if model.megabytes_per_gene is not None:
@@ -375,12 +306,13 @@ def check_density(folder: RunFolder, plan: Plan, instance: Instance) -> int:
     density = read_density(plan, segments_of(plan, instance.first_rank, instance.stop_rank), folder.segments)
     layout = layout_of(model.layout, density, plan.settings.layout_used, plan.settings.zero_is_missing)
     needed = model.with_layout(layout).needed_bytes(instance.n_training_rows, instance.n_genes)
-    if needed > plan.cut.budget.budget_bytes:
-        refuse = PlanError if plan.cut.budget.is_users_number else OverBudgetError
+    budget = plan.cut.budget
+    if needed > budget.budget_bytes:
+        refuse = PlanError if budget.is_users_number else OverBudgetError
         share = layout.missing_share - model.layout.missing_share
         raise refuse(
-            f"{instance.name} needs {needed / GIB:.2f} GiB, but the budget is {plan.cut.budget.budget_bytes / GIB:.2f} GiB "
-            f"({plan.cut.budget.won}): {share:.2%} more of its cells are missing than in the rows that were measured; plan "
+            f"{instance.name} needs {gibibytes(needed)} GiB, but the budget is {gibibytes(budget.budget_bytes)} GiB "
+            f"({budget.won}): {share:.2%} more of its cells are missing than in the rows that were measured; plan "
             "anew with --layout sentinel or a smaller --genes-per-instance"
         )
     return model.with_layout(layout).predict_bytes(instance.n_training_rows, instance.n_genes)

@@ -1,12 +1,15 @@
-"""Turns plans, measurements and scores into the tables that commands show; prints nothing."""
+"""What commands show of plans, of how far a run is, of measurements and scores: tables and lines; prints nothing."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mi_duck.console import Table
-from mi_duck.metrics.metrics import Metric
-from mi_duck.numbers import MIB, duration
+from mi_duck.numbers import MIB, decimal, duration, gibibytes, interval
 from mi_duck.resources import GIB
-from mi_duck.run.plan import Plan
+from mi_duck.run.folder import RunFolder, is_locked
+from mi_duck.run.instance_folder import instance_state, measurement, status_of
+from mi_duck.run.plan import Instance, Plan
+from mi_duck.workflow.pipeline import is_finished
 
 if TYPE_CHECKING:  # it brings XGBoost, which printing a table has no use for
     from mi_duck.evaluate.compare import Versus
@@ -15,46 +18,37 @@ if TYPE_CHECKING:  # it brings XGBoost, which printing a table has no use for
 
 def instances_table(plan: Plan) -> Table:
     """Return a row for each instance of a plan."""
-    columns = ("instance", "first gene", "stop", "genes", "rows", "predicted GiB", "at most")
-    return Table(
-        columns,
-        tuple(
-            (
-                one.name,
-                f"{one.first_rank:,}",
-                f"{one.stop_rank:,}",
-                f"{one.n_genes:,}",
-                f"{one.n_training_rows:,}",
-                f"{one.predicted_bytes / GIB:.2f}",
-                duration(one.predicted_seconds),
-            )
-            for one in plan.cut.instances
-        ),
-    )
+    rows = [
+        (
+            one.name,
+            *(f"{count:,}" for count in (one.first_rank, one.stop_rank, one.n_genes, one.n_training_rows)),
+            gibibytes(one.predicted_bytes),
+            duration(one.predicted_seconds),
+        )
+        for one in plan.cut.instances
+    ]
+    return Table(("instance", "first gene", "stop", "genes", "rows", "predicted GiB", "at most"), rows)
 
 
 def alternatives_table(plan: Plan) -> Table:
     """Return a row for each way to train the genes of a plan."""
-    columns = ("strategy", "layout", "instances", "peak GiB", "at most", "disk GB", "fits")
-    return Table(
-        columns,
-        tuple(
-            (
-                one["strategy"],
-                one["layout"],
-                f"{one['n_instances']:,}" if one["is_feasible"] else "-",
-                f"{one['peak_bytes'] / GIB:.2f}" if one["peak_bytes"] else "-",
-                duration(one["seconds"]) if one["is_feasible"] else "-",
-                f"{one['disk_bytes'] / 1e9:.1f}",
-                "yes" if one["is_feasible"] else "no",
-            )
-            for one in plan.cut.alternatives
-        ),
-    )
+    rows = [
+        (
+            one["strategy"],
+            one["layout"],
+            f"{one['n_instances']:,}" if one["is_feasible"] else "-",
+            gibibytes(one["peak_bytes"] or None),
+            duration(one["seconds"]) if one["is_feasible"] else "-",
+            decimal(one["disk_bytes"] / 1e9, 1),
+            "yes" if one["is_feasible"] else "no",
+        )
+        for one in plan.cut.alternatives
+    ]
+    return Table(("strategy", "layout", "instances", "peak GiB", "at most", "disk GB", "fits"), rows)
 
 
 def plan_line(plan: Plan) -> str:
-    """Return in one line what a plan's instances are together."""
+    """Return what a plan's instances are together."""
     cut, n_genes = plan.cut, plan.data.n_genes
     redundancy = sum(one.n_genes for one in cut.instances) / n_genes
     return (
@@ -69,6 +63,63 @@ def infeasible_lines(plan: Plan) -> list[str]:
         f"    {one['strategy']}, {one['layout']}: {one['reason']}"
         for one in plan.cut.alternatives
         if not one["is_feasible"]
+    ]
+
+
+def run_status(root: Path) -> dict[str, Any]:
+    """Return what is done in a run, without touching it."""
+    folder = RunFolder(root)
+    plan = folder.read_plan()
+    instances: list[dict[str, Any]] = []
+    causes: dict[str, str] = {}
+    for instance in plan.cut.instances:
+        status, cause = instance_status(folder, plan, instance)
+        measured = measurement(folder, instance) if status == "done" else {}
+        instances.append(
+            {
+                "instance": instance.name,
+                "status": status,
+                "genes": instance.n_genes,
+                "rows": instance.n_rows,
+                "predicted_gib": round(instance.predicted_bytes / GIB, 2),
+                "peak_gib": round(measured["peak_bytes"] / GIB, 2) if "peak_bytes" in measured else None,
+                "predicted_seconds": round(instance.predicted_seconds),
+                "wall_seconds": measured.get("wall_seconds"),
+            }
+        )
+        if cause:
+            causes[instance.name] = cause
+    finished = [one for one in instances if one["wall_seconds"]]
+    pace = sum(one["wall_seconds"] for one in finished) / max(sum(one["predicted_seconds"] for one in finished), 1)
+    left = sum(one["predicted_seconds"] for one in instances if one["status"] != "done")
+    return {
+        "seconds_left": round(left * (pace if finished else 1)),
+        "n_done": sum(one["status"] == "done" for one in instances),
+        "n_running": sum(one["status"] == "running" for one in instances),
+        "n_lost": len(causes),
+        "causes_of_loss": causes,
+        "is_consolidated": folder.model.is_file(),
+        "is_finished": is_finished(folder, plan),
+        "instances": instances,
+    }
+
+
+def instance_status(folder: RunFolder, plan: Plan, instance: Instance) -> tuple[str, str]:
+    """Return how an instance stands, ``done``, ``running``, ``lost`` or ``to do``, and why it was lost."""
+    state = instance_state(folder, plan, instance)
+    status = status_of(state)
+    if status != "done" and is_locked(folder.root, f".lock_{instance.name}"):
+        return "running", ""
+    return status, state.detail if status == "lost" else ""
+
+
+def status_lines(facts: dict[str, Any]) -> list[str]:
+    """Return in lines what `run_status` found: counts, time left, and why instances were lost."""
+    return [
+        f"{facts['n_done']} of {len(facts['instances'])} instances done, {facts['n_running']} running, {facts['n_lost']} lost; "
+        f"at most {duration(facts['seconds_left'])} of training left; consolidated: {facts['is_consolidated']}; "
+        f"finished: {facts['is_finished']}",
+        *(f"{name} was lost: {cause}" for name, cause in facts["causes_of_loss"].items()),
     ]
 
 
@@ -89,7 +140,7 @@ def peak_records(found: "MemoryReport") -> list[dict[str, Any]]:
 
 
 def gene_facts(found: "MemoryReport", genes_per_instance: int) -> dict[str, Any]:
-    """Return what a row and a gene cost, beside the 8 MiB a gene that the design documents took."""
+    """Return what a row and a gene cost, beside an instance at 8 MiB per gene."""
     ordered = sorted(found.gene_bytes)
     return {
         "bytes_per_row": round(found.bytes_per_row, 1),
@@ -109,15 +160,14 @@ def gene_facts(found: "MemoryReport", genes_per_instance: int) -> dict[str, Any]
 
 def comparison_table(found: "Versus") -> Table:
     """Return the scores of two runs and their difference, each with its interval."""
-    return Table(
-        ("metric", "class", "run", "other", "run - other"),
-        tuple(
-            (one.metric, one.class_name, *map(interval, (one, two, gap)))
-            for one, two, gap in zip(found.one, found.other, found.difference, strict=True)
-        ),
-    )
-
-
-def interval(metric: Metric) -> str:
-    """Return a score with its interval."""
-    return f"{metric.value:.4f} ({metric.low:.4f} to {metric.high:.4f})"
+    rows = [
+        (
+            one.metric,
+            one.class_name,
+            interval(one.value, one.low, one.high),
+            interval(two.value, two.low, two.high),
+            interval(gap.value, gap.low, gap.high, signed=True),
+        )
+        for one, two, gap in zip(found.one, found.other, found.difference, strict=True)
+    ]
+    return Table(("metric", "class", "run", "other", "run - other"), rows)
