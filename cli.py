@@ -108,9 +108,20 @@ def _check_executing(executing: Executing) -> None:
         raise typer.BadParameter(words)
 
 
-def _check_genes(asked: Asked) -> None:
+def _request(
+    source: Source, out: Path | None, columns: Columns, asked: Asked, executing: Executing
+) -> tuple[Any, Path]:
+    """Check what is asked of a plan; open its dataset, say what it is, and return it with the folder of the run."""
+    from mi_duck.data.dataset import announcement
+
+    folder: Path = _required(out, "--out RUN")
     if asked.train_all_genes and asked.sample_genes is not None:
         raise typer.BadParameter("--train-all-genes and --sample-genes exclude each other; give one")
+    _check_executing(executing)
+    opened = _dataset(source, columns, holdout_genes=asked.holdout_genes)
+    for line in announcement(opened):
+        logger.info("%s", line)
+    return opened, folder
 
 
 # ---- commands ---------------------------------------------------------------------------------------------------------
@@ -158,7 +169,7 @@ def build(
         summary = build_dataset(fasta, annotation, out, **asdict(building), seed=asked.seed, report=report)
     for words in summary.warnings:
         logger.warning("warning: %s", words)
-    print_facts(asdict(summary), as_json)
+    print_facts(asdict(summary) if as_json else summary.text, as_json)
 
 
 @command()
@@ -284,17 +295,12 @@ def plan(
 
     Example: mi-duck plan dataset --out run --max-memory-per-instance-gb 4
     """
-    from mi_duck.data.dataset import announcement, check_apart
+    from mi_duck.data.dataset import check_apart
     from mi_duck.plan.make_plan import make_plan
-    from mi_duck.run.locks import run_lock
+    from mi_duck.run.folder import run_lock
 
-    folder = _required(out, "--out RUN")
-    _check_genes(asked)
-    _check_executing(executing)
-    opened = _dataset(source, columns, holdout_genes=asked.holdout_genes)
+    opened, folder = _request(source, out, columns, asked, executing)
     check_apart(opened, folder)
-    for line in announcement(opened):
-        logger.info("%s", line)
     with run_lock(folder), _context(executing) as context:
         made = make_plan(opened, folder, asked, context, is_elsewhere=is_elsewhere(executing))
     if as_json:
@@ -321,36 +327,15 @@ def run(
 
     Example: mi-duck run dataset --out run --train-all-genes
     """
-    from mi_duck.data.dataset import announcement
     from mi_duck.workflow import pipeline
 
-    folder = _required(out, "--out RUN")
-    _check_genes(asked)
-    _check_executing(executing)
-    opened = _dataset(source, columns, holdout_genes=asked.holdout_genes)
-    for line in announcement(opened):
-        logger.info("%s", line)
+    opened, folder = _request(source, out, columns, asked, executing)
     with _context(executing) as context:
+        request = (opened, folder, asked, context, resuming, diagnostics)
         if executing.executor == "local":
-            pipeline.run(
-                opened,
-                folder,
-                asked,
-                context,
-                workers=executing.workers or 1,
-                resuming=resuming,
-                diagnostics=diagnostics,
-            )
+            pipeline.run(*request, workers=executing.workers or 1)
         else:
-            pipeline.plan_run(
-                opened,
-                folder,
-                asked,
-                context,
-                resuming=resuming,
-                diagnostics=diagnostics,
-                is_elsewhere=is_elsewhere(executing),
-            )
+            pipeline.plan_run(*request, is_elsewhere=is_elsewhere(executing))
             if jobs := train_elsewhere(folder, executing, context, diagnostics):
                 print_facts(jobs, as_json)
                 return
@@ -362,8 +347,7 @@ def run(
 def train(
     run: RunArgument,
     instance: Annotated[
-        int | None,
-        typer.Option(help="This instance alone; by default all that are to do.", min=0, show_default=False),
+        int | None, typer.Option(help="This instance alone; by default all that are to do.", min=0, show_default=False)
     ] = None,
     partition_only: Annotated[
         bool,
@@ -381,7 +365,7 @@ def train(
 
     Examples: mi-duck train run --instance 3, or mi-duck train run --workers 2
     """
-    from mi_duck.executors.array_index import array_index
+    from mi_duck.executors.elsewhere import array_index
     from mi_duck.workflow.pipeline import check_trained, partition_run, train_run
 
     _check_executing(executing)
@@ -415,7 +399,7 @@ def status(run: RunArgument, as_json: JsonOption = False) -> None:
 
     Example: mi-duck status run
     """
-    from mi_duck.workflow.status import run_status, status_lines
+    from mi_duck.workflow.views import run_status, status_lines
 
     facts = run_status(run)
     if as_json:
@@ -487,10 +471,7 @@ def evaluate(
 
 @command("report")
 def write_report(
-    run: RunArgument,
-    *,
-    diagnostics: Annotated[Diagnostics, Only("monitor_overfitting")],
-    as_json: JsonOption = False,
+    run: RunArgument, *, diagnostics: Annotated[Diagnostics, Only("monitor_overfitting")], as_json: JsonOption = False
 ) -> None:
     """Write report.html of an evaluated run anew, with every figure, and print what it warns of.
 
@@ -555,8 +536,7 @@ def compare(
 @command(verbose=True)
 def predict(
     model: Annotated[
-        Path,
-        typer.Argument(metavar="MODEL", help="Model file, run folder or instance folder.", show_default=False),
+        Path, typer.Argument(metavar="MODEL", help="Model file, run folder or instance folder.", show_default=False)
     ],
     dataset: DatasetArgument,
     out: Annotated[Path, typer.Option("--out", help="Parquet file to write.", callback=on_this_machine)],

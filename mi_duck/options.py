@@ -1,4 +1,4 @@
-"""The options of `mi_duck.settings` as the command line takes them, those of a ``--config`` file, and what only it has.
+"""The options of `mi_duck.settings` as the command line and a ``--config`` file take them, and those of the command line alone.
 
 A key of the file is a flag without its dashes, ``n-estimators`` or ``n_estimators``. Keys at the top are for all commands, and
 a command passes over those of others; keys in a table named after a command are for it alone and win over those at the top.
@@ -15,17 +15,23 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 import typer.core
 
 from mi_duck.errors import PlanError
-from mi_duck.settings import DATA, PANELS, RARE, flag_of, is_switch, option_of
+from mi_duck.settings import DATA, PANELS, RARE, flag_of, is_repeated, is_switch, option_of
 
 LARGEST_FILE = 1 << 20
-MOST_DOTS = 100  # in a line: a key of 200,000 parts took minutes and gigabytes, tomllib keeps every beginning of it
-WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text in quotes"}
+MOST_DOTS = 100  # in a line: a key of 200,000 parts took minutes and gigabytes, tomllib keeps every prefix of it
+WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text in quotes",
+    list: "text in quotes, or a list of such texts",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +51,14 @@ class Setting:
 
 
 def read_settings(path: Path, command: str, flags: Mapping[str, Mapping[str, Flag]]) -> dict[str, Setting]:
-    """Return what a file sets for one command.
+    """Return by parameter what a file sets for one command.
 
     Parameters
     ----------
     path
-        The file, at most 1 MB of UTF-8; a byte order mark is passed over.
-    command
-        Name of the command.
+        At most 1 MB of UTF-8; a byte order mark is passed over.
     flags
-        For every command its flags, by their names with dashes between words and none in front.
-
-    Returns
-    -------
-    dict[str, Setting]
-        By parameter.
+        Of every command; by their names with dashes between words and none in front.
 
     Raises
     ------
@@ -68,8 +67,9 @@ def read_settings(path: Path, command: str, flags: Mapping[str, Mapping[str, Fla
     """
     contents = _contents(path)
     top = {name: flag for one in flags.values() for name, flag in one.items()}
-    _refuse_unknown(path, [name for name in contents if name not in flags], top, [*top, *flags])
-    found = _settings(path, {name: value for name, value in contents.items() if name not in flags}, flags[command])
+    of_all = {name: value for name, value in contents.items() if name not in flags}
+    _refuse_unknown(path, of_all, top, [*top, *flags])
+    found = _settings(path, of_all, flags[command])
     for table in flags.keys() & contents.keys():
         if not isinstance(contents[table], dict):
             raise PlanError(f"{path}: '{table}' is a command; write its flags under [{table}]")
@@ -122,14 +122,16 @@ def _settings(
             raise PlanError(f"{path}: '{found[flag.parameter].key}' and '{key}' are the same flag; keep one")
         if not _is(value, flag.kind):
             raise PlanError(f"{path}: '{key}' needs {WORDS[flag.kind]}, not {_short(value)}")
-        found[flag.parameter] = Setting(key, value)
+        found[flag.parameter] = Setting(key, [value] if flag.kind is list and isinstance(value, str) else value)
     return found
 
 
 def _is(value: Any, kind: type) -> bool:
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if kind is str:
+    if kind is list and isinstance(value, list):
+        return all(_is(part, str) for part in value)
+    if kind in (str, list):
         return isinstance(value, str) and "\0" not in value
     return type(value) is kind
 
@@ -156,10 +158,10 @@ def on_this_machine(value: Path | None) -> Path | None:
     return value
 
 
-DatasetArgument = Annotated[
-    str,
-    typer.Argument(metavar="DATASET", help="Parquet file, folder of them, or glob; also s3://.", show_default=False),
-]
+DATASET = typer.Argument(
+    metavar="DATASET", help="Parquet file, folder of them, or glob; also s3://.", show_default=False
+)
+DatasetArgument = Annotated[str, DATASET]
 OutOption = Annotated[
     Path | None,
     typer.Option(
@@ -190,12 +192,7 @@ def _unless_argument(ctx: typer.Context, value: str | None) -> str | None:
 class Source:
     """Where the dataset is: as an argument, or with ``--dataset``."""
 
-    dataset: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="DATASET", help="Parquet file, folder of them, or glob; also s3://.", show_default=False
-        ),
-    ] = None
+    dataset: Annotated[str | None, DATASET] = None
     dataset_option: Annotated[
         str | None,
         typer.Option(
@@ -216,18 +213,10 @@ class Only:
 
 
 def parameters_of(hint: Any) -> tuple[Any, dict[str, tuple[Any, Any]]]:
-    """Return the record that a parameter of a command is, and its options as Typer takes them.
+    """Return the record that a parameter of a command is, and by name the annotation and default of its options.
 
-    Parameters
-    ----------
-    hint
-        A record of `mi_duck.settings`, or of fields that are annotated for Typer already; ``Annotated[record, Only(...)]``
-        takes some of its options.
-
-    Returns
-    -------
-    tuple
-        The record, None where the hint is something else; by name the annotation and the default of every option.
+    The record is one of `mi_duck.settings`, or has fields that are annotated for Typer already; ``Annotated[record,
+    Only(...)]`` takes some of its options. Where the parameter is something else, there is no record (None).
     """
     record, names = hint, None
     if hasattr(hint, "__metadata__") and isinstance(hint.__metadata__[0], Only):
@@ -246,18 +235,19 @@ def _annotation(one: "Field[Any]") -> Any:
     option, flag = option_of(one), flag_of(one)
     if is_switch(one) and one.default:
         flag = f"{flag}/{flag.replace('--', '--no-', 1)}"
-    bounds: dict[str, Any] = {"min": option.least, "max": option.most}
-    if int in (one.type, *get_args(one.type)):
-        bounds = {name: None if value is None else int(value) for name, value in bounds.items()}
+    is_whole = int in (one.type, *get_args(one.type))
+    low, high = (int(bound) if is_whole and bound is not None else bound for bound in (option.least, option.most))
     settings = typer.Option(
         flag,
         help=option.help,
         rich_help_panel=option.panel,
         metavar=option.metavar,
-        show_default=one.default is not None,
-        **bounds,
+        show_default=one.default not in (None, ()),
+        min=low,
+        max=high,
     )
-    return Annotated[one.type, settings]
+    # Typer knows an option that may be repeated as a list
+    return Annotated[list[str] if is_repeated(one) else one.type, settings]
 
 
 class Command(typer.core.TyperCommand):
@@ -276,25 +266,13 @@ class Command(typer.core.TyperCommand):
                 formatter.write_dl(records)
 
 
-Function = Callable[..., None]
-
-
-def add_command(app: typer.Typer, function: Function, *, name: str | None = None, verbose: bool = False) -> Function:
+def add_command(
+    app: typer.Typer, function: Callable[..., None], *, name: str | None = None, verbose: bool = False
+) -> Callable[..., None]:
     """Make a function a command of an app; return the function.
 
     A parameter whose type is a record of options becomes these options, panel by panel. Every command takes ``--config``,
     and those that run SQL or child processes ``--verbose``. The example of the docstring comes first in the help.
-
-    Parameters
-    ----------
-    app
-        The command line.
-    function
-        What the command does.
-    name
-        Of the command; by default the function's.
-    verbose
-        Whether it runs SQL or child processes.
     """
     records: dict[str, tuple[Any, list[str]]] = {}
     options: list[tuple[str, Any, Any]] = []
@@ -312,7 +290,10 @@ def add_command(app: typer.Typer, function: Function, *, name: str | None = None
     def called(*, config: Path | None, verbose: bool = False, **values: Any) -> None:
         _refuse_not_finite(values)
         for at, (record, names) in records.items():
-            values[at] = record(**{field: values.pop(field) for field in names})
+            own = {field: values.pop(field) for field in names}
+            values[at] = record(
+                **{name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
+            )
         function(**values)
 
     kind = inspect.Parameter.KEYWORD_ONLY
@@ -361,11 +342,14 @@ def _flags(command: Any) -> dict[str, Flag]:
     found = {}
     for one in inspect.signature(command.callback).parameters.values():
         hint, *_ = get_args(one.annotation)
+        is_list = get_origin(hint) is list
         kind = next((part for part in get_args(hint) if isinstance(part, type) and part is not type(None)), hint)
         parameter = next(other for other in command.params if other.name == one.name)
         for flag in parameter.opts if one.name != "config" else ():
             if flag.startswith("--"):
-                found[flag.removeprefix("--")] = Flag(one.name, kind if kind in (bool, int, float) else str)
+                found[flag.removeprefix("--")] = Flag(
+                    one.name, list if is_list else kind if kind in (bool, int, float) else str
+                )
     return found
 
 

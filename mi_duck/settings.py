@@ -8,7 +8,7 @@ reads. To add an option, add a field here, and use it where it acts.
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, get_origin
 
 DATA, PLAN, TRAINING = "Data", "Plan", "Training"
 ENSEMBLE, DIAGNOSTICS, WHERE, RARE = "Ensemble", "Diagnostics", "Where it runs", "Rarely needed"
@@ -18,14 +18,10 @@ PANELS = (DATA, PLAN, TRAINING, ENSEMBLE, DIAGNOSTICS, WHERE, RARE)
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What is known of an option beside its name, type and default.
+    """What is known of an option besides its name, type and default.
 
     Parameters
     ----------
-    help
-        One sentence for the user.
-    panel
-        One of `PANELS`.
     least, most
         Range of a number, both included; None: no bound.
     flag
@@ -78,13 +74,16 @@ def is_switch(one: "Field[Any]") -> bool:
     return one.type is bool
 
 
+def is_repeated(one: "Field[Any]") -> bool:
+    """Return whether an option may be given several times: its value is a tuple of texts."""
+    return get_origin(one.type) is tuple
+
+
 def flags_of(record: Record, *, with_defaults: bool = False) -> Iterator[str]:
     """Yield the words of the command line that ask for a record, options at their default left out.
 
     Parameters
     ----------
-    record
-        An instance of one of the records of this module.
     with_defaults
         Whether to name options that are at their default too; None, which no flag says, is left out all the same.
 
@@ -97,7 +96,10 @@ def flags_of(record: Record, *, with_defaults: bool = False) -> Iterator[str]:
         value = getattr(record, one.name)
         if value is None or (value == one.default and not with_defaults):
             continue
-        if not is_switch(one):
+        if is_repeated(one):
+            for part in value:
+                yield from (flag_of(one), part)
+        elif not is_switch(one):
             yield from (flag_of(one), str(value))
         elif value:
             yield flag_of(one)
@@ -221,18 +223,12 @@ class Diagnostics:
         DIAGNOSTICS,
     )
     neigh_sample: int = option(
-        0,
-        "True sites whose neighbourhood is written to neighbour_diagnostics/; 0 is none.",
-        DIAGNOSTICS,
-        least=0,
+        0, "True sites whose neighbourhood is written to neighbour_diagnostics/; 0 is none.", DIAGNOSTICS, least=0
     )
     skip_shap: bool = option(False, "Leave out SHAP values.", DIAGNOSTICS)
     shap_sample: int = option(1000, "Rows to explain by SHAP values.", DIAGNOSTICS, least=1, most=1_000_000)
     shap_background: int = option(
-        0,
-        "Rows of a background that makes SHAP values interventional; 0 for exact path-dependent ones.",
-        RARE,
-        least=0,
+        0, "Rows of a background that makes SHAP values interventional; 0 for exact path-dependent ones.", RARE, least=0
     )
 
     @property
@@ -291,7 +287,19 @@ class Building:
     hard_negatives: float = option(
         0.5, "Share of these that are GT/AG decoys or neighbours of sites.", DATA, least=0.0, most=1.0
     )
-    base_scores: Path | None = option(None, "Scores of a base model: Parquet, TSV or BED.", DATA)
+    base_scores: tuple[str, ...] = option(
+        (),
+        "Scores of a base model: Parquet, TSV, CSV, BED, bedGraph, bigWig; repeat for several files, donor+=FILE where a file "
+        "has one class and strand.",
+        DATA,
+        metavar="FILE",
+    )
+    base_score_offset: tuple[str, ...] = option(
+        (),
+        "Shift of the scores' positions along the strand, such as acceptor=+1, or auto.",
+        DATA,
+        metavar="CLASS=SHIFT",
+    )
     annotation_features: bool = option(False, "Add features that only annotated genes have.", DATA)
     all_positions: int = option(0, "Write every position of this many genes.", DATA, least=0)
     window: int = option(500, "Nucleotides around a position, even.", DATA, least=44, most=100_000)

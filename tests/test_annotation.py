@@ -163,7 +163,7 @@ def test_gene_on_two_chromosomes__becomes_two_genes(tmp_path: Path) -> None:
     )
     annotation = read(tmp_path, text)
     assert [gene.gene_id for gene in annotation.genes] == ["PAR@X:+", "PAR@Y:+"]
-    assert annotation.n_split_genes == 1
+    assert annotation.split_genes == ("PAR",)
 
 
 def test_short_gaps_and_overlapping_exons__are_not_introns(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_features__are_the_same_whatever_the_label(tmp_path: Path) -> None:
         if name == "second":  # the letters stay those of the first genome
             (folder / "genome.fa").write_bytes((tmp_path / "first" / "genome.fa").read_bytes())
         write_scores(folder / "scores.tsv")
-        tables.append(built(folder, all_positions=12, base_scores=folder / "scores.tsv")[1])
+        tables.append(built(folder, all_positions=12, base_scores=[folder / "scores.tsv"])[1])
     names = [name for name in tables[0].column_names if name != "splice_type"]
     assert keyed(tables[0], names) == keyed(tables[1], names)
     labels = [keyed(table, ["splice_type"]) for table in tables]
@@ -166,7 +166,7 @@ def write_scores(path: Path, *, chrom: str = "c1", step: int = 1) -> None:
 
 def test_base_scores__come_from_the_file_and_missing_ones_are_null(genome: Path) -> None:
     write_scores(genome / "scores.tsv", step=2)
-    summary, table = built(genome, base_scores=genome / "scores.tsv")
+    summary, table = built(genome, base_scores=[genome / "scores.tsv"])
     positions = table["absolute_position"].to_numpy()
     assert summary.n_rows_without_scores == (positions % 2 == 0).sum() == table["donor_score"].null_count
     donors = table["donor_score"].to_numpy(zero_copy_only=False)

@@ -35,7 +35,7 @@ PACKAGES = {
     "train": {"numpy", "pyarrow", "scipy", "xgboost"},
     "plan": {"numpy", "pyarrow"},
     "ensemble": {"msgspec", "numpy", "pyarrow", "shap", "xgboost", "scipy"},
-    "genome": {"numpy", "pyarrow"},
+    "genome": {"numpy", "pyarrow", "pybigtools"},
     "evaluate": {"numpy", "pyarrow"},
     "explain": {"matplotlib", "numpy", "pyarrow", "scipy"},
     "export": {"numpy", "onnx", "onnxruntime", "xgboost"},

@@ -18,17 +18,19 @@ import pyarrow as pa
 
 from mi_duck.atomic_files import published_folder
 from mi_duck.errors import DataError
-from mi_duck.genome.annotation import Annotation, Gene, count_overlaps, read_annotation, strand_sites
-from mi_duck.genome.base_scores import ScoreTable, cluster_fold, read_base_scores
+from mi_duck.genome.annotation import Annotation, Gene, OddIntron, count_overlaps, read_annotation, strand_sites
+from mi_duck.genome.base_scores import cluster_fold
 from mi_duck.genome.candidates import complete_genes, draw_candidates
 from mi_duck.genome.columns import GeneFacts, dataset_schema, feature_columns, gene_facts
 from mi_duck.genome.parts import Block, Written, row_groups, write_parts
+from mi_duck.genome.score_files import SHIFTS, ScoreTable, SiteMeans, checked_scores, file_of, read_base_scores
 from mi_duck.genome.sequence import read_fasta, windows
 from mi_duck.genome.survey import Survey, survey
 from mi_duck.processes import Report
 
 SMALLEST_WINDOW = 44
 
+MOST_NAMES = 5  # in a warning; build.json has all
 LEAST_GT_AG = 0.9  # of introns; in most genomes it is .97 or more
 
 
@@ -53,10 +55,25 @@ class BuildSummary:
         Gaps below 20 nt that are not introns; positions left out because they are donor and acceptor at once.
     n_genes_without_introns, n_genes_without_rows, n_genes_without_sequence, n_contigs_without_sequence
         Annotated genes (contigs) that give no rows; without rows: every site is ambiguous.
-    n_exons_without_strand, n_exons_without_gene, n_split_genes
-        Exon lines ignored; gene ids on several chromosomes or strands, each made a gene of its own.
+    n_exons_without_strand, n_exons_without_gene
+        Exon lines ignored.
     n_rows_without_scores
         Rows that ``base_scores`` has no score for; their score features are null.
+    n_exon_lines, n_coding_lines, n_transcripts, n_transcripts_of_pieces
+        Of the annotation; the last have no exon lines: their exons were made of coding sequence and UTRs.
+    split_genes
+        Gene ids found in several locations, each made a gene of its own.
+    genes_in_parts
+        Genes between whose parts no intron was made: spliced in trans, or over the origin of a circle.
+    mixed_genes
+        Genes whose isoforms have no transcript ids and cannot be told apart, so that sites may be missing.
+    genes_beyond_origin
+        Genes that end beyond their circular contig, left out.
+    left_out_introns, long_introns
+        Introns left out, because they span a whole gene of their strand without GT..AG, GC..AG or AT..AC; introns of more
+        than 1 Mb, which were kept.
+    base_score_means, base_score_offsets
+        Mean scores of the files at and beside the annotated sites, with these offsets added to the positions of the files.
     seconds
         Wall time.
     """
@@ -80,8 +97,19 @@ class BuildSummary:
     n_contigs_without_sequence: int
     n_exons_without_strand: int
     n_exons_without_gene: int
-    n_split_genes: int
     n_rows_without_scores: int
+    n_exon_lines: int
+    n_coding_lines: int
+    n_transcripts: int
+    n_transcripts_of_pieces: int
+    split_genes: tuple[str, ...]
+    genes_in_parts: tuple[str, ...]
+    mixed_genes: tuple[str, ...]
+    genes_beyond_origin: tuple[str, ...]
+    left_out_introns: tuple[str, ...]
+    long_introns: tuple[str, ...]
+    base_score_means: tuple[SiteMeans, ...]
+    base_score_offsets: dict[str, int]
     seconds: float
 
     @property
@@ -93,13 +121,59 @@ class BuildSummary:
                 f"only {self.gt_ag_fraction:.1%} of introns begin GT and end AG; do FASTA and annotation belong together?"
             )
         counts = {
-            "contigs of the annotation are not in the FASTA": self.n_contigs_without_sequence,
-            "rows have no base score in the file; their score features are null": self.n_rows_without_scores,
-            "exon lines without a strand were ignored": self.n_exons_without_strand,
-            "exon lines without a gene were ignored": self.n_exons_without_gene,
-            "positions are donor and acceptor at once and were left out": self.n_ambiguous_sites,
+            "contigs of the annotation that are not in the FASTA": self.n_contigs_without_sequence,
+            "rows without a base score in the files; their score features are null": self.n_rows_without_scores,
+            "exon lines without a strand, ignored": self.n_exons_without_strand,
+            "exon lines without a gene, ignored": self.n_exons_without_gene,
+            "positions that are donor and acceptor at once, left out": self.n_ambiguous_sites,
         }
-        return found + [f"{count:,} {words}" for words, count in counts.items() if count]
+        named = {
+            "gene ids in several locations, each made a gene of its own": self.split_genes,
+            "genes in parts (spliced in trans, or over an origin), with no intron between them": self.genes_in_parts,
+            "genes with overlapping exons and no transcript ids: isoforms cannot be told apart, sites may be missing": (
+                self.mixed_genes
+            ),
+            "genes that end beyond their circular contig, left out": self.genes_beyond_origin,
+            "introns that span a whole gene without GT..AG, left out": self.left_out_introns,
+            "introns longer than 1 Mb": self.long_introns,
+        }
+        found += [f"{words}: {count:,}" for words, count in counts.items() if count]
+        found += [f"{words}: {len(names):,} ({_listed(names)})" for words, names in named.items() if names]
+        return found + [
+            f"{one.site} scores on strand {one.strand} are not highest at the {one.n_sites:,} annotated sites: mean "
+            f"{one.means[SHIFTS.index(0)]:.3f} there, {max(one.means):.3f} at {one.best_shift:+d} nt"
+            for one in self.base_score_means
+            if one.best_shift
+        ]
+
+    @property
+    def text(self) -> dict[str, str]:
+        """What was used, merged and left out, in words: a line for each kind of thing."""
+        pieces = self.n_transcripts_of_pieces
+        return {
+            "annotation": f"{self.n_exon_lines:,} exon and {self.n_coding_lines:,} coding lines, {self.n_transcripts:,} "
+            f"transcripts, {pieces:,} of them without exon lines, made of coding sequence and UTR; ignored "
+            f"{self.n_exons_without_strand:,} lines without a strand and {self.n_exons_without_gene:,} without a gene",
+            "genes": f"{self.n_genes:,} in {self.n_clusters:,} overlap clusters; left out {self.n_genes_without_introns:,} "
+            f"without introns, {self.n_genes_without_sequence:,} without a sequence, {self.n_genes_without_rows:,} without "
+            f"rows, {len(self.genes_beyond_origin):,} beyond an origin",
+            "introns": f"{self.n_introns:,}, {self.gt_ag_fraction:.1%} GT..AG; left out {self.n_short_introns:,} gaps below "
+            f"20 nt and {len(self.left_out_introns):,} that span a whole gene without GT..AG",
+            "rows": f"{self.n_rows:,}: {self.n_donors:,} donors, {self.n_acceptors:,} acceptors, {self.n_neither:,} neither; "
+            f"left out {self.n_ambiguous_sites:,} positions that are donor and acceptor at once",
+            "dataset": f"{self.n_features:,} features, {self.n_files:,} files, {self.n_complete_genes:,} genes with every "
+            f"position; {self.seconds:,.1f} s",
+        } | {
+            f"{one.site}, strand {one.strand}": f"offset {self.base_score_offsets.get(one.site + one.strand, 0):+d}; mean "
+            f"score {one.means[SHIFTS.index(0)]:.3f} at {one.n_scored:,} of {one.n_sites:,} annotated sites; beside them "
+            + ", ".join(f"{mean:.3f} at {shift:+d}" for shift, mean in zip(SHIFTS, one.means, strict=True) if shift)
+            for one in self.base_score_means
+        }
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more
 
 
 def build(
@@ -109,7 +183,8 @@ def build(
     *,
     negatives_per_site: float = 9.0,
     hard_negatives: float = 0.5,
-    base_scores: Path | None = None,
+    base_scores: Sequence[str | Path] = (),
+    base_score_offset: Sequence[str] = (),
     annotation_features: bool = False,
     all_positions: int = 0,
     genes_per_file: int = 500,
@@ -129,8 +204,9 @@ def build(
         Negatives drawn per splice site of a gene, 0 or more.
     hard_negatives
         Share of them that is hard (decoys and neighbours of sites), 0 to 1.
-    base_scores
-        File with the scores of another model instead of cross-fitted position weight matrices.
+    base_scores, base_score_offset
+        Files with the scores of another model instead of cross-fitted position weight matrices, and what to add to their
+        positions: see `mi_duck.genome.score_files.read_base_scores`.
     annotation_features
         Add gene_start, gene_end, n_transcripts, n_exons, n_introns: the same for all rows of a gene, but they
         do not exist for a new sequence, and they depend on how well a gene has been studied.
@@ -168,14 +244,19 @@ def build(
         "all_positions": all_positions,
         "genes_per_file": genes_per_file,
         "window": window,
+        "base_score_offset": list(base_score_offset),
         "seed": seed,
     }
     with published_folder(out) as folder:
         annotated = read_annotation(annotation)
         report("annotation", len(annotated.genes), len(annotated.genes))
-        found = survey(fasta, annotated.genes, padding=window // 2, seed=seed, report=report)
+        found = survey(fasta, annotated, padding=window // 2, seed=seed, report=report)
+        left_out = found.implausible
+        if left_out:
+            annotated = read_annotation(annotation, left_out=left_out)
+            found = survey(fasta, annotated, padding=window // 2, seed=seed, report=report)
         genes = [gene for gene in found.genes if gene.introns]
-        table = read_base_scores(base_scores, genes) if base_scores is not None else None
+        table, means = _scores(base_scores, base_score_offset, genes)
         rows = _gene_rows(
             fasta,
             genes,
@@ -197,11 +278,21 @@ def build(
         )
         if written.n_without_scores == sum(written.class_rows):
             raise DataError(
-                f"no row is among the positions of {base_scores}; they must be 1-based, on the gene's strand"
+                f"no row is among the positions of {table.name if table else fasta}; they must be 1-based, on the gene's strand"
             )
-        summary = _summary(annotated, found, genes, written, settings, time.monotonic() - started)
+        summary = _summary(
+            annotated, found, left_out, genes, written, settings, table, means, time.monotonic() - started
+        )
         _write_record(folder / "build.json", fasta, annotation, base_scores, settings, summary)
     return summary
+
+
+def _scores(
+    files: Sequence[str | Path], offsets: Sequence[str], genes: Sequence[Gene]
+) -> tuple[ScoreTable | None, list[SiteMeans]]:
+    if not files and offsets:
+        raise DataError("an offset of base scores is given, but no file of base scores; give --base-scores too")
+    return checked_scores(read_base_scores(files, genes, offsets), genes, offsets) if files else (None, [])
 
 
 def _check_settings(
@@ -236,9 +327,12 @@ def _facts(found: Survey, genes: Sequence[Gene]) -> GeneFacts:
 def _summary(
     annotated: Annotation,
     found: Survey,
+    left_out: Sequence[OddIntron],
     genes: Sequence[Gene],
     written: Written,
     settings: Mapping[str, Any],
+    table: ScoreTable | None,
+    means: Sequence[SiteMeans],
     seconds: float,
 ) -> BuildSummary:
     n_neither, n_donors, n_acceptors = written.class_rows
@@ -262,8 +356,19 @@ def _summary(
         n_contigs_without_sequence=found.n_contigs_without_sequence,
         n_exons_without_strand=annotated.n_exons_without_strand,
         n_exons_without_gene=annotated.n_exons_without_gene,
-        n_split_genes=annotated.n_split_genes,
         n_rows_without_scores=written.n_without_scores,
+        n_exon_lines=annotated.n_exon_lines,
+        n_coding_lines=annotated.n_coding_lines,
+        n_transcripts=annotated.n_transcripts,
+        n_transcripts_of_pieces=annotated.n_transcripts_of_pieces,
+        split_genes=annotated.split_genes,
+        genes_in_parts=annotated.genes_in_parts,
+        mixed_genes=annotated.mixed_genes,
+        genes_beyond_origin=found.beyond_origin,
+        left_out_introns=tuple(map(str, left_out)),
+        long_introns=tuple(str(one) for one in annotated.odd_introns if one.is_long),
+        base_score_means=tuple(means),
+        base_score_offsets={} if table is None else {f"{site}{at}": n for (site, at), n in table.offsets.items()},
         seconds=seconds,
     )
 
@@ -312,11 +417,15 @@ def _gene_rows(
             )
 
 
+def _file_facts(path: Path) -> dict[str, Any]:
+    return {"name": path.name, "bytes": path.stat().st_size}
+
+
 def _write_record(
     path: Path,
     fasta: Path,
     annotation: Path,
-    base_scores: Path | None,
+    base_scores: Sequence[str | Path],
     settings: Mapping[str, object],
     summary: BuildSummary,
 ) -> None:
@@ -328,8 +437,9 @@ def _write_record(
     record = {
         "format": 1,
         "inputs": {
-            name: {"name": path.name, "bytes": path.stat().st_size} if path is not None else None
-            for name, path in (("fasta", fasta), ("annotation", annotation), ("base_scores", base_scores))
+            "fasta": _file_facts(fasta),
+            "annotation": _file_facts(annotation),
+            "base_scores": [_file_facts(file_of(one)) for one in base_scores],
         },
         "settings": settings,
         "counts": counts,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mi_duck.errors import DataError
-from mi_duck.genome.annotation import Gene, overlap_clusters, strand_sites
+from mi_duck.genome.annotation import Annotation, Gene, OddIntron, overlap_clusters, strand_sites
 from mi_duck.genome.base_scores import (
     ACCEPTOR_OFFSETS,
     DONOR_OFFSETS,
@@ -24,6 +24,8 @@ from mi_duck.processes import Report
 
 _COMPOSITION_BLOCK = 1 << 20
 _LISTED_NAMES = 3
+# of nearly all introns: the major ones (the first two) and those of the minor spliceosome
+_KNOWN_ENDS = (("GT", "AG"), ("GC", "AG"), ("AT", "AC"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +50,10 @@ class Survey:
         and annotation do not belong together.
     n_contigs_without_sequence, n_genes_without_sequence
         Annotated contigs that the FASTA file lacks, and the genes on them.
+    beyond_origin
+        Genes that end beyond their contig, a circle: they lie over its origin and are left out.
+    implausible
+        Introns that span a whole other gene of their strand and have the ends of no known kind of intron.
     """
 
     genes: tuple[Gene, ...]
@@ -58,11 +64,13 @@ class Survey:
     gt_ag_fraction: float
     n_contigs_without_sequence: int
     n_genes_without_sequence: int
+    beyond_origin: tuple[str, ...]
+    implausible: tuple[OddIntron, ...]
 
 
 def survey(
     fasta: Path,
-    genes: Sequence[Gene],
+    annotation: Annotation,
     *,
     padding: int,
     seed: int,
@@ -74,8 +82,6 @@ def survey(
     ----------
     fasta
         The genome.
-    genes
-        Every annotated gene.
     padding
         Half a window, nt: genes closer than twice this are in one cluster.
     seed
@@ -89,14 +95,21 @@ def survey(
         The FASTA file cannot be used, shares no contig name with the annotation, a gene ends beyond its
         contig, or no gene with a sequence has an intron.
     """
+    genes = annotation.genes
     by_contig: dict[str, list[Gene]] = defaultdict(list)
     for gene in genes:
         by_contig[gene.chrom].append(gene)
+    odd: dict[str, list[OddIntron]] = defaultdict(list)
+    for intron in annotation.odd_introns:
+        if intron.spans_gene:
+            odd[intron.chrom].append(intron)
     with_introns = [gene for gene in genes if gene.introns]
     names_of_clusters = overlap_clusters(with_introns, padding)
     clusters = {gene.gene_id: name for gene, name in zip(with_introns, names_of_clusters, strict=True)}
     folds = {gene_id: cluster_fold(cluster, seed) for gene_id, cluster in clusters.items()}
     ordered: list[Gene] = []
+    beyond: list[str] = []
+    implausible: list[OddIntron] = []
     names: list[str] = []
     lengths: dict[str, int] = {}
     found = _Counts()
@@ -106,7 +119,11 @@ def survey(
         if local is None:
             continue
         lengths[contig.name] = contig.letters.size
+        if contig.name in annotation.circular:
+            beyond += [gene.gene_id for gene in local if gene.end > contig.letters.size]
+            local = [gene for gene in local if gene.end <= contig.letters.size]
         _check_ends(fasta, local, contig.letters.size)
+        implausible += [one for one in odd[contig.name] if not _has_known_ends(contig.letters, one)]
         ordered.extend(sorted(local, key=lambda gene: (gene.start, gene.gene_id)))
         found.add(contig.letters, local, folds)
         if report is not None:
@@ -126,7 +143,9 @@ def survey(
         n_introns=found.n_introns,
         gt_ag_fraction=found.n_gt_ag / found.n_introns,
         n_contigs_without_sequence=len(by_contig) - len(lengths),
-        n_genes_without_sequence=len(genes) - len(ordered),
+        n_genes_without_sequence=len(genes) - len(ordered) - len(beyond),
+        beyond_origin=tuple(beyond),
+        implausible=tuple(implausible),
     )
 
 
@@ -161,8 +180,8 @@ def _width(offsets: tuple[int, int]) -> int:
 
 
 def _check_ends(fasta: Path, genes: Sequence[Gene], length: int) -> None:
-    last = max(genes, key=lambda gene: gene.end)
-    if last.end > length:
+    last = max(genes, key=lambda gene: gene.end, default=None)
+    if last is not None and last.end > length:
         raise DataError(
             f"gene {last.gene_id} ends at {last.end:,}, but contig {last.chrom} in {fasta} has {length:,} nt"
             "; give the FASTA file of the annotation's assembly"
@@ -205,8 +224,17 @@ def _around(letters: Letters, positions: NDArray[np.int64], strand: str, offsets
 
 def _count_gt_ag(letters: Letters, introns: NDArray[np.int64], strand: str) -> int:
     """Count the introns (n, 2) of a strand whose first two letters are GT and whose last two are AG."""
+    begins, ends = _ends(letters, introns, strand)
+    return int(((begins == encode("GT")).all(axis=1) & (ends == encode("AG")).all(axis=1)).sum())
+
+
+def _has_known_ends(letters: Letters, intron: OddIntron) -> bool:
+    begins, ends = _ends(letters, np.array([[intron.left, intron.right]]), intron.strand)
+    return any((begins == encode(first)).all() and (ends == encode(last)).all() for first, last in _KNOWN_ENDS)
+
+
+def _ends(letters: Letters, introns: NDArray[np.int64], strand: str) -> tuple[Letters, Letters]:
+    """Return the first two and the last two letters of introns (n, 2) along the strand, (n, 2) each."""
     left, right = introns.T
     donor, acceptor = (left, right) if strand == "+" else (right, left)
-    begins = (_around(letters, donor, strand, (1, 2)) == encode("GT")).all(axis=1)
-    ends = (_around(letters, acceptor, strand, (-2, -1)) == encode("AG")).all(axis=1)
-    return int((begins & ends).sum())
+    return _around(letters, donor, strand, (1, 2)), _around(letters, acceptor, strand, (-2, -1))

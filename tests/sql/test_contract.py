@@ -34,6 +34,11 @@ PARAMETERS = {
     "budget_bytes": 1000,
     "first_rank": 0,
     "stop_rank": 3,
+    "shortest_intron": 20,
+    "longest_intron": 1_000,
+    "longest_gap": 10_000,
+    "site": "donor",
+    "strand": "+",
 }
 """A value for every parameter of every file; ``files`` and ``file`` are added by `tables`."""
 ORDER = [
@@ -46,9 +51,18 @@ ORDER = [
     "holdout_genes",
     "gene_folds",
     "sampling",
+    "row_uses",
     "genes",
     "instance_genes",
     "coverage",
+    "annotation_features",
+    "annotation_ancestors",
+    "annotation_exons",
+    "annotation_spans",
+    "annotation_blocks",
+    "annotation_loci",
+    "annotation_introns",
+    "annotation_genes",
 ]
 """Files whose tables others read, in the order of the data."""
 RUN = {
@@ -78,6 +92,25 @@ RUN = {
         B       1    0     1      4         4
         B       1    2     1      3         3
         C       0    1     1      5         5
+        """,
+    "annotation_lines": """
+        line chrom kind  start stop  strand attributes
+        1    c     exon  1     100   +      gene_id="A";transcript_id="T"
+        2    c     exon  90001 90100 +      gene_id="A";transcript_id="T"
+        3    c     exon  1001  1100  +      Parent=B1,B2
+        4    c     mRNA  1001  1300  +      ID=B1;Parent=B
+        5    c     gene  1001  1300  +      ID=B;Is_circular=true
+        6    c     gene  5001  5300  +      ID=B
+        7    c     exon  1201  1300  +      Parent=B1
+        8    c     exon  5001  5100  +      Parent=B1
+        """,
+    "left_out_introns": """
+        chrom strand left_end right_start
+        c     +      1        2
+        """,
+    "score_lines": """
+        chrom position strand donor_score acceptor_score neither_score start stop name  score
+        c     12       +      0.5         0.1            0.4           11    12   donor 0.7
         """,
     "coverage_report": """
         gene_id n_rows fold instances trained held_out

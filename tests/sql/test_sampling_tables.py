@@ -67,6 +67,7 @@ def test_sampling__is_one_row_of_what_was_given(db: Database) -> None:
 def test_row_uses__keep_sites_hard_negatives_and_easy_ones_by_digest(rows: Database, share: float, seed: int) -> None:
     """At .35 the negatives of .1, .2 and .3 are easy; those of .8 and .4, and the one without a score, are hard."""
     rows.table("sampling", easy_below=0.35, share=share, seed=seed, background="neither")
+    rows.view("row_uses")
 
     def easy(gene: str, position: int, score: float) -> int:
         return 2 if probability(gene, position, score, seed=seed) < share else 0
@@ -76,7 +77,7 @@ def test_row_uses__keep_sites_hard_negatives_and_easy_ones_by_digest(rows: Datab
         "f2": [(0, 1), (1, 1), (2, 1)],
     }
     for file, uses in expected.items():
-        assert [(row["row_number"], row["use"]) for row in rows.rows("row_uses", file=file)] == uses
+        assert [(row["row_number"], row["use"]) for row in rows.rows("file_row_uses", file=file)] == uses
     n_easy = {"A": sum(use > 0 for _, use in expected["f1"][:2]), "B": int(expected["f1"][3][1] > 0)}
     # beside the easy ones B has two rows, A two, C one
     assert rows.rows("gene_training_rows") == [
@@ -88,13 +89,15 @@ def test_row_uses__keep_sites_hard_negatives_and_easy_ones_by_digest(rows: Datab
 
 def test_row_uses__the_border_itself_is_hard(rows: Database) -> None:
     rows.table("sampling", easy_below=0.1, share=0.0, seed=42, background="neither")
-    assert {row["use"] for row in rows.rows("row_uses", file="f1")} == {1}
+    rows.view("row_uses")
+    assert {row["use"] for row in rows.rows("file_row_uses", file="f1")} == {1}
 
 
 def test_gene_training_rows__a_gene_may_have_none(db: Database, given: Given) -> None:
     given("source_rows", ROWS)
     given("gene_index", INDEX)
     db.table("sampling", easy_below=0.5, share=0.0, seed=42, background="neither")
+    db.view("row_uses")
     # C's only row is an easy negative; A keeps its site and .8, B its site and the row without a score
     assert [row["n_training_rows"] for row in db.rows("gene_training_rows")] == [2, 2, 0]
 
