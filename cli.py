@@ -298,10 +298,13 @@ def plan(
     from mi_duck.data.dataset import check_apart
     from mi_duck.plan.make_plan import make_plan
     from mi_duck.run.folder import run_lock
+    from mi_duck.run.progress import noting
+    from mi_duck.workflow.replace import check_ours
 
     opened, folder = _request(source, out, columns, asked, executing)
+    check_ours(folder)
     check_apart(opened, folder)
-    with run_lock(folder), _context(executing) as context:
+    with run_lock(folder), _context(executing) as shown, noting(folder, "plan", shown) as context:
         made = make_plan(opened, folder, asked, context, is_elsewhere=is_elsewhere(executing))
     if as_json:
         print(made.to_json())
@@ -335,11 +338,11 @@ def run(
         if executing.executor == "local":
             pipeline.run(*request, workers=executing.workers or 1)
         else:
-            pipeline.plan_run(*request, is_elsewhere=is_elsewhere(executing))
-            if jobs := train_elsewhere(folder, executing, context, diagnostics):
+            where = pipeline.plan_run(*request, is_elsewhere=is_elsewhere(executing))
+            if jobs := train_elsewhere(where, executing, context, diagnostics):
                 print_facts(jobs, as_json)
                 return
-            pipeline.finish_run(folder, diagnostics, context)
+            pipeline.finish_run(where, diagnostics, context)
     _print_scores(folder, as_json)
 
 
@@ -405,7 +408,8 @@ def status(run: RunArgument, as_json: JsonOption = False) -> None:
     if as_json:
         print_json(facts)
         return
-    print_table(table_of(facts["instances"]))
+    if facts["instances"]:
+        print_table(table_of(facts["instances"]))
     for line in status_lines(facts):
         output.print(line, markup=False)
 

@@ -242,7 +242,15 @@ class Resuming:
     """What becomes of a run that the folder holds already."""
 
     resume_from_checkpoint: bool = option(True, "Go on in a folder that holds a run.", RARE)
-    force_retrain_all: bool = option(False, "Delete what the folder's run has done first.", RARE)
+    replace: bool = option(False, "Do a finished run anew; its results stay until the new ones are complete.", RARE)
+    force_retrain_all: bool = option(
+        False, "Train all instances anew, whatever is done; as --replace if finished.", RARE
+    )
+
+    @property
+    def replaces(self) -> bool:
+        """Whether a finished run may be done anew."""
+        return self.replace or self.force_retrain_all
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,6 @@ from runs import (
     wait_for_line,
 )
 
-from mi_duck.errors import PlanError
 from mi_duck.run.folder import RunFolder, run_lock
 
 
@@ -197,29 +196,6 @@ def test_run__on_a_folder_in_use_is_75(run: Path, small_dataset: Path) -> None:
             assert "another mi-duck works on" in result.stderr
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (("--max-depth", "5"), "max_depth: 4 then, 5 now"),
-        (("--learning-rate", "0.2", "--seed", "1"), "learning_rate: 0.3 then, 0.2 now; seed: 42 then, 1 now"),
-        (("--instance-overlap", "0.2"), "instance_overlap: 0.1 then, 0.2 now"),
-        (("--sample-genes", "30"), "sample_genes: None then, 30 now"),
-        (("--exclude", "^5mer"), "features differ"),
-        (("--fold-by", "gene_id"), "columns differ"),
-    ],
-)
-def test_plan__asked_for_other_settings_is_another_request(
-    run: Path, small_dataset: Path, flags: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def stop(*_: object) -> None:
-        raise PlanError("planned anew")
-
-    monkeypatch.setattr("mi_duck.workflow.resume._forget_plan", stop)  # the run is everyone's
-    result = call("run", small_dataset, "--out", run, *FAST, *flags)
-    assert result.exit_code == 78, result.output
-    assert f"was begun otherwise ({words}); what still matches is kept" in result.stderr
-
-
 def test_plan__that_is_whole_keeps_its_genes_although_flushing_it_failed(
     small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,9 +219,10 @@ def test_run__of_other_data_trains_all_instances_anew(run: Path, small_dataset: 
     shutil.copytree(small_dataset, other)
     file = next(other.rglob("*.parquet"))
     pq.write_table(pq.read_table(file).slice(1), file)
-    result = here("run", other, "--out", out, *FAST)
-    assert "is gone" in result.stderr
-    assert "instances match no longer; they are set aside in" in result.stderr
+    refused = call("run", other, "--out", out, *FAST)
+    assert refused.exit_code == 65
+    assert "is gone" in refused.stderr
+    result = here("run", other, "--out", out, *FAST, "--replace")
     assert "reusing" not in result.stderr
     assert fingerprint(out) == fingerprint_of(other, tmp_path / "fresh")
 

@@ -189,12 +189,13 @@ def test_run__a_crashed_instance_is_lost_and_named_and_the_same_command_mends_th
     assert not list(out.rglob("lost.json"))
 
 
-def test_run__after_a_change_keeps_what_matches_and_sets_the_rest_aside(
+def test_unfinished_run__after_a_change_keeps_what_matches_and_sets_the_rest_aside(
     small_dataset: Path, plain_run: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     shutil.copytree(plain_run, out)
     before = fingerprint(out)
+    (out / "provenance.json").unlink()
     # how members vote is not matter of training: nothing is trained again
     voted = here("run", small_dataset, "--out", out, *FAST, "--voting", "margin")
     assert "was begun otherwise (voting: probability then, margin now); what still matches is kept" in voted.stderr
@@ -202,11 +203,13 @@ def test_run__after_a_change_keeps_what_matches_and_sets_the_rest_aside(
     assert json.loads(RunFolder(out).summary.read_bytes())["voting"] == "margin"
     # with more genes per instance the first and the last window are others; without the change those of before come back
     windows = ("--genes-per-instance", "30")
+    (out / "provenance.json").unlink()
     other = here("run", small_dataset, "--out", out, *FAST, *windows)
     assert "genes_per_instance: 24 then, 30 now" in other.stderr
     assert f"2 instances match no longer; they are set aside in {out / 'stale'}" in other.stderr
     assert [line for line in other.stderr.splitlines() if "reusing" in line] == ["[Instance 2/3] reusing instance_01"]
     assert len(list((out / "stale").iterdir())) == 2
+    (out / "provenance.json").unlink()
     back = here("run", small_dataset, "--out", out, *FAST)
     assert "found 3 existing instances to reuse" in back.stderr
     assert fingerprint(out) == before

@@ -19,6 +19,7 @@ from mi_duck.run.costs import growing_bytes
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.instance_folder import instance_state, measurement, status_of
 from mi_duck.run.plan import Plan
+from mi_duck.run.progress import activity
 
 GAIN = "ensemble - base"
 COUNTS = ("instance_id", "first_rank", "stop_rank", "n_genes", "n_rows", "n_training_rows", "predicted_bytes")
@@ -151,6 +152,8 @@ def _run(plan: Plan, provenance: dict[str, Any]) -> pa.Table:
 def open_catalogue(folder: RunFolder) -> Database:
     """Open ``run.duckdb`` for reading, locked against everything else."""
     if not folder.catalogue.is_file():
+        if now := activity(folder.root):
+            raise CheckpointError(f"no run.duckdb in {folder.root} yet, it is written at the end ({now}); wait for it")
         raise CheckpointError(
             f"no run.duckdb in {folder.root}; 'mi-duck run' or 'mi-duck evaluate {folder.root}' writes it"
         )

@@ -20,6 +20,7 @@ from typing import IO, Any
 from mi_duck.atomic_files import file_sha256, remove_leftovers, storage_errors, write_json
 from mi_duck.errors import CheckpointError, DataError, RunBusyError
 from mi_duck.run.plan import Instance, Plan, read_splits
+from mi_duck.run.progress import activity
 
 PAUSES = (0.02, 0.05, 0.1)  # seconds between tries: whoever only looks whether a lock is free holds it for a moment
 ASIDE = "stale"
@@ -103,6 +104,8 @@ class RunFolder:
         try:
             text = self.plan.read_text(encoding="utf-8", errors="replace")
         except OSError as error:
+            if now := activity(self.root):
+                raise CheckpointError(f"{self.root} has no plan yet, it is being made ({now}); wait for it") from error
             raise CheckpointError(
                 f"no plan in {self.root}; make one with 'mi-duck plan DATASET --out {self.root}'"
             ) from error

@@ -99,6 +99,14 @@ def read_manifest(where: Path) -> dict[str, Any]:
         raise CheckpointError(f"manifest.json is damaged ({error})") from error
 
 
+def key_of_folder(where: Path) -> str | None:
+    """Return the key of an instance's folder, None where it holds no whole manifest."""
+    try:
+        return str(read_manifest(where)["key"])
+    except (FileNotFoundError, CheckpointError):
+        return None
+
+
 def differences_of(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Return in words how what two instances were made of differs."""
     found = []

@@ -222,7 +222,7 @@ class _Training:
                 weight,
                 self.settings,
                 self.threads,
-                _on_round(self.report, self.titles[name], self.settings),
+                _on_round(self.report, f"rounds of {self.titles[name]}", self.settings),
                 stopping_weight=stopping_weight,
                 rounds=None if rounds is None else rounds[index],
                 begun=self.progress.begun_fit(name),

@@ -7,6 +7,7 @@ runs in a child process (`mi_duck.workflow.steps`), so the memory of one never a
 import importlib.metadata
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,8 +33,10 @@ from mi_duck.run.folder import (
 )
 from mi_duck.run.instance_folder import instance_state, is_trained
 from mi_duck.run.plan import Plan, instances_for
+from mi_duck.run.progress import noting
 from mi_duck.settings import Asked, Diagnostics, Resuming
 from mi_duck.workflow import steps
+from mi_duck.workflow.replace import change_places, check_ours, folder_to_write, link_matching, target_of
 from mi_duck.workflow.resume import plan_of_request
 from mi_duck.workflow.training import Lost, loss_text, train, train_or_split
 
@@ -57,15 +60,20 @@ def run(
     IncompleteRunError
         Instances were lost; all that the others give is written.
     """
-    folder = RunFolder(out)
     check_request(dataset, out, diagnostics)
-    with run_lock(out):
-        plan = plan_of_request(dataset, folder, asked, context, resuming=resuming)
-        started = _now()
-        n_trained, lost = train(folder, plan, context, workers=workers)
-        plan = complete(folder, diagnostics, n_trained, started, context)
+    with run_lock(out), noting(out, "run", context) as context:
+        folder = folder_to_write(dataset, out, asked, resuming, context.say)
+        with nullcontext() if folder.root == out else run_lock(folder.root):
+            plan = _plan(dataset, folder, out, asked, context, resuming)
+            started = _now()
+            n_trained, lost = train(folder, plan, context, workers=workers)
+            plan = complete(folder, diagnostics, n_trained, started, context)
+            if folder.root != out and not lost:
+                change_places(folder.root, out)
+                context.say(f"{out} now has the new results")
     if lost:
-        raise IncompleteRunError(loss_text(plan, lost))
+        where = "" if folder.root == out else f"; {out} keeps its old results"
+        raise IncompleteRunError(loss_text(plan, lost) + where)
     return plan
 
 
@@ -98,6 +106,7 @@ def complete(folder: RunFolder, diagnostics: Diagnostics, n_trained: int, starte
 
 def check_request(dataset: Dataset, out: Path, diagnostics: Diagnostics) -> None:
     """Refuse what could not end well before anything is done."""
+    check_ours(out)
     check_apart(dataset, out)
     if diagnostics.shap_background and not diagnostics.skip_shap:
         check_background()
@@ -248,17 +257,41 @@ def plan_run(
     diagnostics: Diagnostics,
     *,
     is_elsewhere: bool,
-) -> Plan:
-    """Return the plan of a run that is to be trained by other processes, made now or kept."""
+) -> Path:
+    """Plan a run that is to be trained by other processes, or keep its plan; return the folder in which it is done."""
     check_request(dataset, out, diagnostics)
-    with run_lock(out):
-        return plan_of_request(dataset, RunFolder(out), asked, context, resuming=resuming, is_elsewhere=is_elsewhere)
+    with run_lock(out), noting(out, "plan", context) as context:
+        folder = folder_to_write(dataset, out, asked, resuming, context.say)
+        with nullcontext() if folder.root == out else run_lock(folder.root):
+            _plan(dataset, folder, out, asked, context, resuming, is_elsewhere=is_elsewhere)
+        return folder.root
+
+
+def _plan(
+    dataset: Dataset,
+    folder: RunFolder,
+    out: Path,
+    asked: Asked,
+    context: Context,
+    resuming: Resuming,
+    *,
+    is_elsewhere: bool = False,
+) -> Plan:
+    """Return the plan of a request; one that is done beside a finished run takes over the instances that match."""
+    try:
+        plan = plan_of_request(dataset, folder, asked, context, resuming=resuming, is_elsewhere=is_elsewhere)
+    finally:
+        if folder.root != out and not folder.plan.exists():  # it was refused
+            shutil.rmtree(folder.root)
+    if folder.root != out and not resuming.force_retrain_all:
+        link_matching(RunFolder(out), folder, plan)
+    return plan
 
 
 def partition_run(root: Path, context: Context) -> None:
     """Write the rows of all instances, so that jobs that train them need not wait for the one that would."""
     folder = RunFolder(root)
-    with run_lock(root, shared=True):
+    with run_lock(root, shared=True), noting(root, "train", context, suffix="_partition") as context:
         partition(folder, folder.read_plan(), context)
 
 
@@ -273,12 +306,12 @@ def train_run(root: Path, context: Context, *, instance_id: int | None, workers:
     folder = RunFolder(root)
     plan = folder.read_plan()
     if instance_id is None:
-        with run_lock(root):
+        with run_lock(root), noting(root, "train", context) as context:
             lost = train(folder, plan, context, workers=workers)[1]
         if lost:
             raise IncompleteRunError(loss_text(folder.read_plan(), lost))
         return
-    with run_lock(root, shared=True):
+    with run_lock(root, shared=True), noting(root, "train", context, suffix=f"_{instance_id}") as context:
         waiting = list(instances_for(plan, instance_id))
         while waiting:
             instance = waiting.pop(0)
@@ -307,11 +340,15 @@ def finish_run(root: Path, diagnostics: Diagnostics, context: Context) -> None:
     plan = folder.read_plan()
     if diagnostics.shap_background and not diagnostics.skip_shap:
         check_background()
-    with run_lock(root):
+    with run_lock(root), noting(root, "finish", context) as context:
         started = _now()
         lost = untrained(folder, plan)
         if len(lost) < len(plan.cut.instances):
             complete(folder, diagnostics, 0, started, context)
+        target = target_of(root)
+        if target is not None and not lost:
+            with run_lock(target):
+                change_places(root, target)
     if lost:
         raise IncompleteRunError(loss_text(plan, lost, f"'mi-duck train {root}' tries them again"))
 
@@ -326,7 +363,7 @@ def consolidate_run(root: Path, context: Context, *, voting: str | None = None, 
     """
     folder = RunFolder(root)
     plan = folder.read_plan()
-    with run_lock(root), listing_files_again(folder):
+    with run_lock(root), noting(root, "consolidate", context) as context, listing_files_again(folder):
         consolidate(folder, plan, context, voting=voting, weights=weights)
     n_missing = len(untrained(folder, plan))
     if n_missing:
@@ -340,7 +377,7 @@ def evaluate_run(root: Path, diagnostics: Diagnostics, context: Context) -> None
     """Score a consolidated run and write its catalogue."""
     folder = RunFolder(root)
     plan = folder.read_plan()
-    with run_lock(root):
+    with run_lock(root), noting(root, "evaluate", context) as context:
         if not folder.model.is_file():
             raise CheckpointError(f"{root} has no consolidated model yet; run 'mi-duck consolidate {root}'")
         if is_finished(folder, plan) and not lacks_diagnostics(folder, diagnostics):
@@ -383,6 +420,6 @@ def untrained(folder: RunFolder, plan: Plan) -> tuple[Lost, ...]:
     for instance in plan.cut.instances:
         state = instance_state(folder, plan, instance)
         if state.name != "done":
-            why = state.detail or f"{instance.name} was not trained"
-            found.append(Lost(instance, IncompleteRunError(why)))
+            why = state.detail or f"{instance.name} was not trained yet"
+            found.append(Lost(instance, IncompleteRunError(why), was_begun=state.name != "absent"))
     return tuple(found)

@@ -4,13 +4,13 @@ import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from mi_duck.atomic_files import storage_errors, write_file
+from mi_duck.atomic_files import storage_errors, sync_folder, write_file
 from mi_duck.data.dataset import Dataset, changed_files
 from mi_duck.errors import CheckpointError
 from mi_duck.plan.make_plan import make_plan
 from mi_duck.processes import Context, Say
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.instance_folder import checkpoint_key, read_manifest
+from mi_duck.run.instance_folder import checkpoint_key, key_of_folder
 from mi_duck.run.plan import Plan, write_splits
 from mi_duck.settings import Asked, Resuming
 
@@ -39,7 +39,7 @@ def plan_of_request(
         )
     plan = _kept_plan(folder, dataset, asked, context) if folder.plan.exists() else None
     if plan is None:
-        plan = make_plan(dataset, folder.root, asked, context, is_elsewhere=is_elsewhere)
+        plan = _planned_beside(folder, dataset, asked, context, is_elsewhere=is_elsewhere)
     keep_matching(folder, plan, context.say)
     return plan
 
@@ -58,8 +58,27 @@ def _kept_plan(folder: RunFolder, dataset: Dataset, asked: Asked, context: Conte
         if folder.splits.is_file():
             write_splits(folder.splits, voted)
         return voted
-    _forget_plan(folder)
     return None
+
+
+def _planned_beside(folder: RunFolder, dataset: Dataset, asked: Asked, context: Context, *, is_elsewhere: bool) -> Plan:
+    """Make the plan of a run in a folder of its own, so that a request that cannot be planned takes nothing from the run."""
+    beside = RunFolder(folder.root / ".planning")
+    with storage_errors(folder.root):
+        shutil.rmtree(beside.root, ignore_errors=True)
+        beside.root.mkdir(parents=True)
+        if folder.memory.is_file():  # measured before, perhaps for the same data
+            shutil.copy2(folder.memory, beside.memory)
+    try:
+        plan = make_plan(dataset, beside.root, asked, context, is_elsewhere=is_elsewhere)
+        _forget_plan(folder)
+        with storage_errors(folder.root):
+            for path in sorted(beside.root.iterdir(), key=lambda path: path == beside.plan):  # the plan last
+                path.replace(folder.root / path.name)
+            sync_folder(folder.root)
+    finally:
+        shutil.rmtree(beside.root, ignore_errors=True)
+    return plan
 
 
 def keep_matching(folder: RunFolder, plan: Plan, say: Say) -> None:
@@ -68,13 +87,13 @@ def keep_matching(folder: RunFolder, plan: Plan, say: Say) -> None:
     aside = back = 0
     with storage_errors(folder.root):
         for where in sorted(folder.instances.glob("instance_*")):
-            key = _key(where)
+            key = key_of_folder(where)
             if key is not None and (key not in key_of or key_of[key].name != where.name):
                 _move(where, folder.stale / f"{where.name}_{key[:12]}")
                 aside += 1
         for where in sorted(folder.stale.glob("instance_*")):
-            key = _key(where)
-            if key in key_of and _key(folder.instance(key_of[key])) is None:
+            key = key_of_folder(where)
+            if key in key_of and key_of_folder(folder.instance(key_of[key])) is None:
                 _move(where, folder.instance(key_of[key]))
                 back += 1
         if folder.stale.is_dir() and not any(folder.stale.iterdir()):
@@ -91,14 +110,6 @@ def _move(where: Path, target: Path) -> None:
     if target.exists():
         shutil.rmtree(target)
     where.replace(target)
-
-
-def _key(where: Path) -> str | None:
-    """Return the key of an instance's folder, None where it holds no whole manifest."""
-    try:
-        return str(read_manifest(where)["key"])
-    except (FileNotFoundError, CheckpointError):
-        return None
 
 
 def differences_asked(plan: Plan, dataset: Dataset, asked: Asked) -> list[str]:

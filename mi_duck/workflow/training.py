@@ -72,10 +72,11 @@ def next_job(
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """An instance that was not trained, and why."""
+    """An instance that is not trained, and why; one that was never begun is not lost, but still to do."""
 
     instance: Instance
     cause: MiDuckError
+    was_begun: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,12 +227,19 @@ def _split(folder: RunFolder, instance: Instance, task: Task, context: Context) 
 
 def loss_text(plan: Plan, lost: Sequence[Lost], remedy: str = "the same command tries them again") -> str:
     """Return in one line which instances were lost, why, what that means, and what to do."""
+    names = {
+        was_begun: [one.instance.name for one in lost if one.was_begun is was_begun] for was_begun in (True, False)
+    }
+    counts = [
+        f"{len(names[was_begun])} of {len(plan.cut.instances)} instances {words} ({', '.join(names[was_begun])})"
+        for was_begun, words in ((True, "lost"), (False, "not trained yet"))
+        if names[was_begun]
+    ]
     kept = [one for one in plan.cut.instances if one not in {loss.instance for loss in lost}]
     covered = {rank for one in kept for rank in range(one.first_rank, one.stop_rank)}
-    return (
-        f"{len(lost)} of {len(plan.cut.instances)} instances lost ({', '.join(one.instance.name for one in lost)}), and with "
-        f"them {plan.data.n_genes - len(covered):,} of {plan.data.n_genes:,} genes; first cause: {lost[0].cause}; {remedy}"
-    )
+    n_missing, n_genes = plan.data.n_genes - len(covered), plan.data.n_genes
+    what = f"{', '.join(counts)}, and with them {n_missing:,} of {n_genes:,} genes"
+    return f"{what}; first cause: {lost[0].cause}; {remedy}"
 
 
 def peak_over_prediction(folder: RunFolder, instance: Instance) -> float:

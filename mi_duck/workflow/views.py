@@ -1,5 +1,6 @@
 """What commands show of plans, of how far a run is, of measurements and scores: tables and lines; prints nothing."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from mi_duck.resources import GIB
 from mi_duck.run.folder import RunFolder, is_locked
 from mi_duck.run.instance_folder import instance_state, measurement, status_of
 from mi_duck.run.plan import Instance, Plan
+from mi_duck.run.progress import stages_now
 from mi_duck.workflow.pipeline import is_finished
 
 if TYPE_CHECKING:  # it brings XGBoost, which printing a table has no use for
@@ -68,10 +70,13 @@ def infeasible_lines(plan: Plan) -> list[str]:
 
 def run_status(root: Path) -> dict[str, Any]:
     """Return what is done in a run, without touching it."""
-    folder = RunFolder(root)
-    plan = folder.read_plan()
+    folder, now = RunFolder(root), time.time()
+    stages = [stage.record(now) for stage in stages_now(root)]
     instances: list[dict[str, Any]] = []
     causes: dict[str, str] = {}
+    if stages and not folder.plan.is_file():
+        return {"now": stages, "instances": instances}
+    plan = folder.read_plan()
     for instance in plan.cut.instances:
         status, cause = instance_status(folder, plan, instance)
         measured = measurement(folder, instance) if status == "done" else {}
@@ -93,6 +98,7 @@ def run_status(root: Path) -> dict[str, Any]:
     pace = sum(one["wall_seconds"] for one in finished) / max(sum(one["predicted_seconds"] for one in finished), 1)
     left = sum(one["predicted_seconds"] for one in instances if one["status"] != "done")
     return {
+        "now": stages,
         "seconds_left": round(left * (pace if finished else 1)),
         "n_done": sum(one["status"] == "done" for one in instances),
         "n_running": sum(one["status"] == "running" for one in instances),
@@ -114,13 +120,27 @@ def instance_status(folder: RunFolder, plan: Plan, instance: Instance) -> tuple[
 
 
 def status_lines(facts: dict[str, Any]) -> list[str]:
-    """Return in lines what `run_status` found: counts, time left, and why instances were lost."""
+    """Return in lines what `run_status` found: what is being done, counts, time left, and why instances were lost."""
+    doing = [_stage_line(stage) for stage in facts["now"]]
+    if "n_done" not in facts:
+        return doing
     return [
+        *doing,
         f"{facts['n_done']} of {len(facts['instances'])} instances done, {facts['n_running']} running, {facts['n_lost']} lost; "
         f"at most {duration(facts['seconds_left'])} of training left; consolidated: {facts['is_consolidated']}; "
         f"finished: {facts['is_finished']}",
         *(f"{name} was lost: {cause}" for name, cause in facts["causes_of_loss"].items()),
     ]
+
+
+def _stage_line(stage: dict[str, Any]) -> str:
+    left = stage["seconds_left"]
+    return (
+        f"now, {stage['command']}: {stage['stage']}, {stage['done']:,} of {stage['total']:,}, for "
+        f"{duration(stage['seconds'])}"
+        + ("" if left is None else f", about {duration(left)} of it left")
+        + f"; begun {duration(stage['command_seconds'])} ago"
+    )
 
 
 def peak_records(found: "MemoryReport") -> list[dict[str, Any]]:
