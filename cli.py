@@ -93,14 +93,17 @@ def _required(value: Any, what: str) -> Any:
     return value
 
 
-def _dataset(source: Source, columns: Columns, *, holdout_genes: str | None = None) -> Any:
-    """Open the dataset that the options of a command name."""
+def _dataset(source: Source, columns: Columns, *, holdout_genes: str | None = None, with_warnings: bool = False) -> Any:
+    """Open the dataset that the options of a command name; say its warnings unless the command does so itself."""
     from mi_duck.data.dataset import open_columns
 
     if source.dataset is not None and source.dataset_option is not None:
         raise typer.BadParameter("name the dataset once: DATASET or --dataset")
     location = _required(source.dataset or source.dataset_option, "DATASET")
-    return open_columns(location, columns, holdout_genes=holdout_genes)
+    opened = open_columns(location, columns, holdout_genes=holdout_genes)
+    for words in opened.warnings if with_warnings else ():
+        logger.warning("warning: %s", words)
+    return opened
 
 
 def _check_executing(executing: Executing) -> None:
@@ -202,7 +205,7 @@ def prepare(
     from mi_duck.data.dataset import check_apart
     from mi_duck.data.prepare import prepare as prepare_dataset
 
-    opened = _dataset(source, columns)
+    opened = _dataset(source, columns, with_warnings=True)
     check_apart(opened, out)
     with _context(executing) as context:
         summary = prepare_dataset(opened, out, context, genes_per_file=building.genes_per_file)
@@ -261,7 +264,7 @@ def memory(
     from mi_duck.plan.memory_report import measure_dataset
     from mi_duck.workflow.views import gene_facts, peak_records
 
-    opened = _dataset(source, columns)
+    opened = _dataset(source, columns, with_warnings=True)
     with tempfile.TemporaryDirectory(prefix="mi_duck_memory_") as scratch, _context(executing) as context:
         (found,) = measure_dataset(opened, Path(scratch), replace(asked, early_stopping_patience=0), context)
     if plot is not None:
@@ -462,7 +465,7 @@ def evaluate(
     executing: Threads,
     as_json: JsonOption = False,
 ) -> None:
-    """Score base model, members and ensemble of a run on all rows out of fold; write metrics and catalogue.
+    """Score base model, members and ensemble of a run out of fold; write metrics and catalogue.
 
     Example: mi-duck evaluate run
     """
@@ -527,14 +530,17 @@ def compare(
     Example: mi-duck compare run run_single
     """
     from mi_duck.evaluate.compare import compare_runs
-    from mi_duck.workflow.views import comparison_table
+    from mi_duck.workflow.views import comparison_lines, comparison_table
 
     found = compare_runs(run, other)
     if as_json:
         print_json(asdict(found))
         return
-    output.print(f"{found.n_rows:,} rows, 95 % intervals over {found.n_groups:,} fold groups")
+    for line in comparison_lines(found):
+        output.print(line, markup=False)
     print_table(comparison_table(found))
+    if found.too_narrow:
+        output.print(f"These intervals are too narrow: {found.too_narrow}.")
 
 
 @command(verbose=True)
@@ -548,9 +554,13 @@ def predict(
     executing: Threads,
     as_json: JsonOption = False,
 ) -> None:
-    """Predict every row of a dataset, in its order, with the spread over the members; go on where a killed call stopped.
+    """Predict every row of a dataset, in its order; go on where a killed call stopped.
 
-    Example: mi-duck predict run dataset --out predictions.parquet
+    For each class p_CLASS, and of an ensemble spread_CLASS: the standard deviation of its members' probabilities, which says how
+    much they disagree and is not an interval. trained_on marks rows of genes that the model was trained on: their predictions
+    look better than those of new genes. Honest ones of the run's own rows are in its oof_predictions.parquet.
+
+    Example: mi-duck predict run new_dataset --out predictions.parquet
     """
     from mi_duck.ensemble.model_file import load_unified_model
     from mi_duck.ensemble.predict import predict_file
@@ -560,12 +570,15 @@ def predict(
     with _context(executing) as context:
         summary = predict_file(loaded, dataset, out, threads=context.threads, report=context.report)
     seconds = time.monotonic() - begun
+    for words in summary.warnings:
+        logger.warning("warning: %s", words)
     facts = asdict(summary) | {
         "seconds": round(seconds, 2),
         "rows_per_second": round((summary.n_rows - summary.n_rows_before) / seconds),
         "out": str(out),
     }
-    print_facts(facts, as_json)
+    known = facts if as_json else {name: value for name, value in facts.items() if value not in (None, "")}
+    print_facts(known, as_json)
 
 
 @command()
@@ -668,14 +681,17 @@ def _print_scores(folder: Path, as_json: bool = False) -> None:
     """Print the small table of scores: average precision per class, macro F1, log loss, each with its interval."""
     from mi_duck.evaluate.catalogue import score_table
 
-    columns, rows = score_table(folder)
+    found = score_table(folder)
     if as_json:
-        print_json([dict(zip(columns, row, strict=True)) for row in rows])
+        print_json([dict(zip(found.columns, line, strict=True)) for line in found.lines])
         return
     output.print(
-        "Scores on all rows, each by boosters that never saw the row's fold group; 95 % intervals over fold groups:"
+        f"Scores on {found.n_rows:,} rows, each by boosters that never saw the row's fold group; 95 % intervals over fold "
+        "groups, for these trained models:"
     )
-    print_table(Table(columns, rows))
+    print_table(Table(found.columns, found.lines))
+    if found.too_narrow:
+        output.print(f"These intervals are too narrow: {found.too_narrow}.")
 
 
 if __name__ == "__main__":

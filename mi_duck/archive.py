@@ -16,6 +16,7 @@ from pathlib import Path
 import zstandard
 
 from mi_duck.errors import CheckpointError
+from mi_duck.file_kinds import HEAD_BYTES, kind_of
 from mi_duck.numbers import decimal
 
 MAGIC = b"MIDUCK01"
@@ -45,7 +46,11 @@ def unpack(data: bytes, source: str) -> dict[str, bytes]:
         The bytes are not such a file, of a newer format, or not those that were written.
     """
     if data[:6] != MAGIC[:6]:
-        raise CheckpointError(f"{source} is not a mi_duck model; models end in .miduck and come from 'mi-duck run'")
+        kind = kind_of(data[:HEAD_BYTES])
+        what = f" but {kind[0]}" if kind else ""
+        raise CheckpointError(
+            f"{source} is not a mi_duck model{what}; models end in .miduck and come from 'mi-duck run'"
+        )
     if data[:8] != MAGIC:
         raise CheckpointError(f"{source} has a newer format ({data[6:8]!r}); update mi_duck")
     rest = data[40:]

@@ -21,6 +21,7 @@ import typer
 import typer.core
 
 from mi_duck.errors import PlanError
+from mi_duck.file_kinds import HEAD_BYTES, wrong_kind
 from mi_duck.settings import DATA, PANELS, RARE, flag_of, is_repeated, is_switch, option_of
 
 LARGEST_FILE = 1 << 20
@@ -90,11 +91,13 @@ def _contents(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise PlanError(f"--config {path} is not UTF-8 at byte {error.start:,}; save it as UTF-8") from error
+        words = wrong_kind(f"--config {path}", data[:HEAD_BYTES], "TOML")
+        raise PlanError(words or f"--config {path} is not UTF-8 at byte {error.start:,}; save it as UTF-8") from error
     except RecursionError as error:
         raise PlanError(f"--config {path} is nested deeper than any list of flags") from error
     except ValueError as error:  # of TOML, and of numbers with thousands of digits
-        raise PlanError(f"--config {path} is not TOML: {error}") from error
+        words = wrong_kind(f"--config {path}", data[:HEAD_BYTES], "TOML")
+        raise PlanError(words or f"--config {path} is not TOML: {error}") from error
 
 
 def _refuse_unknown(

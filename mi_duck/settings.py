@@ -113,8 +113,12 @@ class Columns:
 
     gene_column: str = option("gene_id", "Column with the gene.", DATA)
     label_column: str = option("splice_type", "Column with the label.", DATA)
-    classes: str = option(
-        "neither,donor,acceptor", "Class names, comma separated; their order is the label's number.", DATA
+    classes: str | None = option(
+        None,
+        "Class names, comma separated, the background first; their order is the label's number. By default "
+        "neither,donor,acceptor where the labels are these, else those found, the most frequent first.",
+        DATA,
+        metavar="NAMES",
     )
     fold_by: str | None = option(
         None, "Column with the unit of independence; by default overlap_cluster if present, else the gene.", DATA
@@ -165,6 +169,11 @@ class Asked:
         "Genes that nothing is trained on: a share of the fold groups, a text file of genes, or a column of 0 and 1.",
         PLAN,
         metavar="WHICH",
+    )
+    group_identical: bool = option(
+        False,
+        "Join the fold groups of genes that share identical rows, so that no copy of a training row is scored.",
+        PLAN,
     )
     auto_exclude_leaky: bool = option(False, "Leave out features that the leakage report suspects.", PLAN)
     memory_safety_factor: float = option(

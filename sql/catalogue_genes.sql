@@ -1,13 +1,14 @@
 -- catalogue_genes: one row per gene for the catalogue; rows of each class still in one list.
 -- grain:   gene_id
 -- reads:   gene_index, instance_genes
--- params:
+-- params:  $n_pilot_genes  genes of the lowest ranks, which chose the features
 -- columns: gene_id      varchar   the gene
 --          fold_group   varchar   its fold group
 --          n_rows       bigint    its rows
 --          label_counts bigint[]  rows of each class
 --          fold         bigint    its fold, null where it is held out
 --          is_holdout   boolean   whether it is kept from all training
+--          is_pilot     boolean   whether it chose the features, so that it is trained on and never scored
 --          n_instances  bigint    instances that train on it
 with members as (
     select
@@ -23,6 +24,7 @@ select
     gene_index.label_counts,
     gene_index.fold,
     gene_index.is_holdout,
+    gene_index.gene_rank < $n_pilot_genes as is_pilot,
     coalesce(members.n_instances, 0) as n_instances
 from gene_index
 left join members using (gene_id)

@@ -1,4 +1,4 @@
--- label_counts: rows of every gene by label, the one pass over the dataset that planning needs.
+-- label_counts: rows of every gene by label, from one pass over gene, label and group.
 -- grain:   gene_id, fold_group, label_text
 -- nulls:   gene_id, fold_group, label_text
 -- reads:   source_rows (gene_id, fold_group, label_text, file), one line per row of the dataset

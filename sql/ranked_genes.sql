@@ -1,6 +1,6 @@
 -- ranked_genes: the sampled genes in seeded order; those to train on and the held-out ones are numbered separately.
 -- grain:   gene_id
--- reads:   label_counts, sampled_genes, holdout_groups
+-- reads:   label_counts, sampled_genes, gene_groups, holdout_groups
 -- params:  $seed       any integer; the same seed gives the same order everywhere
 --          $n_classes  number of classes
 -- columns: gene_id      varchar   the gene
@@ -15,13 +15,14 @@ with classes as (
 ),
 genes as (
     select
-        gene_id,
-        fold_group,
-        sum(n_rows)::bigint as n_rows,
-        fold_group in (select fold_group from holdout_groups) as is_holdout
+        label_counts.gene_id,
+        gene_groups.fold_group,
+        sum(label_counts.n_rows)::bigint as n_rows,
+        gene_groups.fold_group in (select fold_group from holdout_groups) as is_holdout
     from label_counts
     semi join sampled_genes using (gene_id)
-    group by gene_id, fold_group
+    join gene_groups using (gene_id)
+    group by label_counts.gene_id, gene_groups.fold_group
 ),
 counts as (
     select

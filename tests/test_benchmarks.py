@@ -9,6 +9,7 @@ import pytest
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 TOYS = {
     "bench_bit_flips.py": ["2"],
+    "bench_coverage.py": ["2", "12"],
     "bench_growth.py": ["--features", "40", "--rows-per-gene", "20", "--instance-genes", "60", "--all", "200"],
     "bench_matrix.py": ["20"],
     "bench_memory_per_gene.py": ["toy"],
@@ -16,6 +17,7 @@ TOYS = {
     "bench_predict.py": ["--rounds", "5", "--rows", "500", "--features", "80", "--repeats", "1"],
     "bench_prepare.py": ["30"],
     "bench_shap.py": ["toy"],
+    "bench_spread.py": ["toy"],
     "bench_true_rate.py": ["2"],
     "bench_whole_job.py": ["--toy", "--rounds", "3", "--contenders", "plain", "lightgbm", "external", "mi_duck"],
     "bench_workers.py": ["24", "20", "2", "1"],

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import brier_score_loss, log_loss
 
-from mi_duck.metrics.calibrate import calibration_facts, reliability
+from mi_duck.metrics.calibrate import EDGES, calibration_facts, gaps_above, reliability
 from mi_duck.metrics.metrics import draw_weights
 
 CLASSES = ("neither", "donor")
@@ -26,7 +26,13 @@ def test_calibration_facts__before_and_after_equal_scikit_learn() -> None:
     after, labels, groups = drawn()
     before = np.sqrt(after)
     found = calibration_facts(
-        before, after, labels, groups, CLASSES, methods=["platt", "none"], weights=draw_weights(30, seed=0, draws=50)
+        before,
+        after,
+        labels,
+        groups,
+        CLASSES,
+        methods=["platt", "none"],
+        weights=draw_weights(np.arange(30), seed=0, draws=50),
     )
     donor = found["donor"]
     assert (found["neither"]["method"], donor["method"]) == ("platt", "none")
@@ -41,15 +47,37 @@ def test_calibration_facts__before_and_after_equal_scikit_learn() -> None:
 
 def test_reliability__bins_hold_all_rows_and_their_means() -> None:
     probabilities, labels, groups = drawn()
-    lines = reliability(probabilities, labels, groups, CLASSES, weights=draw_weights(30, seed=0, draws=50))
+    lines = reliability(probabilities, labels, groups, CLASSES, weights=draw_weights(np.arange(30), seed=0, draws=50))
     for index, name in enumerate(CLASSES):
         of_class = [line for line in lines if line["class"] == name]
-        assert [line["bin"] for line in of_class] == list(range(15))
-        assert [line["n_rows"] for line in of_class] == [200] * 15
-        parts = np.array_split(np.argsort(probabilities[:, index]), 15)
-        for line, part in zip(of_class, parts, strict=True):
+        assert sum(line["n_rows"] for line in of_class) == len(labels)
+        assert {line["bin"] for line in of_class} >= set(range(4, 13))  # .1 to .9 is seen whatever the class is
+        for line in of_class:
+            low, high = EDGES[line["bin"]], [*EDGES, 2][line["bin"] + 1]
+            part = np.flatnonzero((probabilities[:, index] >= low) & (probabilities[:, index] < high))
+            assert line["n_rows"] == len(part)
             assert line["mean_probability"] == pytest.approx(probabilities[part, index].mean())
             assert line["observed_fraction"] == pytest.approx((labels[part] == index).mean())
             assert line["low"] <= line["observed_fraction"] <= line["high"]
-    plain = reliability(probabilities, labels, groups, CLASSES, weights=draw_weights(30, seed=0, draws=0))
+    plain = reliability(probabilities, labels, groups, CLASSES, weights=draw_weights(np.arange(30), seed=0, draws=0))
     assert {(line["low"], line["high"]) for line in plain} == {(None, None)}
+
+
+def test_gaps_above__are_observed_minus_predicted_of_the_rows_above() -> None:
+    probabilities, labels, groups = drawn()
+    weights = draw_weights(np.arange(30), seed=0, draws=200)
+    found = {
+        (one.metric, one.class_name): one for one in gaps_above(probabilities, labels, groups, CLASSES, weights=weights)
+    }
+    assert len(found) == 4
+    for (metric, name), one in found.items():
+        index = CLASSES.index(name)
+        rows = probabilities[:, index] > float(metric.rpartition("_")[2])
+        assert one.value == pytest.approx((labels == index)[rows].mean() - probabilities[rows, index].mean())
+        assert one.low is not None
+        assert one.low < 0 < one.high  # the labels were drawn from these probabilities
+    timid = 0.5 + 0.6 * (probabilities - 0.5)
+    of_timid = {one.metric: one for one in gaps_above(timid, labels, groups, CLASSES, weights=weights)[2:]}
+    assert of_timid["calibration_gap_above_0.5"].low > 0.05
+    nothing = gaps_above(np.zeros_like(probabilities), labels, groups, CLASSES, weights=weights)
+    assert all(one.value is None or np.isnan(one.value) for one in nothing)

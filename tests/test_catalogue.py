@@ -23,7 +23,7 @@ TABLES = {
     "coverage": "n_genes_dataset n_genes n_genes_trained n_rows n_rows_trained coverage_fraction",
     "memory_per_gene": "gene_id n_rows predicted_bytes",
     "memory_measurements": "phase instance_id n_genes n_rows n_features predicted_bytes peak_bytes",
-    "metrics": "scope instance_id evaluated_on variant is_chosen fold class metric value low high n_genes n_rows",
+    "metrics": "scope instance_id evaluated_on variant is_chosen fold class metric value low high too_narrow n_genes n_rows",
     "predictions": "row_id gene_id position label fold p_neither p_donor p_acceptor",
     "runs": "run_id dataset_fingerprint settings versions started_at finished_at status",
 }
@@ -114,8 +114,10 @@ def test_write_catalogue__can_be_built_again_over_what_a_killed_one_left(run: Pa
 
 
 def test_score_table__has_a_line_for_base_each_member_ensemble_and_gain(run: Path) -> None:
-    columns, rows = score_table(run)
-    n = len(RunFolder(run).read_plan().cut.instances)
+    found, plan = score_table(run), RunFolder(run).read_plan()
+    columns, rows, n = found.columns, found.lines, len(plan.cut.instances)
+    n_groups = len(set(pq.read_table(run / "genes.parquet")["fold_group"].to_pylist()))
+    assert (found.too_narrow, found.n_rows) == (f"{n_groups} fold groups, fewer than 100", plan.data.n_rows)
     members = [f"instance_{number:02d}" for number in range(n)]
     assert [row[0] for row in rows] == ["base", *members, "ensemble", "ensemble - base"]
     assert columns[1:] == ["AP neither", "AP donor", "AP acceptor", "AP macro", "F1 macro", "log loss"]

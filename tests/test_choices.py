@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import md5
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,12 @@ from runs import call, partitioned, quiet, trained
 from shared import DENSE, REQUEST
 
 from mi_duck.archive import read_parts
+from mi_duck.data.database import Database
+from mi_duck.data.dataset import open_dataset
+from mi_duck.data.genes import index_genes
 from mi_duck.errors import PlanError
 from mi_duck.genome.synthetic import synthesise
-from mi_duck.plan.choices import ROOM_FOR_ZEROS, ROUNDS_WORTH_A_MATRIX, choose_cv, choose_layout
+from mi_duck.plan.choices import ROOM_FOR_ZEROS, ROUNDS_WORTH_A_MATRIX, choose_cv, choose_layout, choose_sample
 from mi_duck.plan.strategies import CutRequest, layout_of
 from mi_duck.resources import Budget
 from mi_duck.rows.partition import partition_here
@@ -109,6 +113,58 @@ def test_choose_cv__without_cuts_beforehand_is_by_weight() -> None:
 
 
 # ---- sampled negatives ------------------------------------------------------------------------------------------------
+
+
+def kept(rows: pa.Table, folder: Path, cuts: Sequence[int], seed: int) -> list[float]:
+    """Write rows in a drawn order into files of these sizes; return the values of ``x`` of all rows that training uses."""
+    folder.mkdir(parents=True)
+    mixed = rows.take(pa.array(np.random.default_rng(seed).permutation(len(rows))))
+    for number, (first, stop) in enumerate(pairwise([0, *cuts, len(rows)])):
+        pq.write_table(mixed.slice(first, stop - first), folder / f"{seed}_{number}.parquet", row_group_size=333)
+    dataset = open_dataset(str(folder))
+    found = []
+    with Database(threads=2) as db:
+        index_genes(db, dataset, seed=42)
+        choose_sample(db, dataset, 0.25, n_rows=len(rows), seed=42)
+        for file in dataset.files:
+            uses = db.arrow("file_row_uses", file=str(file))["use"].to_numpy()
+            found += pq.read_table(str(file))["x"].to_numpy()[uses > 0].tolist()
+    return sorted(found)
+
+
+def test_sampled_negatives__do_not_depend_on_the_order_of_rows_or_the_cut_into_files(tmp_path: Path) -> None:
+    """Without positions and with four different scores most rows agree with others in gene and score."""
+    rng = np.random.default_rng(0)
+    n = 2000
+    label = rng.choice(["neither", "donor", "acceptor"], n, p=(0.8, 0.1, 0.1))
+    donor = rng.integers(0, 4, n) / 10
+    scores = {"donor_score": donor, "acceptor_score": donor, "neither_score": 1 - 2 * donor}
+    rows = pa.table(
+        {
+            "gene_id": [f"G{one}" for one in rng.integers(0, 20, n)],
+            "splice_type": label,
+            "x": rng.normal(size=n),
+            **scores,
+        }
+    )
+    first = kept(rows, tmp_path / "one", [], 1)
+    assert first == kept(rows, tmp_path / "four", [100, 101, 1500], 2)
+    n_easy = int(((label == "neither") & (donor < 0.3)).sum())
+    n_others = n - n_easy
+    assert len(first) == pytest.approx(n_others + n_easy / 4, abs=4 * (n_easy * 3 / 16) ** 0.5)
+
+
+def test_sampled_negatives__of_rows_that_are_equal_keep_their_share(tmp_path: Path) -> None:
+    """A gene with 400 equal easy rows: about a hundred are kept, not all or none."""
+    label = ["neither"] * 400 + ["donor", "acceptor", "neither"] * 60
+    score = [0.1] * 400 + [0.9] * 180
+    columns = {f"{name}_score": score for name in ("donor", "acceptor", "neither")}
+    rows = pa.table(
+        {"gene_id": ["A"] * 490 + ["B"] * 90, "splice_type": label, "x": [1.0] * 400 + [2.0] * 180, **columns}
+    )
+    n_kept = kept(rows, tmp_path / "data", [200], 3).count(1.0)
+    assert n_kept == pytest.approx(100, abs=35)
+
 
 SHARE = 0.25
 SAMPLED = ("--strategy", "single", "--sample-negatives", str(SHARE), "--cv", "weights")

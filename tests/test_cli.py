@@ -165,6 +165,8 @@ ELSEWHERE = {
     "--resume-from-checkpoint": "test_pipeline",
     "--no-resume-from-checkpoint": "test_pipeline",
     "--force-retrain-all": "test_pipeline",
+    "--replace": "test_replace",
+    "--group-identical": "test_identical",
     "--minimal-diagnostics": "test_instance_files",
     "--calibration-analysis": "test_scoring",
     "--no-calibration-analysis": "test_scoring",

@@ -7,6 +7,7 @@ from sklearn.metrics import f1_score
 
 from mi_duck.evaluate.compare import ANY_SITE, compare, gene_deltas, near_sites
 from mi_duck.evaluate.scored_rows import Scored
+from mi_duck.metrics.calibrate import BaseModel, Calibration
 from mi_duck.metrics.metrics import draw_weights
 
 CLASSES = ("neither", "donor", "acceptor")
@@ -23,12 +24,18 @@ def drawn(n: int = 2_000) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray]:
     return *models, labels, np.sort(rng.integers(0, 40, n)), rng.integers(0, 3_000, n)  # type: ignore[return-value]
 
 
+def as_base(scores: NDArray) -> BaseModel:
+    """Return a base model that is its scores."""
+    nothing = Calibration((), (), ())
+    return BaseModel(scores, scores, nothing, n_missing=0, prior=np.zeros(scores.shape[1]))
+
+
 def scored(
     labels: NDArray, genes: NDArray, classes: tuple[str, ...] = CLASSES, gene_ids: tuple[str, ...] = (), draws: int = 2
 ) -> Scored:
     """Return rows that are scored, each gene a fold group."""
     gene_ids = gene_ids or tuple(f"g{number}" for number in range(40))
-    weights = draw_weights(len(gene_ids), seed=0, draws=draws)
+    weights = draw_weights(np.arange(len(gene_ids)), seed=0, draws=draws)
     return Scored(classes, 0, labels, np.zeros(len(labels)), genes, genes, genes, gene_ids, weights, 0, draws)
 
 
@@ -69,6 +76,22 @@ def test_compare__at_matched_recall_the_ensemble_finds_as_many_with_the_highest_
     found = compare(silent, meta, scored(labels, genes), None)
     assert "no recall to match" in found["donor"]["matched_recall"]["status"]
     assert found["donor"]["argmax"]["base"]["precision"] is None
+
+
+def test_compare__each_draw_matches_its_own_recall() -> None:
+    """The ensemble finds as many sites as the base model in every draw, so the difference of misses has no width."""
+    base, meta, labels, genes, _ = drawn()
+    rows = scored(labels, genes, draws=30)
+    found = compare(base, meta, rows, None)["donor"]["matched_recall"]["difference"]
+    assert found["fn"] == {"value": 0, "low": 0, "high": 0}
+    calls, truth = base.argmax(axis=1) == 1, labels == 1
+    expected = []
+    for line in rows.weights[1:]:
+        again = np.repeat(np.arange(len(labels)), line[genes])
+        n_found = int((calls & truth)[again].sum())
+        edge = np.sort(meta[again, 1][truth[again]])[::-1][n_found - 1]
+        expected.append((~truth[again] & (meta[again, 1] > edge)).sum() - (calls & ~truth)[again].sum())
+    assert (found["fp"]["low"], found["fp"]["high"]) == pytest.approx(np.percentile(expected, [2.5, 97.5]), abs=0.5)
 
 
 def test_compare__kinds_of_errors_add_up() -> None:
@@ -113,24 +136,32 @@ def test_gene_deltas__by_hand() -> None:
     base = np.array([[0.5, 0.5], [0.4, 0.6], [0.9, 0.1]], dtype=np.float32)
     meta = np.array([[0.2, 0.8], [0.8, 0.2], [0.6, 0.4]], dtype=np.float32)
     rows = scored(np.array([1, 0, 0]), np.array([0, 0, 2]), ("neither", "donor"), ("A", "B", "C"))
-    lines = gene_deltas(base, meta, rows)
+    lines = gene_deltas(as_base(base), meta, rows)
     assert [line["gene_id"] for line in lines] == ["A", "C"]
     one, other = lines
     assert (one["n_rows"], one["n_donor"]) == (2, 1)
     assert one["log_loss_base"] == pytest.approx(-(np.log(0.5) + np.log(0.4)) / 2)
     assert one["log_loss_meta"] == pytest.approx(-np.log(0.8))
-    assert one["log_loss_delta"] == pytest.approx(one["log_loss_meta"] - one["log_loss_base"])
+    assert one["log_loss_delta"] == pytest.approx(one["log_loss_base"] - one["log_loss_meta"])
     # equal probabilities call the first class, so base errs on both rows; its best row for donor is the wrong one
     assert (one["errors_base"], one["errors_meta"]) == (2, 0)
     assert (one["top_k_donor_base"], one["top_k_donor_meta"]) == (0, 1)
     assert (other["top_k_donor_base"], other["top_k_donor_meta"]) == (None, None)
     alone = gene_deltas(None, meta, rows)
-    assert list(alone[0]) == ["gene_id", "n_rows", "n_donor", "log_loss_meta", "errors_meta", "top_k_donor_meta"]
+    assert list(alone[0]) == [
+        "gene_id",
+        "is_pilot",
+        "n_rows",
+        "n_donor",
+        "log_loss_meta",
+        "errors_meta",
+        "top_k_donor_meta",
+    ]
 
 
 def test_gene_deltas__add_up_to_the_whole() -> None:
     base, meta, labels, genes, _ = drawn()
-    lines = gene_deltas(base, meta, scored(labels, genes))
+    lines = gene_deltas(as_base(base), meta, scored(labels, genes))
     rows = np.array([line["n_rows"] for line in lines])
     loss = np.array([line["log_loss_meta"] for line in lines])
     assert rows.sum() == len(labels)

@@ -15,8 +15,9 @@ import pytest
 
 from mi_duck.data.database import Database
 from mi_duck.data.dataset import Dataset, open_dataset
+from mi_duck.data.find_files import find_files
 from mi_duck.data.genes import index_genes
-from mi_duck.data.parquet import parquet_files, row_groups
+from mi_duck.data.parquet import row_groups
 from mi_duck.data.statistics import data_warnings
 from mi_duck.errors import DataError, StorageError
 
@@ -203,9 +204,9 @@ def test_open_dataset__refuses_places_without_parquet(tmp_path: Path) -> None:
         ("a\0b", "nothing is at"),
     ):
         with pytest.raises(DataError, match=message):
-            parquet_files(str(location))
+            find_files(str(location))
     with pytest.raises(StorageError, match="cannot read x+: File name too long"):
-        parquet_files("x" * 5000)
+        find_files("x" * 5000)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

@@ -437,7 +437,7 @@ def test_executor__needs_a_plan(tmp_path: Path) -> None:
 
 
 def test_finish__of_a_run_without_a_trained_instance_is_refused(planned: Path) -> None:
-    assert_refused(invoke("finish", planned), 69, "3 of 3 instances lost")
+    assert_refused(invoke("finish", planned), 69, "3 of 3 instances not trained yet")
     assert not (planned / "consolidated_model.miduck").exists()
 
 

@@ -13,6 +13,7 @@ import pytest
 from mi_duck.data.database import Database
 from mi_duck.data.dataset import open_dataset
 from mi_duck.data.genes import Fold, GeneIndex, assign_folds, index_genes
+from mi_duck.data.identical import Identical
 from mi_duck.data.parquet import row_groups
 from mi_duck.errors import DataError, PlanError
 
@@ -39,7 +40,14 @@ def test_index_genes__counts_genes_rows_and_classes(db: Database, tiny: Path) ->
     index, rows = indexed(db, tiny)
     # genes A (neither, donor, neither), B (acceptor, neither), C (donor)
     assert index == GeneIndex(
-        seed=42, n_genes=3, n_rows=6, n_genes_dataset=3, n_groups=3, largest_gene_rows=3, label_counts=(3, 2, 1)
+        seed=42,
+        n_genes=3,
+        n_rows=6,
+        n_genes_dataset=3,
+        n_groups=3,
+        largest_gene_rows=3,
+        label_counts=(3, 2, 1),
+        identical=Identical(n_rows=0, n_genes=0, n_group_pairs=0, pair=(), one_in=1, n_features=2),
     )
     assert {row["gene_id"]: row["label_counts"] for row in rows} == {"A": [2, 1, 0], "B": [1, 0, 1], "C": [0, 1, 0]}
     assert [row["gene_rank"] for row in rows] == [0, 1, 2]

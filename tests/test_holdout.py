@@ -15,6 +15,7 @@ from runs import CONTEXT, call, quiet, trained
 from sklearn.metrics import average_precision_score, log_loss
 
 from mi_duck.ensemble.model_file import load_unified_model
+from mi_duck.ensemble.predict import predict_file
 from mi_duck.evaluate.catalogue import write_catalogue
 from mi_duck.evaluate.evaluate import evaluate_run
 from mi_duck.evaluate.holdout import evaluate_holdout
@@ -139,7 +140,8 @@ def test_metrics__equal_direct_prediction_of_the_held_out_rows(
         lines = lines_of(run, scope=scope, instance_id=number, evaluated_on="holdout")
         probabilities = model.predict_proba(rows)
         exact = probabilities.astype(np.float64)
-        for one in score(probabilities, label, groups, plan.data.classes, seed=plan.settings.seed):
+        of_gene = np.array(rows["rank"].to_pylist())
+        for one in score(probabilities, label, groups, plan.data.classes, seed=plan.settings.seed, genes=of_gene):
             line = lines[one.metric, one.class_name]
             for name in ("value", "low", "high"):
                 if line[name]:
@@ -154,15 +156,31 @@ def test_metrics__equal_direct_prediction_of_the_held_out_rows(
         )
 
 
+def test_metrics__ensemble_minus_base_are_paired(run: RunFolder) -> None:
+    """Under the same draws: an interval narrower than those of both together, round the difference of the values."""
+    base, ensemble, gap = (
+        lines_of(run, scope=scope, evaluated_on="holdout") for scope in ("base", "ensemble", "difference")
+    )
+    assert set(gap) == set(base) == set(ensemble)
+    assert {line["variant"] for line in gap.values()} == {"ensemble - base"}
+    for key, line in gap.items():
+        both = [float(one[key]["value"]) for one in (ensemble, base)]
+        assert float(line["value"]) == pytest.approx(both[0] - both[1], abs=1e-12)
+        assert float(line["low"]) <= float(line["value"]) <= float(line["high"])
+    width, *widths = (
+        float(one["log_loss", "all"]["high"]) - float(one["log_loss", "all"]["low"]) for one in (gap, base, ensemble)
+    )
+    assert width < sum(widths)
+
+
 def test_metrics__of_the_base_model_order_rows_as_its_scores_do(
     run: RunFolder, plan: Plan, genes: list[dict[str, Any]], small_dataset: Path
 ) -> None:
     rows = held_out_rows(small_dataset, genes)
     is_donor = np.array(rows["splice_type"].to_pylist()) == "donor"
     line = lines_of(run, scope="base", evaluated_on="holdout")["average_precision", "donor"]
-    # calibration keeps the order of one class's scores; normalising three of them to 1 changes it a little
     expected = average_precision_score(is_donor, rows["donor_score"].to_numpy())
-    assert float(line["value"]) == pytest.approx(expected, abs=0.1)
+    assert float(line["value"]) == pytest.approx(expected, abs=1e-8)
 
 
 def test_metrics__a_second_evaluation_changes_nothing(run: RunFolder) -> None:
@@ -190,9 +208,20 @@ def test_catalogue__marks_held_out_genes_and_leaves_them_out_of_coverage(run: Ru
     query = "select distinct scope from metrics where evaluated_on = 'holdout' order by 1"
     assert [one["scope"] for one in json.loads(call("sql", run.root, query, "--json").stdout)] == [
         "base",
+        "difference",
         "ensemble",
         "member",
     ]
+
+
+def test_predict__held_out_genes_are_not_marked_as_trained_on(
+    run: RunFolder, plan: Plan, genes: list[dict[str, Any]], small_dataset: Path, tmp_path: Path
+) -> None:
+    found = predict_file(load_unified_model(run.model), str(small_dataset), tmp_path / "p.parquet", report=quiet)
+    table = pq.read_table(tmp_path / "p.parquet", columns=["gene_id", "trained_on"])
+    held_out = {gene["gene_id"] for gene in genes if gene["is_holdout"]}
+    assert table["trained_on"].to_pylist() == [gene not in held_out for gene in table["gene_id"].to_pylist()]
+    assert (found.n_genes_trained_on, found.n_rows_trained_on) == (plan.data.n_genes, plan.data.n_rows)
 
 
 def test_plan__of_sampled_genes_holds_out_some_of_them(small_dataset: Path, tmp_path: Path) -> None:

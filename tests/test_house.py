@@ -27,9 +27,9 @@ ANNEXES = {"genome", "evaluate", "explain", "export", "report", "verify"}
 
 PACKAGES = {
     "": {"matplotlib", "psutil", "rich", "typer", "zstandard"},
-    "metrics": {"numpy", "sklearn"},
+    "metrics": {"numpy", "scipy", "sklearn"},
     "run": {"msgspec", "numpy", "pyarrow"},
-    "data": {"duckdb", "fsspec", "numpy", "pyarrow"},
+    "data": {"duckdb", "fsspec", "numpy", "pyarrow", "scipy"},
     "rows": {"numpy", "pyarrow"},
     "leakage": {"matplotlib", "numpy", "pyarrow", "scipy"},
     "train": {"numpy", "pyarrow", "scipy", "xgboost"},

@@ -184,6 +184,97 @@ def test_probe__a_copy_of_a_feature_that_moves_with_the_base_scores() -> None:
     assert set(suspects_of(sample_of(columns, gene, label, group))) == {"copy"}
 
 
+def test_probe__finds_the_label_in_the_last_digits_of_a_value() -> None:
+    """Values with three decimals, and the label in the fourth or in the last bit of the number; plain decimals stay."""
+    rng, gene, label, group = rows_of_genes(4)
+    site, value = label > 0, 20 * rng.normal(size=len(label)).round(3)
+    even = (value.astype(np.float32).view(np.uint32) & ~np.uint32(1)).astype(np.uint32)
+    columns = {
+        "plain": value,
+        "percent": rng.integers(0, 101, len(label)) / 100,
+        "detector": np.maximum(rng.normal(size=len(label)) + 2 * site - 1, 0),
+        "fourth decimal": rng.normal(size=len(label)).round(3) + 3e-4 * site,
+        "after the point": rng.poisson(5, len(label)) + 0.25 * (label == 1),
+        "bit": (even + site.astype(np.uint32)).view(np.float32),
+    }
+    found = suspects_of(sample_of(columns, gene, label, group), ())
+    assert set(found) == {"fourth decimal", "after the point", "bit"}
+    assert "area 1.0000 between neither and other in the digits after decimal 3, 0.5" in found["fourth decimal"]
+    assert (
+        "donor vs rest: area 1.0000 between donor and other in the digits after decimal 0" in found["after the point"]
+    )
+    assert "in the last bit" in found["bit"]
+
+
+@pytest.mark.parametrize("base", [BASE, ()], ids=["base scores", "none"])
+def test_probe__finds_a_code_of_the_labels_of_a_gene(base: tuple[str, ...]) -> None:
+    """A gene's share of donors, also rounded; its length, its number of rows and another gene's share say nothing."""
+    rng, gene, label, group = rows_of_genes(5)
+    n_rows = np.bincount(gene)
+    share = np.bincount(gene[label == 1], minlength=len(n_rows)) / n_rows
+    columns = (base_scores(rng, label) if base else {}) | {
+        "share": share[gene],
+        "rounded share": share.round(2)[gene],
+        "length": (30 * n_rows * rng.lognormal(0, 0.5, len(n_rows)))[gene],
+        "rows": n_rows[gene].astype(float),
+        "share of others": rng.permutation(share)[gene],
+    }
+    found = suspects_of(sample_of(columns, gene, label, group), base)
+    assert set(found) == {"share", "rounded share"}
+    assert found["share"].startswith(
+        "donor vs rest: has one value per gene, which ranks genes by their share of donor rows"
+    )
+
+
+def test_probe__finds_the_label_with_noise_where_base_scores_are_far_worse_and_not_otherwise() -> None:
+    """Base scores reach .96. At .985 noise and label are told from a measurement, at .97 or without base scores not."""
+    rng, gene, label, group = rows_of_genes(6)
+    scores = base_scores(rng, label, area=0.96)
+    d = scores["donor_score"]
+    shared = (np.log(d / (1 - d)) + 2) / 1.5 - shift_of(0.96) * (label == 1)  # the noise of the base score
+    measured = 0.5 * shared + 0.75**0.5 * rng.normal(size=len(label)) + shift_of(0.988) * (label == 1)
+    columns = {
+        name: rng.normal(size=len(label)) + shift_of(area) * (label == 1)
+        for name, area in (("noisy", 0.988), ("less", 0.97))
+    }
+    found = suspects_of(sample_of(scores | columns | {"measured": measured}, gene, label, group))
+    assert set(found) == {"noisy"}
+    assert "where the best base score reaches 0.9" in found["noisy"]
+    assert suspects_of(sample_of(columns, gene, label, group), ()) == {}
+
+
+@pytest.mark.parametrize("base", [BASE, ()], ids=["base scores", "none"])
+def test_probe__accuses_no_honest_score_that_tells_donors_from_acceptors(base: tuple[str, ...]) -> None:
+    """Scores of one kind of site, and of both with different signs, of which each separates the two kinds almost perfectly."""
+    rng, gene, label, group = rows_of_genes(7)
+    n = len(label)
+    scores = base_scores(rng, label)
+    noise = 0.5 * np.log(scores["donor_score"]) + rng.normal(size=n)  # what another model of the same sequence shares
+    two_sided = noise + 2.6 * (label == 1) - 2.6 * (label == 2)
+    has_motif = (label == 1) | ((label == 0) & (rng.random(n) < 0.25))
+    one_sided = 5 * has_motif + noise / 2
+    columns = {"two-sided": two_sided, "one-sided": one_sided, "opposite": -two_sided}
+    sample = sample_of((scores if base else {}) | columns, gene, label, group)
+    rows, suspects = probe(sample, CLASSES, base, quiet)
+    assert suspects == []
+    areas = {row["feature"]: row["auc"] for row in rows if row["comparison"] == "donor vs acceptor"}
+    assert min(areas[name] for name in columns) > 0.995
+
+
+@pytest.mark.parametrize("n_genes", [30, 120])
+def test_probe__accuses_no_base_score_that_is_rounded_to_zero_far_from_sites(n_genes: int) -> None:
+    """As deep models give them: all zero at nearly every row of the background, so that they equal each other there."""
+    rng, gene, label, group = rows_of_genes(8, n_genes=n_genes, mean_rows=60)
+    donor, acceptor = (
+        np.where((label == number) | (rng.random(len(label)) < 0.02), rng.beta(4, 1, len(label)), 0).round(2)
+        for number in (1, 2)
+    )
+    columns = {"neither_score": (1 - donor - acceptor).clip(0), "donor_score": donor, "acceptor_score": acceptor}
+    columns["site_score"] = np.maximum(donor, acceptor)
+    columns["difference"] = donor - acceptor
+    assert suspects_of(sample_of(columns, gene, label, group)) == {}
+
+
 @pytest.mark.parametrize("n_classes", [2, 5])
 def test_probe__works_for_any_number_of_classes(n_classes: int) -> None:
     rng = np.random.default_rng(0)

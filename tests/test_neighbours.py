@@ -15,7 +15,7 @@ META = np.array([[0.1 * row, 0.5 - 0.05 * row, 0.5 - 0.05 * row] for row in rang
 
 
 def found(n_sites: int, seed: int = 0, base: np.ndarray | None = META) -> list[dict[str, object]]:
-    weights = draw_weights(2, seed=0, draws=0)
+    weights = draw_weights(np.arange(2), seed=0, draws=0)
     rows = Scored(CLASSES, 0, LABELS, np.zeros(7), GENES, GENES, GENES, ("A", "B"), weights, seed, 0)
     return neighbours(base, META, rows, POSITIONS, n_sites=n_sites)
 

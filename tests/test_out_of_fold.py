@@ -148,7 +148,9 @@ def test_consolidation_summary__thresholds_are_those_of_the_predictions(run: Pat
     table = pq.read_table(run / "oof_predictions.parquet")
     summary: dict[str, Any] = json.loads((run / "consolidation_summary.json").read_bytes())
     labels = np.array([CLASSES.index(text) for text in table["label"].to_pylist()])
-    found = find_thresholds(np.column_stack([table[name].to_numpy() for name in P]), labels, CLASSES)
+    found = find_thresholds(
+        np.column_stack([table[name].to_numpy() for name in P]), labels, table["fold"].to_numpy(), CLASSES
+    )
     assert json.loads((run / "thresholds.json").read_bytes()) == found
     assert summary["thresholds"] == values_of(found)
     assert summary["coverage_fraction"] == 1

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,14 @@ def made_run(
     trained |= {"status": "done" if measured else "to do"}
     genes = [
         {"gene_id": f"{feature} {rank}", "fold_group": str(rank % n_groups), "n_rows": 100, "fold": rank % 2}
-        | {"is_holdout": False, "n_instances": 1, f"n_{classes[0]}": 90, f"n_{classes[1]}": 5, f"n_{classes[2]}": 5}
+        | {
+            "is_holdout": False,
+            "is_pilot": False,
+            "n_instances": 1,
+            f"n_{classes[0]}": 90,
+            f"n_{classes[1]}": 5,
+            f"n_{classes[2]}": 5,
+        }
         for rank in range(200)
     ]
     coverage = {"n_genes_dataset": 200, "n_genes": 200, "n_genes_trained": 200 if measured else 0, "n_rows": 20_000}
@@ -381,6 +389,18 @@ def test_cautions__of_a_sound_run_are_none(tmp_path: Path) -> None:
     run = read_run(made_run(tmp_path))
     assert cautions(run, fit_records(run)) == []
     assert "No warnings." in text_of(page_of(tmp_path))
+
+
+def test_cautions__name_one_group_with_most_rows_and_copies(tmp_path: Path) -> None:
+    """One group has as many rows as all others together: Kish's number is near 4, whatever the number of groups."""
+    run = read_run(made_run(tmp_path))
+    total = sum(gene["n_rows"] for gene in run.genes)
+    genes = [run.genes[0] | {"n_rows": total}, *run.genes[1:]]
+    data = replace(run.plan.data, identical_rows=1234, identical_genes=5)
+    uneven = replace(run, genes=genes, plan=replace(run.plan, data=data))
+    found = " ".join(cautions(uneven, None))
+    assert "200 groups of genes count as 4 (Kish's effective number;" in found
+    assert "1,234 rows of 5 genes are identical to rows of a gene of another fold group" in found
 
 
 def test_cautions__name_lost_instances_leaks_memory_and_few_groups(tmp_path: Path) -> None:

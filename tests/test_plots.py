@@ -38,7 +38,7 @@ def curves() -> "Figure":
 
 
 def reliabilities() -> "Figure":
-    line = Reliability("ensemble", [0.1, 0.6], [0.12, 0.55], [0.08, 0.4], [0.2, 0.7])
+    line = Reliability("ensemble", [900, 30], [0.1, 0.6], [0.12, 0.55], [0.08, 0.4], [0.2, 0.7])
     return reliability_figure([("donor", [line]), (HOSTILE, [line])])
 
 

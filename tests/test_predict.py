@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.ensemble.predict import Parts, predict_file
 from mi_duck.errors import CheckpointError, DataError, RunBusyError, StorageError
 from mi_duck.run.folder import run_lock
+from mi_duck.run.training_data import TrainingData
 
 CLASSES = ("neither", "donor", "acceptor")
 
@@ -92,6 +94,7 @@ def test_predict_file__keeps_ids_and_order_over_files_and_row_groups(
         *(f"p_{name}" for name in CLASSES),
         "prediction",
         *(f"spread_{name}" for name in CLASSES),
+        "trained_on",
     ]
 
 
@@ -143,8 +146,112 @@ def test_predict_file__reordered_and_surplus_columns_change_nothing(
 
 def test_predict_file__needs_no_label_and_no_gene(model: ConsolidatedMetaModel, rows: pa.Table, tmp_path: Path) -> None:
     bare = rows.select(list(model.features))
-    found = predicted(model, write(tmp_path / "data", bare), tmp_path / "out.parquet")
+    summary = predict_file(model, str(write(tmp_path / "data", bare)), tmp_path / "out.parquet", report=quiet)
+    found = pq.read_table(tmp_path / "out.parquet")
     assert found.column_names[0] == "p_neither"
+    assert found["trained_on"].null_count == len(rows)
+    assert (summary.n_rows_trained_on, summary.n_genes_trained_on) == (None, None)
+    (words,) = summary.warnings
+    assert words.startswith("it cannot be told which rows the model was trained on, so trained_on is null")
+    assert words.endswith("0.parquet has no column 'gene_id' with the gene; add it")
+
+
+def with_genes(rows: pa.Table, genes: pa.Array) -> pa.Table:
+    return rows.set_column(rows.column_names.index("gene_id"), "gene_id", genes)
+
+
+def test_predict_file__marks_rows_of_genes_that_the_model_was_trained_on(
+    model: ConsolidatedMetaModel, rows: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every third gene has another name, one has none; the rows lie in two files and several parts, texts as they come."""
+    small_parts(monkeypatch, 700)
+    ids = rows["gene_id"].to_pylist()
+    number = {gene: at for at, gene in enumerate(dict.fromkeys(ids))}
+    new = [None if number[gene] == 1 else f"new {gene}" if number[gene] % 3 == 0 else gene for gene in ids]
+    known = [None if gene is None else not gene.startswith("new") for gene in new]
+    for kind in (pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())):
+        table = with_genes(rows, pa.array(new).cast(kind))
+        data = write(tmp_path / str(kind)[:6], table.slice(0, 1000), table.slice(1000))
+        summary = predict_file(model, str(data), tmp_path / "p.parquet", report=quiet)
+        assert pq.read_table(tmp_path / "p.parquet")["trained_on"].to_pylist() == known
+        assert summary.n_rows_trained_on == known.count(True)
+        assert summary.n_genes_trained_on == len({gene for gene, is_known in zip(new, known, strict=True) if is_known})
+    assert f"{known.count(True):,} of {len(rows):,} rows are of" in summary.warnings[0]
+    assert model.predict_proba(rows).shape == (len(rows), 3)  # takes the same rows as before, and adds nothing
+
+
+def test_predict_file__of_an_instance_marks_its_own_genes_alone(
+    run: Path, rows: pa.Table, small_dataset: Path, tmp_path: Path
+) -> None:
+    where = run / "multi_instance_training" / "instance_01"
+    predict_file(load_unified_model(where), str(small_dataset), tmp_path / "p.parquet", report=quiet)
+    own = set((where / "genes.txt").read_text().splitlines())
+    found = pq.read_table(tmp_path / "p.parquet")
+    assert found["trained_on"].to_pylist() == [gene in own for gene in rows["gene_id"].to_pylist()]
+    assert 0 < len(own) < 60
+
+
+def test_predict_file__of_genes_by_number_or_of_another_kind(
+    model: ConsolidatedMetaModel, rows: pa.Table, tmp_path: Path
+) -> None:
+    """Numbers are ids as their texts are, and none of these is a gene of the model; a date is no id."""
+    numbered = write(tmp_path / "numbers", with_genes(rows, pa.array(range(len(rows)))))
+    assert predict_file(model, str(numbered), tmp_path / "p.parquet", report=quiet).warnings == ()
+    dates = write(tmp_path / "dates", with_genes(rows, pa.array([0] * len(rows), pa.date32())))
+    (words,) = predict_file(model, str(dates), tmp_path / "p.parquet", report=quiet).warnings
+    assert "column 'gene_id' is date32[day] in" in words
+
+
+def test_predict_file__of_a_model_that_does_not_name_its_genes_says_so(
+    model: ConsolidatedMetaModel, rows: pa.Table, tmp_path: Path
+) -> None:
+    bare = replace(model, members=tuple(replace(one, training=TrainingData()) for one in model.members))
+    gone = nulls_in(rows, {model.forest.features[0]: 3})
+    summary = predict_file(bare, str(write(tmp_path / "data", gone)), tmp_path / "p.parquet", report=quiet)
+    assert summary.why_unknown == "the model was not made by mi-duck run and does not say on which genes"
+    assert summary.new_missing == {}  # nothing is known of missing values either
+
+
+def nulls_in(rows: pa.Table, counts: dict[str, int]) -> pa.Table:
+    """Return the rows with so many nulls in columns, spread over all rows."""
+    for name, n in counts.items():
+        values = rows[name].to_pylist()
+        for at in np.linspace(0, len(rows) - 1, n).astype(int).tolist():
+            values[at] = None
+        rows = rows.set_column(rows.column_names.index(name), name, pa.array(values, rows[name].type))
+    return rows
+
+
+def test_predict_file__counts_missing_values_that_are_new(
+    model: ConsolidatedMetaModel, rows: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over parts, before and after a kill; columns that no tree uses or that had missing values in training do not count."""
+    small_parts(monkeypatch, 700)
+    used = [name for name in model.forest.features if not name.endswith("_score")][:8]
+    unused = next(name for name in model.features if name not in model.forest.features)
+    counts = {name: 10 * (at + 1) for at, name in enumerate(used)}
+    table = with_genes(nulls_in(rows, counts | {unused: 50}), pa.array(["new"] * len(rows)))
+    data, out = write(tmp_path / "data", table.slice(0, 1001), table.slice(1001)), tmp_path / "p.parquet"
+    with pytest.raises(Killed):
+        predict_file(model, str(data), out, report=killed_after(1400))
+    summary = predict_file(model, str(data), out, threads=2, report=quiet)
+    assert (summary.n_rows_before, summary.new_missing) == (1400, counts)
+    (words,) = summary.warnings
+    assert words.startswith("8 feature(s) had a value in every row of training and lack some now: ")
+    assert f": {used[7]} in 80 of {len(rows):,} rows, {used[6]} in 70" in words
+    assert " and 3 more; " in words
+    had_some = TrainingData("gene_id", b"", tuple(used[:7]))
+    other = replace(model, members=tuple(replace(one, training=had_some) for one in model.members))
+    assert predict_file(other, str(data), out, report=quiet).new_missing == {used[7]: 80}
+    assert pq.read_schema(out).metadata is None
+
+
+def test_predict__the_command_warns_once(run: Path, small_dataset: Path, rows: pa.Table, tmp_path: Path) -> None:
+    done = call("predict", run, small_dataset, "--out", tmp_path / "p.parquet")
+    assert done.exit_code == 0, done.output
+    assert done.stderr.count("warning: ") == 1
+    assert f"warning: {len(rows):,} of {len(rows):,} rows are of 60 genes that the model was trained on" in done.stderr
+    assert "n genes trained on           60" in done.stdout
 
 
 def test_predict_file__keeps_what_folders_say(model: ConsolidatedMetaModel, rows: pa.Table, tmp_path: Path) -> None:

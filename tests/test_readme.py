@@ -217,6 +217,8 @@ def test_front_page__does_what_it_says(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "genome.fa").rename(tmp_path / "genome.fa.gz")  # what is not compressed is read as it is
     (tmp_path / "genes.gtf").rename(tmp_path / "genes.gtf.gz")
     visits(tmp_path / "visits.parquet")
+    visits(tmp_path / "new_visits.parquet")
+    (tmp_path / "new_dataset").symlink_to("dataset")
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "sbatch").write_text(SBATCH)
     (tmp_path / "bin" / "sbatch").chmod(0o755)

@@ -28,6 +28,7 @@ from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel
 from mi_duck.ensemble.model_file import load_unified_model, save_model
 from mi_duck.errors import CheckpointError, DataError, MemoryBudgetError
 from mi_duck.metrics.calibrate import Calibrator
+from mi_duck.run.training_data import training_data
 from mi_duck.train.write_instance import _remove
 
 N_FEATURES = 6
@@ -47,7 +48,10 @@ def model() -> ConsolidatedMetaModel:
         facts = {"instance_id": number, "n_genes": 5, "n_rows": 300, "n_training_rows": 300, "rounds": [8, 8]}
         names = tuple(f"feature {index}" for index in range(N_FEATURES))
         members.append(
-            InstanceModel(names, ("x", "y"), (booster, booster), (steps, Calibrator("platt", 1.2, -0.3)), facts)
+            InstanceModel(
+                *(names, ("x", "y"), (booster, booster), (steps, Calibrator("platt", 1.2, -0.3)), facts),
+                training=training_data("gene", [f"{number} {gene}" for gene in range(5)], names),
+            )
         )
     return ConsolidatedMetaModel(tuple(members), (0.4, 0.6), "probability", {"x": {"best_f1": 0.5}}, 9)
 
@@ -277,7 +281,7 @@ def of_calibrator(**values: Any) -> Callable[[dict[str, Any]], Any]:
     ("change", "words"),
     [
         (lambda facts: [], "not a JSON object"),
-        (changed(version=3), "version 3"),
+        (changed(version=4), "version 4"),
         (changed(kind={}), "holds"),
         (changed(kind="folds"), "not a model to predict with"),
         (changed(features=[]), r"length >= 1 - at \$.features"),
@@ -354,9 +358,29 @@ def test_facts__that_are_hostile_json_are_refused(
 
 
 def test_model__with_parts_too_many_or_too_few_is_refused(parts: dict[str, bytes], tmp_path: Path) -> None:
-    refused(tmp_path, parts | {"../../evil": b"x"}, "6 parts are not those of 4 boosters")
-    refused(tmp_path, {name: data for name, data in parts.items() if name != BOOSTER}, "4 parts are not those of 4")
+    refused(tmp_path, parts | {"../../evil": b"x"}, "8 parts are not those of 4 boosters")
+    refused(tmp_path, {name: data for name, data in parts.items() if name != BOOSTER}, "6 parts are not those of 4")
+    refused(
+        tmp_path, {name: data for name, data in parts.items() if name != "genes_1.bin"}, "6 parts are not those of 4"
+    )
     refused(tmp_path, {}, "not a model that mi_duck wrote")
+
+
+@pytest.mark.parametrize(
+    ("keys", "facts", "words"),
+    [
+        (b"12345678" * 4, {}, "32 bytes for the keys of 5 genes"),
+        (b"12345678", {"gene_column": None}, "8 bytes for the keys of 0 genes"),
+        (bytes(range(40, 0, -1)), {}, "keys of its genes fall"),
+        (bytes(40), {"incomplete_features": ["other"]}, "incomplete_features names what is not a feature"),
+        (bytes(40), {"gene_column": 7}, r"Expected str \| null, got int"),
+    ],
+)
+def test_model__that_says_odd_things_of_its_training_is_refused(
+    keys: bytes, facts: dict[str, Any], words: str, parts: dict[str, bytes], tmp_path: Path
+) -> None:
+    text = json.dumps(of_member(**facts)(json.loads(parts["model.json"]))).encode()
+    refused(tmp_path, parts | {"model.json": text, "genes_0.bin": keys}, words)
 
 
 def test_model__names_with_odd_letters_are_names(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from runs import CONTEXT, call, partitioned, run_here, trained
 from test_segments import segment_hashes, table, write
 
 from mi_duck.data.dataset import open_dataset
-from mi_duck.data.parquet import ObjectFile, _store, parquet_files, row_group_batches, verify_pages
+from mi_duck.data.find_files import find_files
+from mi_duck.data.parquet import ObjectFile, object_store, row_group_batches, verify_pages
 from mi_duck.data.prepare import prepare
 from mi_duck.errors import DataError, StorageError
 from mi_duck.rows.partition import partition_here
@@ -27,9 +28,9 @@ SECRET = "a secret that must be written nowhere"
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Ask for the server anew in every test, and do the work of children here."""
     monkeypatch.setattr("mi_duck.processes.run_child", run_here)
-    _store.cache_clear()
+    object_store.cache_clear()
     yield
-    _store.cache_clear()
+    object_store.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -94,17 +95,17 @@ def test_predict__reads_a_store(small_dataset: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("account")
-def test_parquet_files__a_url_names_what_a_path_would(tmp_path: Path) -> None:
+def test_find_files__a_url_names_what_a_path_would(tmp_path: Path) -> None:
     """A file, a folder with its master, a glob; hidden files are passed over; folders are keys."""
     for folder in ("master/chrom=1", "master/chrom=2", "master/_temporary", ".hidden", "other"):
         write(tmp_path / "in" / folder, table().slice(0, 3))
     url = upload(tmp_path / "in", "many")
     names = [f"{url}/master/chrom={key}/b-0.parquet" for key in (1, 2)]
-    assert [str(file) for file in parquet_files(url)] == names
-    assert [str(file) for file in parquet_files(f"{url}/")] == names
-    assert [str(file) for file in parquet_files(f"{url}/mast*/chrom=[1-9]/*")] == names
-    assert [str(file) for file in parquet_files(names[1])] == names[1:]
-    local = [str(file.relative_to(tmp_path / "in")) for file in parquet_files(str(tmp_path / "in"))]
+    assert [str(file) for file in find_files(url).files] == names
+    assert [str(file) for file in find_files(f"{url}/").files] == names
+    assert [str(file) for file in find_files(f"{url}/mast*/chrom=[1-9]/*").files] == names
+    assert [str(file) for file in find_files(names[1]).files] == names[1:]
+    local = [str(file.relative_to(tmp_path / "in")) for file in find_files(str(tmp_path / "in")).files]
     assert [name.removeprefix(f"{url}/") for name in names] == local
     dataset = open_dataset(url, fold_by="chrom")
     assert dataset.fold_column == "chrom"
@@ -175,7 +176,7 @@ def test_read__a_server_that_goes_away_is_not_a_damaged_file(tmp_path: Path, mon
     host, port = own.get_host_and_port()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
     upload(write(tmp_path / "in", table(), row_group_rows=100), "cut")
-    (file,) = parquet_files("s3://bucket/cut")
+    (file,) = find_files("s3://bucket/cut").files
     assert isinstance(file, ObjectFile)
     batches = row_group_batches(file, ["real"])
     assert len(next(batches)[1]) == 100
@@ -185,7 +186,7 @@ def test_read__a_server_that_goes_away_is_not_a_damaged_file(tmp_path: Path, mon
     with pytest.raises(StorageError, match="cannot read s3://bucket/cut/b-0.parquet"):
         verify_pages([file], ["real"])
     with pytest.raises(StorageError, match="cannot read s3://bucket/cut"):
-        parquet_files("s3://bucket/cut")
+        find_files("s3://bucket/cut")
 
 
 @pytest.mark.parametrize(

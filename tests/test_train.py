@@ -162,6 +162,14 @@ def with_sentinel(holes: Path, tmp_path_factory: pytest.TempPathFactory) -> Trai
     return one
 
 
+@pytest.mark.parametrize("which", ["with_holes", "with_zeros", "with_sentinel"])
+def test_train__the_model_names_features_with_missing_values(which: str, request: pytest.FixtureRequest) -> None:
+    """Whatever becomes of missing values and zeros, a null of the data is a missing value."""
+    facts, _ = request.getfixturevalue(which).parts("model_multiclass.miduck")
+    assert set(facts["incomplete_features"]) == {"holes", "two_values", "no_value"}
+    assert facts["gene_column"] == "gene_id"
+
+
 @pytest.mark.parametrize("which", ["first", "with_holes", "with_zeros", "with_sentinel"])
 def test_train__final_boosters_equal_plain_xgboost(which: str, request: pytest.FixtureRequest) -> None:
     """Streamed segments, cuts found apart and all, the trees are those of one matrix in memory."""

@@ -75,13 +75,43 @@ WEIGHTS = MemberWeights((0.5, 0.3, 0.2), ((0.6, 0.4, 0.0), (0.2, 0.3, 0.5), (1.0
 
 
 def test_vote_out_of_fold__of_probabilities_is_their_mean_by_the_weights_of_the_fold(scores: MemberScores) -> None:
-    found = vote_out_of_fold(scores, "probability", WEIGHTS, first_row=0, methods=METHODS)
-    by_row = np.array(WEIGHTS.by_fold)[scores.fold]
-    expected = sum(
-        by_row[:, [index]] * scores.probabilities(number) for index, number in enumerate(scores.instance_ids)
-    )
-    np.testing.assert_allclose(found.probabilities, expected, atol=1e-6)
+    found = vote_out_of_fold(scores, "probability", WEIGHTS, first_row=0, methods=("none",))
+    np.testing.assert_allclose(found.probabilities, mean_of(scores), atol=1e-6)
     assert found.calibration is None
+
+
+def mean_of(scores: MemberScores) -> np.ndarray:
+    """Return the mean of the members' probabilities by the weights of each row's fold."""
+    by_row = np.array(WEIGHTS.by_fold)[scores.fold]
+    parts = [by_row[:, [index]] * scores.probabilities(number) for index, number in enumerate(scores.instance_ids)]
+    return np.sum(parts, axis=0)
+
+
+def test_vote_out_of_fold__of_probabilities_is_calibrated_on_top_where_that_lowers_the_log_loss(
+    scores: MemberScores,
+) -> None:
+    found = vote_out_of_fold(scores, "probability", WEIGHTS, first_row=0, methods=METHODS)
+    mean = mean_of(scores)
+    assert found.calibration is not None
+    assert log_loss_of_rows(found.probabilities, scores.label).mean() < log_loss_of_rows(mean, scores.label).mean()
+    for fold in range(3):
+        rows = scores.fold == fold
+        expected = calibrated(np.log(mean[rows] / (1 - mean[rows])), found.calibration.by_fold[fold])
+        np.testing.assert_allclose(found.probabilities[rows], expected, atol=2e-4)  # its steps, at single precision
+    # labels drawn from the mean itself: nothing is left to correct, and what would only fit noise is not kept
+    rng = np.random.default_rng(5)
+    drawn = (rng.random(scores.n_rows)[:, None] > mean.cumsum(axis=1)).sum(axis=1).clip(0, 2)
+    honest = vote_out_of_fold(
+        dataclasses.replace(scores, label=drawn.astype(scores.label.dtype)),
+        "probability",
+        WEIGHTS,
+        first_row=0,
+        methods=METHODS,
+    )
+    if honest.calibration is None:
+        np.testing.assert_allclose(honest.probabilities, mean, atol=1e-6)
+    gap = log_loss_of_rows(honest.probabilities, drawn).mean() - log_loss_of_rows(mean, drawn).mean()
+    assert -2e-3 < gap <= 1e-9
 
 
 def assert_same(one: Calibrator, other: Calibrator, margins: np.ndarray) -> None:
@@ -201,7 +231,10 @@ def test_consolidate__the_model_does_what_the_chosen_variant_does(
         expected = calibrated(mean.astype(np.float32), voted.calibration.final)
     else:
         probabilities = [calibrated(own, one.calibrators) for own, one in zip(margins, model.members, strict=True)]
-        expected = np.einsum("m,mrc->rc", weights.final, np.stack(probabilities))
+        mean = np.einsum("m,mrc->rc", weights.final, np.stack(probabilities))
+        assert voted.calibration is not None
+        assert model.calibrators == voted.calibration.final
+        expected = calibrated(np.log(mean / (1 - mean)), voted.calibration.final)
     np.testing.assert_allclose(model.predict_proba(rows), expected, atol=1e-6)
     predict_file(model, str(small_dataset / "master"), tmp_path / "p.parquet", report=quiet)
     written = pq.read_table(tmp_path / "p.parquet").slice(0, 300)

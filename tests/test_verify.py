@@ -243,7 +243,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], int, str, str]] = {
         *("provenance.json", "plan.json is not the one"),
     ),
     "other number in plan.json": (
-        *(text("plan.json", '{"version": 5, "seal": "0"}'), 65, "plan.json", "it is not what was written"),
+        *(text("plan.json", '{"version": 6, "seal": "0"}'), 65, "plan.json", "it is not what was written"),
     ),
     "text for a number in plan.json": (
         *(
@@ -368,6 +368,10 @@ FAULTS: dict[str, tuple[Callable[[Path], None], int, str, str]] = {
     ),
     "bit in the predictions": (flip(OOF), 65, OOF, "not opened"),
     "row twice": (mended(edit_table(OOF, doubled)), 65, OOF, "row_id"),
+    "row of a pilot": (
+        *(mended(edit_table(OOF, first_column("is_pilot", lambda marks: [True, *marks[1:]]))), 65),
+        *(OOF, "1 rows whose is_pilot"),
+    ),
     "negative probability": (
         *(mended(edit_table(OOF, first_column("p_donor", negative))), 65, OOF, "1 rows whose probabilities"),
     ),

@@ -17,6 +17,7 @@ import duckdb
 import pyarrow as pa
 
 from mi_duck.data.parquet import BATCH_ROWS, DataFile, ObjectFile, schema_of, sql_file_system, verify_pages
+from mi_duck.data.values import has_fractions
 from mi_duck.errors import DataError, MemoryBudgetError, StorageError
 
 logger = logging.getLogger(__name__)
@@ -109,11 +110,13 @@ class Database:
         fold_column: str,
         position_column: str | None = None,
         site_scores: Sequence[str] = (),
+        content: Sequence[str] = (),
     ) -> None:
         """Make the view ``source_rows`` over Parquet files, local or of one bucket of an object store.
 
         Its columns are gene_id, fold_group, label_text, position (null without such a column), site_score (the largest of
-        the given columns, null where one is null or NaN), file, row_number. Everything after reads the view, so the names
+        the given columns, null where one is null or NaN), content (the values of the given columns as one text, by which
+        rows are told apart; null without any), file, row_number. Everything after reads the view, so the names
         of the user's columns appear in SQL here alone, quoted by one function.
 
         Folder names such as ``chrom=4`` count only where the files lack one of the first three columns, and as text: as
@@ -121,14 +124,14 @@ class Database:
 
         DuckDB verifies no checksum, so the pages of all these columns are verified first: see `verify_pages`.
         """
-        verify_pages(files, [gene_column, fold_column, label_column, *filter(None, [position_column]), *site_scores])
+        needed = [gene_column, fold_column, label_column, *filter(None, [position_column]), *site_scores, *content]
+        verify_pages(files, list(dict.fromkeys(needed)))
         with _wrapped("source_rows", {"files": len(files)}):
+            gene, group, label = self._names_of(files[0], gene_column, fold_column, label_column)
             self._parquet(files, [gene_column, label_column, fold_column]).project(
-                f"{quoted(gene_column)}::varchar as gene_id, "
-                f"{quoted(fold_column)}::varchar as fold_group, "
-                f"{quoted(label_column)}::varchar as label_text, "
+                f"{gene} as gene_id, {group} as fold_group, {label} as label_text, "
                 f"{_position(position_column)}, "
-                f"{_largest(site_scores)} as site_score, "
+                f"{_largest(site_scores)} as site_score, {_content(content)} as content, "
                 "filename as file, file_row_number as row_number"
             ).create_view("source_rows")
 
@@ -153,11 +156,18 @@ class Database:
             for number, name in enumerate(columns)
         )
         with _wrapped("source_columns", {"files": len(files)}):
+            (gene,) = self._names_of(files[0], gene_column)
             self._parquet(files, [gene_column]).project(
-                f"{quoted(gene_column)}::varchar as gene_id, {_position(position_column)}, "
+                f"{gene} as gene_id, {_position(position_column)}, "
                 f"filename as file, file_row_number as row_number, {numbered}"
             ).create_view("source_columns")
             return self._connection.sql("from source_columns limit 0").to_arrow_table().schema
+
+    @staticmethod
+    def _names_of(file: DataFile, *columns: str) -> list[str]:
+        """Return SQL for the texts of columns by which genes, groups and labels are known."""
+        schema = schema_of(file)
+        return [_name_of(one, schema.field(one).type if one in schema.names else None) for one in columns]
 
     def _parquet(self, files: Sequence[DataFile], needed: Sequence[str]) -> duckdb.DuckDBPyRelation:
         """Return the rows of Parquet files; folders name columns only where the files lack one that is needed."""
@@ -271,6 +281,38 @@ class Database:
                 )
             ).create_view(view)
 
+    def read_texts(
+        self, files: Sequence[Path], as_text: Collection[str], *, delimiter: str, batch_rows: int
+    ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+        """Return the schema and the rows, in their order, of tables in text, plain or gzip, whose first line names the columns.
+
+        The type of a column is the narrowest that holds all its values in all files: every row is looked at. Those in
+        ``as_text`` are texts. Cells that are empty, ``.`` or ``NA`` are null.
+        """
+        paths = self.patterns(files)
+        # all of them given, so that no odd line is taken for the header and no odd quote for a value
+        options = (
+            f"""delim = {_literal(delimiter)}, quote = '"', escape = '"', comment = '', skip = 0, header = true, """
+            "strict_mode = true, null_padding = false, nullstr = ['', '.', 'NA', 'N/A', 'nan', 'NaN', 'null', 'NULL']"
+        )
+        with _wrapped(f"tables in text ({', '.join(map(str, files[:3]))})", {}):
+            names = self._connection.sql(
+                f"from read_csv($paths, {options}, all_varchar = true)", params={"paths": paths}
+            )
+            texts = ", ".join(f"{_literal(name)}: 'VARCHAR'" for name in names.columns if name in set(as_text))
+            types = f", types = {{{texts}}}" if texts else ""
+            found = self._connection.sql(
+                f"from read_csv($paths, {options}, sample_size = -1, files_to_sniff = -1{types})",
+                params={"paths": paths},
+            )
+            reader = found.to_arrow_reader(batch_rows)
+        return reader.schema, self._batches_of(reader, files)
+
+    @staticmethod
+    def _batches_of(reader: pa.RecordBatchReader, files: Sequence[Path]) -> Iterator[pa.RecordBatch]:
+        with _wrapped(f"tables in text ({', '.join(map(str, files[:3]))})", {}):
+            yield from _arrow_errors(reader)
+
     def load_parquet(self, name: str, file: Path) -> None:
         """Copy a Parquet file that mi_duck wrote into a table of the database."""
         with _wrapped(name, {"file": str(file)}):
@@ -297,12 +339,7 @@ class Database:
         """Run ``sql/<name>.sql`` on a cursor of its own and yield its result as Arrow, so many rows per batch at most."""
         with _wrapped(name, parameters):
             result = self._connection.cursor().sql(self._text(name), params=parameters or None)
-            try:
-                yield from result.to_arrow_reader(batch_rows)
-            except (pa.ArrowException, OSError) as error:  # as which Arrow passes on DuckDB's errors
-                kinds = {"Out of Memory": duckdb.OutOfMemoryException, "IO Error": duckdb.IOException}
-                kind = next((kinds[words] for words in kinds if words in str(error)), duckdb.InvalidInputException)
-                raise kind(str(error)) from error
+            yield from _arrow_errors(result.to_arrow_reader(batch_rows))
 
     def query(self, text: str) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Run SQL that the user wrote; return column names and rows.
@@ -348,6 +385,16 @@ class Database:
         return found
 
 
+def _arrow_errors(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    """Yield what a query gives; errors of DuckDB, which Arrow passes on as its own, are DuckDB's again."""
+    try:
+        yield from reader
+    except (pa.ArrowException, OSError) as error:
+        kinds = {"Out of Memory": duckdb.OutOfMemoryException, "IO Error": duckdb.IOException}
+        kind = next((kinds[words] for words in kinds if words in str(error)), duckdb.InvalidInputException)
+        raise kind(str(error)) from error
+
+
 def _trace(name: str, n_rows: int, begun: float) -> None:
     """Log for debugging that a file of SQL was run."""
     logger.debug("sql/%s.sql: %s rows, %.3f s", name, f"{n_rows:,}", time.perf_counter() - begun)
@@ -377,6 +424,30 @@ def _wrapped(name: str, parameters: Mapping[str, Any], *, user: bool = False) ->
         raise
 
 
+def _literal(text: str) -> str:
+    """Quote a text for SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _name_of(column: str, kind: pa.DataType | None) -> str:
+    """Return SQL for the text by which a gene, label or group is known: see `mi_duck.data.values`.
+
+    Parameters
+    ----------
+    kind
+        Type of the column, or None where it is the name of a folder.
+    """
+    name = quoted(column)
+    if kind is not None and pa.types.is_boolean(kind):
+        return f"{name}::tinyint::varchar"
+    if kind is not None and has_fractions(kind):
+        return (
+            f"case when isnan({name}::double) then null when isfinite({name}::double) and {name} = trunc({name}) "
+            f"then {name}::hugeint::varchar else {name}::varchar end"
+        )
+    return f"{name}::varchar"
+
+
 def _position(column: str | None) -> str:
     return f"{'null' if column is None else quoted(column)}::bigint as position"
 
@@ -387,6 +458,14 @@ def _largest(columns: Sequence[str]) -> str:
         return "null::double"
     known = " and ".join(f"{quoted(name)} is not null and not isnan({quoted(name)}::double)" for name in columns)
     return f"case when {known} then greatest({', '.join(f'{quoted(name)}::double' for name in columns)}) end"
+
+
+def _content(columns: Sequence[str]) -> str:
+    """Return SQL for the values of a row as one text, as the models see them: float32, null and NaN the same."""
+    if not columns:
+        return "null::varchar"
+    numbers = (f"try_cast({quoted(name)} as float)" for name in columns)
+    return f"concat_ws(',', {', '.join(f'''coalesce(nullif({one}, 'nan'::float)::varchar, '')''' for one in numbers)})"
 
 
 def _line(error: Exception) -> str:

@@ -6,12 +6,15 @@ Nothing but footers is read here, except where the hash of every byte is asked f
 import hashlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
+from mi_duck.data.find_files import FoundFiles, find_files
 from mi_duck.data.parquet import (
     FAILED,
     UNREADABLE,
@@ -23,16 +26,22 @@ from mi_duck.data.parquet import (
     is_url,
     one_line,
     open_parquet,
-    parquet_files,
+    row_group_batches,
     stamp,
     unreachable,
     whole_hash,
 )
+from mi_duck.data.text_tables import parquet_of
+from mi_duck.data.values import counts, has_fractions, is_number, is_text, numbers, remedy
 from mi_duck.errors import DataError
 from mi_duck.run.plan import PlannedData
 from mi_duck.settings import Columns
 
 CLASSES = ("neither", "donor", "acceptor")
+MOST_CLASSES = 100
+RESERVED = ("all", "macro", "rows", "instances")
+"""What cannot be the name of a class: scores and tables of a run use it for something else."""
+NOT_A_NUMBER = "not a number"
 NOT_FEATURES: dict[str | None, str] = {
     **dict.fromkeys(("gene_id", "gene_name", "gene_type", "transcript_id", "chrom", "strand"), "an id or a position"),
     **dict.fromkeys(("position", "absolute_position", "window_start", "window_end"), "an id or a position"),
@@ -66,6 +75,8 @@ class Dataset:
         For each class the feature with the base model's score, or empty where one is absent.
     excluded
         (column, reason) for every column that is not a feature.
+    warnings
+        In words, files that are not read and columns that are lost because of their type.
     fingerprint
         SHA-256 of file names, sizes and Parquet footers, of the tags of an object store, and of ``hashes``.
     pins
@@ -87,6 +98,7 @@ class Dataset:
     labels: tuple[str, ...]
     base_scores: tuple[str, ...]
     excluded: tuple[tuple[str, str], ...]
+    warnings: tuple[str, ...]
     n_rows: int
     fingerprint: str
     pins: tuple[str, ...]
@@ -108,7 +120,7 @@ def open_dataset(
     *,
     gene_column: str = "gene_id",
     label_column: str = "splice_type",
-    classes: Sequence[str] = CLASSES,
+    classes: Sequence[str] | None = None,
     fold_by: str | None = None,
     exclude: str | None = None,
     exclude_features: Path | None = None,
@@ -122,11 +134,12 @@ def open_dataset(
     ----------
     location
         Parquet file, folder (its ``master/`` sub-folder is found by itself), Hive-partitioned folder or glob; or ``s3://`` of
-        such.
+        such; or CSV or TSV, plain or gzip.
     gene_column, label_column
         Names of the columns with the gene and the label.
     classes
-        Class names, two or more; the index of a name is its label.
+        Class names, two or more; the index of a name is its label. By default those of splice sites where the labels are
+        these, else the labels that are found, the most frequent one first.
     fold_by
         Column with the unit of independence; by default ``overlap_cluster`` if present, else the gene.
     exclude
@@ -145,19 +158,27 @@ def open_dataset(
     DataError
         No Parquet file, a file of another kind, schemas that differ, a missing or doubled column, no feature, no row.
     """
-    files = parquet_files(location)
+    found = find_files(location)
+    files = as_parquet(found, {gene_column, fold_by or gene_column})
     stamps = tuple(stamp(file) for file in files)
     schema, n_rows, pins, fingerprint = _read_footers(files, stamps)
     hashes = tuple(whole_hash(file) for file in files) if full_hash else ()
     if full_hash:
         fingerprint = hashlib.sha256("".join((fingerprint, *hashes)).encode()).hexdigest()
-    _check_names(classes, gene_column, label_column)
+    if gene_column == label_column:
+        raise DataError(f"--gene-column and --label-column both name '{gene_column}'; give the gene and the label")
     if n_rows == 0:
         raise DataError(f"no rows in {location}: {len(files)} Parquet file(s), all empty")
     has_clusters = "overlap_cluster" in (*schema.names, *folder_values(files[0], ()))
     fold_column = fold_by or ("overlap_cluster" if has_clusters else gene_column)
     for column, flag in ((gene_column, "--gene-column"), (label_column, "--label-column"), (fold_column, "--fold-by")):
         _check_role(column, flag, schema, files)
+    position = "position" if "position" in schema.names else None
+    if position and (not is_number(kind := schema.field(position).type) or pa.types.is_boolean(kind)):
+        raise DataError(f"column 'position' in {files[0]} is {kind}, not a whole number; cast it to an integer")
+    for column in dict.fromkeys((gene_column, label_column, fold_column, *filter(None, [position]))):
+        if column in schema.names and has_fractions(schema.field(column).type):
+            _check_whole(column, files)
     known: dict[str | None, str] = {
         **dict.fromkeys(_unwanted(exclude_features, schema.names), "--exclude-features"),
         **NOT_FEATURES,
@@ -171,10 +192,12 @@ def open_dataset(
     excluded = tuple((name, reason) for name, reason in reasons if reason is not None)
     if not features:
         raise DataError(f"no feature column in {files[0]}: {some_names([f'{name} ({why})' for name, why in excluded])}")
-    position = "position" if "position" in schema.names else None
-    if position and not pa.types.is_integer(schema.field(position).type):
-        raise DataError(f"column 'position' in {files[0]} is {schema.field(position).type}, not an integer; cast it")
-    has_numbers = pa.types.is_integer(schema.field(label_column).type)
+    has_numbers = is_number(schema.field(label_column).type)
+    if classes is None:
+        has_scores = {f"{name}_score" for name in CLASSES} <= set(features)
+        classes = _found_classes(files, label_column, has_scores=has_scores)
+    _check_names(classes)
+    is_numbered = has_numbers and not all(re.fullmatch(r"-?\d+", name) for name in classes)
     return Dataset(
         location=location,
         files=files,
@@ -184,9 +207,10 @@ def open_dataset(
         position_column=position,
         features=features,
         classes=tuple(classes),
-        labels=tuple(map(str, range(len(classes)))) if has_numbers else tuple(classes),
+        labels=tuple(map(str, range(len(classes)))) if is_numbered else tuple(classes),
         base_scores=_base_scores(base_score_columns, classes, features),
         excluded=excluded,
+        warnings=found.left_out + _lost_columns(schema, excluded),
         n_rows=n_rows,
         fingerprint=fingerprint,
         pins=pins,
@@ -195,11 +219,92 @@ def open_dataset(
     )
 
 
-def _check_names(classes: Sequence[str], gene_column: str, label_column: str) -> None:
-    if len(classes) < 2 or len(set(classes)) < len(classes) or "" in classes:
-        raise DataError(f"--classes needs two or more different names, got {', '.join(classes)}")
-    if gene_column == label_column:
-        raise DataError(f"--gene-column and --label-column both name '{gene_column}'; give the gene and the label")
+def as_parquet(found: FoundFiles, as_text: Iterable[str] = ()) -> tuple[DataFile, ...]:
+    """Return the Parquet files of a dataset; those of tables in text are made where they are not there."""
+    if not found.are_texts:
+        return found.files
+    files = [file for file in found.files if isinstance(file, Path)]
+    if not files:
+        raise DataError(
+            f"{found.files[0]} is a table in text on an object store; copy it to this machine, or write Parquet"
+        )
+    return (parquet_of(files, as_text),)
+
+
+def _check_names(classes: Sequence[str]) -> None:
+    names = [name.lower() for name in classes]
+    if len(names) < 2 or len(set(names)) < len(names) or "" in names:
+        raise DataError(
+            f"--classes needs two or more names that differ, not only in upper and lower case; got {', '.join(classes)}"
+        )
+    if reserved := set(names) & set(RESERVED):
+        raise DataError(f"a class cannot be called '{min(reserved)}', which means something else in tables; rename it")
+
+
+def _found_classes(files: Sequence[DataFile], column: str, *, has_scores: bool) -> tuple[str, ...]:
+    """Return the labels in a column, the most frequent first and then sorted; the classes of splice sites where one is there.
+
+    Parameters
+    ----------
+    has_scores
+        Whether there are base scores of all classes of splice sites; then the numbers 0, 1 and 2 are these classes.
+    """
+    n_rows: Counter[str] = Counter()
+    for values in _values(files, [column]):
+        n_rows.update({text: n for text, n in counts(values).items() if text is not None})
+        if not n_rows.keys().isdisjoint(CLASSES):
+            return CLASSES
+        if len(n_rows) > MOST_CLASSES:
+            raise DataError(
+                f"column '{column}' of {files[0]} has more than {MOST_CLASSES} different labels; choose another --label-column"
+            )
+    if has_scores and n_rows.keys() <= {"0", "1", "2"}:
+        return CLASSES
+    if len(n_rows) < 2:
+        what = "no label" if not n_rows else f"only the label {next(iter(n_rows))!r}"
+        raise DataError(
+            f"column '{column}' of {files[0]} has {what}; two or more are needed (choose another --label-column)"
+        )
+    is_numbered = all(re.fullmatch(r"-?\d+", text) for text in n_rows)
+    first, *rest = sorted(n_rows, key=lambda text: (-n_rows[text], int(text) if is_numbered else 0, text))
+    return (first, *sorted(rest, key=lambda text: (int(text) if is_numbered else 0, text)))
+
+
+def _check_whole(column: str, files: Sequence[DataFile]) -> None:
+    """Refuse numbers with a fraction as genes, labels, fold groups or positions."""
+    for file in files:
+        for values in _values([file], [column]):
+            found = numbers(values).astype(np.float64)
+            is_bad = np.isinf(found) | (~np.isnan(found) & (found != np.trunc(found)))
+            if is_bad.any():
+                raise DataError(
+                    f"column '{column}' of {file} has {float(found[is_bad][0])!r}, not a whole number; gene, label, fold group "
+                    "and position must be whole numbers or texts: round it, or choose another column"
+                )
+
+
+def _values(files: Sequence[DataFile], columns: Sequence[str]) -> Iterator[pa.Array]:
+    """Yield the values of a column, piece by piece."""
+    for file in files:
+        for _, batch in row_group_batches(file, columns, as_codes=True):
+            yield batch.column(0)
+
+
+def _lost_columns(schema: pa.Schema, excluded: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """Return in words which columns are lost because of their type, and what would use them."""
+    by_remedy: dict[str, list[str]] = {}
+    for name, reason in excluded:
+        if reason.endswith(NOT_A_NUMBER):
+            kind = schema.field(name).type
+            shown = "text" if is_text(kind) else str(kind)
+            by_remedy.setdefault(remedy(kind), []).append(f"{name} ({shown})")
+    return tuple(
+        f"{len(names)} column(s) of no number are left out: {some_names(names)}; to use such a column, {words} "
+        "(--exclude says that it is not wanted)"
+        if not words.startswith("it has")
+        else f"{len(names)} column(s) without any value are left out: {some_names(names)}"
+        for words, names in by_remedy.items()
+    )
 
 
 def resolved(file: DataFile) -> str:
@@ -216,16 +321,9 @@ def _check_role(column: str, flag: str, schema: pa.Schema, files: Sequence[DataF
     """Refuse a gene, label or fold column that is absent, or whose values are not names."""
     if column in schema.names:
         kind = schema.field(column).type
-        values = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if not (
-            pa.types.is_string(values)
-            or pa.types.is_large_string(values)
-            or pa.types.is_string_view(values)
-            or pa.types.is_integer(values)
-            or pa.types.is_null(values)
-        ):
+        if not (is_text(kind) or is_number(kind) or pa.types.is_null(kind)):
             raise DataError(
-                f"column '{column}' is {kind} in {files[0]}, neither text nor integer; cast it or choose another ({flag})"
+                f"column '{column}' is {kind} in {files[0]}, neither text nor number; cast it to text or choose another ({flag})"
             )
         return
     keys = tuple(folder_values(files[0], ()))
@@ -332,10 +430,7 @@ def _reason_to_exclude(field: pa.Field, known: Mapping[str | None, str], pattern
                 return "--exclude"
         except re.error as error:
             raise DataError(f"--exclude '{pattern}' is not a regular expression: {error}") from error
-    kind = field.type
-    if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        return None
-    return f"{kind}, not an integer, float or boolean"
+    return None if is_number(field.type) else f"{field.type}, {NOT_A_NUMBER}"
 
 
 def _base_scores(given: Sequence[str] | None, classes: Sequence[str], features: Sequence[str]) -> tuple[str, ...]:
@@ -403,23 +498,29 @@ def check_apart(dataset: Dataset, out: Path) -> None:
 
 
 def announcement(dataset: Dataset) -> list[str]:
-    """Return in lines what a dataset is, which columns are not features, and why."""
+    """Return in lines what a dataset is, which columns are not features and why, and its warnings."""
     n_files, n_rows, n_features = len(dataset.files), dataset.n_rows, len(dataset.features)
     lines = [f"{dataset.location}: {n_files:,} files, {n_rows:,} rows, {n_features:,} features"]
     by_reason: dict[str, list[str]] = {}
     for name, reason in dataset.excluded:
-        by_reason.setdefault(reason, []).append(name)
+        if not reason.endswith(NOT_A_NUMBER):
+            by_reason.setdefault(reason, []).append(name)
     lines += [f"    not a feature ({reason}): {', '.join(names)}" for reason, names in by_reason.items()]
+    if dataset.classes != CLASSES:
+        background, *others = dataset.classes
+        lines.append(
+            f"    classes of column '{dataset.label_column}': {background} (the background), {', '.join(others)} (--classes)"
+        )
     if not dataset.base_scores:
         lines.append("    no base scores for every class: the comparison with a base model is left out")
-    return lines
+    return lines + [f"warning: {words}" for words in dataset.warnings]
 
 
 def open_columns(location: str, columns: Columns, *, holdout_genes: str | None = None) -> Dataset:
     """Open a dataset as the options of the command line describe it; see `open_dataset`."""
     scores = columns.base_score_columns
     given = asdict(columns) | {
-        "classes": [name.strip() for name in columns.classes.split(",")],
+        "classes": [name.strip() for name in columns.classes.split(",")] if columns.classes else None,
         "base_score_columns": [name.strip() for name in scores.split(",")] if scores else None,
     }
     return open_dataset(location, **given, holdout_genes=holdout_genes)

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from mi_duck.atomic_files import publish, storage_errors
 from mi_duck.data.database import Database
 from mi_duck.data.dataset import Dataset, some_names
+from mi_duck.data.identical import Identical, find_identical, identical_words, open_rows, telling_features
 from mi_duck.errors import DataError, PlanError
 
 LARGEST_FRACTION = 0.5
@@ -115,6 +116,8 @@ class GeneIndex:
         Genes selected and not held out, and their rows.
     n_holdout_genes, n_holdout_rows, n_holdout_groups
         Genes that are kept from all training, their rows and fold groups.
+    identical
+        Rows that genes of different fold groups share, held-out genes among them.
     n_holdout_named
         Of these, genes that the user named; the others share their groups. None where groups were drawn.
     """
@@ -126,6 +129,7 @@ class GeneIndex:
     n_groups: int
     largest_gene_rows: int
     label_counts: tuple[int, ...]
+    identical: Identical
     n_holdout_genes: int = 0
     n_holdout_rows: int = 0
     n_holdout_groups: int = 0
@@ -146,7 +150,13 @@ class Fold:
 
 
 def index_genes(
-    db: Database, dataset: Dataset, *, seed: int, sample_genes: int | None = None, holdout: str | None = None
+    db: Database,
+    dataset: Dataset,
+    *,
+    seed: int,
+    sample_genes: int | None = None,
+    holdout: str | None = None,
+    group_identical: bool = False,
 ) -> GeneIndex:
     """Count the rows of every gene in one pass and order the genes by seed: tables ``gene_index``, ``holdout_genes``.
 
@@ -156,6 +166,8 @@ def index_genes(
         Seed of the sample and of the order; the result depends on nothing else but the set of genes.
     holdout
         What ``--holdout-genes`` names, see `read_held_out`: whole fold groups of these genes are not indexed.
+    group_identical
+        Whether fold groups that share rows become one, see `find_identical`.
 
     Raises
     ------
@@ -166,27 +178,22 @@ def index_genes(
         More genes to sample than there are, all genes held out, or none.
     """
     held_out = HeldOut() if holdout is None else read_held_out(db, dataset, holdout)
-    db.open_source(
-        dataset.files,
-        gene_column=dataset.gene_column,
-        label_column=dataset.label_column,
-        fold_column=dataset.fold_column,
-        position_column=dataset.position_column,
-        site_scores=dataset.base_scores[1:],
-    )
+    open_rows(db, dataset, telling_features(dataset, seed=seed))
     db.table("label_counts", labels=list(dataset.labels))
     _check_rows(db, dataset)
     n_dataset = len(db.arrow("sampled_genes", seed=seed, n_genes=None))
     if sample_genes is not None and sample_genes > n_dataset:
         raise PlanError(f"--sample-genes {sample_genes:,} of {n_dataset:,} genes; ask for at most {n_dataset:,}")
     db.table("sampled_genes", seed=seed, n_genes=sample_genes)
+    identical = find_identical(db, dataset, seed=seed, is_joining=group_identical)
+    db.table("gene_groups")
     db.table("holdout_groups", seed=seed, fraction=held_out.fraction, genes=held_out.genes and list(held_out.genes))
     db.table("ranked_genes", seed=seed, n_classes=len(dataset.classes))
     db.table("gene_index")
     db.table("holdout_genes")
     kept_apart = _holdout_summary(db, held_out)
     # several lines per gene that nothing reads again
-    for table in ("label_counts", "sampled_genes", "holdout_groups", "ranked_genes"):
+    for table in ("label_counts", "sampled_genes", "joined_groups", "gene_groups", "holdout_groups", "ranked_genes"):
         db.drop(table)
     (summary,) = db.rows("gene_summary")
     if summary["n_genes"] == 0:
@@ -199,6 +206,7 @@ def index_genes(
         n_groups=int(summary["n_groups"]),
         largest_gene_rows=int(summary["largest_gene_rows"]),
         label_counts=tuple(int(count) for count in summary["label_counts"]),
+        identical=identical,
         is_sample=sample_genes is not None,
         **kept_apart,
     )
@@ -261,6 +269,8 @@ def say_selection(index: GeneIndex, dataset: Dataset, say: Callable[[str], None]
     if index.is_sample:
         say(f"Sampling {n_genes:,} genes out of {index.n_genes_dataset:,}")
         say(f"Selected {index.n_rows + index.n_holdout_rows:,} rows from {n_genes:,} genes")
+    if index.identical.n_joined:
+        say(identical_words(index.identical, dataset))
     if not index.n_holdout_genes:
         return
     others = 0 if index.n_holdout_named is None else index.n_holdout_genes - index.n_holdout_named

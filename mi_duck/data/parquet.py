@@ -20,7 +20,6 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,10 +29,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mi_duck.data.values import plain
 from mi_duck.errors import DataError, MiDuckError, StorageError
+from mi_duck.file_kinds import HEAD_BYTES, wrong_kind
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,62}")
 SECONDS_TO_CONNECT = 10.0
 FAILED = "AWS Error"  # in Arrow's message where a request failed, and nowhere else
 BATCH_ROWS = 1 << 16
@@ -71,7 +71,7 @@ class ObjectFile:
     @property
     def store(self) -> Any:
         """Arrow's file system for the bucket."""
-        return _store(self.parts[0])
+        return object_store(self.parts[0])
 
 
 DataFile = Path | ObjectFile
@@ -88,7 +88,8 @@ def data_file(text: str) -> DataFile:
 
 
 @cache
-def _store(bucket: str) -> Any:
+def object_store(bucket: str) -> Any:
+    """Return Arrow's file system for a bucket."""
     from pyarrow import fs  # takes 0.1 s, so only where it is needed
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
@@ -124,56 +125,6 @@ def unreachable(what: object, error: Exception) -> StorageError:
     )
 
 
-def object_files(location: str) -> tuple[ObjectFile, ...]:
-    """Return the Parquet files that a URL names: one file, all below a prefix, or those that a glob pattern finds."""
-    scheme, _, key = location.partition("://")
-    bucket = key.partition("/")[0]
-    if "@" in bucket or ":" in bucket:  # never repeated: it may be a password
-        raise DataError(
-            "a URL of a dataset holds a user name or a password; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
-        )
-    if scheme != "s3":
-        raise DataError(
-            f"{location} is on a store that mi-duck cannot read; give a path, or s3:// with AWS_ENDPOINT_URL naming the server"
-        )
-    if not BUCKET.fullmatch(bucket):
-        raise DataError(f"{location} names no bucket; give s3://BUCKET/FOLDER")
-    from pyarrow import fs
-
-    store = _store(bucket)
-    key = key.rstrip("/")
-    pattern = key.split("/") if re.search(r"[*?\[]", key) else []
-    first = next((number for number, part in enumerate(pattern) if re.search(r"[*?\[]", part)), 0)
-    folder = "/".join(pattern[:first]) if pattern else key
-    with read_errors(location):
-        if not pattern and "/" in key and store.get_file_info(key).type == fs.FileType.File:
-            return (ObjectFile(f"s3://{key}"),)
-        there = [
-            one.path
-            for one in store.get_file_info(fs.FileSelector(folder, recursive=True))
-            if one.type == fs.FileType.File
-        ]
-    if not pattern and any(path.startswith(f"{folder}/master/") for path in there):
-        folder += "/master"
-    found = []
-    for path in there:
-        parts = path.split("/")
-        below = path.removeprefix(f"{folder}/")
-        if pattern:
-            is_named = len(parts) == len(pattern) and all(map(fnmatchcase, parts, pattern))
-        else:
-            is_named = below != path and path.endswith(".parquet") and not _is_hidden(below.split("/"))
-        if is_named:
-            found.append(parts)
-    if not found:
-        raise DataError(f"no *.parquet file in {location}; name a file, a folder of them, or a glob pattern")
-    return tuple(ObjectFile(f"s3://{'/'.join(parts)}") for parts in sorted(found))
-
-
-def _is_hidden(parts: Iterable[str]) -> bool:
-    return any(part.startswith((".", "_")) for part in parts)
-
-
 def sql_file_system(bucket: str) -> Any:
     """Return the file system by which DuckDB reads ``s3://`` of a bucket."""
     try:
@@ -198,53 +149,7 @@ def sql_file_system(bucket: str) -> Any:
             """Return the time of its last change."""
             return self.info(path)["mtime"]
 
-    return Store(_store(bucket), skip_instance_cache=True)
-
-
-def parquet_files(location: str) -> tuple[DataFile, ...]:
-    """Return the Parquet files that a path, a glob or the URL of an object store names, sorted by name.
-
-    Hidden files and those that begin with an underscore are skipped, as by every Parquet reader.
-
-    Raises
-    ------
-    DataError
-        Nothing is there, the folder has no Parquet file, or a name is not UTF-8.
-    StorageError
-        The disk or the store fails.
-    """
-    if is_url(location):
-        return object_files(location)
-    path = Path(location)
-    if not location:
-        raise DataError("the name of the dataset is empty; name a Parquet file, a folder of them, or a glob pattern")
-    try:
-        if path.is_dir():
-            folder = path / "master" if (path / "master").is_dir() else path
-            found = [
-                file
-                for file in folder.rglob("*.parquet")
-                if not _is_hidden(file.relative_to(folder).parts) and not file.is_dir()
-            ]
-            missing = f"no *.parquet file in {folder}; point to a folder that holds some"
-        elif path.exists():
-            found, missing = [path], ""
-        else:
-            anchor = Path(path.anchor)
-            found = sorted(anchor.glob(str(path.relative_to(anchor)))) if re.search(r"[*?\[]", location) else []
-            missing = f"nothing is at {location}; name a Parquet file, a folder of them, or a glob pattern"
-    except OSError as error:
-        raise StorageError(f"cannot read {location}: {error.strerror}") from error
-    except ValueError as error:
-        raise DataError(f"{location} is not a glob pattern: {error}") from error
-    if not found:
-        raise DataError(missing)
-    for file in found:
-        if not file.is_file():
-            raise DataError(f"{file} is not a regular file (a broken link, a folder or a pipe); remove it")
-        if str(file).encode("utf-8", "ignore") != os.fsencode(file):
-            raise DataError(f"the name of {str(file)!r} is not UTF-8, so SQL cannot open it; rename it")
-    return tuple(sorted(found))
+    return Store(object_store(bucket), skip_instance_cache=True)
 
 
 def folder_values(file: DataFile, names: Collection[str]) -> dict[str, str]:
@@ -283,12 +188,28 @@ def footer(file: DataFile) -> bytes:
         if tail[4:] == b"PARE":
             raise DataError(f"{file} is encrypted; write it without encryption")
         if size < 12 or tail[4:] != b"PAR1":
-            raise DataError(f"{file} ({size:,} bytes) is not a complete Parquet file; write it again or remove it")
+            handle.seek(0)
+            raise DataError(_not_parquet(file, size, bytes(handle.read(HEAD_BYTES))))
         length = int.from_bytes(tail[:4], "little")
         if length > size - 12:
-            raise DataError(f"{file} is cut off: its footer says {length:,} bytes of {size:,}; write it again")
+            raise DataError(
+                f"{file} is cut off: its footer says {length:,} bytes of {size:,}; copy it again from its source"
+            )
         handle.seek(size - 8 - length)
         return bytes(handle.read(length))
+
+
+def _not_parquet(file: DataFile, size: int, head: bytes) -> str:
+    """Return in words what a file without the end of a Parquet file is, and what to do with it."""
+    if head.startswith(b"PAR1"):
+        return (
+            f"{file} ({size:,} bytes) is not a complete Parquet file: it begins as one and has no end; copy it again from its "
+            "source, or take it out of the dataset"
+        )
+    return wrong_kind(file, head, "Parquet") or (
+        f"{file} ({size:,} bytes) is not Parquet, and its first bytes {head[:8]!r} are of no kind that mi-duck knows; name a "
+        "Parquet, CSV or TSV file, or a folder of them"
+    )
 
 
 @contextmanager
@@ -426,7 +347,7 @@ def row_group_batches(
                 n_rows = 0
                 for batch in parquet.iter_batches(batch_rows, row_groups=[group], columns=names, use_threads=False):
                     n_rows += batch.num_rows
-                    yield group, batch
+                    yield group, plain(batch)
                 expected = parquet.metadata.row_group(group).num_rows
                 if n_rows != expected:
                     raise DataError(

@@ -5,16 +5,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from mi_duck.data.database import SQL_BYTES, Database
 from mi_duck.data.dataset import Dataset, some_names
 from mi_duck.data.genes import GeneIndex, index_genes
+from mi_duck.data.identical import identical_words
 from mi_duck.data.parquet import UNREADABLE, DataFile, damaged, metadata_of, row_group_batches, schema_of
+from mi_duck.data.values import numbers
 from mi_duck.errors import DataError
 from mi_duck.run.encoding import SENTINEL
 
 EXACT_IN_FLOAT32 = 1 << 24
+LARGEST_POSITION = float(1 << 62)
 LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+MOST_OF_ONE_GROUP = 0.5  # of the rows
+LEAST_EFFECTIVE = 0.1  # of the number of fold groups; genes of usual, lognormal sizes are at .25 to .5
+ROUNDING = 1e-6  # a base score may leave 0 to 1 by: sums of float32 probabilities do
+LEAST_ROWS_OF_IDS, ROWS_OF_IDS, CELLS_OF_IDS = 200, 10_000, 4_000_000  # among which ids are looked for
 ROWS_COMPARED = 50_000  # among which positions with rows of several classes are counted
 
 
@@ -35,7 +44,7 @@ def inspect(dataset: Dataset, *, threads: int, seed: int) -> Inspection:
         genes = index_genes(db, dataset, seed=seed)
         statistics = read_statistics(db, dataset)
         rows = db.read("gene_index")["n_rows"].to_numpy()
-        warnings = warnings_of(db, dataset, statistics)
+        warnings = dataset.warnings + warnings_of(db, dataset, statistics, genes) + id_warnings(dataset, statistics)
     unfit = unfit_values(dataset, statistics, layout="auto")
     if unfit:
         warnings += (f"a plan would be refused: {unfit}",)
@@ -73,15 +82,17 @@ def split_features(
     small: list[str] = []
     wide: list[str] = []
     for name in dataset.features:
-        facts, kind = statistics[name], str(kinds.field(name).type)
-        is_small = facts["is_known"] if kind == "bool" else "int" in kind and fits_byte(facts)
+        facts, kind = statistics[name], kinds.field(name).type
+        is_small = facts["is_known"] if pa.types.is_boolean(kind) else pa.types.is_integer(kind) and fits_byte(facts)
         (small if is_small and facts["n_nulls"] == 0 else wide).append(name)
     return tuple(small), tuple(wide)
 
 
-def warnings_of(db: Database, dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+def warnings_of(
+    db: Database, dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]], genes: GeneIndex
+) -> tuple[str, ...]:
     """Return what the user may want to change: in genes and positions, then in features."""
-    return gene_warnings(db, dataset) + data_warnings(dataset, statistics)
+    return gene_warnings(db, dataset, genes) + data_warnings(dataset, statistics)
 
 
 def data_warnings(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
@@ -96,7 +107,7 @@ def data_warnings(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]])
             empty.append(name)
         elif facts["low"] is not None and facts["low"] == facts["high"] and facts["n_nulls"] == 0:
             constant.append(name)
-        elif "int" in str(kinds.field(name).type) and max(-facts["low"], facts["high"]) > EXACT_IN_FLOAT32:
+        elif pa.types.is_integer(kinds.field(name).type) and max(-facts["low"], facts["high"]) > EXACT_IN_FLOAT32:
             large.append(name)
     found = {
         "whole numbers beyond 2^24 lose their last digits as float32": large,
@@ -106,7 +117,48 @@ def data_warnings(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]])
     return tuple(f"{words}: {some_names(names)}" for words, names in found.items() if names)
 
 
-def gene_warnings(db: Database, dataset: Dataset) -> tuple[str, ...]:
+def id_warnings(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """Name features that are whole numbers and differ in every row looked at, as ids and positions do.
+
+    Only columns whose footers span at least as many numbers as there are rows are looked at.
+    """
+    names = [
+        name
+        for name in dataset.features
+        for facts in [statistics[name]]
+        if facts["low"] is not None and facts["high"] - facts["low"] + 1 >= dataset.n_rows - float(facts["n_nulls"])
+    ]
+    most_rows = min(ROWS_OF_IDS, CELLS_OF_IDS // max(len(names), 1))
+    seen: dict[str, list[NDArray[np.float64]]] = {name: [] for name in names}
+    n_rows = 0
+    for file in dataset.files if names else ():
+        for _, batch in row_group_batches(file, names, batch_rows=most_rows):
+            for name in list(seen):
+                values = numbers(batch[name]).astype(np.float64)
+                values = values[~np.isnan(values)]
+                if len(np.unique(values)) < len(values) or not np.array_equal(values, np.trunc(values)):
+                    del seen[name]
+                else:
+                    seen[name].append(values)
+            n_rows += batch.num_rows
+            if n_rows >= most_rows or not seen:
+                break
+        if n_rows >= most_rows or not seen:
+            break
+    found = []
+    for name, parts in seen.items():
+        values = np.concatenate(parts)
+        if LEAST_ROWS_OF_IDS <= len(values) == len(np.unique(values)):
+            found.append(name)
+    if not found:
+        return ()
+    return (
+        f"{some_names(found)}: a different whole number in each of {n_rows:,} rows looked at, as ids and positions have; models "
+        "learn such rows by heart: leave them out (--exclude)",
+    )
+
+
+def gene_warnings(db: Database, dataset: Dataset, genes: GeneIndex) -> tuple[str, ...]:
     """Return what the user may want to change in genes and positions."""
     found: list[str] = []
     (alike,) = db.rows("similar_genes")
@@ -115,6 +167,15 @@ def gene_warnings(db: Database, dataset: Dataset) -> tuple[str, ...]:
         found.append(
             f"{alike['n_names']:,} gene name(s) are written in several ways, as {names}; each counts as a gene of its own, so "
             "what belongs together may be trained on and scored"
+        )
+    if genes.identical.n_rows and not genes.identical.n_joined:
+        found.append(identical_words(genes.identical, dataset))
+    (spread,) = db.rows("gene_summary")
+    if spread["largest_share"] > MOST_OF_ONE_GROUP or spread["effective_groups"] < LEAST_EFFECTIVE * genes.n_groups:
+        found.append(
+            f"the rows are spread so unevenly that {genes.n_groups:,} fold groups of '{dataset.fold_column}' count as "
+            f"{spread['effective_groups']:.1f} (Kish's effective number); {spread['largest_group']!r} has "
+            f"{spread['largest_share']:.0%} of the rows: scores and intervals say little of other genes; choose a finer --fold-by"
         )
     if dataset.position_column is not None:
         before = np.cumsum(db.read("gene_index").sort_by("gene_rank")["n_rows"].to_numpy())
@@ -132,13 +193,19 @@ def gene_warnings(db: Database, dataset: Dataset) -> tuple[str, ...]:
 def unfit_values(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]], *, layout: str) -> str:
     """Return in words which column holds values that no plan can use, by the footers; empty if none does.
 
-    Unfit are infinite values, values too large for float32, in the layout ``sentinel`` those that mark missing values, and a
-    null position. Partitioning checks every value. DuckDB gives no range of a row group where one end is infinite, so
-    columns without a range are looked up in the footers themselves.
+    Unfit are base scores outside 0 to 1, infinite values, values too large for float32, in the layout ``sentinel`` those that
+    mark missing values, and a null position. Partitioning checks every value. DuckDB gives no range of a row group where one
+    end is infinite, so columns without a range are looked up in the footers themselves.
     """
     position = dataset.position_column
     if position is not None and statistics[position]["n_nulls"]:
         return f"null in column '{position}' of {dataset.location}; fill it or remove the rows"
+    if position is not None and (statistics[position]["high"] or 0) > LARGEST_POSITION:
+        return f"column '{position}' of {dataset.location} reaches {statistics[position]['high']:.4g}, beyond 2^63; correct it"
+    for name in dataset.base_scores:
+        low, high = statistics[name]["low"], statistics[name]["high"]
+        if low is not None and high is not None and not (low >= -ROUNDING and high <= 1 + ROUNDING):
+            return no_probabilities(name, low, high, dataset.location)
     lowest = SENTINEL if layout == "sentinel" else -LARGEST_FLOAT32
     for low, high, words in (
         (-LARGEST_FLOAT32, LARGEST_FLOAT32, "an infinite value, or one too large for float32"),
@@ -155,6 +222,14 @@ def unfit_values(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]], 
             if name:
                 return f"{words}, in column '{name}' of {file}; replace it by null or leave the column out (--exclude)"
     return ""
+
+
+def no_probabilities(name: str, low: float, high: float, where: str) -> str:
+    """Return in words that a column of base scores leaves the range from 0 to 1."""
+    return (
+        f"base scores from {low:g} to {high:g} in column '{name}' of {where}; they are compared as probabilities, so they must "
+        "lie from 0 to 1: rescale them, or rename the column or name others (--base-score-columns) to use it as a feature alone"
+    )
 
 
 def _is_within(least: float, most: float, low: float, high: float) -> bool:
@@ -187,6 +262,6 @@ def feature_bins(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]], 
     bins = {}
     for name in dataset.features:
         facts = statistics[name]
-        whole = "int" in str(kinds.field(name).type) and facts["is_known"] and facts["low"] is not None
+        whole = pa.types.is_integer(kinds.field(name).type) and facts["is_known"] and facts["low"] is not None
         bins[name] = min(max_bin, int(facts["high"] - facts["low"]) + 1) if whole else max_bin
     return bins

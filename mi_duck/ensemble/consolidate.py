@@ -193,7 +193,9 @@ def predict_out_of_fold(
         "method": chosen.method,
         "weights": list(every[chosen.name].final),
         "calibrators": [one.to_dict() for one in voted.calibration.final] if voted.calibration else [],
-        "thresholds": find_thresholds(voted.probabilities[first_row:], label, plan.data.classes),
+        "thresholds": find_thresholds(
+            voted.probabilities[first_row:], label, scores.fold[first_row:], plan.data.classes
+        ),
         "all_weights": {name: one.to_dict() for name, one in every.items()},
         "log_loss": losses,
     }

@@ -13,12 +13,14 @@ import pyarrow as pa
 import xgboost as xgb
 from numpy.typing import NDArray
 
+from mi_duck.data.values import is_number, numbers, remedy
 from mi_duck.ensemble.shap import explain
 from mi_duck.errors import CheckpointError, DataError
-from mi_duck.metrics.calibrate import Calibrator, calibrated
+from mi_duck.metrics.calibrate import Calibrator, calibrated, log_odds
 from mi_duck.metrics.ranking import Floats, Floats32, Floats64
 from mi_duck.resources import usable_cores
 from mi_duck.run.encoding import Encoding
+from mi_duck.run.training_data import TrainingData, joined
 from mi_duck.train.forest import Forest, forest_of
 
 BLOCK_BYTES = 28 << 20
@@ -61,8 +63,8 @@ def check_features(schema: pa.Schema, features: Sequence[str], file: object) -> 
         )
     for name in features:
         kind = schema.field(name).type
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-            raise DataError(f"feature '{name}' is {kind} in {file}, not a number")
+        if not is_number(kind):
+            raise DataError(f"feature '{name}' is {kind} in {file}, not a number as in training; {remedy(kind)}")
 
 
 def _of_array(rows: NDArray[Any], features: Sequence[str]) -> Floats32:
@@ -113,10 +115,8 @@ def _infinite(name: str) -> DataError:
 def _numbers(column: Any) -> Any:
     """Return a column as NumPy numbers; nulls become NaN, text and dates are refused even where they look like numbers."""
     if isinstance(column, pa.Array | pa.ChunkedArray):
-        if pa.types.is_boolean(column.type) or pa.types.is_null(column.type):
-            column = column.cast(pa.float32())
-        column = column.to_numpy() if isinstance(column, pa.ChunkedArray) else column.to_numpy(zero_copy_only=False)
-    elif not hasattr(column, "dtype"):
+        return numbers(column)
+    if not hasattr(column, "dtype"):
         column = np.asarray(column)
     if column.dtype.kind not in "biuf":
         raise TypeError(f"its values are {column.dtype}")
@@ -137,6 +137,8 @@ class InstanceModel:
         ``instance_id``, ``n_genes``, ``n_rows``, ``n_training_rows``, and ``rounds`` per class.
     encoding
         What counts as missing.
+    training
+        Which genes it was trained on, and which features had missing values.
     """
 
     features: tuple[str, ...]
@@ -145,6 +147,7 @@ class InstanceModel:
     calibrators: tuple[Calibrator, ...]
     metadata: dict[str, Any]
     encoding: Encoding = Encoding()
+    training: TrainingData = TrainingData()
     _forest: list[Forest] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
@@ -237,15 +240,16 @@ class ConsolidatedMetaModel:
     weights
         Weight of each member; they sum to 1.
     voting
-        ``probability``: the weighted mean of the members' calibrated probabilities. ``margin``: the weighted mean of their
-        log-odds for each class, calibrated once on top and normalised. ``single``: one member's own.
+        ``probability``: the weighted mean of the members' calibrated probabilities, its log-odds calibrated on top where that
+        helps. ``margin``: the weighted mean of their log-odds for each class, calibrated once on top and normalised.
+        ``single``: one member's own.
     thresholds
         For each class the probability from which it is called: for the best F1, a precision of 0.9, a recall of 0.9, all
         from out-of-fold predictions; None where that is out of reach. See `mi_duck.metrics.ranking`.
     n_genes
         Genes that at least one member was trained on.
     calibrators
-        One per class for margin voting, else none.
+        On top, one per class; none for ``probability`` where they did not help, and for ``single``.
     """
 
     members: tuple[InstanceModel, ...]
@@ -260,7 +264,8 @@ class ConsolidatedMetaModel:
         """Refuse an unknown voting, and one without its calibrators."""
         if self.voting not in VOTINGS:
             raise CheckpointError(f"a model of voting {self.voting!r:.40}; this program knows {', '.join(VOTINGS)}")
-        if len(self.calibrators) != (len(self.classes) if self.voting == "margin" else 0):
+        allowed = {"margin": (len(self.classes),), "probability": (0, len(self.classes)), "single": (0,)}
+        if len(self.calibrators) not in allowed[self.voting]:
             raise CheckpointError(f"a model of {self.voting} voting has {len(self.calibrators)} calibrators on top")
 
     @property
@@ -272,6 +277,11 @@ class ConsolidatedMetaModel:
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of probabilities."""
         return self.members[0].classes
+
+    @property
+    def training(self) -> TrainingData:
+        """Which genes any member was trained on, and which features had missing values."""
+        return joined([member.training for member in self.members])
 
     @property
     def forest(self) -> Forest:
@@ -330,7 +340,8 @@ class ConsolidatedMetaModel:
         """Return the ensemble's probabilities from its members' log-odds and probabilities, shape (n_rows, n_classes)."""
         if self.voting == "margin":
             return calibrated(vote(margins, self.weights).astype(np.float32), self.calibrators)
-        return vote(probabilities, self.weights)
+        mean = vote(probabilities, self.weights)
+        return calibrated(log_odds(mean), self.calibrators) if self.calibrators else mean
 
     def predict_proba(self, rows: Any, *, threads: int | None = None) -> Floats32:
         """Return probabilities, shape (n_rows, n_classes), float32; rows sum to 1.

@@ -34,9 +34,10 @@ from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel
 from mi_duck.errors import CheckpointError
 from mi_duck.metrics.calibrate import METHODS, Calibrator
 from mi_duck.run.encoding import Encoding
+from mi_duck.run.training_data import KEY_BYTES, TrainingData
 from mi_duck.train.forest import LONGEST_LIST, SIZES, joined_arrays, read_object
 
-MODEL_VERSION = 2
+MODEL_VERSION = 3
 LARGEST_FACTS = 256 << 20
 """Bytes of the JSON of a model; isotonic steps are most of it."""
 MOST_TREES = LONGEST_LIST - 1
@@ -265,6 +266,8 @@ class MemberFacts:
     n_training_rows: Count
     rounds: tuple[Count, ...]
     calibrators: tuple[CalibratorFacts, ...]
+    gene_column: str | None
+    incomplete_features: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,15 +319,18 @@ def check_model(facts: Mapping[str, Any], parts: Mapping[str, bytes], source: st
     try:
         common = msgspec.convert(facts, CommonFacts)
         rounds = _rounds(facts, common.classes)
+        members = _members(facts)
         names = {
             f"booster_{number}_{index}.ubj" if facts["kind"] != "instance" else f"booster_{index}.ubj": n_rounds
             for number, of_classes in enumerate(rounds)
             for index, n_rounds in enumerate(of_classes)
         }
-        is_same = set(parts) == {"model.json", *names}
+        is_same = set(parts) == {"model.json", *names, *members}
         require(is_same, f"its {len(parts):,} parts are not those of {len(names)} boosters")
         for name, n_rounds in names.items():
             check_booster(parts[name], name, n_features=len(common.features), n_rounds=n_rounds)
+        for name, member in members.items():
+            _check_training(member, parts[name], common.features)
     except (ValueError, msgspec.ValidationError) as error:
         raise CheckpointError(_refusal(source, error)) from error
 
@@ -347,6 +353,25 @@ def _rounds(facts: Mapping[str, Any], classes: Sequence[str]) -> Sequence[Sequen
         require(len(calibrators) == n, f"it has {len(calibrators)} calibrators for {n} classes")
         require(len(rounds) == n, f"it has rounds of {len(rounds)} boosters for {n} classes")
     return [rounds for rounds, _ in models]
+
+
+def _members(facts: Mapping[str, Any]) -> dict[str, MemberFacts]:
+    """Return the facts of each member by the part with the keys of its genes; fold models have none."""
+    if facts["kind"] == "folds":
+        return {}
+    if facts["kind"] == "instance":
+        return {"genes.bin": msgspec.convert(facts, MemberFacts)}
+    members = msgspec.convert(facts, EnsembleFacts).members
+    return {f"genes_{number}.bin": member for number, member in enumerate(members)}
+
+
+def _check_training(member: MemberFacts, keys: bytes, features: Sequence[str]) -> None:
+    """Check that a model names each of its genes by one key, in order, and only its own features."""
+    n_genes = 0 if member.gene_column is None else member.n_genes
+    require(len(keys) == KEY_BYTES * n_genes, f"{len(keys):,} bytes for the keys of {n_genes:,} genes")
+    values = np.frombuffer(keys, dtype="<u8")
+    require(bool((values[1:] >= values[:-1]).all()), "the keys of its genes fall")
+    require(set(member.incomplete_features) <= set(features), "incomplete_features names what is not a feature")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -392,14 +417,21 @@ def _parts_of(model: ConsolidatedMetaModel) -> dict[str, bytes]:
         "calibrators": [one.to_dict() for one in model.calibrators],
         "n_genes": model.n_genes,
         "members": [
-            member.metadata | {"calibrators": [one.to_dict() for one in member.calibrators]} for member in model.members
+            member.metadata
+            | {
+                "calibrators": [one.to_dict() for one in member.calibrators],
+                "gene_column": member.training.gene_column,
+                "incomplete_features": member.training.incomplete_features,
+            }
+            for member in model.members
         ],
     }
-    return {"model.json": json.dumps(facts, sort_keys=True).encode()} | {
-        f"booster_{number}_{index}.ubj": bytes(booster.save_raw("ubj"))
-        for number, member in enumerate(model.members)
-        for index, booster in enumerate(member.boosters)
-    }
+    parts = {"model.json": json.dumps(facts, sort_keys=True).encode()}
+    for number, member in enumerate(model.members):
+        boosters = enumerate(member.boosters)
+        parts |= {f"booster_{number}_{index}.ubj": bytes(booster.save_raw("ubj")) for index, booster in boosters}
+        parts[f"genes_{number}.bin"] = member.training.gene_keys
+    return parts
 
 
 def load_unified_model(path: str | Path) -> ConsolidatedMetaModel | InstanceModel:
@@ -447,9 +479,9 @@ def _bytes_in_pickle(path: Path) -> bytes:
 def _from_parts(parts: Mapping[str, bytes], source: str) -> ConsolidatedMetaModel | InstanceModel:
     facts = checked_facts(parts, source, ("instance", "ensemble"), otherwise="not a model to predict with")
     if facts["kind"] == "instance":
-        return _member(facts, facts, parts, "booster_")
+        return _member(facts, facts, parts, "")
     return ConsolidatedMetaModel(
-        tuple(_member(facts, one, parts, f"booster_{number}_") for number, one in enumerate(facts["members"])),
+        tuple(_member(facts, one, parts, f"_{number}") for number, one in enumerate(facts["members"])),
         tuple(facts["weights"]),
         facts["voting"],
         facts["thresholds"],
@@ -471,15 +503,16 @@ def checked_facts(parts: Mapping[str, bytes], source: str, kinds: Sequence[str],
     return facts
 
 
-def _member(facts: dict[str, Any], one: dict[str, Any], parts: Mapping[str, bytes], stem: str) -> InstanceModel:
+def _member(facts: dict[str, Any], one: dict[str, Any], parts: Mapping[str, bytes], which: str) -> InstanceModel:
     names = ("instance_id", "n_genes", "n_rows", "n_training_rows", "rounds")
     return InstanceModel(
         tuple(facts["features"]),
         tuple(facts["classes"]),
-        tuple(load_booster(parts[f"{stem}{index}.ubj"]) for index in range(len(facts["classes"]))),
+        tuple(load_booster(parts[f"booster{which}_{index}.ubj"]) for index in range(len(facts["classes"]))),
         tuple(Calibrator.from_dict(values) for values in one["calibrators"]),
         {name: one[name] for name in names},
         Encoding.from_dict(facts["encoding"]),
+        TrainingData(one["gene_column"], parts[f"genes{which}.bin"], tuple(one["incomplete_features"])),
     )
 
 

@@ -3,19 +3,21 @@
 One thread reads batches, the others predict a batch each. What they return is saved part by part, so that a killed ``predict``
 continues where it stopped. The parts lie in a folder beside the file that they will become: ``.OUT.parts/``. Each is `ROWS` rows
 (the last one fewer) of the whole result, in Arrow's stream format; its name holds its number and the SHA-256 of its bytes, so a
-part has its name only once its bytes are whole. ``parts.json`` holds what they were made from and with; where anything differs
+part has its name only once its bytes are whole; its schema carries how many new missing values each feature has in it.
+``parts.json`` holds what they were made from and with; where anything differs
 they are made anew. The file is always written from the parts, one row group each, so an interrupted run and one that was not
 give the same bytes.
 """
 
 import errno
 import hashlib
+import json
 import logging
 import os
 import re
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,10 +28,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from mi_duck.atomic_files import publish, read_sealed, sealed, storage_errors, write_file, write_json
-from mi_duck.data.dataset import resolved
+from mi_duck.data.dataset import as_parquet, resolved
+from mi_duck.data.find_files import find_files
 from mi_duck.data.parquet import (
     UNREADABLE,
     DataFile,
@@ -39,17 +44,18 @@ from mi_duck.data.parquet import (
     footer,
     metadata_of,
     one_line,
-    parquet_files,
     row_group_batches,
     schema_of,
     stamp,
 )
+from mi_duck.data.values import coded, is_number, is_text
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, by_member, check_features, feature_matrix
 from mi_duck.ensemble.model_file import model_sha256
 from mi_duck.errors import CheckpointError, DataError
 from mi_duck.metrics.calibrate import calibrated
 from mi_duck.processes import Report
 from mi_duck.run.folder import run_lock
+from mi_duck.run.training_data import TrainingData
 from mi_duck.train.forest import Forest, forest_of
 
 logger = logging.getLogger(__name__)
@@ -58,10 +64,17 @@ ROWS = 1 << 16
 BATCH_BYTES = 32 << 20
 MOST_BYTES = 512 << 20
 """Bytes of all batches at once, at any number of threads."""
+WORST = 5
+"""Features with new missing values that a warning names."""
 FACTS = "parts.json"
 NAME = re.compile(r"(\d{6,})_([0-9a-f]{64})\.arrow")
 
-T = TypeVar("T")
+TRAINED_ON = "trained_on"
+NEW_MISSING = b"new_missing"
+"""In the schema of a part: for each feature without missing values in training, the rows of the part without a value."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +117,16 @@ class Parts:
             with pa.ipc.open_stream(data) as stream:
                 yield stream.read_all()
 
-    def join(self, out: Path, check: Callable[[], None]) -> Iterator[int]:
-        """Write the file from all parts, call ``check``, then publish it; yield the rows written after each part."""
+    def join(self, out: Path, check: Callable[[], None]) -> Iterator[pa.Table]:
+        """Write the file from all parts, call ``check``, then publish it; yield each part once it is written."""
         temporary = self.folder / "joined.parquet"
         parts = self.read()
         first = next(parts)
-        n_rows = 0
-        with pq.ParquetWriter(temporary, first.schema, compression="zstd", write_page_checksum=True) as writer:
+        schema = first.schema.remove_metadata()
+        with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer:
             for part in chain([first], parts):
-                writer.write_table(part)
-                n_rows += len(part)
-                yield n_rows
+                writer.write_table(part.replace_schema_metadata(None))
+                yield part
         check()
         publish(temporary, out)
 
@@ -134,11 +146,53 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class PredictSummary:
-    """What `predict_file` did: features that no tree uses are not read; ``n_rows_before`` are of an earlier, killed call."""
+    """What `predict_file` did, and what is to be known about the predictions.
+
+    Parameters
+    ----------
+    n_features_read
+        Features that no tree uses are not read.
+    n_rows_before
+        Rows of an earlier, killed call.
+    n_rows_trained_on, n_genes_trained_on
+        Rows of genes that the model was trained on, and these genes; None where that cannot be told.
+    new_missing
+        Rows without a value, for each feature that was read, had a value in every row of training, and lacks some now.
+    why_unknown
+        Why it cannot be told which rows the model was trained on; empty where it can.
+    """
 
     n_rows: int
     n_features_read: int
     n_rows_before: int
+    n_rows_trained_on: int | None
+    n_genes_trained_on: int | None
+    new_missing: dict[str, int]
+    why_unknown: str
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader of the predictions must know, one sentence each."""
+        found = []
+        if self.why_unknown:
+            found.append(
+                f"it cannot be told which rows the model was trained on, so {TRAINED_ON} is null: {self.why_unknown}"
+            )
+        if self.n_rows_trained_on:
+            found.append(
+                f"{self.n_rows_trained_on:,} of {self.n_rows:,} rows are of {self.n_genes_trained_on:,} genes that the model was "
+                f"trained on ({TRAINED_ON} is true): their probabilities look better than they are on new genes; take those of "
+                "oof_predictions.parquet in the folder of the run"
+            )
+        if self.new_missing:
+            worst = sorted(self.new_missing.items(), key=lambda one: (-one[1], one[0]))
+            named = [f"{name} in {n:,} of {self.n_rows:,} rows" for name, n in worst[:WORST]]
+            others = f" and {len(worst) - WORST:,} more" if len(worst) > WORST else ""
+            found.append(
+                f"{len(worst):,} feature(s) had a value in every row of training and lack some now: {', '.join(named)}{others}; "
+                "the model never saw that, so check how these columns were made"
+            )
+        return tuple(found)
 
 
 def predict_file(
@@ -152,8 +206,10 @@ def predict_file(
         Parquet file, folder or glob, or ``s3://`` of such; files in the order of their names.
     out
         Parquet file to write, whole or not at all: every column of the input that is not a feature, those of folder names
-        such as ``chrom=4``, as text, then ``p_<class>``, ``prediction`` (class name) and, for an ensemble,
-        ``spread_<class>``, the standard deviation over its members.
+        such as ``chrom=4``, as text, then ``p_<class>``, ``prediction`` (class name), for an ensemble ``spread_<class>``, and
+        ``trained_on``. The spread is the standard deviation of the members' probabilities: how much they disagree. It is not
+        the error of ``p_<class>``, and twice the spread is not an interval: what all members share, such as too few genes, does
+        not show in it. ``trained_on`` says whether the model was trained on the gene of the row, null where it has none.
     threads
         Threads that predict, one batch of rows each; the bytes of the result do not depend on them.
 
@@ -166,7 +222,10 @@ def predict_file(
     RunBusyError
         Another process writes the same file.
     """
-    files = parquet_files(location)
+    found_files = find_files(location)
+    for words in found_files.left_out:
+        logger.warning("warning: %s", words)
+    files = as_parquet(found_files, filter(None, [model.training.gene_column]))
     stamps = [stamp(file) for file in files]
     if out.suffix != ".parquet":
         raise DataError(f"--out {out} does not end in .parquet; name one Parquet file")
@@ -192,23 +251,68 @@ def predict_file(
                     parts.save(number, rows)
                     number, done = number + 1, done + len(rows)
                     report("predicting", done, total)
-                for n_rows in parts.join(out, lambda: check_stamps(files, stamps)):
-                    report("writing", n_rows, total)
+                found = _Found()
+                for part in parts.join(out, lambda: check_stamps(files, stamps)):
+                    found.add(part, task.gene_column)
+                    report("writing", found.n_rows, total)
             except DataError:  # repairing the input changes it, so the parts could not be used again
                 parts.remove()
                 raise
             parts.remove()
-    return PredictSummary(total, len(task.forest.features), n_reused)
+    is_told = task.gene_column is not None
+    return PredictSummary(
+        total,
+        len(task.forest.features),
+        n_reused,
+        found.n_rows_trained_on if is_told else None,
+        len(found.genes) if is_told else None,
+        {name: n for name, n in found.missing.items() if n},
+        task.why_unknown,
+    )
+
+
+class _Found:
+    """What the parts of a file tell together: rows, rows and genes that were trained on, and new missing values."""
+
+    def __init__(self) -> None:
+        self.n_rows = self.n_rows_trained_on = 0
+        self.genes: set[Any] = set()
+        self.missing: Counter[str] = Counter()
+
+    def add(self, part: pa.Table, gene_column: str | None) -> None:
+        """Add a part."""
+        self.n_rows += len(part)
+        self.missing.update(json.loads(part.schema.metadata[NEW_MISSING]))
+        if gene_column is not None:
+            genes = part[gene_column].filter(part[TRAINED_ON])
+            self.n_rows_trained_on += len(genes)
+            self.genes.update(pc.unique(genes).to_pylist())
 
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What predicting a batch needs: the model, its joined trees, the columns to keep, and all columns of the files."""
+    """What predicting a batch needs.
+
+    Parameters
+    ----------
+    forest
+        All trees of the model.
+    kept, names
+        Columns to keep, and all columns of the files.
+    training, gene_column, why_unknown
+        The genes of the model; the column to find them in, or None and why.
+    complete
+        Which features of the forest had a value in every row of training, shape (n_used_features,).
+    """
 
     model: ConsolidatedMetaModel | InstanceModel
     forest: Forest
     kept: tuple[str, ...]
     names: tuple[str, ...]
+    training: TrainingData
+    gene_column: str | None
+    why_unknown: str
+    complete: NDArray[np.bool_]
 
 
 def _task(model: ConsolidatedMetaModel | InstanceModel, files: Sequence[DataFile]) -> _Task:
@@ -220,19 +324,39 @@ def _task(model: ConsolidatedMetaModel | InstanceModel, files: Sequence[DataFile
     other = next((file for file in files if set(folder_values(file, schema.names)) != keys), None)
     if other:
         raise DataError(f"{other} lies under other partition folders than {files[0]}; give all files the same keys")
-    results = [*(f"p_{name}" for name in model.classes), "prediction", *(f"spread_{name}" for name in model.classes)]
+    results = [f"{kind}_{name}" for kind in ("p", "spread") for name in model.classes] + ["prediction", TRAINED_ON]
     doubled = sorted({*kept, *keys} & set(results))
     if doubled:
         raise DataError(f"column(s) {', '.join(doubled)} of {files[0]} would be written twice; rename them")
     encoding = model.encoding if isinstance(model, InstanceModel) else model.members[0].encoding
     forest = forest_of(model.get_base_models(), model.features, encoding)
-    return _Task(model, forest, tuple(kept), tuple(schema.names))
+    training = model.training
+    why_unknown = _why_unknown(training, schema, keys, str(files[0]))
+    incomplete = set(training.incomplete_features)
+    complete = np.array(
+        [training.gene_column is not None and name not in incomplete for name in forest.features], dtype=bool
+    )
+    gene_column = None if why_unknown else training.gene_column
+    return _Task(model, forest, tuple(kept), tuple(schema.names), training, gene_column, why_unknown, complete)
+
+
+def _why_unknown(training: TrainingData, schema: pa.Schema, keys: Collection[str], file: str) -> str:
+    """Return why the genes of the data cannot be compared with those of the model, empty where they can."""
+    name = training.gene_column
+    if name is None:
+        return "the model was not made by mi-duck run and does not say on which genes"
+    if name in keys:
+        return ""
+    if name not in schema.names:
+        return f"{file} has no column '{name}' with the gene; add it"
+    kind = schema.field(name).type
+    return "" if is_text(kind) or is_number(kind) else f"column '{name}' is {kind} in {file}, not text; cast it"
 
 
 def _facts(task: _Task, files: Sequence[DataFile], stamps: Sequence[Stamp]) -> dict[str, Any]:
     """Return all that the bytes of the result depend on, as JSON."""
     return {
-        "version": 1,
+        "version": 2,
         "rows_of_a_part": ROWS,
         "packages": {"numpy": np.__version__, "pyarrow": pa.__version__, "xgboost": version("xgboost")},
         "kind": type(task.model).__name__,
@@ -245,30 +369,34 @@ def _facts(task: _Task, files: Sequence[DataFile], stamps: Sequence[Stamp]) -> d
 
 
 def _parts_from(task: _Task, files: Sequence[DataFile], first_row: int, threads: int) -> Iterator[pa.Table]:
-    """Yield the results of all rows from ``first_row`` on, `ROWS` at a time and then the rest."""
+    """Yield the results of all rows from ``first_row`` on, `ROWS` at a time and then the rest; see `NEW_MISSING`."""
     columns = [*task.kept, *task.forest.features]
     row_bytes = 2 * 4 * len(task.model.features)  # in Arrow, and in the matrix
     batch_rows = max(256, min(BATCH_BYTES, MOST_BYTES // (threads + 2)) // row_bytes)
     batches = _batches(files, columns, batch_rows, first_row)
     ready: list[pa.Table] = []
-    for table in _in_order(lambda pair: _predicted(task, *pair), batches, threads):
+    missing = np.zeros(len(task.forest.features), dtype=np.int64)
+    done, total = first_row, sum(metadata_of(file).num_rows for file in files)
+    for table, n_missing in _in_order(lambda pair: _predicted(task, *pair), batches, threads):
         ready.append(table)
-        while sum(map(len, ready)) >= ROWS:
-            several = pa.concat_tables(ready)
+        missing += n_missing
+        done += len(table)
+        if done % ROWS == 0 or done == total:
+            counts = {name: int(n) for name, n in zip(task.forest.features, missing, strict=True) if n}
             # copied into one chunk per column, so that the bytes do not depend on how rows were batched
-            yield several.slice(0, ROWS).combine_chunks()
-            ready = [several.slice(ROWS)]
-    if any(map(len, ready)):
-        yield pa.concat_tables(ready).combine_chunks()
+            several = pa.concat_tables(ready).combine_chunks()
+            yield several.replace_schema_metadata({NEW_MISSING: json.dumps(counts)})
+            ready = []
+            missing[:] = 0
 
 
-def _in_order(work: Callable[[T], pa.Table], items: Iterator[T], threads: int) -> Iterator[pa.Table]:
+def _in_order(work: Callable[[Item], Result], items: Iterator[Item], threads: int) -> Iterator[Result]:
     """Yield the results of work on items in their order; while threads work, the next items are read here."""
     if threads == 1:
         yield from map(work, items)
         return
     pool = ThreadPoolExecutor(threads)
-    waiting: deque[Future[pa.Table]] = deque()
+    waiting: deque[Future[Result]] = deque()
     try:
         for item in items:
             waiting.append(pool.submit(work, item))
@@ -313,8 +441,11 @@ def _checked_schema(files: Sequence[DataFile], features: Sequence[str]) -> pa.Sc
 def _batches(
     files: Sequence[DataFile], columns: Sequence[str], batch_rows: int, first_row: int
 ) -> Iterator[tuple[DataFile, pa.RecordBatch]]:
-    """Yield the rows of all files from ``first_row`` on with their file; row groups before it are not read."""
-    skipped = first_row
+    """Yield the rows of all files from ``first_row``, where a part begins, on with their file; no batch is of two parts.
+
+    Row groups before it are not read.
+    """
+    skipped, left = first_row, ROWS
     for file in files:
         facts = metadata_of(file)
         groups: list[int] = []
@@ -326,18 +457,21 @@ def _batches(
                 groups.append(group)
         for _, batch in row_group_batches(file, columns, groups, batch_rows=batch_rows):
             rest, skipped = batch.slice(skipped), max(skipped - batch.num_rows, 0)
-            if rest.num_rows:
-                yield file, rest
+            while rest.num_rows:
+                some, rest = rest.slice(0, left), rest.slice(left)
+                left = left - some.num_rows or ROWS
+                yield file, some
 
 
-def _predicted(task: _Task, file: DataFile, batch: pa.RecordBatch) -> pa.Table:
-    """Return ids and predictions of one batch."""
+def _predicted(task: _Task, file: DataFile, batch: pa.RecordBatch) -> tuple[pa.Table, NDArray[np.int64]]:
+    """Return ids and predictions of one batch, and the new missing values of each feature of the forest."""
     begun = time.perf_counter()
     model = task.model
     try:
         matrix = feature_matrix(batch, task.forest.features)
     except DataError as error:
         raise DataError(f"{error}, in {file}") from error
+    n_missing = np.count_nonzero(np.isnan(matrix), axis=0) * task.complete
     joined = task.forest.margins_of_used(matrix)
     of_folders = folder_values(file, task.names)
     columns = {name: batch[name] for name in task.kept}
@@ -354,5 +488,16 @@ def _predicted(task: _Task, file: DataFile, batch: pa.RecordBatch) -> pa.Table:
     if isinstance(model, ConsolidatedMetaModel):
         spread = members.std(axis=0).astype(np.float32)
         columns |= {f"spread_{name}": pa.array(spread[:, index]) for index, name in enumerate(model.classes)}
+    genes = None if task.gene_column is None else columns[task.gene_column]
+    columns[TRAINED_ON] = pa.nulls(len(batch), pa.bool_()) if genes is None else _is_known(task.training, genes)
     logger.debug("batch of %s: %s rows, %.3f s", file, f"{len(batch):,}", time.perf_counter() - begun)
-    return pa.table(columns)
+    return pa.table(columns), n_missing
+
+
+def _is_known(training: TrainingData, genes: pa.Array) -> pa.Array:
+    """Return whether the model was trained on the gene of each row, null where a row has none."""
+    texts, indices = coded(genes)
+    known = training.has_gene([text or "" for text in texts])
+    return pa.array(
+        [None if text is None else bool(one) for text, one in zip(texts, known, strict=True)], pa.bool_()
+    ).take(indices)

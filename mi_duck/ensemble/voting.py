@@ -1,12 +1,15 @@
 """The ways to join members, each scored out of fold: two kinds of voting, each with three methods of weights.
 
 Voting ``probability`` is the weighted mean of the members' calibrated probabilities, ``margin`` the weighted mean of their
-log-odds for each class, calibrated once on top and then normalised. Weights are equal (``uniform``), by macro F1 (``f1``) or of
+log-odds for each class. Either is calibrated once on top, by its log-odds, and then normalised: a mean of probabilities that
+are calibrated each is not extreme enough (Ranjan and Gneiting, Combining probability forecasts, JRSS B 72, 2010). For
+``probability`` that is kept only if the log loss falls. Weights are equal (``uniform``), by macro F1 (``f1``) or of
 least log loss (``fitted``).
 
 For a row of fold k everything is from other folds: the boosters, the members' calibrators, the weights, and the calibrators on
 top, which are fitted on margins joined by these same weights. Only which method of calibration a class takes is decided by all
-folds together, one of three. The final model takes weights and calibrators from all folds.
+folds together, one of three, and whether means of probabilities are
+calibrated at all. The final model takes weights and calibrators from all folds.
 
 References
 ----------
@@ -22,7 +25,8 @@ from typing import Any
 import numpy as np
 
 from mi_duck.ensemble.member_scores import MemberScores
-from mi_duck.metrics.calibrate import Calibration, calibrate_joined, cross_fitted
+from mi_duck.metrics.calibrate import Calibration, calibrate_joined, cross_fitted, log_odds
+from mi_duck.metrics.metrics import log_loss_of_rows
 from mi_duck.metrics.ranking import Booleans, Floats32, Floats64, Integers
 
 VOTINGS = ("probability", "margin")
@@ -31,6 +35,8 @@ MOST_ROWS = 500_000  # rows that a fit uses: enough for one weight per member
 BLOCK_ROWS = 1 << 15
 GAP = 1e-9  # a fit ends this close to the least log loss, nats per row
 
+Weights = Sequence[float] | Sequence[Sequence[float]]
+"""One per member, or one per fold and member."""
 Objective = Callable[[Floats64], tuple[float, Floats64, Floats64]]
 """From weights to value, gradient and hessian."""
 
@@ -245,7 +251,12 @@ class Variant:
 class Voted:
     """What a variant gives out of fold, for every row.
 
-    For margin voting also the mean log-odds by the weights of the row's fold, and what was fitted on top.
+    Parameters
+    ----------
+    margins
+        Log-odds of what the weights of the row's fold join, before calibration on top; None where that was not kept.
+    calibration
+        What was fitted on top; None where it was not kept.
     """
 
     probabilities: Floats32
@@ -292,18 +303,39 @@ def vote_out_of_fold(
     first_row
         Calibrators are fitted without the rows before it.
     methods
-        Calibrations on top to choose from, for margin voting.
+        Calibrations on top to choose from.
     """
-    if voting == "probability":
-        return Voted(_joined(scores, scores.probabilities, weights.by_fold), None, None)
+    if voting == "margin":
+        return _calibrated_on_top(scores, lambda one: _joined(scores, scores.margins, one), weights, first_row, methods)
+    mean = _joined(scores, scores.probabilities, weights.by_fold)
+    if len(scores.instance_ids) == 1 or set(methods) == {"none"}:  # one member is calibrated itself
+        return Voted(mean, None, None)
+
+    def margins_by(weights: Weights) -> Floats32:
+        return log_odds(_joined(scores, scores.probabilities, weights)).astype(np.float32)
+
+    voted = _calibrated_on_top(scores, margins_by, weights, first_row, methods)
+    label = scores.label[first_row:]
+    losses = [log_loss_of_rows(one[first_row:], label).mean() for one in (voted.probabilities, mean)]
+    return voted if losses[0] < losses[1] or "none" not in methods else Voted(mean, None, None)
+
+
+def _calibrated_on_top(
+    scores: MemberScores,
+    margins_by: Callable[[Weights], Floats32],
+    weights: MemberWeights,
+    first_row: int,
+    methods: Sequence[str],
+) -> Voted:
+    """Calibrate joined margins, those of every fold by what was fitted without it."""
     equal = len({weights.final, *weights.by_fold}) == 1
-    every = _joined(scores, scores.margins, weights.final) if equal else None
+    every = margins_by(weights.final) if equal else None
     margins = np.empty((scores.n_rows, len(scores.classes)), dtype=np.float32) if every is None else every
 
     def margins_without(fold: int | None) -> Floats32:
         if every is not None:
             return every[first_row:]
-        joined = _joined(scores, scores.margins, weights.final if fold is None else weights.by_fold[fold])
+        joined = margins_by(weights.final if fold is None else weights.by_fold[fold])
         if fold is not None:
             margins[scores.fold == fold] = joined[scores.fold == fold]
         return joined[first_row:]
@@ -317,7 +349,7 @@ def vote_out_of_fold(
 def _joined(
     scores: MemberScores,
     values_of_member: Callable[[int], Floats32],
-    weights: Sequence[float] | Sequence[Sequence[float]],
+    weights: Weights,
 ) -> Floats32:
     """Return the mean over members by weights, one per member, or one per fold and member."""
     mean = np.zeros((scores.n_rows, len(scores.classes)))

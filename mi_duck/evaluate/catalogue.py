@@ -4,6 +4,7 @@ It is built under another name and renamed, and can be built again from the file
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 from mi_duck.atomic_files import publish, storage_errors, unguarded
 from mi_duck.data.database import Database, named_queries, named_text
 from mi_duck.errors import CheckpointError, DataError
+from mi_duck.metrics.metrics import GAIN
 from mi_duck.numbers import interval
 from mi_duck.run.costs import growing_bytes
 from mi_duck.run.folder import RunFolder
@@ -21,7 +23,6 @@ from mi_duck.run.instance_folder import instance_state, measurement, status_of
 from mi_duck.run.plan import Plan
 from mi_duck.run.progress import activity
 
-GAIN = "ensemble - base"
 COUNTS = ("instance_id", "first_rank", "stop_rank", "n_genes", "n_rows", "n_training_rows", "predicted_bytes")
 OF_PLAN = (*COUNTS, "predicted_seconds")
 """Columns of an instance that are fields of the plan's record."""
@@ -40,7 +41,7 @@ MEASUREMENTS = pa.schema([("phase", pa.string()), *((name, pa.int64()) for name 
 
 def write_catalogue(folder: RunFolder, plan: Plan, provenance: dict[str, Any]) -> None:
     """Write ``run.duckdb`` from the plan, the genes, the instances, the metrics and the predictions."""
-    temporary = folder.catalogue.with_name(".run.duckdb.tmp")
+    temporary, n_pilot = folder.catalogue.with_name(".run.duckdb.tmp"), plan.data.pilot_genes
     with storage_errors(folder.root):
         for stale in (temporary, temporary.with_name(f"{temporary.name}.wal")):
             stale.unlink(missing_ok=True)
@@ -49,8 +50,8 @@ def write_catalogue(folder: RunFolder, plan: Plan, provenance: dict[str, Any]) -
             db.load("instances", _instances(folder, plan))
             db.table("instance_genes")
             db.table("coverage", n_genes_dataset=plan.data.n_genes_dataset)
-            db.load("genes", _with_class_columns(db.arrow("catalogue_genes"), plan))
-            db.load("gene_folds", db.arrow("catalogue_folds"))
+            db.load("genes", _with_class_columns(db.arrow("catalogue_genes", n_pilot_genes=n_pilot), plan))
+            db.load("gene_folds", db.arrow("catalogue_folds", n_pilot_genes=n_pilot))
             db.table("memory_per_gene", bytes_per_row=plan.costs.bytes_per_row)
             db.load("memory_measurements", _measurements(folder, plan))
             db.load("metrics", _metrics(folder))
@@ -129,8 +130,9 @@ def _probes(folder: RunFolder, plan: Plan) -> list[dict[str, Any]]:
 def _metrics(folder: RunFolder) -> pa.Table:
     whole, real = pa.int64(), pa.float64()
     kinds = {"instance_id": whole, "fold": whole, "n_genes": whole, "n_rows": whole, "is_chosen": pa.bool_()}
-    kinds |= dict.fromkeys(("value", "low", "high"), real)
-    table = pa_csv.read_csv(folder.metrics, convert_options=pa_csv.ConvertOptions(column_types=kinds))
+    kinds |= dict.fromkeys(("value", "low", "high"), real) | {"too_narrow": pa.string()}
+    options = pa_csv.ConvertOptions(column_types=kinds, strings_can_be_null=True, null_values=[""])
+    table = pa_csv.read_csv(folder.metrics, convert_options=options)
     names = [unguarded(name) for name in table["class"].to_pylist()]
     return table.set_column(table.column_names.index("class"), "class", pa.array(names, pa.string()))
 
@@ -178,7 +180,17 @@ def query_catalogue(
         return db.query(query or "")
 
 
-def score_table(root: Path) -> tuple[list[str], list[list[str]]]:
+@dataclass(frozen=True, slots=True)
+class ScoreTable:
+    """The scores of a run as text: columns, lines of cells, the rows scored, and why intervals are too narrow, or empty."""
+
+    columns: list[str]
+    lines: list[list[str]]
+    n_rows: int
+    too_narrow: str
+
+
+def score_table(root: Path) -> ScoreTable:
     """Return the scores of a run as a small table: base model, each member, the ensemble, and ensemble - base.
 
     They are average precision per class, macro F1 and log loss, each with its interval where there is one.
@@ -187,7 +199,9 @@ def score_table(root: Path) -> tuple[list[str], list[list[str]]]:
     columns = ["model"]
     lines: dict[str, list[str]] = {}
     wanted = {"average_precision": "AP", "f1": "F1", "log_loss": "log loss"}
-    for scope, instance_id, metric, name, value, low, high in rows:
+    reason, n_scored = "", 0
+    for scope, instance_id, metric, name, value, low, high, too_narrow, n_rows in rows:
+        reason, n_scored = reason or too_narrow or "", n_rows
         if metric not in wanted or (metric == "f1" and name != "macro") or (metric == "log_loss" and name != "all"):
             continue
         title = wanted[metric] if name == "all" else f"{wanted[metric]} {name}"
@@ -197,4 +211,4 @@ def score_table(root: Path) -> tuple[list[str], list[list[str]]]:
         lines.setdefault(who, [who]).append(interval(value, low, high, signed=who == GAIN))
     last = {"base": 0, "ensemble": 2, GAIN: 3}
     order = sorted(lines, key=lambda who: (last.get(who, 1), who))
-    return columns, [lines[who] for who in order]
+    return ScoreTable(columns, [lines[who] for who in order], n_scored, reason)

@@ -3,11 +3,12 @@
 Base model and ensemble are both calibrated by cross-fitting before their errors are counted by kind, by gene, and near sampled
 true sites. Two runs may be an ensemble and a single model, or two settings. All differences have intervals by bootstrap over
 fold groups under the same draws for both, so that a small one can be separated from noise, which two intervals side by side do
-not allow. Differences of base model and ensemble are ensemble - base, so fewer errors are negative.
+not allow. Differences of base model and ensemble are ensemble - base, so fewer errors are negative; columns named ``delta``
+have the sign that makes better positive.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from mi_duck.atomic_files import write_csv, write_json
 from mi_duck.errors import CheckpointError
 from mi_duck.evaluate.scored_rows import Scored
-from mi_duck.metrics.calibrate import NO_BASE
+from mi_duck.metrics.calibrate import NO_BASE, BaseModel
 from mi_duck.metrics.metrics import (
     DRAWS,
     Drawn,
@@ -31,12 +32,23 @@ from mi_duck.metrics.metrics import (
     interval,
     known,
     log_loss_of_rows,
-    ratio,
     summary,
+    too_narrow,
 )
-from mi_duck.metrics.ranking import Booleans, Floats32, Floats64, Integers, ranking, top_k_shares
+from mi_duck.metrics.ranking import (
+    TOP_K,
+    Booleans,
+    Floats,
+    Floats32,
+    Floats64,
+    Integers,
+    others_at_recall,
+    ranking,
+    ratio,
+    top_k_shares,
+)
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import codes_of, read_genes
+from mi_duck.run.genes import Genes, codes_of, read_genes
 
 NEAR = 50  # nt: another true site this close makes an error one of position
 WITHIN = 100  # nt: rows this close to a sampled site are written
@@ -51,7 +63,7 @@ NO_POSITION = "the dataset has no column with positions"
 
 def write_comparison(
     folder: RunFolder,
-    base: Floats32 | None,
+    base: BaseModel | None,
     meta: Floats32,
     scored: Scored,
     *,
@@ -59,7 +71,7 @@ def write_comparison(
     drawn: Drawn,
     base_drawn: Drawn,
 ) -> None:
-    """Write ``base_vs_meta.json``: what `compare` counts, and the top-k accuracy of both models."""
+    """Write ``base_vs_meta.json``: what `compare` counts, and the top-k of both models."""
     if base is None:
         write_json(folder.base_vs_meta, {"status": "left out", "reason": NO_BASE})
         return
@@ -71,18 +83,23 @@ def write_comparison(
     facts: dict[str, Any] = {
         "status": "compared",
         "n_rows": len(scored.label),
-        "intervals": "95 %, bootstrap over fold groups; differences are ensemble - base",
-        "classes": compare(base, meta, scored, positions),
-        "top_k_accuracy": {
+        "n_rows_without_base_score": base.n_missing,
+        "base": "calls are of calibrated base scores, top-k is of the scores as they are; a missing score counts as the share of "
+        "its class in the other folds",
+        "intervals": "95 %, bootstrap over fold groups, for these trained models; differences are ensemble - base",
+        "too_narrow": too_narrow(scored.group),
+        "classes": compare(base.probabilities, meta, scored, positions),
+    }
+    for kind in (*TOP_K, "top_k_per_gene"):
+        facts[kind] = {
             name: {
                 who: one.values()
                 for who, table in tables.items()
                 for one in table
-                if (one.metric, one.class_name) == ("top_k_accuracy", name)
+                if (one.metric, one.class_name) == (kind, name)
             }
             for name in (*scored.classes[1:], "macro")
-        },
-    }
+        }
     if positions is None:
         facts["by_kind"] = f"left out: {NO_POSITION}"
     write_json(folder.base_vs_meta, facts)
@@ -95,8 +112,9 @@ def compare(base: Floats32, meta: Floats32, scored: Scored, positions: NDArray[n
     -------
     dict
         For each class: ``argmax`` (the most probable class is called), ``threshold_0.5``, ``matched_recall`` (the ensemble at
-        the threshold that gives at least the recall of the base model's argmax calls) and, where positions are known,
-        ``by_kind``: errors of argmax calls on rows within 50 nt of another true site of the class and gene, and elsewhere.
+        the threshold that gives at least the recall of the base model's argmax calls, found anew in each draw) and, where
+        positions are known, ``by_kind``: errors of argmax calls on rows within 50 nt of another true site of the class and
+        gene, and elsewhere.
     """
     found = {}
     subjects = [(name, [index]) for index, name in enumerate(scored.classes) if index > 0]
@@ -129,7 +147,10 @@ def _two(
 ) -> dict[str, Any]:
     """Return counts of both, and the differences of F1, false positives and false negatives with intervals."""
     inside = np.ones(len(truth), dtype=np.bool_) if rows is None else rows
-    base, meta = (_counts(calls & inside, truth & inside, scored) for calls in (calls_base, calls_meta))
+    return _side_by_side(*(_counts(calls & inside, truth & inside, scored) for calls in (calls_base, calls_meta)))
+
+
+def _side_by_side(base: Mapping[str, Floats64], meta: Mapping[str, Floats64]) -> dict[str, Any]:
     return {
         "base": {name: _plain(name, values) for name, values in base.items()},
         "meta": {name: _plain(name, values) for name, values in meta.items()},
@@ -143,17 +164,26 @@ def _counts(calls: Booleans, truth: Booleans, scored: Scored) -> dict[str, Float
         (scored.weights @ np.bincount(scored.group[cell], minlength=scored.weights.shape[1])).astype(np.float64)
         for cell in (calls & truth, calls & ~truth, ~calls & truth)
     )
+    return _rates(tp, fp, fn)
+
+
+def _rates(tp: Floats64, fp: Floats64, fn: Floats64) -> dict[str, Floats64]:
     precision, recall, f1 = ratio(tp, tp + fp), ratio(tp, tp + fn), ratio(2 * tp, 2 * tp + fp + fn)
     return {"tp": tp, "fp": fp, "fn": fn, "precision": precision, "recall": recall, "f1": f1}
 
 
 def _matched(calls_base: Booleans, of_meta: Floats32, truth: Booleans, scored: Scored) -> dict[str, Any]:
-    """Return counts of both at the recall of the base model's calls; the thresholds stay as they are in every draw."""
+    """Return counts of both at the recall of the base model's calls; each draw matches its own recall."""
     n_found = int((calls_base & truth).sum())
     if not n_found:
         return {"status": "the base model calls no true site, so there is no recall to match"}
     threshold = float(np.sort(of_meta[truth])[-n_found])
-    return {"meta_threshold": threshold} | _two(calls_base, of_meta >= threshold, truth, scored)
+    base, meta = (_counts(calls, truth, scored) for calls in (calls_base, of_meta >= threshold))
+    fp = others_at_recall(ranking(of_meta), truth, scored.group, scored.weights, base["tp"])
+    tp, fn = base["tp"].copy(), base["fn"].copy()
+    for drawn, name in ((tp, "tp"), (fp, "fp"), (fn, "fn")):
+        drawn[0] = meta[name][0]  # of rows with equal probabilities the threshold calls all
+    return {"meta_threshold": threshold} | _side_by_side(base, _rates(tp, fp, fn))
 
 
 def _plain(name: str, values: Floats64) -> float | int | None:
@@ -176,37 +206,63 @@ def near_sites(truth: Booleans, genes: Integers, positions: NDArray[np.int64], w
 # ---- by gene ----------------------------------------------------------------------------------------------------------
 
 
-def gene_deltas(base: Floats32 | None, meta: Floats32, scored: Scored) -> list[dict[str, Any]]:
-    """Return one line per gene: rows, sites, log loss, errors and top-k share of both models, and the log-loss difference.
+def gene_deltas(base: BaseModel | None, meta: Floats32, scored: Scored) -> list[dict[str, Any]]:
+    """Return one line per gene: rows, sites, log loss, errors and top-k share of both models, and how much log loss falls.
 
     Notes
     -----
-    ``log_loss`` is the mean over rows in nats, ``errors`` are rows whose most probable class is wrong, ``top_k_<class>`` the
-    share of true sites among the k rows of highest probability, empty without sites. Without base scores the columns of base
+    ``is_pilot`` is 0: genes that chose the features are not scored, see `pilot_lines`.
+    ``log_loss`` is the mean over rows in nats, ``log_loss_delta`` is base - ensemble, so that positive is better, ``errors`` are
+    rows whose most probable class is wrong, ``top_k_<class>`` the share of true sites among the k rows of the gene with the
+    highest scores, for the base model the scores as they are; empty without sites. Without base scores the columns of base
     and difference are left out.
     """
     n = len(scored.gene_ids)
     rows = np.bincount(scored.gene, minlength=n)
-    columns: dict[str, NDArray[Any]] = {"n_rows": rows}
-    for index, name in enumerate(scored.classes):
-        if index > 0:
-            columns[f"n_{name}"] = np.bincount(scored.gene[scored.label == index], minlength=n)
-    models = {"meta": meta} if base is None else {"base": base, "meta": meta}
-    tables = {which: _of_genes(probabilities, scored, rows) for which, probabilities in models.items()}
+    columns = _sizes(scored.gene, scored.label, n, scored.classes)
+    models: dict[str, tuple[Floats, Floats]] = {} if base is None else {"base": (base.probabilities, base.ranked)}
+    models["meta"] = meta, meta
+    tables = {which: _of_genes(*values, scored, rows) for which, values in models.items()}
     for kind in tables["meta"]:
         columns |= {f"{kind}_{which}": table[kind] for which, table in tables.items()}
         if base is not None and kind == "log_loss":
-            columns["log_loss_delta"] = tables["meta"][kind] - tables["base"][kind]
+            columns["log_loss_delta"] = tables["base"][kind] - tables["meta"][kind]
     values = {name: column.tolist() for name, column in columns.items()}
     return [
-        {"gene_id": gene_id}
+        {"gene_id": gene_id, "is_pilot": 0}
         | {name: None if column[number] != column[number] else column[number] for name, column in values.items()}
         for number, gene_id in enumerate(scored.gene_ids)
         if rows[number]
     ]
 
 
-def _of_genes(probabilities: Floats32, scored: Scored, rows: Integers) -> dict[str, NDArray[Any]]:
+def pilot_lines(label: Integers, rank: Integers, genes: Genes, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Return one line per gene that chose the features: its rows and sites, ``is_pilot`` 1, and no scores.
+
+    Parameters
+    ----------
+    label, rank
+        Class and gene rank of each of their rows, shape (n_rows,).
+    genes
+        By rank.
+    """
+    n = int(rank.max(initial=-1)) + 1
+    columns = {name: values.tolist() for name, values in _sizes(rank, label, n, classes).items()}
+    return [
+        {"gene_id": str(genes.gene_id[number]), "is_pilot": 1}
+        | {name: values[number] for name, values in columns.items()}
+        for number in range(n)
+    ]
+
+
+def _sizes(gene: Integers, label: Integers, n_genes: int, classes: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Return rows and sites of each gene, each of shape (n_genes,)."""
+    sites = {f"n_{name}": label == index for index, name in enumerate(classes) if index > 0}
+    found = {"n_rows": np.bincount(gene, minlength=n_genes)}
+    return found | {name: np.bincount(gene[rows], minlength=n_genes) for name, rows in sites.items()}
+
+
+def _of_genes(probabilities: Floats, ranked: Floats, scored: Scored, rows: Integers) -> dict[str, NDArray[Any]]:
     n, label, gene = len(rows), scored.label, scored.gene
     loss = np.bincount(gene, weights=log_loss_of_rows(probabilities, label), minlength=n)
     table: dict[str, NDArray[Any]] = {
@@ -215,7 +271,7 @@ def _of_genes(probabilities: Floats32, scored: Scored, rows: Integers) -> dict[s
     }
     for index, name in enumerate(scored.classes):
         if index > 0:
-            table[f"top_k_{name}"] = top_k_shares(ranking(probabilities[:, index]), label == index, gene, n)
+            table[f"top_k_{name}"] = top_k_shares(ranking(ranked[:, index]), label == index, gene, n)
     return table
 
 
@@ -312,17 +368,22 @@ def by_distance(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Versus:
-    """Scores of two runs on the rows that both have, the same metrics in the same order, and the first minus the second."""
+    """Scores of two runs on the rows that both scored, the same metrics in the same order, and the first minus the second.
+
+    ``n_pilot_rows`` are rows that both have and that are left out, since a run chose its features by their genes.
+    """
 
     n_rows: int
+    n_pilot_rows: int
     n_groups: int
+    too_narrow: str
     one: tuple[Metric, ...]
     other: tuple[Metric, ...]
     difference: tuple[Metric, ...]
 
 
 def compare_runs(run: Path, other: Path) -> Versus:
-    """Compare two consolidated runs of the same dataset, folds and seed.
+    """Compare two consolidated runs of the same dataset, folds and seed on the rows that both scored.
 
     Raises
     ------
@@ -337,13 +398,13 @@ def compare_runs(run: Path, other: Path) -> Versus:
                 f"{run} and {other} differ in {name.replace('_', ' ')}; compare runs of the same data"
             )
     classes, seed = plans[0].data.classes, plans[0].settings.seed
-    parts = _shared_rows(folders, classes)
+    parts, n_pilot_rows = _shared_rows(folders, classes)
     genes = read_genes(folders[0], plans[0])
     numbers = np.unique(genes.group, return_inverse=True)[1].tolist()
     group_of = dict(zip(genes.gene_id.tolist(), numbers, strict=True))
     groups = np.unique(codes_of(parts[0]["gene_id"].cast("string"), group_of), return_inverse=True)[1]
     labels = codes_of(parts[0]["label"].cast("string"), {name: number for number, name in enumerate(classes)})
-    weights = draw_weights(int(groups.max()) + 1, seed=seed, draws=DRAWS)
+    weights = draw_weights(groups, seed=seed, draws=DRAWS)
     one, two = (
         headline_scores(
             np.column_stack([part[f"p_{name}"].to_numpy() for name in classes]),
@@ -356,21 +417,26 @@ def compare_runs(run: Path, other: Path) -> Versus:
     )
     return Versus(
         n_rows=len(labels),
+        n_pilot_rows=n_pilot_rows,
         n_groups=int(groups.max()) + 1,
+        too_narrow=too_narrow(groups),
         one=tuple(summary(one)),
         other=tuple(summary(two)),
         difference=tuple(summary(differences(one, two))),
     )
 
 
-def _shared_rows(folders: Sequence[RunFolder], classes: Sequence[str]) -> list[pa.Table]:
-    """Return the out-of-fold predictions of both runs on the rows that both have, in the same order."""
+def _shared_rows(folders: Sequence[RunFolder], classes: Sequence[str]) -> tuple[list[pa.Table], int]:
+    """Return the out-of-fold predictions of both runs on the rows that both scored, in the same order.
+
+    The number is that of rows which both have and one did not score: they are of genes that chose its features.
+    """
     for folder in folders:
         if not folder.out_of_fold.is_file():
             raise CheckpointError(
                 f"{folder.root} has no out-of-fold predictions; run 'mi-duck consolidate {folder.root}'"
             )
-    columns = ["row_id", "gene_id", "label", "fold", *(f"p_{name}" for name in classes)]
+    columns = ["row_id", "gene_id", "label", "fold", "is_pilot", *(f"p_{name}" for name in classes)]
     tables = [pq.read_table(folder.out_of_fold, columns=columns) for folder in folders]
     ids = [table["row_id"].to_numpy() for table in tables]
     shared = np.intersect1d(ids[0], ids[1], assume_unique=True)
@@ -381,4 +447,5 @@ def _shared_rows(folders: Sequence[RunFolder], classes: Sequence[str]) -> list[p
         raise CheckpointError(
             f"{folders[0].root} and {folders[1].root} have other genes or folds; compare runs of the same seed and genes"
         )
-    return parts
+    is_pilot = np.logical_or(*(part["is_pilot"].to_numpy() for part in parts))
+    return [part.filter(pa.array(~is_pilot)) for part in parts], int(is_pilot.sum())

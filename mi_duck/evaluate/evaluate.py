@@ -1,6 +1,7 @@
-"""Scores base model, members and every variant of the ensemble on all rows out of fold; writes the tables of a run.
+"""Scores base model, members and every variant of the ensemble out of fold; writes the tables of a run.
 
-All rows are scored by boosters that never saw the row's fold group, and all intervals are by the same draws of fold groups, so
+Rows are scored by boosters that never saw the row's fold group; those of genes that chose the features (``--screen-features``)
+are not scored at all, for the choice saw them. And all intervals are by the same draws of fold groups, so
 that differences can be separated from noise.
 """
 
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 from mi_duck.atomic_files import storage_errors, write_csv, write_json
 from mi_duck.ensemble.member_scores import open_member_scores
 from mi_duck.ensemble.voting import MemberWeights, Voted, variants, vote_out_of_fold
-from mi_duck.evaluate.compare import gene_deltas, write_comparison, write_neighbours
+from mi_duck.evaluate.compare import gene_deltas, pilot_lines, write_comparison, write_neighbours
 from mi_duck.evaluate.scored_rows import Scored, base_model_of_run, metric_lines, scored_rows
 from mi_duck.metrics.calibrate import (
     INTERVALS,
@@ -26,8 +27,18 @@ from mi_duck.metrics.calibrate import (
     logistic,
     reliability,
 )
-from mi_duck.metrics.metrics import DRAWS, Drawn, Metric, differences, headline_scores, known, short_names, summary
-from mi_duck.metrics.ranking import Booleans, Floats32, Floats64, curve_points
+from mi_duck.metrics.metrics import (
+    DRAWS,
+    GAIN,
+    Drawn,
+    Metric,
+    differences,
+    headline_scores,
+    known,
+    short_names,
+    summary,
+)
+from mi_duck.metrics.ranking import Booleans, Floats, Floats32, Floats64, curve_points
 from mi_duck.processes import Report
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import read_genes
@@ -52,31 +63,33 @@ def evaluate_run(
     one = _Evaluation(RunFolder(Path(run)), 0 if is_minimal else DRAWS, report)
     folder, scored = one.folder, one.scored
     base = base_model_of_run(one.plan, one.scores, scored) if one.plan.data.base_scores else None
-    of_base = None if base is None else base.probabilities
     base_drawn: Drawn = {}
-    if of_base is not None:
-        base_drawn = scored.drawn(of_base)
-        one.add("base", base_drawn, variant="cross-fitted calibration")
+    if base is not None:
+        base_drawn = scored.drawn(base.probabilities, ranked=base.ranked)
+        one.add("base", base_drawn, variant="ranked as given, else calibrated")
         one.count()
     voted, drawn = one.score_variants()
     comparison = one.score_members()
     if base is not None:
-        one.add("difference", differences(drawn, base_drawn), variant="ensemble - base")
+        one.add("difference", differences(drawn, base_drawn), variant=GAIN)
     one.score_without_each(drawn)
     write_csv(folder.metrics, one.lines)
     write_csv(folder.instance_comparison, comparison)
     one.write_coverage()
     meta = voted.probabilities[scored.first_row :]
-    write_csv(folder.gene_deltas, gene_deltas(of_base, meta, scored))
+    pilot = slice(0, scored.first_row)
+    left_out = pilot_lines(one.scores.label[pilot], one.scores.gene_rank[pilot], one.genes, scored.classes)
+    write_csv(folder.gene_deltas, gene_deltas(base, meta, scored) + left_out)
     positions = one.scores.positions()
     positions = None if positions is None else positions[scored.first_row :]
-    write_comparison(folder, of_base, meta, scored, positions=positions, drawn=drawn, base_drawn=base_drawn)
+    write_comparison(folder, base, meta, scored, positions=positions, drawn=drawn, base_drawn=base_drawn)
     remove_diagnostics(folder)
     if not is_minimal:
-        write_curves(folder, of_base, meta, scored)
+        write_curves(folder, base, meta, scored)
     if calibration_analysis:
         one.write_calibration(base, voted)
     if neigh_sample and not is_minimal:
+        of_base = None if base is None else base.probabilities
         write_neighbours(folder, of_base, meta, scored, positions=positions, n_sites=neigh_sample)
     report(STAGE, one.n_models, one.n_models)
 
@@ -117,14 +130,16 @@ class _Evaluation:
     ) -> list[Metric]:
         """Add one line per score on some rows, by default all, and return the scores."""
         found = summary(drawn)
-        genes = self.scored.gene if rows is None else self.scored.gene[rows]
+        genes, groups = self.scored.gene, self.scored.group
+        if rows is not None:
+            genes, groups = genes[rows], groups[rows]
         n_genes = int(np.count_nonzero(np.bincount(genes)))
         self.lines += metric_lines(
             found,
             scope=scope,
             variant=variant,
             n_genes=n_genes,
-            n_rows=len(genes),
+            groups=groups,
             instance_id=instance_id,
             evaluated_on=evaluated_on,
             is_chosen=is_chosen,
@@ -209,6 +224,7 @@ class _Evaluation:
                     "instances": ";".join(map(str, inside)),
                     "trained": int(bool(inside)),
                     "held_out": int(row.get("is_holdout", False)),
+                    "is_pilot": int(row["gene_rank"] < self.plan.data.pilot_genes),
                 }
             )
         write_csv(self.folder.gene_coverage, lines)
@@ -262,17 +278,17 @@ def remove_diagnostics(folder: RunFolder) -> None:
             shutil.rmtree(folder.neighbours)
 
 
-def _models(base: Floats32 | None, meta: Floats32) -> dict[str, Floats32]:
+def _models(base: Floats | None, meta: Floats32) -> dict[str, Floats]:
     return {"ensemble": meta} if base is None else {"base": base, "ensemble": meta}
 
 
-def write_curves(folder: RunFolder, base: Floats32 | None, meta: Floats32, scored: Scored) -> None:
-    """Write ``curves.csv``."""
+def write_curves(folder: RunFolder, base: BaseModel | None, meta: Floats32, scored: Scored) -> None:
+    """Write ``curves.csv``; the curves of the base model are of its scores as they are."""
     write_csv(
         folder.curves,
         [
             {"scope": scope, "class": name} | point
-            for scope, probabilities in _models(base, meta).items()
+            for scope, probabilities in _models(None if base is None else base.ranked, meta).items()
             for index, name in enumerate(scored.classes)
             for point in curve_points(probabilities[:, index], scored.label == index)
         ],

@@ -1,7 +1,7 @@
 """Scores the consolidated model, its members and the base model on genes that nothing was trained on.
 
 The models are the final ones of the model file, not those of a fold. Calibrators of the base model are fitted on all
-rows of the run, none of which is held out.
+rows of the run, none of which is held out. Base model and ensemble are compared under the same draws of held-out fold groups.
 """
 
 import csv
@@ -18,8 +18,9 @@ from mi_duck.ensemble.model import ConsolidatedMetaModel
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.errors import CheckpointError
 from mi_duck.evaluate.scored_rows import base_model_of_run, metric_lines, scored_rows
-from mi_duck.metrics.metrics import score
-from mi_duck.metrics.ranking import Floats, Floats32, Floats64
+from mi_duck.metrics.calibrate import BaseModel
+from mi_duck.metrics.metrics import DRAWS, GAIN, Drawn, differences, draw_weights, drawn_scores, summary
+from mi_duck.metrics.ranking import Floats, Floats32
 from mi_duck.processes import Report
 from mi_duck.rows.segments import SegmentReader
 from mi_duck.run.folder import RunFolder
@@ -46,25 +47,35 @@ def evaluate_holdout(*, run: str, threads: int, report: Report) -> None:
     table = pq.read_table(genes_file(folder, plan), columns=["gene_id", "fold_group"]).slice(plan.data.n_genes)
     gene_id, fold_group = (np.array(table[name].to_pylist(), dtype=object) for name in table.column_names)
     genes = Genes(gene_id, fold_group, np.zeros(len(table), dtype=np.int64), first_rank=plan.data.n_genes)
-    group = np.unique(fold_group, return_inverse=True)[1][keys["gene_rank"].astype(np.int64) - plan.data.n_genes]
+    gene = keys["gene_rank"].astype(np.int64) - plan.data.n_genes
+    group = np.unique(fold_group, return_inverse=True)[1][gene]
     label = keys["label"].astype(np.int64)
     combined, members, base = _predictions(plan, model, reader, len(keys), threads, report)
     _write_predictions(folder, plan, keys, genes, combined)
-    found: list[tuple[str, int | None, str, Floats]] = []
+    weights = draw_weights(group, seed=plan.settings.seed, draws=DRAWS)
+
+    def drawn(probabilities: Floats, ranked: Floats | None = None) -> Drawn:
+        return drawn_scores(probabilities, label, group, plan.data.classes, weights=weights, genes=gene, ranked=ranked)
+
+    of_ensemble = drawn(combined)
+    found: list[tuple[str, int | None, str, Drawn]] = []
     if plan.data.base_scores:
-        of_base = _base_probabilities(folder, plan, base)
-        found.append(("base", None, "calibrated on all genes that are not held out", of_base))
-    found.append(("ensemble", None, f"final models, {model.voting} voting", combined))
-    for facts, probabilities in zip(model.instance_metadata, members, strict=True):
-        found.append(("member", facts["instance_id"], "final model, own calibration", probabilities))
+        ranked, probabilities = _base_model(folder, plan).on_other_rows(base)
+        of_base = drawn(probabilities, ranked)
+        found.append(("base", None, "ranked as given, else calibrated on all genes that are not held out", of_base))
+    found.append(("ensemble", None, f"final models, {model.voting} voting", of_ensemble))
+    for facts, of_member in zip(model.instance_metadata, members, strict=True):
+        found.append(("member", facts["instance_id"], "final model, own calibration", drawn(of_member)))
+    if plan.data.base_scores:
+        found.append(("difference", None, GAIN, differences(of_ensemble, of_base)))
     lines = []
-    for scope, instance_id, variant, probabilities in found:
+    for scope, instance_id, variant, values in found:
         lines += metric_lines(
-            score(probabilities, label, group, plan.data.classes, seed=plan.settings.seed),
+            summary(values),
             scope=scope,
             variant=variant,
             n_genes=plan.data.n_holdout_genes,
-            n_rows=len(keys),
+            groups=group,
             instance_id=instance_id,
             evaluated_on="holdout",
             is_chosen=scope == "ensemble",
@@ -95,21 +106,22 @@ def _predictions(
 def _write_predictions(
     folder: RunFolder, plan: Plan, keys: NDArray[np.void], genes: Genes, probabilities: Floats32
 ) -> None:
-    """Write one row per held-out row, as in ``oof_predictions.parquet`` but without a fold; row ids continue from there."""
+    """Write one row per held-out row, as in ``oof_predictions.parquet`` without fold and pilot; row ids continue from there."""
     fold = np.zeros(len(keys), dtype=np.int8)
     table = out_of_fold_table(plan, genes, keys, fold, probabilities, first_row=plan.data.n_rows)
     target = folder.holdout_predictions
     temporary = target.with_name(f".{target.name}.tmp")
     with storage_errors(folder.root):
-        pq.write_table(table.drop_columns(["fold"]), temporary, compression="zstd", write_page_checksum=True)
+        pq.write_table(
+            table.drop_columns(["fold", "is_pilot"]), temporary, compression="zstd", write_page_checksum=True
+        )
         publish(temporary, target)
 
 
-def _base_probabilities(folder: RunFolder, plan: Plan, given: Floats32) -> Floats64:
-    """Return the base model's probabilities of held-out rows, calibrated on the rows of the run."""
+def _base_model(folder: RunFolder, plan: Plan) -> BaseModel:
+    """Return the base model, calibrated on the rows of the run."""
     scores = open_member_scores(folder, plan)
-    scored = scored_rows(plan, read_genes(folder, plan), scores, 0)
-    return base_model_of_run(plan, scores, scored).on_other_rows(given)
+    return base_model_of_run(plan, scores, scored_rows(plan, read_genes(folder, plan), scores, 0))
 
 
 def _add_lines(path: Path, lines: list[dict[str, Any]]) -> None:

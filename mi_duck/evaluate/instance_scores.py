@@ -21,7 +21,7 @@ from mi_duck.ensemble.model import InstanceModel, by_member
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.errors import CheckpointError
 from mi_duck.metrics.calibrate import NO_BASE, calibrated
-from mi_duck.metrics.metrics import known, point_scores, score
+from mi_duck.metrics.metrics import known, point_scores, score, too_narrow
 from mi_duck.metrics.ranking import Booleans, Floats, Floats32, Floats64, Integers, rank_scores, ranking, top_k_shares
 from mi_duck.processes import Report
 from mi_duck.rows.segments import SegmentReader
@@ -40,18 +40,28 @@ FACTS = ("fold", "train_genes", "train_rows", "test_genes", "test_rows")
 
 
 def fold_scores(
-    probabilities: Floats, base: Floats | None, labels: Integers, genes: Integers, classes: Sequence[str]
+    probabilities: Floats,
+    base: tuple[Floats, Floats] | None,
+    labels: Integers,
+    genes: Integers,
+    classes: Sequence[str],
 ) -> dict[str, float | int | None]:
     """Return the scores of one fold by the names of the columns of ``gene_cv_metrics.csv``.
+
+    Parameters
+    ----------
+    base
+        Of the base model: calibrated probabilities, and the scores as they are, by which rows are ranked.
 
     Returns
     -------
     dict
         ``test_macro_f1`` (mean of F1 over all classes, by the most probable class), ``splice_macro_f1`` (over the site
         classes), ``test_macro_avg_precision`` (mean over the site classes), ``<class>_f1``, ``<class>_ap``,
-        ``top_k_<class>`` and their mean over the site classes ``top_k_accuracy`` (see `gene_top_k`), ``top_k_n_genes``
-        (genes with a site). Then sites against all other rows, by the sum of the site classes: F1 (``base_f1``, ``meta_f1``)
-        and errors at one half, where ``delta_fp`` and ``delta_fn`` are base - instance, so that more is better;
+        ``top_k_<class>`` and their mean over the site classes ``top_k_accuracy`` (over all rows of the fold),
+        ``top_k_per_gene_<class>`` and ``top_k_per_gene`` (see `gene_top_k`), ``top_k_n_genes`` (genes with a site).
+        Then sites against all other rows, by the sum of the site classes: F1 (``base_f1``, ``meta_f1``) and errors at one half,
+        where ``delta_fp`` and ``delta_fn`` are base - instance, so that more is better;
         ``base_topk``, ``meta_topk``; ``auc_*`` and ``ap_*``. None without a base model, without rows, and without rows of a
         class that the score needs.
     """
@@ -59,21 +69,23 @@ def fold_scores(
         return dict.fromkeys(score_names(classes))
     sites = range(1, len(classes))
     points = point_scores(probabilities, labels, classes)
-    top_k = {
+    per_gene = {
         name: gene_top_k(probabilities[:, index], labels == index, genes) for index, name in enumerate(classes) if index
     }
     found: dict[str, float | None] = {
         "test_macro_f1": points["macro_f1"],
         "test_macro_avg_precision": points["macro_ap"],
         "splice_macro_f1": float(np.mean([points[f"{classes[index]}_f1"] for index in sites])),
-        "top_k_accuracy": float(np.mean([top_k[classes[index]] for index in sites])),
+        "top_k_accuracy": points["macro_top_k"],
     }
-    found |= {f"top_k_{name}": value for name, value in top_k.items()}
+    found |= {f"top_k_{name}": points[f"{name}_top_k"] for name in classes[1:]}
+    found["top_k_per_gene"] = float(np.mean(list(per_gene.values())))
+    found |= {f"top_k_per_gene_{name}": value for name, value in per_gene.items()}
     found["top_k_n_genes"] = len(np.unique(genes[labels > 0]))
     for kind in ("f1", "ap"):
         found |= {f"{name}_{kind}": points[f"{name}_{kind}"] for name in classes}
-    meta = site_scores(probabilities, labels, genes)
-    base_line = dict.fromkeys(meta) if base is None else site_scores(base, labels, genes)
+    meta = site_scores(probabilities, probabilities, labels)
+    base_line = dict.fromkeys(meta) if base is None else site_scores(*base, labels)
     for name in ("f1", "topk"):
         found |= {f"base_{name}": base_line[name], f"meta_{name}": meta[name]}
     for name in ("fp", "fn"):
@@ -88,6 +100,8 @@ def score_names(classes: Sequence[str]) -> list[str]:
     return [
         *("test_macro_f1", "test_macro_avg_precision", "splice_macro_f1", "top_k_accuracy"),
         *(f"top_k_{name}" for name in classes[1:]),
+        "top_k_per_gene",
+        *(f"top_k_per_gene_{name}" for name in classes[1:]),
         "top_k_n_genes",
         *(f"{name}_{kind}" for kind in ("f1", "ap") for name in classes),
         *("base_f1", "meta_f1", "base_topk", "meta_topk", "delta_fp", "delta_fn"),
@@ -95,19 +109,19 @@ def score_names(classes: Sequence[str]) -> list[str]:
     ]
 
 
-def site_scores(probabilities: Floats, labels: Integers, genes: Integers) -> dict[str, float | int]:
-    """Return the scores of sites against other rows: ``f1``, ``fp``, ``fn`` at one half, ``auc``, ``ap``, ``topk``."""
-    score, truth = site_probability(probabilities), labels > 0
-    precision, area = areas(score, truth)
-    called = score >= 0.5
+def site_scores(probabilities: Floats, ranked: Floats, labels: Integers) -> dict[str, float | int]:
+    """Return the scores of sites against other rows: ``f1``, ``fp``, ``fn`` at one half; by ranks ``auc``, ``ap``, ``topk``."""
+    truth = labels > 0
+    by_rank = order_scores(site_probability(ranked), truth)
+    called = site_probability(probabilities) >= 0.5
     hits, fp, fn = int((called & truth).sum()), int((called & ~truth).sum()), int((~called & truth).sum())
     return {
         "f1": 2 * hits / (2 * hits + fp + fn) if hits + fp + fn else float("nan"),
         "fp": fp,
         "fn": fn,
-        "auc": area,
-        "ap": precision,
-        "topk": gene_top_k(score, truth, genes),
+        "auc": by_rank["roc_auc"],
+        "ap": by_rank["average_precision"],
+        "topk": by_rank["top_k"],
     }
 
 
@@ -118,18 +132,17 @@ def site_probability(probabilities: Floats) -> Floats64:
 
 
 def gene_top_k(scores: Floats, truth: Booleans, genes: Integers) -> float:
-    """Return the top-k accuracy, the mean of `top_k_shares` over the genes with a true row; NaN where there is none."""
+    """Return the top-k of genes, the mean of `top_k_shares` over the genes with a true row; NaN where there is none."""
     gene = np.unique(genes, return_inverse=True)[1]
     shares = top_k_shares(ranking(scores), truth, gene, int(gene.max()) + 1)
     shares = shares[~np.isnan(shares)]
     return float(shares.mean()) if len(shares) else float("nan")
 
 
-def areas(scores: Floats, truth: Booleans) -> tuple[float, float]:
-    """Return average precision and area under the ROC curve; NaN without the kind of rows that it needs."""
+def order_scores(scores: Floats, truth: Booleans) -> dict[str, float]:
+    """Return the measures of `mi_duck.metrics.ranking.rank_scores`; NaN without the kind of rows that one needs."""
     of_one_group = np.zeros(len(truth), dtype=np.int64), np.ones((1, 1), dtype=np.int64)
-    precision, area = rank_scores(ranking(scores), truth, *of_one_group)
-    return float(precision[0]), float(area[0])
+    return {name: float(values[0]) for name, values in rank_scores(ranking(scores), truth, *of_one_group).items()}
 
 
 def aggregate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -262,6 +275,7 @@ def unseen_scores(
         "n_genes": len(np.unique(rank)),
         "n_groups": int(groups.max()) + 1,
         "n_rows": len(label),
+        "too_narrow": too_narrow(groups),
         "over_folds": aggregate([{name: row[name] for name in row if name not in FACTS[:3]} for row in rows]),
         "all_rows": pooled,
     }
@@ -269,13 +283,13 @@ def unseen_scores(
 
 def _scores(probabilities: Floats32, labels: Integers, classes: Sequence[str]) -> dict[str, float | None]:
     points = point_scores(probabilities, labels, classes)
-    precision, area = areas(site_probability(probabilities), labels > 0)
+    of_sites = order_scores(site_probability(probabilities), labels > 0)
     found = {"f1_macro": points["macro_f1"]}
     found |= {f"{name}_{kind}": points[f"{name}_{kind}"] for kind in ("f1", "ap") for name in classes}
     found |= {
         "macro_ap": points["macro_ap"],
-        "binary_auc": area,
-        "binary_ap": precision,
+        "binary_auc": of_sites["roc_auc"],
+        "binary_ap": of_sites["average_precision"],
         "log_loss": points["log_loss"],
     }
     return {name: known(value) for name, value in found.items()}

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from mi_duck.ensemble.consolidate import first_scored_row
 from mi_duck.ensemble.member_scores import MemberScores
 from mi_duck.metrics.calibrate import BaseModel, base_model
-from mi_duck.metrics.metrics import Drawn, Metric, draw_weights, drawn_scores
-from mi_duck.metrics.ranking import Booleans, Floats32, Integers
+from mi_duck.metrics.metrics import Drawn, Metric, draw_weights, drawn_scores, too_narrow
+from mi_duck.metrics.ranking import Booleans, Floats, Floats32, Integers
 from mi_duck.run.genes import Genes
 from mi_duck.run.plan import Plan
 
@@ -42,8 +42,8 @@ class Scored:
     seed: int
     draws: int
 
-    def drawn(self, probabilities: Floats32, *, sites_only: bool = False) -> Drawn:
-        """Score all rows."""
+    def drawn(self, probabilities: Floats32, *, ranked: Floats | None = None, sites_only: bool = False) -> Drawn:
+        """Score all rows, ranked by their probabilities or by other scores."""
         return drawn_scores(
             probabilities,
             self.label,
@@ -51,6 +51,7 @@ class Scored:
             self.classes,
             weights=self.weights,
             genes=self.gene,
+            ranked=ranked,
             sites_only=sites_only,
         )
 
@@ -62,7 +63,7 @@ class Scored:
             self.label[rows],
             group,
             self.classes,
-            weights=draw_weights(int(group.max()) + 1, seed=self.seed, draws=self.draws),
+            weights=draw_weights(group, seed=self.seed, draws=self.draws),
             genes=_renumbered(self.gene[rows]),
             sites_only=True,
         )
@@ -90,7 +91,7 @@ def scored_rows(plan: Plan, genes: Genes, scores: MemberScores, draws: int) -> S
         group=groups[gene],
         rank=rank,
         gene_ids=tuple(str(name) for name in genes.gene_id[plan.data.pilot_genes : plan.data.n_genes]),
-        weights=draw_weights(int(groups.max()) + 1, seed=plan.settings.seed, draws=draws),
+        weights=draw_weights(groups[gene], seed=plan.settings.seed, draws=draws),
         seed=plan.settings.seed,
         draws=draws,
     )
@@ -113,12 +114,13 @@ def metric_lines(
     scope: str,
     variant: str,
     n_genes: int,
-    n_rows: int,
+    groups: Integers,
     instance_id: int | None = None,
     evaluated_on: str = "oof",
     is_chosen: bool = False,
 ) -> list[dict[str, Any]]:
-    """Return the lines of ``metrics.csv`` with the scores of one model on some rows."""
+    """Return the lines of ``metrics.csv`` with the scores of one model on some rows, whose fold groups are given."""
+    caution = too_narrow(groups)
     return [
         {
             "scope": scope,
@@ -131,6 +133,6 @@ def metric_lines(
             "metric": one.metric,
         }
         | one.values()
-        | {"n_genes": n_genes, "n_rows": n_rows}
+        | {"too_narrow": "" if np.isnan(one.low) else caution, "n_genes": n_genes, "n_rows": len(groups)}
         for one in found
     ]

@@ -154,6 +154,8 @@ def _recipe(model: ConsolidatedMetaModel, folder: Path) -> dict[str, Any]:
             "Calibrate each: isotonic is linear between the points (margins, probabilities) and constant outside; else "
             "1 / (1 + exp(-(slope x margin + intercept))). Keep it within least and 1 - least.",
             "Divide the row by its sum; the result is the mean over parts by weight.",
+            "Where on_top has calibrators: the margins are now log(mean / (1 - mean)), of the mean kept within least and 1 - "
+            "least; calibrate each by its calibrator of on_top in the same way, and divide the row by its sum.",
         ],
         "classes": list(model.classes),
         "features": list(model.features),
@@ -162,6 +164,7 @@ def _recipe(model: ConsolidatedMetaModel, folder: Path) -> dict[str, Any]:
         "voting": model.voting,
         "least": LEAST,
         "parts": parts,
+        "on_top": _plain(model.calibrators) if model.voting == "probability" else [],
         "thresholds": model.thresholds,
     }
 

@@ -64,6 +64,8 @@ def onnx_bytes(model: ConsolidatedMetaModel) -> bytes:
         pairs = zip(margins, model.members, strict=True)
         votes = [_probabilities(graph, one, member.calibrators) for one, member in pairs]
         mean = _mean(graph, votes, model.weights)
+        if model.calibrators:
+            mean = _probabilities(graph, _log_odds(graph, mean, n_classes), model.calibrators)
     graph.node("Cast", [mean], "probabilities", to=TensorProto.FLOAT)
     graph.node("ArgMax", ["probabilities"], "label", axis=1, keepdims=0)
     made = helper.make_model(
@@ -156,6 +158,15 @@ def _probabilities(graph: _Graph, margins: Sequence[str], calibrators: Sequence[
     scores = graph.node("Concat", columns, axis=1)
     total = graph.node("ReduceSum", [scores, graph.constant(np.array([1], dtype=np.int64))], keepdims=1)
     return graph.node("Div", [scores, total])
+
+
+def _log_odds(graph: _Graph, probabilities: str, n_classes: int) -> list[str]:
+    """Turn probabilities into a column of log(p / (1 - p)) per class; see `mi_duck.metrics.calibrate.log_odds`."""
+    kept = graph.node("Clip", [probabilities, graph.constant(np.array(LEAST)), graph.constant(np.array(1 - LEAST))])
+    rest = graph.node("Sub", [graph.constant(np.array(1.0)), kept])
+    odds = graph.node("Log", [graph.node("Div", [kept, rest])])
+    columns = range(n_classes)
+    return [graph.node("Gather", [odds, graph.constant(np.array([one], dtype=np.int64))], axis=1) for one in columns]
 
 
 def _calibrated(graph: _Graph, margin: str, calibrator: Calibrator) -> str:

@@ -40,6 +40,7 @@ LINES = pa.schema(
     [("line", pa.int64()), ("chrom", pa.string()), ("kind", pa.string()), ("start", pa.int64()), ("stop", pa.int64())]
     + [("strand", pa.string()), ("attributes", pa.string())]
 )
+ANNOTATIONS = ("GTF", "GFF3", "GTF or GFF3", "a track of a genome browser")
 _BATCH = 20_000
 # lines that are neither exons nor parents of exons, and many
 _UNUSED = frozenset(
@@ -272,7 +273,10 @@ def _batches(path: Path, faults: list[DataError]) -> Iterator[pa.RecordBatch]:
 
 def _feature_lines(path: Path) -> Iterator[tuple[int, str, str, int, int, str, str]]:
     """Yield the values of `LINES` for each line that may matter."""
-    with reading(path) as stream, io.TextIOWrapper(stream, "utf-8-sig", errors="replace") as text:
+    with (
+        reading(path, "an annotation in GTF or GFF3", *ANNOTATIONS) as stream,
+        io.TextIOWrapper(stream, "utf-8-sig", errors="replace") as text,
+    ):
         for number, line in enumerate(text, 1):
             if line.startswith("#"):
                 if line.startswith("##FASTA"):
@@ -282,8 +286,6 @@ def _feature_lines(path: Path) -> Iterator[tuple[int, str, str, int, int, str, s
             if not line.strip() or line.startswith(("track ", "browser ")):
                 continue
             if line.startswith(">"):
-                if number == 1:
-                    raise DataError(f"{path} is FASTA, not an annotation; give a GTF or GFF3 file")
                 return
             fields = line.split("\t")
             if len(fields) != len(LINES) + 2:

@@ -25,6 +25,8 @@ from mi_duck.genome.sequence import reading
 
 SITES = ("donor", "acceptor")
 SHIFTS = (-2, -1, 0, 1, 2)
+SCORES = ("Parquet", "bigWig", "BED or bedGraph", "a track of a genome browser", "VCF")
+"""What a file of base scores may be; VCF is met with a message of its own."""
 PADDING = 8  # around genes: the neighbours of a position, shifted by the largest allowed offset
 LARGEST_OFFSET = 5
 LEAST_SITES = 5  # with a score, of a class and strand, to be judged by
@@ -335,7 +337,7 @@ def _checked(path: Path, batches: Iterator[pa.RecordBatch]) -> Iterator[_Block]:
 
 def _blocks(path: Path, side: tuple[str, str] | None, spans: Spans) -> Iterator[pa.RecordBatch]:
     """Yield chrom, strand, position, donor, acceptor and neither of a file of any format."""
-    with reading(path) as stream:
+    with reading(path, "base scores", *SCORES) as stream:
         first = stream.read(4)
     if first == b"PAR1":
         yield from _parquet(path)
@@ -383,7 +385,7 @@ def _open_text(db: Database, path: Path, side: tuple[str, str] | None) -> tuple[
 
 def _first_line(path: Path) -> tuple[list[str], int, str]:
     """Return the cells of the first line that is no comment, or of a header behind a #; lines up to a header; delimiter."""
-    with reading(path) as stream:
+    with reading(path, "base scores", *SCORES) as stream:
         for number, raw in enumerate(stream, 1):
             line = raw.decode("utf-8-sig", "replace").rstrip("\r\n")
             if line.startswith("##fileformat=VCF"):

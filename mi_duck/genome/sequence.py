@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mi_duck.errors import DataError
+from mi_duck.file_kinds import HEAD_BYTES, kind_of, unpacked, wrong_kind
 
 Letters = NDArray[np.uint8]
 
@@ -54,13 +55,15 @@ class Contig:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[BinaryIO]:
+def reading(path: Path, wanted: str, *allowed: str) -> Iterator[BinaryIO]:
     """Open a plain or gzip-compressed file, recognised by the first two bytes, not by the name.
 
     Parameters
     ----------
-    path
-        The file.
+    wanted
+        What the file should be, for the message.
+    allowed
+        Kinds of `mi_duck.file_kinds.kind_of` that are taken, besides tables in text and what it does not know.
 
     Yields
     ------
@@ -70,7 +73,7 @@ def reading(path: Path) -> Iterator[BinaryIO]:
     Raises
     ------
     DataError
-        No such file, a folder, not readable, or a gzip stream that is damaged or cut off.
+        No such file, a folder, not readable, a file of another kind, or a gzip stream that is damaged or cut off.
     """
     if not path.exists():
         raise DataError(f"no such file: {path}")
@@ -78,9 +81,12 @@ def reading(path: Path) -> Iterator[BinaryIO]:
         raise DataError(f"{path} is a folder; give the file itself")
     try:
         with path.open("rb") as raw:
-            magic = raw.read(2)
+            head = raw.read(HEAD_BYTES)
             raw.seek(0)
-            if magic == b"\x1f\x8b":
+            kind = kind_of(unpacked(head))
+            if kind and kind[0] not in allowed and not kind[0].startswith("a table in text"):
+                raise DataError(wrong_kind(path, head, wanted))
+            if head.startswith(b"\x1f\x8b"):
                 with gzip.open(raw, "rb") as stream:
                     yield cast(BinaryIO, stream)
             else:
@@ -114,7 +120,7 @@ def read_fasta(path: Path) -> Iterator[Contig]:
     seen: set[str] = set()
     name: str | None = None
     letters = bytearray()
-    with reading(path) as stream:
+    with reading(path, "FASTA", "FASTA") as stream:
         while block := stream.read(_BLOCK_BYTES):
             block += stream.readline()  # so that a header is never cut in two
             position = 0

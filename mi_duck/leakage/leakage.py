@@ -23,6 +23,7 @@ from mi_duck.atomic_files import write_csv, write_json
 from mi_duck.data.database import Database
 from mi_duck.data.dataset import Dataset, some_names
 from mi_duck.data.parquet import data_file, row_group_batches, row_groups
+from mi_duck.data.values import label_codes, numbers
 from mi_duck.drawing import BASE, ENSEMBLE, MUTED, SERIES, new_figure, save, short_label, style
 from mi_duck.errors import DataError
 from mi_duck.leakage.separation import (
@@ -35,8 +36,11 @@ from mi_duck.leakage.separation import (
     area_within,
     best_cut,
     copies,
+    gene_value,
+    last_digits,
     most_discriminative_value,
     mutual_information,
+    promising_digits,
     rank_correlation,
     selected,
     share,
@@ -46,7 +50,9 @@ from mi_duck.leakage.suspicion import (
     ALWAYS_AREA,
     CORRELATED,
     LEAST_AREA_OF_CODE,
+    LEAST_GROUPS,
     LEAST_ROWS,
+    LIMITS,
     RULE,
     VALUES_OF_CODE,
     Comparison,
@@ -66,8 +72,9 @@ TIE = 0.05  # difference of the areas of two columns that equal each other, belo
 FEW_GENES = 20  # only a column that is promising within these is measured within all genes
 PROMISING = 0.97
 BASE_BINS = 20
-LEAST_CORRELATED_ROWS, MOST_CORRELATED_ROWS = 300, 5_000  # per class
+MOST_CORRELATED_ROWS = 5_000  # per class; at least LEAST_ROWS
 MOST_FEATURES = 25  # in the figure
+LEAST_DIGITS = 0.97  # area in a few rows from which the last digits of a column are measured in all
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +185,7 @@ def report_leaks(
         "n_features": len(features),
         "n_rows_of_class": {name: int((sample.label == index).sum()) for index, name in enumerate(classes)},
         "rule": list(RULE),
+        "limits": list(LIMITS),
         "suspects": [{"feature": name, "reason": reason} for name, reason in suspects],
         "excluded": excluded,
         "genes": sorted({one["gene_id"] for one in runs}),
@@ -231,18 +239,14 @@ def read_sample(
         A file is damaged or has changed.
     """
     as_bytes = set(small)
-    code = {text: number for number, text in enumerate(labels)}
     parts: dict[str, list[Any]] = {name: [] for name in features}
     label, rank = [], []
     total, done = sum(run["n_rows"] for run in runs), 0
     for file, batch, ranks in _batches(runs, [*features, label_column]):
-        try:
-            label += [code[str(text)] for text in batch[label_column].to_pylist()]
-        except KeyError as error:
-            raise DataError(f"unknown label {error} in column '{label_column}' of {file}; the file changed") from error
+        label.append(label_codes(batch[label_column], labels, f"column '{label_column}' of {file}"))
         rank.append(ranks)
         for name in features:
-            values = batch[name].to_numpy(zero_copy_only=False)
+            values = numbers(batch[name])
             with np.errstate(over="ignore"):
                 parts[name].append(values.astype(np.uint8 if name in as_bytes else np.float32))
         done += batch.num_rows
@@ -251,7 +255,7 @@ def read_sample(
     group_of = {run["gene_rank"]: run["fold_group"] for run in runs}
     group = np.unique([group_of[number] for number in gene_rank.tolist()], return_inverse=True)[1]
     columns = {name: np.concatenate(parts.pop(name)) for name in features}  # pop: not every column twice in memory
-    return Sample(columns, np.array(label, dtype=np.int64), gene.astype(np.int64), group.astype(np.int64))
+    return Sample(columns, np.concatenate(label), gene.astype(np.int64), group.astype(np.int64))
 
 
 def _batches(
@@ -318,18 +322,25 @@ def probe(
             report("looking for leaks", done, len(sample.columns))
         cells = tally(values, sample.label, sample.gene, sample.group)
         few = selected(cells, cells.stratum < FEW_GENES)
+        digits = _digits(values, sample, sides)
+        one_value = gene_value(cells)
         found[name] = [
-            _evidence(cells, few, side, equal.get((name, index)), name in base_scores)
-            for index, (_, side) in enumerate(sides)
+            replace(
+                _evidence(cells, few, side, equal.get((name, index)), name in base_scores),
+                **_best_digits(digits, side),
+                **_share_correlation(one_value, sample, comparison, side),
+            )
+            for index, (comparison, side) in enumerate(sides)
         ]
         bits[name] = [mutual_information(cells, side) for _, side in sides]
     report("looking for leaks", len(sample.columns), len(sample.columns))
-    base = _base_columns(sample, base_scores)
+    base, best_base = _base_columns(sample, base_scores), _best_base(found, base_scores)
     rows, suspects = [], []
     for name in sample.columns:
         reasons = []
         for index, (comparison, side) in enumerate(sides):
             evidence = _resolved(name, index, found, sample, base)
+            evidence = replace(evidence, best_base=best_base)
             # correlations take time: they are computed only for what would be flagged if they were zero
             if base and reason_to_flag(replace(evidence, correlation_with_base=0.0), comparison):
                 evidence = _with_correlation(evidence, sample, name, side, base)
@@ -359,7 +370,55 @@ def _evidence(cells: Tally, few: Tally, side: Side, copy: Copy | None, is_base_s
         constant_value=float(cells.values[rank]) if rank >= 0 else float("nan"),
         equality=None if copy is None else copy.share,
         equal_to="" if copy is None else copy.equal_to,
+        from_background=None if 0 in side.one + side.other else _from_background(cells, side),
     )
+
+
+def _from_background(cells: Tally, side: Side) -> float:
+    areas = [area(cells, Side((number,), (0,))).value for number in side.one + side.other]
+    return max((value for value in areas if not np.isnan(value)), default=0.5)
+
+
+def _digits(values: Column, sample: Sample, sides: Sequence[tuple[Comparison, Side]]) -> dict[str, Tally]:
+    """Return the tallies of those last digits of a column that may tell the label."""
+    against_rest = [side for comparison, side in sides if not comparison.is_between_sites]
+    names = promising_digits(values, sample.label, against_rest, LEAST_DIGITS)
+    digits = last_digits(values) if names else {}
+    return {name: tally(digits[name], sample.label, sample.gene, sample.group) for name in names}
+
+
+def _best_digits(digits: Mapping[str, Tally], side: Side) -> dict[str, Any]:
+    found = {name: area(cells, side) for name, cells in digits.items()}
+    known = [name for name, one in found.items() if not np.isnan(one.low)]
+    if not known:
+        return {}
+    best = max(known, key=lambda name: found[name].low)
+    return {"digits": found[best], "digits_name": best}
+
+
+def _share_correlation(
+    one_value: NDArray[np.float32] | None, sample: Sample, comparison: Comparison, side: Side
+) -> dict[str, Any]:
+    """Return how the one value per gene of a feature is correlated with the gene's share of rows of the one side.
+
+    The interval is Fisher's, with fold groups for the number of observations.
+    """
+    if one_value is None or comparison.is_between_sites:
+        return {}
+    n_genes = len(one_value)
+    n_one = np.bincount(sample.gene[np.isin(sample.label, side.one)], minlength=n_genes)
+    share_of_one = (n_one / np.bincount(sample.gene, minlength=n_genes)).astype(np.float32)
+    n_groups = len(np.unique(sample.group[~np.isnan(one_value)]))
+    if n_groups < LEAST_GROUPS:
+        return {}
+    value = abs(rank_correlation(one_value, share_of_one))
+    low = np.tanh(np.arctanh(min(value, 1 - 1e-9)) - 1.96 / np.sqrt(n_groups - 3))
+    return {"share_correlation": value, "share_low": float(low)}
+
+
+def _best_base(found: Mapping[str, Sequence[Evidence]], base_scores: Sequence[str]) -> float | None:
+    areas = [one.whole.value for name in base_scores for one in found[name] if one.from_background is None]
+    return max((value for value in areas if not np.isnan(value)), default=None)
 
 
 def _resolved(
@@ -428,12 +487,16 @@ def _correlation_with_base(
     label: NDArray[np.int64],
     chosen: NDArray[np.bool_],
 ) -> float:
-    """Return the largest absolute rank correlation with any of `_base_columns` within a class, over the chosen rows."""
+    """Return the largest absolute rank correlation with any of `_base_columns` within a class, over the chosen rows.
+
+    A correlation of less than three standard errors, 3 / sqrt(n), counts as none.
+    """
     found = 0.0
     for number in np.unique(label):
         rows = np.flatnonzero((label == number) & chosen)[:MOST_CORRELATED_ROWS]
-        if len(rows) >= LEAST_CORRELATED_ROWS:
-            found = max(found, *(abs(rank_correlation(values[rows], one[rows])) for one in base))
+        if len(rows) >= LEAST_ROWS:
+            largest = max(abs(rank_correlation(values[rows], one[rows])) for one in base)
+            found = max(found, largest if largest >= 3 / len(rows) ** 0.5 else 0.0)
     return found
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 BINS = 16
 FEW_VALUES = 512  # up to here rows are counted by stratum, value and label; above they are taken one by one
+DECIMALS = 7  # of float32
 ROWS_OF_CLASS = 400  # in which all pairs of columns are compared
 LEAST_DIFFERENCE = 0.15  # of the shares in these rows, for a pair to be measured in all rows
 MOST_PARTNERS = 3  # columns per feature to which its equality is measured in all rows
@@ -282,6 +283,58 @@ def _oriented(value: float, error: float) -> Area:
     return Area(value, max(value - 1.96 * error, 0.0), min(value + 1.96 * error, 1.0))
 
 
+def last_digits(values: Column) -> dict[str, NDArray[np.float32]]:
+    """Return what is left of a column of fractions after so many decimals, and its last bit, each under its name.
+
+    They are parts of the value that no measurement fills with meaning, where a label can be hidden.
+    """
+    exact = values.astype(np.float64)
+    scaled = {number: exact * 10**number for number in range(DECIMALS)}
+    found = {
+        f"the digits after decimal {number}": (one - np.round(one)).astype(np.float32) for number, one in scaled.items()
+    }
+    bit = (values.astype(np.float32).view(np.uint32) & 1).astype(np.float32)
+    found["the last bit"] = np.where(np.isnan(values), np.float32(np.nan), bit)
+    return found
+
+
+def promising_digits(values: Column, label: Whole, sides: Sequence[Side], least: float) -> list[str]:
+    """Return the names of `last_digits` whose area for one of some sides is so large in a few rows of each class."""
+    from scipy.stats import rankdata
+
+    if _is_count(values):
+        return []
+    few = _few_of_each_class(label)
+    digits = last_digits(values[few])
+    table = np.nan_to_num(np.stack(list(digits.values())))
+    best = np.zeros(len(table))
+    for side in sides:
+        is_one, is_other = np.isin(label[few], side.one), np.isin(label[few], side.other)
+        n_one, n_other = int(is_one.sum()), int(is_other.sum())
+        if n_one and n_other:
+            ranks = rankdata(table[:, is_one | is_other], axis=1)[:, is_one[is_one | is_other]]
+            found = (ranks.sum(axis=1) - n_one * (n_one + 1) / 2) / (n_one * n_other)
+            best = np.maximum(best, np.maximum(found, 1 - found))
+    return [name for name, one in zip(digits, best.tolist(), strict=True) if one >= least]
+
+
+def _few_of_each_class(label: Whole) -> Whole:
+    """Return the numbers of a few rows of every class, spread evenly."""
+    of_class = [np.flatnonzero(label == number) for number in range(int(label.max()) + 1)]
+    return np.concatenate([rows[:: max(len(rows) // ROWS_OF_CLASS, 1)][:ROWS_OF_CLASS] for rows in of_class])
+
+
+def gene_value(cells: Tally) -> NDArray[np.float32] | None:
+    """Return the one value of a column in each stratum, NaN where it is missing; None where a stratum has several."""
+    present = cells.rank >= 0
+    pairs = np.unique(np.stack([cells.stratum[present], cells.rank[present]]), axis=1)
+    if len(pairs[0]) != len(np.unique(pairs[0])):
+        return None
+    found = np.full(len(cells.group), np.nan, dtype=np.float32)
+    found[pairs[0]] = cells.values[pairs[1]]
+    return found
+
+
 def copies(
     columns: Mapping[str, Column], label: Whole, gene: Whole, group: Whole, sides: Sequence[Side]
 ) -> dict[tuple[str, int], Copy]:
@@ -289,16 +342,17 @@ def copies(
 
     Notes
     -----
-    Counts of one byte often equal each other by coincidence, so columns of such values alone are not compared. All pairs
+    Counts of one byte often equal each other by coincidence, so columns of such values alone are not compared, and a value
+    that more than half of the rows of a column have, such as the zero of a detector, equals nothing. All pairs
     of the others are compared in a few rows of each class, and only those whose shares differ there in all rows.
     """
     names = [name for name, values in columns.items() if not _is_count(values)]
     if len(names) < 2:
         return {}
-    of_class = [np.flatnonzero(label == number) for number in range(int(label.max()) + 1)]
-    picked = np.concatenate([rows[:: max(len(rows) // ROWS_OF_CLASS, 1)][:ROWS_OF_CLASS] for rows in of_class])
-    few = np.stack([columns[name][picked] for name in names])
-    is_of_class = np.stack([label[picked] == number for number in range(len(of_class))]).astype(np.float32)
+    picked = _few_of_each_class(label)
+    usual = {name: _usual_value(columns[name]) for name in names}
+    few = np.stack([np.where(columns[name][picked] == usual[name], np.nan, columns[name][picked]) for name in names])
+    is_of_class = np.stack([label[picked] == number for number in range(int(label.max()) + 1)]).astype(np.float32)
     is_of_class /= np.maximum(is_of_class.sum(axis=1, keepdims=True), 1)
     found: dict[tuple[str, int], Copy] = {}
     measured: dict[tuple[int, int], list[Share]] = {}
@@ -311,7 +365,9 @@ def copies(
                 break
             pair = (min(number, partner), max(number, partner))
             if pair not in measured:
-                cells = tally(columns[name] == columns[names[partner]], label, gene, group)
+                values, others = columns[name], columns[names[partner]]
+                is_equal = (values == others) & (values != usual[name]) & (others != usual[names[partner]])
+                cells = tally(is_equal, label, gene, group)
                 holds = cells.values[cells.rank] == 1  # values are 0 and 1, or one of these alone
                 measured[pair] = [share(cells, side, holds) for side in sides]
             for index, one in enumerate(measured[pair]):
@@ -319,6 +375,12 @@ def copies(
                 if not np.isnan(one.area.value) and (best is None or one.area.value > best.share.area.value):
                     found[name, index] = Copy(names[partner], one)
     return found
+
+
+def _usual_value(values: Column) -> float:
+    """Return the value that more than half of the rows have; NaN without any."""
+    middle = float(np.nanquantile(values, 0.5, method="lower")) if not np.isnan(values).all() else float("nan")
+    return middle if 2 * np.count_nonzero(values == middle) > len(values) else float("nan")
 
 
 def _is_count(values: Column) -> bool:

@@ -6,7 +6,9 @@ true one) and ``isotonic`` (a monotone step function, clipped off 0 and 1). Each
 fitted on, and the one with the lowest log loss is fitted on all out-of-fold margins.
 
 The base model is its scores, taken for probabilities, and calibrated like the members: on all rows of a run, on those of one
-instance, on held-out genes. Where calibration is switched off for the members it is off for the base model too.
+instance, on held-out genes. Where calibration is switched off for the members it is off for the base model too. Calibrated are
+its log loss, Brier score, calibration error and calls. Average precision, ROC area and top-k are of the scores as they are:
+calibrators differ by fold, so they would change the order of rows of different folds, which the given scores have.
 
 References
 ----------
@@ -20,12 +22,15 @@ from typing import Any
 
 import numpy as np
 
-from mi_duck.metrics.metrics import BINS, differences, drawn_scores, equal_mass_bins, interval, ratio, summary
-from mi_duck.metrics.ranking import Booleans, Floats, Floats32, Floats64, Integers, ranking
+from mi_duck.metrics.metrics import Metric, differences, drawn_scores, interval, summary
+from mi_duck.metrics.ranking import Booleans, Floats, Floats32, Floats64, Integers, ratio
 
 METHODS = ("none", "platt", "isotonic")
 FEW, THIN = 50_000, 16  # with more than FEW rows, a logistic regression starts from a fit on every THIN-th row
 LEAST = 1e-6  # probabilities stay this far from 0 and 1, so one row costs at most 13.8 nats
+# of the bins of a reliability diagram: from .1 to .9 evenly, finer at the ends, where most rows are
+EDGES = np.array([0, 0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999])
+ABOVE = (0.05, 0.5)  # probabilities above which calibration is looked at by itself
 NO_BASE = "the dataset has no base score for every class, so there is no base model to compare with"
 INTERVALS = "95 %, bootstrap over fold groups; a bin whose rows are all true or all others has no width"
 
@@ -165,6 +170,13 @@ def calibrated(margins: Floats, calibrators: Sequence[Calibrator]) -> Floats64:
     return result
 
 
+def log_odds(probabilities: Floats) -> Floats64:
+    """Return log(p / (1 - p)) of probabilities, kept in [1e-6, 1 - 1e-6]."""
+    kept = np.clip(np.asarray(probabilities, dtype=np.float64), LEAST, 1 - LEAST)
+    result: Floats64 = np.log(kept / (1 - kept))
+    return result
+
+
 def logistic(values: Floats64) -> Floats64:
     """Return 1 / (1 + exp(-x)) without overflow."""
     result: Floats64 = 0.5 * (1 + np.tanh(0.5 * values))
@@ -246,15 +258,35 @@ def _fitted(x: Floats64, line: Floats64, truth: Booleans) -> tuple[Floats64, flo
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """The base model on some rows: probabilities before and after cross-fitted calibration, shape (n_rows, n_classes)."""
+    """The base model on some rows.
 
-    before: Floats
+    Parameters
+    ----------
+    ranked
+        The scores as they are, missing ones filled in, shape (n_rows, n_classes): rows are ranked by these.
+    probabilities
+        After cross-fitted calibration, same shape.
+    n_missing
+        Rows with a missing score.
+    prior
+        Share of each class in all rows.
+    """
+
+    ranked: Floats
     probabilities: Floats
     calibration: Calibration
+    n_missing: int
+    prior: Floats64
 
-    def on_other_rows(self, scores: Floats) -> Floats64:
-        """Return the probabilities of rows that no calibrator was fitted on, shape (n_rows, n_classes)."""
-        return calibrated(_margins(_off_the_ends(scores)), self.calibration.final)
+    @property
+    def before(self) -> Floats64:
+        """The scores before calibration, off 0 and 1 by 1e-7 at least."""
+        return _off_the_ends(self.ranked)
+
+    def on_other_rows(self, scores: Floats) -> tuple[Floats, Floats64]:
+        """Return (ranked, probabilities) of rows that no calibrator was fitted on, each of shape (n_rows, n_classes)."""
+        ranked = np.where(np.isnan(scores), self.prior.astype(scores.dtype), scores)
+        return ranked, calibrated(_margins(_off_the_ends(ranked)), self.calibration.final)
 
 
 def base_model(
@@ -271,20 +303,40 @@ def base_model(
     Parameters
     ----------
     scores
-        Base scores, taken for probabilities, shape (n_rows, n_classes). A missing one is a half: its margin of 0 is no
-        evidence, and a calibrator maps it near the prior.
+        Base scores from 0 to 1, taken for probabilities, shape (n_rows, n_classes). A missing one counts as the share of its
+        class in the other folds.
     is_calibrated
         Whether the run calibrates per class; without it the scores are only normalised.
     """
-    before = _off_the_ends(scores)
-    margins = _margins(before)
-    fitted = calibrate(margins, labels, folds, n_folds=n_folds, methods=allowed_methods(is_calibrated))
-    return BaseModel(before.astype(dtype), cross_fitted(margins, fitted, folds, dtype=dtype), fitted)
+    is_missing = np.isnan(scores)
+    n_classes = scores.shape[1]
+    cells = folds.astype(np.int64) * n_classes + labels
+    counts = np.bincount(cells, minlength=n_folds * n_classes).reshape(n_folds, n_classes).astype(np.float64)
+    others = counts.sum(axis=0) - counts
+    prior = ratio(others, np.broadcast_to(others.sum(axis=1, keepdims=True), others.shape), empty=0.5)
+    of_all = counts.sum(axis=0) / max(len(labels), 1)
+    ranked = np.where(is_missing, prior[folds].astype(scores.dtype), scores) if is_missing.any() else scores
+    margins = _margins(_off_the_ends(ranked))
+
+    def margins_without(fold: int | None) -> Floats32:
+        if not is_missing.any():
+            return margins
+        fill = of_all if fold is None else prior[fold]
+        return np.where(is_missing, _margins(_off_the_ends(fill)), margins)
+
+    methods = allowed_methods(is_calibrated)
+    fitted = calibrate_joined(margins_without, labels, folds, n_folds=n_folds, methods=methods)
+    return BaseModel(
+        ranked,
+        cross_fitted(margins, fitted, folds, dtype=dtype),
+        fitted,
+        n_missing=int(is_missing.any(axis=1).sum()),
+        prior=of_all,
+    )
 
 
 def _off_the_ends(scores: Floats) -> Floats64:
-    given: Floats64 = np.nan_to_num(scores.astype(np.float64), nan=0.5)
-    return np.clip(given, 1e-7, 1 - 1e-7)
+    return np.clip(scores.astype(np.float64), 1e-7, 1 - 1e-7)
 
 
 def _margins(probabilities: Floats64) -> Floats32:
@@ -334,38 +386,61 @@ def calibration_facts(
 def reliability(
     probabilities: Floats, labels: Integers, groups: Integers, classes: Sequence[str], *, weights: Integers
 ) -> list[dict[str, Any]]:
-    """Return one line per class and bin of equal mass: rows, mean probability, share of true rows with its interval.
+    """Return one line per class and bin of `EDGES`: rows, mean probability, share of true rows with its interval.
 
-    Bins are those of `mi_duck.metrics.metrics.equal_mass_bins`.
+    Bins of equal mass would leave one for all that is not surely background where a class is rare.
     """
     lines = []
-    n_groups = weights.shape[1]
     for index, name in enumerate(classes):
-        probability, truth = probabilities[:, index].astype(np.float64), labels == index
-        ranks = ranking(probabilities[:, index])
-        bins = equal_mass_bins(ranks.order, ranks.stops)
-        sums = [
-            np.bincount(groups * np.int64(BINS) + bins, weights=values, minlength=n_groups * BINS).reshape(
-                n_groups, BINS
-            )
-            for values in (np.ones(len(probability)), truth, probability)
-        ]
-        drawn_rows, drawn_true = (weights @ table for table in sums[:2])
-        share = ratio(drawn_true.astype(np.float64), drawn_rows.astype(np.float64))
-        for number in range(BINS):
-            n_rows = int(drawn_rows[0, number])
-            if not n_rows:
-                continue
+        probability = probabilities[:, index].astype(np.float64)
+        bins = np.searchsorted(EDGES, probability, side="right") - 1
+        rows, true, predicted = _drawn_in_bins(probability, labels == index, groups, bins, weights)
+        share = ratio(true, rows)
+        for number in np.flatnonzero(rows[0]):
             observed = interval("observed_fraction", name, share[:, number]).values()
             lines.append(
                 {
                     "class": name,
-                    "bin": number,
-                    "n_rows": n_rows,
-                    "mean_probability": float(sums[2][:, number].sum() / n_rows),
+                    "bin": int(number),
+                    "n_rows": int(rows[0, number]),
+                    "mean_probability": float(predicted[0, number] / rows[0, number]),
                     "observed_fraction": observed["value"],
                     "low": observed["low"],
                     "high": observed["high"],
                 }
             )
     return lines
+
+
+def gaps_above(
+    probabilities: Floats, labels: Integers, groups: Integers, classes: Sequence[str], *, weights: Integers
+) -> list[Metric]:
+    """Return for each class and threshold of `ABOVE` the observed minus the predicted share of true rows above it.
+
+    Above 0 the probabilities are too low there. This is where a calibration error over all rows, most of which are surely
+    background, says little. Where no row lies above a threshold the value is NaN.
+    """
+    found = []
+    for index, name in enumerate(classes):
+        probability = probabilities[:, index].astype(np.float64)
+        for threshold in ABOVE:
+            is_above = (probability > threshold).astype(np.int64)
+            rows, true, predicted = _drawn_in_bins(probability, labels == index, groups, is_above, weights)
+            gap = ratio(true[:, 1] - predicted[:, 1], rows[:, 1])
+            found.append(interval(f"calibration_gap_above_{threshold:g}", name, gap))
+    return found
+
+
+def _drawn_in_bins(
+    probability: Floats64, truth: Booleans, groups: Integers, bins: Integers, weights: Integers
+) -> tuple[Floats64, Floats64, Floats64]:
+    """Return rows, true rows and the sum of probabilities of each bin in each draw, shape (n_draws, n_bins)."""
+    n_groups, n_bins = weights.shape[1], len(EDGES)
+    cells = groups * np.int64(n_bins) + bins
+
+    def total(values: Floats64) -> Floats64:
+        table = np.asarray(np.bincount(cells, values, n_groups * n_bins), dtype=np.float64).reshape(n_groups, n_bins)
+        drawn: Floats64 = weights.astype(np.float64) @ table
+        return drawn
+
+    return total(np.ones(len(probability))), total(truth.astype(np.float64)), total(probability)

@@ -1,7 +1,8 @@
 """Scores of probabilities against labels, with intervals by bootstrap over fold groups.
 
 The fold group is the unit of independence, so groups are drawn and the rows of a group stay together. Two models are compared
-under the same draws, so rows that are hard for both do not widen the interval of their difference.
+under the same draws, so rows that are hard for both do not widen the interval of their difference. The models are not trained
+anew in a draw: an interval holds for these trained models on other genes, not for what another training would give.
 
 References
 ----------
@@ -16,15 +17,34 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mi_duck.metrics.ranking import Booleans, Floats, Floats64, Integers, Ranking, rank_scores, ranking, top_k_shares
+from mi_duck.metrics.ranking import (
+    AREAS,
+    TOP_K,
+    Booleans,
+    Floats,
+    Floats64,
+    Integers,
+    Ranking,
+    rank_scores,
+    ranking,
+    ratio,
+    top_k_hits,
+)
 
-DRAWS = 200
+DRAWS = 1_000
+FEWEST_GROUPS = 100
+"""With fewer fold groups, or groups that are worth fewer, intervals are too narrow."""
+LEAST_EXTRA = 1.01  # below, an interval is wider by less than half a per cent, which is not worth the time
+LEAST_FREEDOM = 5  # below, Student's t is wider than any score allows
 BINS = 15
 LEAST_PROBABILITY = 1e-15
-AREAS = ("average_precision", "roc_auc")
 CALLS = ("f1", "precision", "recall")
-METRICS = (*AREAS, *CALLS, "top_k_accuracy", "brier", "ece", "log_loss")
-SHORT = {"average_precision": "ap", "roc_auc": "auc", "top_k_accuracy": "top_k"}
+RANKED = (*AREAS, *TOP_K)
+METRICS = (*AREAS, *CALLS, *TOP_K, "top_k_per_gene", "brier", "ece", "log_loss")
+LOWER_IS_BETTER = ("brier", "ece", "log_loss")
+GAIN = "ensemble - base"
+"""Variant of the lines with paired differences."""
+SHORT = {"average_precision": "ap", "roc_auc": "auc"}
 
 Drawn = Mapping[tuple[str, str], Floats64]
 """For each metric and class its value on the rows as they are and under each draw, shape (1 + n_draws,)."""
@@ -67,7 +87,7 @@ def score(
     metrics: Sequence[str] = METRICS,
 ) -> list[Metric]:
     """Score probabilities, with 95 % intervals over fold groups; see `drawn_scores`."""
-    weights = draw_weights(int(groups.max()) + 1, seed=seed, draws=draws)
+    weights = draw_weights(groups, seed=seed, draws=draws)
     return summary(drawn_scores(probabilities, labels, groups, classes, weights=weights, genes=genes, metrics=metrics))
 
 
@@ -76,7 +96,7 @@ def point_scores(
 ) -> dict[str, float]:
     """Return the same scores without intervals under short names, for tables with one column per score.
 
-    ``<class>_<metric>`` and ``macro_<metric>``, where `SHORT` says ``ap``, ``auc`` and ``top_k``; those of class ``all`` are
+    ``<class>_<metric>`` and ``macro_<metric>``, where `SHORT` says ``ap`` and ``auc``; those of class ``all`` are
     ``log_loss`` and ``brier``.
     """
     found = score(probabilities, labels, np.zeros(len(labels), dtype=np.int64), classes, seed=0, draws=0, genes=genes)
@@ -98,14 +118,56 @@ def known(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def draw_weights(n_groups: int, *, seed: int, draws: int) -> Integers:
-    """Return how often each group is drawn, shape (1 + draws, n_groups); the first line is the rows as they are."""
+def draw_weights(groups: Integers, *, seed: int, draws: int) -> Integers:
+    """Return how often each fold group is drawn, shape (1 + draws, n_groups); the first line is the rows as they are.
+
+    Parameters
+    ----------
+    groups
+        Group of each row as a number from 0, shape (n_rows,).
+
+    Notes
+    -----
+    Percentiles of plain draws are too narrow where groups are few: a variance divides by n where it should by n - 1, and the
+    quantiles are those of a normal distribution where they should be those of Student's t (Hesterberg, What teachers should know
+    about the bootstrap, The American Statistician 69, 2015). So draws vary more, by what this theory asks: in each draw the
+    probabilities of the groups are drawn too, from a Dirichlet distribution (a Polya urn). The groups count as the equal ones
+    that they are worth; degrees of freedom are Satterthwaite's (Biometrics Bulletin 2, 1946) for errors that grow with a
+    group's rows.
+    """
+    rows = np.bincount(groups)
+    n_groups = len(rows)
     rng = np.random.default_rng(seed)
+    more = _extra_variance(rows) if draws else 1.0
+    is_plain = not LEAST_EXTRA < more < n_groups
+    # variance of a Dirichlet-multinomial count by that of a multinomial one: (n + a) / (1 + a), a the sum of its parameters
+    concentration = np.inf if is_plain else (n_groups - more) / (more - 1)
     counts = [np.ones(n_groups, dtype=np.int64)]
-    counts += [np.bincount(rng.integers(0, n_groups, n_groups), minlength=n_groups) for _ in range(draws)]
+    for _ in range(draws):
+        if is_plain:
+            counts.append(np.bincount(rng.integers(0, n_groups, n_groups), minlength=n_groups))
+        else:
+            shares = rng.dirichlet(np.full(n_groups, concentration / n_groups))
+            counts.append(rng.multinomial(n_groups, shares))
     largest = max(int(line.max(initial=0)) for line in counts)
-    # 8-bit where that suffices: looking up a weight for each row and draw takes most of the time
+    # 8-bit where that suffices, for 1,000 draws of many groups take memory
     return np.array(counts, dtype=np.uint8 if largest < 256 else np.uint32)
+
+
+def worth(rows: Integers | Floats) -> float:
+    """Return how many groups of equal size groups of so many rows are worth (Kish, Survey Sampling, 1965); 0 without rows."""
+    sizes = rows.astype(np.float64)
+    return float(sizes.sum() ** 2 / max(np.square(sizes).sum(), 1.0))
+
+
+def _extra_variance(rows: Integers) -> float:
+    """Return by how much draws must vary more, so that the middle 95 % is as wide as by Student's t; 1 for many groups."""
+    from scipy.special import ndtri, stdtrit
+
+    equal, freedom = worth(rows), worth(np.square(rows.astype(np.float64)))
+    if equal < 2:
+        return 1.0
+    return float((stdtrit(max(freedom, LEAST_FREEDOM), 0.975) / ndtri(0.975)) ** 2 * equal / (equal - 1))
 
 
 def drawn_scores(
@@ -116,6 +178,7 @@ def drawn_scores(
     *,
     weights: Integers,
     genes: Integers | None = None,
+    ranked: Floats | None = None,
     metrics: Sequence[str] = METRICS,
     sites_only: bool = False,
 ) -> dict[tuple[str, str], Floats64]:
@@ -130,7 +193,10 @@ def drawn_scores(
     weights
         From `draw_weights`.
     genes
-        Gene of each row as a number from 0, each gene in one group, shape (n_rows,); None leaves out the top-k accuracy.
+        Gene of each row as a number from 0, each gene in one group, shape (n_rows,); None leaves out ``top_k_per_gene``.
+    ranked
+        Scores by which rows are ranked instead of probabilities, same shape: those that ``average_precision``, ``roc_auc``
+        and all top-k are of. None ranks by the probabilities.
     sites_only
         Leave out average precision and ROC area of the background, which take the most time.
 
@@ -145,15 +211,16 @@ def drawn_scores(
     ``f1``, ``precision``, ``recall``: the class called is the most probable one; F1 = 2 TP / (2 TP + FP + FN), 0 where the
     class is neither there nor called; precision is not defined where the class is never called; ``macro`` is the mean over
     all classes.
-    ``top_k_accuracy`` of a site class: in a gene with k true sites, the share of the k rows of highest probability that are
-    true, rows with equal ones counting in their order; mean over the genes with k > 0; ``macro`` is the mean over sites.
+    ``top_k`` of a site class with k true rows: the share of them among the k rows of highest score of all; ``top_0.5k``,
+    ``top_2k`` and ``top_4k``: see `mi_duck.metrics.ranking.rank_scores`. ``top_k_per_gene``: the same in each gene with k > 0
+    true rows, and their mean. Rows of equal score count as expected in random order; ``macro`` is the mean over sites.
     ``brier``: mean of (probability - truth)^2; ``all`` is its sum over classes. ``log_loss``: nats per row, class against
     the rest; ``all`` is that of the label's probability. Probabilities count as 1e-15 at least. ``ece``: mean over 15 bins of
     equal mass, by rows, of |mean probability - share of true rows|. Bins are cut on the rows as they are, equal
-    probabilities stay together. Drawn rows are noisier than the rows themselves, so its interval lies high.
+    probabilities stay together.
     """
     sums = _Sums(groups, weights.shape[1])
-    areas: dict[str, dict[str, Floats64]] = {kind: {} for kind in AREAS}
+    of_order: dict[str, dict[str, Floats64]] = {kind: {} for kind in RANKED}
     for index, name in enumerate(classes):
         probability, truth = probabilities[:, index], labels == index
         if "brier" in metrics:
@@ -164,17 +231,21 @@ def drawn_scores(
         if "log_loss" in metrics:
             right = np.where(truth, probability, 1 - probability.astype(np.float64))
             sums.add(f"loss {index}", _negative_log_likelihood(right))
-        with_areas = bool(set(AREAS) & set(metrics)) and not (sites_only and index == 0)
-        with_top_k = "top_k_accuracy" in metrics and index > 0
-        if not (with_areas or with_top_k or "ece" in metrics):
-            continue
-        ranks = ranking(probability)
-        if with_areas:
-            areas["average_precision"][name], areas["roc_auc"][name] = rank_scores(ranks, truth, groups, weights)
         if "ece" in metrics:
+            ranks = ranking(probability)
             bins = equal_mass_bins(ranks.order, ranks.stops)
             sums.add_binned(f"gap {index}", probability.astype(np.float64) - truth, bins)
-        if with_top_k and genes is not None:
+        wanted = [kind for kind in RANKED if kind in metrics and (index > 0 or (kind in AREAS and not sites_only))]
+        with_genes = "top_k_per_gene" in metrics and index > 0 and genes is not None
+        if not (wanted or with_genes):
+            continue
+        if ranked is not None or "ece" not in metrics:
+            ranks = ranking(probability if ranked is None else ranked[:, index])
+        if wanted:
+            values = rank_scores(ranks, truth, groups, weights)
+            for kind in wanted:
+                of_order[kind][name] = values[kind]
+        if with_genes and genes is not None:
             sums.add_top_k(index, ranks, truth, genes)
     sums.add("rows", np.ones(len(labels)))
     if "log_loss" in metrics:
@@ -183,7 +254,7 @@ def drawn_scores(
         cells = labels.astype(np.int64) * len(classes) + probabilities.argmax(axis=1)
         sums.add_cells("calls", cells, len(classes) ** 2)
     totals = sums.drawn(weights)
-    return _with_averages(areas | _of_classes(totals, classes), totals, classes, metrics)
+    return _with_averages(of_order | _of_classes(totals, classes), totals, classes, metrics)
 
 
 def log_loss_of_rows(probabilities: Floats, labels: Integers) -> Floats64:
@@ -195,11 +266,11 @@ def log_loss_of_rows(probabilities: Floats, labels: Integers) -> Floats64:
 def headline_scores(
     probabilities: Floats, labels: Integers, groups: Integers, classes: Sequence[str], *, weights: Integers
 ) -> dict[tuple[str, str], Floats64]:
-    """Return the scores by which many variants are compared: average precision of sites, macro F1, log loss."""
-    kinds = ("average_precision", "f1", "log_loss")
+    """Return the scores by which many variants are compared: average precision and top-k of sites, macro F1, log loss."""
+    kinds = ("average_precision", "f1", "top_k", "log_loss")
     found = drawn_scores(probabilities, labels, groups, classes, weights=weights, metrics=kinds, sites_only=True)
     whole = {("f1", "macro"), ("log_loss", "all")}
-    return {key: value for key, value in found.items() if key[0] == "average_precision" or key in whole}
+    return {key: value for key, value in found.items() if key[0] in ("average_precision", "top_k") or key in whole}
 
 
 def equal_mass_bins(order: NDArray[np.int64], stops: NDArray[np.int64], n_bins: int = BINS) -> NDArray[np.uint8]:
@@ -222,10 +293,29 @@ def differences(one: Drawn, other: Drawn) -> dict[tuple[str, str], Floats64]:
 
 
 def interval(metric: str, class_name: str, values: Floats64) -> Metric:
-    """Return the first of values, and the middle 95 % of the others."""
+    """Return the first of values, and the middle 95 % of the others.
+
+    The calibration error of drawn rows is too high: drawing adds noise, and its absolute values do not cancel. So its draws are
+    shifted until their median is the value on the rows as they are.
+    """
     drawn = values[1:][~np.isnan(values[1:])]
-    low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (np.nan, np.nan)
+    if not len(drawn):
+        return Metric(metric, class_name, float(values[0]), np.nan, np.nan)
+    low, middle, high = np.percentile(drawn, [2.5, 50, 97.5])
+    if metric == "ece":
+        low, high = low + values[0] - middle, high + values[0] - middle
     return Metric(metric, class_name, float(values[0]), float(low), float(high))
+
+
+def too_narrow(groups: Integers) -> str:
+    """Return why intervals over the fold groups of these rows are too narrow, empty where they are not."""
+    rows = np.bincount(groups)
+    n_groups, equal = np.count_nonzero(rows), worth(rows)
+    if n_groups < FEWEST_GROUPS:
+        return f"{n_groups} fold groups, fewer than {FEWEST_GROUPS}"
+    if equal < FEWEST_GROUPS:
+        return f"{n_groups:,} fold groups of unequal size are worth {equal:.0f} equal ones, fewer than {FEWEST_GROUPS}"
+    return ""
 
 
 def _negative_log_likelihood(probability: Floats64) -> Floats64:
@@ -245,7 +335,7 @@ def _of_classes(totals: Mapping[str, Floats64], classes: Sequence[str]) -> dict[
 
     n_genes = sums_of("genes")
     found = {
-        "top_k_accuracy": {name: ratio(one[:, 0], n_genes[name][:, 0]) for name, one in sums_of("top-k").items()},
+        "top_k_per_gene": {name: ratio(one[:, 0], n_genes[name][:, 0]) for name, one in sums_of("top-k").items()},
         "brier": {name: one[:, 0] / rows for name, one in sums_of("brier").items()},
         "log_loss": {name: one[:, 0] / rows for name, one in sums_of("loss").items()},
         "ece": {name: np.abs(one).sum(axis=1) / rows for name, one in sums_of("gap").items()},
@@ -266,7 +356,7 @@ def _with_averages(
     for kind in (kind for kind in METRICS if kind in metrics):
         values = by_class[kind]
         found |= {(kind, name): value for name, value in values.items()}
-        if kind in (*AREAS, "top_k_accuracy") and values:
+        if kind in (*RANKED, "top_k_per_gene") and values:
             found[kind, "macro"] = np.mean([values[name] for name in classes[1:]], axis=0)
         elif kind in CALLS:
             found[kind, "macro"] = np.mean(list(values.values()), axis=0)
@@ -289,12 +379,6 @@ def _of_calls(confusion: Floats64, classes: Sequence[str]) -> dict[str, dict[str
     return {kind: {name: table[:, index] for index, name in enumerate(classes)} for kind, table in tables.items()}
 
 
-def ratio(part: Floats64, whole: Floats64) -> Floats64:
-    """Return part / whole, NaN where the whole is 0."""
-    found: Floats64 = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
-    return found
-
-
 class _Sums:
     """Sums of values by group: draws of groups weigh these, and look at no row again."""
 
@@ -313,9 +397,9 @@ class _Sums:
         n_genes = int(genes.max()) + 1
         group_of_gene = np.zeros(n_genes, dtype=np.int64)
         group_of_gene[genes] = self._groups
-        share = top_k_shares(ranks, truth, genes, n_genes)
-        counted = ~np.isnan(share)
-        self.add(f"top-k {index}", share[counted], group_of_gene[counted])
+        sites, hits = top_k_hits(ranks, truth, genes, n_genes)
+        counted = sites > 0
+        self.add(f"top-k {index}", hits[counted] / sites[counted], group_of_gene[counted])
         self.add(f"genes {index}", np.ones(np.count_nonzero(counted)), group_of_gene[counted])
 
     def add_binned(self, name: str, values: Floats64, bins: NDArray[np.uint8]) -> None:

@@ -1,16 +1,19 @@
-"""All that depends on the order of scores: areas under curves, curve points, gene top-k, thresholds.
+"""All that depends on the order of scores: areas under curves, top-k, curve points, thresholds.
 
-A bootstrap over fold groups draws each group 0, 1, 2 ... times. Rows are sorted once; a draw then needs one look-up of the
-group's weight per row and one running sum. 200 draws of 703,180 rows take .15 s for a class of 5 % and .5 s for one of 90 %.
+A bootstrap over fold groups draws each group 0, 1, 2 ... times. Rows are sorted once, cut into at most `LEVELS` levels of score
+and counted by group and level; the draws are then one product of matrices, weights by counts. For 3.6 million rows in 9,280
+groups 1,000 draws take 2 s for a class of 5 % and 1 s for one of 95 %, where one running sum over all rows per draw took 13 s
+and 50 s.
 
 References
 ----------
 Average precision: sum over thresholds of (R_n - R_{n-1}) P_n, as in scikit-learn's ``average_precision_score``. ROC area: the
 probability that a positive row scores above a negative one, equal scores counting half (Hanley and McNeil, Radiology 143, 1982).
-Gene top-k accuracy: Jaganathan et al., Predicting splicing from primary sequence (Cell 176, 2019), by gene.
+Top-k accuracy: Jaganathan et al., Predicting splicing from primary sequence (Cell 176, 2019). Its other k: OpenSpliceAI's
+``print_topl_statistics``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +25,21 @@ Floats32 = NDArray[np.float32]
 Floats64 = NDArray[np.float64]
 Integers = NDArray[np.integer[Any]]
 Booleans = NDArray[np.bool_]
+Measure = Callable[[Floats64, Floats64, slice], dict[str, Floats64]]
+"""From counts of true rows and of all rows by falling score, shape (n_lines, n_levels), and the lines, to values."""
 
-BLOCK = 8192  # values looked up at once: small enough that the system does not map memory anew
+AREAS = ("average_precision", "roc_auc")
+TOP_K = {"top_0.5k": 0.5, "top_k": 1.0, "top_2k": 2.0, "top_4k": 4.0}
+"""Rows that count as called, in multiples of the number k of true rows."""
+LEVELS, LEAST_LEVELS = 1024, 512
+CELLS = 1 << 23  # of a table of groups and levels
+CELLS_AT_ONCE = 1 << 19  # of drawn counts: few enough to stay in the processor's cache
 MOST_POINTS = 500  # of a curve
 PRECISION = RECALL = 0.9  # of the thresholds that are not of the best F1
 KINDS = ("best_f1", "precision_0.9", "recall_0.9")
+
+Thresholds = dict[str, dict[str, dict[str, float | None] | None]]
+"""By class and kind: ``threshold``, ``precision``, ``recall``, ``f1``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,219 +71,174 @@ def ranking(scores: Floats) -> Ranking:
     return Ranking(order, stops)
 
 
-def rank_scores(ranks: Ranking, truth: Booleans, groups: Integers, weights: Integers) -> tuple[Floats64, Floats64]:
-    """Return average precision and ROC area under each line of group weights.
+def rank_scores(ranks: Ranking, truth: Booleans, groups: Integers, weights: Integers) -> dict[str, Floats64]:
+    """Return the measures of one class that depend on the order of scores, under each line of group weights.
 
     Parameters
     ----------
     truth, groups
         Whether each row is positive, and its group, shape (n_rows,).
     weights
-        How often each group counts, whole numbers, shape (n_draws, n_groups).
+        How often each group counts, whole numbers, shape (n_lines, n_groups); the first line is the rows as they are.
 
     Returns
     -------
-    average_precision, roc_auc
-        Each of shape (n_draws,); NaN where no positive has weight, and for the area where no negative has.
+    dict
+        `AREAS` and `TOP_K`, each of shape (n_lines,); NaN where no positive has weight, for the ROC area also where no negative
+        has, for the top-k where k is 0.
 
     Notes
     -----
-    Both are sums over the blocks of the rarer side, positive or negative, but for the average precision of a class that most
-    rows belong to: that one is a sum over all blocks.
+    Top-k: the share of true rows among the k rows of highest score. Of other multiples of k, true rows among them by the
+    smaller of their number and k. Rows of equal score count as expected if they were in random order.
     """
-    precision, area = np.full(len(weights), np.nan), np.full(len(weights), np.nan)
-    positive = truth[ranks.order]
-    few_are_positive = 2 * np.count_nonzero(positive) <= len(positive)
-    side = _Side.of(ranks, positive if few_are_positive else ~positive, groups)
-    running = _Running(side.group_of_rank, weights)
-    few = _FewRows(side)
-    every = None if few_are_positive else _EveryBlock(ranks, positive, side.group_of_rank, weights)
-    for draw, line in enumerate(weights):
-        sums = running.sums(line)
-        total = few.draw(line)
-        rest = float(sums[-1]) - total
-        if total and few_are_positive:
-            precision[draw] = few.average_precision(sums)
-        elif rest and every is not None:
-            precision[draw] = every.average_precision(line, running, rest)
-        if total and rest:
-            share = few.share_of_others_above(sums) / rest
-            area[draw] = 1 - share if few_are_positive else share
-    return precision, area
+    found = drawn_measures(_of_levels, ranks, truth, groups, weights)
+    return {name: np.clip(values, 0, 1, out=values) for name, values in found.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class _Side:
-    """The rarer rows (positive or negative) by falling score, and the blocks that hold them.
+def others_at_recall(ranks: Ranking, truth: Booleans, groups: Integers, weights: Integers, hits: Floats64) -> Floats64:
+    """Return the weight of other rows that are called where just so many true rows are, under each line of weights."""
 
-    Parameters
-    ----------
-    group_of_rank
-        Group of the row of each rank, all rows.
-    group
-        Group of each rare row.
-    last
-        For each block with rare rows, the index of its last one among the rare rows.
-    start, stop
-        First rank of the block, and the rank behind its last.
+    def measure(positive: Floats64, every: Floats64, lines: slice) -> dict[str, Floats64]:
+        upto, own = np.cumsum(positive, axis=1), every - positive
+        level = _level_that_reaches(upto, hits[lines][None])[0]
+        before = (np.cumsum(own, axis=1) - own).ravel()[level]
+        inside = positive.ravel()[level]
+        part = ratio(hits[lines] - upto.ravel()[level] + inside, inside, empty=0.0)
+        return {"others": before + part * own.ravel()[level]}
+
+    return np.maximum(drawn_measures(measure, ranks, truth, groups, weights)["others"], 0)
+
+
+def drawn_measures(
+    measure: Measure, ranks: Ranking, truth: Booleans, groups: Integers, weights: Integers
+) -> dict[str, Floats64]:
+    """Return what a measure makes of the rows under each line of weights, each of shape (n_lines,); see `rank_scores`.
+
+    The first line is exact, and so are draws of up to `LEVELS` distinct scores. Of more, draws see levels of neighbouring scores,
+    and are shifted by what that changes in the first line; of a class with few rows they are exact still.
+    Areas of 700,000 rows then differ from exact ones by .3 % of the standard deviation of draws at most, top-k by a tenth.
     """
+    sizes = np.diff(ranks.stops, prepend=0)
+    positive, group = truth[ranks.order], groups[ranks.order]
+    weight = weights[0].astype(np.int64)[group]
+    positives, every = (
+        np.add.reduceat(values, ranks.stops - sizes)[None].astype(np.float64) for values in (weight * positive, weight)
+    )
+    exact = measure(positives, every, slice(0, 1))
+    if len(weights) == 1:
+        return exact
+    hits = np.diff(np.cumsum(positive)[ranks.stops - 1], prepend=0)
+    n_groups = weights.shape[1]
+    level = _level_of_block(hits, sizes, max(LEAST_LEVELS, min(LEVELS, CELLS // n_groups)))
+    n_levels = int(level[-1]) + 1
+    cells = np.repeat(level, sizes)
+    cells += group.astype(np.int64) * n_levels
+    tables = [
+        np.bincount(some, minlength=n_groups * n_levels).reshape(n_groups, n_levels)
+        for some in (cells[positive], cells)
+    ]
+    # whole numbers that the type holds: no order of summing, and so no number of threads, changes them
+    largest = int(tables[1].sum(axis=0).max()) * int(weights.max())
+    kind: type[np.floating[Any]] = np.float32 if largest < 1 << 24 else np.float64
+    typed = [table.astype(kind) for table in tables]
+    found = {name: np.empty(len(weights)) for name in exact}
+    step = max(1, CELLS_AT_ONCE // n_levels)
+    for begin in range(0, len(weights), step):
+        lines = slice(begin, begin + step)
+        drawn = weights[lines].astype(kind)
+        positives, every = ((drawn @ table).astype(np.float64) for table in typed)
+        for name, values in measure(positives, every, lines).items():
+            found[name][lines] = values
+    for name, values in exact.items():
+        found[name] += values[0] - found[name][0]
+        found[name][0] = values[0]
+    return found
 
-    group_of_rank: NDArray[np.intp]
-    group: NDArray[np.intp]
-    last: NDArray[np.int64]
-    start: NDArray[np.int64]
-    stop: NDArray[np.int64]
 
-    @classmethod
-    def of(cls, ranks: Ranking, is_rare: Booleans, groups: Integers) -> "_Side":
-        group_of_rank = groups[ranks.order].astype(np.intp)
-        rare = np.flatnonzero(is_rare)
-        block = np.searchsorted(ranks.stops, rare, side="right")
-        last = np.flatnonzero(np.append(block[1:] != block[:-1], True)) if len(block) else block
-        used = block[last]
-        start = np.where(used > 0, ranks.stops[used - 1], 0)
-        return cls(group_of_rank, group_of_rank[rare], last, start, ranks.stops[used])
+def _level_of_block(hits: Integers, sizes: Integers, most: int) -> NDArray[np.int64]:
+    """Return the level of each block, rising from 0 by one.
 
-
-class _FewRows:
-    """The sums over blocks with rare rows, in buffers that each draw fills anew.
-
-    A process that returns freed memory at once pays for every new array by page faults: that took four times as long.
+    Where there are too many blocks, neighbours without a row of the rarer kind share a level, which loses nothing where true
+    rows are the rarer. Where that still leaves too many, half are of equal numbers of rare rows, half of all rows; a level ends
+    with its rare rows.
     """
-
-    def __init__(self, side: _Side) -> None:
-        n_rows, n_blocks = len(side.group), len(side.last)
-        self._side = side
-        self._has_ties = n_blocks < n_rows
-        self._running = np.empty(n_rows)
-        self._upto = np.empty(n_blocks) if self._has_ties else self._running
-        self._steps, self._others, self._more = np.empty(n_blocks), np.empty(n_blocks), np.empty(n_blocks)
-
-    def draw(self, line: Integers) -> float:
-        """Take the weights of one draw, and return the weight of all rare rows."""
-        if not len(self._running):
-            return 0.0
-        np.take(line.astype(np.float64), self._side.group, out=self._running, mode="clip")
-        np.cumsum(self._running, out=self._running)
-        if self._has_ties:
-            np.take(self._running, self._side.last, out=self._upto, mode="clip")
-        self._steps[0] = self._upto[0]
-        np.subtract(self._upto[1:], self._upto[:-1], out=self._steps[1:])
-        return float(self._upto[-1])
-
-    def average_precision(self, sums: NDArray[np.signedinteger[Any]]) -> float:
-        """Return the average precision of this draw, where the rare rows are the positive ones."""
-        seen = _taken(sums, self._side.stop, self._more)
-        np.maximum(seen, 1, out=seen)
-        np.divide(self._upto, seen, out=seen)
-        # not a dot product: its threads cost more than they save, and change the last bit
-        np.multiply(self._steps, seen, out=seen)
-        return float(seen.sum()) / float(self._upto[-1])
-
-    def share_of_others_above(self, sums: NDArray[np.signedinteger[Any]]) -> float:
-        """Return the mean over rare rows of the weight of other rows above them, those of the same block by half."""
-        above, upto = self._others, self._more
-        _taken(sums, self._side.start, above)
-        above -= self._upto
-        above += self._steps
-        _taken(sums, self._side.stop, upto)
-        upto -= self._upto
-        above += upto
-        np.multiply(self._steps, above, out=above)
-        return float(above.sum()) / (2.0 * float(self._upto[-1]))
+    if len(sizes) <= most:
+        return np.arange(len(sizes))
+    rare = hits if 2 * hits.sum() <= sizes.sum() else sizes - hits
+    begins = rare > 0
+    begins[1:] |= begins[:-1].copy()
+    begins[0] = False
+    level: NDArray[np.int64] = np.cumsum(begins)
+    if level[-1] < most:
+        return level
+    shares = [(np.cumsum(one) - one) / max(int(one.sum()), 1) for one in (rare, sizes)]
+    number = ((shares[0] + shares[1]) * (most / 2)).astype(np.int64)
+    level = np.cumsum(np.diff(number, prepend=number[0]) > 0)
+    return level
 
 
-class _Running:
-    """Running sums of weights over ranks, in buffers of its own that each draw fills anew."""
-
-    def __init__(self, codes: NDArray[np.intp], weights: Integers) -> None:
-        largest = len(codes) * int(weights.max(initial=1))
-        kind = np.int32 if largest < 1 << 31 else np.int64
-        self.codes = codes
-        self.values: NDArray[np.signedinteger[Any]] = np.empty(len(codes), dtype=kind)
-        self.sums_now: NDArray[np.signedinteger[Any]] = np.zeros(len(codes) + 1, dtype=kind)
-
-    def sums(self, line: Integers, factor: Integers | None = None) -> NDArray[np.signedinteger[Any]]:
-        """Return for each rank the weight of all before it, shape (n_rows + 1,); valid until the next call."""
-        # weights in the type of their sums: a running sum that changes the type makes a copy
-        np.take(line.astype(self.values.dtype), self.codes, out=self.values, mode="clip")
-        if factor is not None:
-            np.multiply(self.values, factor, out=self.values)
-        np.cumsum(self.values, out=self.sums_now[1:])
-        return self.sums_now
+def _of_levels(positive: Floats64, every: Floats64, lines: slice) -> dict[str, Floats64]:
+    """Return the measures of `rank_scores` from counts by level."""
+    upto, seen = np.cumsum(positive, axis=1), np.cumsum(every, axis=1)
+    n_true, n_rows = upto[:, -1].copy(), seen[:, -1].copy()
+    k = np.minimum(np.floor(np.outer(list(TOP_K.values()), n_true)), n_rows)
+    level = _level_that_reaches(seen, k)
+    inside, of_level = positive.ravel()[level], every.ravel()[level]
+    hits = upto.ravel()[level] - inside + (k - seen.ravel()[level] + of_level) * ratio(inside, of_level, empty=0.0)
+    found = dict(zip(TOP_K, ratio(hits, np.minimum(k, n_true)), strict=True))
+    precision = upto / np.maximum(seen, 1)
+    found["average_precision"] = ratio(np.einsum("ij,ij->i", positive, precision), n_true)
+    # other rows above a level, and half of those in it; in place, as new arrays would take longer than the sums
+    others = np.subtract(seen, upto, out=seen)
+    others -= np.subtract(every, positive, out=upto) * 0.5
+    found["roc_auc"] = 1 - ratio(np.einsum("ij,ij->i", positive, others), n_true * (n_rows - n_true))
+    return found
 
 
-class _EveryBlock:
-    """The average precision of a frequent class: 1 - the mean over positives of the share of negatives from there up."""
+def _level_that_reaches(sums: Floats64, wanted: Floats64) -> NDArray[np.int64]:
+    """Return where in the flat array of running sums, shape (n_lines, n_levels), each line reaches what is wanted of it.
 
-    def __init__(self, ranks: Ranking, positive: Booleans, group_of_rank: NDArray[np.intp], weights: Integers) -> None:
-        n_blocks = len(ranks.stops)
-        self._stops = None if n_blocks == len(positive) else ranks.stops
-        self._positive = positive
-        self._negative = (~positive).astype(np.int8)
-        self._misses = _Running(group_of_rank, weights)
-        self._share, self._is_seen = np.zeros(n_blocks), np.empty(n_blocks, dtype=np.bool_)
-        self._tied = None if self._stops is None else (np.empty(n_blocks), np.empty(n_blocks), np.empty(n_blocks))
-
-    def average_precision(self, line: Integers, running: _Running, n_hits: float) -> float:
-        """Return the average precision under one line of weights, whose running sums were just made."""
-        seen: NDArray[Any] = running.sums_now[1:]
-        misses: NDArray[Any] = self._misses.sums(line, self._negative)[1:]
-        steps: NDArray[Any]
-        if self._stops is None or self._tied is None:
-            steps = running.values
-            np.multiply(steps, self._positive, out=steps)
-        else:
-            for index, sums in enumerate((running.sums_now, self._misses.sums_now)):
-                _taken(sums, self._stops, self._tied[index])
-            seen, misses, steps = self._tied
-            hits = np.subtract(seen, misses, out=self._share)
-            steps[0] = hits[0]
-            np.subtract(hits[1:], hits[:-1], out=steps[1:])
-        # rows without weight at the top divide 0 by 0, and count 0 times
-        np.greater(seen, 0, out=self._is_seen)
-        np.divide(misses, seen, out=self._share, where=self._is_seen)
-        np.multiply(steps, self._share, out=self._share)
-        return 1 - float(self._share.sum()) / n_hits
+    ``wanted`` is of shape (n, n_lines), and nowhere more than the last sum of its line.
+    """
+    last = sums[:, -1]
+    # one rising sequence of all lines, so that one search does
+    begin = np.cumsum(last) - last
+    found = np.searchsorted((sums + begin[:, None]).ravel(), (wanted + begin).ravel()).reshape(wanted.shape)
+    first = np.arange(len(last)) * sums.shape[1]
+    return np.clip(found, first, first + sums.shape[1] - 1)
 
 
-def _taken(values: NDArray[np.signedinteger[Any]], indices: NDArray[np.int64], out: Floats64) -> Floats64:
-    """Copy values into a buffer of real numbers, some at a time."""
-    for begin in range(0, len(indices), BLOCK):
-        out[begin : begin + BLOCK] = values[indices[begin : begin + BLOCK]]
-    return out
+def ratio(part: Floats64, whole: Floats64, *, empty: float = np.nan) -> Floats64:
+    """Return part / whole, ``empty`` where the whole is 0."""
+    found: Floats64 = np.divide(part, whole, out=np.full(np.shape(part), empty), where=whole > 0)
+    return found
 
 
-def top_k_hits(
-    ranks: Ranking, truth: Booleans, genes: Integers, n_genes: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def top_k_hits(ranks: Ranking, truth: Booleans, genes: Integers, n_genes: int) -> tuple[NDArray[np.int64], Floats64]:
     """Return for each gene its number k of true rows, and how many of them are among its k rows of highest score.
 
-    Both are of shape (n_genes,). Of rows with equal scores the earlier one counts first.
+    Both are of shape (n_genes,). Of rows with equal scores as many count as expected if they were in random order.
     """
     sites = np.bincount(genes[truth], minlength=n_genes)
-    hits = np.zeros(n_genes, dtype=np.int64)
     block = np.empty(len(truth), dtype=np.int64)
     block[ranks.order] = ranks.block_of_rank()
     rows = np.flatnonzero(sites[genes] > 0)
     if not len(rows):
-        return sites, hits
-    gene, block = genes[rows].astype(np.int64), block[rows]
+        return sites, np.zeros(n_genes)
+    gene, block, is_true = genes[rows].astype(np.int64), block[rows], truth[rows]
     of_gene = np.sort(gene << 32 | block)
     begin = np.searchsorted(of_gene >> 32, np.arange(n_genes))
     with_sites = np.flatnonzero(sites)
-    # the block in which the k-th row of the gene lies: all rows of better blocks are among the k, of this one the first
+    # the block in which the k-th row of the gene lies: all rows of better blocks are among the k, of this one some
     edge = np.zeros(n_genes, dtype=np.int64)
     edge[with_sites] = of_gene[begin[with_sites] + sites[with_sites] - 1] & 0xFFFFFFFF
-    better = block < edge[gene]
-    hits += np.bincount(gene[better & truth[rows]], minlength=n_genes)
-    left = sites - np.bincount(gene[better], minlength=n_genes)
-    tied = np.flatnonzero(block == edge[gene])
-    tied = tied[np.argsort(gene[tied], kind="stable")]
-    first = np.searchsorted(gene[tied], gene[tied])
-    taken = tied[np.arange(len(tied)) - first < left[gene[tied]]]
-    hits += np.bincount(gene[taken][truth[rows[taken]]], minlength=n_genes)
-    return sites, hits
+    better, tied = block < edge[gene], block == edge[gene]
+    n_better, n_tied, hits, tied_hits = (
+        np.bincount(gene[some], minlength=n_genes).astype(np.float64)
+        for some in (better, tied, better & is_true, tied & is_true)
+    )
+    return sites, hits + (sites - n_better) * ratio(tied_hits, n_tied, empty=0.0)
 
 
 def top_k_shares(ranks: Ranking, truth: Booleans, genes: Integers, n_genes: int) -> Floats64:
@@ -321,25 +289,27 @@ def kept_points(x: Floats64, y: Floats64, most: int) -> NDArray[np.int64]:
     return np.unique(np.append(np.minimum(even, len(x) - 1), extremes))
 
 
-def find_thresholds(
-    probabilities: Floats, labels: Integers, classes: Sequence[str]
-) -> dict[str, dict[str, dict[str, float] | None]]:
-    """Return the probabilities from which each class is called, with the precision, recall and F1 that this gives.
+def find_thresholds(probabilities: Floats, labels: Integers, folds: Integers, classes: Sequence[str]) -> Thresholds:
+    """Return the probabilities from which each class is called, tuned on all rows, and what such thresholds are worth.
 
     Returns
     -------
     dict
         For each class: ``best_f1``; ``precision_0.9``, the lowest threshold with that precision, so the one of most recall;
-        ``recall_0.9``, the highest with that recall. None where no threshold does it.
+        ``recall_0.9``, the highest with that recall. None where no threshold does it. ``precision``, ``recall`` and ``f1`` are
+        cross-fitted: the rows of each fold are called at the threshold tuned on the other folds; None where other folds allow
+        none.
 
     Notes
     -----
     Every distinct probability is tried. F1 = 2 TP / (called + true); of equal ones the highest threshold is taken.
     """
-    return {name: _of_class(probabilities[:, index], labels == index) for index, name in enumerate(classes)}
+    return {name: _of_class(probabilities[:, index], labels == index, folds) for index, name in enumerate(classes)}
 
 
-def values_of(found: Mapping[str, Mapping[str, Mapping[str, float] | None]]) -> dict[str, dict[str, float | None]]:
+def values_of(
+    found: Mapping[str, Mapping[str, Mapping[str, float | None] | None]],
+) -> dict[str, dict[str, float | None]]:
     """Return the thresholds alone, as a model keeps them."""
     return {
         name: {kind: None if facts is None else facts["threshold"] for kind, facts in kinds.items()}
@@ -347,27 +317,56 @@ def values_of(found: Mapping[str, Mapping[str, Mapping[str, float] | None]]) -> 
     }
 
 
-def _of_class(probability: Floats, truth: Booleans) -> dict[str, dict[str, float] | None]:
+def _of_class(probability: Floats, truth: Booleans, folds: Integers) -> dict[str, dict[str, float | None] | None]:
     n_true = int(truth.sum())
     if not n_true:
         return dict.fromkeys(KINDS)
     ranks = ranking(probability)
-    called, hits = ranks.stops, _hits(ranks, truth)
-    precision, recall, f1 = hits / called, hits / n_true, 2 * hits / (called + n_true)
+    every = _called(ranks, truth, np.ones(len(truth), dtype=np.bool_))
+    final = _tuned(*every)
+    # of each fold: the blocks at which the others are best, and its own called and true rows up to each block
+    apart = []
+    for fold in np.unique(folds):
+        own = _called(ranks, truth, folds == fold)
+        apart.append((_tuned(every[0] - own[0], every[1] - own[1]), *own))
 
-    def at(block: int) -> dict[str, float]:
-        return {
-            "threshold": float(probability[ranks.order[called[block] - 1]]),
-            "precision": float(precision[block]),
-            "recall": float(recall[block]),
-            "f1": float(f1[block]),
+    def at(kind: str, block: int | None) -> dict[str, float | None] | None:
+        if block is None:
+            return None
+        facts: dict[str, float | None] = {"threshold": float(probability[ranks.order[ranks.stops[block] - 1]])}
+        cells = [(called[tuned[kind]], hits[tuned[kind]]) for tuned, called, hits in apart if tuned[kind] is not None]
+        if len(cells) < len(apart):
+            return facts | dict.fromkeys(("precision", "recall", "f1"))
+        n_called, n_hits = (int(sum(counts)) for counts in zip(*cells, strict=True))
+        return facts | {
+            "precision": n_hits / n_called if n_called else None,
+            "recall": n_hits / n_true,
+            "f1": 2 * n_hits / (n_called + n_true),
         }
 
-    precise, complete = np.flatnonzero(precision >= PRECISION), np.flatnonzero(recall >= RECALL)
+    return {kind: at(kind, block) for kind, block in final.items()}
+
+
+def _called(ranks: Ranking, truth: Booleans, wanted: Booleans) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return for each block the wanted rows in it and above, and the true ones among them."""
+    rows = wanted[ranks.order]
+    called, hits = (np.cumsum(some, dtype=np.int64)[ranks.stops - 1] for some in (rows, rows & truth[ranks.order]))
+    return called, hits
+
+
+def _tuned(called: NDArray[np.int64], hits: NDArray[np.int64]) -> dict[str, int | None]:
+    """Return for each of `KINDS` the block whose score is the threshold, None where none does it."""
+    n_true = int(hits[-1])
+    if not n_true:
+        return dict.fromkeys(KINDS)
+    f1 = 2 * hits / (called + n_true)
+    precise = np.flatnonzero(hits / np.maximum(called, 1) >= PRECISION)
+    complete = np.flatnonzero(hits / n_true >= RECALL)
     return {
-        KINDS[0]: at(int(f1.argmax())),
-        KINDS[1]: at(int(precise[-1])) if len(precise) else None,
-        KINDS[2]: at(int(complete[0])),
+        KINDS[0]: int(f1.argmax()),
+        # the first block of those with the same rows: further ones hold rows of other folds alone
+        KINDS[1]: int(np.searchsorted(called, called[precise[-1]])) if len(precise) else None,
+        KINDS[2]: int(complete[0]),
     }
 
 

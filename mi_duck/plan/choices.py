@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from mi_duck.data.database import Database
 from mi_duck.data.dataset import Dataset
+from mi_duck.data.sampling import sample_negatives
 from mi_duck.errors import PlanError
 from mi_duck.plan.strategies import LAYOUTS, CutRequest, cell_factor, layout_of, usual_genes, zeros_to_leave_out
 from mi_duck.resources import GIB, Budget
@@ -87,9 +88,8 @@ def choose_sample(
 ) -> tuple[float, float | None]:
     """Return the share of the easy negatives to train on, and the site score below which a negative is easy.
 
-    As asked; else a quarter where rows are many and have base scores. Where it is less than all, ``sampling`` and
-    ``row_uses`` are made; else no negative is easy. A share can be asked for only where there are
-    base scores.
+    As asked; else a quarter where rows are many and have base scores. Where it is less than all, ``row_uses`` is made;
+    else no negative is easy. A share can be asked for only where there are base scores.
     """
     if asked == 1 or (asked is None and (not dataset.base_scores or n_rows < ROWS_WORTH_SAMPLING)):
         return 1.0, None
@@ -102,8 +102,7 @@ def choose_sample(
         if asked is None:
             return 1.0, None
         raise PlanError(f"--sample-negatives: no row of class {dataset.classes[0]} has a base score for every site")
-    db.table("sampling", easy_below=row["easy_below"], share=share, seed=seed, background=background)
-    db.view("row_uses")
+    sample_negatives(db, easy_below=row["easy_below"], share=share, seed=seed, background=background)
     return share, float(row["easy_below"])
 
 

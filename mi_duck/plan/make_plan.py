@@ -10,11 +10,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from mi_duck.atomic_files import file_sha256, write_file
+from mi_duck.atomic_files import file_sha256, storage_errors, write_file
 from mi_duck.data.database import SQL_BYTES, Database
 from mi_duck.data.dataset import Dataset, resolved, resolved_location
 from mi_duck.data.genes import GeneIndex, assign_folds, index_genes, say_selection, write_genes
-from mi_duck.data.statistics import feature_bins, read_statistics, split_features, unfit_values, warnings_of
+from mi_duck.data.identical import telling_features
+from mi_duck.data.statistics import (
+    feature_bins,
+    id_warnings,
+    read_statistics,
+    split_features,
+    unfit_values,
+    warnings_of,
+)
 from mi_duck.errors import CheckpointError, DataError, PlanError
 from mi_duck.leakage.leakage import LEAKY, without_leaks
 from mi_duck.plan.choices import best_features, choose_cv, choose_layout, choose_sample, pilot_size
@@ -122,6 +130,7 @@ def make_plan(dataset: Dataset, out: Path, asked: Asked, context: Context, *, is
         raise CheckpointError(
             f"{out} holds a plan already; 'mi-duck train {out}' goes on with it, or choose another --out"
         )
+    is_new = not out.exists()
     try:
         indexed = plan_data(dataset, folder, asked, context)
         budget = memory_budget(
@@ -142,6 +151,8 @@ def make_plan(dataset: Dataset, out: Path, asked: Asked, context: Context, *, is
             folder.genes.unlink(missing_ok=True)
             shutil.rmtree(folder.leakage, ignore_errors=True)
         shutil.rmtree(folder.scratch, ignore_errors=True)
+        if is_new and out.exists() and not any(out.iterdir()):
+            out.rmdir()
     _say_plan(plan, context)
     return plan
 
@@ -153,14 +164,25 @@ def plan_data(
     if asked.train_all_genes and asked.sample_genes is not None:
         raise PlanError("--train-all-genes and --sample-genes exclude each other; give one")
     check_device(asked.device, asked.strategy)
-    with Database(threads=context.threads, memory_bytes=SQL_BYTES) as db:
-        index = index_genes(db, dataset, seed=asked.seed, sample_genes=asked.sample_genes, holdout=asked.holdout_genes)
+    with storage_errors(folder.root):
+        folder.scratch.mkdir(parents=True, exist_ok=True)  # where DuckDB spills
+    with Database(threads=context.threads, memory_bytes=SQL_BYTES, scratch=folder.scratch / "sql") as db:
+        index = index_genes(
+            db,
+            dataset,
+            seed=asked.seed,
+            sample_genes=asked.sample_genes,
+            holdout=asked.holdout_genes,
+            group_identical=asked.group_identical,
+        )
+        content = telling_features(dataset, seed=asked.seed)
         say_selection(index, dataset, context.say)
         assign_folds(db, dataset, n_folds=asked.n_folds, seed=asked.seed)
         statistics = read_statistics(db, dataset)
         if unfit := unfit_values(dataset, statistics, layout=asked.layout):
             raise DataError(unfit)
-        for warning in warnings_of(db, dataset, statistics):
+        ids = id_warnings(dataset, statistics)
+        for warning in warnings_of(db, dataset, statistics, index) + ids:
             context.say(f"warning: {warning}")
         table = db.arrow("genes")
         held_out, table = table.slice(index.n_genes), table.slice(0, index.n_genes)
@@ -184,7 +206,10 @@ def plan_data(
     write_genes(folder.genes, table, held_out)
     nulls = {name: int(statistics[name]["n_nulls"] or 0) for name in wide}  # DuckDB adds up to a Decimal
     return Indexed(
-        data=_planned_data(dataset, index, small, wide, easy_below, file_sha256(folder.genes)),
+        data=_planned_data(
+            replace(dataset, warnings=dataset.warnings + ids),
+            *(index, small, wide, easy_below, content, file_sha256(folder.genes)),
+        ),
         genes=GeneTable.of(table),
         bins=feature_bins(dataset, statistics, asked.max_bin),
         easy_share=share,
@@ -199,18 +224,22 @@ def _planned_data(
     small: tuple[str, ...],
     wide: tuple[str, ...],
     easy_below: float | None,
+    content: tuple[str, ...],
     genes_sha256: str,
 ) -> PlannedData:
     return PlannedData(
         location=resolved_location(dataset.location),
         files=tuple(resolved(file) for file in dataset.files),
         **_same(dataset, "pins", "hashes", "full_hash", "fingerprint", "classes", "labels", "base_scores", "features"),
-        **_same(dataset, "gene_column", "label_column", "fold_column", "position_column"),
+        **_same(dataset, "warnings", "gene_column", "label_column", "fold_column", "position_column"),
         small_features=small,
         wide_features=wide,
         leaky_features=tuple(name for name, why in dataset.excluded if why == LEAKY),
         pilot_genes=0,
         easy_below=easy_below,
+        content_columns=content,
+        identical_rows=0 if index.identical.n_joined else index.identical.n_rows,
+        identical_genes=0 if index.identical.n_joined else index.identical.n_genes,
         **_same(index, "n_genes_dataset", "n_genes", "n_rows", "n_holdout_genes", "n_holdout_rows"),
         genes_sha256=genes_sha256,
     )

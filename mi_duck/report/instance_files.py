@@ -24,8 +24,8 @@ from mi_duck.errors import CheckpointError
 from mi_duck.evaluate.instance_scores import (
     FACTS,
     aggregate,
-    areas,
     fold_scores,
+    order_scores,
     predict_unseen,
     site_probability,
     unseen_file,
@@ -115,13 +115,20 @@ def importance_figure(rows: Sequence[dict[str, Any]]) -> "Figure":
 
 @dataclass(frozen=True, slots=True)
 class OutOfFold:
-    """Out-of-fold predictions of one instance, one entry per scored row; ``base`` is None without a base model."""
+    """Out-of-fold predictions of one instance, one entry per scored row.
+
+    Parameters
+    ----------
+    base, base_ranked
+        The base model's calibrated probabilities, and its scores as they are, by which rows are ranked; None without one.
+    """
 
     fold: NDArray[np.integer[Any]]
     label: NDArray[np.integer[Any]]
     rank: NDArray[np.integer[Any]]
     probabilities: NDArray[np.floating[Any]]
     base: NDArray[np.floating[Any]] | None
+    base_ranked: NDArray[np.floating[Any]] | None
 
 
 def describe_instances(*, run: str, threads: int, is_minimal: bool, report: Report) -> dict[str, Any]:
@@ -218,16 +225,15 @@ def _read_rows(folder: RunFolder, plan: Plan, instance: Instance, genes: Genes) 
     is_scored = rank >= plan.data.pilot_genes  # the genes below chose the features, so they are not scored
     label = codes_of(table["label"], {name: index for index, name in enumerate(plan.data.classes)})
     fold, label, rank = (values[is_scored] for values in (table["fold"].to_numpy(), label, rank))
-    base = None
+    base = ranked = None
     if plan.data.base_scores and len(rank):
         columns, first = [f"base:{name}" for name in plan.data.base_scores], table["row_id"][0].as_py()
         scores = _slice(folder.members, columns, first, len(table))[is_scored]
         n_folds, is_calibrated = plan.settings.n_folds, plan.settings.calibrate
-        base = base_model(
-            scores, label, fold, n_folds=n_folds, is_calibrated=is_calibrated, dtype=np.float64
-        ).probabilities
+        model = base_model(scores, label, fold, n_folds=n_folds, is_calibrated=is_calibrated, dtype=np.float64)
+        base, ranked = model.probabilities, model.ranked
     probabilities = np.column_stack([table[name].to_numpy()[is_scored] for name in names])
-    return OutOfFold(fold, label, rank, probabilities, base)
+    return OutOfFold(fold, label, rank, probabilities, base, ranked)
 
 
 def _fold_lines(rows: OutOfFold, classes: Sequence[str], n_folds: int) -> list[dict[str, Any]]:
@@ -236,7 +242,9 @@ def _fold_lines(rows: OutOfFold, classes: Sequence[str], n_folds: int) -> list[d
     lines: list[dict[str, Any]] = []
     for fold in range(n_folds):
         of_fold = rows.fold == fold
-        base = None if rows.base is None else rows.base[of_fold]
+        base = None
+        if rows.base is not None and rows.base_ranked is not None:
+            base = rows.base[of_fold], rows.base_ranked[of_fold]
         probabilities, label, rank = (values[of_fold] for values in (rows.probabilities, rows.label, rows.rank))
         line: dict[str, Any] = {"fold": fold, "test_rows": len(label), "test_genes": len(np.unique(rank))}
         # a fold may have no scored rows: all its genes chose the features
@@ -250,11 +258,11 @@ def _pair(kind: str, rows: OutOfFold, *, index: int | None = None) -> list[Curve
     """Return the curves of base model and instance for the class ``index``, or for sites against other rows where it is None."""
     truth = rows.label > 0 if index is None else rows.label == index
     curves = []
-    for scope, values in (("base", rows.base), ("member", rows.probabilities)):
+    for scope, values in (("base", rows.base_ranked), ("member", rows.probabilities)):
         if values is not None and len(truth):
             score = site_probability(values) if index is None else values[:, index]
             points = [point for point in curve_points(score, truth) if point["kind"] == kind]
-            area = areas(score, truth)[kind == "roc"]
+            area = order_scores(score, truth)["roc_auc" if kind == "roc" else "average_precision"]
             words = "" if np.isnan(area) else typeset(decimal(area, 3))
             curves.append(Curve(scope, [one["x"] for one in points], [one["y"] for one in points], words))
     return curves

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mi_duck.atomic_files import write_file
 from mi_duck.drawing import NAMES, inline_svg, save
+from mi_duck.leakage.suspicion import LIMITS
 from mi_duck.numbers import decimal, gibibytes, typeset
 from mi_duck.processes import Report
 from mi_duck.report import plots, tables
@@ -128,6 +129,7 @@ def render(run: RunRecords, fits: Sequence[FitRecord] | None, *, with_plots: boo
         learning=_learning(run, fits, pictures),
         importance=_importance(run, pictures),
         leakage=_leakage(run),
+        leak_limits=LIMITS,
         suspects=suspects_of(run),
         gene_deltas=_gene_deltas(run),
         command=tables.run_command(run),
@@ -250,11 +252,12 @@ def _leakage(run: RunRecords) -> tables.Table | None:
 
 
 def _gene_deltas(run: RunRecords) -> list[tables.Table] | None:
-    """Return the genes for which the ensemble is better, and worse, than the base model, by their mean log loss."""
+    """Return the genes for which the ensemble is better, and worse, than the base model, by how much their log loss falls."""
     lines = read_rows(RunFolder(run.root).gene_deltas)
+    lines = [line for line in lines or [] if line["is_pilot"] == "0"]
     if not lines or "log_loss_delta" not in lines[0]:
         return None
-    lines.sort(key=lambda line: value_of(line["log_loss_delta"]) or 0.0)
+    lines.sort(key=lambda line: -(value_of(line["log_loss_delta"]) or 0.0))
     found = []
     captions = "Genes with the largest decrease in log loss", "Genes with the largest increase in log loss"
     for caption, some in zip(captions, (lines[:8], lines[:-9:-1]), strict=True):
@@ -263,9 +266,7 @@ def _gene_deltas(run: RunRecords) -> list[tables.Table] | None:
             + tuple(typeset(decimal(value_of(line[f"log_loss_{name}"]))) for name in ("base", "meta", "delta"))
             for line in some
         ]
-        found.append(
-            tables.Table(caption, ("gene", "rows", "log loss, base", "log loss, ensemble", "difference"), rows)
-        )
+        found.append(tables.Table(caption, ("gene", "rows", "log loss, base", "log loss, ensemble", "decrease"), rows))
     return found
 
 

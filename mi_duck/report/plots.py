@@ -42,6 +42,7 @@ class Reliability:
     """Predicted against observed, one value per bin; ``low`` and ``high`` are the 95 % interval of the observed fraction."""
 
     scope: str
+    n_rows: Sequence[float]
     mean_probability: Sequence[float]
     observed_fraction: Sequence[float]
     low: Sequence[float]
@@ -119,8 +120,19 @@ def reliability_figure(panels: Sequence[tuple[str, Sequence[Reliability]]]) -> "
                 axes.vlines(x, line.low, line.high, color=color, linewidth=1)
                 handles += axes.plot(x, y, color=color, linestyle=dashes, linewidth=1, marker=marker, markersize=3.2)
             axes.legend(handles, [LABELS[line.scope] for line in lines], loc="upper left")
+            _count_rows(axes, lines[-1])
             _unit_axes(axes, title, "predicted probability", "observed fraction")
     return figure
+
+
+def _count_rows(axes: "Axes", line: Reliability) -> None:
+    """Write the rows of each bin below its point, upright; those of the bins that lie too close at 0 together."""
+    bins = list(zip(line.mean_probability, line.n_rows, strict=True))
+    counts = [(0.02, sum(n for x, n in bins if x < 0.1)), *((x, n) for x, n in bins if 0.1 <= x < 0.95)]
+    counts.append((0.98, sum(n for x, n in bins if x >= 0.95)))
+    for x, n in counts:
+        if n:
+            axes.text(x, 0.01, f"{n:,.0f}", rotation=90, ha="center", va="bottom", fontsize=5.5, color=MUTED)
 
 
 def learning_figure(panels: Sequence[tuple[str, Sequence[LearningCurve]]]) -> "Figure":

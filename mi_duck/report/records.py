@@ -22,7 +22,7 @@ Record = TypeVar("Record")
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True, rename={"class_name": "class"}):
-    """One line of ``metrics.csv``; None where the file has no value."""
+    """One line of ``metrics.csv``; None where the file has no value, ``too_narrow`` why the interval is, or empty."""
 
     scope: str
     instance_id: int | None = None
@@ -35,6 +35,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True, rename={"class_name": "cl
     value: float | None = None
     low: float | None = None
     high: float | None = None
+    too_narrow: str = ""
     n_genes: int | None = None
     n_rows: int | None = None
 
@@ -69,8 +70,18 @@ class RunRecords:
         """Names of the classes; the first is the background."""
         return list(self.plan.data.classes)
 
+    @property
+    def scored_genes(self) -> list[dict[str, Any]]:
+        """The genes that are scored out of fold: neither held out, nor those that chose the features."""
+        return [gene for gene in self.genes if not (gene["is_holdout"] or gene["is_pilot"])]
+
+    @property
+    def n_rows_scored(self) -> int:
+        """Rows of the genes that are scored out of fold."""
+        return sum(gene["n_rows"] for gene in self.scored_genes)
+
     def find(self, scope: str, metric: str, class_name: str, *, instance_id: int | None = None) -> Score | None:
-        """Return the score from out-of-fold predictions of all rows; of the chosen variant where several were tried."""
+        """Return the score from out-of-fold predictions of all scored rows; of the chosen variant where several were tried."""
         found = [
             score
             for score in self.scores
@@ -80,6 +91,11 @@ class RunRecords:
             and not score.variant.startswith("without ")  # the ensemble without one of its members
         ]
         return next((score for score in found if score.is_chosen), found[0] if found else None)
+
+    @property
+    def too_narrow(self) -> str:
+        """Why the intervals of out-of-fold scores are too narrow; empty where they are not."""
+        return next((one.too_narrow for one in self.scores if one.evaluated_on == "oof" and one.too_narrow), "")
 
     def lookup(
         self, scope: str, instance_id: int | None, variant: str, where: str, metric: str, class_name: str
@@ -224,7 +240,7 @@ def reliability_panels(run: RunRecords) -> list[tuple[str, list[Reliability]]] |
     def reliability(scope: str, name: str) -> Reliability | None:
         some = [line for line in lines if (line["scope"], line["class"]) == (scope, name)]
         some.sort(key=lambda line: int(line["bin"]))
-        columns = ("mean_probability", "observed_fraction", "low", "high")
+        columns = ("n_rows", "mean_probability", "observed_fraction", "low", "high")
         return Reliability(scope, *(_column(some, column) for column in columns)) if some else None
 
     return _panels(run, reliability)

@@ -5,6 +5,7 @@ every number is from ``plan.json``, ``metrics.csv``, ``consolidation_summary.jso
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 
 from mi_duck.atomic_files import write_file
 from mi_duck.evaluate.catalogue import score_table
+from mi_duck.metrics.metrics import FEWEST_GROUPS, GAIN, LOWER_IS_BETTER
 from mi_duck.numbers import decimal, gibibytes, interval
 from mi_duck.report.overfitting import ADVICE, FitRecord
 from mi_duck.report.records import RunRecords, Score, read_json, suspects_of, with_interval
@@ -21,9 +23,12 @@ from mi_duck.run.folder import RunFolder
 from mi_duck.run.instance_folder import measurement
 from mi_duck.run.plan import Plan
 
-FEWEST_GROUPS = 100
 FEWEST_SITES = 500
-"""With fewer fold groups, or fewer rows of a class, intervals are unreliable."""
+"""With fewer rows of a class intervals are unreliable."""
+INTERVALS = "Intervals are by bootstrap over fold groups and hold for these trained models on other genes."
+BASE_SCORES = (
+    "Base scores are ranked as they are (average precision, ROC area, top-k); for all else calibrated, out of fold."
+)
 LEAST_RATIO = 0.97
 """A predicted peak was too low where predicted over measured memory is below this."""
 NAMES = {
@@ -32,15 +37,16 @@ NAMES = {
     "multi_instance_training": "one folder per instance: models, predictions, scores, curves, importances",
     "consolidated_model.miduck": "the model: mi-duck predict RUN DATASET --out FILE.parquet",
     "consolidation_summary.json": "members, weights, voting, hashes, coverage",
-    "oof_predictions.parquet": "every row with probabilities by boosters that were not trained on its fold group",
+    "oof_predictions.parquet": "every row with probabilities by boosters that were not trained on its fold group; "
+    "is_pilot marks those that are not scored",
     "metrics.csv": "every score with its 95 % interval",
     "run.duckdb": "all of it as tables: mi-duck sql RUN",
     "report.html": "the run as one page with figures",
     "unified_training_summary.txt": "this page",
-    "thresholds.json": "thresholds of every class, from out-of-fold scores",
+    "thresholds.json": "thresholds of every class, tuned on all out-of-fold rows; what they reach is cross-fitted",
     "gene_coverage_report.csv": "every gene with the instances that trained on it",
     "instance_performance_comparison.csv": "every instance on the same rows",
-    "gene_deltas.csv": "base model and ensemble per gene",
+    "gene_deltas.csv": "base model and ensemble per gene; none for genes that chose the features (is_pilot)",
     "base_vs_meta.json": "base model against ensemble: errors, matched recall, kinds of errors",
     "curves.csv": "points of the ROC and precision-recall curves",
     "leakage_analysis": "features that may leak the label",
@@ -65,7 +71,7 @@ class Answer:
 
 def difference(run: RunRecords, metric: str, class_name: str) -> Score | None:
     """Return the paired difference between ensemble and base model, or None where it was not computed."""
-    return run.lookup("difference", None, "ensemble - base", "oof", metric, class_name)
+    return run.lookup("difference", None, GAIN, "oof", metric, class_name)
 
 
 def gain(run: RunRecords, metric: str, class_name: str) -> int:
@@ -73,7 +79,7 @@ def gain(run: RunRecords, metric: str, class_name: str) -> int:
 
     The 95 % interval of the paired difference decides; where there is none, whether the two intervals do not overlap.
     """
-    sign = -1 if metric in ("log_loss", "brier", "ece") else 1
+    sign = -1 if metric in LOWER_IS_BETTER else 1
     between = difference(run, metric, class_name)
     if between is not None and between.low is not None and between.high is not None:
         return sign * ((between.low > 0) - (between.high < 0))
@@ -116,7 +122,7 @@ def answer(run: RunRecords) -> Answer:
 
 def cautions(run: RunRecords, fits: Sequence[FitRecord] | None) -> list[str]:
     """Return the warnings of a run, the most important first."""
-    found = _coverage(run) + _comparison(run)
+    found = _coverage(run) + _dataset(run) + _identical(run) + _comparison(run)
     suspects = suspects_of(run) or []
     if suspects:
         named = ", ".join(suspects[:5]) + (", …" if len(suspects) > 5 else "")
@@ -158,7 +164,14 @@ def _coverage(run: RunRecords) -> list[str]:
 def _comparison(run: RunRecords) -> list[str]:
     if run.find("base", "log_loss", "all") is None:
         return ["The dataset has no base scores, so nothing is known about the gain over a base model."]
-    found = [
+    missing = (read_json(RunFolder(run.root).base_vs_meta) or {}).get("n_rows_without_base_score")
+    found = []
+    if missing:
+        found.append(
+            f"{missing:,} of {run.n_rows_scored:,} rows have no base score for every class; a missing one counts as the share "
+            "of its class in the other folds."
+        )
+    found += [
         f"For {name} the ensemble ranks rows worse than the base scores do."
         for name in run.classes[1:]  # the mean over classes hides these
         if gain(run, "average_precision", name) < 0
@@ -175,10 +188,34 @@ def _comparison(run: RunRecords) -> list[str]:
     return found
 
 
+def _dataset(run: RunRecords) -> list[str]:
+    return [f"{words[0].upper()}{words[1:]}." for words in run.plan.data.warnings]
+
+
+def _identical(run: RunRecords) -> list[str]:
+    data = run.plan.data
+    if not data.identical_rows:
+        return []
+    return [
+        f"{data.identical_rows:,} rows of {data.identical_genes:,} genes are identical to rows of a gene of another fold group, "
+        "so rows are scored by models that saw their copies and scores are too high. --group-identical joins these groups."
+    ]
+
+
 def _few_data(run: RunRecords) -> list[str]:
     found = []
-    genes = [gene for gene in run.genes if not gene["is_holdout"]]
-    groups = len({gene["fold_group"] for gene in genes})
+    genes = run.scored_genes
+    rows_of: Counter[str] = Counter()
+    for gene in genes:
+        rows_of[gene["fold_group"]] += gene["n_rows"]
+    groups = len(rows_of)
+    effective = sum(rows_of.values()) ** 2 / sum(n**2 for n in rows_of.values())
+    if groups >= FEWEST_GROUPS > effective:
+        largest, n_rows = max(rows_of.items(), key=lambda one: (one[1], one[0]))
+        found.append(
+            f"The rows are spread so unevenly that {groups:,} groups of genes count as {effective:.0f} (Kish's effective number; "
+            f"{largest} has {n_rows / sum(rows_of.values()):.0%} of the rows). Intervals may be too narrow."
+        )
     if groups < FEWEST_GROUPS:
         found.append(
             f"There are only {groups} independent groups of genes. Intervals from so few groups are often too narrow, and "
@@ -233,8 +270,12 @@ def training_summary(folder: RunFolder, plan: Plan, provenance: dict[str, Any], 
         The run has no catalogue yet.
     """
     summary = json.loads(folder.summary.read_bytes())
-    columns, scores = score_table(folder.root)
-    out_of_fold = "Scores out of fold: every row by boosters that were not trained on its fold group; 95 % intervals"
+    scores = score_table(folder.root)
+    out_of_fold = (
+        f"Scores out of fold: {scores.n_rows:,} rows by boosters not trained on their fold groups; 95 % intervals"
+    )
+    notes = [BASE_SCORES] if plan.data.base_scores else []
+    notes += [f"These intervals are too narrow: {scores.too_narrow}."] if scores.too_narrow else []
     unseen = "Scores of each instance's final model on genes that it was not trained on; 95 % intervals"
     sections = (
         ("Warnings", list(warnings) or ["none"]),
@@ -242,9 +283,9 @@ def training_summary(folder: RunFolder, plan: Plan, provenance: dict[str, Any], 
         ("Folds", _folds(folder, plan)),
         ("Plan", _plan(plan)),
         ("Instances", _instances(folder, plan, summary)),
-        (out_of_fold, _table(columns, scores)),
+        (out_of_fold, [*_table(scores.columns, scores.lines), "", INTERVALS, *notes]),
         (unseen, _unseen(folder, plan)),
-        ("Thresholds", _thresholds(summary)),
+        ("Thresholds, tuned on the same rows", _thresholds(summary)),
         ("Settings", [f"{name} = {value}" for name, value in sorted(provenance["settings"].items())]),
         ("Versions", [f"{name} {version}" for name, version in sorted(provenance["versions"].items())]),
         ("Files", _files(folder)),
@@ -264,6 +305,11 @@ def _data(plan: Plan) -> list[str]:
         f"genes        {data.n_genes:,} of {data.n_genes_dataset:,}",
         f"rows         {data.n_rows:,}",
         f"features     {len(data.features):,} ({kinds})",
+        *(
+            [f"pilot        {data.pilot_genes:,} genes chose the features and are not scored"]
+            if data.pilot_genes
+            else []
+        ),
         f"classes      {', '.join(data.classes)}",
         f"base scores  {', '.join(data.base_scores) or 'none, so nothing is compared with a base model'}",
     ]

@@ -22,7 +22,11 @@ METRICS = {
     "brier": "Brier score",
     "ece": "calibration error",
     "log_loss": "log loss",
-    "top_k_accuracy": "gene top-k",
+    "top_k": "top-k",
+    "top_0.5k": "top-0.5k",
+    "top_2k": "top-2k",
+    "top_4k": "top-4k",
+    "top_k_per_gene": "top-k per gene",
 }
 """What the page calls a metric, in the order of its columns."""
 WITHOUT = "without "
@@ -32,7 +36,7 @@ PARTS = {
     "unseen": "genes outside its window, out of fold",
     "holdout": "held-out genes",
 }
-"""Parts of the genes that a score may be evaluated on, beside all rows."""
+"""Parts of the genes that a score may be evaluated on, beside all that are scored out of fold."""
 THRESHOLDS = {"best_f1": "best F1", "precision_0.9": "precision of 0.9", "recall_0.9": "recall of 0.9"}
 
 
@@ -62,11 +66,11 @@ def title_of(metric: str, class_name: str) -> str:
 
 
 def headline_metrics(run: RunRecords) -> list[tuple[str, str]]:
-    """Return the metrics of the first table: average precision of every class but the background, F1, log loss."""
+    """Return the metrics of the first table: average precision of every class but the background, top-k, F1, log loss."""
     wanted = [("average_precision", name) for name in run.classes[1:]]
     if len(run.classes) > 2:
         wanted.append(("average_precision", "macro"))
-    wanted += [("f1", "macro"), ("log_loss", "all")]
+    wanted += [("top_k", "macro"), ("f1", "macro"), ("log_loss", "all")]
     return [one for one in wanted if run.find("ensemble", *one) is not None]
 
 
@@ -81,11 +85,13 @@ def headline_table(run: RunRecords) -> Table:
     shown = {name: scores for name, scores in columns.items() if name == "ensemble" or any(scores)}
     titles = [title_of(*one) + (" (lower is better)" if one[0] == "log_loss" else "") for one in metrics]
     rows = list(zip(titles, *(map(with_interval, scores) for scores in shown.values()), strict=True))
-    return Table("Out of fold, with 95 % intervals over groups of genes", ("", *shown), rows)
+    caption = "Out of fold, with 95 % intervals over groups of genes, for these trained models"
+    caption += f"; too narrow: {run.too_narrow}" if run.too_narrow else ""
+    return Table(caption, ("", *shown), rows)
 
 
 def models(run: RunRecords) -> list[tuple[str, str, int | None, str, bool]]:
-    """Return name, scope, instance, variant and whether it is the chosen one, of everything scored on all rows."""
+    """Return name, scope, instance, variant and whether it is the chosen one, of everything scored out of fold on all rows."""
     found: dict[tuple[str, int | None, str], bool] = {}
     for score in run.scores:
         if score.evaluated_on == "oof" and score.scope != "difference" and not score.variant.startswith(WITHOUT):
@@ -139,7 +145,7 @@ def left_out_table(run: RunRecords) -> Table | None:
 
 
 def threshold_table(run: RunRecords) -> Table | None:
-    """Return the thresholds of every class with precision, recall and F1 at each, or None where there are none."""
+    """Return the thresholds of every class with cross-fitted precision, recall and F1 of each, or None where there are none."""
     found = read_json(RunFolder(run.root).thresholds)
     if found is None:
         return None
@@ -150,16 +156,20 @@ def threshold_table(run: RunRecords) -> Table | None:
         for kind, facts in found.get(name, {}).items()
     ]
     headings = ("class", "goal", "threshold", "precision", "recall", "F1")
-    return Table("Thresholds of the probability; a dash: cannot be reached", headings, rows, texts=2)
+    caption = (
+        "Thresholds of the probability, tuned on all out-of-fold rows; precision, recall and F1 of each fold at the threshold "
+        "tuned on the other folds; a dash: cannot be reached"
+    )
+    return Table(caption, headings, rows, texts=2)
 
 
 def elsewhere_table(run: RunRecords) -> Table | None:
-    """Return scores on a part of the genes (`PARTS`), or None where there are none."""
+    """Return scores on a part of the genes (`PARTS`), with the gain over the base model there, or None where there are none."""
     metrics = headline_metrics(run)
     keys = dict.fromkeys(
         (score.evaluated_on, score.scope, score.instance_id, score.variant)
         for score in run.scores
-        if score.evaluated_on in PARTS and score.scope != "difference"
+        if score.evaluated_on in PARTS
     )
     order = sorted(keys, key=lambda key: (key[0], key[1] == "member", key[2] or 0, key[3]))
     rows = []
@@ -167,7 +177,8 @@ def elsewhere_table(run: RunRecords) -> Table | None:
         cells = [run.lookup(scope, instance_id, variant, where, *one) for one in metrics]
         n_rows = next((cell.n_rows for cell in cells if cell), None)
         size = f"{n_rows:,}" if n_rows is not None else "–"
-        rows.append((_name(scope, instance_id), PARTS[where], size, *(with_interval(cell) for cell in cells)))
+        name = variant if scope == "difference" else _name(scope, instance_id)
+        rows.append((name, PARTS[where], size, *(with_interval(cell) for cell in cells)))
     if not rows:
         return None
     headings = ("model", "scored on", "rows", *(title_of(*one) for one in metrics))

@@ -22,6 +22,9 @@ from mi_duck.atomic_files import free_bytes, sealed, storage_errors, write_json
 from mi_duck.data.database import SQL_BYTES, Database
 from mi_duck.data.dataset import Dataset, open_planned
 from mi_duck.data.parquet import data_file, row_group_batches, row_groups
+from mi_duck.data.sampling import sample_negatives
+from mi_duck.data.statistics import ROUNDING, no_probabilities
+from mi_duck.data.values import label_codes, numbers
 from mi_duck.errors import DataError, StorageError
 from mi_duck.processes import Context, Report, in_child
 from mi_duck.rows.segments import KEYS, USED, read_at, record_type
@@ -92,14 +95,13 @@ def _write_rows(db: Database, plan: Plan, folder: Path, missing: Sequence[Segmen
     segment_of_gene = np.full(len(genes), -1, dtype=np.int64)
     handles: list[tuple[int, int]] = []
     if plan.data.easy_below is not None:
-        db.table(
-            "sampling",
+        sample_negatives(
+            db,
             easy_below=plan.data.easy_below,
             share=plan.settings.easy_share,
             seed=plan.settings.seed,
             background=plan.data.labels[0],
         )
-        db.view("row_uses")
     try:
         for number, segment in enumerate(missing):
             segment_of_gene[segment.first_rank : segment.stop_rank] = number
@@ -197,19 +199,20 @@ def _records(batch: pa.RecordBatch, file: str, plan: Plan) -> tuple[NDArray[np.v
     keys["use"] = USED
     _fill(records["small"], batch, data.small_features, file)
     _fill(records["wide"], batch, data.wide_features, file)
+    for name in data.base_scores:
+        if name in data.wide_features:  # bytes are as their footer says, which planning looked at
+            scores = records["wide"][:, data.wide_features.index(name)]
+            if ((scores < -ROUNDING) | (scores > 1 + ROUNDING)).any():
+                raise DataError(no_probabilities(name, np.nanmin(scores), np.nanmax(scores), file))
     if plan.settings.layout_used == "sentinel" and (records["wide"] <= SENTINEL).any():
         raise DataError(
             f"{file} holds values of {SENTINEL:g} or less, which --layout sentinel keeps for missing ones; use another"
         )
-    codes = {text: code for code, text in enumerate(data.labels)}
-    try:
-        keys["label"] = [codes[str(text)] for text in batch[data.label_column].to_pylist()]
-    except KeyError as error:
-        raise DataError(f"unknown label {error} in column '{data.label_column}' of {file}; the file changed") from error
+    keys["label"] = label_codes(batch[data.label_column], data.labels, f"column '{data.label_column}' of {file}")
     if data.position_column:
         if batch[data.position_column].null_count:
             raise DataError(f"null in column '{data.position_column}' of {file}; fill it or remove the rows")
-        keys["position"] = batch[data.position_column].to_numpy()
+        keys["position"] = numbers(batch[data.position_column])
     return records, keys
 
 
@@ -221,13 +224,13 @@ def _fill(target: NDArray[np.generic], batch: pa.RecordBatch, names: Sequence[st
         if target.dtype == np.uint8:
             if column.null_count:
                 raise DataError(f"null in column '{name}' of {file}, though its footer says there is none")
-            values = column.to_numpy(zero_copy_only=False)
+            values = numbers(column)
             block[number] = values
             if values.dtype != np.uint8 and not np.array_equal(block[number], values):
                 raise DataError(f"column '{name}' of {file} leaves 0..255, though its footer says it does not")
         else:
             with np.errstate(over="ignore"):
-                block[number] = column.to_numpy(zero_copy_only=False)
+                block[number] = numbers(column)
     if target.dtype != np.uint8 and np.isinf(block).any():
         name = names[int(np.flatnonzero(np.isinf(block).any(axis=1))[0])]
         raise DataError(
@@ -353,6 +356,7 @@ def partition_here(report: Report, run: str, threads: int, segments: Sequence[Ma
             fold_column=plan.data.fold_column,
             position_column=plan.data.position_column,
             site_scores=plan.data.base_scores[1:],
+            content=() if plan.data.easy_below is None else plan.data.content_columns,
         )
         db.load_parquet("gene_index", genes_file(folder, plan))
         db.load("row_groups", row_groups(dataset.files))

@@ -13,7 +13,7 @@ from mi_duck.run.encoding import encoding_of
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Instance, Plan, Settings
 
-INSTANCE_VERSION = 3
+INSTANCE_VERSION = 4
 LOST = "lost.json"
 TRAINED = (
     *("model_multiclass.miduck", "fold_models.miduck", "oof_predictions.parquet", "calibration.json"),

@@ -22,7 +22,7 @@ from mi_duck.resources import Budget
 from mi_duck.run.costs import Costs
 from mi_duck.settings import Asked
 
-PLAN_VERSION = 5
+PLAN_VERSION = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,12 @@ class PlannedData:
         Genes of the lowest ranks that chose the features; they are trained on, never scored.
     easy_below
         Negatives whose best site score lies below are easy; None where all rows are used.
+    content_columns
+        Columns that tell rows apart which agree in gene, position and score, where rows are sampled.
+    warnings
+        In words, what of the dataset is not used although it looks like data, and features that look like ids.
+    identical_rows, identical_genes
+        Rows that genes of different fold groups share, and these genes; 0 where there are none or their groups were joined.
     n_genes_dataset, n_genes, n_rows
         Genes of the dataset; genes and rows selected.
     n_holdout_genes, n_holdout_rows
@@ -136,6 +142,10 @@ class PlannedData:
     leaky_features: tuple[str, ...]
     pilot_genes: int
     easy_below: float | None
+    content_columns: tuple[str, ...]
+    warnings: tuple[str, ...]
+    identical_rows: int
+    identical_genes: int
     n_genes_dataset: int
     n_genes: int
     n_rows: int

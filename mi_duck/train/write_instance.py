@@ -16,12 +16,14 @@ from mi_duck.archive import pack
 from mi_duck.atomic_files import file_sha256, sealed, storage_errors, sync_files, sync_folder, write_csv, write_json
 from mi_duck.metrics.calibrate import Calibration, cross_fitted
 from mi_duck.metrics.metrics import point_scores
+from mi_duck.rows.segments import read_density, segments_of
 from mi_duck.run.encoding import encoding_of
 from mi_duck.run.feature_names import feature_kind as kind_of_name
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import Genes
 from mi_duck.run.instance_folder import checkpoint_key, made_of
 from mi_duck.run.plan import Instance, Plan
+from mi_duck.run.training_data import TrainingData, training_data
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +59,12 @@ def write_instance(
     where = folder.instance(instance)
     temporary = where.with_name(f".{where.name}.tmp")
     probabilities = cross_fitted(margins, calibration, fold)
+    n_missing = read_density(plan, segments_of(plan, instance.first_rank, instance.stop_rank), folder.segments).missing
+    training = training_data(plan.data.gene_column, genes.gene_id, [name for name, n in n_missing.items() if n])
     with storage_errors(temporary):
         _remove(temporary)
         temporary.mkdir(parents=True)
-        _write_models(temporary, plan, instance, fold_fits, final, calibration)
+        _write_models(temporary, plan, instance, fold_fits, final, calibration, training)
         _write_tables(temporary, plan, keys, fold, probabilities, fold_fits)
         (temporary / "genes.txt").write_text("".join(f"{gene}\n" for gene in genes.gene_id), encoding="utf-8")
         chosen = zip(plan.data.classes, calibration.final, calibration.log_loss, strict=True)
@@ -87,6 +91,7 @@ def _write_models(
     fold_fits: list[list[Fit]],
     final: list[Fit],
     calibration: Calibration,
+    training: TrainingData,
 ) -> None:
     encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing)
     facts = {"features": plan.data.features, "classes": plan.data.classes, "encoding": encoding.to_dict()}
@@ -98,9 +103,11 @@ def _write_models(
         "n_training_rows": instance.n_training_rows,
         "rounds": [fit.rounds for fit in final],
         "calibrators": [one.to_dict() for one in calibration.final],
+        "gene_column": training.gene_column,
+        "incomplete_features": training.incomplete_features,
     }
-    boosters = {f"booster_{index}.ubj": fit.raw for index, fit in enumerate(final)}
-    (folder / "model_multiclass.miduck").write_bytes(pack({"model.json": _json(of_instance)} | boosters))
+    parts = {f"booster_{index}.ubj": fit.raw for index, fit in enumerate(final)} | {"genes.bin": training.gene_keys}
+    (folder / "model_multiclass.miduck").write_bytes(pack({"model.json": _json(of_instance)} | parts))
     of_folds = facts | {
         "kind": "folds",
         "rounds": [[fit.rounds for fit in fits] for fits in fold_fits],
@@ -184,10 +191,11 @@ def out_of_fold_table(
     margins: NDArray[np.float32] | None = None,
     first_row: int | None = None,
 ) -> pa.Table:
-    """Return the rows of an ``oof_predictions.parquet``: row_id, gene_id, position, label, fold, p_<class>, margins.
+    """Return the rows of an ``oof_predictions.parquet``: row_id, gene_id, position, label, fold, is_pilot, p_<class>, margins.
 
     A row_id is the index of the row in the total order of the run, so it names the same row in every file of it. The rows
-    begin at ``first_row``, or with the first gene of a segment.
+    begin at ``first_row``, or with the first gene of a segment. ``is_pilot`` marks rows of genes that chose the features: no
+    booster of their fold saw them, but the choice did, so they are never scored.
     """
     n = len(keys)
     if first_row is None:
@@ -201,6 +209,7 @@ def out_of_fold_table(
         "position": pa.array(keys["position"]) if plan.data.position_column else pa.nulls(n, pa.int64()),
         "label": pa.DictionaryArray.from_arrays(pa.array(keys["label"].astype(np.int32)), pa.array(plan.data.classes)),
         "fold": pa.array(fold),
+        "is_pilot": pa.array(keys["gene_rank"] < plan.data.pilot_genes),
     }
     for index, name in enumerate(plan.data.classes):
         columns[f"p_{name}"] = pa.array(probabilities[:, index].astype(np.float32))

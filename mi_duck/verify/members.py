@@ -60,8 +60,8 @@ class ScoredFile:
 
     Parameters
     ----------
-    label
-        Class of each row, shape (n_rows,); empty where labels and probabilities are not kept.
+    label, fold
+        Class and fold of each row, shape (n_rows,); empty where rows are not kept.
     probabilities
         Shape (n_rows, n_classes), or (0, n_classes).
     """
@@ -69,6 +69,7 @@ class ScoredFile:
     problems: tuple[str, ...]
     n_rows: int
     label: NDArray[np.uint8]
+    fold: NDArray[np.int8]
     probabilities: NDArray[np.float32]
 
 
@@ -78,6 +79,7 @@ def read_scored(
     classes: Sequence[str],
     *,
     first_row: int,
+    n_pilot_rows: int,
     ranks: tuple[int, int],
     has_margins: bool = False,
     keeps: bool = False,
@@ -90,27 +92,31 @@ def read_scored(
         Holds ``run_genes``.
     first_row
         The row_id of its first row; each further row must have the next.
+    n_pilot_rows
+        Rows of the run, from its first on, that must be marked as of genes that chose the features.
     ranks
         Half-open range of the gene ranks whose rows it must hold.
     keeps
-        Whether to return labels (1 byte per row) and probabilities (4 bytes per row and class).
+        Whether to return labels and folds (1 byte per row each) and probabilities (4 bytes per row and class).
     """
     names = [f"p_{name}" for name in classes]
     margins = [f"margin_{name}" for name in classes] if has_margins else []
-    columns = ["row_id", "gene_id", "position", "label", "fold", *names, *margins]
+    columns = ["row_id", "gene_id", "position", "label", "fold", "is_pilot", *names, *margins]
     index_of = {name: index for index, name in enumerate(classes)}
     lines = [LINES.empty_table()]
-    labels, probabilities = [np.empty(0, np.uint8)], [np.empty((0, len(classes)), np.float32)]
+    labels, folds = [np.empty(0, np.uint8)], [np.empty(0, np.int8)]
+    probabilities = [np.empty((0, len(classes)), np.float32)]
     there = schema_of(path).names
     if there != columns:
-        return ScoredFile((f"its columns are {', '.join(there)}",), 0, labels[0], probabilities[0])
+        return ScoredFile((f"its columns are {', '.join(there)}",), 0, labels[0], folds[0], probabilities[0])
     expected = first_row
-    n_jumps = n_bad = n_infinite = 0
+    n_jumps = n_bad = n_infinite = n_mismarked = 0
     for _, batch in row_group_batches(path, columns):
         table = pa.Table.from_batches([batch])
         row_id = table["row_id"].to_numpy()
         n_jumps += int(np.count_nonzero(row_id != np.arange(expected, expected + len(table))))
         expected += len(table)
+        n_mismarked += int(np.count_nonzero(table["is_pilot"].to_numpy() != (row_id < n_pilot_rows)))
         matrix = np.column_stack([table[name].to_numpy() for name in names])
         is_right = np.abs(matrix.sum(axis=1, dtype=np.float64) - 1) <= SUM_TOLERANCE
         n_bad += int(np.count_nonzero(~(is_right & (matrix >= 0).all(axis=1))))
@@ -119,11 +125,13 @@ def read_scored(
         lines.append(_by_gene(table, label))
         if keeps:
             labels.append(label.astype(np.uint8))
+            folds.append(table["fold"].to_numpy().astype(np.int8))
             probabilities.append(matrix)
     counts = {
         f"rows whose row_id does not count on from {first_row:,}": n_jumps,
         "rows whose probabilities are not finite or do not sum to 1": n_bad,
         "margins that are not finite": n_infinite,
+        "rows whose is_pilot is not that of their gene": n_mismarked,
     }
     problems = [f"{n:,} {words}" for words, n in counts.items() if n]
     db.load("scored_rows", pa.concat_tables(lines))
@@ -132,7 +140,14 @@ def read_scored(
         words = [f"{row['gene_id']} ({row['rows_scored']} rows, {row['n_rows']} expected)" for row in wrong]
         problems.append(f"rows, fold or classes of {listed(words)} are not those of genes.parquet")
     n_rows = expected - first_row
-    return ScoredFile(tuple(problems), n_rows, np.concatenate(labels), np.concatenate(probabilities))
+    return ScoredFile(
+        tuple(problems), n_rows, np.concatenate(labels), np.concatenate(folds), np.concatenate(probabilities)
+    )
+
+
+def n_pilot_rows(subject: Subject, genes: pa.Table) -> int:
+    """Return the rows of a run, from its first on, whose genes chose the features."""
+    return int(genes["first_row"][subject.plan.data.pilot_genes].as_py())
 
 
 def _by_gene(table: pa.Table, label: NDArray[np.int64]) -> pa.Table:
@@ -221,6 +236,8 @@ def _model(where: Path) -> Verdict:
     model = load_unified_model(where / "model_multiclass.miduck")
     if not isinstance(model, InstanceModel):
         return DAMAGED, "it is not the model of an instance"
+    if not model.training.has_gene((where / "genes.txt").read_bytes().decode().split("\n")[:-1]).all():
+        return DAMAGED, "it does not know a gene of genes.txt, so predictions would not be marked as trained on"
     return OK, f"{len(model.boosters)} boosters of {model.metadata['rounds']} rounds"
 
 
@@ -235,6 +252,7 @@ def _predictions(db: Database, subject: Subject, where: Path, instance: Instance
         where / "oof_predictions.parquet",
         subject.plan.data.classes,
         first_row=0 if genes is None else genes["first_row"][instance.first_rank].as_py(),
+        n_pilot_rows=0 if genes is None else n_pilot_rows(subject, genes),
         ranks=(instance.first_rank, instance.stop_rank),
         has_margins=True,
     )
@@ -340,4 +358,6 @@ def _same_boosters(subject: Subject, summary: dict[str, Any]) -> Verdict:
                 for index in range(len(plan.data.classes))
                 if parts[f"booster_{number}_{index}.ubj"] != boosters[f"booster_{index}.ubj"]
             ]
+            if parts[f"genes_{number}.bin"] != boosters["genes.bin"]:
+                problems.append(f"genes of {instance.name} are not the instance's")
     return verdict(problems, f"{len(members)} members with the boosters of their instances")

@@ -18,7 +18,7 @@ from mi_duck.metrics.ranking import find_thresholds
 from mi_duck.report.records import read_rows
 from mi_duck.report.summary import training_summary
 from mi_duck.run.plan import Instance
-from mi_duck.verify.members import ScoredFile, read_scored
+from mi_duck.verify.members import ScoredFile, n_pilot_rows, read_scored
 from mi_duck.verify.subject import DAMAGED, MISSING, Finding, Subject, Verdict, guarded, listed, skipped, verdict
 
 METRICS = ("average_precision", "f1", "log_loss")
@@ -28,13 +28,13 @@ INDEPENDENT_TOLERANCE = 1e-6
 NOT_COMPARED = ("Warnings", "Files")
 """Sections of the text that depend on when it was written."""
 COVERAGE = pa.schema(
-    [(name, pa.string()) for name in ("gene_id", "n_rows", "fold", "instances", "trained", "held_out")]
+    [(name, pa.string()) for name in ("gene_id", "n_rows", "fold", "instances", "trained", "held_out", "is_pilot")]
 )
 
 
 def check_scores(db: Database, subject: Subject, genes: pa.Table | None) -> Iterator[Finding]:
     """Yield the findings about predictions, metrics, coverage report, catalogue and text of a run."""
-    folder, plan = subject.folder, subject.plan
+    folder = subject.folder
     names = ("oof_predictions.parquet", "thresholds by predictions", "metrics.csv")
     scored: list[ScoredFile] = []
     if not folder.out_of_fold.is_file():
@@ -44,11 +44,12 @@ def check_scores(db: Database, subject: Subject, genes: pa.Table | None) -> Iter
     elif not subject.is_whole(folder.out_of_fold):
         yield _unopened(subject, folder.out_of_fold)
     else:
-        yield guarded(names[0], lambda: _predictions(db, subject, scored))
+        yield guarded(names[0], lambda: _predictions(db, subject, genes, scored))
     if scored and not scored[0].problems and genes is not None:
-        first = genes["first_row"][plan.data.pilot_genes].as_py()
+        first = n_pilot_rows(subject, genes)
         label, probabilities = scored[0].label[first:], scored[0].probabilities[first:]
-        yield guarded(names[1], lambda: _thresholds(subject, probabilities, label))
+        fold = scored[0].fold[first:]
+        yield guarded(names[1], lambda: _thresholds(subject, probabilities, label, fold))
         if subject.is_evaluated:
             yield guarded(names[2], lambda: _metrics(subject, ("ensemble", "", "oof"), probabilities, label))
         else:
@@ -84,17 +85,19 @@ def _unopened(subject: Subject, file: Path) -> Finding:
     return Finding(file.name, DAMAGED, "its hash is not the one that the run states, so it is not opened")
 
 
-def _predictions(db: Database, subject: Subject, into: list[ScoredFile]) -> Verdict:
-    plan = subject.plan
+def _predictions(db: Database, subject: Subject, genes: pa.Table, into: list[ScoredFile]) -> Verdict:
+    plan, n_pilot = subject.plan, n_pilot_rows(subject, genes)
     path, ranks = subject.folder.out_of_fold, (0, plan.data.n_genes)
-    found = read_scored(db, path, plan.data.classes, first_row=0, ranks=ranks, keeps=True)
+    found = read_scored(db, path, plan.data.classes, first_row=0, n_pilot_rows=n_pilot, ranks=ranks, keeps=True)
     into.append(found)
     same = [] if found.n_rows == plan.data.n_rows else [f"{found.n_rows:,} rows, the plan says {plan.data.n_rows:,}"]
     return verdict([*found.problems, *same], f"{found.n_rows:,} rows, each once, in the folds of their genes")
 
 
-def _thresholds(subject: Subject, probabilities: NDArray[np.float32], label: NDArray[np.uint8]) -> Verdict:
-    found = find_thresholds(probabilities, label, subject.plan.data.classes)
+def _thresholds(
+    subject: Subject, probabilities: NDArray[np.float32], label: NDArray[np.uint8], fold: NDArray[np.int8]
+) -> Verdict:
+    found = find_thresholds(probabilities, label, fold, subject.plan.data.classes)
     stated = json.loads(subject.folder.thresholds.read_bytes())
     file = "oof_predictions.parquet"
     wrong = [f"those of {name} differ from {file}" for name, facts in found.items() if stated.get(name) != facts]
@@ -111,9 +114,18 @@ def _members(db: Database, subject: Subject, genes: pa.Table) -> Iterator[Findin
 
         def compare(instance: Instance = instance, file: Path = file) -> Verdict:
             first, ranks = genes["first_row"][instance.first_rank].as_py(), (instance.first_rank, instance.stop_rank)
-            found = read_scored(db, file, plan.data.classes, first_row=first, ranks=ranks, has_margins=True, keeps=True)
-            # the first genes chose the features, so they are not scored
-            skip = max(0, genes["first_row"][plan.data.pilot_genes].as_py() - first)
+            n_pilot = n_pilot_rows(subject, genes)
+            found = read_scored(
+                db,
+                file,
+                plan.data.classes,
+                first_row=first,
+                n_pilot_rows=n_pilot,
+                ranks=ranks,
+                has_margins=True,
+                keeps=True,
+            )
+            skip = max(0, n_pilot - first)
             kind = ("member", str(instance.instance_id), "own")
             return _metrics(subject, kind, found.probabilities[skip:], found.label[skip:])
 
@@ -201,7 +213,7 @@ def _coverage(db: Database, subject: Subject) -> Verdict:
     lines = _lines(subject.folder.gene_coverage)
     table = [{name: line[name] for name in COVERAGE.names} for line in lines]
     db.load("coverage_report", pa.Table.from_pylist(table, schema=COVERAGE))
-    wrong = db.rows("checks/wrong_coverage")
+    wrong = db.rows("checks/wrong_coverage", n_pilot_genes=subject.plan.data.pilot_genes)
     words = [f"{row['gene_id']}: {row['reported']} instead of {row['expected']}" for row in wrong]
     return verdict([listed(words, "; ")] if wrong else [], f"{len(lines):,} genes as in genes.parquet and plan.json")
 

@@ -15,7 +15,11 @@ GENES_PER_INSTANCE = 40  # 93 genes make 3 instances
 
 
 def run_demo(out: Path, context: Context, *, seed: int) -> dict[str, Path]:
-    """Build, plan, train, consolidate, evaluate and predict; what is there already is kept."""
+    """Build, plan, train, consolidate, evaluate and predict; what is there already is kept.
+
+    All genes are trained on, so the predictions show how a file of them looks and are no result; the scores are of
+    ``oof_predictions.parquet``.
+    """
     dataset, folder, predictions = out / "dataset", out / "run", out / "predictions.parquet"
     if not (dataset / "build.json").is_file():
         context.say("building a dataset from fruit fly chromosome 4")
@@ -29,11 +33,14 @@ def run_demo(out: Path, context: Context, *, seed: int) -> dict[str, Path]:
     )
     run(open_dataset(str(dataset)), folder, asked, context)
     model = load_unified_model(folder)
-    predict_file(model, str(dataset), predictions, threads=context.threads, report=context.report)
+    predicted = predict_file(model, str(dataset), predictions, threads=context.threads, report=context.report)
+    for words in predicted.warnings:
+        context.say(f"warning: {words}")
     return {
         "dataset": dataset,
         "run": folder,
         "model": folder / "consolidated_model.miduck",
         "catalogue": folder / "run.duckdb",
+        "out of fold": folder / "oof_predictions.parquet",
         "predictions": predictions,
     }

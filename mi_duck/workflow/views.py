@@ -178,6 +178,17 @@ def gene_facts(found: "MemoryReport", genes_per_instance: int) -> dict[str, Any]
     }
 
 
+def comparison_lines(found: "Versus") -> list[str]:
+    """Return on which rows two runs are compared, and which are left out."""
+    lines = [
+        f"On the {found.n_rows:,} common rows, each scored by boosters that never saw its fold group; 95 % intervals over "
+        f"{found.n_groups:,} fold groups, for these trained models"
+    ]
+    if found.n_pilot_rows:
+        lines.append(f"Left out: {found.n_pilot_rows:,} rows of genes by which a run chose its features")
+    return lines
+
+
 def comparison_table(found: "Versus") -> Table:
     """Return the scores of two runs and their difference, each with its interval."""
     rows = [

@@ -1,9 +1,9 @@
 -- wrong_coverage: lines of gene_coverage_report.csv that differ from genes and plan; none is a pass.
 -- grain:   gene_id
 -- reads:   coverage_report, run_genes, windows
--- params:
+-- params:  $n_pilot_genes  genes of the lowest ranks, which chose the features
 -- columns: gene_id  varchar the gene
---          reported varchar what the report says: rows, fold, instances, trained, held out; null without a line
+--          reported varchar what the report says: rows, fold, instances, trained, held out, pilot; null without a line
 --          expected varchar the same by genes and plan; null where the run has no such gene
 with members as (
     select
@@ -23,7 +23,8 @@ expected as (
             coalesce(run_genes.fold::varchar, ''),
             coalesce(members.instances, ''),
             (members.instances is not null)::integer,
-            run_genes.is_holdout::integer
+            run_genes.is_holdout::integer,
+            (run_genes.gene_rank < $n_pilot_genes)::integer
         ) as line
     from run_genes
     left join members using (gene_id)
@@ -31,7 +32,7 @@ expected as (
 reported as (
     select
         gene_id,
-        min(concat_ws(',', n_rows, fold, instances, trained, held_out)) as line,
+        min(concat_ws(',', n_rows, fold, instances, trained, held_out, is_pilot)) as line,
         count(*) as n_lines
     from coverage_report
     group by all

@@ -1,4 +1,4 @@
--- scores: base model, members, ensemble and its gain, every score on all rows out of fold, with its 95 % interval.
+-- scores: base model, members, ensemble and its gain, out of fold, with 95 % interval and why that is too narrow.
 select
     scope,
     instance_id,
@@ -6,7 +6,9 @@ select
     class,
     round(value, 4) as value,
     round(low, 4) as low,
-    round(high, 4) as high
+    round(high, 4) as high,
+    too_narrow,
+    n_rows
 from metrics
 where
     evaluated_on = 'oof'

@@ -14,6 +14,7 @@ TYPES = {
     "bigint": pa.int64(),
     "integer": pa.int32(),
     "hugeint": pa.int64(),
+    "ubigint": pa.uint64(),
     "boolean": pa.bool_(),
     "double": pa.float64(),
     "bigint[]": pa.list_(pa.int64()),
@@ -25,6 +26,7 @@ MADE_ELSEWHERE = {
         "label_text": "varchar",
         "position": "bigint",
         "site_score": "double",
+        "content": "varchar",
         "file": "varchar",
         "row_number": "bigint",
     },
@@ -60,7 +62,10 @@ MADE_ELSEWHERE = {
         "low": "double",
         "high": "double",
         "evaluated_on": "varchar",
+        "too_narrow": "varchar",
+        "n_rows": "bigint",
     },
+    "joined_groups": {"fold_group": "varchar", "joined": "varchar"},
     "run_genes": {
         "gene_id": "varchar",
         "fold_group": "varchar",
@@ -126,6 +131,7 @@ MADE_ELSEWHERE = {
         "instances": "varchar",
         "trained": "varchar",
         "held_out": "varchar",
+        "is_pilot": "varchar",
     },
 }
 """Tables that Python makes, not a file in ``sql/``: a view over Parquet, the plan's instances, the files of a run."""

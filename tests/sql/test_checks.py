@@ -94,6 +94,7 @@ PARAMETERS = {
     "wrong_overlap": {"overlap_genes": 1, "n_planned": 2},
     "over_budget": {"budget_bytes": 1000},
     "wrong_score": {"first_rank": 0, "stop_rank": 3},
+    "wrong_coverage": {"n_pilot_genes": 1},
 }
 FAULTS = {
     "gene twice": ("repeated_gene", "run_genes", "C c 1 0/1/0 2", "A c 1 0/1/0 2", [{"gene_id": "A", "n_times": 2}]),
@@ -163,7 +164,7 @@ FAULTS = {
     ),
     "report without an instance": (
         *("wrong_coverage", "coverage_report", "0;1", "0"),
-        [{"gene_id": "B", "reported": "2,1,0,1,0", "expected": "2,1,0;1,1,0"}],
+        [{"gene_id": "B", "reported": "2,1,0,1,0,0", "expected": "2,1,0;1,1,0,0"}],
     ),
 }
 

@@ -54,10 +54,12 @@ LABEL_COUNTS = """
     B       c2         neither    0     2      f1
     C       c1         acceptor   2     3      f2
     """
+GENE_GROUPS = "gene_id fold_group\n A c1\n B c2\n C c1"
 
 
 def test_sampled_genes__takes_the_genes_of_lowest_digest(db: Database, given: Given) -> None:
     given("label_counts", LABEL_COUNTS)
+    given("gene_groups", GENE_GROUPS)
     by_digest = sorted("ABC", key=lambda gene: md5(f"42:sample:{gene}".encode()).hexdigest())
     for n_genes in (1, 2, 3):
         rows = db.rows("sampled_genes", seed=42, n_genes=n_genes)
@@ -67,11 +69,13 @@ def test_sampled_genes__takes_the_genes_of_lowest_digest(db: Database, given: Gi
 
 def test_sampled_genes__takes_all_without_a_number(db: Database, given: Given) -> None:
     given("label_counts", LABEL_COUNTS)
+    given("gene_groups", GENE_GROUPS)
     assert {row["gene_id"] for row in db.rows("sampled_genes", seed=1, n_genes=None)} == {"A", "B", "C"}
 
 
 def test_gene_index__ranks_groups_by_digest_and_keeps_their_genes_together(db: Database, given: Given) -> None:
     given("label_counts", LABEL_COUNTS)
+    given("gene_groups", GENE_GROUPS)
     given("sampled_genes", "gene_id\n A\n B\n C")
     given("holdout_groups", "fold_group")
     # md5("42:c1") = f5f3..., md5("42:c2") = 0ff0...: group c2 comes first, then A and C of c1 in the order of their names
@@ -92,6 +96,7 @@ def index(gene_id: str, group: str, n_rows: int, counts: list[int], rank: int, f
 
 def test_gene_index__holds_sampled_genes_alone(db: Database, given: Given) -> None:
     given("label_counts", LABEL_COUNTS)
+    given("gene_groups", GENE_GROUPS)
     given("sampled_genes", "gene_id\n C")
     given("holdout_groups", "fold_group")
     db.table("ranked_genes", seed=42, n_classes=3)
@@ -100,6 +105,7 @@ def test_gene_index__holds_sampled_genes_alone(db: Database, given: Given) -> No
 
 def test_holdout_groups__take_a_share_of_the_sampled_groups_by_digest(db: Database, given: Given) -> None:
     given("label_counts", LABEL_COUNTS)
+    given("gene_groups", GENE_GROUPS)
     given("sampled_genes", "gene_id\n A\n B\n C")
     # md5("42:holdout:c1") = c10b..., md5("42:holdout:c2") = 26d4...: c2 is held out first; half of two groups is one
     assert [md5(f"42:holdout:{group}".encode()).hexdigest()[:4] for group in ("c1", "c2")] == ["c10b", "26d4"]
@@ -113,6 +119,7 @@ def test_holdout_groups__take_a_share_of_the_sampled_groups_by_digest(db: Databa
 
 def test_holdout_groups__of_named_genes_are_whole_whether_sampled_or_not(db: Database, given: Given) -> None:
     given("label_counts", LABEL_COUNTS)
+    given("gene_groups", GENE_GROUPS)
     given("sampled_genes", "gene_id\n A\n B")
     for genes, groups in ((["C"], {"c1"}), (["A", "C"], {"c1"}), (["B", "X"], {"c2"}), (["X"], set())):
         rows = db.rows("holdout_groups", seed=42, fraction=None, genes=genes)
@@ -121,6 +128,7 @@ def test_holdout_groups__of_named_genes_are_whole_whether_sampled_or_not(db: Dat
 
 def test_holdout_genes__follow_the_gene_index(db: Database, given: Given) -> None:
     given("label_counts", LABEL_COUNTS)
+    given("gene_groups", GENE_GROUPS)
     given("sampled_genes", "gene_id\n A\n B\n C")
     given("holdout_groups", "fold_group\n c1")
     db.table("ranked_genes", seed=42, n_classes=3)
@@ -159,10 +167,18 @@ def test_gene_summary__adds_up(db: Database, given: Given) -> None:
         C       c1         3      0/0/3
         """,
     )
-    # 5 + 2 + 3 rows; neither 4 + 2, donor 1, acceptor 3
-    assert db.rows("gene_summary") == [
-        {"n_genes": 3, "n_groups": 2, "n_rows": 10, "largest_gene_rows": 5, "label_counts": [6, 1, 3]}
-    ]
+    # 5 + 2 + 3 rows; neither 4 + 2, donor 1, acceptor 3; groups of 8 and 2 rows, so 10^2 / (8^2 + 2^2) by Kish
+    (row,) = db.rows("gene_summary")
+    assert row.pop("effective_groups") == pytest.approx(100 / 68)
+    assert row == {
+        "n_genes": 3,
+        "n_groups": 2,
+        "n_rows": 10,
+        "largest_gene_rows": 5,
+        "label_counts": [6, 1, 3],
+        "largest_group": "c1",
+        "largest_share": 0.8,
+    }
 
 
 def test_row_index__joins_neighbouring_rows_of_a_gene(db: Database, given: Given) -> None:

@@ -56,8 +56,9 @@ def test_coverage__is_zero_before_training(run: Database, given: Given) -> None:
 
 
 def test_catalogue_genes__count_the_instances_of_each_gene(run: Database) -> None:
-    rows = run.rows("catalogue_genes")
+    rows = run.rows("catalogue_genes", n_pilot_genes=1)
     assert [(row["gene_id"], row["n_instances"]) for row in rows] == [("A", 1), ("B", 2), ("C", 1), ("D", 0)]
+    assert [row["is_pilot"] for row in rows] == [True, False, False, False]
     assert rows[0] == {
         "gene_id": "A",
         "fold_group": "c1",
@@ -65,15 +66,16 @@ def test_catalogue_genes__count_the_instances_of_each_gene(run: Database) -> Non
         "label_counts": [4, 1],
         "fold": 0,
         "is_holdout": False,
+        "is_pilot": True,
         "n_instances": 1,
     }
 
 
 def test_catalogue_folds__are_those_of_the_index(run: Database) -> None:
-    assert [tuple(row.values()) for row in run.rows("catalogue_folds")] == [
-        ("A", "c1", 0),
-        ("B", "c2", 1),
-        ("C", "c1", 0),
+    assert [tuple(row.values()) for row in run.rows("catalogue_folds", n_pilot_genes=1)] == [
+        ("A", "c1", 0, True),
+        ("B", "c2", 1, False),
+        ("C", "c1", 0, False),
     ]
 
 
@@ -112,23 +114,23 @@ def test_named_overlaps__count_shared_genes_of_each_pair(run: Database) -> None:
 
 
 METRICS = """
-    scope      instance_id variant             is_chosen metric   class value    low     high    evaluated_on
-    base       -           calibrated          false     f1       macro 0.4      0.3     0.5     oof
-    member     0           own                 false     f1       macro 0.5      0.4     0.6     oof
-    member     0           own                 false     f1       macro 0.9      0.8     0.9     unseen
-    ensemble   -           margin/f1           false     log_loss all   0.3      0.2     0.4     oof
-    ensemble   -           probability/uniform true      log_loss all   0.123456 0.11111 0.22222 oof
-    ensemble   -           without             false     log_loss all   0.2      0.1     0.3     oof
-    difference -           lone                false     f1       macro 0.1      0.0     0.2     oof
+    scope      instance_id variant             is_chosen metric   class value    low     high    evaluated_on too_narrow n_rows
+    base       -           calibrated          false     f1       macro 0.4      0.3     0.5     oof          few        10
+    member     0           own                 false     f1       macro 0.5      0.4     0.6     oof          few        10
+    member     0           own                 false     f1       macro 0.9      0.8     0.9     unseen       few        10
+    ensemble   -           margin/f1           false     log_loss all   0.3      0.2     0.4     oof          few        10
+    ensemble   -           probability/uniform true      log_loss all   0.123456 0.11111 0.22222 oof          few        10
+    ensemble   -           without             false     log_loss all   0.2      0.1     0.3     oof          few        10
+    difference -           lone                false     f1       macro 0.1      0.0     0.2     oof          few        10
 """
 
 
 def test_named_scores__are_out_of_fold_and_of_the_chosen_variant(run: Database, given: Given) -> None:
     given("metrics", METRICS)
     assert run.query(named_text("scores"))[1] == [
-        ("base", None, "f1", "macro", 0.4, 0.3, 0.5),
-        ("member", 0, "f1", "macro", 0.5, 0.4, 0.6),
-        ("ensemble", None, "log_loss", "all", 0.1235, 0.1111, 0.2222),
+        ("base", None, "f1", "macro", 0.4, 0.3, 0.5, "few", 10),
+        ("member", 0, "f1", "macro", 0.5, 0.4, 0.6, "few", 10),
+        ("ensemble", None, "log_loss", "all", 0.1235, 0.1111, 0.2222, "few", 10),
     ]
 
 

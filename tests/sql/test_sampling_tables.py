@@ -12,15 +12,15 @@ Given = Callable[[str, str], None]
 WriteRows = Callable[..., Path]
 
 ROWS = """
-    gene_id fold_group label_text position site_score file row_number
-    A       A          neither    1        0.1        f1   0
-    A       A          neither    2        0.2        f1   1
-    A       A          donor      3        0.05       f1   2
-    A       A          neither    4        0.8        f1   4
-    B       B          neither    1        0.3        f1   3
-    B       B          neither    2        -          f2   0
-    B       B          acceptor   3        0.9        f2   1
-    C       C          neither    1        0.4        f2   2
+    gene_id fold_group label_text position site_score content file row_number
+    A       A          neither    1        0.1        a       f1   0
+    A       A          neither    2        0.2        b       f1   1
+    A       A          donor      3        0.05       c       f1   2
+    A       A          neither    4        0.8        d       f1   4
+    B       B          neither    1        0.3        e       f1   3
+    B       B          neither    2        -          f       f2   0
+    B       B          acceptor   3        0.9        g       f2   1
+    C       C          neither    1        0.4        h       f2   2
     """
 INDEX = """
     gene_id fold_group n_rows label_counts gene_rank first_row
@@ -67,6 +67,7 @@ def test_sampling__is_one_row_of_what_was_given(db: Database) -> None:
 def test_row_uses__keep_sites_hard_negatives_and_easy_ones_by_digest(rows: Database, share: float, seed: int) -> None:
     """At .35 the negatives of .1, .2 and .3 are easy; those of .8 and .4, and the one without a score, are hard."""
     rows.table("sampling", easy_below=0.35, share=share, seed=seed, background="neither")
+    rows.table("repeated_rows")
     rows.view("row_uses")
 
     def easy(gene: str, position: int, score: float) -> int:
@@ -89,14 +90,51 @@ def test_row_uses__keep_sites_hard_negatives_and_easy_ones_by_digest(rows: Datab
 
 def test_row_uses__the_border_itself_is_hard(rows: Database) -> None:
     rows.table("sampling", easy_below=0.1, share=0.0, seed=42, background="neither")
+    rows.table("repeated_rows")
     rows.view("row_uses")
     assert {row["use"] for row in rows.rows("file_row_uses", file="f1")} == {1}
+
+
+ALIKE = """
+    gene_id fold_group label_text position site_score content file row_number
+    A       A          neither    1        0.1        b       f1   0
+    A       A          neither    1        0.1        a       f1   1
+    A       A          neither    1        0.1        a       f2   0
+    A       A          donor      1        0.1        a       f2   1
+    A       A          neither    1        0.2        a       f2   2
+    A       A          neither    -        0.1        d       f2   3
+    A       A          neither    -        0.1        c       f2   4
+    B       B          neither    1        0.1        a       f2   5
+    A       A          neither    1        0.9        a       f2   6
+    A       A          neither    1        0.9        a       f2   7
+    """
+
+
+def test_repeated_rows__are_numbered_by_content_among_those_that_agree(db: Database, given: Given) -> None:
+    """Of the three at position 1 the two of content a come first; of the two without a position that of content c."""
+    given("source_rows", ALIKE)
+    db.table("sampling", easy_below=0.5, share=0.5, seed=42, background="neither")
+    found = {(row["file"], row["row_number"]): row["number"] for row in db.rows("repeated_rows")}
+    assert found == {("f2", 0): 1, ("f1", 0): 2, ("f2", 3): 1}
+
+
+def test_row_uses__rows_that_agree_are_decided_one_by_one(db: Database, given: Given) -> None:
+    given("source_rows", ALIKE)
+    db.table("sampling", easy_below=0.5, share=0.5, seed=42, background="neither")
+    db.table("repeated_rows")
+    db.view("row_uses")
+    uses = [row["use"] for row in db.rows("file_row_uses", file="f2")][:1] + [
+        row["use"] for row in db.rows("file_row_uses", file="f1")
+    ]
+    expected = [2 if probability(*row) < 0.5 else 0 for row in (("A", 1, 0.1, 1), ("A", 1, 0.1, 2), ("A", 1, 0.1))]
+    assert uses == expected
 
 
 def test_gene_training_rows__a_gene_may_have_none(db: Database, given: Given) -> None:
     given("source_rows", ROWS)
     given("gene_index", INDEX)
     db.table("sampling", easy_below=0.5, share=0.0, seed=42, background="neither")
+    db.table("repeated_rows")
     db.view("row_uses")
     # C's only row is an easy negative; A keeps its site and .8, B its site and the row without a score
     assert [row["n_training_rows"] for row in db.rows("gene_training_rows")] == [2, 2, 0]

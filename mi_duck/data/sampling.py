@@ -1,0 +1,25 @@
+"""Which easy negatives are trained on: tables ``sampling``, ``repeated_rows`` and the view ``row_uses``.
+
+A row is kept by a digest of the seed, its gene, position and score, and, where other rows agree with it in these, of its
+number among them in the canonical order of the dataset (``sql/repeated_rows.sql``). So neither the order of files nor the
+cut of a dataset into files says which rows are kept.
+"""
+
+from mi_duck.data.database import Database
+
+
+def sample_negatives(db: Database, *, easy_below: float, share: float, seed: int, background: str) -> None:
+    """Make ``row_uses`` over ``source_rows``, whose content tells rows apart.
+
+    Parameters
+    ----------
+    easy_below
+        Negatives whose largest site score lies below are easy.
+    share
+        Of the easy negatives to keep, 0 to 1.
+    background
+        Label of the negatives.
+    """
+    db.table("sampling", easy_below=easy_below, share=share, seed=seed, background=background)
+    db.table("repeated_rows")
+    db.view("row_uses")

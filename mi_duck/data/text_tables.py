@@ -1,0 +1,98 @@
+"""CSV and TSV as a dataset: written once as Parquet, with page checksums, into ``.mi_duck/`` beside the tables, then read there.
+
+The Parquet file is used again while the tables have the same bytes. Types are found by looking at every row, so no value
+that comes late is met by a wrong one. Columns of names stay texts: gene 007 is not gene 7.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from mi_duck.atomic_files import file_sha256, publish, read_sealed, sealed, storage_errors, write_json
+from mi_duck.data.database import Database
+from mi_duck.errors import DataError
+from mi_duck.file_kinds import head_of, kind_of, unpacked
+
+NAMES = ("gene_id", "gene_name", "gene_type", "transcript_id", "chrom", "strand", "overlap_cluster")
+"""Columns that are always read as texts, besides those that a command takes for genes and fold groups."""
+FOLDER = ".mi_duck"
+BATCH_ROWS = 4096  # per row group: 32 MB at a thousand columns
+MEMORY_BYTES = 512 << 20
+
+
+def parquet_of(files: Sequence[Path], as_text: Iterable[str] = ()) -> Path:
+    """Return the Parquet file with the rows of tables in text, which is made where it is not there.
+
+    Parameters
+    ----------
+    files
+        CSV or TSV, plain or gzip, all with the same columns; their first line names these.
+    as_text
+        Columns that are read as texts whatever is in them, besides `NAMES`.
+
+    Raises
+    ------
+    DataError
+        A file is of another kind, or its lines do not fit its header.
+    StorageError
+        The folder of the first file cannot be written.
+    """
+    delimiters = {_delimiter(file) for file in files}
+    if len(delimiters) > 1:
+        raise DataError(f"the tables in {files[0].parent} have different delimiters; write them alike")
+    texts = sorted({*NAMES, *as_text})
+    root = files[0].parent
+    named = json.dumps([[os.path.relpath(file, root) for file in files], texts])
+    folder = root / FOLDER
+    target = folder / f"{files[0].name}.{hashlib.sha256(named.encode()).hexdigest()[:8]}.parquet"
+    with storage_errors(folder):
+        folder.mkdir(exist_ok=True)
+        stamps = [[facts.st_size, facts.st_mtime_ns] for facts in (file.stat() for file in files)]
+        record = target.with_suffix(".json")
+        known = _known(record) if target.is_file() else {}
+        if known.get("stamps") == stamps:
+            return target
+        hashes = [file_sha256(file) for file in files]
+        if known.get("sha256") != hashes:
+            _write(files, texts, target, delimiters.pop())
+            if stamps != [[facts.st_size, facts.st_mtime_ns] for facts in (file.stat() for file in files)]:
+                raise DataError(f"{files[0]} changed while it was read; run the same command again")
+        write_json(record, sealed({"stamps": stamps, "sha256": hashes}))
+    return target
+
+
+def _known(record: Path) -> dict[str, Any]:
+    """Return what a Parquet file was made from; nothing where that is not known, so that it is made anew."""
+    try:
+        return read_sealed(record)
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _delimiter(file: Path) -> str:
+    """Return what stands between the cells of a table in text; refuse a file of another kind."""
+    with storage_errors(file):
+        head = unpacked(head_of(file))
+    kind = kind_of(head)
+    if kind and not kind[0].startswith("a table in text"):
+        raise DataError(f"{file} is {kind[0]}, not a table; {kind[1].replace('FILE', file.name)}")
+    header = head.partition(b"\n")[0]
+    return max(("\t", ",", ";"), key=lambda one: header.count(one.encode()))
+
+
+def _write(files: Sequence[Path], texts: Collection[str], target: Path, delimiter: str) -> None:
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with Database(threads=1, memory_bytes=MEMORY_BYTES) as db:
+            schema, batches = db.read_texts(files, texts, delimiter=delimiter, batch_rows=BATCH_ROWS)
+            with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer:
+                for batch in batches:
+                    writer.write_batch(batch)
+        publish(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
