@@ -3,6 +3,7 @@
 import zlib
 from pathlib import Path
 
+GZIP = b"\x1f\x8b"
 HEAD_BYTES = 4096
 """Bytes that `kind_of` looks at."""
 
@@ -93,7 +94,7 @@ def kind_of(head: bytes) -> tuple[str, str] | None:
     """
     if not head:
         return "empty (0 bytes)", "it may not have been written or downloaded to its end; make it again"
-    if head.startswith(b"\x1f\x8b"):
+    if head.startswith(GZIP):
         inner = kind_of(unpacked(head))
         return inner and (inner[0] if inner[0] == "BAM" else f"{inner[0]}, packed by gzip", inner[1])
     for offset, magic, name, use in _BINARY:
@@ -106,7 +107,7 @@ def kind_of(head: bytes) -> tuple[str, str] | None:
 
 def unpacked(head: bytes) -> bytes:
     """Return what the first bytes of a file unpack to, if it is packed by gzip; a space, which is no kind, where they cannot."""
-    if not head.startswith(b"\x1f\x8b"):
+    if not head.startswith(GZIP):
         return head
     try:
         return zlib.decompressobj(wbits=31).decompress(head, HEAD_BYTES) or b" "

@@ -199,7 +199,7 @@ def test_compression__is_recognised_by_the_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "no exon or CDS lines in"),
+        ("", r"is empty \(0 bytes\), not an annotation"),
         ("#only a comment\n", "no exon or CDS lines in"),
         (">c\nACGT\n", "is FASTA, not an annotation"),
         ("c\tx\texon\t1\t100\n", "line 1 of .* has 5 columns"),

@@ -184,11 +184,14 @@ class Bad:
 
 REFUSED: dict[str, Bad] = {
     "01 no file": Bad(lambda folder: folder.mkdir(), "no *.parquet file in"),
-    "02 no byte": Bad(damaged(lambda good: b""), "b.parquet (0 bytes) is not a complete Parquet file; write it again"),
+    "02 no byte": Bad(damaged(lambda good: b""), "b.parquet is empty (0 bytes), not Parquet; it may"),
     "03 magic bytes": Bad(damaged(lambda good: b"PAR1"), "b.parquet (4 bytes) is not a complete Parquet file"),
     "04 end cut off": Bad(damaged(lambda good: good[:-20]), "b.parquet"),
     "04 begin cut off": Bad(damaged(lambda good: good[-500:]), "b.parquet is cut off"),
-    "05 text": Bad(damaged(lambda good: b"gene_id,splice_type,x\nA,donor,1\n"), "is not a complete Parquet file"),
+    "05 text": Bad(
+        damaged(lambda good: b"gene_id,splice_type,x\nA,donor,1\n"),
+        "is a table in text (CSV), not Parquet; name it with the ending .csv",
+    ),
     "06 encrypted": Bad(encrypted(plaintext_footer=False), "a.parquet is encrypted; write it without encryption"),
     "06 encrypted column": Bad(encrypted(plaintext_footer=True), "Cannot decrypt"),
     "08 broken link": Bad(linked("nowhere"), "b.parquet is not a regular file"),
@@ -238,7 +241,11 @@ REFUSED: dict[str, Bad] = {
     ),
     "46 one site in all": Bad(rows(splice_type=first("donor", ["neither", "acceptor"])), "rows of donor", 78),
     "47 one label": Bad(rows(splice_type=["neither"] * N), "no row of class donor, acceptor in"),
-    "48 labels from one": Bad(rows(splice_type=every([1, 2, 3])), "unknown label '3' in 120 row(s)"),
+    "48 labels from one": Bad(
+        rows(splice_type=every([1, 2, 3])),
+        "unknown label '3' in 120 row(s)",
+        flags=("--classes", "neither,donor,acceptor"),
+    ),
     "52 infinite": Bad(rows(x=first(-np.inf, [0.5])), "infinite value, or one too large for float32, in column 'x' of"),
     "52 infinite float32": Bad(rows(x=pa.array(first(np.inf, [0.5]), pa.float32())), "in column 'x' of"),
     "55 beyond float32": Bad(rows(x=first(1e300, [0.5])), "infinite value, or one too large for float32, in column"),
@@ -368,15 +375,14 @@ TAKEN: dict[str, Odd] = {
         words=(
             "feature 'answer' warning: it may leak the label",
             "warning: features without any value: none",
-            "warning: features with one value only: one, half",
+            "warning: features with one value only: one, exact, half",
             "warning: whole numbers beyond 2^24 lose their last digits as float32: large",
-            "not a feature (timestamp[us], not an integer, float or boolean): when",
-            "not a feature (list<element: int64>, not an integer, float or boolean): several",
-            "not a feature (struct<a: int64>, not an integer, float or boolean): nested",
-            "not a feature (decimal128(3, 2), not an integer, float or boolean): exact",
+            "warning: 1 column(s) that are not numbers are left out: when (timestamp[us]); to use such a column, turn it into",
+            "left out: several (list<element: int64>), nested (struct<a: int64>); to use such a column, write each of its",
+            "left out: coded (text); to use such a column, encode it as numbers",
         ),
         flags=("--layout", "sentinel"),
-        features=22,
+        features=23,
     ),
 }
 

@@ -128,7 +128,7 @@ ACTS: dict[str, tuple[tuple[str, ...], Callable[[Plan], Any], Any]] = {
     ),
     "--memory-safety-factor": (("0.05",), field("cut.budget.won"), None),
     "--exclude": (("^5mer",), lambda plan: [name for name in plan.data.features if name.startswith("5mer")], []),
-    "--base-score-columns": (("neither_score,donor_score,signal_donor_0",), field("data.base_scores"), None),
+    "--base-score-columns": (("neither_score,acceptor_score,donor_score",), field("data.base_scores"), None),
     "--fold-by": (("gene_id",), field("data.fold_column"), "gene_id"),
     "--voting": (("margin",), lambda plan: plan.asked.voting, "margin"),
     "--weights": (("auto",), lambda plan: plan.asked.weights, "auto"),

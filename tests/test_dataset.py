@@ -155,17 +155,17 @@ def encrypted(content: bytes) -> bytes:
 
 
 BAD_FILES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "no byte": (
-        lambda good: b"",
-        r"p\.parquet \(0 bytes\) is not a complete Parquet file; write it again or remove it",
-    ),
+    "no byte": (lambda good: b"", r"p\.parquet is empty \(0 bytes\), not Parquet; it may not have been written"),
     "magic bytes": (lambda good: b"PAR1", r"\(4 bytes\) is not a complete"),
     "magic bytes twice": (lambda good: b"PAR1PAR1", r"\(8 bytes\) is not a complete"),
     "empty footer": (lambda good: b"PAR1\0\0\0\0PAR1", r"cannot be read as Parquet \(.*\); write it again"),
     "end cut off": (lambda good: good[:-20], "is not a complete Parquet file"),
     "begin cut off": (lambda good: good[len(good) // 2 :], "is cut off: its footer says .* bytes of"),
     "footer of zeros": (lambda good: good[:-100] + b"\0" * 92 + good[-8:], "cannot be read as Parquet"),
-    "text": (lambda good: b"gene_id,splice_type,x\nA,donor,1\n", "is not a complete Parquet file"),
+    "text": (
+        lambda good: b"gene_id,splice_type,x\nA,donor,1\n",
+        r"is a table in text \(CSV\), not Parquet; .* ending \.csv",
+    ),
     "encrypted": (encrypted, "is encrypted; write it without encryption"),
 }
 
@@ -252,20 +252,37 @@ BAD_COLUMNS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "no group": ({}, {"fold_by": "cluster"}, r"no column 'cluster' in .*p\.parquet; .* \(set --fold-by\)"),
     "another case": ({}, {"gene_column": "GENE_ID"}, "no column 'GENE_ID'"),
     "one for both": ({}, {"gene_column": "splice_type"}, "--gene-column and --label-column both name 'splice_type'"),
-    "gene a float": (
-        {"gene_id": [1.0, 1.0, 2.0, float("nan")]},
+    "gene a fraction": (
+        {"gene_id": [1.0, 1.0, 2.5, float("nan")]},
         {},
-        r"column 'gene_id' is double in .*p\.parquet, neither",
+        r"column 'gene_id' of .*p\.parquet has 2\.5, not a whole number",
+    ),
+    "gene a date": (
+        {"gene_id": [datetime.date(2020, 1, 1)] * 4},
+        {},
+        r"column 'gene_id' is date32\[day\] in .*p\.parquet, neither text nor number; cast it to text or choose another",
     ),
     "gene a list": (
         {"gene_id": [["A"]] * 4},
         {},
-        r"column 'gene_id' is list.*; cast it or choose another \(--gene-column\)",
+        r"column 'gene_id' is list.*; cast it to text or choose another \(--gene-column\)",
     ),
     "gene bytes": ({"gene_id": [b"A"] * 4}, {}, "column 'gene_id' is binary"),
-    "label a float": ({"splice_type": [0.0, 1.0, 2.0, 0.0]}, {}, "column 'splice_type' is double"),
-    "label a boolean": ({"splice_type": [True, False] * 2}, {}, r"column 'splice_type' is bool.*\(--label-column\)"),
-    "group a float": ({"overlap_cluster": [1.0] * 4}, {}, r"column 'overlap_cluster' is double.*\(--fold-by\)"),
+    "label a fraction": ({"splice_type": [0.0, 1.0, 2.0, 0.5]}, {}, "column 'splice_type' of .* has 0.5, not a whole"),
+    "label infinite": ({"splice_type": [0.0, 1.0, 2.0, float("inf")]}, {}, "column 'splice_type' of .* has inf, not a"),
+    "one label": ({"splice_type": ["a"] * 4}, {}, "column 'splice_type' of .* has only the label 'a'; two or more"),
+    "no label at all": ({"splice_type": [None] * 4}, {}, "column 'splice_type' of .* has no label; two or more"),
+    "label of another meaning": ({"splice_type": ["all", "none"] * 2}, {}, "a class cannot be called 'all'"),
+    "labels that differ in case": (
+        {"splice_type": ["a", "A"] * 2},
+        {},
+        "names that differ, not only in upper and lower",
+    ),
+    "group a fraction": (
+        {"overlap_cluster": [1.5] * 4},
+        {},
+        "column 'overlap_cluster' of .* has 1.5, not a whole number",
+    ),
     "no feature": (
         {"x": None},
         {},
@@ -276,15 +293,20 @@ BAD_COLUMNS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "no name": ({"": [1] * 4}, {}, r"a column in .*p\.parquet has no name; give it one"),
     "filename": ({"FileName": [1] * 4}, {}, r"column 'FileName' in .*p\.parquet has a name that .* rename it"),
     "file_row_number": ({"file_row_number": [1] * 4}, {}, "column 'file_row_number' in .* rename it"),
-    "position a float": (
-        {"position": [1.0] * 4},
+    "position a fraction": (
+        {"position": [1.0, 2.0, 2.5, 3.0]},
         {},
-        r"column 'position' in .*p\.parquet is double, not an integer; cast it",
+        r"column 'position' of .*p\.parquet has 2\.5, not a whole",
+    ),
+    "position a text": (
+        {"position": ["1"] * 4},
+        {},
+        r"column 'position' in .*p\.parquet is string, not a whole number; cast it to an integer",
     ),
     "no pattern": ({}, {"exclude": "["}, r"--exclude '\[' is not a regular expression"),
-    "one class": ({}, {"classes": ("a",)}, "--classes needs two or more different names, got a"),
-    "class twice": ({}, {"classes": ("a", "b", "a")}, "--classes needs two or more different names"),
-    "class without name": ({}, {"classes": ("a", "")}, "--classes needs two or more different names"),
+    "one class": ({}, {"classes": ("a",)}, "--classes needs two or more names that differ, .*; got a"),
+    "class twice": ({}, {"classes": ("a", "b", "a")}, "--classes needs two or more names"),
+    "class without name": ({}, {"classes": ("a", "")}, "--classes needs two or more names"),
     "base score": (
         {},
         {"base_score_columns": ("x", "y", "z")},
@@ -414,10 +436,16 @@ def test_open_dataset__excludes_what_is_no_number_and_says_why(tmp_path: Path) -
     write(tmp_path / "p.parquet", GOOD | columns)
     (tmp_path / "unwanted.txt").write_text("\ufeffunwanted\n\n# a remark\n", encoding="utf-8")
     dataset = open_dataset(str(tmp_path), exclude="^weight_", exclude_features=tmp_path / "unwanted.txt")
-    assert dataset.features == ("x", "flag", "count", "half", "big", "missing")
+    assert dataset.features == ("x", "flag", "count", "half", "big", "missing", "money")
     reasons = dict(dataset.excluded)
-    assert reasons["word"] == "string, not an integer, float or boolean"
-    assert reasons["money"] == "decimal128(3, 2), not an integer, float or boolean"
+    assert reasons["word"] == "string, not a number"
+    lost = [words.split(";")[0] for words in dataset.warnings]
+    assert lost == [
+        "2 column(s) that are not numbers are left out: word (text), category (text)",
+        "1 column(s) that are not numbers are left out: time (timestamp[us])",
+        "2 column(s) that are not numbers are left out: list (list<element: double>), struct (struct<a: int64>)",
+        "1 column(s) without any value are left out: nothing (null)",
+    ]
     assert reasons["score"] == "leaks the label"
     assert reasons["chrom"] == "an id or a position"
     assert reasons["weight_a"] == "--exclude"

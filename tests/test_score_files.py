@@ -208,16 +208,16 @@ def test_table__may_have_commas_comments_and_dots(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("##fileformat=VCFv4.2\n#CHROM\tPOS\n", "it is VCF, which has scores of variants, not of positions"),
-        ("", "it has no line of scores"),
+        ("", "is empty (0 bytes), not base scores"),
         ("# only a comment\n", "it has no line of scores"),
         ("c\t10\t11\tx\n", "neither Parquet"),
-        (">c\nACGT\n", "neither Parquet"),
+        (">c\nACGT\n", "is FASTA, not base scores; 'mi-duck build' takes it as --fasta"),
         ("c\t1100\t1101\tdonor\thigh\t+\n", "Could not convert string 'high'"),
     ],
 )
 def test_file_of_something_else__is_refused_with_what_it_is(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "scores"
     path.write_text(text)
-    with pytest.raises(DataError, match="cannot read the scores in") as refused:
+    with pytest.raises(DataError, match="scores") as refused:
         read(path)
     assert words in str(refused.value)

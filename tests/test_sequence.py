@@ -35,7 +35,7 @@ def test_fasta__does_not_depend_on_the_block_size(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "the file is empty"),
+        (b"", r"is empty \(0 bytes\), not FASTA"),
         (b"\n\n", "the file is empty"),
         (b"ACGT\n", "not FASTA: it begins with b'ACGT'"),
         (b"@read\nACGT\n+\nIIII\n", "not FASTA"),

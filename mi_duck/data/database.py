@@ -6,6 +6,7 @@ stream of batches. DuckDB's errors are wrapped here, once, with the name of the 
 
 import glob
 import logging
+import re
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -295,7 +296,7 @@ class Database:
             f"""delim = {_literal(delimiter)}, quote = '"', escape = '"', comment = '', skip = 0, header = true, """
             "strict_mode = true, null_padding = false, nullstr = ['', '.', 'NA', 'N/A', 'nan', 'NaN', 'null', 'NULL']"
         )
-        with _wrapped(f"tables in text ({', '.join(map(str, files[:3]))})", {}):
+        with _text_errors(files):
             names = self._connection.sql(
                 f"from read_csv($paths, {options}, all_varchar = true)", params={"paths": paths}
             )
@@ -310,7 +311,7 @@ class Database:
 
     @staticmethod
     def _batches_of(reader: pa.RecordBatchReader, files: Sequence[Path]) -> Iterator[pa.RecordBatch]:
-        with _wrapped(f"tables in text ({', '.join(map(str, files[:3]))})", {}):
+        with _text_errors(files):
             yield from _arrow_errors(reader)
 
     def load_parquet(self, name: str, file: Path) -> None:
@@ -383,6 +384,23 @@ class Database:
                 table = self._connection.sql(f"from {quoted(name)}")
                 found[name] = {"n_rows": table.shape[0], "columns": table.columns}
         return found
+
+
+@contextmanager
+def _text_errors(files: Sequence[Path]) -> Iterator[None]:
+    """Turn DuckDB's errors at a table in text into one line with its file and line."""
+    try:
+        with _wrapped("tables in text", {}):
+            yield
+    except DataError as error:
+        line = re.search(r"on Line: (\d+)", str(error))
+        counts = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", str(error))
+        file = re.search(r"file = (.+?) delimiter = ", str(error))
+        where = f"line {line[1]} of {file[1] if file else files[0]}" if line else f"a line of {files[0]}"
+        what = f"has {counts[2]} cells, its first line {counts[1]}" if counts else "does not fit its first line"
+        raise DataError(
+            f"{where} {what}; give each line as many cells as the first, quotes in pairs, and save it as UTF-8"
+        ) from error
 
 
 def _arrow_errors(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:

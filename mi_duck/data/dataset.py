@@ -32,7 +32,7 @@ from mi_duck.data.parquet import (
     whole_hash,
 )
 from mi_duck.data.text_tables import parquet_of
-from mi_duck.data.values import counts, has_fractions, is_number, is_text, numbers, remedy
+from mi_duck.data.values import has_fractions, is_number, is_text, numbers, remedy, text_counts
 from mi_duck.errors import DataError
 from mi_duck.run.plan import PlannedData
 from mi_duck.settings import Columns
@@ -251,7 +251,7 @@ def _found_classes(files: Sequence[DataFile], column: str, *, has_scores: bool) 
     """
     n_rows: Counter[str] = Counter()
     for values in _values(files, [column]):
-        n_rows.update({text: n for text, n in counts(values).items() if text is not None})
+        n_rows.update({text: n for text, n in text_counts(values).items() if text is not None})
         if not n_rows.keys().isdisjoint(CLASSES):
             return CLASSES
         if len(n_rows) > MOST_CLASSES:
@@ -299,7 +299,7 @@ def _lost_columns(schema: pa.Schema, excluded: Sequence[tuple[str, str]]) -> tup
             shown = "text" if is_text(kind) else str(kind)
             by_remedy.setdefault(remedy(kind), []).append(f"{name} ({shown})")
     return tuple(
-        f"{len(names)} column(s) of no number are left out: {some_names(names)}; to use such a column, {words} "
+        f"{len(names)} column(s) that are not numbers are left out: {some_names(names)}; to use such a column, {words} "
         "(--exclude says that it is not wanted)"
         if not words.startswith("it has")
         else f"{len(names)} column(s) without any value are left out: {some_names(names)}"

@@ -4,6 +4,8 @@ The Parquet file is used again while the tables have the same bytes. Types are f
 that comes late is met by a wrong one. Columns of names stay texts: gene 007 is not gene 7.
 """
 
+import csv
+import gzip
 import hashlib
 import json
 import os
@@ -16,7 +18,7 @@ import pyarrow.parquet as pq
 from mi_duck.atomic_files import file_sha256, publish, read_sealed, sealed, storage_errors, write_json
 from mi_duck.data.database import Database
 from mi_duck.errors import DataError
-from mi_duck.file_kinds import head_of, kind_of, unpacked
+from mi_duck.file_kinds import GZIP, head_of, kind_of, unpacked
 
 NAMES = ("gene_id", "gene_name", "gene_type", "transcript_id", "chrom", "strand", "overlap_cluster")
 """Columns that are always read as texts, besides those that a command takes for genes and fold groups."""
@@ -42,9 +44,10 @@ def parquet_of(files: Sequence[Path], as_text: Iterable[str] = ()) -> Path:
     StorageError
         The folder of the first file cannot be written.
     """
-    delimiters = {_delimiter(file) for file in files}
-    if len(delimiters) > 1:
-        raise DataError(f"the tables in {files[0].parent} have different delimiters; write them alike")
+    names, delimiter = _header(files[0])
+    other = next((file for file in files if _header(file) != (names, delimiter)), None)
+    if other:
+        raise DataError(f"{other} has another header or delimiter than {files[0]}; give all tables the same columns")
     texts = sorted({*NAMES, *as_text})
     root = files[0].parent
     named = json.dumps([[os.path.relpath(file, root) for file in files], texts])
@@ -59,7 +62,7 @@ def parquet_of(files: Sequence[Path], as_text: Iterable[str] = ()) -> Path:
             return target
         hashes = [file_sha256(file) for file in files]
         if known.get("sha256") != hashes:
-            _write(files, texts, target, delimiters.pop())
+            _write(files, texts, target, delimiter)
             if stamps != [[facts.st_size, facts.st_mtime_ns] for facts in (file.stat() for file in files)]:
                 raise DataError(f"{files[0]} changed while it was read; run the same command again")
         write_json(record, sealed({"stamps": stamps, "sha256": hashes}))
@@ -74,15 +77,27 @@ def _known(record: Path) -> dict[str, Any]:
         return {}
 
 
-def _delimiter(file: Path) -> str:
-    """Return what stands between the cells of a table in text; refuse a file of another kind."""
+def _header(file: Path) -> tuple[list[str], str]:
+    """Return the names of the columns of a table in text, and what stands between cells; refuse a file of another kind."""
     with storage_errors(file):
-        head = unpacked(head_of(file))
-    kind = kind_of(head)
-    if kind and not kind[0].startswith("a table in text"):
-        raise DataError(f"{file} is {kind[0]}, not a table; {kind[1].replace('FILE', file.name)}")
-    header = head.partition(b"\n")[0]
-    return max(("\t", ",", ";"), key=lambda one: header.count(one.encode()))
+        head = head_of(file)
+        is_packed, kind = head.startswith(GZIP), kind_of(unpacked(head))
+        if kind and not kind[0].startswith("a table in text"):
+            raise DataError(f"{file} is {kind[0]}, not a table; {kind[1].replace('FILE', file.name)}")
+        with file.open("rb") as raw, gzip.open(raw) if is_packed else raw as stream:
+            line = stream.readline()
+    try:
+        text = line.decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not UTF-8 in its first line; save it as UTF-8") from error
+    delimiter = max(("\t", ",", ";"), key=text.count)
+    names = next(csv.reader([text], delimiter=delimiter), [])
+    for name in names:
+        if not name or [one.lower() for one in names].count(name.lower()) > 1:
+            raise DataError(
+                f"the first line of {file} must name every column once; {name!r} is empty or stands there twice: correct it"
+            )
+    return names, delimiter
 
 
 def _write(files: Sequence[Path], texts: Collection[str], target: Path, delimiter: str) -> None:

@@ -106,7 +106,7 @@ def is_whole(value: Any) -> bool:
     return value is None or value != value or (abs(value) != float("inf") and value == int(value))
 
 
-def counts(column: pa.Array) -> Counter[str | None]:
+def text_counts(column: pa.Array) -> Counter[str | None]:
     """Return how often each text of `text_of` stands in a column."""
     found: Counter[str | None] = Counter()
     for one in _countable(column).value_counts().to_pylist():

@@ -28,7 +28,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -48,7 +47,7 @@ from mi_duck.data.parquet import (
     schema_of,
     stamp,
 )
-from mi_duck.data.values import coded, is_number, is_text
+from mi_duck.data.values import coded, is_number, is_text, text_counts
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, by_member, check_features, feature_matrix
 from mi_duck.ensemble.model_file import model_sha256
 from mi_duck.errors import CheckpointError, DataError
@@ -286,7 +285,8 @@ class _Found:
         if gene_column is not None:
             genes = part[gene_column].filter(part[TRAINED_ON])
             self.n_rows_trained_on += len(genes)
-            self.genes.update(pc.unique(genes).to_pylist())
+            for chunk in genes.chunks:
+                self.genes.update(text_counts(chunk))
 
 
 @dataclass(frozen=True, slots=True)

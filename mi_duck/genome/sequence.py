@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mi_duck.errors import DataError
-from mi_duck.file_kinds import HEAD_BYTES, kind_of, unpacked, wrong_kind
+from mi_duck.file_kinds import GZIP, HEAD_BYTES, kind_of, unpacked, wrong_kind
 
 Letters = NDArray[np.uint8]
 
@@ -86,7 +86,7 @@ def reading(path: Path, wanted: str, *allowed: str) -> Iterator[BinaryIO]:
             kind = kind_of(unpacked(head))
             if kind and kind[0] not in allowed and not kind[0].startswith("a table in text"):
                 raise DataError(wrong_kind(path, head, wanted))
-            if head.startswith(b"\x1f\x8b"):
+            if head.startswith(GZIP):
                 with gzip.open(raw, "rb") as stream:
                     yield cast(BinaryIO, stream)
             else:
