@@ -35,6 +35,7 @@ _BED = ("chrom", "start", "stop", "name", "score", "strand")
 _INTERVALS = ("chrom", "start", "stop", "score")
 _ASKED = re.compile(r"(donor|acceptor)([+-])=(.+)")
 _OFFSET = re.compile(r"(donor|acceptor)([+-]?)=([+-]?\d+)")
+_NUMBER = re.compile(r"-?[0-9.]+(?:[eE][-+]?[0-9]+)?")
 _BIGWIG = (b"\x26\xfc\x8f\x88", b"\x88\x8f\xfc\x26")
 _STRANDS = {
     "+": {"+", "plus", "pos", "positive", "fwd", "forward", "watson"},
@@ -370,7 +371,7 @@ def _open_text(db: Database, path: Path, side: tuple[str, str] | None) -> tuple[
         columns = [*_BED, *(f"column_{index}" for index in range(len(_BED), len(header)))]
         db.open_text("score_lines", path, columns, _BED, n_before=0, delimiter=delimiter)
         return "scores_from_bed", {}
-    if len(header) == len(_INTERVALS) and header[1].isdigit() and header[2].isdigit():
+    if len(header) == len(_INTERVALS) and all(map(_NUMBER.fullmatch, header[1:])):
         site, strand = side or _side_of(path)
         db.open_text("score_lines", path, _INTERVALS, _INTERVALS, n_before=0, delimiter=delimiter)
         return "scores_from_intervals", {"site": site, "strand": strand}
