@@ -200,10 +200,8 @@ def build(
         Genome, and GTF or GFF3; plain or gzip. Contigs are matched by the first word of the FASTA headers.
     out
         Folder to make: ``master/part-*.parquet`` and ``build.json``. It must not exist or be empty.
-    negatives_per_site
-        Negatives drawn per splice site of a gene, 0 or more.
-    hard_negatives
-        Share of them that is hard (decoys and neighbours of sites), 0 to 1.
+    negatives_per_site, hard_negatives
+        Negatives drawn per splice site of a gene, and the share of them that is hard: decoys and neighbours of sites.
     base_scores, base_score_offset
         Files with the scores of another model instead of cross-fitted position weight matrices, and what to add to their
         positions: see `mi_duck.genome.score_files.read_base_scores`.
@@ -223,8 +221,6 @@ def build(
     ------
     DataError
         Input that cannot be used, settings out of range, or ``out`` is a file or not empty.
-    StorageError
-        The dataset cannot be written.
 
     Notes
     -----
