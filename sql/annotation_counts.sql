@@ -4,8 +4,8 @@
 -- params:
 -- columns: n_exon_lines              bigint  lines of exons
 --          n_coding_lines            bigint  lines of coding sequence
---          n_lines_without_strand    bigint  of both, those without a strand
---          n_lines_without_gene      bigint  of both, those with a strand and without a gene
+--          n_exons_without_strand    bigint  of both, those without a strand
+--          n_exons_without_gene      bigint  of both, those with a strand and without a gene
 --          n_transcripts             bigint  transcripts
 --          n_transcripts_of_pieces   bigint  of these, those without lines of exons
 --          n_short_introns           bigint  gaps between exons that are too short for introns
@@ -16,8 +16,8 @@ lines as (
     select
         count(*) filter (where kind = 'exon') as n_exon_lines,
         count(*) filter (where kind = 'CDS') as n_coding_lines,
-        count(*) filter (where strand not in ('+', '-')) as n_lines_without_strand,
-        count(*) filter (where strand in ('+', '-') and line not in (from used)) as n_lines_without_gene
+        count(*) filter (where strand not in ('+', '-')) as n_exons_without_strand,
+        count(*) filter (where strand in ('+', '-') and line not in (from used)) as n_exons_without_gene
     from annotation_features
     where kind in ('exon', 'CDS')
 ),

@@ -27,25 +27,17 @@ with lines as (
         unnest(parents) as transcript
     from annotation_features
     where kind not in ('gene', 'transcript') and strand in ('+', '-')
+),
+named as (
+    select
+        lines.* exclude (gene),
+        case
+            when lines.is_gff3 then coalesce(annotation_ancestors.gene, lines.gene, annotation_ancestors.ancestor)
+            else lines.gene
+        end as gene
+    from lines
+    left join annotation_ancestors using (transcript)
 )
-select
-    lines.line,
-    case
-        when lines.is_gff3 then coalesce(annotation_ancestors.gene, lines.gene, annotation_ancestors.ancestor)
-        else lines.gene
-    end as gene,
-    lines.transcript,
-    lines.chrom,
-    lines.strand,
-    lines.kind,
-    lines.start,
-    lines.stop,
-    lines.part,
-    lines.is_trans
-from lines
-left join annotation_ancestors using (transcript)
-where
-    case
-        when lines.is_gff3 then coalesce(annotation_ancestors.gene, lines.gene, annotation_ancestors.ancestor)
-        else lines.gene
-    end is not null
+select line, gene, transcript, chrom, strand, kind, start, stop, part, is_trans
+from named
+where gene is not null

@@ -183,12 +183,11 @@ def read_annotation(path: Path, *, left_out: Sequence[OddIntron] = ()) -> Annota
     """
     faults: list[DataError] = []
     lines = pa.RecordBatchReader.from_batches(LINES, _batches(path, faults))
-    with Database(threads=None) as db:
+    with Database() as db:
         db.table_from("annotation_features", "annotation_lines", lines)
         if faults:
             raise faults[0]
-        introns = [(one.chrom, one.strand, one.left, one.right) for one in left_out]
-        db.load("left_out_introns", _left_out(introns))
+        db.load("left_out_introns", _ends_of(left_out))
         db.table("annotation_ancestors")
         for row in db.read("annotation_ancestors").to_pylist():
             if row["is_endless"]:
@@ -203,21 +202,15 @@ def read_annotation(path: Path, *, left_out: Sequence[OddIntron] = ()) -> Annota
         for row in db.rows("annotation_remarks"):
             remarks[row["remark"]].append(row["gene"])
         odd = db.rows("annotation_odd_introns", longest_intron=LONGEST_INTRON)
-        circular = {row["chrom"] for row in db.rows("annotation_circles")}
+        circular = frozenset(row["chrom"] for row in db.rows("annotation_circles"))
         genes = tuple(_genes(db))
-    ignored = counts["n_lines_without_strand"] + counts["n_lines_without_gene"]
+    ignored = counts["n_exons_without_strand"] + counts["n_exons_without_gene"]
     if not genes:
         more = f" with a gene id and a strand ({ignored} without)" if ignored else ""
         raise DataError(f"no exon or CDS lines{more} in {path}; give a GTF or GFF3 annotation with exons")
     return Annotation(
         genes=genes,
-        n_exon_lines=counts["n_exon_lines"],
-        n_coding_lines=counts["n_coding_lines"],
-        n_transcripts=counts["n_transcripts"],
-        n_transcripts_of_pieces=counts["n_transcripts_of_pieces"],
-        n_short_introns=counts["n_short_introns"],
-        n_exons_without_strand=counts["n_lines_without_strand"],
-        n_exons_without_gene=counts["n_lines_without_gene"],
+        **counts,
         split_genes=tuple(remarks["several_locations"]),
         genes_in_parts=tuple(remarks["in_parts"]),
         mixed_genes=tuple(remarks["mixed"]),
@@ -232,15 +225,19 @@ def read_annotation(path: Path, *, left_out: Sequence[OddIntron] = ()) -> Annota
             )
             for row in odd
         ),
-        circular=frozenset(circular),
+        circular=circular,
     )
 
 
-def _left_out(introns: Sequence[tuple[str, str, int, int]]) -> pa.Table:
-    schema = pa.schema(
-        [("chrom", pa.string()), ("strand", pa.string()), ("left_end", pa.int64()), ("right_start", pa.int64())]
+def _ends_of(introns: Sequence[OddIntron]) -> pa.Table:
+    return pa.table(
+        {
+            "chrom": pa.array([one.chrom for one in introns], pa.string()),
+            "strand": pa.array([one.strand for one in introns], pa.string()),
+            "left_end": pa.array([one.left for one in introns], pa.int64()),
+            "right_start": pa.array([one.right for one in introns], pa.int64()),
+        }
     )
-    return pa.Table.from_pylist([dict(zip(schema.names, one, strict=True)) for one in introns], schema=schema)
 
 
 def _genes(db: Database) -> Iterator[Gene]:

@@ -200,10 +200,8 @@ def build(
         Genome, and GTF or GFF3; plain or gzip. Contigs are matched by the first word of the FASTA headers.
     out
         Folder to make: ``master/part-*.parquet`` and ``build.json``. It must not exist or be empty.
-    negatives_per_site
-        Negatives drawn per splice site of a gene, 0 or more.
-    hard_negatives
-        Share of them that is hard (decoys and neighbours of sites), 0 to 1.
+    negatives_per_site, hard_negatives
+        Negatives drawn per splice site of a gene, and the share of them that is hard: decoys and neighbours of sites.
     base_scores, base_score_offset
         Files with the scores of another model instead of cross-fitted position weight matrices, and what to add to their
         positions: see `mi_duck.genome.score_files.read_base_scores`.
@@ -212,8 +210,6 @@ def build(
         do not exist for a new sequence, and they depend on how well a gene has been studied.
     all_positions
         Number of genes, of at most 20,000 nt and chosen by seed, of which every position is a row.
-    genes_per_file
-        Genes in one Parquet file.
     window
         Letters of the k-mer window, even, 44 or more: half upstream of the position, half from it on.
     seed
@@ -225,8 +221,6 @@ def build(
     ------
     DataError
         Input that cannot be used, settings out of range, or ``out`` is a file or not empty.
-    StorageError
-        The dataset cannot be written.
 
     Notes
     -----
@@ -236,6 +230,8 @@ def build(
     """
     started = time.monotonic()
     _check_settings(negatives_per_site, hard_negatives, all_positions, genes_per_file, window)
+    if base_score_offset and not base_scores:
+        raise DataError("an offset of base scores is given, but no file of base scores; give --base-scores too")
     report = report or (lambda stage, done, total: None)
     settings = {
         "negatives_per_site": negatives_per_site,
@@ -248,13 +244,7 @@ def build(
         "seed": seed,
     }
     with published_folder(out) as folder:
-        annotated = read_annotation(annotation)
-        report("annotation", len(annotated.genes), len(annotated.genes))
-        found = survey(fasta, annotated, padding=window // 2, seed=seed, report=report)
-        left_out = found.implausible
-        if left_out:
-            annotated = read_annotation(annotation, left_out=left_out)
-            found = survey(fasta, annotated, padding=window // 2, seed=seed, report=report)
+        annotated, found, left_out = _surveyed(fasta, annotation, padding=window // 2, seed=seed, report=report)
         genes = [gene for gene in found.genes if gene.introns]
         table, means = _scores(base_scores, base_score_offset, genes)
         rows = _gene_rows(
@@ -287,11 +277,23 @@ def build(
     return summary
 
 
+def _surveyed(
+    fasta: Path, annotation: Path, *, padding: int, seed: int, report: Report
+) -> tuple[Annotation, Survey, tuple[OddIntron, ...]]:
+    """Return annotation and survey; where introns are implausible, those without them, and the introns."""
+    annotated = read_annotation(annotation)
+    report("annotation", len(annotated.genes), len(annotated.genes))
+    found = survey(fasta, annotated, padding=padding, seed=seed, report=report)
+    left_out = found.implausible
+    if left_out:
+        annotated = read_annotation(annotation, left_out=left_out)
+        found = survey(fasta, annotated, padding=padding, seed=seed, report=report)
+    return annotated, found, left_out
+
+
 def _scores(
     files: Sequence[str | Path], offsets: Sequence[str], genes: Sequence[Gene]
 ) -> tuple[ScoreTable | None, list[SiteMeans]]:
-    if not files and offsets:
-        raise DataError("an offset of base scores is given, but no file of base scores; give --base-scores too")
     return checked_scores(read_base_scores(files, genes, offsets), genes, offsets) if files else (None, [])
 
 

@@ -168,6 +168,7 @@ def read_base_scores(files: Sequence[str | Path], genes: Sequence[Gene], offsets
         A file cannot be read or has scores of something else, lacks a column, holds scores outside 0 to 1, none of its
         positions lies in a gene, or an offset makes no sense.
     """
+    given = _given_offsets(offsets)  # a wrong one is refused before gigabytes are read
     paths = [file_of(one) for one in files]
     name = " and ".join(map(str, paths))
     spans = _merged_spans(genes)
@@ -191,7 +192,7 @@ def read_base_scores(files: Sequence[str | Path], genes: Sequence[Gene], offsets
             f"no score of {name} lies in a gene: its chromosomes are {theirs}, those of the genes {ours}; "
             "use the same names, 1-based positions and strands + and -"
         )
-    return ScoreTable(name, strands, _given_offsets(offsets))
+    return ScoreTable(name, strands, given)
 
 
 def checked_scores(
@@ -346,8 +347,7 @@ def _blocks(path: Path, side: tuple[str, str] | None, spans: Spans) -> Iterator[
         try:
             if first in _BIGWIG:
                 site, strand = side or _side_of(path)
-                lines = pa.RecordBatchReader.from_batches(_INTERVAL_SCHEMA, _bigwig(path, strand, spans))
-                db.load("score_lines", lines.read_all())
+                db.load("score_lines", pa.Table.from_batches(_bigwig(path, strand, spans), _INTERVAL_SCHEMA))
                 step = "scores_from_intervals"
                 parameters: dict[str, Any] = {"site": site, "strand": strand}
             else:
@@ -363,11 +363,12 @@ def _open_text(db: Database, path: Path, side: tuple[str, str] | None) -> tuple[
     header, n_before, delimiter = _first_line(path)
     if "donor_score" in header:
         position = _named_columns(path, header)[1]
-        names = {name: name for name in _TABLE + ("neither_score",)} | {position: "position"}
-        if position != "position":
-            names["position"] = "position_in_gene"
+        needed = [*_TABLE, "neither_score"]
+        names = dict(zip(needed, needed, strict=True))
+        del names["position"]
+        names[position] = "position"
         columns = [names.get(name, f"column_{index}") for index, name in enumerate(header)]
-        db.open_text("score_lines", path, columns, [*_TABLE, "neither_score"], n_before=n_before, delimiter=delimiter)
+        db.open_text("score_lines", path, columns, needed, n_before=n_before, delimiter=delimiter)
         return "scores_from_table", {}
     if len(header) >= len(_BED):
         columns = [*_BED, *(f"column_{index}" for index in range(len(_BED), len(header)))]
