@@ -358,7 +358,7 @@ def test_slurm__gives_the_models_of_a_run_here(
     slurm.run(script, killed=1, doubled=1)
     assert slurm.codes == [0, 0]
     assert [is_trained(RunFolder(run), plan_of(run), one) for one in plan_of(run).cut.instances] == [True, True, False]
-    assert_refused(invoke(*command_of(next(jobs)[1])), 69, "1 of 3 instances lost (instance_02)")
+    assert_refused(invoke(*command_of(next(jobs)[1])), 69, "1 of 3 instances not trained yet (instance_02)")
     assert json.loads((run / "consolidation_summary.json").read_bytes())["instances_lost"] == [2]
     assert [number for number, _ in jobs] == []
 

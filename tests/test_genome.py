@@ -260,7 +260,7 @@ def drop_introns(folder: Path) -> None:
         (shorten, "ends at 19,999, but contig c1 in .* has 14,9"),
         (drop_introns, "none of the 1 genes with a sequence in .* has an intron"),
         (lambda folder: (folder / "genes.gtf").unlink(), "no such file"),
-        (lambda folder: (folder / "genome.fa").write_text(""), "the file is empty"),
+        (lambda folder: (folder / "genome.fa").write_text(""), r"is empty \(0 bytes\), not FASTA"),
     ],
 )
 def test_unusable_input__is_refused_and_leaves_nothing(

@@ -238,8 +238,19 @@ def test_control_group__half_the_need_is_refused_and_a_tenth_more_is_enough(tmp_
     (tmp_path / "data").mkdir()
     pq.write_table(pa.table(columns), tmp_path / "data" / "a.parquet")
     plan = ("plan", tmp_path / "data", "--strategy", "single", "--memory-safety-factor", "1", "--threads", "1")
-    plan += ("--n-estimators", "3", "--early-stopping-patience", "0", "--n-folds", "2", "--max-depth", "11")
-    limit = 420 * MIB
+    plan += (
+        "--n-estimators",
+        "3",
+        "--early-stopping-patience",
+        "0",
+        "--n-folds",
+        "2",
+        "--max-depth",
+        "11",
+        "--max-bin",
+        "1024",
+    )
+    limit = 340 * MIB
     with control_group(limit) as group:
         refused = inside(group, *plan, "--out", tmp_path / "half")
         assert refused.returncode == 137, refused.stderr

@@ -57,24 +57,29 @@ def test_growing_bytes__of_a_dense_matrix_by_hand(cv: str, by_row: int) -> None:
     matrix = 1_460_382_625
     keys, margins = 12 * 587_000, 3 * 4 * 587_000
     assert growing_bytes("matrix", 587_000, layout) == matrix + keys + margins
-    assert growing_bytes("boost", 587_000, layout) == matrix + keys + margins + by_row * 587_000
+    nodes = int(1.2 * 16 * 40_000 * 63)  # histograms of the six levels of a tree
+    assert growing_bytes("boost", 587_000, layout) == matrix + keys + margins + by_row * 587_000 + nodes
     # calibrating and writing: the keys as they are on disk, and 26 bytes a class for every row, 27 more for the first
     assert growing_bytes("finish", 587_000, layout) == keys + margins + (14 + 3 * 26) * 587_000 + 3 * 27 * 300_000
 
 
 def test_growing_bytes__of_the_cuts_counts_the_wide_columns_alone() -> None:
-    """Of 10 wide columns in 10,000 rows with 256 bins: a sketch holds 4,097 entries, of 64 + 16 x 2 bytes.
+    """Of 10 wide columns in 10,000 rows with 256 bins: a sketch holds 4,097 entries, of 64 + 16 bytes.
 
-    On l levels it holds 8 x 256 x l + 1 entries, enough for 2^l times as many rows: 4,098 on one, 16,388 on two.
+    On l levels it holds 8 x 256 x l + 1 entries, enough for 2^l times as many rows: 4,098 on one, 16,388 on two. It is
+    merged once, after 8,194 rows, into its first level. Two batches of bytes lie beside it.
     """
     layout = replace(WORK, n_wide=10)
-    sketches = 10 * (64 + 16 * 2) * 4_097
+    sketches = 10 * (64 + 16) * 4_097
     matrix = 10 * 10_000 + int(10 * 10_000 * 1.125) + 8 * 10_000
-    assert growing_bytes("cuts", 10_000, layout) == 12 * 10_000 + matrix + sketches
+    assert growing_bytes("cuts", 10_000, layout) == 12 * 10_000 + matrix + sketches + 2 * 10_000 * 1167
+    # until then it is a row of values, 8 bytes in each of two buffers
+    matrix = 10 * 5_000 + int(10 * 5_000 * 1.125) + 8 * 5_000
+    assert growing_bytes("cuts", 5_000, layout) == 12 * 5_000 + matrix + 10 * 16 * 5_000 + 2 * 5_000 * 1167
     # with most columns wide all are sketched while the matrix is built, and the sketches go before it is there
     most = replace(WORK, n_wide=int(1167 * REFERENCE_SHARE) + 1)
     assert growing_bytes("cuts", 10_000, most) == 12 * 10_000
-    assert growing_bytes("matrix", 10_000, most) == (12 + 12) * 10_000 + most.n_wide * (64 + 16 * 2) * 4_097
+    assert growing_bytes("matrix", 10_000, most) == (12 + 12) * 10_000 + most.n_wide * (64 + 16) * 4_097
     assert growing_bytes("matrix", 587_000, most) == growing_bytes("matrix", 587_000, WORK)
 
 
@@ -115,11 +120,22 @@ def test_growing_bytes__of_a_matrix_on_disk_holds_two_pages_and_a_quarter() -> N
     """A page has 16,384 rows x 1,167 cells of a byte."""
     wide = replace(WORK, is_external=True)
     pages = int(2.25 * 16_384 * 1_167)
-    assert growing_bytes("boost", 587_000, wide) == 587_000 * (12 + 12 + 88) + pages
-    assert growing_bytes("boost", 8_192, wide) == 8_192 * (12 + 12 + 88) + 8_192 * 1_167
+    nodes = int(1.2 * 16 * 40_000 * 63)
+    assert growing_bytes("boost", 587_000, wide) == 587_000 * (12 + 12 + 88) + pages + nodes
+    assert growing_bytes("boost", 8_192, wide) == 8_192 * (12 + 12 + 88) + 8_192 * 1_167 + nodes
     assert index_bytes(587_000, wide) == 685_029_000
     assert index_bytes(587_000, replace(wide, missing_share=0.5)) == 2 * 685_029_000
     assert index_bytes(587_000, replace(wide, max_bin=257)) == 2 * 685_029_000
+
+
+def test_growing_bytes__histograms_of_deep_trees_by_hand() -> None:
+    """9,000 rows: the seventh level has 64 nodes for 141 rows each, of which 141 / (141 + 150) are there."""
+    six = replace(WORK, max_depth=6)
+    seven = growing_bytes("boost", 9_000, replace(six, max_depth=7)) - growing_bytes("boost", 9_000, six)
+    assert seven == pytest.approx(1.2 * 16 * 40_000 * 64 * 9_000 / (9_000 + 150 * 64), abs=1)
+    # of a tree without end no more are kept than XGBoost keeps
+    endless = growing_bytes("boost", 10**12, replace(six, max_depth=30))
+    assert endless - growing_bytes("boost", 10**12, six) == pytest.approx(1.2 * 16 * 40_000 * (65_536 - 63), rel=1e-6)
 
 
 # ---- the model --------------------------------------------------------------------------------------------------------
@@ -172,14 +188,14 @@ def test_predict_bytes__of_a_gene_depends_on_its_rows_alone() -> None:
 
 
 def test_bytes_per_row__is_the_slope() -> None:
-    # 17 / 8 bytes a cell; a row: 8 for its pointer, 12 for label and fold, 12 for margins, 88 for boosting; a tenth on top
-    assert MemoryModel(WORK).bytes_per_row() == pytest.approx(1.1 * (1167 * 2.125 + 8 + 12 + 12 + 88), rel=1e-3)
+    # 17 / 8 bytes a cell; a row: 8 for its pointer, 12 for label and fold, 12 for margins, 88 for boosting; 1/20 on top
+    assert MemoryModel(WORK).bytes_per_row() == pytest.approx(1.05 * (1167 * 2.125 + 8 + 12 + 12 + 88), rel=1e-3)
 
 
 def test_predict_bytes__follows_the_users_megabytes_per_gene() -> None:
     model = MemoryModel(WORK, megabytes_per_gene=8.0)
-    # 160 MiB and 8 MiB for each of 1,500 genes, whatever their rows
-    assert model.predict_bytes(1, 1500) == model.predict_bytes(10**9, 1500) == (160 + 8 * 1500) << 20
+    # 120 MiB and 8 MiB for each of 1,500 genes, whatever their rows
+    assert model.predict_bytes(1, 1500) == model.predict_bytes(10**9, 1500) == (120 + 8 * 1500) << 20
     assert model.predict_bytes(10**6, 1501) - model.predict_bytes(10**6, 1500) == 8 << 20
     assert model.needed_bytes(1, 1500) == model.predict_bytes(1, 1500)  # the user's number, as it stands
     assert not replace(model, measured_bytes=(1, 2, 3, 4)).is_measured
@@ -222,8 +238,7 @@ def test_with_layout__keeps_measured_constants_but_not_those_of_a_matrix_elsewhe
     assert model.with_layout(zeros).layout == zeros
     on_disk = model.with_layout(replace(WORK, is_external=True))
     assert on_disk.measured_bytes is None
-    # the formula of a matrix on disk holds its pages
-    assert on_disk.base_bytes("boost") > MemoryModel(WORK).base_bytes("boost")
+    assert on_disk.predict_bytes(587_000, 1) == MemoryModel(on_disk.layout).predict_bytes(587_000, 1)
 
 
 # ---- what XGBoost does, measured --------------------------------------------------------------------------------------

@@ -211,7 +211,7 @@ def interrupt(run: Path, after: int) -> list[str] | None:
 
     def ask(stage: str, done: int, total: int) -> None:
         told.append(stage)
-        if stage.startswith(("fold", "final")) and next(rounds) == after:
+        if stage.startswith("rounds of") and next(rounds) == after:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with contextlib.suppress(SystemExit):

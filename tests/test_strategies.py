@@ -79,13 +79,13 @@ def test_windows_of__external_is_one_window_of_all_genes() -> None:
 
 def test_windows_of__the_users_megabytes_per_gene_bind_by_genes() -> None:
     model = replace(MODEL, megabytes_per_gene=1.0)
-    # 160 MiB and one for each gene: 1,160 MiB hold 1,000 genes
-    found = windows_of("multi", REQUEST, model, budget(1160 << 20))
+    # 120 MiB and one for each gene: 1,120 MiB hold 1,000 genes
+    found = windows_of("multi", REQUEST, model, budget(1120 << 20))
     assert found.genes_per_instance == 1000
     with pytest.raises(PlanError, match="holds 1,000 genes"):
-        windows_of("multi", replace(REQUEST, auto_adjust=False), model, budget(1160 << 20))
+        windows_of("multi", replace(REQUEST, auto_adjust=False), model, budget(1120 << 20))
     with pytest.raises(PlanError, match="holds 0 genes"):
-        windows_of("multi", REQUEST, model, budget(160 << 20))
+        windows_of("multi", REQUEST, model, budget(120 << 20))
 
 
 def by_name(found: tuple[Alternative, ...]) -> dict[tuple[str, str], Alternative]:

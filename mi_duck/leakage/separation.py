@@ -288,7 +288,7 @@ def last_digits(values: Column) -> dict[str, NDArray[np.float32]]:
 
     They are parts of the value that no measurement fills with meaning, where a label can be hidden.
     """
-    exact = values.astype(np.float64)
+    exact = np.where(np.isfinite(values), values, np.nan).astype(np.float64)  # what is infinite has no digits
     scaled = {number: exact * 10**number for number in range(DECIMALS)}
     found = {
         f"the digits after decimal {number}": (one - np.round(one)).astype(np.float32) for number, one in scaled.items()

@@ -19,7 +19,10 @@ from math import ceil
 BATCH_ROWS = 1024
 WIDE_BATCH_ROWS = 16_384  # a batch of few columns must be long to be worth XGBoost's work on it: half the time
 PAGE_ROWS = 16_384  # of a matrix on disk: a page is read whole in every pass over the data
-PAGES_HELD = 2.25  # of a matrix on disk, at once: one in use, the next being read (measured from .7 to 12 pages)
+PAGES_HELD = 2.25  # of a matrix on disk while boosting: one in use, the next being read (measured from .7 to 12 pages)
+PAGES_BUILT = 1.65  # of it while it is built
+FULL_LEVELS = 6  # of a tree: some tree has all nodes of these, in 5,000 rows and more
+ROWS_PER_NODE = 150  # with as many rows on average, half of the nodes of a deeper level are there
 REFERENCE_SHARE = 0.5  # with more wide columns than this, sketching them apart would take as much as the whole
 PHASES = ("cuts", "matrix", "boost", "finish")
 
@@ -160,7 +163,7 @@ def growing_bytes(phase: str, n_rows: int, layout: Layout) -> int:
     adds 40; with one matrix per fold that happens on fewer rows than the last fit has. Labels, folds, genes, uses and
     weights take 12 bytes per row that is scored; calibrating and writing, as measured, 26 per class and 27 more up to
     300,000 rows. Sketches are gone before the matrix is there. A matrix on disk leaves what is counted by row, and the
-    pages that are held at once.
+    pages that are held at once. Histograms take 16 bytes a bin for every node of the largest tree.
     """
     scored = int(n_rows * layout.scored_per_row)
     keys = 12 * scored
@@ -169,25 +172,38 @@ def growing_bytes(phase: str, n_rows: int, layout: Layout) -> int:
         if sketched_whole:
             return keys
         wide = replace(layout, n_features=layout.n_wide, bins=0, missing_share=0.0)
-        return keys + _matrix_bytes(n_rows, wide) + _sketch_bytes(n_rows, layout)
+        batches = (2 + (n_rows > WIDE_BATCH_ROWS)) * min(n_rows, WIDE_BATCH_ROWS) * layout.n_features
+        return keys + _matrix_bytes(n_rows, wide) + _sketch_bytes(n_rows, layout) + batches
     margins = 4 * layout.n_classes * scored
     if phase == "finish":
         return keys + margins + scored * (14 + 26 * layout.n_classes) + 27 * layout.n_classes * min(scored, 300_000)
     matrix = _matrix_bytes(n_rows, layout)
     if layout.is_external:
-        matrix = int(min(n_rows / PAGE_ROWS, PAGES_HELD) * index_bytes(PAGE_ROWS, layout))
+        pages = PAGES_HELD if phase == "boost" else PAGES_BUILT
+        matrix = int(min(n_rows / PAGE_ROWS, pages) * index_bytes(PAGE_ROWS, layout))
         if phase == "matrix":  # the cells of a page as numbers, twice
             matrix += 2 * min(n_rows, PAGE_ROWS) * layout.n_features * 4
     if phase == "matrix" and sketched_whole:
         matrix = max(matrix, _sketch_bytes(n_rows, layout))
-    by_row = 88 if layout.cv == "weights" else 48
-    return keys + margins + matrix + (n_rows * by_row if phase == "boost" or layout.is_external else 0)
+    by_row = n_rows * (88 if layout.cv == "weights" else 48)
+    if phase == "boost":
+        return keys + margins + matrix + by_row + int(1.2 * 16 * layout.bins * _nodes(n_rows, layout.max_depth))
+    return keys + margins + matrix + (by_row if layout.is_external else 0)
+
+
+def _nodes(n_rows: int, max_depth: int) -> float:
+    """Return how many nodes the largest tree has a histogram of; deep levels are sparse where rows are few."""
+    full = min(max_depth, FULL_LEVELS)
+    return min(
+        2**full - 1 + sum(2**level * n_rows / (n_rows + ROWS_PER_NODE * 2**level) for level in range(full, max_depth)),
+        65_536,
+    )
 
 
 def _fixed_bytes(phase: str, layout: Layout) -> int:
     """Return what a phase takes whatever the rows, by formula."""
     if phase == "cuts":
-        return 2 * WIDE_BATCH_ROWS * (layout.n_features + 4 * layout.n_wide)
+        return 0
     # where cells are missing, a batch also has the place of each cell that is not
     batch = BATCH_ROWS * layout.n_features * (24 if layout.missing_share else 8)
     cuts = layout.bins * (20 + 8 * layout.threads)
@@ -195,8 +211,7 @@ def _fixed_bytes(phase: str, layout: Layout) -> int:
         return batch + cuts
     if phase == "finish":
         return 66 << 20  # scikit-learn and SciPy
-    nodes = min(2**layout.max_depth - 1, 65_536)
-    return cuts + int(16 * layout.bins * (1.2 * nodes + layout.threads))
+    return cuts + 16 * layout.bins * layout.threads
 
 
 def index_bytes(n_rows: int, layout: Layout) -> int:
@@ -221,12 +236,19 @@ def _matrix_bytes(n_rows: int, layout: Layout) -> int:
 
 
 def _sketch_bytes(n_rows: int, layout: Layout) -> int:
-    """Return the bytes of the quantile sketches of the columns that need one."""
+    """Return the bytes of the quantile sketches of the columns that need one, as far as they are filled.
+
+    A sketch collects twice its limit of values, 8 bytes each, before it merges them, with work space of 48 bytes for each
+    of its limit, into levels of 16 bytes for each; level after level is used each time that the rows double.
+    """
     per_level = 8 * min(layout.max_bin, max(n_rows, 1))
     level = 1
     while (1 << level) * (ceil(level * per_level) + 1) < n_rows:
         level += 1
-    return layout.n_wide * (64 + 16 * level) * min(ceil(level * per_level) + 1, max(n_rows, 1))
+    limit = ceil(level * per_level) + 1
+    if n_rows <= 2 * limit:
+        return layout.n_wide * 16 * n_rows
+    return layout.n_wide * limit * (64 + 16 * (n_rows // (2 * limit)).bit_length())
 
 
 def slope_ratio(points: Sequence[MemoryPoint], phase: str, layout: Layout) -> float | None:
