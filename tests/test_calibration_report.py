@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import brier_score_loss, log_loss
 
 from mi_duck.metrics.calibrate import EDGES, calibration_facts, gaps_above, reliability
-from mi_duck.metrics.metrics import draw_weights
+from mi_duck.metrics.metrics import draw_weights, interval, summary
 
 CLASSES = ("neither", "donor")
 
@@ -66,9 +66,8 @@ def test_reliability__bins_hold_all_rows_and_their_means() -> None:
 def test_gaps_above__are_observed_minus_predicted_of_the_rows_above() -> None:
     probabilities, labels, groups = drawn()
     weights = draw_weights(np.arange(30), seed=0, draws=200)
-    found = {
-        (one.metric, one.class_name): one for one in gaps_above(probabilities, labels, groups, CLASSES, weights=weights)
-    }
+    gaps = summary(gaps_above(probabilities, labels, groups, CLASSES, weights=weights))
+    found = {(one.metric, one.class_name): one for one in gaps}
     assert len(found) == 4
     for (metric, name), one in found.items():
         index = CLASSES.index(name)
@@ -77,7 +76,7 @@ def test_gaps_above__are_observed_minus_predicted_of_the_rows_above() -> None:
         assert one.low is not None
         assert one.low < 0 < one.high  # the labels were drawn from these probabilities
     timid = 0.5 + 0.6 * (probabilities - 0.5)
-    of_timid = {one.metric: one for one in gaps_above(timid, labels, groups, CLASSES, weights=weights)[2:]}
-    assert of_timid["calibration_gap_above_0.5"].low > 0.05
+    of_timid = gaps_above(timid, labels, groups, CLASSES, weights=weights)
+    assert interval("gap", "donor", of_timid["calibration_gap_above_0.5", "donor"]).low > 0.05
     nothing = gaps_above(np.zeros_like(probabilities), labels, groups, CLASSES, weights=weights)
-    assert all(one.value is None or np.isnan(one.value) for one in nothing)
+    assert all(np.isnan(one.value) for one in summary(nothing))

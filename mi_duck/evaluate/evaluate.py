@@ -66,7 +66,7 @@ def evaluate_run(
     base_drawn: Drawn = {}
     if base is not None:
         base_drawn = scored.drawn(base.probabilities, ranked=base.ranked)
-        one.add("base", base_drawn, variant="ranked as given, else calibrated")
+        one.add("base", {**base_drawn, **scored.gaps(base.probabilities)}, variant="ranked as given, else calibrated")
         one.count()
     voted, drawn = one.score_variants()
     comparison = one.score_members()
@@ -153,18 +153,20 @@ class _Evaluation:
 
     def score_variants(self) -> tuple[Voted, Drawn]:
         """Score every variant, and return what the chosen one gives and its scores."""
-        first_row = self.scored.first_row
+        scored, first_row = self.scored, self.scored.first_row
         own = self.chosen.voting, self.weights[self.chosen.name]
         voted = self.vote(*own)
         # variants whose weights are equal are scored once
-        found = {own: self.scored.drawn(voted.probabilities[first_row:])}
+        found = {own: scored.drawn(voted.probabilities[first_row:])}
         for variant in variants():
             key = variant.voting, self.weights[variant.name]
             if key not in found:
                 probabilities = self.vote(*key).probabilities
-                found[key] = self.scored.drawn(probabilities[first_row:], sites_only=True)
+                found[key] = scored.drawn(probabilities[first_row:], sites_only=True)
                 del probabilities  # so that no two are in memory
-            self.add("ensemble", found[key], variant=variant.name, is_chosen=variant == self.chosen)
+            is_chosen = variant == self.chosen
+            gaps = scored.gaps(voted.probabilities[first_row:]) if is_chosen else {}
+            self.add("ensemble", {**found[key], **gaps}, variant=variant.name, is_chosen=is_chosen)
             self.count()
         return voted, found[own]
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mi_duck.ensemble.consolidate import first_scored_row
 from mi_duck.ensemble.member_scores import MemberScores
-from mi_duck.metrics.calibrate import BaseModel, base_model
+from mi_duck.metrics.calibrate import BaseModel, base_model, gaps_above
 from mi_duck.metrics.metrics import Drawn, Metric, draw_weights, drawn_scores, too_narrow
 from mi_duck.metrics.ranking import Booleans, Floats, Floats32, Integers
 from mi_duck.run.genes import Genes
@@ -54,6 +54,10 @@ class Scored:
             ranked=ranked,
             sites_only=sites_only,
         )
+
+    def gaps(self, probabilities: Floats) -> Drawn:
+        """Return how far the probabilities of all rows are off above those of `ABOVE`."""
+        return gaps_above(probabilities, self.label, self.group, self.classes, weights=self.weights)
 
     def drawn_part(self, probabilities: Floats32, rows: Booleans) -> Drawn:
         """Score some rows, by draws of their own groups."""

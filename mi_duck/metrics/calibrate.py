@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from mi_duck.metrics.metrics import Metric, differences, drawn_scores, interval, summary
+from mi_duck.metrics.metrics import Drawn, differences, drawn_scores, interval, summary
 from mi_duck.metrics.ranking import Booleans, Floats, Floats32, Floats64, Integers, ratio
 
 METHODS = ("none", "platt", "isotonic")
@@ -357,7 +357,7 @@ def calibration_facts(
     methods: Sequence[Any],
     weights: Integers,
 ) -> dict[str, Any]:
-    """Return for each class its method, and log loss, Brier score and calibration error before, after and their difference.
+    """Return for each class its method, log loss, Brier score and calibration error before and after, and the gaps above.
 
     Parameters
     ----------
@@ -373,14 +373,30 @@ def calibration_facts(
         for probabilities in (before, after)
     )
     tables = {"before": summary(old), "after": summary(new), "difference": summary(differences(new, old))}
+    gaps = gaps_above(after, labels, groups, classes, weights=weights)
     return {
         name: {"method": methods[index]}
         | {
             when: {one.metric: one.values() for one in table if one.class_name == name}
             for when, table in tables.items()
         }
+        | {
+            "above": [
+                {
+                    "threshold": threshold,
+                    "n_rows": int((after[:, index] > threshold).sum()),
+                    **interval("gap", name, gaps[gap_name(threshold), name]).values(),
+                }
+                for threshold in ABOVE
+            ]
+        }
         for index, name in enumerate(classes)
     }
+
+
+def gap_name(threshold: float) -> str:
+    """Return the name of the metric of rows above a probability."""
+    return f"calibration_gap_above_{threshold:g}"
 
 
 def reliability(
@@ -414,20 +430,19 @@ def reliability(
 
 def gaps_above(
     probabilities: Floats, labels: Integers, groups: Integers, classes: Sequence[str], *, weights: Integers
-) -> list[Metric]:
+) -> Drawn:
     """Return for each class and threshold of `ABOVE` the observed minus the predicted share of true rows above it.
 
     Above 0 the probabilities are too low there. This is where a calibration error over all rows, most of which are surely
     background, says little. Where no row lies above a threshold the value is NaN.
     """
-    found = []
+    found = {}
     for index, name in enumerate(classes):
         probability = probabilities[:, index].astype(np.float64)
         for threshold in ABOVE:
             is_above = (probability > threshold).astype(np.int64)
             rows, true, predicted = _drawn_in_bins(probability, labels == index, groups, is_above, weights)
-            gap = ratio(true[:, 1] - predicted[:, 1], rows[:, 1])
-            found.append(interval(f"calibration_gap_above_{threshold:g}", name, gap))
+            found[gap_name(threshold), name] = ratio(true[:, 1] - predicted[:, 1], rows[:, 1])
     return found
 
 

@@ -117,6 +117,7 @@ def render(run: RunRecords, fits: Sequence[FitRecord] | None, *, with_plots: boo
         reliability=_reliability(run, pictures),
         calibration=tables.calibration_table(run),
         calibration_errors=tables.calibration_error_table(run),
+        calibration_gaps=tables.calibration_gap_table(run),
         classes=_classes(run),
         folds=tables.fold_table(run),
         windows=pictures.draw("windows", partial(_window_figure, run), "Which genes each instance is trained on"),

@@ -267,6 +267,22 @@ def calibration_error_table(run: RunRecords) -> Table | None:
     return Table("Scores before and after calibration, each class against the rest", headings, rows, texts=3)
 
 
+def calibration_gap_table(run: RunRecords) -> Table | None:
+    """Return how many rows lie above a probability and how far they are off there, or None where not made."""
+    found = read_json(RunFolder(run.root).calibration_analysis / "calibration.json")
+    if found is None:
+        return None
+    rows = [
+        (name, scope, f"{one['threshold']:g}", f"{one['n_rows']:,}", _value_of(one if one["n_rows"] else None))
+        for name in run.classes
+        for scope in ("base", "ensemble")
+        if name in found[scope]
+        for one in found[scope][name]["above"]
+    ]
+    headings = ("class", "model", "probability above", "rows", "observed - predicted")
+    return Table("Share of true rows minus mean probability, where it matters", headings, rows, texts=2)
+
+
 def _value_of(facts: dict[str, float | None] | None) -> str:
     """Return the text of a value with its interval, as JSON holds them."""
     return "–" if facts is None else typeset(interval(facts["value"], facts["low"], facts["high"]))
