@@ -21,6 +21,7 @@ from mi_duck.errors import CheckpointError, DataError
 from mi_duck.export.export import border_rows, export_model, restore_model
 from mi_duck.metrics.calibrate import Calibrator
 from mi_duck.run.encoding import Encoding
+from mi_duck.train.forest import read_object
 
 CLASSES = ("neither", "donor")
 STEPS = Calibrator("isotonic", margins=(-3.0, -1.0, -0.999, 0.5, 2.0), probabilities=(1e-6, 0.1, 0.4, 0.4, 0.9))
@@ -192,6 +193,15 @@ def test_native__predicts_as_the_model_by_its_recipe_alone(name: str, tmp_path: 
     # the steep step of the isotonic calibrator is .3 in .001: margins that differ by 1e-6 differ by 3e-4 there
     assert np.abs(by_recipe(folder, rows) - wanted).max() < (1e-3 if model.voting == "margin" else 1e-6)
     assert np.quantile(np.abs(by_recipe(folder, rows) - wanted), 0.99) < 1e-6
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_native__has_its_intercept_where_every_version_reads_it(name: str, tmp_path: Path) -> None:
+    """XGBoost 1.7 to 3.0 read a list of intercepts as one half, and say nothing; one half in one number is read by all."""
+    folder = export_model(saved(tmp_path, MODELS[name]), "xgboost")
+    for file in folder.glob("*.ubj"):
+        model, _ = read_object(file.read_bytes())
+        assert model["learner"]["learner_model_param"]["base_score"] == "5E-1"
 
 
 def test_native__of_margin_voting_is_one_model_with_an_output_a_class(tmp_path: Path) -> None:

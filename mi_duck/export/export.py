@@ -28,7 +28,7 @@ from mi_duck.errors import CheckpointError, DataError
 from mi_duck.export.onnx_graph import onnx_bytes, onnx_probabilities
 from mi_duck.metrics.calibrate import LEAST, Calibrator
 from mi_duck.run.folder import RunFolder
-from mi_duck.train.forest import join_boosters, load
+from mi_duck.train.forest import join_boosters, load, with_intercepts_in_leaves, write_object
 
 FORMATS = {
     "pickle": "consolidated_model.pkl",
@@ -136,14 +136,15 @@ def _recipe(model: ConsolidatedMetaModel, folder: Path) -> dict[str, Any]:
     if model.voting == "margin":
         members = [member.boosters for member in model.members]
         merged = join_outputs([merge_boosters(of_class, model.weights) for of_class in zip(*members, strict=True)])
-        check_margins(merged, members, model.weights, n_features=len(model.features), seed=SEED)
-        _save(merged, folder / "merged.ubj", names)
+        written = _save(merged, folder / "merged.ubj", names)
+        check_margins(written, members, model.weights, n_features=len(model.features), seed=SEED)
         parts.append({"files": ["merged.ubj"], "weight": 1.0, "calibrators": _plain(model.calibrators)})
     else:
         for number, (member, weight) in enumerate(zip(model.members, model.weights, strict=True)):
             files = [f"member_{number:02d}_class_{index}.ubj" for index in range(len(model.classes))]
             for booster, file in zip(member.boosters, files, strict=True):
-                _save(booster, folder / file, names)
+                written = _save(booster, folder / file, names)
+                check_margins(written, [[booster]], [1.0], n_features=len(model.features), seed=SEED)
             parts.append({"files": files, "weight": weight, "calibrators": _plain(member.calibrators)})
     return {
         "format": 1,
@@ -173,11 +174,14 @@ def _plain(calibrators: Sequence[Calibrator]) -> list[dict[str, Any]]:
     return [one.to_dict() for one in calibrators]
 
 
-def _save(booster: xgb.Booster, path: Path, names: Sequence[str] | None) -> None:
-    copied = booster.copy()
+def _save(booster: xgb.Booster, path: Path, names: Sequence[str] | None) -> xgb.Booster:
+    """Write a booster as XGBoost 1.7 to 3.2 read it alike, and return what was written, without names."""
+    model = with_intercepts_in_leaves(booster)
+    written = load(model)
     if names is not None:
-        copied.feature_names = list(names)
-    path.write_bytes(copied.save_raw("ubj"))
+        model["learner"]["feature_names"] = list(names)
+    path.write_bytes(write_object(model))
+    return written
 
 
 def merge_boosters(boosters: Sequence[xgb.Booster], weights: Sequence[float]) -> xgb.Booster:

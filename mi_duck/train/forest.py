@@ -16,7 +16,7 @@ what XGBoost writes and bounds every size by the bytes that are there; what the 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -348,6 +348,22 @@ def _join(parts: Sequence[tuple[dict[str, Any], float, int]], n_outputs: int) ->
     return merged
 
 
+def with_intercepts_in_leaves(booster: xgb.Booster) -> dict[str, Any]:
+    """Return a logistic booster, as `read_object` does, whose intercepts are added to the leaves of each output's first tree.
+
+    Since 3.1 XGBoost writes a list of intercepts. Earlier versions expect one number and read a list as one half, with no
+    word; one half, the margin 0, is right in all.
+    """
+    model, _ = read_object(bytes(booster.save_raw("ubj")))
+    facts, inner = model["learner"]["learner_model_param"], model["learner"]["gradient_booster"]["model"]
+    trees, outputs = inner["trees"], list(inner["tree_info"])
+    for output, text in enumerate(facts["base_score"].strip("[]").split(",")):
+        first = outputs.index(output)
+        trees[first] = _shifted(trees[first], float(np.log(float(text) / (1 - float(text)))))
+    facts["base_score"] = "5E-1"
+    return model
+
+
 def load(model: dict[str, Any]) -> xgb.Booster:
     """Return the booster of what `join_boosters` made."""
     return xgb.Booster(model_file=bytearray(write_object(model)))
@@ -384,15 +400,23 @@ def _base_score(several: Sequence[tuple[str, float]]) -> str:
 
 
 def _scaled(tree: dict[str, Any], weight: float) -> dict[str, Any]:
-    """Return a tree with its leaves multiplied; XGBoost keeps a leaf's value where others keep their split."""
-    if weight == 1:
-        return tree
+    """Return a tree with its leaves multiplied."""
+    return tree if weight == 1 else _with_leaves(tree, lambda values: values * weight)
+
+
+def _shifted(tree: dict[str, Any], margin: float) -> dict[str, Any]:
+    """Return a tree with something added to its leaves."""
+    return _with_leaves(tree, lambda values: values + margin)
+
+
+def _with_leaves(tree: dict[str, Any], change: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> dict[str, Any]:
+    """Return a tree with other leaves; XGBoost keeps a leaf's value where other nodes keep their split."""
     conditions, left, weights = (
         joined_arrays([tree[name]]) for name in ("split_conditions", "left_children", "base_weights")
     )
-    values = np.where(left == -1, conditions.astype(np.float64) * weight, conditions)
+    values = np.where(left == -1, change(conditions.astype(np.float64)), conditions)
     kind = tree["split_conditions"][0]
     return tree | {
         "split_conditions": (kind, values.astype(KINDS[kind]).tobytes()),
-        "base_weights": (kind, (weights.astype(np.float64) * weight).astype(KINDS[kind]).tobytes()),
+        "base_weights": (kind, change(weights.astype(np.float64)).astype(KINDS[kind]).tobytes()),
     }
