@@ -309,6 +309,23 @@ def test_run__takes_a_table_in_text_as_its_parquet(name: str, usual: Path, tmp_p
     assert pq.read_table(tmp_path / "p.parquet")["trained_on"].to_pylist() == [True] * ROWS
 
 
+def test_tables_in_text__take_genes_from_partition_folders(tmp_path: Path) -> None:
+    """As Parquet files do: the key of the folders is the gene, with its zeros; a file elsewhere is refused."""
+    rows = table(gene_id=[f"{number // 30:03d}" for number in range(ROWS)])
+    genes = rows["gene_id"].unique().to_pylist()
+    for gene in genes:
+        file = tmp_path / "data" / f"gene_id={gene}" / "a.csv"
+        file.parent.mkdir(parents=True)
+        csv.write_csv(rows.filter(pa.compute.equal(rows["gene_id"], gene)).drop_columns(["gene_id"]), file)
+    dataset = open_dataset(str(tmp_path / "data"), label_column="label")
+    found = pq.read_table(dataset.files[0])
+    assert found["gene_id"].to_pylist() == rows["gene_id"].to_pylist()
+    assert dataset.n_rows == ROWS
+    (tmp_path / "data" / "b.csv").write_bytes(file.read_bytes())
+    with pytest.raises(DataError, match="b.csv does not lie under folders gene_id="):
+        open_dataset(str(tmp_path / "data"), label_column="label")
+
+
 def test_tables_in_text__are_converted_once_and_again_after_a_change(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_text("gene_id,y,x\n007,0,1.5\n7,1,NA\n")

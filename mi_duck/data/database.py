@@ -283,12 +283,19 @@ class Database:
             ).create_view(view)
 
     def read_texts(
-        self, files: Sequence[Path], as_text: Collection[str], *, delimiter: str, batch_rows: int
+        self,
+        files: Sequence[Path],
+        as_text: Collection[str],
+        *,
+        delimiter: str,
+        batch_rows: int,
+        folder_keys: Sequence[str] = (),
     ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
         """Return the schema and the rows, in their order, of tables in text, plain or gzip, whose first line names the columns.
 
         The type of a column is the narrowest that holds all its values in all files: every row is looked at. Those in
-        ``as_text`` are texts. Cells that are empty, ``.`` or ``NA`` are null.
+        ``as_text`` are texts. Cells that are empty, ``.`` or ``NA`` are null. ``folder_keys`` are columns that partition
+        folders (``key=value``) over the files name.
         """
         paths = self.patterns(files)
         # all of them given, so that no odd line is taken for the header and no odd quote for a value
@@ -298,12 +305,16 @@ class Database:
         )
         with _text_errors(files):
             names = self._connection.sql(
-                f"from read_csv($paths, {options}, all_varchar = true)", params={"paths": paths}
+                f"from read_csv($paths, {options}, all_varchar = true, hive_partitioning = false)",
+                params={"paths": paths},
             )
             texts = ", ".join(f"{_literal(name)}: 'VARCHAR'" for name in names.columns if name in set(as_text))
             types = f", types = {{{texts}}}" if texts else ""
+            columns = ", ".join(map(quoted, (*names.columns, *folder_keys)))
+            folders = "true, hive_types_autocast = false" if folder_keys else "false"
             found = self._connection.sql(
-                f"from read_csv($paths, {options}, sample_size = -1, files_to_sniff = -1{types})",
+                f"select {columns} from read_csv($paths, {options}, sample_size = -1, files_to_sniff = -1{types}, "
+                f"hive_partitioning = {folders})",
                 params={"paths": paths},
             )
             reader = found.to_arrow_reader(batch_rows)

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from mi_duck.atomic_files import file_sha256, publish, read_sealed, sealed, storage_errors, write_json
 from mi_duck.data.database import Database
+from mi_duck.data.parquet import folder_values
 from mi_duck.errors import DataError
 from mi_duck.file_kinds import GZIP, head_of, kind_of, unpacked
 
@@ -35,12 +36,13 @@ def parquet_of(files: Sequence[Path], as_text: Iterable[str] = ()) -> Path:
     files
         CSV or TSV, plain or gzip, all with the same columns; their first line names these.
     as_text
-        Columns that are read as texts whatever is in them, besides `NAMES`.
+        Columns that are read as texts whatever is in them, besides `NAMES`; one that the files lack may be the key of the
+        partition folders (``key=value``) over them.
 
     Raises
     ------
     DataError
-        A file is of another kind, or its lines do not fit its header.
+        A file is of another kind, its lines do not fit its header, or files lie under partition folders of other keys.
     StorageError
         The folder of the first file cannot be written.
     """
@@ -48,7 +50,13 @@ def parquet_of(files: Sequence[Path], as_text: Iterable[str] = ()) -> Path:
     other = next((file for file in files if _header(file) != (names, delimiter)), None)
     if other:
         raise DataError(f"{other} has another header or delimiter than {files[0]}; give all tables the same columns")
-    texts = sorted({*NAMES, *as_text})
+    needed = set(as_text)
+    texts = sorted({*NAMES, *needed})
+    folders = {file: folder_values(file, names).keys() for file in files}
+    keys = sorted(needed & set().union(*folders.values()))
+    other = next((file for file, there in folders.items() if not set(keys) <= there), None)
+    if other:
+        raise DataError(f"{other} does not lie under folders {keys[0]}=..., as other tables do; give all the same keys")
     root = files[0].parent
     named = json.dumps([[os.path.relpath(file, root) for file in files], texts])
     folder = root / FOLDER
@@ -62,7 +70,7 @@ def parquet_of(files: Sequence[Path], as_text: Iterable[str] = ()) -> Path:
             return target
         hashes = [file_sha256(file) for file in files]
         if known.get("sha256") != hashes:
-            _write(files, texts, target, delimiter)
+            _write(files, texts, target, delimiter, keys)
             if stamps != [[facts.st_size, facts.st_mtime_ns] for facts in (file.stat() for file in files)]:
                 raise DataError(f"{files[0]} changed while it was read; run the same command again")
         write_json(record, sealed({"stamps": stamps, "sha256": hashes}))
@@ -100,11 +108,11 @@ def _header(file: Path) -> tuple[list[str], str]:
     return names, delimiter
 
 
-def _write(files: Sequence[Path], texts: Collection[str], target: Path, delimiter: str) -> None:
+def _write(files: Sequence[Path], texts: Collection[str], target: Path, delimiter: str, keys: Sequence[str]) -> None:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with Database(threads=1, memory_bytes=MEMORY_BYTES) as db:
-            schema, batches = db.read_texts(files, texts, delimiter=delimiter, batch_rows=BATCH_ROWS)
+            schema, batches = db.read_texts(files, texts, delimiter=delimiter, batch_rows=BATCH_ROWS, folder_keys=keys)
             with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer:
                 for batch in batches:
                     writer.write_batch(batch)

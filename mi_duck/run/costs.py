@@ -195,7 +195,7 @@ def _nodes(n_rows: int, max_depth: int) -> float:
     """Return how many nodes the largest tree has a histogram of; deep levels are sparse where rows are few."""
     full = min(max_depth, FULL_LEVELS)
     return min(
-        (1 << full) - 1 + sum(n_rows / ((n_rows >> level) + ROWS_PER_NODE) for level in range(full, max_depth)),
+        (1 << full) - 1 + sum(n_rows / (n_rows / (1 << level) + ROWS_PER_NODE) for level in range(full, max_depth)),
         65_536,
     )
 
