@@ -12,6 +12,7 @@ TOYS = {
     "bench_coverage.py": ["2", "12"],
     "bench_growth.py": ["--features", "40", "--rows-per-gene", "20", "--instance-genes", "60", "--all", "200"],
     "bench_matrix.py": ["20"],
+    "bench_memory_formula.py": ["toy"],
     "bench_memory_per_gene.py": ["toy"],
     "bench_planning.py": ["3000", "60"],
     "bench_predict.py": ["--rounds", "5", "--rows", "500", "--features", "80", "--repeats", "1"],
