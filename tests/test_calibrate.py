@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from mi_duck.metrics.calibrate import LEAST, METHODS, Calibrator, _fit, allowed_methods, calibrate, calibrated, logistic
@@ -55,6 +56,20 @@ def test_platt__of_many_rows_is_the_same_line() -> None:
     one = _fit("platt", margins[:, 1].astype(np.float64), labels == 1)
     many = _fit("platt", np.tile(margins[:, 1], 20).astype(np.float64), np.tile(labels == 1, 20))
     assert (many.slope, many.intercept) == pytest.approx((one.slope, one.intercept), rel=1e-7)
+
+
+@pytest.mark.parametrize("decimals", [1, 12])
+def test_isotonic__equals_scikit_learn(decimals: int) -> None:
+    """With many equal margins, and with none."""
+    rng = np.random.default_rng(3)
+    margin = np.round(rng.normal(size=3_000), decimals)
+    truth = rng.random(3_000) < 1 / (1 + np.exp(-(margin**3)))
+    ours = _fit("isotonic", margin, truth)
+    theirs = IsotonicRegression(y_min=LEAST, y_max=1 - LEAST, out_of_bounds="clip").fit(margin, truth)
+    assert ours.margins == pytest.approx(theirs.X_thresholds_, abs=1e-12)
+    assert ours.probabilities == pytest.approx(theirs.y_thresholds_, abs=1e-12)
+    grid = np.linspace(-5, 5, 1_001)
+    assert ours.apply(grid) == pytest.approx(theirs.predict(grid), abs=1e-12)
 
 
 def test_calibrate__isotonic_repairs_what_no_slope_can() -> None:

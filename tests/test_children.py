@@ -271,7 +271,7 @@ from mi_duck.processes import NO_PANDAS, without_pandas
 if {is_called}:
     without_pandas()
     without_pandas()
-import pyarrow, xgboost, sklearn.isotonic
+import pyarrow, xgboost
 numbers = pyarrow.chunked_array([[1, 2], [3]]).to_numpy()
 print(numbers.sum(), "pandas" in sys.modules, sys.meta_path.count(NO_PANDAS))
 """

@@ -368,13 +368,15 @@ def test_page__shows_what_a_member_adds_and_never_as_a_score(tmp_path: Path) -> 
 def test_page__shows_calibration_before_and_after(tmp_path: Path) -> None:
     made_run(tmp_path)
     before, after = ({"value": value, "low": value - 0.001, "high": value + 0.001} for value in (0.0321, 0.0123))
-    facts = {"method": "platt", "before": {"brier": before}, "after": {"brier": after}, "difference": {}}
+    gaps = [{"threshold": 0.05, "n_rows": 1234} | after, {"threshold": 0.5, "n_rows": 0} | dict.fromkeys(after)]
+    facts = {"method": "platt", "before": {"brier": before}, "after": {"brier": after}, "difference": {}, "above": gaps}
     left_out = {"status": "left out", "reason": "no base scores"}
     folder = tmp_path / "calibration_analysis"
     write_json(folder / "calibration.json", {"ensemble": dict.fromkeys(CLASSES, facts), "base": left_out})
     words = text_of(page_of(tmp_path))
     assert "donor ensemble before – .0321 (.0311–.0331) –" in words
     assert "donor ensemble after – .0123 (.0113–.0133) –" in words
+    assert "donor ensemble 0.05 1,234 .0123 (.0113–.0133) donor ensemble 0.5 0 –" in words
 
 
 def test_cautions__say_nothing_of_suspects_that_were_left_out(tmp_path: Path) -> None:

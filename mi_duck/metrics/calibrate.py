@@ -189,14 +189,24 @@ def _fit(method: str, margin: Floats64, truth: Booleans) -> Calibrator:
         return Calibrator("none")
     if method == "platt":
         return Calibrator("platt", *_logistic_regression(margin, truth))
-    from sklearn.isotonic import IsotonicRegression
+    margins, probabilities = _steps(margin, truth)
+    return Calibrator("isotonic", margins=margins, probabilities=probabilities)
 
-    steps = IsotonicRegression(y_min=LEAST, y_max=1 - LEAST, out_of_bounds="clip").fit(margin, truth)
-    return Calibrator(
-        "isotonic",
-        margins=tuple(float(x) for x in steps.X_thresholds_),
-        probabilities=tuple(float(y) for y in steps.y_thresholds_),
-    )
+
+def _steps(margin: Floats64, truth: Booleans) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the points of the isotonic regression: margins, and probabilities that never fall.
+
+    Of equal probabilities only the first and the last are kept, between which nothing changes. SciPy's function loads in a
+    fifth of the time of scikit-learn's class, and takes 50 MiB less, in every process that trains.
+    """
+    from scipy.optimize import isotonic_regression
+
+    found, inverse, counts = np.unique(margin, return_inverse=True, return_counts=True)
+    share = np.bincount(inverse, truth) / counts
+    values = np.clip(isotonic_regression(share, weights=counts.astype(np.float64)).x, LEAST, 1 - LEAST)
+    is_kept = np.ones(len(values), dtype=np.bool_)
+    is_kept[1:-1] = (values[1:-1] != values[:-2]) | (values[1:-1] != values[2:])
+    return tuple(found[is_kept].tolist()), tuple(values[is_kept].tolist())
 
 
 def _logistic_regression(margin: Floats64, truth: Booleans) -> tuple[float, float]:

@@ -210,7 +210,7 @@ def _fixed_bytes(phase: str, layout: Layout) -> int:
     if phase == "matrix":
         return batch + cuts
     if phase == "finish":
-        return 66 << 20  # scikit-learn and SciPy
+        return 29 << 20  # SciPy
     return cuts + 16 * layout.bins * layout.threads
 
 
