@@ -521,7 +521,7 @@ def test_exit_codes__storage_busy_and_memory(
     assert_refused(call("run", small_dataset, "--out", tmp_path / "file" / "run"), 74, "cannot write")
     with run_lock(tmp_path / "run"):
         assert_refused(call("plan", small_dataset, "--out", tmp_path / "run"), 75, "another mi-duck works on")
-    monkeypatch.setenv("SLURM_MEM_PER_NODE", "300")
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "200")
     refused = call("plan", small_dataset, "--out", tmp_path / "run", "--strategy", "multi")
     assert_refused(refused, 137, "SLURM_MEM_PER_NODE")
     assert contents(tmp_path) == ["file"]
