@@ -208,13 +208,35 @@ class Forest:
                     pass
         return margins
 
-    def margins_of_used(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return log-odds, shape (n_rows, n_outputs), from the features of the forest in its order, which are overwritten."""
+    def nodes(self, matrix: NDArray[np.float32], *, threads: int) -> NDArray[np.int32]:
+        """Return the leaf of each tree that each row falls into, by its number in the tree, shape (n_rows, n_trees).
+
+        Trees are in the order of the boosters that were joined, and in each in that of its rounds.
+        """
+
+        def of_rows(rows: slice) -> NDArray[np.int32]:
+            used = self._encoded(matrix[rows].take(self.columns, axis=1, mode="clip"))
+            data = xgb.DMatrix(used, nthread=1)
+            found = [booster.predict(data, pred_leaf=True).reshape(len(used), -1) for booster, _, _ in self.groups]
+            return np.hstack(found).astype(np.int32)
+
+        blocks = _blocks(len(matrix), BLOCKS_BYTES // (4 * len(self.columns)), threads)
+        with ThreadPoolExecutor(threads) as pool:
+            found = list(pool.map(of_rows, blocks))
+        return np.concatenate(found)
+
+    def _encoded(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the features of the forest in its order as its trees were trained on them; they are overwritten."""
         if self.sentinel is not None:
             np.copyto(matrix, np.float32(self.sentinel), where=np.isnan(matrix))
         if self.n_zero:
             counts = matrix[:, : self.n_zero]
             zeros_to_nan(counts, out=counts)
+        return matrix
+
+    def margins_of_used(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return log-odds, shape (n_rows, n_outputs), from the features of the forest in its order, which are overwritten."""
+        self._encoded(matrix)
         margins = np.empty((len(matrix), self.n_outputs), dtype=np.float32)
         for booster, first, stop in self.groups:
             found = booster.inplace_predict(matrix, predict_type="margin")
@@ -420,3 +442,20 @@ def _with_leaves(tree: dict[str, Any], change: Callable[[NDArray[np.float64]], N
         "split_conditions": (kind, values.astype(KINDS[kind]).tobytes()),
         "base_weights": (kind, change(weights.astype(np.float64)).astype(KINDS[kind]).tobytes()),
     }
+
+
+def with_leaves(booster: xgb.Booster, leaves: Sequence[NDArray[np.float64]], intercept: float) -> bytes:
+    """Return a logistic booster with other values of leaves, one array per tree with a value per node, and intercept."""
+    model = _models([booster])[0]
+    model["learner"]["gradient_booster"]["model"]["trees"] = [
+        _with_leaves(tree, lambda _, values=values: values) for tree, values in zip(_trees(model), leaves, strict=True)
+    ]
+    model["learner"]["learner_model_param"]["base_score"] = (
+        f"[{np.format_float_scientific(1 / (1 + np.exp(-intercept)))}]"
+    )
+    return write_object(model)
+
+
+def tree_sizes(boosters: Sequence[xgb.Booster]) -> list[list[int]]:
+    """Return how many nodes each tree of each booster has."""
+    return [[len(joined_arrays([tree["left_children"]])) for tree in _trees(model)] for model in _models(boosters)]
