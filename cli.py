@@ -436,7 +436,7 @@ def finish(run: RunArgument, *, diagnostics: Diagnostics, executing: Threads, as
 def consolidate(
     run: RunArgument,
     voting: Annotated[
-        Literal["probability", "margin", "auto"] | None,
+        Literal["probability", "margin", "refit", "auto"] | None,
         typer.Option(help="How votes are joined, instead of what the run was begun with.", show_default=False),
     ] = None,
     weights: Annotated[

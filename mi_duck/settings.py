@@ -206,9 +206,10 @@ class Asked:
     )
     seed: int = option(42, "Seed of every choice.", TRAINING, least=0, most=2**31 - 1)
     calibrate_per_class: bool = option(True, "Calibrate each class if it lowers the log loss.", ENSEMBLE)
-    voting: Literal["probability", "margin", "auto"] = option(
+    voting: Literal["probability", "margin", "refit", "auto"] = option(
         "probability",
-        "Mean of the members' probabilities, or of their log-odds, calibrated on top; auto takes the lower log loss.",
+        "Mean of the members' probabilities, or of their log-odds, calibrated on top; refit fits the leaves of all members "
+        "together on all genes; auto takes the lowest log loss.",
         ENSEMBLE,
     )
     weights: Literal["uniform", "f1", "fitted", "auto"] = option(

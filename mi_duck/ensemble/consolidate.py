@@ -7,7 +7,7 @@ instances' final boosters.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from mi_duck.atomic_files import file_sha256, publish, storage_errors, write_jso
 from mi_duck.ensemble.member_scores import MemberScores, member_table, read_member_scores
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, by_member, consolidate
 from mi_duck.ensemble.model_file import checked_facts, load_booster, load_unified_model, save_model
-from mi_duck.ensemble.voting import Variant, Voted, all_weights, variants, vote_out_of_fold
+from mi_duck.ensemble.refit import Refitted, read_refitted, refit_run
+from mi_duck.ensemble.voting import REFIT, Variant, Voted, all_weights, variants, vote_out_of_fold
 from mi_duck.errors import CheckpointError, PlanError
 from mi_duck.metrics.calibrate import Calibrator, allowed_methods, calibrated
 from mi_duck.metrics.metrics import log_loss_of_rows
@@ -57,8 +58,13 @@ def join_run(*, run: str, threads: int, voting: str, weights: str, report: Repor
     trained = [instance for instance in plan.cut.instances if is_trained(folder, plan, instance)]
     covered = {rank for instance in trained for rank in range(instance.first_rank, instance.stop_rank)}
     members = [load_unified_model(folder.instance(instance)) for instance in trained]
+    finals = [member for member in members if isinstance(member, InstanceModel)]
+    if scored["voting"] == REFIT.voting:
+        refitted = read_refitted(folder, folds=plan.settings.n_folds).final
+        plain = (Calibrator("none"),) * len(plan.data.classes)
+        finals = [replace(one, boosters=own, calibrators=plain) for one, own in zip(finals, refitted, strict=True)]
     model = consolidate(
-        [member for member in members if isinstance(member, InstanceModel)],
+        finals,
         n_genes=len(covered),
         thresholds=values_of(scored["thresholds"]),
         voting=scored["voting"],
@@ -168,11 +174,17 @@ def predict_out_of_fold(
     trained = [instance for instance in plan.cut.instances if is_trained(folder, plan, instance)]
     if not trained:
         raise CheckpointError(f"no instance of {folder.root} is trained; run 'mi-duck train {folder.root}'")
-    _write_member_scores(folder, plan, genes, trained, threads=threads, report=report)
+    models = [read_fold_models(folder.instance(instance) / "fold_models.miduck") for instance in trained]
+    refitted = None
+    if voting in (REFIT.voting, "auto"):
+        refitted = refit_run(
+            folder, plan, genes, trained, [one.boosters for one in models], threads=threads, report=report
+        )
+    _write_member_scores(folder, plan, genes, trained, models, refitted, threads=threads, report=report)
     scores = read_member_scores(folder, plan)
     first_row = first_scored_row(plan, scores.gene_rank)
     every = all_weights(scores, first_row)
-    tried = variants(voting, weights)
+    tried = variants(voting, weights, has_refit=scores.has_refit)
     label = scores.label[first_row:]
     methods = allowed_methods(plan.settings.calibrate)
     losses: dict[str, float] = {}
@@ -207,17 +219,28 @@ def first_scored_row(plan: Plan, gene_rank: Integers) -> int:
 
 
 def _write_member_scores(
-    folder: RunFolder, plan: Plan, genes: Genes, trained: list[Instance], *, threads: int, report: Report
+    folder: RunFolder,
+    plan: Plan,
+    genes: Genes,
+    trained: list[Instance],
+    models: list[FoldModels],
+    refitted: Refitted | None,
+    *,
+    threads: int,
+    report: Report,
 ) -> None:
     """Write the scratch file of `mi_duck.ensemble.member_scores`, in one pass over the segments."""
-    models = [read_fold_models(folder.instance(instance) / "fold_models.miduck") for instance in trained]
     encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing)
     forests = [
         forest_of([booster for model in models for booster in model.boosters[fold]], plan.data.features, encoding)
         for fold in range(len(models[0].boosters))
     ]
+    anew = [
+        forest_of([booster for member in members for booster in member], plan.data.features, encoding)
+        for members in (refitted.by_fold if refitted else ())
+    ]
     calibrators = [model.calibrators for model in models]
-    del models  # their trees are in the forests
+    models.clear()  # their trees are in the forests
 
     ids = [instance.instance_id for instance in trained]
     base = [plan.data.features.index(name) for name in plan.data.base_scores]
@@ -234,7 +257,8 @@ def _write_member_scores(
                 fold = genes.fold[own["gene_rank"]].astype(np.int8)
                 base_scores = matrix[:, base]
                 margins, probabilities = _scores_of_members(forests, calibrators, matrix, fold, threads)
-                yield member_table(plan, own, fold, ids, margins, probabilities, base_scores)
+                after = _margins_of_members(anew, len(ids), matrix, fold, threads) if anew else None
+                yield member_table(plan, own, fold, ids, margins, probabilities, after, base_scores)
                 begin += len(matrix)
                 done += len(matrix)
                 report("scoring every row out of fold", done, plan.data.n_rows)
@@ -252,16 +276,24 @@ def _scores_of_members(
     threads: int,
 ) -> tuple[Floats32, Floats64]:
     """Return every member's margins and probabilities of each row, from the forest of the row's fold."""
-    n_members = len(calibrators)
-    margins = np.empty((n_members, len(matrix), forests[0].n_outputs // n_members), dtype=np.float32)
+    margins = _margins_of_members(forests, len(calibrators), matrix, fold, threads)
     probabilities = np.empty(margins.shape)
     for number in np.unique(fold):
         rows = fold == number
-        of_fold = by_member(forests[number].margins(matrix[rows], threads=threads), n_members)
-        margins[:, rows] = of_fold
         for member, of_folds in enumerate(calibrators):
-            probabilities[member, rows] = calibrated(of_fold[member], of_folds[number])
+            probabilities[member, rows] = calibrated(margins[member, rows], of_folds[number])
     return margins, probabilities
+
+
+def _margins_of_members(
+    forests: list[Forest], n_members: int, matrix: Floats32, fold: NDArray[np.int8], threads: int
+) -> Floats32:
+    """Return every member's margins of each row, from the forest of the row's fold."""
+    margins = np.empty((n_members, len(matrix), forests[0].n_outputs // n_members), dtype=np.float32)
+    for number in np.unique(fold):
+        rows = fold == number
+        margins[:, rows] = by_member(forests[number].margins(matrix[rows], threads=threads), n_members)
+    return margins
 
 
 def _write_predictions(

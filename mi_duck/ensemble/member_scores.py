@@ -2,7 +2,8 @@
 
 ``.scratch/members.parquet`` has the rows in the total order of the run: ``gene_rank``, ``label``, ``fold``, ``position``;
 ``margin:<instance>:<class>`` and ``p:<instance>:<class>``, log-odds and calibrated probabilities by the boosters that never saw
-the row's fold group; ``base:<column>``, the base scores as they are.
+the row's fold group; ``refit:<instance>:<class>``, log-odds by the same boosters with leaves that were fitted anew, where they
+were; ``base:<column>``, the base scores as they are.
 """
 
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ class MemberScores:
     gene_rank: NDArray[np.int32]
     label: NDArray[np.uint8]
     fold: NDArray[np.int8]
+    has_refit: bool = False
 
     @property
     def n_rows(self) -> int:
@@ -41,6 +43,10 @@ class MemberScores:
     def margins(self, instance_id: int) -> Floats32:
         """Return a member's log-odds, shape (n_rows, n_classes)."""
         return self._columns([f"margin:{instance_id}:{name}" for name in self.classes])
+
+    def refitted(self, instance_id: int) -> Floats32:
+        """Return the log-odds of a member whose leaves were fitted anew, shape (n_rows, n_classes)."""
+        return self._columns([f"refit:{instance_id}:{name}" for name in self.classes])
 
     def probabilities(self, instance_id: int) -> Floats32:
         """Return a member's calibrated probabilities, shape (n_rows, n_classes)."""
@@ -91,6 +97,7 @@ def read_member_scores(folder: RunFolder, plan: Plan) -> MemberScores:
         gene_rank=facts["gene_rank"].to_numpy(),
         label=facts["label"].to_numpy(),
         fold=facts["fold"].to_numpy(),
+        has_refit=any(parts[0] == "refit" for parts in names),
     )
 
 
@@ -101,6 +108,7 @@ def member_table(
     instance_ids: list[int],
     margins: Floats32,
     probabilities: Floats64,
+    refitted: Floats32 | None,
     base: Floats32,
 ) -> pa.Table:
     """Return some rows of the file, from margins and probabilities of shape (n_members, n_rows, n_classes)."""
@@ -112,7 +120,9 @@ def member_table(
         if plan.data.position_column
         else pa.nulls(len(keys), pa.int64()),
     }
-    for kind, values in (("margin", margins), ("p", probabilities)):
+    for kind, values in (("margin", margins), ("p", probabilities), ("refit", refitted)):
+        if values is None:
+            continue
         columns |= {
             f"{kind}:{instance_id}:{name}": pa.array(values[member, :, index].astype(np.float32))
             for member, instance_id in enumerate(instance_ids)

@@ -25,7 +25,7 @@ from mi_duck.train.forest import Forest, forest_of
 
 BLOCK_BYTES = 28 << 20
 """Bytes of one matrix; above 32 MiB the C library maps new memory for every one."""
-VOTINGS = ("probability", "margin", "single")
+VOTINGS = ("probability", "margin", "refit", "single")
 
 
 def feature_matrices(rows: Any, features: Sequence[str]) -> Iterator[Floats32]:
@@ -264,7 +264,8 @@ class ConsolidatedMetaModel:
         """Refuse an unknown voting, and one without its calibrators."""
         if self.voting not in VOTINGS:
             raise CheckpointError(f"a model of voting {self.voting!r:.40}; this program knows {', '.join(VOTINGS)}")
-        allowed = {"margin": (len(self.classes),), "probability": (0, len(self.classes)), "single": (0,)}
+        all_classes = (len(self.classes),)
+        allowed = {"margin": all_classes, "refit": all_classes, "probability": (0, len(self.classes)), "single": (0,)}
         if len(self.calibrators) not in allowed[self.voting]:
             raise CheckpointError(f"a model of {self.voting} voting has {len(self.calibrators)} calibrators on top")
 
@@ -309,8 +310,13 @@ class ConsolidatedMetaModel:
 
     @property
     def consolidation_method(self) -> str:
-        """The voting; see `ConsolidatedMetaModel`."""
-        return self.voting
+        """``joint_refit`` where leaves were fitted together, else ``weighted_voting``; ``single`` of one model."""
+        return {"refit": "joint_refit", "single": "single"}.get(self.voting, "weighted_voting")
+
+    @property
+    def is_additive(self) -> bool:
+        """Whether the ensemble is one sum of trees: the mean of its members' margins, calibrated on top."""
+        return self.voting in ("margin", "refit")
 
     @property
     def instance_metadata(self) -> list[dict[str, Any]]:
@@ -338,7 +344,7 @@ class ConsolidatedMetaModel:
 
     def join(self, margins: Floats32, probabilities: Floats64) -> Floats64:
         """Return the ensemble's probabilities from its members' log-odds and probabilities, shape (n_rows, n_classes)."""
-        if self.voting == "margin":
+        if self.is_additive:
             return calibrated(vote(margins, self.weights).astype(np.float32), self.calibrators)
         mean = vote(probabilities, self.weights)
         return calibrated(log_odds(mean), self.calibrators) if self.calibrators else mean

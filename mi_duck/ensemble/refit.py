@@ -14,14 +14,20 @@ this ``refit``. Boosters of fold k are refitted on all training rows outside fol
 on groups that no member of that fold was trained on.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xgboost as xgb
 from numpy.typing import NDArray
 
+from mi_duck.archive import pack, read_parts
+from mi_duck.atomic_files import storage_errors, write_file
+from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.metrics.ranking import Booleans, Floats32, Floats64
 from mi_duck.processes import Report
 from mi_duck.rows.segments import LEFT_OUT, USED_FOR_MANY, SegmentReader, segments_of
@@ -40,7 +46,7 @@ PASSES = 3  # at most, and where no group can decide
 
 
 @dataclass(frozen=True, slots=True)
-class Refitted:
+class Leaves:
     """Leaves of all trees of one class, and what the passes gave.
 
     Parameters
@@ -67,7 +73,9 @@ def refit_leaves(
     *,
     deciding: Booleans | None = None,
     passes: int = PASSES,
-) -> Refitted:
+    step: float = STEP,
+    penalty: float = PENALTY,
+) -> Leaves:
     """Refit the leaves of one class.
 
     Parameters
@@ -82,6 +90,8 @@ def refit_leaves(
         Label and weight of each row, shape (n_rows,).
     deciding
         Rows that are not fitted but scored after each pass, shape (n_rows,).
+    step, penalty
+        Share of a Newton step that a leaf moves in a round; what is added to its hessian.
     """
     fitted = weight.astype(np.float64)
     if deciding is not None:
@@ -102,12 +112,12 @@ def refit_leaves(
             for tree in trees:
                 own = nodes[tree]
                 slope = np.bincount(own, gradient, n_nodes[tree])
-                delta = -STEP * slope / (np.bincount(own, hessian, n_nodes[tree]) + PENALTY)
+                delta = -step * slope / (np.bincount(own, hessian, n_nodes[tree]) + penalty)
                 leaves[tree] += delta
                 move += delta[own]
             joint += move / len(members)
         losses.append(_loss(joint, label, weight, deciding))
-    return Refitted(intercept, leaves, tuple(losses))
+    return Leaves(intercept, leaves, tuple(losses))
 
 
 def _loss(joint: Floats64, label: Floats64, weight: Floats32, deciding: Booleans | None) -> float:
@@ -176,10 +186,14 @@ def refit_boosters(
     encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing)
     joined = [one for member in boosters for one in member]
     forest, sizes = forest_of(joined, plan.data.features, encoding), tree_sizes(joined)
-    scratch = folder.scratch / "refit"
-    scratch.mkdir(parents=True, exist_ok=True)
+    path = folder.scratch / "refit" / "nodes.bin"
     kind = np.min_scalar_type(max(map(max, sizes)))
-    nodes = np.memmap(scratch / "nodes.bin", dtype=kind, mode="w+", shape=(sum(map(len, sizes)), len(label)))
+    shape = (sum(map(len, sizes)), len(label))
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:  # all of it now: a disk that fills up later would kill the process
+            os.posix_fallocate(file.fileno(), 0, max(int(np.prod(shape)) * kind.itemsize, 1))
+    nodes = np.memmap(path, dtype=kind, mode="r+", shape=shape)
     done = 0
     for matrix in reader.matrices(max(256, BATCH_BYTES // (4 * len(plan.data.features))), wanted):
         nodes[:, done : done + len(matrix)] = forest.nodes(matrix, threads=threads).T
@@ -193,20 +207,89 @@ def refit_boosters(
         own = [member * n_classes + index for member in range(len(boosters))]
         members = [range(starts[one], starts[one + 1]) for one in own]
         n_nodes = [size for one in sizes for size in one]
-        truth = label == index
-
-        def fit(n_passes: int, left_out: Booleans | None) -> Refitted:
-            return refit_leaves(nodes, n_nodes, members, truth, weight, deciding=left_out, passes=n_passes)
-
+        fit = partial(refit_leaves, nodes, n_nodes, members, label == index, weight)
         best = PASSES if passes is None else passes[index]
         if passes is None and deciding is not None and deciding.any():
-            tried = fit(PASSES, deciding)
-            losses.append(tried.losses)
-            best = int(np.argmin(tried.losses)) + 1
-        refitted = fit(best, None)
+            losses.append(fit(deciding=deciding).losses)
+            best = int(np.argmin(losses[-1])) + 1
+        refitted = fit(passes=best)
         for member, of_member in enumerate(members):
             values = [refitted.leaves[tree] for tree in of_member]
             found[member][index] = with_leaves(boosters[member][index], values, refitted.intercept)
         report("refitting leaves", index + 1, n_classes)
-    (scratch / "nodes.bin").unlink()
+    path.unlink()
     return found, losses
+
+
+@dataclass(frozen=True, slots=True)
+class Refitted:
+    """Boosters of all members with leaves that were fitted together: ``[member][class]``, by fold and of all rows."""
+
+    by_fold: tuple[tuple[tuple[xgb.Booster, ...], ...], ...]
+    final: tuple[tuple[xgb.Booster, ...], ...]
+
+
+def refit_run(
+    folder: RunFolder,
+    plan: Plan,
+    genes: Genes,
+    instances: Sequence[Instance],
+    fold_boosters: Sequence[Sequence[Sequence[xgb.Booster]]],
+    *,
+    threads: int,
+    report: Report,
+) -> Refitted:
+    """Refit the boosters of every fold, and the final ones with the passes that were best over all folds.
+
+    Parameters
+    ----------
+    fold_boosters
+        ``[member][fold][class]``.
+    """
+    finals = [load_unified_model(folder.instance(one)).instance_models[0].boosters for one in instances]
+    losses = np.zeros((len(plan.data.classes), PASSES))
+    for fold in range(plan.settings.n_folds):
+        path = _file_of(folder, fold)
+        found, of_fold = refit_boosters(
+            folder,
+            plan,
+            genes,
+            instances,
+            [one[fold] for one in fold_boosters],
+            fold=fold,
+            passes=None,
+            threads=threads,
+            report=report,
+        )
+        if of_fold:
+            losses += np.array(of_fold)
+        _write(path, found)
+    passes = (losses.argmin(axis=1) + 1).tolist() if losses.any() else [PASSES] * len(losses)
+    found, _ = refit_boosters(
+        folder, plan, genes, instances, finals, fold=None, passes=passes, threads=threads, report=report
+    )
+    _write(_file_of(folder, None), found)
+    return read_refitted(folder, folds=plan.settings.n_folds)
+
+
+def read_refitted(folder: RunFolder, *, folds: int) -> Refitted:
+    """Read what `refit_run` wrote into the scratch of a run."""
+    return Refitted(tuple(_read(_file_of(folder, fold)) for fold in range(folds)), _read(_file_of(folder, None)))
+
+
+def _file_of(folder: RunFolder, fold: int | None) -> Path:
+    return folder.scratch / "refit" / ("final.miduck" if fold is None else f"fold_{fold}.miduck")
+
+
+def _write(path: Path, boosters: Sequence[Sequence[bytes]]) -> None:
+    parts = {f"{member}_{index}": raw for member, own in enumerate(boosters) for index, raw in enumerate(own)}
+    write_file(path, pack(parts))
+
+
+def _read(path: Path) -> tuple[tuple[xgb.Booster, ...], ...]:
+    parts = read_parts(path)
+    n_members, n_classes = (1 + max(int(name.split("_")[at]) for name in parts) for at in (0, 1))
+    return tuple(
+        tuple(xgb.Booster(model_file=bytearray(parts[f"{member}_{index}"])) for index in range(n_classes))
+        for member in range(n_members)
+    )

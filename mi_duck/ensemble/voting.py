@@ -1,10 +1,11 @@
-"""The ways to join members, each scored out of fold: two kinds of voting, each with three methods of weights.
+"""The ways to join members, each scored out of fold: two kinds of voting, each with three methods of weights, and a refit.
 
 Voting ``probability`` is the weighted mean of the members' calibrated probabilities, ``margin`` the weighted mean of their
 log-odds for each class. Either is calibrated once on top, by its log-odds, and then normalised: a mean of probabilities that
 are calibrated each is not extreme enough (Ranjan and Gneiting, Combining probability forecasts, JRSS B 72, 2010). For
 ``probability`` that is kept only if the log loss falls. Weights are equal (``uniform``), by macro F1 (``f1``) or of
-least log loss (``fitted``).
+least log loss (``fitted``). Voting ``refit`` is the mean of margins of members whose leaves were fitted anew, all together, on
+all rows (`mi_duck.ensemble.refit`); its weights are equal.
 
 For a row of fold k everything is from other folds: the boosters, the members' calibrators, the weights, and the calibrators on
 top, which are fitted on margins joined by these same weights. Only which method of calibration a class takes is decided by all
@@ -29,7 +30,7 @@ from mi_duck.metrics.calibrate import Calibration, calibrate_joined, cross_fitte
 from mi_duck.metrics.metrics import log_loss_of_rows
 from mi_duck.metrics.ranking import Booleans, Floats32, Floats64, Integers
 
-VOTINGS = ("probability", "margin")
+VOTINGS = ("probability", "margin")  # of members as they were trained
 METHODS = ("uniform", "f1", "fitted")
 MOST_ROWS = 500_000  # rows that a fit uses: enough for one weight per member
 BLOCK_ROWS = 1 << 15
@@ -264,10 +265,14 @@ class Voted:
     calibration: Calibration | None
 
 
-def variants(voting: str = "auto", method: str = "auto") -> list[Variant]:
+REFIT = Variant("refit", "uniform")
+
+
+def variants(voting: str = "auto", method: str = "auto", *, has_refit: bool = False) -> list[Variant]:
     """Return the variants that a choice leaves open, the default first; ``auto`` leaves all."""
     every = [Variant(one, other) for one in VOTINGS for other in METHODS]
-    return [one for one in every if voting in (one.voting, "auto") and method in (one.method, "auto")]
+    found = [one for one in every if voting in (one.voting, "auto") and method in (one.method, "auto")]
+    return [*found, REFIT] if has_refit and voting in ("refit", "auto") else found
 
 
 def all_weights(scores: MemberScores, first_row: int) -> dict[str, MemberWeights]:
@@ -290,6 +295,8 @@ def all_weights(scores: MemberScores, first_row: int) -> dict[str, MemberWeights
         fitted = fitted_weights(values, label[some], fold[some], n_folds=scores.n_folds, voting=voting)
         for method, weights in zip(METHODS, (uniform_weights(n_members, scores.n_folds), by_f1, fitted), strict=True):
             found[Variant(voting, method).name] = weights
+    if scores.has_refit:
+        found[REFIT.name] = uniform_weights(n_members, scores.n_folds)
     return found
 
 
@@ -305,8 +312,9 @@ def vote_out_of_fold(
     methods
         Calibrations on top to choose from.
     """
-    if voting == "margin":
-        return _calibrated_on_top(scores, lambda one: _joined(scores, scores.margins, one), weights, first_row, methods)
+    if voting != "probability":
+        margins = scores.refitted if voting == "refit" else scores.margins
+        return _calibrated_on_top(scores, lambda one: _joined(scores, margins, one), weights, first_row, methods)
     mean = _joined(scores, scores.probabilities, weights.by_fold)
     if len(scores.instance_ids) == 1 or set(methods) == {"none"}:  # one member is calibrated itself
         return Voted(mean, None, None)

@@ -104,11 +104,12 @@ class _Evaluation:
         self.scores = open_member_scores(folder, self.plan)
         self.scored = scored_rows(self.plan, self.genes, self.scores, draws)
         self.consolidated = json.loads(folder.summary.read_bytes())
-        self.chosen = next(one for one in variants() if one.name == self.consolidated["variant"])
+        self.variants = variants(has_refit=self.scores.has_refit)
+        self.chosen = next(one for one in self.variants if one.name == self.consolidated["variant"])
         every = self.consolidated["all_weights"].items()
         self.weights = {name: MemberWeights.from_dict(values) for name, values in every}
         self.lines: list[dict[str, Any]] = []
-        self.n_models = bool(self.plan.data.base_scores) + len(variants()) + 2 * len(self.scores.instance_ids)
+        self.n_models = bool(self.plan.data.base_scores) + len(self.variants) + 2 * len(self.scores.instance_ids)
         self._report, self._n_done = report, 0
         report(STAGE, 0, self.n_models)
 
@@ -158,7 +159,7 @@ class _Evaluation:
         voted = self.vote(*own)
         # variants whose weights are equal are scored once
         found = {own: scored.drawn(voted.probabilities[first_row:])}
-        for variant in variants():
+        for variant in self.variants:
             key = variant.voting, self.weights[variant.name]
             if key not in found:
                 probabilities = self.vote(*key).probabilities

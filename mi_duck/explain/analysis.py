@@ -43,6 +43,9 @@ EXPLAINS = {
     "margin": "The ensemble averages the members' margins, so it equals one merged model of all trees with leaves scaled "
     "by the weights: the weighted sum of the members' SHAP values, whose mean the tables call mean_value, is exactly that "
     "model's, before calibration. Importance is the weighted mean of the members' absolute values.",
+    "refit": "The leaves of all members were fitted together, and the ensemble averages the members' margins: the weighted sum "
+    "of the members' SHAP values, whose mean the tables call mean_value, is exactly that of one merged model, before "
+    "calibration. Importance is the weighted mean of the members' absolute values.",
     "single": "There is one model, and its margins are explained, exactly, before calibration.",
 }
 SAMPLING = (

@@ -133,7 +133,7 @@ def _recipe(model: ConsolidatedMetaModel, folder: Path) -> dict[str, Any]:
     has_names = all(not set("[]<") & set(name) for name in model.features)  # XGBoost allows no others
     names = model.features if has_names else None
     parts: list[dict[str, Any]] = []
-    if model.voting == "margin":
+    if model.is_additive:
         members = [member.boosters for member in model.members]
         merged = join_outputs([merge_boosters(of_class, model.weights) for of_class in zip(*members, strict=True)])
         written = _save(merged, folder / "merged.ubj", names)

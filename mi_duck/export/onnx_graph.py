@@ -54,7 +54,7 @@ def onnx_bytes(model: ConsolidatedMetaModel) -> bytes:
         [_column(graph, member * n_classes + index) for index in range(n_classes)]
         for member in range(len(model.members))
     ]
-    if model.voting == "margin":
+    if model.is_additive:
         joined = [_mean(graph, of_class, model.weights) for of_class in zip(*margins, strict=True)]
         # as in the model, whose mean is in single precision
         joined = [graph.node("Cast", [one], to=TensorProto.FLOAT) for one in joined]

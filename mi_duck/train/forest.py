@@ -19,6 +19,7 @@ import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -444,11 +445,15 @@ def _with_leaves(tree: dict[str, Any], change: Callable[[NDArray[np.float64]], N
     }
 
 
+def _instead(values: NDArray[np.float64], _: NDArray[np.float64]) -> NDArray[np.float64]:
+    return values
+
+
 def with_leaves(booster: xgb.Booster, leaves: Sequence[NDArray[np.float64]], intercept: float) -> bytes:
     """Return a logistic booster with other values of leaves, one array per tree with a value per node, and intercept."""
     model = _models([booster])[0]
     model["learner"]["gradient_booster"]["model"]["trees"] = [
-        _with_leaves(tree, lambda _, values=values: values) for tree, values in zip(_trees(model), leaves, strict=True)
+        _with_leaves(tree, partial(_instead, values)) for tree, values in zip(_trees(model), leaves, strict=True)
     ]
     model["learner"]["learner_model_param"]["base_score"] = (
         f"[{np.format_float_scientific(1 / (1 + np.exp(-intercept)))}]"
@@ -459,3 +464,13 @@ def with_leaves(booster: xgb.Booster, leaves: Sequence[NDArray[np.float64]], int
 def tree_sizes(boosters: Sequence[xgb.Booster]) -> list[list[int]]:
     """Return how many nodes each tree of each booster has."""
     return [[len(joined_arrays([tree["left_children"]])) for tree in _trees(model)] for model in _models(boosters)]
+
+
+def without_leaves(data: bytes) -> bytes:
+    """Return the bytes of a booster whose leaves are 0 and that has no intercept: equal where only these differ."""
+    model, _ = read_object(data)
+    model["learner"]["gradient_booster"]["model"]["trees"] = [
+        _with_leaves(tree, np.zeros_like) for tree in _trees(model)
+    ]
+    model["learner"]["learner_model_param"]["base_score"] = ""
+    return write_object(model)

@@ -4,7 +4,7 @@ Of an instance: manifest, hashes, genes, models, measured peak, and out-of-fold 
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,6 +24,7 @@ from mi_duck.report.instance_files import CURVES, IMPORTANCE, IMPORTANCE_PLOT, S
 from mi_duck.run.genes import codes_of
 from mi_duck.run.instance_folder import differences_of, instance_state, made_of, read_manifest
 from mi_duck.run.plan import Instance
+from mi_duck.train.forest import without_leaves
 from mi_duck.verify.subject import (
     DAMAGED,
     MISSING,
@@ -341,10 +342,12 @@ def _summary(subject: Subject, summary: dict[str, Any]) -> Verdict:
 
 
 def _same_boosters(subject: Subject, summary: dict[str, Any]) -> Verdict:
-    """Check that the model can be loaded and has the boosters of its instances, byte for byte."""
+    """Check that the model can be loaded and has the boosters of its instances, byte for byte; of a refit but for leaves."""
     plan, path = subject.plan, subject.folder.model
-    if not isinstance(load_unified_model(path), ConsolidatedMetaModel):
+    model = load_unified_model(path)
+    if not isinstance(model, ConsolidatedMetaModel):
         return DAMAGED, "it is not an ensemble"
+    known: Callable[[bytes], bytes] = without_leaves if model.voting == "refit" else bytes
     parts = read_parts(path)
     of_id = {instance.instance_id: instance for instance in plan.cut.instances}
     members, problems = summary["members"], []
@@ -356,7 +359,7 @@ def _same_boosters(subject: Subject, summary: dict[str, Any]) -> Verdict:
             problems += [
                 f"booster {index} of {instance.name} is not the instance's"
                 for index in range(len(plan.data.classes))
-                if parts[f"booster_{number}_{index}.ubj"] != boosters[f"booster_{index}.ubj"]
+                if known(parts[f"booster_{number}_{index}.ubj"]) != known(boosters[f"booster_{index}.ubj"])
             ]
             if parts[f"genes_{number}.bin"] != boosters["genes.bin"]:
                 problems.append(f"genes of {instance.name} are not the instance's")

@@ -1,0 +1,152 @@
+"""Leaves that are fitted together: equal to boosting where they must be, never from rows that decide or are held out."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xgboost as xgb
+from numpy.typing import NDArray
+from runs import call, here
+
+from mi_duck.archive import read_parts
+from mi_duck.atomic_files import file_sha256
+from mi_duck.ensemble.consolidate import read_fold_models
+from mi_duck.ensemble.model import ConsolidatedMetaModel
+from mi_duck.ensemble.model_file import load_unified_model
+from mi_duck.ensemble.refit import deciding_groups, refit_leaves
+from mi_duck.genome.synthetic import synthesise
+from mi_duck.run.encoding import Encoding
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.genes import read_genes
+from mi_duck.train.forest import forest_of, tree_sizes, with_leaves, without_leaves
+from mi_duck.train.train import stopping_groups
+
+N, N_FEATURES, ROUNDS = 3_000, 5, 12
+NAMES = tuple(f"x{number}" for number in range(N_FEATURES))
+
+
+def drawn() -> tuple[NDArray, NDArray, NDArray]:
+    """Return (rows, truth, weight)."""
+    rng = np.random.default_rng(4)
+    rows = rng.normal(size=(N, N_FEATURES)).astype(np.float32)
+    rows[rng.random(rows.shape) < 0.1] = np.nan
+    truth = np.nan_to_num(rows[:, 0] * rows[:, 1]) + rng.normal(size=N) > 1
+    return rows, truth, rng.choice([1, 4], N).astype(np.float32)
+
+
+def boosted(rows: NDArray, truth: NDArray, weight: NDArray, prior: float) -> xgb.Booster:
+    facts = {"objective": "binary:logistic", "max_depth": 4, "learning_rate": 0.3, "base_score": prior, "nthread": 1}
+    return xgb.train(facts, xgb.DMatrix(rows, truth, weight=weight), ROUNDS)
+
+
+def leaves_of(boosters: list[xgb.Booster], rows: NDArray) -> tuple[NDArray, list[int], list[range]]:
+    """Return nodes, sizes and the trees of each booster, as `refit_leaves` takes them."""
+    sizes = tree_sizes(boosters)
+    ends = np.cumsum([0, *map(len, sizes)])
+    members = [range(ends[number], ends[number + 1]) for number in range(len(boosters))]
+    nodes = forest_of(boosters, NAMES, Encoding()).nodes(rows, threads=2).T
+    return nodes, [size for one in sizes for size in one], members
+
+
+def test_refit__of_one_member_on_its_own_rows_gives_its_own_leaves() -> None:
+    """With the step and the penalty of its training it is that training."""
+    rows, truth, weight = drawn()
+    prior = float(np.average(truth, weights=weight))
+    booster = boosted(rows, truth, weight, prior)
+    found = refit_leaves(*leaves_of([booster], rows), truth, weight, passes=1, step=0.3, penalty=1.0)
+    again = xgb.Booster(model_file=bytearray(with_leaves(booster, found.leaves, found.intercept)))
+    wanted = booster.predict(xgb.DMatrix(rows), output_margin=True)
+    assert again.predict(xgb.DMatrix(rows), output_margin=True) == pytest.approx(wanted, abs=2e-5)
+    assert without_leaves(bytes(again.save_raw("ubj"))) == without_leaves(bytes(booster.save_raw("ubj")))
+    assert bytes(again.save_raw("ubj")) != bytes(booster.save_raw("ubj"))
+
+
+def test_refit__of_equal_members_is_that_of_one() -> None:
+    rows, truth, weight = drawn()
+    booster = boosted(rows, truth, weight, 0.3)
+    one = refit_leaves(*leaves_of([booster], rows), truth, weight)
+    three = refit_leaves(*leaves_of([booster] * 3, rows), truth, weight)
+    for first, other in zip(one.leaves * 3, three.leaves, strict=True):
+        assert other == pytest.approx(first, abs=1e-9)
+
+
+def test_refit__never_looks_at_the_labels_of_rows_that_decide() -> None:
+    rows, truth, weight = drawn()
+    cut = leaves_of([boosted(rows, truth, weight, 0.3), boosted(rows[: N // 2], truth[: N // 2], None, 0.3)], rows)
+    deciding = np.arange(N) % 7 == 0
+    found = refit_leaves(*cut, truth, weight, deciding=deciding)
+    other = refit_leaves(*cut, truth ^ deciding, weight, deciding=deciding)
+    assert all((one == two).all() for one, two in zip(found.leaves, other.leaves, strict=True))
+    assert found.intercept == other.intercept
+    assert found.losses[0] < other.losses[0]
+    # what is fitted fits better with every pass
+    fitted = [refit_leaves(*cut, truth, weight, passes=n) for n in (1, 2, 3)]
+    nodes, _, members = cut
+    losses = []
+    for one in fitted:
+        margin = one.intercept + sum(one.leaves[tree][nodes[tree]] for own in members for tree in own) / 2
+        losses.append(np.average(np.logaddexp(0, np.where(truth, -margin, margin)), weights=weight))
+    assert losses[0] > losses[1] > losses[2]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a run of 150 genes in three instances, with all ways to join them."""
+    folder = tmp_path_factory.mktemp("refit")
+    synthesise(folder / "data", n_genes=150, rows_per_gene=40, n_features=40)
+    settings = ("--strategy", "multi", "--genes-per-instance", 70, "--n-estimators", 25, "--max-depth", 3)
+    short = ("--threads", 1, "--minimal-diagnostics", "--skip-shap", "--voting", "auto", "--weights", "auto")
+    here("run", folder / "data", "--out", folder / "run", *settings, *short)
+    return folder / "run"
+
+
+def test_run__takes_the_refit_where_its_log_loss_is_lowest(run: Path) -> None:
+    summary = json.loads((run / "consolidation_summary.json").read_bytes())
+    losses = summary["cross_fitted_log_loss"]
+    assert summary["variant"] == min(losses, key=losses.get) == "refit/uniform"
+    model = load_unified_model(run / "consolidated_model.miduck")
+    assert isinstance(model, ConsolidatedMetaModel)
+    assert model.consolidation_method == "joint_refit"
+    assert {one.method for member in model.members for one in member.calibrators} == {"none"}
+    assert "refit" in (run / "report.html").read_text()
+
+
+def test_run__of_a_refit_is_verified_exported_and_predicts(run: Path, tmp_path: Path) -> None:
+    here("verify", run)
+    here("export", run, "--format", "xgboost", "--out", tmp_path / "native")  # which compares the margins
+    assert {file.name for file in (tmp_path / "native").iterdir()} == {"merged.ubj", "recipe.json"}
+    here("export", run, "--format", "onnx", "--out", tmp_path / "model.onnx")
+    here("predict", run, run.parent / "data", "--out", tmp_path / "p.parquet")
+
+
+def test_verify__finds_a_split_that_is_not_the_instances(run: Path) -> None:
+    """Leaves may differ, splits may not."""
+    boosters = read_parts(run / "multi_instance_training" / "instance_00" / "model_multiclass.miduck")
+    one, other = (without_leaves(boosters[f"booster_{index}.ubj"]) for index in (0, 1))
+    assert one != other
+    of_model = read_parts(run / "consolidated_model.miduck")
+    assert without_leaves(of_model["booster_0_0.ubj"]) == one
+    assert of_model["booster_0_0.ubj"] != boosters["booster_0.ubj"]
+
+
+def test_consolidate__again_gives_the_same_bytes_with_any_threads(run: Path) -> None:
+    before = {name: file_sha256(run / name) for name in ("consolidated_model.miduck", "oof_predictions.parquet")}
+    assert call("consolidate", run, "--voting", "refit", "--threads", 2).exit_code == 0
+    assert {name: file_sha256(run / name) for name in before} == before
+    assert not list(run.rglob("nodes.bin"))
+
+
+def test_deciding_groups__are_those_that_no_instance_trained_on(run: Path) -> None:
+    folder = RunFolder(run)
+    plan = folder.read_plan()
+    genes = read_genes(folder, plan)
+    for fold in range(plan.settings.n_folds):
+        found = set(deciding_groups(genes, plan.cut.instances, fold, plan.settings.seed))
+        assert found
+        assert not found & set(genes.group[genes.fold == fold])
+        for one in plan.cut.instances:
+            own = genes.group[one.first_rank : one.stop_rank], genes.fold[one.first_rank : one.stop_rank]
+            stopping = set(stopping_groups(*own, fold, plan.settings.seed))
+            assert found & set(own[0]) <= stopping
+    assert len(read_fold_models(run / "multi_instance_training" / "instance_00" / "fold_models.miduck").boosters) == 3
