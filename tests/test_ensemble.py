@@ -90,7 +90,7 @@ def test_ensemble__has_the_whole_interface(run: Path, model: ConsolidatedMetaMod
     assert model.classes == plan.data.classes == ("neither", "donor", "acceptor")
     assert model.total_instances == len(model.instance_models) == n
     assert model.voting_weights == model.instance_weights == [1 / n] * n
-    assert model.consolidation_method == "probability"
+    assert model.consolidation_method == "weighted_voting"
     assert [facts["instance_id"] for facts in model.instance_metadata] == list(range(n))
     assert model.total_genes_covered == plan.data.n_genes == 60
     assert len(model.get_base_models()) == 3 * n
@@ -106,7 +106,7 @@ def test_instance_model__has_the_same_interface(run: Path, model: ConsolidatedMe
     assert isinstance(one, InstanceModel)
     public = {name for name in dir(ConsolidatedMetaModel) if not name.startswith("_")}
     of_members = {"predict_members", "margins_of_members", "probabilities_of_members", "join"}
-    assert public - set(dir(InstanceModel)) == {"members", "weights", "voting", "n_genes"} | of_members
+    assert public - set(dir(InstanceModel)) == {"members", "weights", "voting", "n_genes", "is_additive"} | of_members
     assert (one.total_instances, one.voting_weights, one.instance_weights) == (1, [1.0], [1.0])
     assert one.instance_models == [one]
     assert one.instance_metadata == [one.metadata]
@@ -338,7 +338,7 @@ def test_margin_voting__is_the_mean_of_margins_calibrated_once_and_normalised(tm
     other = np.interp(mean[:, 1], STEPS.margins, STEPS.probabilities)
     found = model.predict_proba(matrix)
     np.testing.assert_allclose(found, np.column_stack([one, other]) / (one + other)[:, None], atol=1e-6)
-    assert model.consolidation_method == "margin"
+    assert model.consolidation_method == "weighted_voting"
     save_model(tmp_path / "m.miduck", model)
     again = load_unified_model(tmp_path / "m.miduck")
     assert isinstance(again, ConsolidatedMetaModel)
