@@ -22,7 +22,7 @@ from mi_duck.atomic_files import file_sha256, publish, storage_errors, write_jso
 from mi_duck.ensemble.member_scores import MemberScores, member_table, read_member_scores
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, by_member, consolidate
 from mi_duck.ensemble.model_file import checked_facts, load_booster, load_unified_model, save_model
-from mi_duck.ensemble.refit import Refitted, read_refitted, refit_run
+from mi_duck.ensemble.refit import Refitted, read_final, refit_run
 from mi_duck.ensemble.voting import REFIT, Variant, Voted, all_weights, variants, vote_out_of_fold
 from mi_duck.errors import CheckpointError, PlanError
 from mi_duck.metrics.calibrate import Calibrator, allowed_methods, calibrated
@@ -60,7 +60,7 @@ def join_run(*, run: str, threads: int, voting: str, weights: str, report: Repor
     members = [load_unified_model(folder.instance(instance)) for instance in trained]
     finals = [member for member in members if isinstance(member, InstanceModel)]
     if scored["voting"] == REFIT.voting:
-        refitted = read_refitted(folder, folds=plan.settings.n_folds).final
+        refitted = read_final(folder)
         plain = (Calibrator("none"),) * len(plan.data.classes)
         finals = [replace(one, boosters=own, calibrators=plain) for one, own in zip(finals, refitted, strict=True)]
     model = consolidate(

@@ -145,6 +145,7 @@ def refit_boosters(
     folder: RunFolder,
     plan: Plan,
     genes: Genes,
+    reader: SegmentReader,
     instances: Sequence[Instance],
     boosters: Sequence[Sequence[xgb.Booster]],
     *,
@@ -157,6 +158,8 @@ def refit_boosters(
 
     Parameters
     ----------
+    reader
+        Of the rows of all genes.
     boosters
         For each member one booster per class, all of one fold, or the final ones.
     fold
@@ -171,7 +174,6 @@ def refit_boosters(
     losses
         For each class the mean log loss on these groups after each pass.
     """
-    reader = SegmentReader(plan, segments_of(plan, 0, plan.data.n_genes), folder.segments)
     keys = reader.keys()
     rank = keys["gene_rank"]
     wanted = keys["use"] != LEFT_OUT
@@ -246,6 +248,8 @@ def refit_run(
     fold_boosters
         ``[member][fold][class]``.
     """
+    # one reader for all: it hashes every segment when it is made
+    reader = SegmentReader(plan, segments_of(plan, 0, plan.data.n_genes), folder.segments)
     finals = [load_unified_model(folder.instance(one)).instance_models[0].boosters for one in instances]
     losses = np.zeros((len(plan.data.classes), PASSES))
     for fold in range(plan.settings.n_folds):
@@ -254,6 +258,7 @@ def refit_run(
             folder,
             plan,
             genes,
+            reader,
             instances,
             [one[fold] for one in fold_boosters],
             fold=fold,
@@ -266,7 +271,7 @@ def refit_run(
         _write(path, found)
     passes = (losses.argmin(axis=1) + 1).tolist() if losses.any() else [PASSES] * len(losses)
     found, _ = refit_boosters(
-        folder, plan, genes, instances, finals, fold=None, passes=passes, threads=threads, report=report
+        folder, plan, genes, reader, instances, finals, fold=None, passes=passes, threads=threads, report=report
     )
     _write(_file_of(folder, None), found)
     return read_refitted(folder, folds=plan.settings.n_folds)
@@ -274,7 +279,12 @@ def refit_run(
 
 def read_refitted(folder: RunFolder, *, folds: int) -> Refitted:
     """Read what `refit_run` wrote into the scratch of a run."""
-    return Refitted(tuple(_read(_file_of(folder, fold)) for fold in range(folds)), _read(_file_of(folder, None)))
+    return Refitted(tuple(_read(_file_of(folder, fold)) for fold in range(folds)), read_final(folder))
+
+
+def read_final(folder: RunFolder) -> tuple[tuple[xgb.Booster, ...], ...]:
+    """Read the boosters of all rows alone, ``[member][class]``."""
+    return _read(_file_of(folder, None))
 
 
 def _file_of(folder: RunFolder, fold: int | None) -> Path:

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import xgboost as xgb
@@ -42,6 +42,7 @@ KINDS: dict[int, np.dtype[Any]] = {
 WHOLE = {ord("i"): 1, ord("I"): 2, ord("l"): 4, ord("L"): 8}
 SIZES = {kind: dtype.itemsize for kind, dtype in KINDS.items()}
 
+T = TypeVar("T")
 Typed = tuple[int, bytes]
 """Type and bytes of a typed array."""
 
@@ -200,13 +201,7 @@ class Forest:
         def fill(rows: slice) -> None:
             margins[rows] = self.margins_of_used(matrix[rows].take(self.columns, axis=1, mode="clip"))
 
-        blocks = _blocks(len(matrix), BLOCKS_BYTES // (4 * len(self.columns)), threads)
-        if len(blocks) == 1:
-            fill(blocks[0])
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                for _ in pool.map(fill, blocks):
-                    pass
+        self._in_blocks(fill, len(matrix), threads)
         return margins
 
     def nodes(self, matrix: NDArray[np.float32], *, threads: int) -> NDArray[np.int32]:
@@ -221,10 +216,15 @@ class Forest:
             found = [booster.predict(data, pred_leaf=True).reshape(len(used), -1) for booster, _, _ in self.groups]
             return np.hstack(found).astype(np.int32)
 
-        blocks = _blocks(len(matrix), BLOCKS_BYTES // (4 * len(self.columns)), threads)
+        return np.concatenate(self._in_blocks(of_rows, len(matrix), threads))
+
+    def _in_blocks(self, work: Callable[[slice], T], n_rows: int, threads: int) -> list[T]:
+        """Return what is found for each block of rows, in their order; of one block without a thread."""
+        blocks = _blocks(n_rows, BLOCKS_BYTES // (4 * len(self.columns)), threads)
+        if len(blocks) == 1:
+            return [work(blocks[0])]
         with ThreadPoolExecutor(threads) as pool:
-            found = list(pool.map(of_rows, blocks))
-        return np.concatenate(found)
+            return list(pool.map(work, blocks))
 
     def _encoded(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the features of the forest in its order as its trees were trained on them; they are overwritten."""
