@@ -12,7 +12,7 @@ test: .venv/installed-dev
 	$(BIN) -m ruff check .
 	$(BIN) -m ruff format --check .
 	$(BIN) -m mypy
-	$(BIN) -m pytest -q --numprocesses auto --dist loadfile
+	$(BIN) -m pytest -q --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .venv/created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -56,6 +56,7 @@ app = typer.Typer(
 ColumnsOnly = Annotated[Columns, Only(*(one.name for one in fields(Columns) if one.name != "full_hash"))]
 Threads = Annotated[Executing, Only("threads")]
 Seed = Annotated[Asked, Only("seed")]
+OTHERWISE = typer.Option(help="As for run, instead of what the run was begun with.", show_default=False)
 
 
 def command(name: str | None = None, *, verbose: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -435,25 +436,20 @@ def finish(run: RunArgument, *, diagnostics: Diagnostics, executing: Threads, as
 @command(verbose=True)
 def consolidate(
     run: RunArgument,
-    voting: Annotated[
-        Literal["probability", "margin", "refit", "auto"] | None,
-        typer.Option(help="How votes are joined, instead of what the run was begun with.", show_default=False),
-    ] = None,
-    weights: Annotated[
-        Literal["uniform", "f1", "fitted", "auto"] | None,
-        typer.Option(help="Weights of the members, instead of what the run was begun with.", show_default=False),
-    ] = None,
+    consolidation: Annotated[Literal["auto", "refit", "voting"] | None, OTHERWISE] = None,
+    voting: Annotated[Literal["probability", "margin", "auto"] | None, OTHERWISE] = None,
+    weights: Annotated[Literal["uniform", "f1", "fitted", "auto"] | None, OTHERWISE] = None,
     *,
     executing: Threads,
 ) -> None:
     """Join the trained instances of a run into one model, with thresholds from out-of-fold scores.
 
-    Example: mi-duck consolidate run --voting auto --weights auto
+    Example: mi-duck consolidate run --consolidation refit
     """
     from mi_duck.workflow.pipeline import consolidate_run
 
     with _context(executing) as context:
-        consolidate_run(run, context, voting=voting, weights=weights)
+        consolidate_run(run, context, consolidation=consolidation, voting=voting, weights=weights)
     output.print(str(run / "consolidated_model.miduck"), markup=False)
 
 

@@ -1,6 +1,6 @@
 """Does a reference of cuts make building the matrix cheaper, and are the trees the same? A question of seconds and bytes.
 
-Usage: python benchmarks/bench_matrix.py [GENES]   (1,500 genes: 582,222 rows, 1,167 features)
+Usage: python benchmarks/bench_matrix.py [GENES [FEATURES]]   (1,500 genes: 582,222 rows, 1,167 features)
 """
 
 import sys
@@ -30,11 +30,11 @@ def quiet(*_: object) -> None:
     """Take messages and progress."""
 
 
-def main(n_genes: int) -> None:
+def main(n_genes: int = 1500, n_features: int = 1167) -> None:
     """Print seconds and peak memory of partition, reference and matrix, with and without the reference, in two layouts."""
     print_machine()
     with workplace() as folder:
-        synthesise(folder / "data", n_genes=n_genes)
+        synthesise(folder / "data", n_genes=n_genes, n_features=n_features)
         for layout in ("missing", "zeros"):
             print(f"layout {layout}")
             build(folder / "data", folder / layout, layout)
@@ -73,4 +73,4 @@ def build(data: Path, out: Path, layout: Literal["missing", "zeros"]) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1500)
+    main(*map(int, sys.argv[1:]))

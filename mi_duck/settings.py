@@ -206,10 +206,15 @@ class Asked:
     )
     seed: int = option(42, "Seed of every choice.", TRAINING, least=0, most=2**31 - 1)
     calibrate_per_class: bool = option(True, "Calibrate each class if it lowers the log loss.", ENSEMBLE)
-    voting: Literal["probability", "margin", "refit", "auto"] = option(
+    consolidation: Literal["auto", "refit", "voting"] = option(
+        "auto",
+        "How instances become one model: refit fits the leaves of all of them together on all genes; voting takes the mean of "
+        "their scores; auto does both and keeps what has the lower log loss.",
+        ENSEMBLE,
+    )
+    voting: Literal["probability", "margin", "auto"] = option(
         "probability",
-        "Mean of the members' probabilities, or of their log-odds, calibrated on top; refit fits the leaves of all members "
-        "together on all genes; auto takes the lowest log loss.",
+        "What votes are: probabilities, or log-odds, both calibrated on top; auto takes what has the lower log loss.",
         ENSEMBLE,
     )
     weights: Literal["uniform", "f1", "fitted", "auto"] = option(

@@ -22,7 +22,23 @@ THREE_GENES: list[dict[str, Any]] = [
 ]
 """Six rows of genes A (3 rows), B (2) and C (1): three neither, two donor, one acceptor."""
 
+LONGEST = (
+    "test_chaos.py",
+    "test_benchmarks.py",
+    "test_splitting.py",
+    "test_pipeline.py",
+    "test_replace.py",
+    "test_guard.py",
+)
+"""Files that take longest, in this order."""
+
 WriteRows = Callable[..., Path]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no worker is left with one of them when the others are done."""
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture

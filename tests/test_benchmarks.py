@@ -8,10 +8,10 @@ import pytest
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 TOYS = {
-    "bench_bit_flips.py": ["2"],
+    "bench_bit_flips.py": ["1"],
     "bench_coverage.py": ["2", "12"],
-    "bench_growth.py": ["--features", "40", "--rows-per-gene", "20", "--instance-genes", "60", "--all", "200"],
-    "bench_matrix.py": ["20"],
+    "bench_growth.py": ["--features", "40", "--rows-per-gene", "20", "--instance-genes", "30", "--all", "90"],
+    "bench_matrix.py": ["20", "60"],
     "bench_memory_formula.py": ["toy"],
     "bench_memory_per_gene.py": ["toy"],
     "bench_planning.py": ["3000", "60"],

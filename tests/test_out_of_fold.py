@@ -12,7 +12,8 @@ import xgboost as xgb
 from runs import finished_run, planned, quiet, trained
 
 from mi_duck.archive import read_parts
-from mi_duck.ensemble.consolidate import predict_out_of_fold, read_fold_models
+from mi_duck.ensemble.consolidate import predict_out_of_fold
+from mi_duck.ensemble.model_file import read_fold_models
 from mi_duck.errors import CheckpointError
 from mi_duck.evaluate.evaluate import evaluate_run
 from mi_duck.metrics.calibrate import Calibrator, calibrate, calibrated, cross_fitted

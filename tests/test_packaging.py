@@ -46,7 +46,8 @@ def test_wheel__runs_from_another_folder(installed: Path, tmp_path: Path) -> Non
         ).returncode
         == 0
     )
-    done = call(installed, folder, "run", "data", "--out", "run", "--strategy", "multi", "--n-estimators", "3")
+    short = ("--strategy", "multi", "--genes-per-instance", "25", "--n-estimators", "3", "--skip-shap")
+    done = call(installed, folder, "run", "data", "--out", "run", *short)
     assert done.returncode == 0, done.stderr
     covered = call(installed, folder, "sql", "run", "--name", "coverage")
     assert covered.stdout.splitlines()[1].split("\t")[-1] == "1.0"

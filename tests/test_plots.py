@@ -19,6 +19,7 @@ from mi_duck.report.plots import (
     bar_figure,
     curve_figure,
     interval_figure,
+    leakage_figure,
     learning_figure,
     memory_figure,
     reliability_figure,
@@ -54,6 +55,27 @@ def intervals() -> "Figure":
     return interval_figure([("AP", [Bar("base", 0.5, 0.4, 0.6, "base"), Bar(HOSTILE, 0.7, None, None)])])
 
 
+def leaks() -> "Figure":
+    line = {
+        "feature": HOSTILE,
+        "comparison": "donor vs rest",
+        "verdict": "",
+        "reason": "",
+        "auc": "0.7",
+        "low": "",
+        "high": "",
+    }
+    suspect = line | {
+        "feature": "a",
+        "verdict": "suspect",
+        "reason": "area .99 in 9 genes",
+        "auc": 0.99,
+        "low": 0.9,
+        "high": 1.0,
+    }
+    return leakage_figure([line, suspect], ["base"])
+
+
 def memory() -> "Figure":
     dots = [MemoryDot(1000, 200 * MIB, None, True), MemoryDot(5000, 400 * MIB, 410 * MIB, False)]
     return memory_figure(dots, gene_bytes=[0.1 * MIB, 0.2 * MIB, 3.0 * MIB], budget_bytes=500 * MIB)
@@ -63,7 +85,7 @@ def windows() -> "Figure":
     return window_figure({"instance_00": (0, 60), "instance_01": (50, 100)}, n_genes=100)
 
 
-FIGURES = [curves, reliabilities, learning, bars, intervals, memory, windows]
+FIGURES = [curves, reliabilities, learning, bars, intervals, leaks, memory, windows]
 every_figure = pytest.mark.parametrize("draw", FIGURES)
 
 

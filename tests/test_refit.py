@@ -11,9 +11,8 @@ from runs import call, here
 
 from mi_duck.archive import read_parts
 from mi_duck.atomic_files import file_sha256
-from mi_duck.ensemble.consolidate import read_fold_models
 from mi_duck.ensemble.model import ConsolidatedMetaModel
-from mi_duck.ensemble.model_file import load_unified_model
+from mi_duck.ensemble.model_file import load_unified_model, read_fold_models
 from mi_duck.ensemble.refit import deciding_groups, refit_leaves
 from mi_duck.genome.synthetic import synthesise
 from mi_duck.run.encoding import Encoding
@@ -132,9 +131,9 @@ def test_verify__finds_a_split_that_is_not_the_instances(run: Path) -> None:
 
 def test_consolidate__again_gives_the_same_bytes_with_any_threads(run: Path) -> None:
     before = {name: file_sha256(run / name) for name in ("consolidated_model.miduck", "oof_predictions.parquet")}
-    assert call("consolidate", run, "--voting", "refit", "--threads", 2).exit_code == 0
+    assert call("consolidate", run, "--consolidation", "refit", "--threads", 2).exit_code == 0
     assert {name: file_sha256(run / name) for name in before} == before
-    assert not list(run.rglob("nodes.bin"))
+    assert not list(run.rglob("*.leaves"))
 
 
 def test_deciding_groups__are_those_that_no_instance_trained_on(run: Path) -> None:

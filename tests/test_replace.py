@@ -68,7 +68,7 @@ def copy(run: Path, tmp_path: Path) -> Path:
         (("--early-stopping-patience", "0"), "early_stopping_patience: 5 then, 0 now"),
         (("--max-bin", "16"), "max_bin: 256 then, 16 now"),
         (("--no-calibrate-per-class",), "calibrate_per_class: True then, False now"),
-        (("--voting", "margin"), "voting: "),
+        (("--consolidation", "voting", "--voting", "margin"), "voting: "),
         (("--weights", "f1"), "weights: "),
         (("--holdout-genes", "0.2"), "holdout_genes: "),
         (("--sample-negatives", "0.5"), "sample_negatives: "),
@@ -149,7 +149,9 @@ def test_replace__gives_the_bytes_of_a_run_in_a_new_folder_and_keeps_the_users_f
 
 def test_replace__keeps_instances_that_match(copy: Path, small_dataset: Path) -> None:
     models = {path: path.stat().st_ino for path in copy.rglob("multi_instance_training/*/*.ubj")}
-    result = here("run", small_dataset, "--out", copy, *FAST, "--voting", "margin", "--replace")
+    result = here(
+        "run", small_dataset, "--out", copy, *FAST, "--consolidation", "voting", "--voting", "margin", "--replace"
+    )
     assert result.stderr.count("reusing") == 3
     assert {path: path.stat().st_ino for path in copy.rglob("multi_instance_training/*/*.ubj")} == models
     assert RunFolder(copy).read_plan().asked.voting == "margin"

@@ -24,7 +24,7 @@ INSTANCE = {
 """Files of each folder of an instance."""
 
 FOLDERS = {
-    "leakage_analysis": {"leakage.csv", "leakage.json"},
+    "leakage_analysis": {"leakage.csv", "leakage.json", "leakage.pdf", "leakage.svg"},
     "overfitting": {"overfitting.csv", "overfitting.json"},
     "calibration_analysis": {"calibration.json", "reliability.csv"},
     "comprehensive_shap_analysis": {

@@ -12,12 +12,12 @@ import pytest
 from runs import finished_run, quiet
 from sklearn.metrics import f1_score
 
-from mi_duck.ensemble.consolidate import predict_out_of_fold, read_fold_models
+from mi_duck.ensemble.consolidate import predict_out_of_fold
 from mi_duck.ensemble.member_scores import MemberScores, read_member_scores
 from mi_duck.ensemble.model import ConsolidatedMetaModel
-from mi_duck.ensemble.model_file import load_unified_model
+from mi_duck.ensemble.model_file import load_unified_model, read_fold_models
 from mi_duck.ensemble.predict import predict_file
-from mi_duck.ensemble.voting import MemberWeights, Variant, all_weights, variants, vote_out_of_fold
+from mi_duck.ensemble.voting import REFIT, MemberWeights, Variant, all_weights, variants, vote_out_of_fold
 from mi_duck.metrics.calibrate import Calibrator, calibrate, calibrated
 from mi_duck.metrics.metrics import log_loss_of_rows
 from mi_duck.processes import Context
@@ -40,7 +40,9 @@ def run(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def chosen(run: Path) -> dict[str, Any]:
     """Return what is found when everything is left to the log loss."""
-    return predict_out_of_fold(run=str(run), threads=1, voting="auto", weights="auto", report=quiet)
+    return predict_out_of_fold(
+        run=str(run), threads=1, consolidation="auto", voting="auto", weights="auto", report=quiet
+    )
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +164,7 @@ def test_vote_out_of_fold__of_a_fold_does_not_depend_on_its_labels(scores: Membe
 
 def test_all_weights__by_f1_are_those_of_scikit_learn(scores: MemberScores) -> None:
     found = all_weights(scores, 0)
-    assert set(found) == {one.name for one in variants(has_refit=scores.has_refit)}
+    assert set(found) == {one.name for one in variants("auto")}
     assert found["margin/uniform"].final == pytest.approx((1 / 3,) * 3)
     called = [scores.probabilities(number).argmax(axis=1) for number in scores.instance_ids]
     f1 = np.array([f1_score(scores.label, one, average="macro") for one in called])
@@ -178,11 +180,12 @@ def test_all_weights__rows_before_the_first_are_not_looked_at(scores: MemberScor
 
 
 def test_variants__auto_leaves_all_open_and_begins_with_the_default() -> None:
-    assert [one.name for one in variants()] == [
-        f"{voting}/{method}" for voting in ("probability", "margin") for method in ("uniform", "f1", "fitted")
-    ]
-    assert variants("margin", "fitted") == [Variant("margin", "fitted")]
-    assert [one.name for one in variants("auto", "f1")] == ["probability/f1", "margin/f1"]
+    votes = [f"{voting}/{method}" for voting in ("probability", "margin") for method in ("uniform", "f1", "fitted")]
+    assert [one.name for one in variants("auto")] == [*votes, "refit/uniform"]
+    assert [one.name for one in variants("voting")] == votes
+    assert variants("voting", "margin", "fitted") == [Variant("margin", "fitted")]
+    assert [one.name for one in variants("auto", "auto", "f1")] == ["probability/f1", "margin/f1", "refit/uniform"]
+    assert variants("refit") == [REFIT]
 
 
 def test_auto__takes_the_lowest_cross_fitted_log_loss(scores: MemberScores, chosen: dict[str, Any]) -> None:
@@ -192,7 +195,7 @@ def test_auto__takes_the_lowest_cross_fitted_log_loss(scores: MemberScores, chos
             vote_out_of_fold(scores, one.voting, weights[one.name], first_row=0, methods=METHODS).probabilities,
             scores.label,
         ).mean()
-        for one in variants(has_refit=True)
+        for one in variants("auto")
     }
     assert chosen["log_loss"] == losses
     assert losses[f"{chosen['voting']}/{chosen['method']}"] == min(losses.values())
@@ -207,7 +210,7 @@ def test_consolidate__the_model_does_what_the_chosen_variant_does(
     out = tmp_path / "run"
     shutil.copytree(run, out)
     said: list[str] = []
-    consolidate_run(out, Context(1, quiet, said.append), voting=voting, weights=method)
+    consolidate_run(out, Context(1, quiet, said.append), consolidation="voting", voting=voting, weights=method)
     folder = RunFolder(out)
     scores = read_member_scores(folder, folder.read_plan())
     weights = all_weights(scores, 0)[f"{voting}/{method}"]
@@ -246,9 +249,9 @@ def test_consolidate__auto_says_what_it_chose(run: Path, tmp_path: Path, chosen:
     out = tmp_path / "run"
     shutil.copytree(run, out)
     said: list[str] = []
-    consolidate_run(out, Context(1, quiet, said.append), voting="auto", weights="auto")
+    consolidate_run(out, Context(1, quiet, said.append), consolidation="auto", voting="auto", weights="auto")
     name = f"{chosen['voting']}/{chosen['method']}"
     line = next(line for line in said if "lowest cross-fitted log loss" in line)
-    assert line.startswith(f"Voting and weights: {name} has the lowest")
-    assert all(one.name in line for one in variants())
+    assert line.startswith(f"Consolidation: {name} has the lowest")
+    assert all(one.name in line for one in variants("auto"))
     assert json.loads((out / "consolidation_summary.json").read_bytes())["variant"] == name

@@ -31,11 +31,12 @@ def check(windows: Windows, n_genes: int) -> None:
     ranges = windows.ranges
     assert ranges[0][0] == 0
     assert ranges[-1][1] == n_genes
-    for number, (first, stop) in enumerate(ranges):
-        assert 0 < stop - first <= windows.genes_per_instance
-        for other in range(number + 1, len(ranges)):
-            shared = max(0, stop - ranges[other][0])
-            assert shared == (windows.overlap_genes if other == number + 1 else 0)
+    first, stop = np.array(ranges).T
+    assert (stop - first > 0).all()
+    assert (stop - first <= windows.genes_per_instance).all()
+    assert (np.diff(first) > 0).all()  # so what holds of the next but one holds of all that follow
+    assert (stop[:-1] - first[1:] == windows.overlap_genes).all()
+    assert (first[2:] >= stop[:-2]).all()
 
 
 @pytest.mark.parametrize(

@@ -279,7 +279,7 @@ def complaint(ended: Ended, codes: Sequence[int], *patterns: str) -> str:
     if ended.code not in codes:
         return f"exit {ended.code}: {ended.words}"
     if "Traceback" in ended.errors:
-        trace = [line.strip() for line in ended.errors.splitlines() if line.startswith('  File "/work')]
+        trace = [line.strip() for line in ended.errors.splitlines() if line.startswith(f'  File "{warm.ROOT}')]
         return f"traceback at {trace[-1:]}: {ended.words}"
     if len(lines) != 1:
         return f"{len(lines)} lines of error: {ended.words}"

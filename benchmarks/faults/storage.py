@@ -187,6 +187,6 @@ FAULTS = {
     "F6": (lambda scene, is_fast: ["1", "6"] if is_fast else [str(one) for one in range(1, 21)], full_disk),
     "F7": (levels(5, 1), spill),
     "F9": (levels(5, 1), small_files),
-    "F23": (levels(6, 2), read_only),
+    "F23": (levels(6, 1), read_only),
     "F24": (levels(3, 1), few_descriptors),
 }

@@ -7,7 +7,7 @@ instances' final boosters.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mi_duck.archive import read_parts
 from mi_duck.atomic_files import file_sha256, publish, storage_errors, write_json
 from mi_duck.ensemble.member_scores import MemberScores, member_table, read_member_scores
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, by_member, consolidate
-from mi_duck.ensemble.model_file import checked_facts, load_booster, load_unified_model, save_model
-from mi_duck.ensemble.refit import Refitted, read_final, refit_run
+from mi_duck.ensemble.model_file import FoldModels, load_unified_model, read_fold_models, save_model
+from mi_duck.ensemble.refit import read_refitted, refit_run
 from mi_duck.ensemble.voting import REFIT, Variant, Voted, all_weights, variants, vote_out_of_fold
 from mi_duck.errors import CheckpointError, PlanError
 from mi_duck.metrics.calibrate import Calibrator, allowed_methods, calibrated
@@ -42,25 +41,27 @@ BATCH_BYTES = 64 << 20
 ROWS_WRITTEN = 1 << 16
 
 
-def join_run(*, run: str, threads: int, voting: str, weights: str, report: Report) -> dict[str, list[str]]:
+def join_run(
+    *, run: str, threads: int, consolidation: str, voting: str, weights: str, report: Report
+) -> dict[str, list[str]]:
     """Score all rows out of fold, write model, thresholds and summary, and return ``messages`` for the user."""
     folder = RunFolder(Path(run))
     plan = folder.read_plan()
     messages: list[str] = []
-    scored = predict_out_of_fold(run=run, threads=threads, voting=voting, weights=weights, report=report)
+    scored = predict_out_of_fold(
+        run=run, threads=threads, consolidation=consolidation, voting=voting, weights=weights, report=report
+    )
     name = f"{scored['voting']}/{scored['method']}"
     losses: dict[str, float] = scored["log_loss"]
     if len(losses) > 1:
         others = ", ".join(f"{other} {loss:.6f}" for other, loss in losses.items() if other != name)
-        messages.append(
-            f"Voting and weights: {name} has the lowest cross-fitted log loss, {losses[name]:.6f} ({others})"
-        )
+        messages.append(f"Consolidation: {name} has the lowest cross-fitted log loss, {losses[name]:.6f} ({others})")
     trained = [instance for instance in plan.cut.instances if is_trained(folder, plan, instance)]
     covered = {rank for instance in trained for rank in range(instance.first_rank, instance.stop_rank)}
     members = [load_unified_model(folder.instance(instance)) for instance in trained]
     finals = [member for member in members if isinstance(member, InstanceModel)]
     if scored["voting"] == REFIT.voting:
-        refitted = read_final(folder)
+        refitted = read_refitted(folder, None, n_classes=len(plan.data.classes))
         plain = (Calibrator("none"),) * len(plan.data.classes)
         finals = [replace(one, boosters=own, calibrators=plain) for one, own in zip(finals, refitted, strict=True)]
     model = consolidate(
@@ -121,29 +122,14 @@ def _summary(
     }
 
 
-@dataclass(frozen=True, slots=True)
-class FoldModels:
-    """The fold boosters of one instance: ``boosters[fold][class]`` and ``calibrators[fold][class]``."""
-
-    boosters: tuple[tuple[Any, ...], ...]
-    calibrators: tuple[tuple[Calibrator, ...], ...]
-
-
-def read_fold_models(path: Path) -> FoldModels:
-    """Read ``fold_models.miduck``; a CheckpointError where it is damaged, or holds another kind of model."""
-    parts = read_parts(path)
-    facts = checked_facts(parts, str(path), ("folds",), otherwise="no fold models")
-    return FoldModels(
-        tuple(
-            tuple(load_booster(parts[f"booster_{fold}_{index}.ubj"]) for index in range(len(facts["classes"])))
-            for fold in range(len(facts["rounds"]))
-        ),
-        tuple(tuple(Calibrator.from_dict(values) for values in row) for row in facts["calibrators"]),
-    )
-
-
 def predict_out_of_fold(
-    *, run: str, threads: int, voting: str = "probability", weights: str = "uniform", report: Report
+    *,
+    run: str,
+    threads: int,
+    consolidation: str = "voting",
+    voting: str = "probability",
+    weights: str = "uniform",
+    report: Report,
 ) -> dict[str, Any]:
     """Score every row of the run with the fold boosters of all instances, and join their votes.
 
@@ -152,8 +138,8 @@ def predict_out_of_fold(
 
     Parameters
     ----------
-    voting, weights
-        As in `mi_duck.ensemble.voting`; ``auto`` takes what has the lowest cross-fitted log loss.
+    consolidation, voting, weights
+        As in `mi_duck.settings.Asked`; ``auto`` takes what has the lowest cross-fitted log loss.
 
     Returns
     -------
@@ -175,16 +161,15 @@ def predict_out_of_fold(
     if not trained:
         raise CheckpointError(f"no instance of {folder.root} is trained; run 'mi-duck train {folder.root}'")
     models = [read_fold_models(folder.instance(instance) / "fold_models.miduck") for instance in trained]
-    refitted = None
-    if voting in (REFIT.voting, "auto"):
-        refitted = refit_run(
-            folder, plan, genes, trained, [one.boosters for one in models], threads=threads, report=report
-        )
-    _write_member_scores(folder, plan, genes, trained, models, refitted, threads=threads, report=report)
+    if consolidation != "voting":
+        refit_run(folder, plan, genes, trained, [one.boosters for one in models], threads=threads, report=report)
+    _write_member_scores(
+        folder, plan, genes, trained, models, has_refit=consolidation != "voting", threads=threads, report=report
+    )
     scores = read_member_scores(folder, plan)
     first_row = first_scored_row(plan, scores.gene_rank)
     every = all_weights(scores, first_row)
-    tried = variants(voting, weights, has_refit=scores.has_refit)
+    tried = variants(consolidation, voting, weights)
     label = scores.label[first_row:]
     methods = allowed_methods(plan.settings.calibrate)
     losses: dict[str, float] = {}
@@ -224,8 +209,8 @@ def _write_member_scores(
     genes: Genes,
     trained: list[Instance],
     models: list[FoldModels],
-    refitted: Refitted | None,
     *,
+    has_refit: bool,
     threads: int,
     report: Report,
 ) -> None:
@@ -236,8 +221,12 @@ def _write_member_scores(
         for fold in range(len(models[0].boosters))
     ]
     anew = [
-        forest_of([booster for member in members for booster in member], plan.data.features, encoding)
-        for members in (refitted.by_fold if refitted else ())
+        forest_of(
+            [booster for member in read_refitted(folder, fold, n_classes=len(plan.data.classes)) for booster in member],
+            plan.data.features,
+            encoding,
+        )
+        for fold in range(plan.settings.n_folds if has_refit else 0)
     ]
     calibrators = [model.calibrators for model in models]
     models.clear()  # their trees are in the forests

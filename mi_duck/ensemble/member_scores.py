@@ -71,9 +71,10 @@ class MemberScores:
         return keys
 
     def _columns(self, names: list[str]) -> Floats32:
+        table = pq.read_table(self.path, columns=names)
         values = np.empty((self.n_rows, len(names)), dtype=np.float32)
         for index, name in enumerate(names):
-            values[:, index] = pq.read_table(self.path, columns=[name])[name].to_numpy()
+            values[:, index] = table[name].to_numpy()
         return values
 
 

@@ -434,6 +434,27 @@ def _parts_of(model: ConsolidatedMetaModel) -> dict[str, bytes]:
     return parts
 
 
+@dataclass(frozen=True, slots=True)
+class FoldModels:
+    """The fold boosters of one instance: ``boosters[fold][class]`` and ``calibrators[fold][class]``."""
+
+    boosters: tuple[tuple[Any, ...], ...]
+    calibrators: tuple[tuple[Calibrator, ...], ...]
+
+
+def read_fold_models(path: Path) -> FoldModels:
+    """Read ``fold_models.miduck``; a CheckpointError where it is damaged, or holds another kind of model."""
+    parts = read_parts(path)
+    facts = checked_facts(parts, str(path), ("folds",), otherwise="no fold models")
+    return FoldModels(
+        tuple(
+            tuple(load_booster(parts[f"booster_{fold}_{index}.ubj"]) for index in range(len(facts["classes"])))
+            for fold in range(len(facts["rounds"]))
+        ),
+        tuple(tuple(Calibrator.from_dict(values) for values in row) for row in facts["calibrators"]),
+    )
+
+
 def load_unified_model(path: str | Path) -> ConsolidatedMetaModel | InstanceModel:
     """Read a model: a run folder, an instance folder, a ``.miduck`` file of either, or a pickle that mi_duck exported.
 

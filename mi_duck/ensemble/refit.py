@@ -12,26 +12,37 @@ It is the Newton step of gradient boosting (Friedman, Greedy function approximat
 Statistics 29, 2001; regularised as in Chen and Guestrin, XGBoost, KDD 2016) on given trees; of a single model LightGBM calls
 this ``refit``. Boosters of fold k are refitted on all training rows outside fold k. How many passes is decided by the log loss
 on groups that no member of that fold was trained on.
+
+Classes and folds do not depend on each other: each pair is a job, and as many are done at once as there are threads and memory
+for. What is done lies in the scratch of the run, so a killed refit goes on where it stopped.
 """
 
+import hashlib
+import json
 import os
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import xgboost as xgb
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from mi_duck.archive import pack, read_parts
 from mi_duck.atomic_files import storage_errors, write_file
 from mi_duck.ensemble.model_file import load_unified_model
+from mi_duck.errors import CheckpointError
 from mi_duck.metrics.ranking import Booleans, Floats32, Floats64
 from mi_duck.processes import Report
+from mi_duck.resources import machine_budget
 from mi_duck.rows.segments import LEFT_OUT, USED_FOR_MANY, SegmentReader, segments_of
-from mi_duck.run.encoding import encoding_of
+from mi_duck.run.costs import refit_bytes
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import Genes
 from mi_duck.run.plan import Instance, Plan
@@ -43,6 +54,13 @@ BATCH_BYTES = 64 << 20
 STEP = 0.2
 PENALTY = 30.0  # on the hessian of a leaf: of rows of probability p each counts p (1 - p)
 PASSES = 3  # at most, and where no group can decide
+
+
+class LeafNumbers(Protocol):
+    """For each tree the leaf that each row falls into, by its number in the tree, shape (n_rows,)."""
+
+    def __getitem__(self, tree: int, /) -> NDArray[Any]:
+        """Return those of one tree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +83,7 @@ class Leaves:
 
 
 def refit_leaves(
-    nodes: NDArray[Any],
+    nodes: LeafNumbers,
     n_nodes: Sequence[int],
     members: Sequence[Sequence[int]],
     truth: Booleans,
@@ -80,8 +98,6 @@ def refit_leaves(
 
     Parameters
     ----------
-    nodes
-        The leaf that each row falls into, by its number in the tree, shape (n_trees, n_rows).
     n_nodes
         Nodes of each tree.
     members
@@ -95,7 +111,7 @@ def refit_leaves(
     """
     fitted = weight.astype(np.float64)
     if deciding is not None:
-        fitted = np.where(deciding, 0.0, fitted)
+        fitted[deciding] = 0
     label = truth.astype(np.float64)
     prior = float(np.clip(np.average(label, weights=fitted), 1e-6, 1 - 1e-6))
     intercept = float(np.log(prior / (1 - prior)))
@@ -103,19 +119,25 @@ def refit_leaves(
     leaves = [np.zeros(size) for size in n_nodes]
     rounds = [[trees[number] for trees in members if number < len(trees)] for number in range(max(map(len, members)))]
     losses = []
+    # arrays are filled again and again: new ones of this size come from the system, page by page
+    probability, gradient, hessian, move, moved = (np.empty(len(label)) for _ in range(5))
     for _ in range(passes):
         for trees in rounds:
-            probability = 1 / (1 + np.exp(-joint))
-            gradient = fitted * (probability - label)
-            hessian = fitted * (probability * (1 - probability))
-            move = np.zeros(len(label))
+            expit(joint, out=probability)
+            np.subtract(probability, label, out=gradient)
+            gradient *= fitted
+            np.subtract(1, probability, out=hessian)
+            hessian *= probability
+            hessian *= fitted
+            move[:] = 0
             for tree in trees:
-                own = nodes[tree]
+                own = nodes[tree].astype(np.intp)  # once; each count would convert it
                 slope = np.bincount(own, gradient, n_nodes[tree])
                 delta = -step * slope / (np.bincount(own, hessian, n_nodes[tree]) + penalty)
                 leaves[tree] += delta
-                move += delta[own]
-            joint += move / len(members)
+                move += np.take(delta, own, out=moved, mode="clip")
+            move /= len(members)
+            joint += move
         losses.append(_loss(joint, label, weight, deciding))
     return Leaves(intercept, leaves, tuple(losses))
 
@@ -141,96 +163,6 @@ def deciding_groups(genes: Genes, instances: Sequence[Instance], fold: int, seed
     return np.array(sorted(set(genes.group[genes.fold != fold]) - fitted), dtype=object)
 
 
-def refit_boosters(
-    folder: RunFolder,
-    plan: Plan,
-    genes: Genes,
-    reader: SegmentReader,
-    instances: Sequence[Instance],
-    boosters: Sequence[Sequence[xgb.Booster]],
-    *,
-    fold: int | None,
-    passes: Sequence[int] | None,
-    threads: int,
-    report: Report,
-) -> tuple[list[list[bytes]], list[tuple[float, ...]]]:
-    """Refit the boosters of all members together.
-
-    Parameters
-    ----------
-    reader
-        Of the rows of all genes.
-    boosters
-        For each member one booster per class, all of one fold, or the final ones.
-    fold
-        The fold whose rows are left out; None for the final boosters.
-    passes
-        How many for each class; by default what is best on the groups that no member was trained on.
-
-    Returns
-    -------
-    boosters
-        As they were given, as bytes, with other leaves.
-    losses
-        For each class the mean log loss on these groups after each pass.
-    """
-    keys = reader.keys()
-    rank = keys["gene_rank"]
-    wanted = keys["use"] != LEFT_OUT
-    if fold is not None:
-        wanted &= genes.fold[rank] != fold
-    label, rank = keys["label"][wanted], rank[wanted]
-    weight = np.where(keys["use"][wanted] == USED_FOR_MANY, 1 / plan.settings.easy_share, 1).astype(np.float32)
-    deciding = None
-    if fold is not None:
-        groups = deciding_groups(genes, instances, fold, plan.settings.seed)
-        deciding = np.isin(genes.group, groups)[rank]
-    encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing)
-    joined = [one for member in boosters for one in member]
-    forest, sizes = forest_of(joined, plan.data.features, encoding), tree_sizes(joined)
-    path = folder.scratch / "refit" / "nodes.bin"
-    kind = np.min_scalar_type(max(map(max, sizes)))
-    shape = (sum(map(len, sizes)), len(label))
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:  # all of it now: a disk that fills up later would kill the process
-            os.posix_fallocate(file.fileno(), 0, max(int(np.prod(shape)) * kind.itemsize, 1))
-    nodes = np.memmap(path, dtype=kind, mode="r+", shape=shape)
-    done = 0
-    for matrix in reader.matrices(max(256, BATCH_BYTES // (4 * len(plan.data.features))), wanted):
-        nodes[:, done : done + len(matrix)] = forest.nodes(matrix, threads=threads).T
-        done += len(matrix)
-        report("leaves of all rows", done, len(label))
-    starts = np.concatenate([[0], np.cumsum([len(one) for one in sizes])])
-    n_classes = len(plan.data.classes)
-    found: list[list[bytes]] = [[b""] * n_classes for _ in boosters]
-    losses = []
-    for index in range(n_classes):
-        own = [member * n_classes + index for member in range(len(boosters))]
-        members = [range(starts[one], starts[one + 1]) for one in own]
-        n_nodes = [size for one in sizes for size in one]
-        fit = partial(refit_leaves, nodes, n_nodes, members, label == index, weight)
-        best = PASSES if passes is None else passes[index]
-        if passes is None and deciding is not None and deciding.any():
-            losses.append(fit(deciding=deciding).losses)
-            best = int(np.argmin(losses[-1])) + 1
-        refitted = fit(passes=best)
-        for member, of_member in enumerate(members):
-            values = [refitted.leaves[tree] for tree in of_member]
-            found[member][index] = with_leaves(boosters[member][index], values, refitted.intercept)
-        report("refitting leaves", index + 1, n_classes)
-    path.unlink()
-    return found, losses
-
-
-@dataclass(frozen=True, slots=True)
-class Refitted:
-    """Boosters of all members with leaves that were fitted together: ``[member][class]``, by fold and of all rows."""
-
-    by_fold: tuple[tuple[tuple[xgb.Booster, ...], ...], ...]
-    final: tuple[tuple[xgb.Booster, ...], ...]
-
-
 def refit_run(
     folder: RunFolder,
     plan: Plan,
@@ -240,66 +172,171 @@ def refit_run(
     *,
     threads: int,
     report: Report,
-) -> Refitted:
-    """Refit the boosters of every fold, and the final ones with the passes that were best over all folds.
+) -> None:
+    """Refit the boosters of every fold and then, with the passes that were best over all folds, the final ones.
+
+    `read_refitted` reads what this writes.
 
     Parameters
     ----------
+    instances
+        Those that are trained.
     fold_boosters
         ``[member][fold][class]``.
     """
-    # one reader for all: it hashes every segment when it is made
-    reader = SegmentReader(plan, segments_of(plan, 0, plan.data.n_genes), folder.segments)
     finals = [load_unified_model(folder.instance(one)).instance_models[0].boosters for one in instances]
-    losses = np.zeros((len(plan.data.classes), PASSES))
-    for fold in range(plan.settings.n_folds):
-        path = _file_of(folder, fold)
-        found, of_fold = refit_boosters(
-            folder,
-            plan,
-            genes,
-            reader,
-            instances,
-            [one[fold] for one in fold_boosters],
-            fold=fold,
-            passes=None,
-            threads=threads,
-            report=report,
-        )
-        if of_fold:
-            losses += np.array(of_fold)
-        _write(path, found)
-    passes = (losses.argmin(axis=1) + 1).tolist() if losses.any() else [PASSES] * len(losses)
-    found, _ = refit_boosters(
-        folder, plan, genes, reader, instances, finals, fold=None, passes=passes, threads=threads, report=report
-    )
-    _write(_file_of(folder, None), found)
-    return read_refitted(folder, folds=plan.settings.n_folds)
+    folds, classes = range(plan.settings.n_folds), range(len(plan.data.classes))
+    needed = refit_bytes(plan.data.n_rows, min(plan.data.n_rows, sum(one.n_training_rows for one in instances)))
+    room = machine_budget(plan.asked.memory_safety_factor).budget_bytes
+    at_once = max(1, min(threads, len(folds) * len(classes), room // needed))
+    refitting = _Refitting(folder, plan, genes, instances, max(1, threads // at_once), report)
+    with ThreadPoolExecutor(at_once) as pool:
+        jobs = {
+            (fold, index): pool.submit(refitting.refit, [one[fold][index] for one in fold_boosters], fold, index, None)
+            for fold in folds
+            for index in classes
+        }
+        losses = {job: future.result() for job, future in jobs.items()}
+        passes = []
+        for index in classes:
+            of_class = [losses[fold, index] for fold in folds if losses[fold, index]]
+            passes.append(int(np.mean(of_class, axis=0).argmin()) + 1 if of_class else PASSES)
+        last = [
+            pool.submit(refitting.refit, [one[index] for one in finals], None, index, passes[index])
+            for index in classes
+        ]
+        for future in last:
+            future.result()
 
 
-def read_refitted(folder: RunFolder, *, folds: int) -> Refitted:
-    """Read what `refit_run` wrote into the scratch of a run."""
-    return Refitted(tuple(_read(_file_of(folder, fold)) for fold in range(folds)), read_final(folder))
+class _Refitting:
+    """The rows of a run, and what refits boosters on them; several threads may do so at once."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        plan: Plan,
+        genes: Genes,
+        instances: Sequence[Instance],
+        threads: int,
+        report: Report,
+    ) -> None:
+        self.folder, self.plan, self.genes, self.instances, self.threads = folder, plan, genes, instances, threads
+        self.reader = SegmentReader(plan, segments_of(plan, 0, plan.data.n_genes), folder.segments)
+        self.keys = self.reader.keys()
+        self.n_jobs = (plan.settings.n_folds + 1) * len(plan.data.classes)
+        self._n_done, self._report, self._lock = 0, report, threading.Lock()
+
+    def refit(self, boosters: Sequence[xgb.Booster], fold: int | None, index: int, passes: int | None) -> list[float]:
+        """Refit the boosters of all members for one class and write them, unless these are done.
+
+        Parameters
+        ----------
+        fold
+            The fold whose rows are left out; None for the final boosters.
+        passes
+            How many; None: what is best on the groups that no member was trained on.
+
+        Returns
+        -------
+        list of float
+            Mean log loss on these groups after each pass; empty where there are none.
+        """
+        path, plan = _file_of(self.folder, fold, index), self.plan
+        made_of = [plan.data.fingerprint, plan.data.genes_sha256, plan.settings.seed, plan.settings.easy_share]
+        made_of += [fold, index, passes, STEP, PENALTY, PASSES]
+        made_of += [hashlib.sha256(one.save_raw("ubj")).hexdigest() for one in boosters]
+        key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+        losses = _done(path, key)
+        if losses is None:
+            refitted, losses = self._refit(boosters, fold, index, passes)
+            facts = json.dumps({"key": key, "losses": losses}).encode()
+            write_file(path, pack({"facts.json": facts} | {str(number): raw for number, raw in enumerate(refitted)}))
+        with self._lock:
+            self._n_done += 1
+            self._report("refitting leaves, by fold and class", self._n_done, self.n_jobs)
+        return losses
+
+    def _refit(
+        self, boosters: Sequence[xgb.Booster], fold: int | None, index: int, passes: int | None
+    ) -> tuple[list[bytes], list[float]]:
+        """Return the boosters with other leaves, and the losses of the passes."""
+        plan, genes, reader = self.plan, self.genes, self.reader
+        wanted = self.keys["use"] != LEFT_OUT
+        if fold is not None:
+            wanted &= genes.fold[self.keys["gene_rank"]] != fold
+        keys = self.keys[wanted]
+        weight = np.where(keys["use"] == USED_FOR_MANY, 1 / plan.settings.easy_share, 1).astype(np.float32)
+        truth = keys["label"] == index
+        deciding = None
+        if fold is not None:
+            groups = deciding_groups(genes, self.instances, fold, plan.settings.seed)
+            deciding = np.isin(genes.group, groups)[keys["gene_rank"]]
+        del keys
+        sizes = tree_sizes(boosters)
+        n_nodes = [size for one in sizes for size in one]
+        ends = np.cumsum([0, *map(len, sizes)]).tolist()
+        members = [range(first, stop) for first, stop in pairwise(ends)]
+        path = _file_of(self.folder, fold, index).with_suffix(".leaves")
+        nodes = _LeafFile(path, np.min_scalar_type(max(n_nodes)), len(n_nodes), len(truth))
+        forest = forest_of(boosters, plan.data.features, reader.encoding)
+        for matrix in reader.matrices(max(256, BATCH_BYTES // (4 * len(plan.data.features))), wanted):
+            nodes.append(forest.nodes(matrix, threads=self.threads))
+        fit = partial(refit_leaves, nodes, n_nodes, members, truth, weight)
+        losses: list[float] = []
+        if passes is None and deciding is not None and deciding.any():
+            losses = list(fit(deciding=deciding).losses)
+            passes = int(np.argmin(losses)) + 1
+        found = fit(passes=passes or PASSES)
+        path.unlink()
+        return [
+            with_leaves(booster, [found.leaves[tree] for tree in trees], found.intercept)
+            for booster, trees in zip(boosters, members, strict=True)
+        ], losses
 
 
-def read_final(folder: RunFolder) -> tuple[tuple[xgb.Booster, ...], ...]:
-    """Read the boosters of all rows alone, ``[member][class]``."""
-    return _read(_file_of(folder, None))
+class _LeafFile:
+    """Leaf numbers on disk, tree by tree, because those of all trees are larger than memory."""
+
+    def __init__(self, path: Path, kind: np.dtype[Any], n_trees: int, n_rows: int) -> None:
+        self.path, self.kind, self.n_rows, self.n_written = path, kind, n_rows, 0
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:  # all of it now, so that a full disk is met before any work is done
+                os.posix_fallocate(file.fileno(), 0, max(n_trees * n_rows * kind.itemsize, 1))
+
+    def append(self, nodes: NDArray[np.int32]) -> None:
+        """Write the next rows, shape (n_rows, n_trees)."""
+        by_tree = np.ascontiguousarray(nodes.T.astype(self.kind))
+        with self.path.open("r+b", buffering=0) as file:
+            for tree, own in enumerate(by_tree):
+                file.seek((tree * self.n_rows + self.n_written) * self.kind.itemsize)
+                file.write(own.data)
+        self.n_written += len(nodes)
+
+    def __getitem__(self, tree: int, /) -> NDArray[Any]:
+        """Return the leaf numbers of all rows in a tree."""
+        return np.fromfile(self.path, self.kind, self.n_rows, offset=tree * self.n_rows * self.kind.itemsize)
 
 
-def _file_of(folder: RunFolder, fold: int | None) -> Path:
-    return folder.scratch / "refit" / ("final.miduck" if fold is None else f"fold_{fold}.miduck")
-
-
-def _write(path: Path, boosters: Sequence[Sequence[bytes]]) -> None:
-    parts = {f"{member}_{index}": raw for member, own in enumerate(boosters) for index, raw in enumerate(own)}
-    write_file(path, pack(parts))
-
-
-def _read(path: Path) -> tuple[tuple[xgb.Booster, ...], ...]:
-    parts = read_parts(path)
-    n_members, n_classes = (1 + max(int(name.split("_")[at]) for name in parts) for at in (0, 1))
+def read_refitted(folder: RunFolder, fold: int | None, *, n_classes: int) -> tuple[tuple[xgb.Booster, ...], ...]:
+    """Return the refitted boosters of a fold, or the final ones, ``[member][class]``."""
+    by_class = [read_parts(_file_of(folder, fold, index)) for index in range(n_classes)]
     return tuple(
-        tuple(xgb.Booster(model_file=bytearray(parts[f"{member}_{index}"])) for index in range(n_classes))
-        for member in range(n_members)
+        tuple(xgb.Booster(model_file=bytearray(parts[str(member)])) for parts in by_class)
+        for member in range(len(by_class[0]) - 1)
     )
+
+
+def _file_of(folder: RunFolder, fold: int | None, index: int) -> Path:
+    name = "final" if fold is None else f"fold_{fold}"
+    return folder.scratch / "refit" / f"{name}_class_{index}.miduck"
+
+
+def _done(path: Path, key: str) -> list[float] | None:
+    """Return the losses of a refit that was made of the same; None where there is none that is whole."""
+    try:
+        facts = json.loads(read_parts(path)["facts.json"])
+    except (OSError, CheckpointError, ValueError, KeyError):
+        return None
+    return list(facts["losses"]) if facts["key"] == key else None

@@ -4,8 +4,8 @@ Voting ``probability`` is the weighted mean of the members' calibrated probabili
 log-odds for each class. Either is calibrated once on top, by its log-odds, and then normalised: a mean of probabilities that
 are calibrated each is not extreme enough (Ranjan and Gneiting, Combining probability forecasts, JRSS B 72, 2010). For
 ``probability`` that is kept only if the log loss falls. Weights are equal (``uniform``), by macro F1 (``f1``) or of
-least log loss (``fitted``). Voting ``refit`` is the mean of margins of members whose leaves were fitted anew, all together, on
-all rows (`mi_duck.ensemble.refit`); its weights are equal.
+least log loss (``fitted``). A ``refit`` is the mean of margins of members whose leaves were fitted anew, all together, on all
+rows (`mi_duck.ensemble.refit`); its weights are equal.
 
 For a row of fold k everything is from other folds: the boosters, the members' calibrators, the weights, and the calibrators on
 top, which are fitted on margins joined by these same weights. Only which method of calibration a class takes is decided by all
@@ -268,11 +268,15 @@ class Voted:
 REFIT = Variant("refit", "uniform")
 
 
-def variants(voting: str = "auto", method: str = "auto", *, has_refit: bool = False) -> list[Variant]:
-    """Return the variants that a choice leaves open, the default first; ``auto`` leaves all."""
+def variants(consolidation: str, voting: str = "auto", method: str = "auto") -> list[Variant]:
+    """Return the variants that a choice leaves open, votes first; ``auto`` leaves all.
+
+    >>> [one.name for one in variants("auto", "margin", "uniform")]
+    ['margin/uniform', 'refit/uniform']
+    """
     every = [Variant(one, other) for one in VOTINGS for other in METHODS]
-    found = [one for one in every if voting in (one.voting, "auto") and method in (one.method, "auto")]
-    return [*found, REFIT] if has_refit and voting in ("refit", "auto") else found
+    votes = [one for one in every if voting in (one.voting, "auto") and method in (one.method, "auto")]
+    return {"voting": votes, "refit": [REFIT], "auto": [*votes, REFIT]}[consolidation]
 
 
 def all_weights(scores: MemberScores, first_row: int) -> dict[str, MemberWeights]:

@@ -104,7 +104,7 @@ class _Evaluation:
         self.scores = open_member_scores(folder, self.plan)
         self.scored = scored_rows(self.plan, self.genes, self.scores, draws)
         self.consolidated = json.loads(folder.summary.read_bytes())
-        self.variants = variants(has_refit=self.scores.has_refit)
+        self.variants = variants("auto" if self.scores.has_refit else "voting")
         self.chosen = next(one for one in self.variants if one.name == self.consolidated["variant"])
         every = self.consolidated["all_weights"].items()
         self.weights = {name: MemberWeights.from_dict(values) for name, values in every}

@@ -24,7 +24,6 @@ from mi_duck.data.database import Database
 from mi_duck.data.dataset import Dataset, some_names
 from mi_duck.data.parquet import data_file, row_group_batches, row_groups
 from mi_duck.data.values import label_codes, numbers
-from mi_duck.drawing import BASE, ENSEMBLE, MUTED, SERIES, new_figure, save, short_label, style
 from mi_duck.errors import DataError
 from mi_duck.leakage.separation import (
     Area,
@@ -73,7 +72,6 @@ FEW_GENES = 20  # only a column that is promising within these is measured withi
 PROMISING = 0.97
 BASE_BINS = 20
 MOST_CORRELATED_ROWS = 5_000  # per class; at least LEAST_ROWS
-MOST_FEATURES = 25  # in the figure
 LEAST_DIGITS = 0.97  # area in a few rows from which the last digits of a column are measured in all
 
 
@@ -191,7 +189,6 @@ def report_leaks(
         "genes": sorted({one["gene_id"] for one in runs}),
     }
     write_json(folder / "leakage.json", facts)
-    plot_leaks(folder, rows, base_scores)
     return {"suspects": suspects, "excluded": excluded, "n_genes": len(sample.group), "n_rows": len(sample.label)}
 
 
@@ -532,54 +529,3 @@ def _value(found: Area | None) -> float:
 
 def _known(value: float) -> float | str:
     return "" if np.isnan(value) else value
-
-
-def plot_leaks(folder: Path, rows: Sequence[Mapping[str, Any]], base_scores: Sequence[str]) -> None:
-    """Write ``leakage.pdf`` and ``leakage.svg`` from the lines of ``leakage.csv``."""
-    best = _best_lines(rows)
-    suspects = {row["feature"] for row in rows if row["verdict"] == "suspect"}
-    order = sorted(best, key=lambda name: (name not in suspects, -best[name]["auc"], name))
-    shown = sorted(order[:MOST_FEATURES], key=lambda name: (best[name]["auc"], name))
-    with style():
-        figure, (axes,) = new_figure(6.4, 1.1 + 0.19 * max(len(shown), 1))
-        kinds = dict.fromkeys(shown, "feature") | dict.fromkeys(base_scores, "base score")
-        kinds |= dict.fromkeys(suspects, "suspect")
-        for kind, marker, color in (("feature", "o", ENSEMBLE), ("base score", "D", BASE), ("suspect", "X", SERIES[1])):
-            heights = [height for height, name in enumerate(shown) if kinds[name] == kind]
-            lines = [best[shown[height]] for height in heights]
-            below = [line["auc"] - (line["auc"] if line["low"] == "" else line["low"]) for line in lines]
-            above = [(line["auc"] if line["high"] == "" else line["high"]) - line["auc"] for line in lines]
-            areas, error = [line["auc"] for line in lines], [below, above]
-            axes.errorbar(areas, heights, xerr=error, fmt=marker, color=color, markersize=4.5, elinewidth=1, label=kind)
-        axes.axvline(0.5, color=MUTED, linewidth=0.8)
-        axes.set_yticks(range(len(shown)), [short_label(name) for name in shown])
-        beside = ("axes fraction", "data")
-        for height, name in enumerate(shown):
-            remark = _remark(best[name])
-            axes.annotate(remark, (1.01, height), xycoords=beside, va="center", color=MUTED, fontsize=6.5)
-        axes.set_xlim(0.48, 1.01)
-        axes.set_ylim(-0.7, len(shown) - 0.3)
-        axes.grid(axis="y", visible=False)
-        axes.set_xlabel("area under the ROC curve of the column alone, 95 % interval over fold groups")
-        axes.set_title("How well single columns separate the classes" + ("" if suspects else "; none is suspect"))
-        axes.legend(loc="lower right")
-        for suffix in (".pdf", ".svg"):
-            save(figure, folder / f"leakage{suffix}")
-
-
-def _best_lines(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Return the line to draw of each feature: of a suspect the first that flags it, else the one of the largest area."""
-    best: dict[str, Mapping[str, Any]] = {}
-    for row in rows:
-        if row["auc"] == "":  # a side has no row in which the feature is present
-            continue
-        known = best.setdefault(row["feature"], row)
-        if known["verdict"] != "suspect" and (row["verdict"] == "suspect" or row["auc"] > known["auc"]):
-            best[row["feature"]] = row
-    return best
-
-
-def _remark(row: Mapping[str, Any]) -> str:
-    """Return the comparison, and for a suspect the kind of its reason."""
-    kind, *more = str(row["reason"]).split(" in ")
-    return f"{row['comparison']}: {short_label(kind)}" if more else str(row["comparison"])

@@ -326,12 +326,11 @@ def _few_of_each_class(label: Whole) -> Whole:
 
 def gene_value(cells: Tally) -> NDArray[np.float32] | None:
     """Return the one value of a column in each stratum, NaN where it is missing; None where a stratum has several."""
-    present = cells.rank >= 0
-    pairs = np.unique(np.stack([cells.stratum[present], cells.rank[present]]), axis=1)
-    if len(pairs[0]) != len(np.unique(pairs[0])):
+    stratum, rank = (values[cells.rank >= 0] for values in (cells.stratum, cells.rank))
+    if ((np.diff(stratum) == 0) & (np.diff(rank) != 0)).any():  # cells are in order
         return None
     found = np.full(len(cells.group), np.nan, dtype=np.float32)
-    found[pairs[0]] = cells.values[pairs[1]]
+    found[stratum] = cells.values[rank]
     return found
 
 

@@ -52,7 +52,7 @@ from mi_duck.plan.strategies import (
 from mi_duck.plan.windows import missing_class, window_instance
 from mi_duck.processes import Context
 from mi_duck.resources import GIB, Budget, check_device, memory_budget
-from mi_duck.rows.segments import ColumnDensity, segments_bytes
+from mi_duck.rows.segments import ColumnDensity
 from mi_duck.run.costs import Costs, Layout, MemoryModel, Rates
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import GeneTable
@@ -438,4 +438,5 @@ def _say_plan(plan: Plan, context: Context) -> None:
         f"budget {budget.budget_bytes / GIB:.2f} GiB per instance: {budget.won}; predictions are "
         + ("measured" if plan.costs.model.is_measured else "by formula, not yet measured")
     )
-    context.say(f"disk for the run's scratch: {segments_bytes(plan) / 1e9:.2f} GB")
+    own = next(one for one in plan.cut.alternatives if one["strategy"] == plan.cut.strategy_used)
+    context.say(f"disk for the run's scratch: {own['disk_bytes'] / 1e9:.2f} GB")

@@ -81,7 +81,7 @@ class Alternative:
     seconds
         Predicted time of all instances if no fit stops early.
     disk_bytes
-        Scratch: rows in small types and, of ``external``, the matrix.
+        Scratch: rows in small types and, of ``external``, the matrix, of several instances the leaf numbers of a refit.
     is_feasible
         Whether it fits the budget.
     reason
@@ -298,7 +298,15 @@ def _alternative(
     sizes = [(int(request.gene_rows[first:stop].sum()), stop - first) for first, stop in windows.ranges]
     peak = max(own.predict_bytes(rows, genes) for rows, genes in sizes)
     seconds = sum(instance_seconds(strategy, rows, request, own, rates) for rows, _ in sizes)
+    if len(sizes) > 1:
+        scratch += leaves_bytes(len(sizes), total, request.settings, own.layout)
     return Alternative(strategy, layout, len(sizes), windows.genes_per_instance, peak, seconds, scratch, True, "")
+
+
+def leaves_bytes(n_instances: int, n_rows: int, settings: Settings, layout: Layout) -> int:
+    """Return what leaf numbers of all training rows take, of as many classes at once as there are threads."""
+    per_row = 1 if settings.max_depth <= 6 else 2  # 127 nodes have numbers of a byte
+    return min(layout.threads, layout.n_classes) * n_instances * usual_rounds(settings) * n_rows * per_row
 
 
 def gpu_bytes(n_rows: int, layout: Layout) -> int:

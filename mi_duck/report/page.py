@@ -304,7 +304,8 @@ def write_figures(run: RunRecords) -> None:
     """Write every figure whose table was made.
 
     ``pr_base_vs_meta.pdf`` and ``roc_base_vs_meta.pdf`` with all classes and one file per class each, in
-    ``calibration_analysis/`` one ``reliability_<class>.pdf`` per class, and ``memory_per_gene.pdf``.
+    ``calibration_analysis/`` one ``reliability_<class>.pdf`` per class, ``memory_per_gene.pdf``, and in ``leakage_analysis/``
+    ``leakage.pdf`` and ``leakage.svg``.
     """
     folder, names = RunFolder(run.root), file_names(run.classes)
     for kind in ("pr", "roc"):
@@ -318,3 +319,8 @@ def write_figures(run: RunRecords) -> None:
         path = folder.calibration_analysis / f"reliability_{names[lines[0]]}.pdf"
         save(plots.reliability_figure([lines]), path)
     save(_memory_figure(run), folder.memory_plot)
+    leaks = read_rows(folder.leakage / "leakage.csv")
+    if leaks:
+        figure = plots.leakage_figure(leaks, run.plan.data.base_scores)
+        for suffix in (".pdf", ".svg"):
+            save(figure, folder.leakage / f"leakage{suffix}")

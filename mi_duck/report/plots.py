@@ -1,9 +1,9 @@
-"""Records to figures: curves, reliability, learning curves, bars with intervals, memory, windows of genes."""
+"""Records to figures: curves, reliability, learning curves, bars with intervals, leaks, memory, windows of genes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mi_duck.drawing import BASE, ENSEMBLE, GRID, INK, MUTED, SERIES, new_figure, new_panels, short_label, style
 from mi_duck.numbers import MIB, decimal
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 COLORS = {"base": BASE, "ensemble": ENSEMBLE, "member": SERIES[5]}
 DASHES = {"base": (0, (4, 1.6)), "ensemble": "-", "member": "-"}
+MOST_LEAKS = 25  # features
 LABELS = {"base": "base scores", "ensemble": "ensemble", "member": "member"}
 
 
@@ -196,6 +197,58 @@ def interval_figure(panels: Sequence[tuple[str, Sequence[Bar]]]) -> "Figure":
             axes.set_ylim(rows - 0.4, -0.6)
             axes.set_title(short_label(title))
     return figure
+
+
+def leakage_figure(lines: Sequence[Mapping[str, Any]], base_scores: Sequence[str]) -> "Figure":
+    """Return how well single features separate the classes, from the lines of ``leakage.csv``, whose numbers may be text."""
+    best = _best_lines(lines)
+    suspects = {row["feature"] for row in lines if row["verdict"] == "suspect"}
+    order = sorted(best, key=lambda name: (name not in suspects, -best[name]["auc"], name))
+    shown = sorted(order[:MOST_LEAKS], key=lambda name: (best[name]["auc"], name))
+    with style():
+        figure, (axes,) = new_figure(6.4, 1.1 + 0.19 * max(len(shown), 1))
+        kinds = dict.fromkeys(shown, "feature") | dict.fromkeys(base_scores, "base score")
+        kinds |= dict.fromkeys(suspects, "suspect")
+        for kind, marker, color in (("feature", "o", ENSEMBLE), ("base score", "D", BASE), ("suspect", "X", SERIES[1])):
+            heights = [height for height, name in enumerate(shown) if kinds[name] == kind]
+            drawn = [best[shown[height]] for height in heights]
+            areas = [line["auc"] for line in drawn]
+            error = [[line["auc"] - line["low"] for line in drawn], [line["high"] - line["auc"] for line in drawn]]
+            axes.errorbar(areas, heights, xerr=error, fmt=marker, color=color, markersize=4.5, elinewidth=1, label=kind)
+        axes.axvline(0.5, color=MUTED, linewidth=0.8)
+        axes.set_yticks(range(len(shown)), [short_label(name) for name in shown])
+        beside = ("axes fraction", "data")
+        for height, name in enumerate(shown):
+            remark = _remark(best[name])
+            axes.annotate(remark, (1.01, height), xycoords=beside, va="center", color=MUTED, fontsize=6.5)
+        axes.set_xlim(0.48, 1.01)
+        axes.set_ylim(-0.7, len(shown) - 0.3)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("area under the ROC curve of the column alone, 95 % interval over fold groups")
+        axes.set_title("How well single columns separate the classes" + ("" if suspects else "; none is suspect"))
+        axes.legend(loc="lower right")
+    return figure
+
+
+def _best_lines(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the line to draw of each feature: of a suspect the first that flags it, else the one of the largest area."""
+    best: dict[str, dict[str, Any]] = {}
+    for line in lines:
+        if line["auc"] == "":  # a side has no row in which the feature is present
+            continue
+        area = float(line["auc"])
+        low, high = (area if line[name] == "" else float(line[name]) for name in ("low", "high"))
+        row = dict(line) | {"auc": area, "low": low, "high": high}
+        known = best.setdefault(row["feature"], row)
+        if known["verdict"] != "suspect" and (row["verdict"] == "suspect" or row["auc"] > known["auc"]):
+            best[row["feature"]] = row
+    return best
+
+
+def _remark(row: Mapping[str, Any]) -> str:
+    """Return the comparison, and for a suspect the kind of its reason."""
+    kind, *more = str(row["reason"]).split(" in ")
+    return f"{row['comparison']}: {short_label(kind)}" if more else str(row["comparison"])
 
 
 def memory_figure(

@@ -50,11 +50,6 @@ KEYS = np.dtype([("position", "<i8"), ("gene_rank", "<i4"), ("label", "u1"), ("u
 LEFT_OUT, USED, USED_FOR_MANY = 0, 1, 2  # of a row in training; the last stands for 1 / share of the easy negatives
 
 
-def segments_bytes(plan: Plan) -> int:
-    """Return the disk space that all segments take."""
-    return sum(segment.n_rows for segment in plan.cut.all_segments) * (plan.data.record_bytes + KEYS.itemsize)
-
-
 def record_type(plan: Plan) -> np.dtype[np.void]:
     """Return the type of one row in ``features.bin``: ``small`` (bytes) then ``wide`` (float32)."""
     return np.dtype(

@@ -214,6 +214,14 @@ def _fixed_bytes(phase: str, layout: Layout) -> int:
     return cuts + 16 * layout.bins * layout.threads
 
 
+def refit_bytes(n_rows: int, n_training_rows: int) -> int:
+    """Return the memory that refitting the leaves of one class takes.
+
+    A key of 14 bytes a row; of each training row ten numbers of 8 bytes and some of fewer; batches of features.
+    """
+    return (96 << 20) + 15 * n_rows + 100 * n_training_rows
+
+
 def index_bytes(n_rows: int, layout: Layout) -> int:
     """Return the bytes of the row-major index: a bin for each cell, or four bytes for each that is not missing."""
     cells = n_rows * layout.n_features

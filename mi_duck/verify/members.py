@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from mi_duck.archive import read_parts
 from mi_duck.data.database import Database
 from mi_duck.data.parquet import row_group_batches, schema_of
-from mi_duck.ensemble.consolidate import read_fold_models
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel
-from mi_duck.ensemble.model_file import load_unified_model
+from mi_duck.ensemble.model_file import load_unified_model, read_fold_models
 from mi_duck.numbers import gibibytes
 from mi_duck.report.instance_files import CURVES, IMPORTANCE, IMPORTANCE_PLOT, SCORES, UNSEEN
 from mi_duck.run.genes import codes_of

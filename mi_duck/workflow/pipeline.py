@@ -116,16 +116,26 @@ def check_request(dataset: Dataset, out: Path, diagnostics: Diagnostics) -> None
 
 
 def consolidate(
-    folder: RunFolder, plan: Plan, context: Context, *, voting: str | None = None, weights: str | None = None
+    folder: RunFolder,
+    plan: Plan,
+    context: Context,
+    *,
+    consolidation: str | None = None,
+    voting: str | None = None,
+    weights: str | None = None,
 ) -> None:
     """Score all rows out of fold and join the trained instances into one model file.
 
     Where an instance is not trained, the model of the others is written, with its coverage inside.
     """
     partition(folder, plan, context)
+    consolidation = consolidation or plan.asked.consolidation
+    if sum(is_trained(folder, plan, one) for one in plan.cut.instances) < 2:
+        consolidation = "voting"  # of one there is nothing to fit together
     joined = in_child(steps.consolidate, context)(
         run=str(folder.root),
         threads=context.threads,
+        consolidation=consolidation,
         voting=voting or plan.asked.voting,
         weights=weights or plan.asked.weights,
     ).value
@@ -353,8 +363,15 @@ def finish_run(root: Path, diagnostics: Diagnostics, context: Context) -> None:
         raise IncompleteRunError(loss_text(plan, lost, f"'mi-duck train {root}' tries them again"))
 
 
-def consolidate_run(root: Path, context: Context, *, voting: str | None = None, weights: str | None = None) -> None:
-    """Join what is trained into one model; voting and weights are the plan's unless given.
+def consolidate_run(
+    root: Path,
+    context: Context,
+    *,
+    consolidation: str | None = None,
+    voting: str | None = None,
+    weights: str | None = None,
+) -> None:
+    """Join what is trained into one model; what is not given is the plan's.
 
     Raises
     ------
@@ -364,7 +381,7 @@ def consolidate_run(root: Path, context: Context, *, voting: str | None = None, 
     folder = RunFolder(root)
     plan = folder.read_plan()
     with run_lock(root), noting(root, "consolidate", context) as context, listing_files_again(folder):
-        consolidate(folder, plan, context, voting=voting, weights=weights)
+        consolidate(folder, plan, context, consolidation=consolidation, voting=voting, weights=weights)
     n_missing = len(untrained(folder, plan))
     if n_missing:
         raise IncompleteRunError(

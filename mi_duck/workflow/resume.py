@@ -51,14 +51,19 @@ def _kept_plan(folder: RunFolder, dataset: Dataset, asked: Asked, context: Conte
     if not changed:
         return plan
     context.say(f"{folder.root} was begun otherwise ({'; '.join(changed[:4])}); what still matches is kept")
-    voted = replace(plan, asked=replace(plan.asked, voting=asked.voting, weights=asked.weights))
-    if not differences_asked(voted, dataset, asked):  # how members vote is decided after training
+    voted = replace(plan, asked=_joined_as(plan.asked, asked))
+    if not differences_asked(voted, dataset, asked):  # how members are joined is decided after training
         _forget_results(folder)
         write_file(folder.plan, voted.to_json().encode())
         if folder.splits.is_file():
             write_splits(folder.splits, voted)
         return voted
     return None
+
+
+def _joined_as(before: Asked, asked: Asked) -> Asked:
+    """Return what was asked before, but for how instances become one model."""
+    return replace(before, consolidation=asked.consolidation, voting=asked.voting, weights=asked.weights)
 
 
 def _planned_beside(folder: RunFolder, dataset: Dataset, asked: Asked, context: Context, *, is_elsewhere: bool) -> Plan:

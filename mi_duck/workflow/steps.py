@@ -8,11 +8,15 @@ from typing import Any
 from mi_duck.processes import Report, without_sklearn
 
 
-def consolidate(report: Report, run: str, threads: int, voting: str, weights: str) -> dict[str, Any]:
+def consolidate(
+    report: Report, run: str, threads: int, consolidation: str, voting: str, weights: str
+) -> dict[str, Any]:
     """Join the trained instances into one model; see `mi_duck.ensemble.consolidate.join_run`."""
     with without_sklearn():
         from mi_duck.ensemble.consolidate import join_run
-    return join_run(run=run, threads=threads, voting=voting, weights=weights, report=report)
+    return join_run(
+        run=run, threads=threads, consolidation=consolidation, voting=voting, weights=weights, report=report
+    )
 
 
 def evaluate(report: Report, run: str, calibration_analysis: bool, neigh_sample: int, is_minimal: bool) -> None:
