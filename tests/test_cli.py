@@ -130,6 +130,7 @@ ACTS: dict[str, tuple[tuple[str, ...], Callable[[Plan], Any], Any]] = {
     "--exclude": (("^5mer",), lambda plan: [name for name in plan.data.features if name.startswith("5mer")], []),
     "--base-score-columns": (("neither_score,acceptor_score,donor_score",), field("data.base_scores"), None),
     "--fold-by": (("gene_id",), field("data.fold_column"), "gene_id"),
+    "--consolidation": (("voting",), lambda plan: plan.asked.consolidation, "voting"),
     "--voting": (("margin",), lambda plan: plan.asked.voting, "margin"),
     "--weights": (("auto",), lambda plan: plan.asked.weights, "auto"),
     "--full-hash": ((), field("data.full_hash"), True),
