@@ -74,8 +74,8 @@ def test_refit__never_looks_at_the_labels_of_rows_that_decide() -> None:
     rows, truth, weight = drawn()
     cut = leaves_of([boosted(rows, truth, weight, 0.3), boosted(rows[: N // 2], truth[: N // 2], None, 0.3)], rows)
     deciding = np.arange(N) % 7 == 0
-    found = refit_leaves(*cut, truth, weight, deciding=deciding)
-    other = refit_leaves(*cut, truth ^ deciding, weight, deciding=deciding)
+    found = refit_leaves(*cut, truth, weight, deciding=deciding, passes=2)
+    other = refit_leaves(*cut, truth ^ deciding, weight, deciding=deciding, passes=2)
     assert all((one == two).all() for one, two in zip(found.leaves, other.leaves, strict=True))
     assert found.intercept == other.intercept
     assert found.losses[0] < other.losses[0]
@@ -134,6 +134,24 @@ def test_consolidate__again_gives_the_same_bytes_with_any_threads(run: Path) -> 
     assert call("consolidate", run, "--consolidation", "refit", "--threads", 2).exit_code == 0
     assert {name: file_sha256(run / name) for name in before} == before
     assert not list(run.rglob("*.leaves"))
+
+
+def test_refit__goes_on_with_what_is_done(run: Path) -> None:
+    """What is whole and of the same boosters stays; what is gone, cut off or of others is made again, with the same bytes."""
+    assert call("consolidate", run, "--consolidation", "refit", "--threads", 1).exit_code == 0
+    before = file_sha256(run / "consolidated_model.miduck")
+    files = sorted((run / ".scratch" / "refit").iterdir())
+    assert len(files) == 12
+    hashes = [file_sha256(file) for file in files]
+    stamps = [file.stat().st_mtime_ns for file in files]
+    files[2].unlink()
+    files[5].write_bytes(files[5].read_bytes()[:-40])
+    files[7].write_bytes(files[8].read_bytes())
+    assert call("consolidate", run, "--consolidation", "refit", "--threads", 1).exit_code == 0
+    assert [file_sha256(file) for file in files] == hashes
+    changed = [number for number, file in enumerate(files) if file.stat().st_mtime_ns != stamps[number]]
+    assert changed == [2, 5, 7]
+    assert file_sha256(run / "consolidated_model.miduck") == before
 
 
 def test_deciding_groups__are_those_that_no_instance_trained_on(run: Path) -> None:

@@ -242,7 +242,7 @@ class ConsolidatedMetaModel:
     voting
         ``probability``: the weighted mean of the members' calibrated probabilities, its log-odds calibrated on top where that
         helps. ``margin``: the weighted mean of their log-odds for each class, calibrated once on top and normalised.
-        ``single``: one member's own.
+        ``refit``: the same with leaves that were fitted together (`mi_duck.ensemble.refit`). ``single``: one member's own.
     thresholds
         For each class the probability from which it is called: for the best F1, a precision of 0.9, a recall of 0.9, all
         from out-of-fold predictions; None where that is out of reach. See `mi_duck.metrics.ranking`.

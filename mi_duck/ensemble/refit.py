@@ -6,7 +6,7 @@ A member sees only the genes of its window, and its leaves say what it alone wou
 
 whose leaves are found anew. Round by round, with gradient g and hessian h of the weighted log loss at the current F of all
 training rows, each leaf of the round's trees of all members moves by -step G / (H + penalty), G and H the sums over the rows
-that fall into it; then F moves by their sum over M. A second and third pass over the trees moves the same leaves further.
+that fall into it; then F moves by their sum over M. More passes over the trees move the same leaves further.
 
 It is the Newton step of gradient boosting (Friedman, Greedy function approximation: a gradient boosting machine, Annals of
 Statistics 29, 2001; regularised as in Chen and Guestrin, XGBoost, KDD 2016) on given trees; of a single model LightGBM calls
@@ -51,9 +51,10 @@ from mi_duck.train.train import stopping_groups
 
 BATCH_BYTES = 64 << 20
 
-STEP = 0.2
+STEP = 0.1  # half of it gains nothing that can be seen, and takes twice the passes; twice of it is worse
 PENALTY = 30.0  # on the hessian of a leaf: of rows of probability p each counts p (1 - p)
-PASSES = 3  # at most, and where no group can decide
+MOST_PASSES = 8
+USUAL_PASSES = 5  # where no group can decide
 
 
 class LeafNumbers(Protocol):
@@ -74,7 +75,7 @@ class Leaves:
     leaves
         For each tree the value of each of its nodes, 0 for those that are no leaf.
     losses
-        Mean log loss on the deciding rows after each pass; NaN where there are none.
+        Mean log loss on the deciding rows after each pass; empty where there are none.
     """
 
     intercept: float
@@ -90,7 +91,7 @@ def refit_leaves(
     weight: Floats32,
     *,
     deciding: Booleans | None = None,
-    passes: int = PASSES,
+    passes: int = USUAL_PASSES,
     step: float = STEP,
     penalty: float = PENALTY,
 ) -> Leaves:
@@ -105,7 +106,7 @@ def refit_leaves(
     truth, weight
         Label and weight of each row, shape (n_rows,).
     deciding
-        Rows that are not fitted but scored after each pass, shape (n_rows,).
+        Rows that are not fitted but scored after each pass, shape (n_rows,); the passes end where their log loss rises.
     step, penalty
         Share of a Newton step that a leaf moves in a round; what is added to its hessian.
     """
@@ -118,7 +119,7 @@ def refit_leaves(
     joint = np.full(len(label), intercept)
     leaves = [np.zeros(size) for size in n_nodes]
     rounds = [[trees[number] for trees in members if number < len(trees)] for number in range(max(map(len, members)))]
-    losses = []
+    losses: list[float] = []
     # arrays are filled again and again: new ones of this size come from the system, page by page
     probability, gradient, hessian, move, moved = (np.empty(len(label)) for _ in range(5))
     for _ in range(passes):
@@ -138,16 +139,16 @@ def refit_leaves(
                 move += np.take(delta, own, out=moved, mode="clip")
             move /= len(members)
             joint += move
-        losses.append(_loss(joint, label, weight, deciding))
+        if deciding is not None:
+            losses.append(_loss(joint[deciding], truth[deciding], weight[deciding]))
+            if losses[-1] > min(losses):
+                break
     return Leaves(intercept, leaves, tuple(losses))
 
 
-def _loss(joint: Floats64, label: Floats64, weight: Floats32, deciding: Booleans | None) -> float:
-    """Return the mean log loss of the deciding rows."""
-    if deciding is None or not deciding.any():
-        return float("nan")
-    right = np.where(label > 0, joint, -joint)[deciding]
-    return float(np.average(np.logaddexp(0, -right), weights=weight[deciding]))
+def _loss(margin: Floats64, truth: Booleans, weight: Floats32) -> float:
+    """Return the mean log loss of some rows."""
+    return float(np.average(np.logaddexp(0, np.where(truth, -margin, margin)), weights=weight))
 
 
 # ---- all rows of a run ------------------------------------------------------------------------------------------------
@@ -173,7 +174,7 @@ def refit_run(
     threads: int,
     report: Report,
 ) -> None:
-    """Refit the boosters of every fold and then, with the passes that were best over all folds, the final ones.
+    """Refit the boosters of every fold and then, with the median of their passes, the final ones.
 
     `read_refitted` reads what this writes.
 
@@ -196,11 +197,8 @@ def refit_run(
             for fold in folds
             for index in classes
         }
-        losses = {job: future.result() for job, future in jobs.items()}
-        passes = []
-        for index in classes:
-            of_class = [losses[fold, index] for fold in folds if losses[fold, index]]
-            passes.append(int(np.mean(of_class, axis=0).argmin()) + 1 if of_class else PASSES)
+        found = {job: future.result() for job, future in jobs.items()}
+        passes = [int(np.median([found[fold, index] for fold in folds])) for index in classes]
         last = [
             pool.submit(refitting.refit, [one[index] for one in finals], None, index, passes[index])
             for index in classes
@@ -227,7 +225,7 @@ class _Refitting:
         self.n_jobs = (plan.settings.n_folds + 1) * len(plan.data.classes)
         self._n_done, self._report, self._lock = 0, report, threading.Lock()
 
-    def refit(self, boosters: Sequence[xgb.Booster], fold: int | None, index: int, passes: int | None) -> list[float]:
+    def refit(self, boosters: Sequence[xgb.Booster], fold: int | None, index: int, passes: int | None) -> int:
         """Refit the boosters of all members for one class and write them, unless these are done.
 
         Parameters
@@ -239,28 +237,28 @@ class _Refitting:
 
         Returns
         -------
-        list of float
-            Mean log loss on these groups after each pass; empty where there are none.
+        int
+            The passes that were made.
         """
         path, plan = _file_of(self.folder, fold, index), self.plan
         made_of = [plan.data.fingerprint, plan.data.genes_sha256, plan.settings.seed, plan.settings.easy_share]
-        made_of += [fold, index, passes, STEP, PENALTY, PASSES]
+        made_of += [fold, index, passes, STEP, PENALTY, MOST_PASSES, USUAL_PASSES]
         made_of += [hashlib.sha256(one.save_raw("ubj")).hexdigest() for one in boosters]
         key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
-        losses = _done(path, key)
-        if losses is None:
-            refitted, losses = self._refit(boosters, fold, index, passes)
-            facts = json.dumps({"key": key, "losses": losses}).encode()
+        done = _done(path, key)
+        if done is None:
+            refitted, done = self._refit(boosters, fold, index, passes)
+            facts = json.dumps({"key": key, "passes": done}).encode()
             write_file(path, pack({"facts.json": facts} | {str(number): raw for number, raw in enumerate(refitted)}))
         with self._lock:
             self._n_done += 1
             self._report("refitting leaves, by fold and class", self._n_done, self.n_jobs)
-        return losses
+        return done
 
     def _refit(
         self, boosters: Sequence[xgb.Booster], fold: int | None, index: int, passes: int | None
-    ) -> tuple[list[bytes], list[float]]:
-        """Return the boosters with other leaves, and the losses of the passes."""
+    ) -> tuple[list[bytes], int]:
+        """Return the boosters with other leaves, and the passes that were made."""
         plan, genes, reader = self.plan, self.genes, self.reader
         wanted = self.keys["use"] != LEFT_OUT
         if fold is not None:
@@ -283,16 +281,15 @@ class _Refitting:
         for matrix in reader.matrices(max(256, BATCH_BYTES // (4 * len(plan.data.features))), wanted):
             nodes.append(forest.nodes(matrix, threads=self.threads))
         fit = partial(refit_leaves, nodes, n_nodes, members, truth, weight)
-        losses: list[float] = []
         if passes is None and deciding is not None and deciding.any():
-            losses = list(fit(deciding=deciding).losses)
-            passes = int(np.argmin(losses)) + 1
-        found = fit(passes=passes or PASSES)
+            passes = int(np.argmin(fit(deciding=deciding, passes=MOST_PASSES).losses)) + 1
+        passes = passes or USUAL_PASSES
+        found = fit(passes=passes)
         path.unlink()
         return [
             with_leaves(booster, [found.leaves[tree] for tree in trees], found.intercept)
             for booster, trees in zip(boosters, members, strict=True)
-        ], losses
+        ], passes
 
 
 class _LeafFile:
@@ -333,10 +330,10 @@ def _file_of(folder: RunFolder, fold: int | None, index: int) -> Path:
     return folder.scratch / "refit" / f"{name}_class_{index}.miduck"
 
 
-def _done(path: Path, key: str) -> list[float] | None:
-    """Return the losses of a refit that was made of the same; None where there is none that is whole."""
+def _done(path: Path, key: str) -> int | None:
+    """Return the passes of a refit that was made of the same; None where there is none that is whole."""
     try:
         facts = json.loads(read_parts(path)["facts.json"])
     except (OSError, CheckpointError, ValueError, KeyError):
         return None
-    return list(facts["losses"]) if facts["key"] == key else None
+    return int(facts["passes"]) if facts["key"] == key else None

@@ -57,15 +57,18 @@ def evaluate_holdout(*, run: str, threads: int, report: Report) -> None:
     def drawn(probabilities: Floats, ranked: Floats | None = None) -> Drawn:
         return drawn_scores(probabilities, label, group, plan.data.classes, weights=weights, genes=gene, ranked=ranked)
 
+    how, of_one = f"{model.voting} voting", "final model, own calibration"
+    if model.consolidation_method == "joint_refit":
+        how, of_one = "joint refit", "its part of the joint refit"
     of_ensemble = drawn(combined)
     found: list[tuple[str, int | None, str, Drawn]] = []
     if plan.data.base_scores:
         ranked, probabilities = _base_model(folder, plan).on_other_rows(base)
         of_base = drawn(probabilities, ranked)
         found.append(("base", None, "ranked as given, else calibrated on all genes that are not held out", of_base))
-    found.append(("ensemble", None, f"final models, {model.voting} voting", of_ensemble))
+    found.append(("ensemble", None, f"final models, {how}", of_ensemble))
     for facts, of_member in zip(model.instance_metadata, members, strict=True):
-        found.append(("member", facts["instance_id"], "final model, own calibration", drawn(of_member)))
+        found.append(("member", facts["instance_id"], of_one, drawn(of_member)))
     if plan.data.base_scores:
         found.append(("difference", None, GAIN, differences(of_ensemble, of_base)))
     lines = []

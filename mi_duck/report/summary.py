@@ -36,7 +36,7 @@ NAMES = {
     "genes.parquet": "every gene with its rank, fold group, fold and rows",
     "multi_instance_training": "one folder per instance: models, predictions, scores, curves, importances",
     "consolidated_model.miduck": "the model: mi-duck predict RUN DATASET --out FILE.parquet",
-    "consolidation_summary.json": "members, weights, voting, hashes, coverage",
+    "consolidation_summary.json": "members, how they are joined, hashes, coverage",
     "oof_predictions.parquet": "every row with probabilities by boosters that were not trained on its fold group; "
     "is_pilot marks those that are not scored",
     "metrics.csv": "every score with its 95 % interval",
