@@ -33,7 +33,8 @@ SMALL = (
     *("--strategy", "multi", "--genes-per-instance", "24", "--threads", "1", "--max-memory-per-instance-gb", "2"),
     *("--n-estimators", "20", "--early-stopping-patience", "5", "--max-depth", "4", "--learning-rate", "0.3"),
 )
-FAST = (*SMALL, "--minimal-diagnostics", "--skip-shap")  # a run costs a fifth without figures and explanations
+# a run costs a fifth without figures, explanations and refit
+FAST = (*SMALL, "--minimal-diagnostics", "--skip-shap", "--consolidation", "voting")
 COMMAND = [sys.executable, str(Path(__file__).parents[1] / "cli.py")]
 
 
@@ -176,6 +177,13 @@ def fingerprint(run: Path) -> dict[str, str]:
 def _minding_signals() -> None:
     """Undo what a shell ignores for tests that it runs in the background or under nohup: what is ignored stays so."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def restore_signals() -> None:
+    """Give the signals of this process their usual meaning."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_DFL)
 
 

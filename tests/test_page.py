@@ -163,7 +163,10 @@ def add_tables(root: Path, *, classes: Sequence[str] = CLASSES, feature: str = "
     )
     write_csv(
         root / "leakage_analysis" / "leakage.csv",
-        [{"feature": feature, "comparison": classes[1], "auc": 0.99, "verdict": "suspect", "reason": HOSTILE}],
+        [
+            {"feature": feature, "comparison": classes[1], "auc": 0.99, "low": 0.9, "high": 1.0}
+            | {"verdict": "suspect", "reason": HOSTILE}
+        ],
     )
     facts = {"precision": 0.7, "recall": 0.8, "f1": 0.75}
     write_json(root / "thresholds.json", {classes[1]: {"best_f1": facts | {"threshold": 0.4321}, "recall_0.9": None}})
@@ -425,6 +428,7 @@ def test_figures__lie_beside_the_tables(hostile: Path) -> None:
     assert {str(file.relative_to(hostile)) for file in hostile.rglob("*.pdf")} == {
         *(f"{kind}_base_vs_meta{end}.pdf" for kind in ("pr", "roc") for end in ("", *(f"_{name}" for name in names))),
         *(f"calibration_analysis/reliability_{name}.pdf" for name in names),
+        "leakage_analysis/leakage.pdf",
         "memory_per_gene.pdf",
         "overfitting/learning_curves_instance_00.pdf",
     }

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from runs import call, finished_run, mi_duck, quiet
+from runs import call, finished_run, mi_duck, quiet, restore_signals
 
 from mi_duck.ensemble.model import ConsolidatedMetaModel
 from mi_duck.ensemble.model_file import load_unified_model
@@ -454,6 +454,7 @@ def test_predict__asked_to_end_is_143_and_goes_on(
 
     monkeypatch.setattr(Parts, "save", save_and_end)
     ended = call("predict", run, small_dataset, "--out", tmp_path / "p.parquet", "--threads", 2)
+    restore_signals()
     assert ended.exit_code == 143
     assert "goes on where it stopped" in ended.output
     done = call("predict", run, small_dataset, "--out", tmp_path / "p.parquet", "--json")

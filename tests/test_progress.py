@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import xgboost as xgb
-from runs import child_of, end, partitioned, quiet, started, wait_for_line
+from runs import child_of, end, partitioned, quiet, restore_signals, started, wait_for_line
 from test_train import NARROW, model_hashes
 
 from mi_duck.archive import pack, read_parts
@@ -388,7 +388,7 @@ def test_signals__an_error_that_one_caused_is_no_bug() -> None:
         query()
     assert (ended.value.code, ended.value.signal) == (143, "SIGUSR1")
     os.kill(os.getpid(), signal.SIGUSR1)  # more of them change nothing any more
-    restore()
+    restore_signals()
 
 
 def test_signals__what_nohup_has_ignored_stays_ignored() -> None:
@@ -399,13 +399,6 @@ def test_signals__what_nohup_has_ignored_stays_ignored() -> None:
     finally:
         signal.signal(signal.SIGHUP, before)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-
-
-def restore() -> None:
-    """Give the signals of this process their usual meaning."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_DFL)
 
 
 def test_run_folder__scratch_holds_the_progress(uninterrupted: Path) -> None:

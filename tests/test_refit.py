@@ -13,7 +13,7 @@ from mi_duck.archive import read_parts
 from mi_duck.atomic_files import file_sha256
 from mi_duck.ensemble.model import ConsolidatedMetaModel
 from mi_duck.ensemble.model_file import load_unified_model, read_fold_models
-from mi_duck.ensemble.refit import deciding_groups, refit_leaves
+from mi_duck.ensemble.refit import ReadLeaves, deciding_groups, refit_leaves
 from mi_duck.genome.synthetic import synthesise
 from mi_duck.run.encoding import Encoding
 from mi_duck.run.folder import RunFolder
@@ -39,13 +39,13 @@ def boosted(rows: NDArray, truth: NDArray, weight: NDArray, prior: float) -> xgb
     return xgb.train(facts, xgb.DMatrix(rows, truth, weight=weight), ROUNDS)
 
 
-def leaves_of(boosters: list[xgb.Booster], rows: NDArray) -> tuple[NDArray, list[int], list[range]]:
-    """Return nodes, sizes and the trees of each booster, as `refit_leaves` takes them."""
+def leaves_of(boosters: list[xgb.Booster], rows: NDArray) -> tuple[ReadLeaves, list[int], list[range]]:
+    """Return what reads leaf numbers, sizes and the trees of each booster, as `refit_leaves` takes them."""
     sizes = tree_sizes(boosters)
     ends = np.cumsum([0, *map(len, sizes)])
     members = [range(ends[number], ends[number + 1]) for number in range(len(boosters))]
     nodes = forest_of(boosters, NAMES, Encoding()).nodes(rows, threads=2).T
-    return nodes, [size for one in sizes for size in one], members
+    return lambda tree, own: np.copyto(own, nodes[tree]), [size for one in sizes for size in one], members
 
 
 def test_refit__of_one_member_on_its_own_rows_gives_its_own_leaves() -> None:
@@ -81,7 +81,10 @@ def test_refit__never_looks_at_the_labels_of_rows_that_decide() -> None:
     assert found.losses[0] < other.losses[0]
     # what is fitted fits better with every pass
     fitted = [refit_leaves(*cut, truth, weight, passes=n) for n in (1, 2, 3)]
-    nodes, _, members = cut
+    read, _, members = cut
+    nodes = np.empty((len(found.leaves), N), dtype=np.intp)
+    for tree, own in enumerate(nodes):
+        read(tree, own)
     losses = []
     for one in fitted:
         margin = one.intercept + sum(one.leaves[tree][nodes[tree]] for own in members for tree in own) / 2

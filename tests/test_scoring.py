@@ -154,7 +154,7 @@ def test_evaluate_run__scores_all_that_is_promised(run: Path) -> None:
     }
     assert found == {
         ("base", "", "oof", "ranked as given, else calibrated"),
-        *(("ensemble", "", "oof", name) for name in VARIANTS | without),
+        *(("ensemble", "", "oof", name) for name in VARIANTS | without | {"refit/uniform"}),
         ("difference", "", "oof", "ensemble - base"),
         *(("difference", "", "oof", f"{name} - ensemble") for name in without),
         *(
@@ -164,7 +164,7 @@ def test_evaluate_run__scores_all_that_is_promised(run: Path) -> None:
         ),
     }
     chosen = {row["variant"] for row in table(run / "metrics.csv") if row["is_chosen"] == "1"}
-    assert chosen == {"probability/uniform"}
+    assert chosen == {json.loads((run / "consolidation_summary.json").read_bytes())["variant"]}
 
 
 def test_evaluate_run__differences_are_those_of_the_values(run: Path) -> None:

@@ -114,11 +114,11 @@ def test_read_splits__is_the_plan_with_the_splits_or_refused(plan: tuple[Plan, G
 
 
 def test_run__an_instance_out_of_memory_is_split_and_its_halves_make_the_model(tmp_path: Path) -> None:
-    """30,000 rows of 1,000 counts: 60 MB of matrix in one piece, 30 MB in halves; the limit lies between."""
+    """60,000 rows of 500 counts: 60 MB of matrix in one piece, 30 MB in halves; the limit lies between."""
     rng = np.random.default_rng(0)
-    n = 30_000
+    n = 60_000
     columns = {"gene_id": np.arange(n) * 60 // n, "splice_type": rng.choice(["neither", "donor", "acceptor"], n)}
-    columns |= {f"count_{number}": rng.integers(0, 8, n, dtype=np.uint8) for number in range(1000)}
+    columns |= {f"count_{number}": rng.integers(0, 8, n, dtype=np.uint8) for number in range(500)}
     data = tmp_path / "data"
     data.mkdir()
     pq.write_table(pa.table(columns), data / "a.parquet")

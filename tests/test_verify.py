@@ -415,7 +415,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], int, str, str]] = {
         *(65, "unified_training_summary.txt", "section 'Data'"),
     ),
     "bit in the report": (flip("report.html"), 65, "hashes of all files", "report.html"),
-    "bit in a figure": (flip("leakage_analysis/leakage.pdf"), 65, "hashes of all files", "leakage.pdf"),
+    "bit in a table": (flip("leakage_analysis/leakage.csv"), 65, "hashes of all files", "leakage.csv"),
     "bit in provenance.json": (flip("provenance.json", 0.0), 65, "provenance.json", "cannot be read"),
     "no provenance.json": (gone("provenance.json"), 69, "provenance.json", "not there"),
     "file that is not listed": (text("overfitting/more.csv", "a"), 65, "hashes of all files", "more.csv is not listed"),

@@ -61,7 +61,7 @@ def test_windows__examples_of_the_design_documents(
     assert round(slots / 9280, 3) == redundancy
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     n_genes=st.integers(3, 400),
     target=st.integers(1, 500),

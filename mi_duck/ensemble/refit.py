@@ -21,13 +21,13 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import xgboost as xgb
@@ -57,11 +57,8 @@ MOST_PASSES = 8
 USUAL_PASSES = 5  # where no group can decide
 
 
-class LeafNumbers(Protocol):
-    """For each tree the leaf that each row falls into, by its number in the tree, shape (n_rows,)."""
-
-    def __getitem__(self, tree: int, /) -> NDArray[Any]:
-        """Return those of one tree."""
+ReadLeaves = Callable[[int, NDArray[np.intp]], None]
+"""Given a tree, writes the leaf that each row falls into, by its number in the tree, into an array of shape (n_rows,)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +81,7 @@ class Leaves:
 
 
 def refit_leaves(
-    nodes: LeafNumbers,
+    read_leaves: ReadLeaves,
     n_nodes: Sequence[int],
     members: Sequence[Sequence[int]],
     truth: Booleans,
@@ -120,8 +117,9 @@ def refit_leaves(
     leaves = [np.zeros(size) for size in n_nodes]
     rounds = [[trees[number] for trees in members if number < len(trees)] for number in range(max(map(len, members)))]
     losses: list[float] = []
-    # arrays are filled again and again: new ones of this size come from the system, page by page
+    # arrays are filled again and again: new ones of this size come from the system page by page, which takes five times as long
     probability, gradient, hessian, move, moved = (np.empty(len(label)) for _ in range(5))
+    own = np.empty(len(label), dtype=np.intp)
     for _ in range(passes):
         for trees in rounds:
             expit(joint, out=probability)
@@ -132,7 +130,7 @@ def refit_leaves(
             hessian *= fitted
             move[:] = 0
             for tree in trees:
-                own = nodes[tree].astype(np.intp)  # once; each count would convert it
+                read_leaves(tree, own)
                 slope = np.bincount(own, gradient, n_nodes[tree])
                 delta = -step * slope / (np.bincount(own, hessian, n_nodes[tree]) + penalty)
                 leaves[tree] += delta
@@ -276,11 +274,11 @@ class _Refitting:
         ends = np.cumsum([0, *map(len, sizes)]).tolist()
         members = [range(first, stop) for first, stop in pairwise(ends)]
         path = _file_of(self.folder, fold, index).with_suffix(".leaves")
-        nodes = _LeafFile(path, np.min_scalar_type(max(n_nodes)), len(n_nodes), len(truth))
+        leaves = _LeafFile(path, np.min_scalar_type(max(n_nodes)), len(n_nodes), len(truth))
         forest = forest_of(boosters, plan.data.features, reader.encoding)
         for matrix in reader.matrices(max(256, BATCH_BYTES // (4 * len(plan.data.features))), wanted):
-            nodes.append(forest.nodes(matrix, threads=self.threads))
-        fit = partial(refit_leaves, nodes, n_nodes, members, truth, weight)
+            leaves.append(forest.nodes(matrix, threads=self.threads))
+        fit = partial(refit_leaves, leaves.read, n_nodes, members, truth, weight)
         if passes is None and deciding is not None and deciding.any():
             passes = int(np.argmin(fit(deciding=deciding, passes=MOST_PASSES).losses)) + 1
         passes = passes or USUAL_PASSES
@@ -297,6 +295,7 @@ class _LeafFile:
 
     def __init__(self, path: Path, kind: np.dtype[Any], n_trees: int, n_rows: int) -> None:
         self.path, self.kind, self.n_rows, self.n_written = path, kind, n_rows, 0
+        self._bytes = np.empty(n_rows, dtype=kind)
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file:  # all of it now, so that a full disk is met before any work is done
@@ -311,9 +310,13 @@ class _LeafFile:
                 file.write(own.data)
         self.n_written += len(nodes)
 
-    def __getitem__(self, tree: int, /) -> NDArray[Any]:
-        """Return the leaf numbers of all rows in a tree."""
-        return np.fromfile(self.path, self.kind, self.n_rows, offset=tree * self.n_rows * self.kind.itemsize)
+    def read(self, tree: int, own: NDArray[np.intp]) -> None:
+        """Write the leaf numbers of all rows in a tree into an array, shape (n_rows,)."""
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(tree * self._bytes.nbytes)
+            if file.readinto(self._bytes.data) != self._bytes.nbytes:
+                raise CheckpointError(f"{self.path} is cut off; the same command writes it again")
+        np.copyto(own, self._bytes)
 
 
 def read_refitted(folder: RunFolder, fold: int | None, *, n_classes: int) -> tuple[tuple[xgb.Booster, ...], ...]:
