@@ -10,8 +10,8 @@ that fall into it; then F moves by their sum over M. More passes over the trees 
 
 It is the Newton step of gradient boosting (Friedman, Greedy function approximation: a gradient boosting machine, Annals of
 Statistics 29, 2001; regularised as in Chen and Guestrin, XGBoost, KDD 2016) on given trees; of a single model LightGBM calls
-this ``refit``. Boosters of fold k are refitted on all training rows outside fold k. How many passes is decided by the log loss
-on groups that no member of that fold was trained on.
+this ``refit``. Boosters of fold k are refitted on the training rows outside fold k, but for those of groups that no member of
+that fold was trained on: their log loss decides how many passes there are. The final boosters are refitted on all training rows.
 
 Classes and folds do not depend on each other: each pair is a job, and as many are done at once as there are threads and memory
 for. What is done lies in the scratch of the run, so a killed refit goes on where it stopped.
@@ -72,7 +72,7 @@ class Leaves:
     leaves
         For each tree the value of each of its nodes, 0 for those that are no leaf.
     losses
-        Mean log loss on the deciding rows after each pass; empty where there are none.
+        Mean log loss on the deciding rows after each pass; empty where there are none. The leaves are those of the lowest.
     """
 
     intercept: float
@@ -117,6 +117,7 @@ def refit_leaves(
     leaves = [np.zeros(size) for size in n_nodes]
     rounds = [[trees[number] for trees in members if number < len(trees)] for number in range(max(map(len, members)))]
     losses: list[float] = []
+    best = leaves
     # arrays are filled again and again: new ones of this size come from the system page by page, which takes five times as long
     probability, gradient, hessian, move, moved = (np.empty(len(label)) for _ in range(5))
     own = np.empty(len(label), dtype=np.intp)
@@ -141,7 +142,8 @@ def refit_leaves(
             losses.append(_loss(joint[deciding], truth[deciding], weight[deciding]))
             if losses[-1] > min(losses):
                 break
-    return Leaves(intercept, leaves, tuple(losses))
+            best = [one.copy() for one in leaves]
+    return Leaves(intercept, leaves if deciding is None else best, tuple(losses))
 
 
 def _loss(margin: Floats64, truth: Booleans, weight: Floats32) -> float:
@@ -231,7 +233,7 @@ class _Refitting:
         fold
             The fold whose rows are left out; None for the final boosters.
         passes
-            How many; None: what is best on the groups that no member was trained on.
+            How many for the final boosters; None: what is best on the groups that no member was trained on.
 
         Returns
         -------
@@ -279,10 +281,12 @@ class _Refitting:
         for matrix in reader.matrices(max(256, BATCH_BYTES // (4 * len(plan.data.features))), wanted):
             leaves.append(forest.nodes(matrix, threads=self.threads))
         fit = partial(refit_leaves, leaves.read, n_nodes, members, truth, weight)
-        if passes is None and deciding is not None and deciding.any():
-            passes = int(np.argmin(fit(deciding=deciding, passes=MOST_PASSES).losses)) + 1
-        passes = passes or USUAL_PASSES
-        found = fit(passes=passes)
+        if deciding is not None and deciding.any():
+            found = fit(deciding=deciding, passes=MOST_PASSES)
+            passes = int(np.argmin(found.losses)) + 1
+        else:
+            passes = passes or USUAL_PASSES
+            found = fit(passes=passes)
         path.unlink()
         return [
             with_leaves(booster, [found.leaves[tree] for tree in trees], found.intercept)
