@@ -68,7 +68,7 @@ def copy(run: Path, tmp_path: Path) -> Path:
         (("--early-stopping-patience", "0"), "early_stopping_patience: 5 then, 0 now"),
         (("--max-bin", "16"), "max_bin: 256 then, 16 now"),
         (("--no-calibrate-per-class",), "calibrate_per_class: True then, False now"),
-        (("--consolidation", "voting"), "consolidation: auto then, voting now"),
+        (("--consolidation", "auto"), "consolidation: voting then, auto now"),
         (("--voting", "margin"), "voting: "),
         (("--weights", "f1"), "weights: "),
         (("--holdout-genes", "0.2"), "holdout_genes: "),

@@ -197,9 +197,9 @@ def test_unfinished_run__after_a_change_keeps_what_matches_and_sets_the_rest_asi
     before = fingerprint(out)
     (out / "provenance.json").unlink()
     # how members vote is not matter of training: nothing is trained again
-    voted = here("run", small_dataset, "--out", out, *FAST, "--consolidation", "voting", "--voting", "margin")
+    voted = here("run", small_dataset, "--out", out, *FAST, "--voting", "margin")
     assert (
-        "(consolidation: auto then, voting now; voting: probability then, margin now); what still matches"
+        "was begun otherwise (voting: probability then, margin now); what still matches is kept"
         in voted.stderr
     )
     assert "found 3 existing instances to reuse" in voted.stderr
