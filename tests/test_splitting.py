@@ -198,10 +198,7 @@ def test_unfinished_run__after_a_change_keeps_what_matches_and_sets_the_rest_asi
     (out / "provenance.json").unlink()
     # how members vote is not matter of training: nothing is trained again
     voted = here("run", small_dataset, "--out", out, *FAST, "--voting", "margin")
-    assert (
-        "was begun otherwise (voting: probability then, margin now); what still matches is kept"
-        in voted.stderr
-    )
+    assert "was begun otherwise (voting: probability then, margin now); what still matches is kept" in voted.stderr
     assert "found 3 existing instances to reuse" in voted.stderr
     assert json.loads(RunFolder(out).summary.read_bytes())["voting"] == "margin"
     # with more genes per instance the first and the last window are others; without the change those of before come back
