@@ -41,7 +41,7 @@ from mi_duck.errors import CheckpointError
 from mi_duck.metrics.ranking import Booleans, Floats32, Floats64
 from mi_duck.processes import Report
 from mi_duck.resources import machine_budget
-from mi_duck.rows.segments import LEFT_OUT, USED_FOR_MANY, SegmentReader, segments_of
+from mi_duck.rows.segments import LEFT_OUT, SegmentReader, segments_of, training_weights
 from mi_duck.run.costs import refit_bytes
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import Genes
@@ -264,7 +264,7 @@ class _Refitting:
         if fold is not None:
             wanted &= genes.fold[self.keys["gene_rank"]] != fold
         keys = self.keys[wanted]
-        weight = np.where(keys["use"] == USED_FOR_MANY, 1 / plan.settings.easy_share, 1).astype(np.float32)
+        weight = training_weights(keys["use"], plan.settings.easy_share)
         truth = keys["label"] == index
         deciding = None
         if fold is not None:
@@ -308,7 +308,7 @@ class _LeafFile:
     def append(self, nodes: NDArray[np.int32]) -> None:
         """Write the next rows, shape (n_rows, n_trees)."""
         by_tree = np.ascontiguousarray(nodes.T.astype(self.kind))
-        with self.path.open("r+b", buffering=0) as file:
+        with storage_errors(self.path), self.path.open("r+b") as file:
             for tree, own in enumerate(by_tree):
                 file.seek((tree * self.n_rows + self.n_written) * self.kind.itemsize)
                 file.write(own.data)

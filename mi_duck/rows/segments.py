@@ -50,6 +50,11 @@ KEYS = np.dtype([("position", "<i8"), ("gene_rank", "<i4"), ("label", "u1"), ("u
 LEFT_OUT, USED, USED_FOR_MANY = 0, 1, 2  # of a row in training; the last stands for 1 / share of the easy negatives
 
 
+def training_weights(use: NDArray[np.uint8], easy_share: float) -> NDArray[np.float32]:
+    """Return the weight of each row in training, shape (n_rows,): an easy negative that was kept stands for those left out."""
+    return np.where(use == USED_FOR_MANY, 1 / easy_share, 1).astype(np.float32)
+
+
 def record_type(plan: Plan) -> np.dtype[np.void]:
     """Return the type of one row in ``features.bin``: ``small`` (bytes) then ``wide`` (float32)."""
     return np.dtype(

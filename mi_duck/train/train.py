@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from mi_duck.metrics.calibrate import allowed_methods, calibrate
 from mi_duck.processes import PeakMeter, Report
 from mi_duck.resources import check_device
-from mi_duck.rows.segments import LEFT_OUT, USED_FOR_MANY, SegmentReader, segments_of
+from mi_duck.rows.segments import LEFT_OUT, SegmentReader, segments_of, training_weights
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import read_genes
 from mi_duck.run.plan import Instance, Plan, Settings
@@ -133,7 +133,7 @@ class _Rows:
 def _read_rows(folder: RunFolder, plan: Plan, instance: Instance) -> _Rows:
     reader = SegmentReader(plan, segments_of(plan, instance.first_rank, instance.stop_rank), folder.segments)
     keys = reader.keys()  # not kept: 14 bytes per row that only writing needs again
-    weight = np.where(keys["use"] == USED_FOR_MANY, 1 / plan.settings.easy_share, 1).astype(np.float32)
+    weight = training_weights(keys["use"], plan.settings.easy_share)
     gene = keys["gene_rank"] - instance.first_rank
     return _Rows(reader, keys["label"].copy(), gene, keys["use"] != LEFT_OUT, weight)
 
