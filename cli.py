@@ -681,9 +681,9 @@ def _print_scores(folder: Path, as_json: bool = False) -> None:
     if as_json:
         print_json([dict(zip(found.columns, line, strict=True)) for line in found.lines])
         return
+    intervals = "95 % intervals over fold groups, for these trained models" if found.has_intervals else "no intervals"
     output.print(
-        f"Scores on {found.n_rows:,} rows, each by boosters that never saw the row's fold group; 95 % intervals over fold "
-        "groups, for these trained models:"
+        f"Scores on {found.n_rows:,} rows, each by boosters that never saw the row's fold group; {intervals}:", markup=False
     )
     print_table(Table(found.columns, found.lines))
     if found.too_narrow:

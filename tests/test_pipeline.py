@@ -176,6 +176,24 @@ def test_stages__alone_and_in_any_order_equal_the_run(
     assert json.loads(call("status", out, "--json").stdout)["is_finished"]
 
 
+def test_evaluate__of_a_run_without_intervals_makes_them_once_the_scores_of_members_are_there(
+    small_dataset: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(plain_run(small_dataset, tmp_path_factory), out)
+    before = fingerprint(out)
+    assert "no intervals:" in here("run", small_dataset, "--out", out, *FAST).stdout
+    refused = call("evaluate", out)
+    assert refused.exit_code == 65
+    assert f"'mi-duck consolidate {out}' makes them again" in refused.stderr
+    assert fingerprint(out) == before
+    assert "nothing to do" in here("run", small_dataset, "--out", out, *FAST).stderr  # refusing took nothing away
+    here("consolidate", out, "--threads", 1)
+    scores = here("evaluate", out, "--threads", 1).stdout
+    assert "95 % intervals" in scores
+    assert (out / "curves.csv").is_file()
+
+
 def test_consolidate__of_some_instances_says_so_and_leaves_69(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(run, out)

@@ -187,6 +187,7 @@ class ScoreTable:
     columns: list[str]
     lines: list[list[str]]
     n_rows: int
+    has_intervals: bool
     too_narrow: str
 
 
@@ -199,9 +200,9 @@ def score_table(root: Path) -> ScoreTable:
     columns = ["model"]
     lines: dict[str, list[str]] = {}
     wanted = {"average_precision": "AP", "f1": "F1", "log_loss": "log loss"}
-    reason, n_scored = "", 0
+    reason, n_scored, has_intervals = "", 0, False
     for scope, instance_id, metric, name, value, low, high, too_narrow, n_rows in rows:
-        reason, n_scored = reason or too_narrow or "", n_rows
+        reason, n_scored, has_intervals = reason or too_narrow or "", n_rows, has_intervals or low is not None
         if metric not in wanted or (metric == "f1" and name != "macro") or (metric == "log_loss" and name != "all"):
             continue
         title = wanted[metric] if name == "all" else f"{wanted[metric]} {name}"
@@ -211,4 +212,4 @@ def score_table(root: Path) -> ScoreTable:
         lines.setdefault(who, [who]).append(interval(value, low, high, signed=who == GAIN))
     last = {"base": 0, "ensemble": 2, GAIN: 3}
     order = sorted(lines, key=lambda who: (last.get(who, 1), who))
-    return ScoreTable(columns, [lines[who] for who in order], n_scored, reason)
+    return ScoreTable(columns, [lines[who] for who in order], n_scored, has_intervals, reason)

@@ -271,10 +271,11 @@ def training_summary(folder: RunFolder, plan: Plan, provenance: dict[str, Any], 
     """
     summary = json.loads(folder.summary.read_bytes())
     scores = score_table(folder.root)
-    out_of_fold = (
-        f"Scores out of fold: {scores.n_rows:,} rows by boosters not trained on their fold groups; 95 % intervals"
+    out_of_fold = f"Scores out of fold: {scores.n_rows:,} rows by boosters not trained on their fold groups; " + (
+        "95 % intervals" if scores.has_intervals else "no intervals"
     )
-    notes = [BASE_SCORES] if plan.data.base_scores else []
+    notes = [INTERVALS] if scores.has_intervals else []
+    notes += [BASE_SCORES] if plan.data.base_scores else []
     notes += [f"These intervals are too narrow: {scores.too_narrow}."] if scores.too_narrow else []
     unseen = "Scores of each instance's final model on genes that it was not trained on; 95 % intervals"
     sections = (
@@ -283,7 +284,7 @@ def training_summary(folder: RunFolder, plan: Plan, provenance: dict[str, Any], 
         ("Folds", _folds(folder, plan)),
         ("Plan", _plan(plan)),
         ("Instances", _instances(folder, plan, summary)),
-        (out_of_fold, [*_table(scores.columns, scores.lines), "", INTERVALS, *notes]),
+        (out_of_fold, [*_table(scores.columns, scores.lines), "", *notes]),
         (unseen, _unseen(folder, plan)),
         ("Thresholds, tuned on the same rows", _thresholds(summary)),
         ("Settings", [f"{name} = {value}" for name, value in sorted(provenance["settings"].items())]),

@@ -85,7 +85,9 @@ def headline_table(run: RunRecords) -> Table:
     shown = {name: scores for name, scores in columns.items() if name == "ensemble" or any(scores)}
     titles = [title_of(*one) + (" (lower is better)" if one[0] == "log_loss" else "") for one in metrics]
     rows = list(zip(titles, *(map(with_interval, scores) for scores in shown.values()), strict=True))
-    caption = "Out of fold, with 95 % intervals over groups of genes, for these trained models"
+    has_intervals = any(one is not None and one.low is not None for one in columns["ensemble"])
+    intervals = "with 95 % intervals over groups of genes, for these trained models" if has_intervals else "no intervals"
+    caption = f"Out of fold, {intervals}"
     caption += f"; too narrow: {run.too_narrow}" if run.too_narrow else ""
     return Table(caption, ("", *shown), rows)
 

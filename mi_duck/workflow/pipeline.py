@@ -235,6 +235,8 @@ def is_finished(folder: RunFolder, plan: Plan) -> bool:
 
 def lacks_diagnostics(folder: RunFolder, diagnostics: Diagnostics) -> bool:
     """Return whether tables are asked for that a finished run has not; explanations apart."""
+    if not diagnostics.minimal_diagnostics and not folder.curves.is_file():
+        return True
     if diagnostics.calibration_analysis and not (folder.calibration_analysis / "calibration.json").is_file():
         return True
     try:
@@ -397,8 +399,15 @@ def evaluate_run(root: Path, diagnostics: Diagnostics, context: Context) -> None
     with run_lock(root), noting(root, "evaluate", context) as context:
         if not folder.model.is_file():
             raise CheckpointError(f"{root} has no consolidated model yet; run 'mi-duck consolidate {root}'")
-        if is_finished(folder, plan) and not lacks_diagnostics(folder, diagnostics):
-            return
+        if is_finished(folder, plan):
+            if not lacks_diagnostics(folder, diagnostics):
+                return
+            if not folder.members.is_file():
+                raise CheckpointError(
+                    f"{root} is finished and no longer has the scores of its members, from which all others are made; "
+                    f"'mi-duck consolidate {root}' makes them again, then the same command goes on; so does 'mi-duck run' "
+                    "with the options of this run, but for those that left something out"
+                )
         invalidate_file_list(folder)
         started = _now()
         evaluate(folder, diagnostics, context)
