@@ -683,7 +683,8 @@ def _print_scores(folder: Path, as_json: bool = False) -> None:
         return
     intervals = "95 % intervals over fold groups, for these trained models" if found.has_intervals else "no intervals"
     output.print(
-        f"Scores on {found.n_rows:,} rows, each by boosters that never saw the row's fold group; {intervals}:", markup=False
+        f"Scores on {found.n_rows:,} rows, each by boosters that never saw the row's fold group; {intervals}:",
+        markup=False,
     )
     print_table(Table(found.columns, found.lines))
     if found.too_narrow:

@@ -86,7 +86,9 @@ def headline_table(run: RunRecords) -> Table:
     titles = [title_of(*one) + (" (lower is better)" if one[0] == "log_loss" else "") for one in metrics]
     rows = list(zip(titles, *(map(with_interval, scores) for scores in shown.values()), strict=True))
     has_intervals = any(one is not None and one.low is not None for one in columns["ensemble"])
-    intervals = "with 95 % intervals over groups of genes, for these trained models" if has_intervals else "no intervals"
+    intervals = (
+        "with 95 % intervals over groups of genes, for these trained models" if has_intervals else "no intervals"
+    )
     caption = f"Out of fold, {intervals}"
     caption += f"; too narrow: {run.too_narrow}" if run.too_narrow else ""
     return Table(caption, ("", *shown), rows)
