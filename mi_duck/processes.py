@@ -100,7 +100,10 @@ ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(THRESHOLD),
     "ARROW_DEFAULT_MEMORY_POOL": "system",
 }
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+# A step whose peak nobody predicts keeps a little: fetching the same pages for every array took a fifth of its time.
+TOP_PAD = 16 << 20  # bytes
+KEPT = {"MALLOC_TOP_PAD_": str(TOP_PAD)}
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
 # Threads that wait for each other sleep instead of spinning: on cores that others use too, training on small instances
 # took 61 s with spinning threads and 13 s with sleeping ones. The user's own OMP_WAIT_POLICY wins.
 THREADS = {"OMP_WAIT_POLICY": "passive"}
@@ -125,7 +128,7 @@ class ChildResult(Generic[Result]):
 
 
 def free_at_once() -> None:
-    """Give freed memory back to the system at once in this process, as `ALLOCATOR` does in its children.
+    """Give freed memory back to the system in this process, as `ALLOCATOR` does in its children, but for a little.
 
     To be called before Arrow is loaded. Where the C library knows no such thresholds, nothing is changed.
     """
@@ -134,6 +137,7 @@ def free_at_once() -> None:
     if set_option is not None:
         for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
             set_option(option, THRESHOLD)
+        set_option(M_TOP_PAD, TOP_PAD)
 
 
 class CancelledError(Exception):
@@ -145,6 +149,7 @@ def in_child(
     context: Context,
     *,
     limit_bytes: int | None = None,
+    is_predicted: bool = False,
     is_cancelled: Callable[[], bool] | None = None,
 ) -> Callable[Parameters, ChildResult[Result]]:
     """Return a step that runs in a child process when it is called; see `run_child`.
@@ -171,6 +176,7 @@ def in_child(
             threads=context.threads,
             report=context.report,
             limit_bytes=limit_bytes,
+            is_predicted=is_predicted,
             is_cancelled=is_cancelled,
         )
 
@@ -184,6 +190,7 @@ def run_child(
     threads: int,
     report: Report,
     limit_bytes: int | None = None,
+    is_predicted: bool = False,
     is_cancelled: Callable[[], bool] | None = None,
 ) -> ChildResult[Any]:
     """Run ``module:function`` in a child process and wait for it; `in_child` is its typed front.
@@ -194,6 +201,8 @@ def run_child(
         As ``package.module:name``; it is called with the progress callback and the arguments, which must be JSON.
     limit_bytes
         Resident memory at which the child is killed; by default only the machine's own memory is watched.
+    is_predicted
+        Whether its peak is predicted by `mi_duck.run.costs`; then all freed memory goes back to the system at once.
     is_cancelled
         Asked again and again whether the work was cancelled meanwhile, by another thread.
 
@@ -220,7 +229,7 @@ def run_child(
         raise CancelledError
     name = function.split(":")[-1]
     begun = time.monotonic()
-    child, read_end = _begin(threads)
+    child, read_end = _begin(threads, is_predicted=is_predicted)
     answers: dict[str, Any] = {}
     reader = threading.Thread(target=_read_lines, args=(read_end, report, answers), daemon=True)
     reader.start()
@@ -256,13 +265,14 @@ def run_child(
     return ChildResult(answers["result"], peak, seconds)
 
 
-def _begin(threads: int) -> "tuple[subprocess.Popen[bytes], int]":
+def _begin(threads: int, *, is_predicted: bool) -> "tuple[subprocess.Popen[bytes], int]":
     """Begin a child that waits for a request; return it and the end of the pipe at which its answers are read."""
     read_end, write_end = os.pipe()
     environment = (
         THREADS
         | os.environ
         | ALLOCATOR
+        | ({} if is_predicted else KEPT)
         | {
             "OMP_NUM_THREADS": str(threads),
             "OPENBLAS_NUM_THREADS": "1",  # its sums depend on its threads in the last bit, and calibrators with them

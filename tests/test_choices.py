@@ -100,16 +100,16 @@ def test_choose_layout__leaves_zeros_out_where_that_saves_time_and_fits_with_roo
 
 def test_choose_cv__depends_on_the_settings_alone() -> None:
     few, many = (ROUNDS_WORTH_A_MATRIX + more for more in (-1, 0))
-    assert [choose_cv("auto", one, n_features=10, n_wide=5) for one in (few, many)] == ["weights", "matrices"]
-    assert choose_cv("matrices", few, n_features=10, n_wide=5) == "matrices"
-    assert choose_cv("weights", many, n_features=10, n_wide=5) == "weights"
+    assert [choose_cv("auto", one, n_features=10, n_sketched=5) for one in (few, many)] == ["weights", "matrices"]
+    assert choose_cv("matrices", few, n_features=10, n_sketched=5) == "matrices"
+    assert choose_cv("weights", many, n_features=10, n_sketched=5) == "weights"
 
 
 def test_choose_cv__without_cuts_beforehand_is_by_weight() -> None:
     """With more wide columns than half XGBoost cuts all columns at once, and a fold of its own would be cut otherwise."""
-    assert choose_cv("auto", ROUNDS_WORTH_A_MATRIX, n_features=10, n_wide=6) == "weights"
+    assert choose_cv("auto", ROUNDS_WORTH_A_MATRIX, n_features=10, n_sketched=6) == "weights"
     with pytest.raises(PlanError, match="6 columns of 10"):
-        choose_cv("matrices", ROUNDS_WORTH_A_MATRIX, n_features=10, n_wide=6)
+        choose_cv("matrices", ROUNDS_WORTH_A_MATRIX, n_features=10, n_sketched=6)
 
 
 # ---- sampled negatives ------------------------------------------------------------------------------------------------

@@ -452,7 +452,7 @@ def test_area__interval_covers_the_truth_where_rows_of_a_group_are_alike() -> No
         # a group's shift is common to both sides of its own rows but not to those of others: total variance stays 1
         shift = rng.normal(size=(40, 2))[stratum, label]
         values = (0.6 * shift + 0.8 * rng.normal(size=len(label)) + label).astype(np.float32)
-        found = area(tally(values, label, stratum, np.arange(40)), Side((1,), (0,)))
+        (found,) = area(tally([values], label, stratum, np.arange(40)), Side((1,), (0,)))
         covered += found.low <= truth <= found.high
     assert 0.88 <= covered / n_sets <= 0.99
 
@@ -461,17 +461,17 @@ def test_area_within__counts_pairs_of_a_stratum_alone() -> None:
     """Stratum 0: sites 5, 7 against 6: one of two pairs in order. Stratum 1: site 1 against 0, 0: both. 3 of 4 pairs."""
     values = np.array([5, 7, 6, 1, 0, 0, np.nan], dtype=np.float32)
     label = np.array([1, 1, 0, 1, 0, 0, 1])
-    cells = tally(values, label, np.array([0, 0, 0, 1, 1, 1, 1]), np.arange(2))
-    assert area_within(cells, Side((1,), (0,))).value == 3 / 4
+    cells = tally([values], label, np.array([0, 0, 0, 1, 1, 1, 1]), np.arange(2))
+    assert area_within(cells, Side((1,), (0,)))[0].value == 3 / 4
     # over all pairs 5 > 0, 0; 7 > 6, 0, 0; 1 > 0, 0: seven of nine
-    assert area(cells, Side((1,), (0,))).value == pytest.approx(7 / 9)
+    assert area(cells, Side((1,), (0,)))[0].value == pytest.approx(7 / 9)
 
 
 def test_best_cut__equals_all_cuts_by_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     label = (rng.random(400) < 0.2).astype(np.int64)
     for values in (rng.poisson(2 + 3 * label).astype(np.uint8), (rng.normal(size=400) - label).astype(np.float32)):
-        found = best_cut(tally(values, label, np.arange(400) // 10, np.arange(40)), Side((1,), (0,)))
+        (found,) = best_cut(tally([values], label, np.arange(400) // 10, np.arange(40)), Side((1,), (0,)))
         cuts = [abs(matthews_corrcoef(label, values > cut)) for cut in np.unique(values)[:-1]]
         assert found.coefficient == pytest.approx(max(cuts))
         assert 0 < found.low < found.coefficient

@@ -256,12 +256,13 @@ def _outside(file: DataFile, names: Sequence[str], low: float, high: float) -> s
     return ""
 
 
-def feature_bins(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]], max_bin: int) -> dict[str, int]:
-    """Return the most histogram bins of every feature: those of whole numbers are bounded by their range."""
+def most_values(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """Return how many values each feature of whole numbers has at most, by its range; others are not in it."""
     kinds = schema_of(dataset.files[0])
-    bins = {}
-    for name in dataset.features:
-        facts = statistics[name]
-        whole = pa.types.is_integer(kinds.field(name).type) and facts["is_known"] and facts["low"] is not None
-        bins[name] = min(max_bin, int(facts["high"] - facts["low"]) + 1) if whole else max_bin
-    return bins
+    return {
+        name: int(facts["high"] - facts["low"]) + 1
+        for name in dataset.features
+        if pa.types.is_integer(kinds.field(name).type)
+        and (facts := statistics[name])["is_known"]
+        and facts["low"] is not None
+    }

@@ -35,7 +35,7 @@ from mi_duck.leakage.separation import (
     area_within,
     best_cut,
     copies,
-    gene_value,
+    gene_values,
     last_digits,
     most_discriminative_value,
     mutual_information,
@@ -71,6 +71,7 @@ TIE = 0.05  # difference of the areas of two columns that equal each other, belo
 FEW_GENES = 20  # only a column that is promising within these is measured within all genes
 PROMISING = 0.97
 BASE_BINS = 20
+BYTES_AT_ONCE = 32  # columns of one byte, whose few values would take less time than the calls that measure them
 MOST_CORRELATED_ROWS = 5_000  # per class; at least LEAST_ROWS
 LEAST_DIGITS = 0.97  # area in a few rows from which the last digits of a column are measured in all
 
@@ -314,23 +315,23 @@ def probe(
     equal = copies(sample.columns, sample.label, sample.gene, sample.group, [side for _, side in sides])
     found: dict[str, list[Evidence]] = {}
     bits: dict[str, list[float]] = {}
-    for done, (name, values) in enumerate(sample.columns.items()):
-        if done % 50 == 0:
-            report("looking for leaks", done, len(sample.columns))
-        cells = tally(values, sample.label, sample.gene, sample.group)
-        few = selected(cells, cells.stratum < FEW_GENES)
-        digits = _digits(values, sample, sides)
-        one_value = gene_value(cells)
-        found[name] = [
-            replace(
-                _evidence(cells, few, side, equal.get((name, index)), name in base_scores),
-                **_best_digits(digits, side),
-                **_share_correlation(one_value, sample, comparison, side),
-            )
-            for index, (comparison, side) in enumerate(sides)
+    for some in _measured_together(sample.columns):
+        report("looking for leaks", len(found), len(sample.columns))
+        cells = tally([sample.columns[name] for name in some], sample.label, sample.gene, sample.group)
+        is_base_score = [name in base_scores for name in some]
+        measured = [
+            _evidence(cells, side, [equal.get((name, index)) for name in some], is_base_score)
+            for index, (_, side) in enumerate(sides)
         ]
-        bits[name] = [mutual_information(cells, side) for _, side in sides]
-    report("looking for leaks", len(sample.columns), len(sample.columns))
+        of_bits = [mutual_information(cells, side) for _, side in sides]
+        for number, (name, one_value) in enumerate(zip(some, gene_values(cells), strict=True)):
+            digits = _digits(sample.columns[name], sample, sides)
+            bits[name] = [of_side[number] for of_side in of_bits]
+            found[name] = [
+                _with_hidden(of_side[number], digits, one_value, sample, *compared)
+                for compared, of_side in zip(sides, measured, strict=True)
+            ]
+    report("looking for leaks", len(found), len(found))
     base, best_base = _base_columns(sample, base_scores), _best_base(found, base_scores)
     rows, suspects = [], []
     for name in sample.columns:
@@ -350,42 +351,84 @@ def probe(
     return rows, suspects
 
 
-def _evidence(cells: Tally, few: Tally, side: Side, copy: Copy | None, is_base_score: bool) -> Evidence:
-    """Measure one feature for one comparison, except what cannot decide; ``few`` is the tally of a few genes."""
+def _measured_together(columns: Mapping[str, Column]) -> Iterator[list[str]]:
+    """Yield the names of all columns in order: neighbours of one byte together, others alone, for their arrays fill caches."""
+    for is_byte, names in groupby(columns, key=lambda name: columns[name].dtype == np.uint8):
+        several = list(names)
+        n_at_once = BYTES_AT_ONCE if is_byte else 1
+        yield from (several[first : first + n_at_once] for first in range(0, len(several), n_at_once))
+
+
+def _evidence(
+    cells: Tally, side: Side, of_equal: Sequence[Copy | None], is_base_score: Sequence[bool]
+) -> list[Evidence]:
+    """Measure each column for one comparison, except what cannot decide: areas within genes are tried in a few genes."""
     whole = area(cells, side)
-    may_be_code = 0 in side.one + side.other or len(cells.values) <= VALUES_OF_CODE
-    rank = most_discriminative_value(cells, side)
-    has_value = cells.rank == rank if rank >= 0 else np.zeros(len(cells.rank), dtype=bool)
-    is_promising = area_within(few, side).value >= PROMISING
-    return Evidence(
-        is_base_score=is_base_score,
-        whole=whole,
-        within=area_within(cells, side) if is_promising or copy is not None else None,
-        cut=best_cut(cells, side) if whole.value >= LEAST_AREA_OF_CODE and may_be_code else None,
-        missing=share(cells, side, cells.rank < 0),
-        constant=share(cells, side, has_value),
-        constant_value=float(cells.values[rank]) if rank >= 0 else float("nan"),
-        equality=None if copy is None else copy.share,
-        equal_to="" if copy is None else copy.equal_to,
-        from_background=None if 0 in side.one + side.other else _from_background(cells, side),
-    )
+    may_be_code = 0 in side.one + side.other
+    n_values = np.diff(cells.first).tolist()
+    constant = most_discriminative_value(cells, side)
+    of_constant = share(cells, side, (cells.value >= 0) & (cells.value == constant[cells.column]))
+    of_missing = share(cells, side, cells.value < 0)
+    few = area_within(selected(cells, cells.stratum < FEW_GENES), side)
+    is_promising = [one.value >= PROMISING or copy is not None for one, copy in zip(few, of_equal, strict=True)]
+    within = area_within(selected(cells, np.array(is_promising)[cells.column]), side)
+    has_cut = [
+        one.value >= LEAST_AREA_OF_CODE and (may_be_code or n <= VALUES_OF_CODE)
+        for one, n in zip(whole, n_values, strict=True)
+    ]
+    cuts = best_cut(selected(cells, np.array(has_cut)[cells.column]), side)
+    from_background = None if may_be_code else _from_background(cells, side)
+    return [
+        Evidence(
+            is_base_score=is_base_score[number],
+            whole=whole[number],
+            within=within[number] if is_promising[number] else None,
+            cut=cuts[number] if has_cut[number] else None,
+            missing=of_missing[number],
+            constant=of_constant[number],
+            constant_value=float(cells.values[value]) if value >= 0 else float("nan"),
+            equality=None if copy is None else copy.share,
+            equal_to="" if copy is None else copy.equal_to,
+            from_background=None if from_background is None else from_background[number],
+        )
+        for number, (value, copy) in enumerate(zip(constant.tolist(), of_equal, strict=True))
+    ]
 
 
-def _from_background(cells: Tally, side: Side) -> float:
-    areas = [area(cells, Side((number,), (0,))).value for number in side.one + side.other]
-    return max((value for value in areas if not np.isnan(value)), default=0.5)
+def _with_hidden(
+    evidence: Evidence,
+    digits: tuple[list[str], Tally] | None,
+    one_value: NDArray[np.float32] | None,
+    sample: Sample,
+    comparison: Comparison,
+    side: Side,
+) -> Evidence:
+    """Add what the last digits of a feature tell of the label, and its one value per gene, where it has such."""
+    hidden = _best_digits(digits, side) | _share_correlation(one_value, sample, comparison, side)
+    return replace(evidence, **hidden) if hidden else evidence
 
 
-def _digits(values: Column, sample: Sample, sides: Sequence[tuple[Comparison, Side]]) -> dict[str, Tally]:
-    """Return the tallies of those last digits of a column that may tell the label."""
+def _from_background(cells: Tally, side: Side) -> list[float]:
+    of_sites = [area(cells, Side((number,), (0,))) for number in side.one + side.other]
+    values = [[found.value for found in areas if not np.isnan(found.value)] for areas in zip(*of_sites, strict=True)]
+    return [max(known, default=0.5) for known in values]
+
+
+def _digits(values: Column, sample: Sample, sides: Sequence[tuple[Comparison, Side]]) -> tuple[list[str], Tally] | None:
+    """Return those last digits of a column that may tell the label, by name and counted; None without any."""
     against_rest = [side for comparison, side in sides if not comparison.is_between_sites]
     names = promising_digits(values, sample.label, against_rest, LEAST_DIGITS)
-    digits = last_digits(values) if names else {}
-    return {name: tally(digits[name], sample.label, sample.gene, sample.group) for name in names}
+    if not names:
+        return None
+    digits = last_digits(values)
+    return names, tally([digits[name] for name in names], sample.label, sample.gene, sample.group)
 
 
-def _best_digits(digits: Mapping[str, Tally], side: Side) -> dict[str, Any]:
-    found = {name: area(cells, side) for name, cells in digits.items()}
+def _best_digits(digits: tuple[list[str], Tally] | None, side: Side) -> dict[str, Any]:
+    if digits is None:
+        return {}
+    names, cells = digits
+    found = dict(zip(names, area(cells, side), strict=True))
     known = [name for name, one in found.items() if not np.isnan(one.low)]
     if not known:
         return {}
@@ -468,7 +511,7 @@ def _with_correlation(
     if pairs.sum() < LEAST_ROWS:
         return evidence
     strata = np.arange(BASE_BINS)
-    beyond, alone = (area_within(tally(one[rows], sample.label[rows], bins, strata), side) for one in (values, score))
+    beyond, alone = area_within(tally([values[rows], score[rows]], sample.label[rows], bins, strata), side)
     return replace(evidence, beyond_base=beyond, base_alone=alone)
 
 

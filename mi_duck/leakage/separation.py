@@ -12,7 +12,6 @@ information: Cover and Thomas, Elements of Information Theory (2006), section 2.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,25 +30,55 @@ Real = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """The rows of a column, counted by stratum, value and label, in rising order of stratum and value.
+    """The rows of some columns, counted by column, stratum, value and label, in rising order of the first three.
+
+    Columns are measured together, for most have few values: one call for each would be slower than the counting.
 
     Parameters
     ----------
-    stratum, rank, label, count
-        Of each cell: its stratum, the rank of its value among the distinct ones (-1 is missing), its label, its rows; shape
-        (n_cells,).
+    column, stratum, value, label, count
+        Of each cell: its column, its stratum, the number of its value (-1 is missing), its label, its rows; shape (n_cells,).
     values
-        Distinct values in rising order, shape (n_values,).
+        Distinct values of the columns, one column after another, in rising order within each; shape (n_values,).
+    first
+        Number of the first value of each column, and of the end of the last; shape (n_columns + 1,).
     group
         Fold group of each stratum, shape (n_strata,).
     """
 
+    column: Whole
     stratum: Whole
-    rank: Whole
+    value: Whole
     label: Whole
     count: Whole
     values: NDArray[np.float32]
+    first: Whole
     group: Whole
+
+    @property
+    def n_columns(self) -> int:
+        """How many columns were counted."""
+        return len(self.first) - 1
+
+    @property
+    def column_of_value(self) -> Whole:
+        """The column of each value, shape (n_values,)."""
+        return np.repeat(np.arange(self.n_columns), np.diff(self.first))
+
+    def of_value(self, rows: Real) -> Real:
+        """Return the sum of cells over each value, shape (n_values,)."""
+        is_present = self.value >= 0
+        return _sums(self.value[is_present], rows[is_present], len(self.values))
+
+    def of_column(self, rows: Real) -> Real:
+        """Return the sum of cells over each column, shape (n_columns,)."""
+        return _sums(self.column, rows, self.n_columns)
+
+    def up_to(self, rows: Real) -> Real:
+        """Return for each value the sum over the values of its column up to it, shape (n_values,)."""
+        sums = np.concatenate([[0.0], np.cumsum(rows)])
+        before: Real = sums[self.first[self.column_of_value]]
+        return sums[1:] - before
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,27 +126,45 @@ class Copy:
     share: Share
 
 
-def tally(values: Column | NDArray[np.bool_], label: Whole, stratum: Whole, group: Whole) -> Tally:
-    """Count the rows of a column; NaN is missing.
+def _sums(number: Whole, rows: Real, n: int) -> Real:
+    """Return the sum of ``rows`` for each of the numbers from 0 to n - 1, shape (n,)."""
+    return np.asarray(np.bincount(number, weights=rows, minlength=n), dtype=np.float64)
+
+
+def tally(columns: Sequence[Column | NDArray[np.bool_]], label: Whole, stratum: Whole, group: Whole) -> Tally:
+    """Count the rows of columns; NaN is missing.
 
     Parameters
     ----------
-    values, label, stratum
+    columns
+        Values of each column, shape (n_rows,).
+    label, stratum
         Of each row, shape (n_rows,); strata and labels are numbers from 0.
     group
         Fold group of each stratum, shape (n_strata,).
     """
-    distinct, rank = _ranked(values)
-    n_values, n_labels = len(distinct) + 1, int(label.max(initial=0)) + 1
-    if n_values <= FEW_VALUES:
-        code = (stratum * n_values + rank + 1) * n_labels + label
-        counts = np.bincount(code, minlength=len(group) * n_values * n_labels)
-        cell = np.flatnonzero(counts)
-        stratum_and_value, of_label = np.divmod(cell, n_labels)
-        of_stratum, value = np.divmod(stratum_and_value, n_values)
-        return Tally(of_stratum, value - 1, of_label, counts[cell], distinct, group)
-    order = np.argsort(stratum * n_values + rank)
-    return Tally(stratum[order], rank[order], label[order], np.ones(len(order), dtype=np.int64), distinct, group)
+    n_labels, n_before = int(label.max(initial=0)) + 1, 0
+    distinct, parts = [], []
+    for number, values in enumerate(columns):
+        own, rank = _ranked(values)
+        n_values = len(own) + 1
+        if n_values <= FEW_VALUES:
+            code = (stratum * n_values + rank + 1) * n_labels + label
+            counts = np.bincount(code, minlength=len(group) * n_values * n_labels)
+            cell = np.flatnonzero(counts)
+            stratum_and_value, of_label = np.divmod(cell, n_labels)
+            of_stratum, value = np.divmod(stratum_and_value, n_values)
+            of_cell = of_stratum, value - 1, of_label, counts[cell]
+        else:
+            order = np.argsort(stratum * n_values + rank)
+            of_cell = stratum[order], rank[order], label[order], np.ones(len(order), dtype=np.int64)
+        column = np.full(len(of_cell[0]), number)
+        parts.append((column, of_cell[0], np.where(of_cell[1] < 0, -1, of_cell[1] + n_before), *of_cell[2:]))
+        distinct.append(own)
+        n_before += len(own)
+    first = np.cumsum([0, *(len(own) for own in distinct)])
+    column, of_stratum, value, of_label, count = (np.concatenate(one) for one in zip(*parts, strict=True))
+    return Tally(column, of_stratum, value, of_label, count, np.concatenate(distinct), first, group)
 
 
 def _ranked(values: Column | NDArray[np.bool_]) -> tuple[NDArray[np.float32], Whole]:
@@ -135,8 +182,8 @@ def _ranked(values: Column | NDArray[np.bool_]) -> tuple[NDArray[np.float32], Wh
 
 
 def selected(cells: Tally, chosen: NDArray[np.bool_]) -> Tally:
-    """Return the tally of some of the cells."""
-    of_cell = {name: getattr(cells, name)[chosen] for name in ("stratum", "rank", "label", "count")}
+    """Return the tally of some of the cells; columns and values keep their numbers."""
+    of_cell = {name: getattr(cells, name)[chosen] for name in ("column", "stratum", "value", "label", "count")}
     return replace(cells, **of_cell)
 
 
@@ -148,139 +195,177 @@ def _weights(cells: Tally, side: Side) -> tuple[Real, Real]:
     return cells.count * is_one[cells.label], cells.count * is_other[cells.label]
 
 
-def area(cells: Tally, side: Side) -> Area:
-    """Return the area of a column over all pairs of rows in which it is present."""
-    one, other = (rows * (cells.rank >= 0) for rows in _weights(cells, side))
-    rank = np.maximum(cells.rank, 0)
-    ones = np.bincount(rank, weights=one, minlength=len(cells.values))
-    others = np.bincount(rank, weights=other, minlength=len(cells.values))
-    n_one, n_other = float(ones.sum()), float(others.sum())
-    if n_one == 0 or n_other == 0:
-        return UNKNOWN
+@np.errstate(divide="ignore", invalid="ignore")  # of a column that a side lacks
+def area(cells: Tally, side: Side) -> list[Area]:
+    """Return the area of each column over all pairs of rows in which it is present."""
+    present = selected(cells, cells.value >= 0)
+    one, other = _weights(present, side)
+    ones, others = present.of_value(one), present.of_value(other)
+    n_one, n_other = present.of_column(one), present.of_column(other)
+    column = present.column_of_value
     # for each value the share of the other side that lies below it, and of the one side above it; ties count one half
-    below = (np.cumsum(others) - others / 2) / n_other
-    above = (n_one - np.cumsum(ones) + ones / 2) / n_one
-    value = float((ones * below).sum() / n_one)
-    influence = one * (below[rank] - value) / n_one + other * (above[rank] - value) / n_other
-    return _oriented(value, _standard_error(cells, influence, one + other))
+    below = (present.up_to(others) - others / 2) / n_other[column]
+    above = (n_one[column] - present.up_to(ones) + ones / 2) / n_one[column]
+    found = _sums(column, ones * below, present.n_columns) / n_one
+    of_cell, value = present.column, present.value
+    influence = one * (below[value] - found[of_cell]) / n_one[of_cell]
+    influence += other * (above[value] - found[of_cell]) / n_other[of_cell]
+    return _oriented(found, _standard_error(present, influence, one + other))
 
 
-def area_within(cells: Tally, side: Side) -> Area:
-    """Return the area over the pairs of rows that lie in one stratum."""
-    is_present = cells.rank >= 0
-    one, other = (rows[is_present] for rows in _weights(cells, side))
-    stratum, n_strata = cells.stratum[is_present], len(cells.group)
-    if not len(stratum):
-        return UNKNOWN
-    is_first = np.concatenate([[True], (np.diff(stratum) != 0) | (np.diff(cells.rank[is_present]) != 0)])
+@np.errstate(divide="ignore", invalid="ignore")
+def area_within(cells: Tally, side: Side) -> list[Area]:
+    """Return the area of each column over the pairs of rows that lie in one stratum."""
+    present = selected(cells, cells.value >= 0)
+    one, other = _weights(present, side)
+    shape = present.n_columns, len(present.group)
+    stratum, n_strata = present.column * shape[1] + present.stratum, shape[0] * shape[1]
+    is_first = np.ones(len(stratum), dtype=bool)
+    is_first[1:] = (np.diff(stratum) != 0) | (np.diff(present.value) != 0)
     block = np.cumsum(is_first) - 1
-    ones, others = (np.bincount(block, weights=rows) for rows in (one, other))
+    ones, others = (_sums(block, rows, int(is_first.sum())) for rows in (one, other))
     of_block = stratum[is_first]
     before = np.cumsum(others) - others
     # rows of the other side in earlier strata do not count as below
     first = np.searchsorted(of_block, of_block)
-    in_order = np.bincount(of_block, weights=ones * (before - before[first] + others / 2), minlength=n_strata)
-    n_ones, n_others = (np.bincount(of_block, weights=rows, minlength=n_strata) for rows in (ones, others))
-    pairs = n_ones * n_others
-    if pairs.sum() == 0:
-        return UNKNOWN
-    value = float(in_order.sum() / pairs.sum())
-    influence = np.bincount(cells.group, weights=(in_order - value * pairs) / pairs.sum())
-    return _oriented(value, _error_of(influence, np.bincount(cells.group, weights=pairs)))
+    in_order = _sums(of_block, ones * (before - before[first] + others / 2), n_strata)
+    n_ones, n_others = (_sums(of_block, rows, n_strata) for rows in (ones, others))
+    in_order, pairs = in_order.reshape(shape), (n_ones * n_others).reshape(shape)
+    n_pairs = pairs.sum(axis=1)
+    found = in_order.sum(axis=1) / n_pairs
+    influence = (in_order - found[:, None] * pairs) / n_pairs[:, None]
+    return _oriented(found, _error_of(*(_by_group(rows, present.group) for rows in (influence, pairs))))
 
 
-def share(cells: Tally, side: Side, holds: NDArray[np.bool_]) -> Share:
-    """Return how a statement about cells, such as "is missing", separates two sides.
+@np.errstate(divide="ignore", invalid="ignore")
+def share(cells: Tally, side: Side, holds: NDArray[np.bool_]) -> list[Share]:
+    """Return how a statement about cells, such as "is missing", separates two sides, for each column.
 
     Its area is one half and half the difference of its shares. Missing rows count as all others.
     """
     one, other = _weights(cells, side)
-    n_one, n_other = float(one.sum()), float(other.sum())
-    if n_one == 0 or n_other == 0:
-        return Share(UNKNOWN, float("nan"), float("nan"))
-    of_one, of_other = float((one * holds).sum() / n_one), float((other * holds).sum() / n_other)
-    influence = (one * (holds - of_one) / n_one - other * (holds - of_other) / n_other) / 2
-    found = _oriented(0.5 + (of_one - of_other) / 2, _standard_error(cells, influence, one + other))
-    return Share(found, of_one, of_other)
+    n_one, n_other = cells.of_column(one), cells.of_column(other)
+    of_one, of_other = cells.of_column(one * holds) / n_one, cells.of_column(other * holds) / n_other
+    column = cells.column
+    influence = one * (holds - of_one[column]) / n_one[column] - other * (holds - of_other[column]) / n_other[column]
+    areas = _oriented(0.5 + (of_one - of_other) / 2, _standard_error(cells, influence / 2, one + other))
+    return [
+        Share(found, *shares) if not np.isnan(found.value) else Share(UNKNOWN, float("nan"), float("nan"))
+        for found, *shares in zip(areas, of_one.tolist(), of_other.tolist(), strict=True)
+    ]
 
 
-def best_cut(cells: Tally, side: Side) -> Cut:
-    """Return the cut between two values that has the largest absolute Matthews correlation coefficient.
+@np.errstate(divide="ignore", invalid="ignore")
+def best_cut(cells: Tally, side: Side) -> list[Cut]:
+    """Return the cut between two values of each column that has the largest absolute Matthews correlation coefficient.
 
     At fixed sizes of both parts the coefficient is in proportion to the difference of the shares of both sides that lie
     below the cut, so its lower bound is that of this difference.
     """
-    is_present = cells.rank >= 0
-    one, other = (rows * is_present for rows in _weights(cells, side))
-    rank = np.maximum(cells.rank, 0)
-    ones = np.cumsum(np.bincount(rank, weights=one, minlength=len(cells.values)))
-    others = np.cumsum(np.bincount(rank, weights=other, minlength=len(cells.values)))
-    if len(ones) < 2 or ones[-1] == 0 or others[-1] == 0:
-        return Cut(0.0, 0.0)
-    n_one, n_other = float(ones[-1]), float(others[-1])
-    below = ones[:-1] + others[:-1]
+    present = selected(cells, cells.value >= 0)
+    one, other = _weights(present, side)
+    column = present.column_of_value
+    ones, others = (present.up_to(present.of_value(rows)) for rows in (one, other))
+    n_one, n_other = (present.of_column(rows)[column] for rows in (one, other))
+    below = ones + others
     spread = np.sqrt(n_one * n_other / np.maximum(below * (n_one + n_other - below), 1))
-    coefficient = np.abs(ones[:-1] / n_one - others[:-1] / n_other) * spread
-    best = int(coefficient.argmax())
-    present = selected(cells, is_present)
-    found = share(present, side, present.rank <= best)
-    return Cut(float(coefficient[best]), float((2 * found.area.low - 1) * spread[best]))
+    coefficient = np.abs(ones / n_one - others / n_other) * spread
+    best = _first_largest(present, coefficient)
+    found = share(present, side, present.value <= best[present.column])
+    return [
+        Cut(float(coefficient[cut]), float((2 * one.area.low - 1) * spread[cut])) if cut >= 0 else Cut(0.0, 0.0)
+        for cut, one in zip(best.tolist(), found, strict=True)
+    ]
 
 
-def most_discriminative_value(cells: Tally, side: Side) -> int:
-    """Return the rank of the value whose share differs most between the sides; -1 where every value is missing."""
-    if not len(cells.values):
-        return -1
-    is_present = cells.rank >= 0
-    one, other = (np.bincount(cells.rank[is_present], weights=rows[is_present]) for rows in _weights(cells, side))
-    return int(np.abs(one / max(one.sum(), 1) - other / max(other.sum(), 1)).argmax())
+def most_discriminative_value(cells: Tally, side: Side) -> Whole:
+    """Return for each column the number of the value whose share differs most between the sides; -1 if all are missing."""
+    column = cells.column_of_value
+    present = selected(cells, cells.value >= 0)
+    of_one, of_other = (
+        present.of_value(rows) / np.maximum(present.of_column(rows), 1)[column] for rows in _weights(present, side)
+    )
+    return _first_largest(cells, np.abs(of_one - of_other))
 
 
-def mutual_information(cells: Tally, side: Side, bins: int = BINS) -> float:
-    """Return the mutual information, in bits, of the side of a row and the quantile bin of its value.
+def _first_largest(cells: Tally, of_value: Real) -> Whole:
+    """Return for each column the number of its first value where something is largest; -1 where it is nowhere a number."""
+    found = np.full(cells.n_columns, -1)
+    has_values = np.diff(cells.first) > 0
+    largest = np.full(cells.n_columns, np.nan)
+    if has_values.any():
+        largest[has_values] = np.maximum.reduceat(of_value, cells.first[:-1][has_values])
+    column = cells.column_of_value
+    hits = np.flatnonzero(of_value == largest[column])
+    numbers, at = np.unique(column[hits], return_index=True)
+    found[numbers] = hits[at]
+    return found
+
+
+def mutual_information(cells: Tally, side: Side, bins: int = BINS) -> list[float]:
+    """Return the mutual information, in bits, of the side of a row and the quantile bin of its value, for each column.
 
     Equal values are in one bin, that of the middle of their ranks; missing values have a bin of their own.
     """
-    is_present = cells.rank >= 0
-    counts = np.bincount(cells.rank[is_present], weights=cells.count[is_present], minlength=len(cells.values))
-    middle = (np.cumsum(counts) - counts / 2) / max(counts.sum(), 1)
-    bin_of_rank = np.append(np.minimum((middle * bins).astype(np.int64), bins - 1), bins)  # the last is rank -1
-    of_cell = bin_of_rank[cells.rank]
-    table = np.stack([np.bincount(of_cell, weights=rows, minlength=bins + 1) for rows in _weights(cells, side)])
-    if table.sum() == 0:
-        return float("nan")
-    joint = table / table.sum()
-    expected = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
-    some = joint > 0
-    return float((joint[some] * np.log2(joint[some] / expected[some])).sum())
+    counts = cells.of_value(cells.count.astype(np.float64))
+    n_present = _sums(cells.column_of_value, counts, cells.n_columns)
+    middle = (cells.up_to(counts) - counts / 2) / np.maximum(n_present, 1)[cells.column_of_value]
+    bin_of_value = np.append(np.minimum((middle * bins).astype(np.int64), bins - 1), bins)  # the last is value -1
+    of_cell = cells.column * (bins + 1) + bin_of_value[cells.value]
+    n_bins = cells.n_columns * (bins + 1)
+    table = np.stack([_sums(of_cell, rows, n_bins) for rows in _weights(cells, side)], axis=-1)
+    table = table.reshape(cells.n_columns, bins + 1, 2)
+    with np.errstate(divide="ignore", invalid="ignore"):  # of a column without rows on either side: not a number
+        joint = table / table.sum(axis=(1, 2), keepdims=True)
+        expected = joint.sum(axis=1, keepdims=True) * joint.sum(axis=2, keepdims=True)
+        bits = np.where(joint == 0, 0.0, joint * np.log2(joint / expected))
+    return list(bits.sum(axis=(1, 2)).tolist())
 
 
 def rank_correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Return Spearman's coefficient of two columns, shape (n_rows,), over the rows where neither is NaN; 0 if one is constant."""
-    from scipy.stats import spearmanr  # half a second, and few features need it
+    """Return Spearman's coefficient of two columns, shape (n_rows,), over the rows where neither is NaN; 0 if one is constant.
 
+    By NumPy: to import `scipy.stats` takes longer than all the rest of the report of a small table.
+    """
     is_present = ~(np.isnan(one) | np.isnan(other))
-    first, second = one[is_present], other[is_present]
+    first, second = (_average_ranks(values[is_present]) for values in (one, other))
     if (first == first[:1]).all() or (second == second[:1]).all():
         return 0.0
-    return float(spearmanr(first, second).statistic)
+    return float(np.corrcoef(first, second)[0, 1])
 
 
-def _standard_error(cells: Tally, influence: Real, rows: Real) -> float:
-    """Return the standard error of a ratio of sums over fold groups from what each cell adds to it."""
+def _average_ranks(values: NDArray[np.float32]) -> Real:
+    """Return the rank of each value; equal ones have the mean of their ranks."""
+    _, which, count = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(count)
+    return (last - (count - 1) / 2)[which]
+
+
+def _standard_error(cells: Tally, influence: Real, rows: Real) -> Real:
+    """Return for each column the standard error of a ratio of sums over fold groups from what each cell adds to it."""
     n_groups = int(cells.group.max(initial=0)) + 1
-    group = cells.group[cells.stratum]
-    return _error_of(*(np.bincount(group, weights=values, minlength=n_groups) for values in (influence, rows)))
+    group = cells.column * n_groups + cells.group[cells.stratum]
+    size, shape = cells.n_columns * n_groups, (cells.n_columns, n_groups)
+    return _error_of(*(_sums(group, one, size).reshape(shape) for one in (influence, rows)))
 
 
-def _error_of(influence: NDArray[Any], rows: NDArray[Any]) -> float:
-    n_groups = int((rows > 0).sum())
-    return float(np.sqrt(n_groups / (n_groups - 1) * (influence**2).sum())) if n_groups > 1 else float("nan")
+def _by_group(of_stratum: Real, group: Whole) -> Real:
+    """Return sums over the strata of each fold group, shape (n_columns, n_groups)."""
+    n_columns, n_groups = len(of_stratum), int(group.max(initial=0)) + 1
+    code = (np.arange(n_columns)[:, None] * n_groups + group).ravel()
+    return _sums(code, of_stratum.ravel(), n_columns * n_groups).reshape(n_columns, n_groups)
 
 
-def _oriented(value: float, error: float) -> Area:
-    value = max(value, 1 - value)
-    return Area(value, max(value - 1.96 * error, 0.0), min(value + 1.96 * error, 1.0))
+def _error_of(influence: Real, rows: Real) -> Real:
+    """Return standard errors from sums over fold groups, shape (n_columns, n_groups); NaN where one group has all rows."""
+    n_groups = (rows > 0).sum(axis=1)
+    return np.where(n_groups > 1, np.sqrt(n_groups / (n_groups - 1) * (influence**2).sum(axis=1)), np.nan)
+
+
+def _oriented(values: Real, errors: Real) -> list[Area]:
+    values = np.maximum(values, 1 - values)
+    low, high = np.maximum(values - 1.96 * errors, 0.0), np.minimum(values + 1.96 * errors, 1.0)
+    return [Area(*one) for one in zip(values.tolist(), low.tolist(), high.tolist(), strict=True)]
 
 
 def last_digits(values: Column) -> dict[str, NDArray[np.float32]]:
@@ -300,22 +385,17 @@ def last_digits(values: Column) -> dict[str, NDArray[np.float32]]:
 
 def promising_digits(values: Column, label: Whole, sides: Sequence[Side], least: float) -> list[str]:
     """Return the names of `last_digits` whose area for one of some sides is so large in a few rows of each class."""
-    from scipy.stats import rankdata
-
     if _is_count(values):
         return []
     few = _few_of_each_class(label)
     digits = last_digits(values[few])
-    table = np.nan_to_num(np.stack(list(digits.values())))
-    best = np.zeros(len(table))
-    for side in sides:
-        is_one, is_other = np.isin(label[few], side.one), np.isin(label[few], side.other)
-        n_one, n_other = int(is_one.sum()), int(is_other.sum())
-        if n_one and n_other:
-            ranks = rankdata(table[:, is_one | is_other], axis=1)[:, is_one[is_one | is_other]]
-            found = (ranks.sum(axis=1) - n_one * (n_one + 1) / 2) / (n_one * n_other)
-            best = np.maximum(best, np.maximum(found, 1 - found))
-    return [name for name, one in zip(digits, best.tolist(), strict=True) if one >= least]
+    cells = tally(list(digits.values()), label[few], np.zeros(len(few), dtype=np.int64), np.zeros(1, dtype=np.int64))
+    of_sides = [area(cells, side) for side in sides]
+    return [
+        name
+        for name, found in zip(digits, zip(*of_sides, strict=True), strict=True)
+        if any(one.value >= least for one in found)
+    ]
 
 
 def _few_of_each_class(label: Whole) -> Whole:
@@ -324,13 +404,17 @@ def _few_of_each_class(label: Whole) -> Whole:
     return np.concatenate([rows[:: max(len(rows) // ROWS_OF_CLASS, 1)][:ROWS_OF_CLASS] for rows in of_class])
 
 
-def gene_value(cells: Tally) -> NDArray[np.float32] | None:
-    """Return the one value of a column in each stratum, NaN where it is missing; None where a stratum has several."""
-    stratum, rank = (values[cells.rank >= 0] for values in (cells.stratum, cells.rank))
-    if ((np.diff(stratum) == 0) & (np.diff(rank) != 0)).any():  # cells are in order
-        return None
-    found = np.full(len(cells.group), np.nan, dtype=np.float32)
-    found[stratum] = cells.values[rank]
+def gene_values(cells: Tally) -> list[NDArray[np.float32] | None]:
+    """Return for each column its one value in each stratum, NaN where it is missing; None where a stratum has several."""
+    present = selected(cells, cells.value >= 0)
+    is_other_value = (np.diff(present.stratum) == 0) & (np.diff(present.column) == 0) & (np.diff(present.value) != 0)
+    has_several = np.zeros(cells.n_columns, dtype=bool)
+    has_several[present.column[1:][is_other_value]] = True  # cells are in order
+    found: list[NDArray[np.float32] | None] = [None] * cells.n_columns
+    for number in np.flatnonzero(~has_several).tolist():
+        own = slice(*np.searchsorted(present.column, [number, number + 1]).tolist())
+        found[number] = values = np.full(len(cells.group), np.nan, dtype=np.float32)
+        values[present.stratum[own]] = cells.values[present.value[own]]
     return found
 
 
@@ -366,9 +450,9 @@ def copies(
             if pair not in measured:
                 values, others = columns[name], columns[names[partner]]
                 is_equal = (values == others) & (values != usual[name]) & (others != usual[names[partner]])
-                cells = tally(is_equal, label, gene, group)
-                holds = cells.values[cells.rank] == 1  # values are 0 and 1, or one of these alone
-                measured[pair] = [share(cells, side, holds) for side in sides]
+                cells = tally([is_equal], label, gene, group)
+                holds = cells.values[cells.value] == 1  # values are 0 and 1, or one of these alone
+                measured[pair] = [share(cells, side, holds)[0] for side in sides]
             for index, one in enumerate(measured[pair]):
                 best = found.get((name, index))
                 if not np.isnan(one.area.value) and (best is None or one.area.value > best.share.area.value):

@@ -63,7 +63,7 @@ def choose_layout(
     )
 
 
-def choose_cv(asked: str, n_estimators: int, *, n_features: int, n_wide: int) -> str:
+def choose_cv(asked: str, n_estimators: int, *, n_features: int, n_sketched: int) -> str:
     """Return how folds are held out: as asked; else by what is faster.
 
     A matrix for each fold saves a third of the time of its rounds and costs a build: 12 s against .2 s per round for 580,000
@@ -71,11 +71,11 @@ def choose_cv(asked: str, n_estimators: int, *, n_features: int, n_wide: int) ->
     of their own would be cut otherwise. The choice depends on settings and columns alone, so that the same settings give
     the same models on every machine.
     """
-    if n_wide > REFERENCE_SHARE * n_features:
+    if n_sketched > REFERENCE_SHARE * n_features:
         if asked == "matrices":
             raise PlanError(
-                f"--cv matrices needs the cuts of all columns beforehand, which {n_wide:,} columns of {n_features:,} that are "
-                "not bytes make too expensive; leave --cv out"
+                f"--cv matrices needs the cuts of all columns beforehand, which {n_sketched:,} columns of {n_features:,} that "
+                "have more values than a byte or than --max-bin make too expensive; leave --cv out"
             )
         return "weights"
     if asked != "auto":

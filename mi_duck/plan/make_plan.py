@@ -16,8 +16,8 @@ from mi_duck.data.dataset import Dataset, resolved, resolved_location
 from mi_duck.data.genes import GeneIndex, assign_folds, index_genes, say_selection, write_genes
 from mi_duck.data.identical import telling_features
 from mi_duck.data.statistics import (
-    feature_bins,
     id_warnings,
+    most_values,
     read_statistics,
     split_features,
     unfit_values,
@@ -70,6 +70,8 @@ class Indexed:
         Without those held out.
     bins
         Histogram bins of every feature, at most.
+    crowded
+        Features of one byte that may have more values than bins, so that they are sketched as wider ones are.
     easy_share
         Share of the easy negatives that is trained on.
     missing_share, has_sparse_column
@@ -79,9 +81,15 @@ class Indexed:
     data: PlannedData
     genes: GeneTable
     bins: dict[str, int]
+    crowded: frozenset[str]
     easy_share: float
     missing_share: float
     has_sparse_column: bool
+
+    @property
+    def n_sketched(self) -> int:
+        """How many features are sketched, at most."""
+        return len(self.data.wide_features) + len(self.crowded & set(self.data.small_features))
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +212,7 @@ def plan_data(
     table = table.append_column("n_training_rows", training_rows.combine_chunks().cast(pa.int64()))
     dataset.check_unchanged()
     write_genes(folder.genes, table, held_out)
+    n_values = most_values(dataset, statistics)
     nulls = {name: int(statistics[name]["n_nulls"] or 0) for name in wide}  # DuckDB adds up to a Decimal
     return Indexed(
         data=_planned_data(
@@ -211,7 +220,8 @@ def plan_data(
             *(index, small, wide, easy_below, content, file_sha256(folder.genes)),
         ),
         genes=GeneTable.of(table),
-        bins=feature_bins(dataset, statistics, asked.max_bin),
+        bins={name: min(asked.max_bin, n_values.get(name, asked.max_bin)) for name in dataset.features},
+        crowded=frozenset(name for name in small if n_values.get(name, 0) > asked.max_bin),
         easy_share=share,
         missing_share=sum(nulls.values()) / (dataset.n_rows * len(dataset.features)),
         has_sparse_column=any(count > (1 - SPARSE) * dataset.n_rows for count in nulls.values()),
@@ -290,7 +300,7 @@ def decided(indexed: Indexed, asked: Asked, layout: str = "missing", zeros: tupl
         calibrate=asked.calibrate_per_class,
         layout_used=layout,
         zero_is_missing=zeros if layout == "zeros" else (),
-        cv_used=choose_cv(asked.cv, asked.n_estimators, n_features=len(data.features), n_wide=len(data.wide_features)),
+        cv_used=choose_cv(asked.cv, asked.n_estimators, n_features=len(data.features), n_sketched=indexed.n_sketched),
         easy_share=indexed.easy_share,
     )
 
@@ -300,7 +310,7 @@ def formula_of(indexed: Indexed, asked: Asked, *, threads: int) -> MemoryModel:
     data, genes = indexed.data, indexed.genes
     layout = Layout(
         n_features=len(data.features),
-        n_wide=len(data.wide_features),
+        n_wide=indexed.n_sketched,
         bins=sum(indexed.bins.values()),
         missing_share=indexed.missing_share,
         stored_share=1.0,

@@ -287,7 +287,7 @@ def probe(
     def named(stage: str, done: int, total: int) -> None:
         context.report(f"probe of {instance.n_rows:,} rows: {stage}", done, total)
 
-    result = in_child(train_instance, replace(context, report=named))(
+    result = in_child(train_instance, replace(context, report=named), is_predicted=True)(
         run=str(small_run.folder.root), instance_id=instance.instance_id, threads=context.threads
     )
     found = result.value
@@ -311,7 +311,7 @@ def probe(
 def screen(small_run: SmallRun, context: Context) -> dict[str, float]:
     """Return the total gain of every feature over all classes in a pilot on the genes of a small run."""
     small_run.write_plan(rounds=PILOT_ROUNDS)
-    return in_child(feature_gains, context)(
+    return in_child(feature_gains, context, is_predicted=True)(
         run=str(small_run.folder.root), instance_id=0, threads=context.threads
     ).value
 

@@ -39,7 +39,7 @@ class Layout:
     Parameters
     ----------
     n_wide
-        Columns that are not stored as one byte: they are sketched.
+        Columns that are sketched: those that are not stored as one byte, or have more values than bins.
     bins
         Histogram bins of all columns together, at most.
     missing_share

@@ -119,50 +119,55 @@ def cut_reference(
 ) -> xgb.QuantileDMatrix | None:
     """Return a tiny matrix whose cuts are those of the wanted rows; None where sketching all columns at once costs no more.
 
-    That is where most columns are wide, or where a byte column has more values than bins.
+    That is where most columns are wide, or have more values than bins.
 
     XGBoost cuts a column with few distinct values v0 < v1 < ... at v1, v2, ...; so a column whose distinct values are
     the smallest value and all cuts but the last has exactly these cuts. (The last cut only closes the last bin.)
     """
-    data = reader.plan.data
+    data, encoding = reader.plan.data, reader.encoding
     if len(data.wide_features) > REFERENCE_SHARE * len(data.features):
         return None
     is_there = np.zeros((len(data.small_features), 256), dtype=bool)
     offsets = np.arange(len(data.small_features), dtype=np.int32) * 256
-    lowest = np.full(len(data.wide_features), np.inf, dtype=np.float32)
+    lowest_wide = np.full(len(data.wide_features), np.inf, dtype=np.float32)
     for small, wide in reader.records(BATCH_ROWS, wanted):
         is_there.ravel()[small + offsets] = True
         if wide.shape[1]:
             # a sentinel is the smallest value of its column
-            encoded = reader.encoding.apply(wide, data.wide_features)
-            lowest = np.fmin(lowest, np.fmin.reduce(encoded, axis=0))
-    is_there[reader.encoding.loses_zeros(data.small_features), 0] = False
-    if is_there.sum(axis=1).max(initial=0) > max_bin:
+            encoded = encoding.apply(wide, data.wide_features)
+            lowest_wide = np.fmin(lowest_wide, np.fmin.reduce(encoded, axis=0))
+    is_there[encoding.loses_zeros(data.small_features), 0] = False
+    crowded = np.flatnonzero(is_there.sum(axis=1) > max_bin)
+    sketched = [*(data.small_features[number] for number in crowded.tolist()), *data.wide_features]
+    if len(sketched) > REFERENCE_SHARE * len(data.features):
         return None
     values = {
         name: np.flatnonzero(of_column).astype(np.float32)
         for name, of_column in zip(data.small_features, is_there, strict=True)
     }
-    if data.wide_features:
+    if sketched:
 
         def columns() -> Iterator[NDArray[np.float32]]:
-            for _, wide in reader.records(WIDE_BATCH_ROWS, wanted):
-                yield reader.encoding.apply(wide, data.wide_features)
+            for small, wide in reader.records(WIDE_BATCH_ROWS, wanted):
+                rows = np.hstack([small[:, crowded].astype(np.float32), wide]) if len(crowded) else wide
+                yield encoding.apply(rows, sketched)
 
-        sketched = _quantised(GeneBatches(columns, lambda rows: None, cache), max_bin, threads, None, cache)
-        starts, cuts = sketched.get_quantile_cut()
-        for index, name in enumerate(data.wide_features):
+        matrix = _quantised(GeneBatches(columns, lambda rows: None, cache), max_bin, threads, None, cache)
+        starts, cuts = matrix.get_quantile_cut()
+        lowest = [*(values[name][0] for name in sketched[: len(crowded)]), *lowest_wide]
+        for index, name in enumerate(sketched):
             # the first number is a bound below the smallest value, the last one a bound above the largest
             inner = cuts[starts[index] + 1 : starts[index + 1] - 1]
             values[name] = np.append(lowest[index], inner) if np.isfinite(lowest[index]) else np.empty(0, np.float32)
+        del matrix
     longest = max(len(column) for column in values.values())
-    matrix = np.full((longest, len(data.features)), np.nan, dtype=np.float32)
+    points = np.full((longest, len(data.features)), np.nan, dtype=np.float32)
     for index, name in enumerate(data.features):
         column = values[name]
         if len(column):
-            matrix[: len(column), index] = column
-            matrix[len(column) :, index] = column[-1]
-    reference = xgb.QuantileDMatrix(matrix, max_bin=max_bin, nthread=threads)
+            points[: len(column), index] = column
+            points[len(column) :, index] = column[-1]
+    reference = xgb.QuantileDMatrix(points, max_bin=max_bin, nthread=threads)
     trim_heap()
     return reference
 

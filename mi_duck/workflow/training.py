@@ -270,7 +270,7 @@ def train_one(
         )
     invalidate_file_list(folder)
     try:
-        result = in_child(train_instance, context, limit_bytes=budget, is_cancelled=is_cancelled)(
+        result = in_child(train_instance, context, limit_bytes=budget, is_predicted=True, is_cancelled=is_cancelled)(
             run=str(folder.root), instance_id=instance.instance_id, threads=context.threads
         )
     except KilledError:
