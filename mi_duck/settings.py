@@ -201,6 +201,13 @@ class Asked:
     max_depth: int = option(6, "Depth of the trees.", TRAINING, least=1, most=16)
     learning_rate: float = option(0.1, "Step of boosting.", TRAINING, least=1e-4, most=1.0)
     max_bin: int = option(256, "Most histogram bins per feature.", TRAINING, least=2, most=65_536)
+    xgb: tuple[str, ...] = option(
+        (),
+        "A parameter of XGBoost that has no option here, such as min_child_weight=10 or colsample_bynode=0.3; repeat for "
+        "several.",
+        TRAINING,
+        metavar="NAME=VALUE",
+    )
     device: Literal["cpu", "cuda"] = option(
         "cpu", "Where XGBoost trains; cuda is passed on as it is and has not been tried on a device yet.", WHERE
     )

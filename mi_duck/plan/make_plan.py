@@ -57,6 +57,7 @@ from mi_duck.run.costs import Costs, Layout, MemoryModel, Rates
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import GeneTable
 from mi_duck.run.plan import Cut, Instance, Plan, PlannedData, Settings, holdout_segments, make_segments
+from mi_duck.run.xgboost_parameters import checked_parameters
 from mi_duck.settings import Asked
 
 
@@ -140,6 +141,7 @@ def make_plan(dataset: Dataset, out: Path, asked: Asked, context: Context, *, is
         )
     is_new = not out.exists()
     try:
+        checked_parameters(asked.xgb)  # before genes are indexed
         indexed = plan_data(dataset, folder, asked, context)
         budget = memory_budget(
             max_gb=asked.max_memory_per_instance_gb,
@@ -298,6 +300,7 @@ def decided(indexed: Indexed, asked: Asked, layout: str = "missing", zeros: tupl
         **_same(asked, "seed", "n_folds", "n_estimators", "early_stopping_patience", "max_depth", "learning_rate"),
         **_same(asked, "max_bin", "device"),
         calibrate=asked.calibrate_per_class,
+        xgb_parameters=checked_parameters(asked.xgb),
         layout_used=layout,
         zero_is_missing=zeros if layout == "zeros" else (),
         cv_used=choose_cv(asked.cv, asked.n_estimators, n_features=len(data.features), n_sketched=indexed.n_sketched),

@@ -26,6 +26,7 @@ IN_ENCODING = "zero_is_missing"  # the one setting that the encoding holds
 def made_of(plan: Plan, instance: Instance) -> dict[str, Any]:
     """Return all that an instance's models depend on: data, genes, folds, features, settings, format."""
     encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing)
+    settings = {name: getattr(plan.settings, name) for name in Settings.__slots__ if name != IN_ENCODING}
     return {
         "format": INSTANCE_VERSION,
         "dataset": plan.data.fingerprint,
@@ -35,7 +36,9 @@ def made_of(plan: Plan, instance: Instance) -> dict[str, Any]:
         "classes": list(plan.data.classes),
         "encoding": key_of(encoding.to_dict()),
         "easy_below": plan.data.easy_below,
-    } | {name: getattr(plan.settings, name) for name in Settings.__slots__ if name != IN_ENCODING}
+    } | {
+        name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()
+    }  # as JSON has them
 
 
 def checkpoint_key(plan: Plan, instance: Instance) -> str:

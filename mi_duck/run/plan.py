@@ -22,7 +22,7 @@ from mi_duck.resources import Budget
 from mi_duck.run.costs import Costs
 from mi_duck.settings import Asked
 
-PLAN_VERSION = 6
+PLAN_VERSION = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +179,8 @@ class Settings:
         are held out with weight zero.
     easy_share
         Share of the easy negatives that is trained on, with the inverse as their weight; 1 is all.
+    xgb_parameters
+        Further parameters of XGBoost, NAME=VALUE; see `mi_duck.run.xgboost_parameters`.
     """
 
     seed: int
@@ -193,6 +195,7 @@ class Settings:
     zero_is_missing: tuple[str, ...] = ()
     cv_used: str = "matrices"
     easy_share: float = 1.0
+    xgb_parameters: tuple[str, ...] = ()
     device: str = "cpu"
 
 

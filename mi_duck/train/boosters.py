@@ -5,9 +5,11 @@ What a training has done so far is kept, so that a killed one goes on inside its
 every 50 rounds, when the process is asked to end, and when the fit is done. What is torn, of another key or of another XGBoost
 is deleted and trained anew.
 
-Why boosters that go on are those that were never interrupted: nothing is drawn by chance, XGBoost sums the margins of a
-loaded booster tree by tree in the order in which training did, and its numbers survive UBJSON exactly; early stopping is a
-function of the learning curve, which is kept in float64, and not a state of XGBoost's.
+Why boosters that go on are those that were never interrupted: XGBoost sums the margins of a loaded booster tree by tree in
+the order in which training did, and its numbers survive UBJSON exactly; early stopping is a function of the learning curve,
+which is kept in float64, and not a state of XGBoost's. Where rows or columns are drawn by chance (``--xgb subsample=0.5``),
+whose state XGBoost does not save, every training begins anew from the saved rounds every 50 rounds, with a seed of its own,
+and only such rounds are saved.
 """
 
 import json
@@ -31,6 +33,7 @@ from mi_duck.run.costs import BATCH_ROWS
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.instance_folder import checkpoint_key
 from mi_duck.run.plan import Instance, Plan, Settings
+from mi_duck.run.xgboost_parameters import as_dict, is_drawing
 from mi_duck.train.forest import forest_of
 from mi_duck.train.write_instance import Fit
 
@@ -86,7 +89,8 @@ def fit_booster(
         "nthread": threads,
         "seed": settings.seed,
         "disable_default_eval_metric": True,
-    }
+    } | as_dict(settings.xgb_parameters)
+    draws = is_drawing(settings.xgb_parameters)
     is_watched = rounds is None
     last = settings.n_estimators if rounds is None else rounds
     first = 0 if begun is None else begun.rounds
@@ -110,18 +114,32 @@ def fit_booster(
                 save(fit_of(booster, n_rounds), False)
             return False
 
-        booster = xgb.train(
-            parameters,
-            matrix,
-            last - first,
-            evals=[(matrix, "rows")] if is_watched else None,
-            custom_metric=_log_losses(truth, weight, stopping_weight if stops else None, curve) if is_watched else None,
-            callbacks=[_Watch(first, after_round)],
-            verbose_eval=False,
-            xgb_model=None if begun is None else bytearray(begun.raw),
-        )
-        n_rounds = booster.num_boosted_rounds()
-        is_finished = is_done(n_rounds)
+        n_rounds, raw = first, None if begun is None else begun.raw
+        while True:
+            booster = xgb.train(
+                parameters | {"seed": settings.seed + n_rounds // CHUNK if draws else settings.seed},
+                matrix,
+                min(CHUNK, last - n_rounds) if draws else last - n_rounds,
+                evals=[(matrix, "rows")] if is_watched else None,
+                custom_metric=_log_losses(truth, weight, stopping_weight if stops else None, curve)
+                if is_watched
+                else None,
+                callbacks=[_Watch(n_rounds, after_round)],
+                verbose_eval=False,
+                xgb_model=None if raw is None else bytearray(raw),
+            )
+            n_rounds = booster.num_boosted_rounds()
+            is_finished = is_done(n_rounds)
+            if is_finished or is_asked_to_end():
+                break
+            raw = bytes(booster.save_raw("ubj"))
+            del booster
+        if draws and not is_finished:  # the process ends: what is saved are whole chunks
+            n_rounds -= n_rounds % CHUNK
+            del curve[n_rounds:]
+            if not n_rounds:
+                return Fit(b"", 0, np.empty((0, 2)))
+            booster = booster[:n_rounds]
         if is_finished:
             if stops:
                 n_rounds = best_round([stopping for _, stopping in curve])

@@ -1,0 +1,128 @@
+"""The parameters of XGBoost that ``--xgb NAME=VALUE`` hands on: their types, their ranges, and how they are written in a plan.
+
+What has an option of its own, such as the depth of trees, is set by that, for memory and time are planned from it. None of
+those here makes a tree larger than its depth allows, so the predicted memory holds with all of them. The joint refit of
+leaves (`mi_duck.ensemble.refit`) has its own penalty and step: parameters act on which splits are made, and there no more
+on the values of leaves.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from math import inf, isfinite
+
+from mi_duck.errors import PlanError
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Which numbers a parameter may be, both ends included; ``above`` excludes the lower one."""
+
+    least: float
+    most: float = inf
+    is_whole: bool = False
+    is_above: bool = False
+
+    def __str__(self) -> str:
+        kind = "a whole number" if self.is_whole else "a number"
+        least = f"above {self.least:g}" if self.is_above else f"of at least {self.least:g}"
+        return f"{kind} {least}" + ("" if self.most == inf else f" and at most {self.most:g}")
+
+    def holds(self, value: float) -> bool:
+        """Return whether a number lies in it."""
+        is_high_enough = value > self.least if self.is_above else value >= self.least
+        return isfinite(value) and is_high_enough and value <= self.most and not (self.is_whole and value % 1)
+
+
+SHARE = Range(0, 1, is_above=True)
+PARAMETERS: dict[str, Range | tuple[str, ...]] = {
+    "min_child_weight": Range(0),
+    "gamma": Range(0),
+    "reg_lambda": Range(0),
+    "reg_alpha": Range(0),
+    "max_delta_step": Range(0),
+    "subsample": SHARE,
+    "colsample_bytree": SHARE,
+    "colsample_bylevel": SHARE,
+    "colsample_bynode": SHARE,
+    "grow_policy": ("depthwise", "lossguide"),
+    "max_leaves": Range(0, 65_536, is_whole=True),
+}
+DRAWING = ("subsample", "colsample_bytree", "colsample_bylevel", "colsample_bynode")
+"""Those by which rows or columns are drawn, unless they are 1."""
+
+ALSO = {"lambda": "reg_lambda", "alpha": "reg_alpha", "min_split_loss": "gamma"}
+"""XGBoost's other names."""
+
+OWN = {
+    "max_depth": "--max-depth",
+    "eta": "--learning-rate",
+    "learning_rate": "--learning-rate",
+    "max_bin": "--max-bin",
+    "seed": "--seed",
+    "nthread": "--threads",
+    "n_jobs": "--threads",
+    "device": "--device",
+    "n_estimators": "--n-estimators",
+    "num_boost_round": "--n-estimators",
+    "early_stopping_rounds": "--early-stopping-patience",
+}
+"""What has an option of its own."""
+
+
+def checked_parameters(given: Sequence[str]) -> tuple[str, ...]:
+    """Return NAME=VALUE texts in one form: XGBoost's main names, in alphabetical order, numbers as Python writes them.
+
+    Raises
+    ------
+    PlanError
+        A name is not known, stands twice or has an option of its own; or its value is not in its range.
+    """
+    found: dict[str, str] = {}
+    for text in given:
+        name, sign, value = (part.strip() for part in text.partition("="))
+        name = ALSO.get(name, name)
+        if not sign or not value:
+            raise PlanError(f"--xgb {text}: a name and a value are needed, such as min_child_weight=10")
+        if name in OWN:
+            raise PlanError(f"--xgb {text}: this is an option of its own, {OWN[name]} {value}")
+        if name not in PARAMETERS:
+            near = get_close_matches(name, PARAMETERS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(PARAMETERS)}"
+            raise PlanError(f"--xgb {text}: '{name}' is not a parameter that is handed on; {hint}")
+        if name in found:
+            raise PlanError(f"--xgb {text}: {name} is given twice")
+        found[name] = _checked(text, value, PARAMETERS[name])
+    return tuple(f"{name}={found[name]}" for name in sorted(found))
+
+
+def _checked(text: str, value: str, allowed: Range | tuple[str, ...]) -> str:
+    if isinstance(allowed, tuple):
+        if value not in allowed:
+            raise PlanError(f"--xgb {text}: it must be {' or '.join(allowed)}")
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        number = -inf
+    if not allowed.holds(number):
+        raise PlanError(f"--xgb {text}: it must be {allowed}")
+    return str(int(number)) if allowed.is_whole else repr(number)
+
+
+def as_dict(checked: Sequence[str]) -> dict[str, str]:
+    """Return checked parameters by name, as `xgboost.train` takes them.
+
+    >>> as_dict(checked_parameters(["lambda=2", "grow_policy=lossguide"]))
+    {'grow_policy': 'lossguide', 'reg_lambda': '2.0'}
+    """
+    return dict(text.split("=", 1) for text in checked)
+
+
+def is_drawing(checked: Sequence[str]) -> bool:
+    """Return whether rows or columns are drawn by chance.
+
+    >>> [is_drawing(checked_parameters([text])) for text in ("subsample=1", "subsample=0.5")]
+    [False, True]
+    """
+    return any(name in DRAWING and float(value) < 1 for name, value in as_dict(checked).items())
