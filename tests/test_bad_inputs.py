@@ -535,7 +535,7 @@ def rewrite(file: Path, old: str, new: str) -> None:
 
 
 BAD_PLANS: dict[str, tuple[Callable[[str], str], str]] = {
-    "67 newer": (lambda text: text.replace('"version": 6', '"version": 99'), "the plan has format 99"),
+    "67 newer": (lambda text: text.replace('"version": 7', '"version": 99'), "the plan has format 99"),
     "70 nested": (lambda text: "[" * 1_000_000 + "]" * 1_000_000, "plan.json is damaged"),
     "70 nan": (lambda text: text.replace('"seed": 42', '"seed": NaN'), "plan.json is damaged: it holds NaN"),
     "70 doubled key": (

@@ -90,8 +90,12 @@ def test_run__hands_every_parameter_to_xgboost_and_says_so(small_dataset: Path, 
     leaves = trees[trees.Feature == "Leaf"]
     assert leaves.groupby("Tree").size().max() == 4  # max_leaves
     assert leaves.Cover.min() >= 10  # min_child_weight
-    assert "xgb_parameters = (" in (out / "unified_training_summary.txt").read_text()
+    assert (
+        "xgb_parameters = colsample_bynode=0.5, max_leaves=4, min_child_weight=10.0, reg_lambda=2.0"
+        in (out / "unified_training_summary.txt").read_text()
+    )
     assert "reg_lambda=2.0" in (out / "report.html").read_text()
+    assert "damaged" not in here("verify", out).stdout
     changed = call("run", small_dataset, "--out", out, *FAST, "--strategy", "single", *words[:-2])
     assert changed.exit_code == 65
     assert "xgb" in changed.stderr

@@ -188,7 +188,8 @@ def publish(folder: RunFolder, plan: Plan, started: str, diagnostics: Diagnostic
         "plan_sha256": file_sha256(folder.plan),
         "model_sha256": file_sha256(folder.model),
         "dataset_fingerprint": plan.data.fingerprint,
-        "settings": {name: value for name, value in asdict(plan.settings).items() if name != "zero_is_missing"},
+        "settings": {name: value for name, value in asdict(plan.settings).items() if name != "zero_is_missing"}
+        | {"xgb_parameters": ", ".join(plan.settings.xgb_parameters)},
         "versions": versions(),
         "started_at": started,
         "finished_at": _now(),
