@@ -663,13 +663,14 @@ def sql(
 
 
 def _print_plan(made: Any) -> None:
-    from mi_duck.workflow.views import alternatives_table, infeasible_lines, instances_table, plan_line
+    from mi_duck.workflow import views
 
-    print_table(instances_table(made))
-    output.print(plan_line(made))
+    print_table(views.instances_table(made))
+    output.print(views.plan_line(made))
     output.print("Ways to train these genes, the time if no fit stops early:", markup=False)
-    print_table(alternatives_table(made))
-    for line in infeasible_lines(made):
+    print_table(views.alternatives_table(made))
+    output.print(views.SCORES_OF_STRATEGIES, markup=False)
+    for line in views.infeasible_lines(made):
         logger.info("%s", line)
 
 

@@ -49,6 +49,13 @@ def alternatives_table(plan: Plan) -> Table:
     return Table(("strategy", "layout", "instances", "peak GiB", "at most", "disk GB", "fits"), rows)
 
 
+SCORES_OF_STRATEGIES = (
+    "Their scores: external grows the same trees as single. Several instances, their leaves fitted together, were as good as "
+    "one model of all genes or better on the data that were tried; their vote alone (--consolidation voting) was a little worse."
+)
+"""What is known of the scores of the ways to train: ``benchmarks/README.md``, "How should instances become one model?"."""
+
+
 def plan_line(plan: Plan) -> str:
     """Return what a plan's instances are together."""
     cut, n_genes = plan.cut, plan.data.n_genes
