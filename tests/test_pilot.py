@@ -74,11 +74,14 @@ def test_pilot__no_gene_is_one_without_screening(small_dataset: Path, tmp_path_f
     assert {line["is_pilot"] for line in lines(run / "gene_deltas.csv")} == {"0"}
 
 
-def test_pilot__texts_say_how_many_rows_are_scored(screened: Path, plan: Plan, pilots: set[str]) -> None:
+def test_pilot__texts_say_how_many_rows_are_scored(
+    small_dataset: Path, screened: Path, plan: Plan, pilots: set[str]
+) -> None:
     table = pq.read_table(screened / "oof_predictions.parquet", columns=["is_pilot"])
     n_scored = table["is_pilot"].to_pylist().count(False)
     assert n_scored < plan.data.n_rows
-    assert f"Scores on {n_scored:,} rows, each by boosters" in here("evaluate", screened).stdout
+    again = here("run", small_dataset, "--out", screened, *FAST, "--screen-features", "20")
+    assert f"Scores on {n_scored:,} rows, each by boosters" in again.stdout
     summary = (screened / "unified_training_summary.txt").read_text()
     assert f"Scores out of fold: {n_scored:,} rows by boosters" in summary
     assert f"pilot        {len(pilots)} genes chose the features and are not scored" in summary

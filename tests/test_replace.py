@@ -319,7 +319,8 @@ def test_replace__killed_at_random_leaves_the_old_results_or_the_new(copy: Path,
     after = contents(copy)
     assert RunFolder(copy).read_plan().asked.n_estimators == 4
     assert (copy / "notes.txt").read_text() == "mine"
-    assert after.keys() == before.keys()
+    # a kill between the end of an instance and the note of its peak leaves it without that note
+    assert {name for name in before.keys() ^ after.keys() if not name.endswith("/measurement.json")} == set()
     assert done in (-signal.SIGKILL, 0)
     assert json.loads(call("status", copy, "--json").stdout)["is_finished"]
 

@@ -105,7 +105,9 @@ def test_report__names_every_option_that_was_asked_for(tmp_path: Path) -> None:
     has = {word.replace("--no-", "--", 1) for word in words if word.startswith("--")}
     for one in fields(Asked):
         value = getattr(plan.asked, one.name)
-        assert (flag_of(one) in has) == (value is not None and not (value is False and one.default is False)), one.name
+        assert (flag_of(one) in has) == (value not in (None, ()) and not (value is False and one.default is False)), (
+            one.name
+        )
     assert {"--full-hash", "--gene-column", "--fold-by"} <= has
     assert "--no-auto-adjust-instance-size" in words
 

@@ -243,7 +243,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], int, str, str]] = {
         *("provenance.json", "plan.json is not the one"),
     ),
     "other number in plan.json": (
-        *(text("plan.json", '{"version": 6, "seal": "0"}'), 65, "plan.json", "it is not what was written"),
+        *(text("plan.json", '{"version": 7, "seal": "0"}'), 65, "plan.json", "it is not what was written"),
     ),
     "text for a number in plan.json": (
         *(
