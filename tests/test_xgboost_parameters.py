@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xgboost as xgb
-from runs import FAST, SMALL, call, here, planned, trained
+from runs import FAST, call, here, planned
 
 from mi_duck.archive import read_parts
 from mi_duck.errors import PlanError
@@ -101,20 +101,24 @@ def test_run__hands_every_parameter_to_xgboost_and_says_so(small_dataset: Path, 
     assert "xgb" in changed.stderr
 
 
-def test_train__every_parameter_changes_the_boosters(small_dataset: Path, tmp_path: Path) -> None:
-    """Each alone; max_leaves needs no other, and lossguide shows where leaves are few."""
+def drawn_rows() -> tuple[xgb.QuantileDMatrix, np.ndarray, np.ndarray]:
+    """Return a matrix of 600 rows, whether each is true, and weights."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(600, 20)).astype(np.float32)
+    truth = values[:, 0] * values[:, 1] + rng.normal(size=600) > 0
+    return xgb.QuantileDMatrix(values, max_bin=32, nthread=1), truth, np.ones(600, dtype=np.float32)
+
+
+def test_fit_booster__every_parameter_changes_the_booster() -> None:
+    """Each alone, but that leaves must be few for lossguide to show."""
+    matrix, truth, weight = drawn_rows()
     made = {}
     for text in ("", *ALL):
-        words = ("--xgb", text) if text else ()
-        words += ("--xgb", "max_leaves=5") if text == "grow_policy=lossguide" else ()
-        out = trained(
-            small_dataset, tmp_path / (text or "none"), *SMALL, "--strategy", "single", "--n-estimators", "2", *words
-        )
-        plan = RunFolder(out).read_plan()
-        made[text] = read_parts(RunFolder(out).instance(plan.cut.instances[0]) / "fold_models.miduck")[
-            "booster_0_1.ubj"
-        ]
-    assert len(set(made.values())) == len(made)
+        words = [text] if text else []
+        words += ["max_leaves=4"] if text == "grow_policy=lossguide" else []
+        settings = replace(SETTINGS, xgb_parameters=checked_parameters(words))
+        made[text] = fit_booster(matrix, truth, weight, settings, 1, lambda n_rounds: None, rounds=3).raw
+    assert len(set(made.values())) == len(made) == len(ALL) + 1
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -123,11 +127,7 @@ def test_fit_booster__ended_anywhere_goes_on_to_the_same_bytes(
     parameters: tuple[str, ...], threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(boosters, "CHUNK", 10)
-    rng = np.random.default_rng(0)
-    values = rng.normal(size=(600, 20)).astype(np.float32)
-    truth = values[:, 0] * values[:, 1] + rng.normal(size=600) > 0
-    matrix = xgb.QuantileDMatrix(values, max_bin=32, nthread=1)
-    weight = np.ones(600, dtype=np.float32)
+    matrix, truth, weight = drawn_rows()
     settings = replace(SETTINGS, xgb_parameters=checked_parameters(parameters))
 
     def fit(begun: Fit | None = None, end_at: int = 0) -> tuple[Fit | None, bool]:
