@@ -117,7 +117,9 @@ def _request(
 ) -> tuple[Any, Path]:
     """Check what is asked of a plan; open its dataset, say what it is, and return it with the folder of the run."""
     from mi_duck.data.dataset import announcement
+    from mi_duck.run.xgboost_parameters import checked_parameters
 
+    checked_parameters(asked.xgb)
     folder: Path = _required(out, "--out RUN")
     if asked.train_all_genes and asked.sample_genes is not None:
         raise typer.BadParameter("--train-all-genes and --sample-genes exclude each other; give one")

@@ -42,11 +42,24 @@ layouts = st.builds(
     cv=st.sampled_from(["matrices", "weights"]),
     is_external=st.booleans(),
     scored_per_row=st.floats(1, 20),
+    has_small_leaves=st.booleans(),
 )
 WORK = replace(DENSE, cv="weights")
 
 
 # ---- arithmetic -------------------------------------------------------------------------------------------------------
+
+
+def test_growing_bytes__of_leaves_that_may_be_small_counts_full_trees() -> None:
+    """20,000 rows with a twentieth of true ones had up to 641 nodes above the last of 10 levels; 313 with the defaults."""
+    deep = replace(WORK, max_depth=10)
+    usual, full = (growing_bytes("boost", 20_000, one) for one in (deep, replace(deep, has_small_leaves=True)))
+    per_node = 1.2 * 16 * deep.bins
+    assert 641 < (full - usual) / per_node + 365 <= 1023 + 1
+    shallow = replace(WORK, max_depth=6)
+    assert growing_bytes("boost", 20_000, shallow) == growing_bytes(
+        "boost", 20_000, replace(shallow, has_small_leaves=True)
+    )
 
 
 @pytest.mark.parametrize(("cv", "by_row"), [("weights", 88), ("matrices", 48)])

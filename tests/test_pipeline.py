@@ -185,7 +185,9 @@ def test_evaluate__of_a_run_without_intervals_makes_them_once_the_scores_of_memb
     assert "no intervals:" in here("run", small_dataset, "--out", out, *FAST).stdout
     refused = call("evaluate", out)
     assert refused.exit_code == 65
-    assert f"'mi-duck consolidate {out}' makes them again" in refused.stderr
+    assert (
+        f"'mi-duck consolidate {out} --consolidation voting --voting probability --weights uniform'" in refused.stderr
+    )
     assert fingerprint(out) == before
     assert "nothing to do" in here("run", small_dataset, "--out", out, *FAST).stderr  # refusing took nothing away
     here("consolidate", out, "--threads", 1)

@@ -42,13 +42,16 @@ WRONG = {
     "booster=dart": "'booster' is not a parameter that is handed on; there are min_child_weight, ",
     "max_depth=3": "this is an option of its own, --max-depth 3",
     "eta=.1": "this is an option of its own, --learning-rate .1",
-    "subsample=0": "it must be a number above 0 and at most 1",
-    "subsample=1.5": "it must be a number above 0 and at most 1",
+    "subsample=0": "it must be a number of at least 0.01 and at most 1",
+    "subsample=1.5": "it must be a number of at least 0.01 and at most 1",
     "gamma=-1": "it must be a number of at least 0",
     "gamma=nan": "it must be a number of at least 0",
     "gamma=inf": "it must be a number of at least 0",
+    "gamma=1e39": "it must be a number of at least 0",
+    "gamma=1e-46": "it must be a number of at least 0",
     "gamma=much": "it must be a number of at least 0",
-    "max_leaves=2.5": "it must be a whole number of at least 0 and at most 65536",
+    "max_leaves=2.5": "it must be a whole number of at least 2 and at most 65536",
+    "max_leaves=1": "it must be a whole number of at least 2 and at most 65536",
     "grow_policy=deep": "it must be depthwise or lossguide",
 }
 
@@ -73,8 +76,8 @@ def test_checked_parameters__are_written_in_one_form() -> None:
 def test_plan__a_wrong_parameter_is_refused_before_anything_is_written(small_dataset: Path, tmp_path: Path) -> None:
     result = call("plan", small_dataset, "--out", tmp_path / "run", "--xgb", "subsample=2")
     assert result.exit_code == PlanError.exit_code
-    assert "it must be a number above 0 and at most 1" in result.stderr
-    assert [file.name for file in (tmp_path / "run").iterdir()] == [".lock"]
+    assert "it must be a number of at least 0.01 and at most 1" in result.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_run__hands_every_parameter_to_xgboost_and_says_so(small_dataset: Path, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ from mi_duck.run.costs import Costs, Layout, MemoryModel, Rates
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import GeneTable
 from mi_duck.run.plan import Cut, Instance, Plan, PlannedData, Settings, holdout_segments, make_segments
-from mi_duck.run.xgboost_parameters import checked_parameters
+from mi_duck.run.xgboost_parameters import allows_small_leaves, checked_parameters
 from mi_duck.settings import Asked
 
 
@@ -141,7 +141,6 @@ def make_plan(dataset: Dataset, out: Path, asked: Asked, context: Context, *, is
         )
     is_new = not out.exists()
     try:
-        checked_parameters(asked.xgb)  # before genes are indexed
         indexed = plan_data(dataset, folder, asked, context)
         budget = memory_budget(
             max_gb=asked.max_memory_per_instance_gb,
@@ -325,6 +324,7 @@ def formula_of(indexed: Indexed, asked: Asked, *, threads: int) -> MemoryModel:
         cv=decided(indexed, asked).cv_used,
         is_external=asked.strategy == "external",
         scored_per_row=data.n_rows / int(genes.n_training_rows.sum()),
+        has_small_leaves=allows_small_leaves(checked_parameters(asked.xgb)),
     )
     return MemoryModel(layout, asked.memory_per_gene_mb)
 

@@ -53,6 +53,8 @@ class Layout:
         As ``cv_used`` of `mi_duck.run.plan.Settings`.
     is_external
         Whether the matrix lies on disk.
+    has_small_leaves
+        Whether ``--xgb`` lets leaves have fewer rows than by default, so that deep levels are fuller.
     scored_per_row
         Rows that are scored for each that is trained on; above 1 where easy negatives are sampled.
     """
@@ -70,6 +72,7 @@ class Layout:
     cv: str
     is_external: bool = False
     scored_per_row: float = 1.0
+    has_small_leaves: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,12 +190,15 @@ def growing_bytes(phase: str, n_rows: int, layout: Layout) -> int:
         matrix = max(matrix, _sketch_bytes(n_rows, layout))
     by_row = n_rows * (88 if layout.cv == "weights" else 48)
     if phase == "boost":
-        return keys + margins + matrix + by_row + int(1.2 * 16 * layout.bins * _nodes(n_rows, layout.max_depth))
+        return keys + margins + matrix + by_row + int(1.2 * 16 * layout.bins * _nodes(n_rows, layout))
     return keys + margins + matrix + (by_row if layout.is_external else 0)
 
 
-def _nodes(n_rows: int, max_depth: int) -> float:
+def _nodes(n_rows: int, layout: Layout) -> float:
     """Return how many nodes the largest tree has a histogram of; deep levels are sparse where rows are few."""
+    max_depth = layout.max_depth
+    if layout.has_small_leaves:
+        return min((1 << max_depth) - 1, max(n_rows, 1), 65_536)
     full = min(max_depth, FULL_LEVELS)
     return min(
         (1 << full) - 1 + sum(n_rows / (n_rows / (1 << level) + ROWS_PER_NODE) for level in range(full, max_depth)),

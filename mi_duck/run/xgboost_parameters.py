@@ -1,7 +1,7 @@
 """The parameters of XGBoost that ``--xgb NAME=VALUE`` hands on: their types, their ranges, and how they are written in a plan.
 
-What has an option of its own, such as the depth of trees, is set by that, for memory and time are planned from it. None of
-those here makes a tree larger than its depth allows, so the predicted memory holds with all of them. The joint refit of
+What has an option of its own, such as the depth of trees, is set by that, for memory and time are planned from it. Those
+here make trees smaller, or as large as their depth allows, which is planned for (`allows_small_leaves`). The joint refit of
 leaves (`mi_duck.ensemble.refit`) has its own penalty and step: parameters act on which splits are made, and there no more
 on the values of leaves.
 """
@@ -9,32 +9,33 @@ on the values of leaves.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from math import inf, isfinite
+from math import inf
 
 from mi_duck.errors import PlanError
+
+SMALLEST, LARGEST = 2.0**-126, 3e38
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Which numbers a parameter may be, both ends included; ``above`` excludes the lower one."""
+    """Which numbers a parameter may be, both ends included."""
 
     least: float
-    most: float = inf
+    most: float = LARGEST
     is_whole: bool = False
-    is_above: bool = False
 
     def __str__(self) -> str:
         kind = "a whole number" if self.is_whole else "a number"
-        least = f"above {self.least:g}" if self.is_above else f"of at least {self.least:g}"
-        return f"{kind} {least}" + ("" if self.most == inf else f" and at most {self.most:g}")
+        return f"{kind} of at least {self.least:g} and at most {self.most:g}"
 
     def holds(self, value: float) -> bool:
-        """Return whether a number lies in it."""
-        is_high_enough = value > self.least if self.is_above else value >= self.least
-        return isfinite(value) and is_high_enough and value <= self.most and not (self.is_whole and value % 1)
+        """Return whether a number lies in it, and in those of 32 bits, which XGBoost reads."""
+        if value and not SMALLEST <= abs(value) <= LARGEST:
+            return False
+        return self.least <= value <= self.most and not (self.is_whole and value % 1)
 
 
-SHARE = Range(0, 1, is_above=True)
+SHARE = Range(0.01, 1)
 PARAMETERS: dict[str, Range | tuple[str, ...]] = {
     "min_child_weight": Range(0),
     "gamma": Range(0),
@@ -46,7 +47,7 @@ PARAMETERS: dict[str, Range | tuple[str, ...]] = {
     "colsample_bylevel": SHARE,
     "colsample_bynode": SHARE,
     "grow_policy": ("depthwise", "lossguide"),
-    "max_leaves": Range(0, 65_536, is_whole=True),
+    "max_leaves": Range(2, 65_536, is_whole=True),
 }
 DRAWING = ("subsample", "colsample_bytree", "colsample_bylevel", "colsample_bynode")
 """Those by which rows or columns are drawn, unless they are 1."""
@@ -126,3 +127,13 @@ def is_drawing(checked: Sequence[str]) -> bool:
     [False, True]
     """
     return any(name in DRAWING and float(value) < 1 for name, value in as_dict(checked).items())
+
+
+def allows_small_leaves(checked: Sequence[str]) -> bool:
+    """Return whether leaves may have fewer rows than XGBoost's defaults let them.
+
+    >>> [allows_small_leaves([text]) for text in ("min_child_weight=0.5", "min_child_weight=5.0", "reg_lambda=0.0")]
+    [True, False, True]
+    """
+    values = as_dict(checked)
+    return any(float(values.get(name, 1)) < 1 for name in ("min_child_weight", "reg_lambda"))

@@ -92,6 +92,7 @@ def complete(folder: RunFolder, diagnostics: Diagnostics, n_trained: int, starte
             explain(folder, diagnostics, context)
             write_page(folder, diagnostics, context)
         return plan
+    partition(folder, plan, context)  # refuses a dataset that changed, before a file of the run is
     invalidate_file_list(folder)
     consolidate(folder, plan, context)
     evaluate(folder, diagnostics, context)
@@ -406,14 +407,21 @@ def evaluate_run(root: Path, diagnostics: Diagnostics, context: Context) -> None
             if not folder.members.is_file():
                 raise CheckpointError(
                     f"{root} is finished and no longer has the scores of its members, from which all others are made; "
-                    f"'mi-duck consolidate {root}' makes them again, then the same command goes on; so does 'mi-duck run' "
-                    "with the options of this run, but for those that left something out"
+                    f"'mi-duck consolidate {root}{_as_joined(folder)}' makes them again, then the same command goes on"
                 )
         invalidate_file_list(folder)
         started = _now()
         evaluate(folder, diagnostics, context)
         in_child(steps.describe_instances, context)(run=str(root), threads=context.threads, is_minimal=False)
         publish(folder, plan, started, diagnostics, context)
+
+
+def _as_joined(folder: RunFolder) -> str:
+    """Return the words by which `consolidate` joins the instances of a run as they are joined now."""
+    joined = json.loads(folder.summary.read_bytes())
+    if joined["voting"] == "refit":
+        return " --consolidation refit"
+    return f" --consolidation voting --voting {joined['voting']} --weights {joined['weights']}"
 
 
 def explain_run(root: Path, diagnostics: Diagnostics, context: Context) -> dict[str, Any]:
