@@ -119,7 +119,7 @@ def _request(
     from mi_duck.data.dataset import announcement
     from mi_duck.run.xgboost_parameters import checked_parameters
 
-    checked_parameters(asked.xgb)
+    checked_parameters(asked.xgb)  # refuses before anything is read
     folder: Path = _required(out, "--out RUN")
     if asked.train_all_genes and asked.sample_genes is not None:
         raise typer.BadParameter("--train-all-genes and --sample-genes exclude each other; give one")

@@ -128,7 +128,7 @@ class ChildResult(Generic[Result]):
 
 
 def free_at_once() -> None:
-    """Give freed memory back to the system in this process, as `ALLOCATOR` does in its children, but for a little.
+    """Give freed memory back to the system, but for a little, as `ALLOCATOR` and `KEPT` do in children of this process.
 
     To be called before Arrow is loaded. Where the C library knows no such thresholds, nothing is changed.
     """

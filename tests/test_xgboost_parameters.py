@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shared
 import xgboost as xgb
 from runs import FAST, call, here, planned
 
 from mi_duck.archive import read_parts
 from mi_duck.errors import PlanError
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.plan import Settings
 from mi_duck.run.xgboost_parameters import PARAMETERS, checked_parameters, is_drawing
 from mi_duck.train import boosters
 from mi_duck.train.boosters import fit_booster
@@ -23,16 +23,7 @@ ALL = (
     *("min_child_weight=10", "gamma=3", "lambda=2", "alpha=0.5", "max_delta_step=0.2", "subsample=0.7"),
     *("colsample_bytree=0.8", "colsample_bylevel=0.8", "colsample_bynode=0.5", "grow_policy=lossguide", "max_leaves=4"),
 )
-SETTINGS = Settings(
-    seed=42,
-    n_folds=3,
-    n_estimators=25,
-    early_stopping_patience=0,
-    max_depth=4,
-    learning_rate=0.3,
-    max_bin=32,
-    calibrate=True,
-)
+SETTINGS = replace(shared.SETTINGS, n_estimators=25, max_depth=4, learning_rate=0.3, max_bin=32)
 
 WRONG = {
     "min_child_weight": "a name and a value are needed, such as min_child_weight=10",
@@ -124,12 +115,12 @@ def test_fit_booster__every_parameter_changes_the_booster() -> None:
     assert len(set(made.values())) == len(made) == len(ALL) + 1
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("threads", "chunk"), [(1, 10), (2, 10), (1, 50)])
 @pytest.mark.parametrize("parameters", [(), ("subsample=0.5",), ("colsample_bynode=0.3", "colsample_bytree=0.5")])
 def test_fit_booster__ended_anywhere_goes_on_to_the_same_bytes(
-    parameters: tuple[str, ...], threads: int, monkeypatch: pytest.MonkeyPatch
+    parameters: tuple[str, ...], threads: int, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(boosters, "CHUNK", 10)
+    monkeypatch.setattr(boosters, "CHUNK", chunk)
     matrix, truth, weight = drawn_rows()
     settings = replace(SETTINGS, xgb_parameters=checked_parameters(parameters))
 
@@ -155,7 +146,7 @@ def test_fit_booster__ended_anywhere_goes_on_to_the_same_bytes(
     for end_at in (3, 10, 17, 24):
         part, is_finished = fit(end_at=end_at)
         assert not is_finished
-        assert (0 if part is None else part.rounds) == (end_at - end_at % 10 if parameters else end_at)
+        assert (0 if part is None else part.rounds) == (end_at - end_at % chunk if parameters else end_at)
         again, is_finished = fit(begun=part)
         assert is_finished
         assert again is not None

@@ -66,9 +66,8 @@ class Tally:
         return np.repeat(np.arange(self.n_columns), np.diff(self.first))
 
     def of_value(self, rows: Real) -> Real:
-        """Return the sum of cells over each value, shape (n_values,)."""
-        is_present = self.value >= 0
-        return _sums(self.value[is_present], rows[is_present], len(self.values))
+        """Return the sum of cells over each value, shape (n_values,); none of the cells is missing."""
+        return _sums(self.value, rows, len(self.values))
 
     def of_column(self, rows: Real) -> Real:
         """Return the sum of cells over each column, shape (n_columns,)."""
@@ -187,6 +186,12 @@ def selected(cells: Tally, chosen: NDArray[np.bool_]) -> Tally:
     return replace(cells, **of_cell)
 
 
+def _present(cells: Tally) -> Tally:
+    """Return the tally without missing cells: mostly the tally itself, for what is copied costs as much as what is measured."""
+    is_present = cells.value >= 0
+    return cells if is_present.all() else selected(cells, is_present)
+
+
 def _weights(cells: Tally, side: Side) -> tuple[Real, Real]:
     """Return the rows of each cell that belong to the one side, and those of the other."""
     is_one = np.zeros(256, dtype=np.float64)
@@ -198,7 +203,7 @@ def _weights(cells: Tally, side: Side) -> tuple[Real, Real]:
 @np.errstate(divide="ignore", invalid="ignore")  # of a column that a side lacks
 def area(cells: Tally, side: Side) -> list[Area]:
     """Return the area of each column over all pairs of rows in which it is present."""
-    present = selected(cells, cells.value >= 0)
+    present = _present(cells)
     one, other = _weights(present, side)
     ones, others = present.of_value(one), present.of_value(other)
     n_one, n_other = present.of_column(one), present.of_column(other)
@@ -210,16 +215,16 @@ def area(cells: Tally, side: Side) -> list[Area]:
     of_cell, value = present.column, present.value
     influence = one * (below[value] - found[of_cell]) / n_one[of_cell]
     influence += other * (above[value] - found[of_cell]) / n_other[of_cell]
-    return _oriented(found, _standard_error(present, influence, one + other))
+    return _oriented(found, _standard_error(present, of_cell, present.stratum, influence, one + other))
 
 
 @np.errstate(divide="ignore", invalid="ignore")
 def area_within(cells: Tally, side: Side) -> list[Area]:
     """Return the area of each column over the pairs of rows that lie in one stratum."""
-    present = selected(cells, cells.value >= 0)
+    present = _present(cells)
     one, other = _weights(present, side)
     shape = present.n_columns, len(present.group)
-    stratum, n_strata = present.column * shape[1] + present.stratum, shape[0] * shape[1]
+    stratum, n_strata = present.column * shape[1] + present.stratum, shape[0] * shape[1]  # of all columns
     is_first = np.ones(len(stratum), dtype=bool)
     is_first[1:] = (np.diff(stratum) != 0) | (np.diff(present.value) != 0)
     block = np.cumsum(is_first) - 1
@@ -234,7 +239,8 @@ def area_within(cells: Tally, side: Side) -> list[Area]:
     n_pairs = pairs.sum(axis=1)
     found = in_order.sum(axis=1) / n_pairs
     influence = (in_order - found[:, None] * pairs) / n_pairs[:, None]
-    return _oriented(found, _error_of(*(_by_group(rows, present.group) for rows in (influence, pairs))))
+    of_column, of_stratum = np.divmod(np.arange(n_strata), shape[1])
+    return _oriented(found, _standard_error(present, of_column, of_stratum, influence.ravel(), pairs.ravel()))
 
 
 @np.errstate(divide="ignore", invalid="ignore")
@@ -248,7 +254,9 @@ def share(cells: Tally, side: Side, holds: NDArray[np.bool_]) -> list[Share]:
     of_one, of_other = cells.of_column(one * holds) / n_one, cells.of_column(other * holds) / n_other
     column = cells.column
     influence = one * (holds - of_one[column]) / n_one[column] - other * (holds - of_other[column]) / n_other[column]
-    areas = _oriented(0.5 + (of_one - of_other) / 2, _standard_error(cells, influence / 2, one + other))
+    areas = _oriented(
+        0.5 + (of_one - of_other) / 2, _standard_error(cells, column, cells.stratum, influence / 2, one + other)
+    )
     return [
         Share(found, *shares) if not np.isnan(found.value) else Share(UNKNOWN, float("nan"), float("nan"))
         for found, *shares in zip(areas, of_one.tolist(), of_other.tolist(), strict=True)
@@ -262,7 +270,7 @@ def best_cut(cells: Tally, side: Side) -> list[Cut]:
     At fixed sizes of both parts the coefficient is in proportion to the difference of the shares of both sides that lie
     below the cut, so its lower bound is that of this difference.
     """
-    present = selected(cells, cells.value >= 0)
+    present = _present(cells)
     one, other = _weights(present, side)
     column = present.column_of_value
     ones, others = (present.up_to(present.of_value(rows)) for rows in (one, other))
@@ -281,7 +289,7 @@ def best_cut(cells: Tally, side: Side) -> list[Cut]:
 def most_discriminative_value(cells: Tally, side: Side) -> Whole:
     """Return for each column the number of the value whose share differs most between the sides; -1 if all are missing."""
     column = cells.column_of_value
-    present = selected(cells, cells.value >= 0)
+    present = _present(cells)
     of_one, of_other = (
         present.of_value(rows) / np.maximum(present.of_column(rows), 1)[column] for rows in _weights(present, side)
     )
@@ -307,8 +315,9 @@ def mutual_information(cells: Tally, side: Side, bins: int = BINS) -> list[float
 
     Equal values are in one bin, that of the middle of their ranks; missing values have a bin of their own.
     """
-    counts = cells.of_value(cells.count.astype(np.float64))
-    n_present = _sums(cells.column_of_value, counts, cells.n_columns)
+    present = _present(cells)
+    rows = present.count.astype(np.float64)
+    counts, n_present = present.of_value(rows), present.of_column(rows)
     middle = (cells.up_to(counts) - counts / 2) / np.maximum(n_present, 1)[cells.column_of_value]
     bin_of_value = np.append(np.minimum((middle * bins).astype(np.int64), bins - 1), bins)  # the last is value -1
     of_cell = cells.column * (bins + 1) + bin_of_value[cells.value]
@@ -341,25 +350,18 @@ def _average_ranks(values: NDArray[np.float32]) -> Real:
     return (last - (count - 1) / 2)[which]
 
 
-def _standard_error(cells: Tally, influence: Real, rows: Real) -> Real:
-    """Return for each column the standard error of a ratio of sums over fold groups from what each cell adds to it."""
+def _standard_error(cells: Tally, column: Whole, stratum: Whole, influence: Real, rows: Real) -> Real:
+    """Return for each column the standard error of a ratio of sums over fold groups; NaN where one group has all rows.
+
+    ``influence`` is what each part, of a column and a stratum, adds to it, ``rows`` what it rests on; shape (n_parts,).
+    """
     n_groups = int(cells.group.max(initial=0)) + 1
-    group = cells.column * n_groups + cells.group[cells.stratum]
+    group = column * n_groups + cells.group[stratum]
     size, shape = cells.n_columns * n_groups, (cells.n_columns, n_groups)
-    return _error_of(*(_sums(group, one, size).reshape(shape) for one in (influence, rows)))
-
-
-def _by_group(of_stratum: Real, group: Whole) -> Real:
-    """Return sums over the strata of each fold group, shape (n_columns, n_groups)."""
-    n_columns, n_groups = len(of_stratum), int(group.max(initial=0)) + 1
-    code = (np.arange(n_columns)[:, None] * n_groups + group).ravel()
-    return _sums(code, of_stratum.ravel(), n_columns * n_groups).reshape(n_columns, n_groups)
-
-
-def _error_of(influence: Real, rows: Real) -> Real:
-    """Return standard errors from sums over fold groups, shape (n_columns, n_groups); NaN where one group has all rows."""
-    n_groups = (rows > 0).sum(axis=1)
-    return np.where(n_groups > 1, np.sqrt(n_groups / (n_groups - 1) * (influence**2).sum(axis=1)), np.nan)
+    of_group, rows_of_group = (_sums(group, one, size).reshape(shape) for one in (influence, rows))
+    n_with_rows = (rows_of_group > 0).sum(axis=1)
+    error: Real = np.sqrt(n_with_rows / (n_with_rows - 1) * (of_group**2).sum(axis=1))
+    return np.where(n_with_rows > 1, error, np.nan)
 
 
 def _oriented(values: Real, errors: Real) -> list[Area]:
@@ -406,7 +408,7 @@ def _few_of_each_class(label: Whole) -> Whole:
 
 def gene_values(cells: Tally) -> list[NDArray[np.float32] | None]:
     """Return for each column its one value in each stratum, NaN where it is missing; None where a stratum has several."""
-    present = selected(cells, cells.value >= 0)
+    present = _present(cells)
     is_other_value = (np.diff(present.stratum) == 0) & (np.diff(present.column) == 0) & (np.diff(present.value) != 0)
     has_several = np.zeros(cells.n_columns, dtype=bool)
     has_several[present.column[1:][is_other_value]] = True  # cells are in order

@@ -309,7 +309,7 @@ def decided(indexed: Indexed, asked: Asked, layout: str = "missing", zeros: tupl
 
 def formula_of(indexed: Indexed, asked: Asked, *, threads: int) -> MemoryModel:
     """Return the memory of training by formula, with missing values as in the footers."""
-    data, genes = indexed.data, indexed.genes
+    data, genes, settings = indexed.data, indexed.genes, decided(indexed, asked)
     layout = Layout(
         n_features=len(data.features),
         n_wide=indexed.n_sketched,
@@ -321,10 +321,10 @@ def formula_of(indexed: Indexed, asked: Asked, *, threads: int) -> MemoryModel:
         max_bin=asked.max_bin,
         max_depth=asked.max_depth,
         threads=threads,
-        cv=decided(indexed, asked).cv_used,
+        cv=settings.cv_used,
         is_external=asked.strategy == "external",
         scored_per_row=data.n_rows / int(genes.n_training_rows.sum()),
-        has_small_leaves=allows_small_leaves(checked_parameters(asked.xgb)),
+        has_small_leaves=allows_small_leaves(settings.xgb_parameters),
     )
     return MemoryModel(layout, asked.memory_per_gene_mb)
 

@@ -334,7 +334,7 @@ def partition(
     """
     segments = [asdict(segment) for segment in plan.cut.all_segments]
     with run_lock(folder.root, name=".lock_partition", wait=True):
-        if not _unwritten(folder.segments, plan.cut.all_segments):
+        if is_partitioned(folder, plan):
             open_planned(plan.data, with_hashes=False)  # refuses a dataset that changed meanwhile
             return
         in_child(partition_here, context, is_cancelled=is_cancelled)(
@@ -347,7 +347,7 @@ def partition_here(report: Report, run: str, threads: int, segments: Sequence[Ma
     folder = RunFolder(Path(run))
     plan = folder.read_plan()
     wanted = plan.cut.all_segments if segments is None else tuple(Segment(**one) for one in segments)
-    dataset = open_planned(plan.data, with_hashes=True)
+    dataset = open_planned(plan.data)
     with Database(threads=threads, memory_bytes=SQL_BYTES, scratch=folder.scratch / "sql") as db:
         db.open_source(
             dataset.files,

@@ -53,10 +53,10 @@ class Layout:
         As ``cv_used`` of `mi_duck.run.plan.Settings`.
     is_external
         Whether the matrix lies on disk.
-    has_small_leaves
-        Whether ``--xgb`` lets leaves have fewer rows than by default, so that deep levels are fuller.
     scored_per_row
         Rows that are scored for each that is trained on; above 1 where easy negatives are sampled.
+    has_small_leaves
+        Whether ``--xgb`` lets leaves have fewer rows than by default, so that deep levels are fuller.
     """
 
     n_features: int

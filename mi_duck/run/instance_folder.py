@@ -27,6 +27,7 @@ def made_of(plan: Plan, instance: Instance) -> dict[str, Any]:
     """Return all that an instance's models depend on: data, genes, folds, features, settings, format."""
     encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing)
     settings = {name: getattr(plan.settings, name) for name in Settings.__slots__ if name != IN_ENCODING}
+    settings["xgb_parameters"] = list(settings["xgb_parameters"])  # as a manifest has them
     return {
         "format": INSTANCE_VERSION,
         "dataset": plan.data.fingerprint,
@@ -36,9 +37,7 @@ def made_of(plan: Plan, instance: Instance) -> dict[str, Any]:
         "classes": list(plan.data.classes),
         "encoding": key_of(encoding.to_dict()),
         "easy_below": plan.data.easy_below,
-    } | {
-        name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()
-    }  # as JSON has them
+    } | settings
 
 
 def checkpoint_key(plan: Plan, instance: Instance) -> str:

@@ -49,7 +49,7 @@ PARAMETERS: dict[str, Range | tuple[str, ...]] = {
     "grow_policy": ("depthwise", "lossguide"),
     "max_leaves": Range(2, 65_536, is_whole=True),
 }
-DRAWING = ("subsample", "colsample_bytree", "colsample_bylevel", "colsample_bynode")
+DRAWING = tuple(name for name, allowed in PARAMETERS.items() if allowed is SHARE)
 """Those by which rows or columns are drawn, unless they are 1."""
 
 ALSO = {"lambda": "reg_lambda", "alpha": "reg_alpha", "min_split_loss": "gamma"}

@@ -87,13 +87,13 @@ def fit_booster(
         "learning_rate": settings.learning_rate,
         "max_bin": settings.max_bin,
         "nthread": threads,
-        "seed": settings.seed,
         "disable_default_eval_metric": True,
     } | as_dict(settings.xgb_parameters)
-    draws = is_drawing(settings.xgb_parameters)
     is_watched = rounds is None
     last = settings.n_estimators if rounds is None else rounds
     first = 0 if begun is None else begun.rounds
+    draws = is_drawing(settings.xgb_parameters)
+    at_once = CHUNK if draws else last
     patience = settings.early_stopping_patience if is_watched else 0
     stops = bool(patience and stopping_weight is not None and stopping_weight.any())
     curve: list[tuple[float, float]] = [] if begun is None else [(one, two) for one, two in begun.curve.tolist()]
@@ -115,15 +115,14 @@ def fit_booster(
             return False
 
         n_rounds, raw = first, None if begun is None else begun.raw
+        log_losses = _log_losses(truth, weight, stopping_weight if stops else None, curve) if is_watched else None
         while True:
             booster = xgb.train(
-                parameters | {"seed": settings.seed + n_rounds // CHUNK if draws else settings.seed},
+                parameters | {"seed": settings.seed + n_rounds // at_once},
                 matrix,
-                min(CHUNK, last - n_rounds) if draws else last - n_rounds,
+                min(at_once, last - n_rounds),
                 evals=[(matrix, "rows")] if is_watched else None,
-                custom_metric=_log_losses(truth, weight, stopping_weight if stops else None, curve)
-                if is_watched
-                else None,
+                custom_metric=log_losses,
                 callbacks=[_Watch(n_rounds, after_round)],
                 verbose_eval=False,
                 xgb_model=None if raw is None else bytearray(raw),
@@ -135,7 +134,7 @@ def fit_booster(
             raw = bytes(booster.save_raw("ubj"))
             del booster
         if draws and not is_finished:  # the process ends: what is saved are whole chunks
-            n_rounds -= n_rounds % CHUNK
+            n_rounds -= n_rounds % at_once
             del curve[n_rounds:]
             if not n_rounds:
                 return Fit(b"", 0, np.empty((0, 2)))

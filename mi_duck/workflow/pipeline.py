@@ -127,9 +127,8 @@ def consolidate(
 ) -> None:
     """Score all rows out of fold and join the trained instances into one model file.
 
-    Where an instance is not trained, the model of the others is written, with its coverage inside.
+    The run is partitioned. Where an instance is not trained, the model of the others is written, with its coverage inside.
     """
-    partition(folder, plan, context)
     consolidation = consolidation or plan.asked.consolidation
     if sum(is_trained(folder, plan, one) for one in plan.cut.instances) < 2:
         consolidation = "voting"  # of one there is nothing to fit together
@@ -384,8 +383,10 @@ def consolidate_run(
     """
     folder = RunFolder(root)
     plan = folder.read_plan()
-    with run_lock(root), noting(root, "consolidate", context) as context, listing_files_again(folder):
-        consolidate(folder, plan, context, consolidation=consolidation, voting=voting, weights=weights)
+    with run_lock(root), noting(root, "consolidate", context) as context:
+        partition(folder, plan, context)
+        with listing_files_again(folder):
+            consolidate(folder, plan, context, consolidation=consolidation, voting=voting, weights=weights)
     n_missing = len(untrained(folder, plan))
     if n_missing:
         raise IncompleteRunError(
