@@ -1,6 +1,6 @@
 """Is a flipped bit or a cut in an input file refused, harmless, or another result that nobody notices? Counts of each.
 
-Usage: python benchmarks/bench_bit_flips.py [TRIES]   (300 bits a line and 64 cuts; some minutes)
+Usage: python benchmarks/bench_bit_flips.py [TRIES [WRITER ...]]   (300 bits a line and 64 cuts; some minutes)
 
 Every try flips one bit anywhere in a file of 30 genes, makes the plan and the segments, or the segments of a plan that was
 made before, or predictions, and compares them with those of the whole file. Tries run in child processes, so that a
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -192,14 +192,14 @@ def outcomes(place: Path, n: int) -> Iterator[tuple[str, str, float]]:
             print(f"    try {first - 1}: {' '.join(done.stderr.splitlines()[-1:])}", file=sys.stderr)
 
 
-def main(n: int) -> int:
+def main(n: int, writers: Sequence[str] = WRITERS) -> int:
     """Print a line for every writer and moment."""
     print_machine()
     is_sound = True
     with workplace() as folder:
         write_data(folder)
         print(f"{'file':<20} {'damage':<20} tries {' '.join(f'{name:>16}' for name in OUTCOMES)}  tries/s")
-        for number, writer in enumerate(WRITERS):
+        for number, writer in ((WRITERS.index(writer), writer) for writer in writers):
             place = folder / str(number)
             shutil.copyfile(place / "data" / "a.parquet", place / "whole")
             found = list(outcomes(place, n))
@@ -224,4 +224,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
         worker(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
     else:
-        sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 300))
+        sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 300, sys.argv[2:] or WRITERS))

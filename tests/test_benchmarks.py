@@ -8,9 +8,9 @@ import pytest
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 TOYS = {
-    "bench_bit_flips.py": ["1"],
+    "bench_bit_flips.py": ["1", "pyarrow, checksums"],
     "bench_coverage.py": ["2", "12"],
-    "bench_growth.py": ["--features", "40", "--rows-per-gene", "20", "--instance-genes", "30", "--all", "90"],
+    "bench_growth.py": ["--features", "40", "--rows-per-gene", "20", "--instance-genes", "60", "--all", "90"],
     "bench_matrix.py": ["20", "60"],
     "bench_memory_formula.py": ["toy"],
     "bench_memory_per_gene.py": ["toy"],
@@ -20,7 +20,7 @@ TOYS = {
     "bench_shap.py": ["toy"],
     "bench_spread.py": ["toy"],
     "bench_true_rate.py": ["2"],
-    "bench_whole_job.py": ["--toy", "--rounds", "3", "--contenders", "plain", "lightgbm", "external", "mi_duck"],
+    "bench_whole_job.py": ["--toy", "--rounds", "3", "--folds", "2", "--contenders", "plain", "lightgbm", "mi_duck"],
     "bench_workers.py": ["24", "20", "2", "1"],
 }
 

@@ -46,7 +46,16 @@ def test_wheel__runs_from_another_folder(installed: Path, tmp_path: Path) -> Non
         ).returncode
         == 0
     )
-    short = ("--strategy", "multi", "--genes-per-instance", "25", "--n-estimators", "3", "--skip-shap")
+    short = (
+        "--strategy",
+        "multi",
+        "--genes-per-instance",
+        "25",
+        "--n-estimators",
+        "3",
+        "--skip-shap",
+        "--minimal-diagnostics",
+    )
     done = call(installed, folder, "run", "data", "--out", "run", *short)
     assert done.returncode == 0, done.stderr
     covered = call(installed, folder, "sql", "run", "--name", "coverage")

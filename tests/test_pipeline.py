@@ -1,6 +1,7 @@
 """The whole run: what is planned, trained, interrupted, gone on with, refused."""
 
 import contextlib
+import csv
 import errno
 import json
 import os
@@ -30,6 +31,8 @@ from runs import (
 )
 
 from mi_duck.run.folder import RunFolder, run_lock
+from mi_duck.settings import Diagnostics
+from mi_duck.workflow.pipeline import lacks_diagnostics
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +179,7 @@ def test_stages__alone_and_in_any_order_equal_the_run(
     assert json.loads(call("status", out, "--json").stdout)["is_finished"]
 
 
-def test_evaluate__of_a_run_without_intervals_makes_them_once_the_scores_of_members_are_there(
+def test_evaluate__of_a_run_without_intervals_makes_what_is_asked_for_once_the_scores_of_members_are_there(
     small_dataset: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     out = tmp_path / "run"
@@ -191,9 +194,17 @@ def test_evaluate__of_a_run_without_intervals_makes_them_once_the_scores_of_memb
     assert fingerprint(out) == before
     assert "nothing to do" in here("run", small_dataset, "--out", out, *FAST).stderr  # refusing took nothing away
     here("consolidate", out, "--threads", 1)
-    scores = here("evaluate", out, "--threads", 1).stdout
-    assert "95 % intervals" in scores
-    assert (out / "curves.csv").is_file()
+    asked = ("--calibration-analysis", "--neigh-sample", 7)
+    assert "95 % intervals" in here("evaluate", out, *asked, "--threads", 1).stdout
+    folder = RunFolder(out)
+    assert folder.curves.is_file()
+    assert (folder.calibration_analysis / "calibration.json").is_file()
+    with (folder.neighbours / "neighbours.csv").open(newline="") as lines:
+        assert len({row["site"] for row in csv.DictReader(lines)}) == 7
+    assert not lacks_diagnostics(folder, Diagnostics(neigh_sample=7))
+    assert lacks_diagnostics(folder, Diagnostics(neigh_sample=8))
+    assert not lacks_diagnostics(folder, Diagnostics(calibration_analysis=False))
+    assert fingerprint(out)["consolidated_model.miduck"] == before["consolidated_model.miduck"]
 
 
 def test_consolidate__of_some_instances_says_so_and_leaves_69(run: Path, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.evaluate.evaluate import evaluate_run
 from mi_duck.metrics.metrics import draw_weights
-from mi_duck.rows.partition import partition_here
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import read_genes
 from mi_duck.settings import Diagnostics
@@ -362,28 +361,15 @@ def test_base_model__takes_a_missing_score_for_no_evidence(small_dataset: Path, 
     assert 0.1 < worse < 0.9  # type: ignore[operator]
 
 
-def test_flags__calibration_analysis_and_neighbours_are_written_or_not(
+def test_flags__a_finished_run_is_left_alone_where_what_it_lacks_is_not_asked_for(
     run: Path, small_dataset: Path, tmp_path: Path
 ) -> None:
-    """A finished run is completed by what is asked for anew, and by nothing else."""
     out = tmp_path / "run"
     shutil.copytree(run, out)
     folder = RunFolder(out)
     shutil.rmtree(folder.calibration_analysis)
-    model = folder.model.read_bytes()
     off = ("--no-calibration-analysis", "--skip-shap", "--no-monitor-overfitting", "--minimal-diagnostics")
     result = call("run", small_dataset, "--out", out, *SMALL, *off)
     assert "nothing to do" in result.stderr
     assert not folder.calibration_analysis.exists()
     assert lacks_diagnostics(folder, Diagnostics())
-    partition_here(run=str(out), threads=1, report=quiet)
-    again = call("consolidate", out, "--threads", "1")
-    assert again.exit_code == 0, again.output
-    result = call("evaluate", out, "--calibration-analysis", "--neigh-sample", "7", "--threads", "1")
-    assert result.exit_code == 0, result.output
-    assert (folder.calibration_analysis / "calibration.json").is_file()
-    assert len({row["site"] for row in table(folder.neighbours / "neighbours.csv")}) == 7
-    assert not lacks_diagnostics(folder, Diagnostics(neigh_sample=7))
-    assert lacks_diagnostics(folder, Diagnostics(neigh_sample=8))
-    assert not lacks_diagnostics(folder, Diagnostics(calibration_analysis=False))
-    assert folder.model.read_bytes() == model

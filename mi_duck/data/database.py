@@ -117,8 +117,8 @@ class Database:
 
         Its columns are gene_id, fold_group, label_text, position (null without such a column), site_score (the largest of
         the given columns, null where one is null or NaN), content (the values of the given columns as one text, by which
-        rows are told apart; null without any), file, row_number. Everything after reads the view, so the names
-        of the user's columns appear in SQL here alone, quoted by one function.
+        rows are told apart; null without any), digest (a number of 64 bits made of them), file, row_number. Everything after
+        reads the view, so the names of the user's columns appear in SQL here alone, quoted by one function.
 
         Folder names such as ``chrom=4`` count only where the files lack one of the first three columns, and as text: as
         numbers, ``007`` and ``7`` would be one gene.
@@ -132,7 +132,7 @@ class Database:
             self._parquet(files, [gene_column, label_column, fold_column]).project(
                 f"{gene} as gene_id, {group} as fold_group, {label} as label_text, "
                 f"{_position(position_column)}, "
-                f"{_largest(site_scores)} as site_score, {_content(content)} as content, "
+                f"{_largest(site_scores)} as site_score, {_content(content)} as content, {_digest(content)} as digest, "
                 "filename as file, file_row_number as row_number"
             ).create_view("source_rows")
 
@@ -493,8 +493,18 @@ def _content(columns: Sequence[str]) -> str:
     """Return SQL for the values of a row as one text, as the models see them: float32, null and NaN the same."""
     if not columns:
         return "null::varchar"
-    numbers = (f"try_cast({quoted(name)} as float)" for name in columns)
-    return f"concat_ws(',', {', '.join(f'''coalesce(nullif({one}, 'nan'::float)::varchar, '')''' for one in numbers)})"
+    texts = (f"coalesce({one}::varchar, '')" for one in _as_seen(columns))
+    return f"concat_ws(',', {', '.join(texts)})"
+
+
+def _digest(columns: Sequence[str]) -> str:
+    """Return SQL for 64 bits of the same values: a tenth of the time of the text, but DuckDB may change them."""
+    return f"hash({', '.join(_as_seen(columns))})" if columns else "null::ubigint"
+
+
+def _as_seen(columns: Sequence[str]) -> list[str]:
+    """Return SQL for each column as the models see it: float32, NaN as null."""
+    return [f"nullif(try_cast({quoted(name)} as float), 'nan'::float)" for name in columns]
 
 
 def _line(error: Exception) -> str:
