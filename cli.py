@@ -41,6 +41,7 @@ from mi_duck.options import (
 from mi_duck.processes import Context, free_at_once, without_pandas
 from mi_duck.resources import usable_cores
 from mi_duck.settings import Asked, Building, Columns, Diagnostics, Executing, Resuming, Synthesising
+from mi_duck.workflow.printing import print_learning_curve, print_plan, print_scores
 
 logger = logging.getLogger("mi_duck")
 
@@ -150,7 +151,7 @@ def demo(
 
     with _context(executing) as context:
         paths = run_demo(out, context, seed=asked.seed)
-    _print_scores(paths["run"])
+    print_scores(paths["run"])
     for name, path in paths.items():
         output.print(f"{name:<12} {path}", markup=False)
 
@@ -315,7 +316,38 @@ def plan(
     if as_json:
         print(made.to_json())
     else:
-        _print_plan(made)
+        print_plan(made)
+
+
+@command(verbose=True)
+def learning_curve(
+    *,
+    source: Source,
+    out: OutOption = None,
+    columns: Columns,
+    asked: Annotated[
+        Asked,
+        Only(
+            *("sample_genes", "sample_negatives", "screen_features", "group_identical", "auto_exclude_leaky"),
+            *("max_memory_per_instance_gb", "memory_safety_factor", "layout", "cv", "n_estimators", "n_folds"),
+            *("early_stopping_patience", "max_depth", "learning_rate", "max_bin", "xgb", "seed", "calibrate_per_class"),
+        ),
+    ],
+    executing: Annotated[Executing, Only("threads", "workers")],
+    as_json: JsonOption = False,
+) -> None:
+    """Would more genes help? Train on 1/16, 1/8, 1/4, 1/2 and all of them, score all on the same rows, and look ahead.
+
+    It takes about twice as long as one model of all genes; the options below make it cheaper.
+
+    Example: mi-duck learning-curve dataset --out curve --screen-features 300 --sample-negatives 0.1
+    """
+    from mi_duck.workflow import learning_curve as curve
+
+    opened, folder = _request(source, out, columns, asked, executing)
+    with _context(executing) as context:
+        found = curve.learning_curve(opened, folder, asked, context, workers=executing.workers or 1)
+    print_json(found) if as_json else print_learning_curve(found)
 
 
 @command(verbose=True)
@@ -349,7 +381,7 @@ def run(
                 print_facts(jobs, as_json)
                 return
             pipeline.finish_run(where, diagnostics, context)
-    _print_scores(folder, as_json)
+    print_scores(folder, as_json)
 
 
 @command(verbose=True)
@@ -432,7 +464,7 @@ def finish(run: RunArgument, *, diagnostics: Diagnostics, executing: Threads, as
 
     with _context(executing) as context:
         finish_run(run, diagnostics, context)
-    _print_scores(run, as_json)
+    print_scores(run, as_json)
 
 
 @command(verbose=True)
@@ -471,7 +503,7 @@ def evaluate(
 
     with _context(executing) as context:
         evaluate_run(run, diagnostics, context)
-    _print_scores(run, as_json)
+    print_scores(run, as_json)
 
 
 @command("report")
@@ -659,39 +691,6 @@ def sql(
         print_json([dict(zip(unique(columns), row, strict=True)) for row in rows])
     else:
         print_table(Table(columns, rows))
-
-
-# ---- printing ---------------------------------------------------------------------------------------------------------
-
-
-def _print_plan(made: Any) -> None:
-    from mi_duck.workflow import views
-
-    print_table(views.instances_table(made))
-    output.print(views.plan_line(made))
-    output.print("Ways to train these genes, the time if no fit stops early:", markup=False)
-    print_table(views.alternatives_table(made))
-    output.print(views.SCORES_OF_STRATEGIES, markup=False)
-    for line in views.infeasible_lines(made):
-        logger.info("%s", line)
-
-
-def _print_scores(folder: Path, as_json: bool = False) -> None:
-    """Print the small table of scores: average precision per class, macro F1, log loss, each with its interval."""
-    from mi_duck.evaluate.catalogue import score_table
-
-    found = score_table(folder)
-    if as_json:
-        print_json([dict(zip(found.columns, line, strict=True)) for line in found.lines])
-        return
-    intervals = "95 % intervals over fold groups, for these trained models" if found.has_intervals else "no intervals"
-    output.print(
-        f"Scores on {found.n_rows:,} rows, each by boosters that never saw the row's fold group; {intervals}:",
-        markup=False,
-    )
-    print_table(Table(found.columns, found.lines))
-    if found.too_narrow:
-        output.print(f"These intervals are too narrow: {found.too_narrow}.")
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ def in_child(
     context: Context,
     *,
     limit_bytes: int | None = None,
-    is_predicted: bool = False,
+    frees_at_once: bool = False,
     is_cancelled: Callable[[], bool] | None = None,
 ) -> Callable[Parameters, ChildResult[Result]]:
     """Return a step that runs in a child process when it is called; see `run_child`.
@@ -176,7 +176,7 @@ def in_child(
             threads=context.threads,
             report=context.report,
             limit_bytes=limit_bytes,
-            is_predicted=is_predicted,
+            frees_at_once=frees_at_once,
             is_cancelled=is_cancelled,
         )
 
@@ -190,7 +190,7 @@ def run_child(
     threads: int,
     report: Report,
     limit_bytes: int | None = None,
-    is_predicted: bool = False,
+    frees_at_once: bool = False,
     is_cancelled: Callable[[], bool] | None = None,
 ) -> ChildResult[Any]:
     """Run ``module:function`` in a child process and wait for it; `in_child` is its typed front.
@@ -201,8 +201,8 @@ def run_child(
         As ``package.module:name``; it is called with the progress callback and the arguments, which must be JSON.
     limit_bytes
         Resident memory at which the child is killed; by default only the machine's own memory is watched.
-    is_predicted
-        Whether its peak is predicted by `mi_duck.run.costs`; then all freed memory goes back to the system at once.
+    frees_at_once
+        Whether all freed memory goes back to the system at once, as where its peak is predicted by `mi_duck.run.costs`.
     is_cancelled
         Asked again and again whether the work was cancelled meanwhile, by another thread.
 
@@ -229,7 +229,7 @@ def run_child(
         raise CancelledError
     name = function.split(":")[-1]
     begun = time.monotonic()
-    child, read_end = _begin(threads, is_predicted=is_predicted)
+    child, read_end = _begin(threads, frees_at_once=frees_at_once)
     answers: dict[str, Any] = {}
     reader = threading.Thread(target=_read_lines, args=(read_end, report, answers), daemon=True)
     reader.start()
@@ -265,14 +265,14 @@ def run_child(
     return ChildResult(answers["result"], peak, seconds)
 
 
-def _begin(threads: int, *, is_predicted: bool) -> "tuple[subprocess.Popen[bytes], int]":
+def _begin(threads: int, *, frees_at_once: bool) -> "tuple[subprocess.Popen[bytes], int]":
     """Begin a child that waits for a request; return it and the end of the pipe at which its answers are read."""
     read_end, write_end = os.pipe()
     environment = (
         THREADS
         | os.environ
         | ALLOCATOR
-        | ({} if is_predicted else KEPT)
+        | ({} if frees_at_once else KEPT)
         | {
             "OMP_NUM_THREADS": str(threads),
             "OPENBLAS_NUM_THREADS": "1",  # its sums depend on its threads in the last bit, and calibrators with them

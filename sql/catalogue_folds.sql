@@ -1,6 +1,6 @@
 -- catalogue_folds: the fold of every gene that is not held out.
 -- grain:   gene_id
--- reads:   gene_index
+-- reads:   run_genes
 -- params:  $n_pilot_genes  genes of the lowest ranks, which chose the features
 -- columns: gene_id    varchar  the gene
 --          fold_group varchar  its fold group
@@ -11,6 +11,6 @@ select
     fold_group,
     fold,
     gene_rank < $n_pilot_genes as is_pilot
-from gene_index
+from run_genes
 where not is_holdout
 order by gene_rank

@@ -1,6 +1,6 @@
 -- catalogue_genes: one row per gene for the catalogue; rows of each class still in one list.
 -- grain:   gene_id
--- reads:   gene_index, instance_genes
+-- reads:   run_genes, instance_genes
 -- params:  $n_pilot_genes  genes of the lowest ranks, which chose the features
 -- columns: gene_id      varchar   the gene
 --          fold_group   varchar   its fold group
@@ -18,14 +18,14 @@ with members as (
     group by all
 )
 select
-    gene_index.gene_id,
-    gene_index.fold_group,
-    gene_index.n_rows,
-    gene_index.label_counts,
-    gene_index.fold,
-    gene_index.is_holdout,
-    gene_index.gene_rank < $n_pilot_genes as is_pilot,
+    run_genes.gene_id,
+    run_genes.fold_group,
+    run_genes.n_rows,
+    run_genes.label_counts,
+    run_genes.fold,
+    run_genes.is_holdout,
+    run_genes.gene_rank < $n_pilot_genes as is_pilot,
     coalesce(members.n_instances, 0) as n_instances
-from gene_index
+from run_genes
 left join members using (gene_id)
-order by gene_index.gene_rank
+order by run_genes.gene_rank

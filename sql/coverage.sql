@@ -1,6 +1,6 @@
 -- coverage: how much of the dataset was trained, counted from finished instances.
 -- grain:   n_genes_dataset
--- reads:   gene_index, instances, instance_genes
+-- reads:   run_genes, instances, instance_genes
 -- params:  $n_genes_dataset  genes of the dataset before any sampling
 -- columns: n_genes_dataset   bigint   genes of the dataset
 --          n_genes           bigint   genes selected and not held out
@@ -18,9 +18,9 @@ select
     $n_genes_dataset::bigint as n_genes_dataset,
     count(*) as n_genes,
     count(trained.gene_id) as n_genes_trained,
-    sum(gene_index.n_rows) as n_rows,
-    coalesce(sum(gene_index.n_rows) filter (where trained.gene_id is not null), 0) as n_rows_trained,
+    sum(run_genes.n_rows) as n_rows,
+    coalesce(sum(run_genes.n_rows) filter (where trained.gene_id is not null), 0) as n_rows_trained,
     count(trained.gene_id) / count(*) as coverage_fraction
-from gene_index
+from run_genes
 left join trained using (gene_id)
-where not gene_index.is_holdout
+where not run_genes.is_holdout

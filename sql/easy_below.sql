@@ -2,10 +2,10 @@
 -- grain:   easy_below
 -- reads:   source_rows (gene_id, label_text, site_score), gene_index
 -- params:  $background  label of the negatives
---          $share       share of the negatives that is easy, 0 to 1
+--          $quantile    share of the negatives that is easy, 0 to 1
 --          $n_genes     genes to look at
 -- columns: easy_below double  null where no negative has a score
-select quantile_disc(source_rows.site_score, $share::double) as easy_below
+select quantile_disc(source_rows.site_score, $quantile::double) as easy_below
 from source_rows
 join gene_index using (gene_id)
 where source_rows.label_text = $background and gene_index.gene_rank < $n_genes

@@ -1,4 +1,5 @@
--- genes: the gene index with the fold of each gene, then the held-out genes; the file genes.parquet of a run.
+-- genes: the gene index with the fold of each gene, then the held-out genes.
+-- With n_training_rows beside, it is the file genes.parquet of a run.
 -- grain:   gene_id
 -- reads:   gene_index, gene_folds, holdout_genes
 -- params:

@@ -1,6 +1,6 @@
 -- repeated_rows: easy negatives that agree in gene, position and score with another one, numbered in canonical order.
 -- The canonical order of the rows of a gene is by position, score and content; rows that agree in all three are
--- interchangeable. The first of rows that agree is not listed: its number is 0, as that of all other rows.
+-- interchangeable. The first of rows that agree is not listed, and no other row is: they have no number.
 -- grain:   file, row_number
 -- reads:   source_rows (gene_id, label_text, position, site_score, content, file, row_number), sampling
 -- params:

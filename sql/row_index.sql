@@ -1,6 +1,6 @@
 -- row_index: where the rows of each selected gene lie: runs of neighbouring rows of one gene in one row group.
 -- grain:   file, row_group, first_row
--- reads:   source_rows (gene_id, file, row_number), gene_index, row_groups
+-- reads:   source_rows (gene_id, file, row_number), run_genes, row_groups
 -- params:
 -- columns: file      varchar  path of the file
 --          row_group bigint   number of the row group in the file
@@ -11,9 +11,9 @@ with gene_rows as (
     select
         source_rows.file,
         source_rows.row_number,
-        gene_index.gene_rank
+        run_genes.gene_rank
     from source_rows
-    join gene_index using (gene_id)
+    join run_genes using (gene_id)
 ),
 grouped as (
     select

@@ -37,7 +37,7 @@ SETTINGS = Settings(
 )
 # 3,000 genes of 400 rows: some 1 GiB in one matrix
 REQUEST = CutRequest(
-    gene_rows=np.full(3000, 400),
+    training_rows=np.full(3000, 400),
     genes_per_instance=1500,
     overlap=0.1,
     max_instances=10,
@@ -45,7 +45,7 @@ REQUEST = CutRequest(
     settings=SETTINGS,
     n_classes=3,
     record_bytes=130,
-    n_rows=1_200_000,
+    n_rows_written=1_200_000,
 )
 
 

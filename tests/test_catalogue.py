@@ -21,7 +21,7 @@ TABLES = {
     "wall_seconds status weight",
     "instance_genes": "instance_id gene_id",
     "coverage": "n_genes_dataset n_genes n_genes_trained n_rows n_rows_trained coverage_fraction",
-    "memory_per_gene": "gene_id n_rows predicted_bytes",
+    "memory_per_gene": "gene_id n_rows n_training_rows predicted_bytes",
     "memory_measurements": "phase instance_id n_genes n_rows n_features predicted_bytes peak_bytes",
     "metrics": "scope instance_id evaluated_on variant is_chosen fold class metric value low high too_narrow n_genes n_rows",
     "predictions": "row_id gene_id position label fold p_neither p_donor p_acceptor",

@@ -22,7 +22,7 @@ from mi_duck.rows.segments import read_density
 from mi_duck.run.costs import PHASES
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Plan
-from mi_duck.workflow.training import check_density
+from mi_duck.workflow.training import recounted_peak
 
 MIB = 1 << 20
 Report = Callable[[str, int, int], None]
@@ -173,19 +173,20 @@ def test_check_filling__refuses_rows_that_need_more_than_those_that_were_measure
         # 20 of 420 columns are missing in half of the rows
         last = next(line for line in result.stderr.splitlines() if "instance_00 needs" in line)
         assert re.search(
-            r"instance_00 needs 0\.\d\d GiB, but the budget is 0\.\d\d GiB \(the test\): 2\.38% more", last
+            r"instance_00 needs 0\.\d\d GiB, but the budget is 0\.\d\d GiB \(the test\): 2\.38% of its cells are missing, 0\.00%",
+            last,
         )
         assert "--layout sentinel or a smaller --genes-per-instance" in last
         assert not list((run / "multi_instance_training").glob("instance_00/manifest.json"))  # a half may fit
     folder = RunFolder(run)
-    check_density(folder, tighten(plan, 1.2), plan.cut.instances[0])  # enough for the rows as they are
+    recounted_peak(folder, tighten(plan, 1.2), plan.cut.instances[0])  # enough for the rows as they are
 
 
 def test_check_filling__a_sentinel_needs_no_more_than_was_planned(uneven: Path, tmp_path: Path) -> None:
     run = partitioned(uneven, tmp_path / "run", "--strategy", "single", "--layout", "sentinel")
     plan = tighten(measured(RunFolder(run).read_plan()), 1.0)
     assert read_density(plan, plan.cut.segments, RunFolder(run).segments).has_missing
-    check_density(RunFolder(run), plan, plan.cut.instances[0])
+    recounted_peak(RunFolder(run), plan, plan.cut.instances[0])
 
 
 # ---- a real control group ---------------------------------------------------------------------------------------------

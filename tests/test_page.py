@@ -83,7 +83,7 @@ def made_run(
 ) -> Path:
     """Write a run of one instance, 200 genes of 100 rows each, in the least files that a report needs."""
     instance = {"instance_id": 0, "first_rank": 0, "stop_rank": 200, "n_genes": 200, "n_rows": 20_000}
-    instance |= {"predicted_bytes": 100 * MIB}
+    instance |= {"n_training_rows": 20_000, "predicted_bytes": 100 * MIB}
     settings = {"seed": 42, "n_folds": 2, "n_estimators": 10, "early_stopping_patience": 2, "max_depth": 6}
     settings |= {"learning_rate": 0.1, "max_bin": 256, "calibrate": True}
     plan = made_plan(

@@ -42,7 +42,7 @@ def budget(n_bytes: int, *, is_users_number: bool = True) -> Budget:
 def test_choose_strategy__takes_the_first_that_fits(
     asked: str, n_genes: int, train_all_genes: bool, budget_bytes: int, expected: str
 ) -> None:
-    request = replace(REQUEST, gene_rows=np.full(n_genes, 400))
+    request = replace(REQUEST, training_rows=np.full(n_genes, 400))
     found = choose_strategy(
         Asked(strategy=asked, train_all_genes=train_all_genes), request, MODEL, budget(budget_bytes)
     )

@@ -13,7 +13,7 @@ USERS = Budget(4 * GIB, "--max-memory-per-instance-gb 4", True)
 MACHINES = Budget(4 * GIB, "0.6 of 6.7 GiB available", False)
 
 
-def cut(gene_rows: np.ndarray, **options: object) -> Windows:
+def cut(training_rows: np.ndarray, **options: object) -> Windows:
     values = {
         "genes_per_instance": 1500,
         "overlap": 0.1,
@@ -23,7 +23,7 @@ def cut(gene_rows: np.ndarray, **options: object) -> Windows:
         "budget": USERS,
         "needed_bytes": lambda rows: rows * 1000,
     }
-    return cut_windows(gene_rows, **(values | options))  # type: ignore[arg-type]
+    return cut_windows(training_rows, **(values | options))  # type: ignore[arg-type]
 
 
 def check(windows: Windows, n_genes: int) -> None:

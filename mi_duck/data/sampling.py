@@ -3,6 +3,10 @@
 A row is kept by a digest of the seed, its gene, position and score, and, where other rows agree with it in these, of its
 number among them in the canonical order of the dataset (``sql/repeated_rows.sql``). So neither the order of files nor the
 cut of a dataset into files says which rows are kept.
+
+What is left out is missing from matrices, cuts, windows, and the memory and time that are predicted. A row that stands for others
+counts as many times in fits, early stopping and the refit of leaves. All else looks at every row once: calibrators, weights
+of members, thresholds and scores.
 """
 
 from mi_duck.data.database import Database

@@ -160,12 +160,12 @@ def predict_out_of_fold(
     trained = [instance for instance in plan.cut.instances if is_trained(folder, plan, instance)]
     if not trained:
         raise CheckpointError(f"no instance of {folder.root} is trained; run 'mi-duck train {folder.root}'")
-    models = [read_fold_models(folder.instance(instance) / "fold_models.miduck") for instance in trained]
-    if consolidation != "voting":
-        refit_run(folder, plan, genes, trained, [one.boosters for one in models], threads=threads, report=report)
-    _write_member_scores(
-        folder, plan, genes, trained, models, has_refit=consolidation != "voting", threads=threads, report=report
-    )
+    has_refit = consolidation != "voting"
+    if has_refit:
+        boosters = [one.boosters for one in _fold_models(folder, trained)]
+        refit_run(folder, plan, genes, trained, boosters, threads=threads, report=report)
+        del boosters
+    write_member_scores(folder, plan, genes, trained, has_refit=has_refit, threads=threads, report=report)
     scores = read_member_scores(folder, plan)
     first_row = first_scored_row(plan, scores.gene_rank)
     every = all_weights(scores, first_row)
@@ -203,12 +203,15 @@ def first_scored_row(plan: Plan, gene_rank: Integers) -> int:
     return int(np.searchsorted(gene_rank, plan.data.pilot_genes))
 
 
-def _write_member_scores(
+def _fold_models(folder: RunFolder, trained: Sequence[Instance]) -> list[FoldModels]:
+    return [read_fold_models(folder.instance(instance) / "fold_models.miduck") for instance in trained]
+
+
+def write_member_scores(
     folder: RunFolder,
     plan: Plan,
     genes: Genes,
-    trained: list[Instance],
-    models: list[FoldModels],
+    trained: Sequence[Instance],
     *,
     has_refit: bool,
     threads: int,
@@ -216,6 +219,7 @@ def _write_member_scores(
 ) -> None:
     """Write the scratch file of `mi_duck.ensemble.member_scores`, in one pass over the segments."""
     encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing)
+    models = _fold_models(folder, trained)
     forests = [
         forest_of([booster for model in models for booster in model.boosters[fold]], plan.data.features, encoding)
         for fold in range(len(models[0].boosters))
@@ -229,7 +233,7 @@ def _write_member_scores(
         for fold in range(plan.settings.n_folds if has_refit else 0)
     ]
     calibrators = [model.calibrators for model in models]
-    models.clear()  # their trees are in the forests
+    del models  # their trees are in the forests
 
     ids = [instance.instance_id for instance in trained]
     base = [plan.data.features.index(name) for name in plan.data.base_scores]

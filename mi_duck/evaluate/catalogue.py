@@ -46,7 +46,7 @@ def write_catalogue(folder: RunFolder, plan: Plan, provenance: dict[str, Any]) -
         for stale in (temporary, temporary.with_name(f"{temporary.name}.wal")):
             stale.unlink(missing_ok=True)
         with Database(temporary) as db:
-            db.load("gene_index", pq.read_table(folder.genes))
+            db.load("run_genes", pq.read_table(folder.genes))
             db.load("instances", _instances(folder, plan))
             db.table("instance_genes")
             db.table("coverage", n_genes_dataset=plan.data.n_genes_dataset)
@@ -57,7 +57,7 @@ def write_catalogue(folder: RunFolder, plan: Plan, provenance: dict[str, Any]) -
             db.load("metrics", _metrics(folder))
             db.load_parquet("predictions", folder.out_of_fold)
             db.load("runs", _run(plan, provenance))
-            db.drop("gene_index")
+            db.drop("run_genes")
             db.flush()
         publish(temporary, folder.catalogue)
 

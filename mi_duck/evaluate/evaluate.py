@@ -215,8 +215,7 @@ class _Evaluation:
 
     def write_coverage(self) -> None:
         """Write ``gene_coverage_report.csv``: which trained instances each gene is in."""
-        names = pq.read_schema(self.folder.genes).names
-        wanted = ["gene_id", "n_rows", "fold", "gene_rank", *(["is_holdout"] if "is_holdout" in names else [])]
+        wanted = ["gene_id", "n_rows", "fold", "gene_rank", "is_holdout"]
         members = [self.plan.cut.instance(number) for number in self.scores.instance_ids]
         lines = []
         for row in pq.read_table(self.folder.genes, columns=wanted).to_pylist():
@@ -226,7 +225,7 @@ class _Evaluation:
                 | {
                     "instances": ";".join(map(str, inside)),
                     "trained": int(bool(inside)),
-                    "held_out": int(row.get("is_holdout", False)),
+                    "held_out": int(row["is_holdout"]),
                     "is_pilot": int(row["gene_rank"] < self.plan.data.pilot_genes),
                 }
             )

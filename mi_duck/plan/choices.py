@@ -20,8 +20,8 @@ PILOT_GENES = 200
 TIME_WORTH_ZEROS = 0.8  # of a round; at .92 on a real genome nothing was saved, at .56 two fifths
 ROOM_FOR_ZEROS = 0.9  # of the budget: the memory is not measured yet, and a plan that fits comes first
 ROWS_WORTH_SAMPLING = 200_000
-SHARE_OF_EASY = 0.25  # to train on: the same scores as with all, by benchmarks/bench_whole_job.py on a real genome
-EASY_SHARE = 0.9  # of the negatives: those that the base model finds easiest
+USUAL_SHARE_KEPT = 0.25  # to train on: the same scores as with all, by benchmarks/bench_whole_job.py on a real genome
+EASY_QUANTILE = 0.9  # of the negatives: those that the base model finds easiest
 EASY_GENES = 2000  # genes whose negatives decide what is easy
 ROUNDS_WORTH_A_MATRIX = 40
 
@@ -38,7 +38,7 @@ def choose_layout(
     if asked.layout != "auto":
         return asked.layout, "as --layout says"
     n_genes = usual_genes(asked, request, model, budget)
-    rows = int(request.gene_rows.mean() * n_genes)
+    rows = int(request.training_rows.mean() * n_genes)
     zeros = zeros_to_leave_out(model.layout, density)
     layouts = {name: layout_of(model.layout, density, name, zeros) for name in LAYOUTS}
     needed = {name: model.with_layout(one).needed_bytes(rows, n_genes) for name, one in layouts.items()}
@@ -95,9 +95,9 @@ def choose_sample(
         return 1.0, None
     if not dataset.base_scores:
         raise PlanError("--sample-negatives needs a base score for every class (--base-score-columns)")
-    share = SHARE_OF_EASY if asked is None else asked
+    share = USUAL_SHARE_KEPT if asked is None else asked
     background = dataset.labels[0]
-    (row,) = db.rows("easy_below", background=background, share=EASY_SHARE, n_genes=EASY_GENES)
+    (row,) = db.rows("easy_below", background=background, quantile=EASY_QUANTILE, n_genes=EASY_GENES)
     if row["easy_below"] is None:
         if asked is None:
             return 1.0, None

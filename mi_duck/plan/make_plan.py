@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from mi_duck.atomic_files import file_sha256, storage_errors, write_file
@@ -49,7 +50,7 @@ from mi_duck.plan.strategies import (
     without_missing,
     zeros_to_leave_out,
 )
-from mi_duck.plan.windows import missing_class, window_instance
+from mi_duck.plan.windows import LEAST_SIZES, Windows, missing_class, nested_ranges, refusal_of, window_instance
 from mi_duck.processes import Context
 from mi_duck.resources import GIB, Budget, check_device, memory_budget
 from mi_duck.rows.segments import ColumnDensity
@@ -117,7 +118,15 @@ class LaidOut:
     is_probed: bool
 
 
-def make_plan(dataset: Dataset, out: Path, asked: Asked, context: Context, *, is_elsewhere: bool = False) -> Plan:
+def make_plan(
+    dataset: Dataset,
+    out: Path,
+    asked: Asked,
+    context: Context,
+    *,
+    is_elsewhere: bool = False,
+    n_sizes: int | None = None,
+) -> Plan:
     """Index genes, assign folds, predict memory, cut instances; write ``genes.parquet`` and ``plan.json``.
 
     Parameters
@@ -128,6 +137,9 @@ def make_plan(dataset: Dataset, out: Path, asked: Asked, context: Context, *, is
         Its threads count a little in the memory of training.
     is_elsewhere
         As for `mi_duck.resources.memory_budget`.
+    n_sizes
+        Plan so many nested instances, each with twice the genes of the one before and the last with all, for a learning
+        curve; None: instances as asked.
 
     Raises
     ------
@@ -150,7 +162,7 @@ def make_plan(dataset: Dataset, out: Path, asked: Asked, context: Context, *, is
         indexed = screen_features(indexed, folder, asked, context)
         laid_out = lay_out(indexed, folder, asked, budget, context)
         costs = measure_costs(indexed, laid_out, folder, asked, context)
-        cut = cut_instances(indexed, laid_out, costs, asked, budget, context)
+        cut = cut_instances(indexed, laid_out, costs, asked, budget, context, n_sizes=n_sizes)
         if not laid_out.is_probed:  # nothing is written for a plan that is refused
             write_memory(folder, costs.model, costs.rates)
         plan = Plan(asked, indexed.data, laid_out.settings, costs, cut)
@@ -333,7 +345,7 @@ def cut_request(indexed: Indexed, settings: Settings, asked: Asked) -> CutReques
     """Return what a cut into instances must fit."""
     data = indexed.data
     return CutRequest(
-        gene_rows=indexed.genes.n_training_rows,
+        training_rows=indexed.genes.n_training_rows,
         genes_per_instance=asked.genes_per_instance,
         overlap=asked.instance_overlap,
         max_instances=asked.max_instances,
@@ -341,7 +353,7 @@ def cut_request(indexed: Indexed, settings: Settings, asked: Asked) -> CutReques
         settings=settings,
         n_classes=len(data.classes),
         record_bytes=data.record_bytes,
-        n_rows=data.n_rows,
+        n_rows_written=data.n_rows + data.n_holdout_rows,
     )
 
 
@@ -382,13 +394,22 @@ def measure_costs(indexed: Indexed, laid_out: LaidOut, folder: RunFolder, asked:
         model, rates, _ = measure(model, folder, small_run, context)
     data = indexed.data
     per_gene = (asked.memory_per_gene_mb or 0) * (1 << 20)
-    return Costs(model, rates, model.bytes_per_row() or per_gene * data.n_genes / data.n_rows)
+    return Costs(
+        model, rates, model.bytes_per_row() or per_gene * data.n_genes / int(indexed.genes.n_training_rows.sum())
+    )
 
 
 def cut_instances(
-    indexed: Indexed, laid_out: LaidOut, costs: Costs, asked: Asked, budget: Budget, context: Context
+    indexed: Indexed,
+    laid_out: LaidOut,
+    costs: Costs,
+    asked: Asked,
+    budget: Budget,
+    context: Context,
+    *,
+    n_sizes: int | None = None,
 ) -> Cut:
-    """Choose the strategy and cut the genes into instances that fit the budget.
+    """Choose the strategy and cut the genes into instances that fit the budget; ``n_sizes`` as for `make_plan`.
 
     Raises
     ------
@@ -397,9 +418,13 @@ def cut_instances(
     """
     settings, model, rates = laid_out.settings, costs.model, costs.rates
     request = cut_request(indexed, settings, asked)
-    strategy = choose_strategy(asked, request, model, budget)
+    strategy = choose_strategy(asked, request, model, budget) if n_sizes is None else "single"
+    windows = (
+        windows_of(strategy, request, model, budget)
+        if n_sizes is None
+        else _nested(indexed, request, model, budget, n_sizes)
+    )
     others = alternatives(request, model, rates, budget, laid_out.density, laid_out.zeros, strategy=strategy)
-    windows = windows_of(strategy, request, model, budget)
     for remark in windows.remarks:
         context.say(remark)
     if strategy == "multi" and not 500 <= windows.genes_per_instance <= 5000:
@@ -425,6 +450,31 @@ def cut_instances(
         holdout_segments=holdout_segments(indexed.data),
         alternatives=tuple(asdict(one) for one in others),
     )
+
+
+def _nested(indexed: Indexed, request: CutRequest, model: MemoryModel, budget: Budget, n_sizes: int) -> Windows:
+    """Return nested windows; those of so few genes that a fold would train without a class are left out."""
+    genes, settings = indexed.genes, request.settings
+    before = np.cumsum(request.training_rows)
+    needed = model.needed_bytes(int(before[-1]), len(before))
+    if needed > budget.budget_bytes:
+        n_fitting = int(np.searchsorted(before, model.rows_within(budget.budget_bytes), side="right"))
+        raise refusal_of(budget)(
+            f"a learning curve ends with one model of all {len(before):,} genes, which needs {needed / GIB:.2f} GiB, but the "
+            f"budget is {budget.budget_bytes / GIB:.2f} GiB ({budget.won}); --sample-genes {n_fitting} would fit, and "
+            "--screen-features and --sample-negatives make it smaller"
+        )
+    ranges = tuple(
+        (first, stop)
+        for first, stop in nested_ranges(indexed.data.n_genes, n_sizes)
+        if missing_class(genes.label_counts[first:stop], genes.fold[first:stop], settings.n_folds) is None
+    )
+    if len(ranges) < LEAST_SIZES:
+        raise PlanError(
+            f"{indexed.data.n_genes:,} genes are too few for a learning curve: only {len(ranges)} of {n_sizes} sizes have every "
+            f"class outside each fold, at least {LEAST_SIZES} are needed"
+        )
+    return Windows(ranges, len(before), 0, ())
 
 
 def _check_classes(instances: tuple[Instance, ...], indexed: Indexed, settings: Settings) -> None:

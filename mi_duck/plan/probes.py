@@ -66,12 +66,12 @@ class Measurements:
     times: tuple[TimePoint, ...]
 
 
-def probe_sizes(gene_rows: NDArray[np.int64], genes_per_instance: int) -> list[int]:
+def probe_sizes(training_rows: NDArray[np.int64], genes_per_instance: int) -> list[int]:
     """Return the numbers of genes to probe, smallest first, or none where the data are too small to be worth it.
 
-    ``gene_rows`` are the training rows of each gene in rank order.
+    ``training_rows`` are the training rows of each gene in rank order.
     """
-    before = np.cumsum(gene_rows)
+    before = np.cumsum(training_rows)
     whole = int(before[min(genes_per_instance, len(before)) - 1])
     if whole < 2 * LEAST_ROWS:
         return []
@@ -79,13 +79,13 @@ def probe_sizes(gene_rows: NDArray[np.int64], genes_per_instance: int) -> list[i
     return sorted({int(np.searchsorted(before, size)) + 1 for size in (largest // 3, largest)})
 
 
-def least_genes(gene_rows: NDArray[np.int64]) -> int:
+def least_genes(training_rows: NDArray[np.int64]) -> int:
     """Return how many genes have `LEAST_ROWS` rows together, or all genes, to look at where nothing is probed."""
-    return min(int(np.searchsorted(np.cumsum(gene_rows), LEAST_ROWS)) + 1, len(gene_rows))
+    return min(int(np.searchsorted(np.cumsum(training_rows), LEAST_ROWS)) + 1, len(training_rows))
 
 
 def is_worth_probing(
-    settings: Settings, gene_rows: NDArray[np.int64], sizes: Sequence[int], *, n_features: int, n_classes: int
+    settings: Settings, training_rows: NDArray[np.int64], sizes: Sequence[int], *, n_features: int, n_classes: int
 ) -> bool:
     """Return whether the probes take at most a tenth of the predicted run."""
     if not sizes:
@@ -94,8 +94,8 @@ def is_worth_probing(
     def seconds(n_rows: int, rounds: int) -> float:
         return training_seconds(Rates(), n_rows * n_features, settings, n_classes, rounds)
 
-    spent = sum(seconds(int(gene_rows[:size].sum()), PROBE_ROUNDS) for size in sizes)
-    return spent <= WORTH * seconds(int(gene_rows.sum()), usual_rounds(settings))
+    spent = sum(seconds(int(training_rows[:size].sum()), PROBE_ROUNDS) for size in sizes)
+    return spent <= WORTH * seconds(int(training_rows.sum()), usual_rounds(settings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +287,7 @@ def probe(
     def named(stage: str, done: int, total: int) -> None:
         context.report(f"probe of {instance.n_rows:,} rows: {stage}", done, total)
 
-    result = in_child(train_instance, replace(context, report=named), is_predicted=True)(
+    result = in_child(train_instance, replace(context, report=named), frees_at_once=True)(
         run=str(small_run.folder.root), instance_id=instance.instance_id, threads=context.threads
     )
     found = result.value
@@ -311,7 +311,7 @@ def probe(
 def screen(small_run: SmallRun, context: Context) -> dict[str, float]:
     """Return the total gain of every feature over all classes in a pilot on the genes of a small run."""
     small_run.write_plan(rounds=PILOT_ROUNDS)
-    return in_child(feature_gains, context, is_predicted=True)(
+    return in_child(feature_gains, context, frees_at_once=True)(
         run=str(small_run.folder.root), instance_id=0, threads=context.threads
     ).value
 

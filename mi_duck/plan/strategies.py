@@ -47,17 +47,17 @@ class CutRequest:
 
     Parameters
     ----------
-    gene_rows
+    training_rows
         Training rows of each gene in rank order, shape (n_genes,).
     genes_per_instance, overlap, max_instances, auto_adjust
         As the user asked.
     record_bytes
         Of one row in the segments.
-    n_rows
-        Rows of all genes, trained on or not.
+    n_rows_written
+        Rows that segments hold: of all genes, trained on or not, and of those held out.
     """
 
-    gene_rows: NDArray[np.int64]
+    training_rows: NDArray[np.int64]
     genes_per_instance: int
     overlap: float
     max_instances: int
@@ -65,7 +65,7 @@ class CutRequest:
     settings: Settings
     n_classes: int
     record_bytes: int
-    n_rows: int
+    n_rows_written: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,15 +182,15 @@ def choose_strategy(asked: Asked, request: CutRequest, model: MemoryModel, budge
     """
     if asked.strategy != "auto":
         return asked.strategy
-    if asked.train_all_genes and len(request.gene_rows) > MULTI_ABOVE_GENES:
+    if asked.train_all_genes and len(request.training_rows) > MULTI_ABOVE_GENES:
         return "multi"
-    single = model.needed_bytes(int(request.gene_rows.sum()), len(request.gene_rows))
+    single = model.needed_bytes(int(request.training_rows.sum()), len(request.training_rows))
     return "single" if single <= budget.budget_bytes else "multi"
 
 
 def usual_genes(asked: Asked, request: CutRequest, model: MemoryModel, budget: Budget) -> int:
     """Return the genes of an instance of the strategy that would be chosen, if memory does not make them fewer."""
-    n_genes = len(request.gene_rows)
+    n_genes = len(request.training_rows)
     if choose_strategy(asked, request, model, budget) != "multi":
         return n_genes
     return min(max(request.genes_per_instance, ceil(n_genes / request.max_instances)), n_genes)
@@ -204,23 +204,23 @@ def windows_of(strategy: str, request: CutRequest, model: MemoryModel, budget: B
     PlanError, MemoryBudgetError
         It does not fit: the first where a number of the user is the bound.
     """
-    gene_rows, n_genes = request.gene_rows, len(request.gene_rows)
+    training_rows, n_genes = request.training_rows, len(request.training_rows)
     refuse = refusal_of(budget)
     words = f"the budget is {budget.budget_bytes / GIB:.2f} GiB ({budget.won})"
     if strategy != "multi":
-        needed = model.needed_bytes(int(gene_rows.sum()), n_genes)
+        needed = model.needed_bytes(int(training_rows.sum()), n_genes)
         if needed > budget.budget_bytes:
             what = "a single model" if strategy == "single" else "a model with its matrix on disk"
             other = "--strategy multi" + (" or --strategy external" if strategy == "single" else "")
             raise refuse(
-                f"{what} of {int(gene_rows.sum()):,} rows needs {needed / GIB:.2f} GiB, but {words}; set {other}"
+                f"{what} of {int(training_rows.sum()):,} rows needs {needed / GIB:.2f} GiB, but {words}; set {other}"
             )
         return Windows(((0, n_genes),), n_genes, 0, ())
     genes = request.genes_per_instance
     if model.megabytes_per_gene is None:
         rows_limit = model.rows_within(budget.budget_bytes)
     else:
-        rows_limit = int(gene_rows.sum())
+        rows_limit = int(training_rows.sum())
         most = int((budget.budget_bytes - model.predict_bytes(0, 0)) / (model.megabytes_per_gene * (1 << 20)))
         if most < 1 or (most < genes and not request.auto_adjust):
             raise PlanError(
@@ -229,13 +229,13 @@ def windows_of(strategy: str, request: CutRequest, model: MemoryModel, budget: B
             )
         genes = min(genes, most)
     if rows_limit == 0:
-        needed = model.needed_bytes(int(gene_rows.max()), 1)
+        needed = model.needed_bytes(int(training_rows.max()), 1)
         raise refuse(
             f"the budget of {budget.budget_bytes / GIB:.2f} GiB ({budget.won}) holds no row; training needs "
             f"{needed / GIB:.2f} GiB for the largest gene alone"
         )
     return cut_windows(
-        gene_rows,
+        training_rows,
         genes_per_instance=genes,
         overlap=request.overlap,
         max_instances=request.max_instances,
@@ -286,16 +286,16 @@ def _alternative(
 ) -> Alternative:
     is_external = strategy == "external"
     own = model.with_layout(replace(model.layout, is_external=is_external))
-    scratch = request.n_rows * (request.record_bytes + KEYS.itemsize)
-    total = int(request.gene_rows.sum())
+    scratch = request.n_rows_written * (request.record_bytes + KEYS.itemsize)
+    total = int(request.training_rows.sum())
     if is_external:
         scratch += index_bytes(total, own.layout)
     try:
         windows = windows_of(strategy, request, own, budget)
     except (PlanError, MemoryBudgetError) as error:
-        peak = own.predict_bytes(total, len(request.gene_rows)) if strategy != "multi" else 0
+        peak = own.predict_bytes(total, len(request.training_rows)) if strategy != "multi" else 0
         return Alternative(strategy, layout, 0, 0, peak, 0.0, scratch, False, str(error))
-    sizes = [(int(request.gene_rows[first:stop].sum()), stop - first) for first, stop in windows.ranges]
+    sizes = [(int(request.training_rows[first:stop].sum()), stop - first) for first, stop in windows.ranges]
     peak = max(own.predict_bytes(rows, genes) for rows, genes in sizes)
     seconds = sum(instance_seconds(strategy, rows, request, own, rates) for rows, _ in sizes)
     if len(sizes) > 1:

@@ -29,6 +29,7 @@ from mi_duck.run.genes import GeneTable
 from mi_duck.run.plan import Instance, Plan
 
 LEAST_INSTANCES = 3
+LEAST_SIZES = 3  # of a learning curve: its law has as many parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ def smallest_target(n_genes: int, n_instances: int, overlap: float) -> int:
 
 
 def cut_windows(
-    gene_rows: NDArray[np.int64],
+    training_rows: NDArray[np.int64],
     *,
     genes_per_instance: int,
     overlap: float,
@@ -91,8 +92,8 @@ def cut_windows(
 
     Parameters
     ----------
-    gene_rows
-        Rows of each gene in rank order, shape (n_genes,).
+    training_rows
+        Training rows of each gene in rank order, shape (n_genes,).
     genes_per_instance
         Target; grows or shrinks only with ``auto_adjust``.
     overlap
@@ -109,9 +110,9 @@ def cut_windows(
     MemoryBudgetError
         The machine's memory is too small for full coverage.
     """
-    n_genes = len(gene_rows)
-    before = np.concatenate([[0], np.cumsum(gene_rows)])
-    largest = int(gene_rows.max())
+    n_genes = len(training_rows)
+    before = np.concatenate([[0], np.cumsum(training_rows)])
+    largest = int(training_rows.max())
     if largest > rows_limit:
         raise refusal_of(budget)(
             f"the largest gene alone has {largest:,} rows and needs {needed_bytes(largest) / GIB:.2f} GiB, but the budget "
@@ -319,6 +320,17 @@ def window_instance(
         predicted_bytes=model.predict_bytes(n_training_rows, stop - first),
         predicted_seconds=seconds_of(n_training_rows),
     )
+
+
+def nested_ranges(n_genes: int, n_sizes: int) -> tuple[tuple[int, int], ...]:
+    """Return ranges of ranks from 0, each about twice as long as the one before, the last of all genes.
+
+    Examples
+    --------
+    >>> nested_ranges(100, 4)
+    ((0, 13), (0, 25), (0, 50), (0, 100))
+    """
+    return tuple((0, -(-n_genes // (1 << halvings))) for halvings in reversed(range(n_sizes)))
 
 
 def missing_class(label_counts: NDArray[np.int64], folds: NDArray[np.int64], n_folds: int) -> tuple[int, int] | None:

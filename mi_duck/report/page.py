@@ -33,6 +33,7 @@ from mi_duck.report.summary import answer, cautions
 from mi_duck.run.folder import RunFolder
 
 if TYPE_CHECKING:
+    import jinja2
     from matplotlib.figure import Figure
 
 
@@ -87,58 +88,67 @@ def write_report(*, run: str, with_plots: bool, with_overfitting: bool, report: 
 
 def render(run: RunRecords, fits: Sequence[FitRecord] | None, *, with_plots: bool = True) -> str:
     """Return the page; the same records give the same text; ``fits`` is None where the overfitting monitor was off."""
-    import jinja2
-
     pictures = Pictures(with_plots)
     asked = asdict(run.plan.asked) | {"full_hash": run.plan.data.full_hash}
-    environment = jinja2.Environment(
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            run=run,
+            dataset=PurePath(run.plan.data.location).name,
+            answer=answer(run),
+            warnings=cautions(run, fits),
+            headline=tables.headline_table(run),
+            comparison=pictures.draw(
+                "models", partial(_model_figure, run), "Every model on the same rows, with 95 % intervals"
+            ),
+            scores=tables.score_table(run),
+            by_class=tables.class_table(run),
+            elsewhere=tables.elsewhere_table(run),
+            left_out=tables.left_out_table(run),
+            thresholds=tables.threshold_table(run),
+            curves=_curves(run, pictures),
+            reliability=_reliability(run, pictures),
+            calibration=tables.calibration_table(run),
+            calibration_errors=tables.calibration_error_table(run),
+            calibration_gaps=tables.calibration_gap_table(run),
+            classes=_classes(run),
+            folds=tables.fold_table(run),
+            windows=pictures.draw("windows", partial(_window_figure, run), "Which genes each instance is trained on"),
+            instances=tables.instance_table(run),
+            memory=pictures.draw(
+                "memory", partial(_memory_figure, run), "Peak memory of every training process, and the memory per gene"
+            ),
+            fits=tables.fit_table(fits) if fits else None,
+            verdicts=summary(fits or ())["verdicts"],
+            learning=_learning(run, fits, pictures),
+            importance=_importance(run, pictures),
+            leakage=_leakage(run),
+            leak_limits=LIMITS,
+            suspects=suspects_of(run),
+            gene_deltas=_gene_deltas(run),
+            command=tables.run_command(run),
+            asked=asked,
+            decided={name: value for name, value in json.loads(run.facts["settings"]).items() if name not in asked},
+            with_plots=with_plots,
+        )
+    )
+
+
+def environment() -> "jinja2.Environment":
+    """Return what renders the pages: names that are missing are errors, texts are escaped."""
+    import jinja2
+
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"from_json": json.loads, "gibibytes": gibibytes}
-    return environment.get_template("report.html.j2").render(
-        run=run,
-        dataset=PurePath(run.plan.data.location).name,
-        answer=answer(run),
-        warnings=cautions(run, fits),
-        headline=tables.headline_table(run),
-        comparison=pictures.draw(
-            "models", partial(_model_figure, run), "Every model on the same rows, with 95 % intervals"
-        ),
-        scores=tables.score_table(run),
-        by_class=tables.class_table(run),
-        elsewhere=tables.elsewhere_table(run),
-        left_out=tables.left_out_table(run),
-        thresholds=tables.threshold_table(run),
-        curves=_curves(run, pictures),
-        reliability=_reliability(run, pictures),
-        calibration=tables.calibration_table(run),
-        calibration_errors=tables.calibration_error_table(run),
-        calibration_gaps=tables.calibration_gap_table(run),
-        classes=_classes(run),
-        folds=tables.fold_table(run),
-        windows=pictures.draw("windows", partial(_window_figure, run), "Which genes each instance is trained on"),
-        instances=tables.instance_table(run),
-        memory=pictures.draw(
-            "memory", partial(_memory_figure, run), "Peak memory of every training process, and the memory per gene"
-        ),
-        fits=tables.fit_table(fits) if fits else None,
-        verdicts=summary(fits or ())["verdicts"],
-        learning=_learning(run, fits, pictures),
-        importance=_importance(run, pictures),
-        leakage=_leakage(run),
-        leak_limits=LIMITS,
-        suspects=suspects_of(run),
-        gene_deltas=_gene_deltas(run),
-        command=tables.run_command(run),
-        asked=asked,
-        decided={name: value for name, value in json.loads(run.facts["settings"]).items() if name not in asked},
-        colors={name: color for color, name in NAMES.items()},
-        with_plots=with_plots,
-    )
+    made.filters |= {"from_json": json.loads, "gibibytes": gibibytes}
+    made.globals["colors"] = {name: color for color, name in NAMES.items()}
+    return made
 
 
 class Pictures:

@@ -274,7 +274,7 @@ def memory_dots(run: RunRecords) -> list[MemoryDot]:
         probes[point["n_rows"]] = max(probes.get(point["n_rows"], 0), point["peak_bytes"])
     dots = [MemoryDot(rows, peak, None, True) for rows, peak in sorted(probes.items())]
     return dots + [
-        MemoryDot(one["n_rows"], one["measured_peak_bytes"], one["predicted_bytes"], False)
+        MemoryDot(one["n_training_rows"], one["measured_peak_bytes"], one["predicted_bytes"], False)
         for one in run.instances
         if one["measured_peak_bytes"] is not None
     ]

@@ -100,8 +100,8 @@ def models(run: RunRecords) -> list[tuple[str, str, int | None, str, bool]]:
     for score in run.scores:
         if score.evaluated_on == "oof" and score.scope != "difference" and not score.variant.startswith(WITHOUT):
             found.setdefault((score.scope, score.instance_id, score.variant), score.is_chosen)
-    order = {"base": 0, "ensemble": 1, "single": 2, "member": 3}
-    keys = sorted(found, key=lambda key: (order.get(key[0], 4), not found[key], key[1] or 0, key[2]))
+    order = {"base": 0, "ensemble": 1, "member": 2}
+    keys = sorted(found, key=lambda key: (order[key[0]], not found[key], key[1] or 0, key[2]))
     return [(_name(key[0], key[1]), *key, found[key]) for key in keys]
 
 

@@ -52,7 +52,7 @@ def write_segments(
     Parameters
     ----------
     db
-        Database with the tables ``source_rows``, ``gene_index`` and ``row_groups``.
+        Database with the tables ``source_rows``, ``run_genes`` and ``row_groups``.
     plan
         Its files are read once, and of them only the row groups that hold a wanted gene.
     dataset
@@ -89,7 +89,7 @@ def write_segments(
 
 def _write_rows(db: Database, plan: Plan, folder: Path, missing: Sequence[Segment], report: Report) -> None:
     """Read each needed row group once and write its rows among those of their genes."""
-    genes = db.read("gene_index").sort_by("gene_rank")
+    genes = db.read("run_genes").sort_by("gene_rank")
     next_row = genes["first_row"].to_numpy().copy()  # in the total order, where the next row of each gene goes
     stop_row = next_row + genes["n_rows"].to_numpy()
     segment_of_gene = np.full(len(genes), -1, dtype=np.int64)
@@ -358,7 +358,7 @@ def partition_here(report: Report, run: str, threads: int, segments: Sequence[Ma
             site_scores=plan.data.base_scores[1:],
             content=() if plan.data.easy_below is None else plan.data.content_columns,
         )
-        db.load_parquet("gene_index", genes_file(folder, plan))
+        db.load_parquet("run_genes", genes_file(folder, plan))
         db.load("row_groups", row_groups(dataset.files))
         write_segments(db, plan, folder.segments, dataset=dataset, report=report, wanted=wanted)
 

@@ -1,11 +1,12 @@
 """How much memory training takes, predicted before it is spent.
 
 A training process passes through phases, and its peak is that of the largest: ``cuts`` (sketching the columns that are not
-one byte wide), ``matrix`` (building the quantised matrix), ``boost`` (fitting all boosters), ``finish`` (calibrating and
-writing). What grows with the rows in each of them is arithmetic on XGBoost's data structures, exact to a per cent; what
-does not (the interpreter, the libraries, histograms, batches) is measured: short child processes train on a few genes of
-the user's data with the user's settings, and each phase's constant is the largest excess of a measured peak over the
-arithmetic. The slope of the measured peaks is kept beside, as a check of the arithmetic.
+one byte wide), ``matrix`` (building the quantised matrix of all rows; with ``--cv matrices`` the fits of the folds lie before
+it and belong to this phase), ``boost`` (fitting on it), ``finish`` (calibrating and writing). What grows with the rows in each
+of them is arithmetic on XGBoost's data structures, exact to a per cent; what does not (the interpreter, the libraries,
+histograms, batches) is measured: short child processes train on a few genes of the user's data with the user's settings, and
+each phase's constant is the largest excess of a measured peak over the arithmetic. The slope of the measured peaks is kept
+beside, as a check of the arithmetic.
 
 Without measurements, where probes would take longer than they are worth, the constants come from reading XGBoost's
 source, with a margin, and the predictions say so.

@@ -171,7 +171,10 @@ class _Training:
             self.meter.mark("matrix")
 
     def fit_fold(self, number: int, held_out: NDArray[np.bool_], is_stopping: NDArray[np.bool_]) -> list[Fit]:
-        """Fit the boosters of a fold, one for each class; of all rows, which are held out, and which stop the training."""
+        """Fit the boosters of a fold, one for each class.
+
+        ``held_out`` and ``is_stopping`` mark, of all rows, those of the fold and those that early stopping watches.
+        """
         names = [fold_name(number, index) for index in range(self.n_classes)]
         rows, weight = self.rows.is_used, self.rows.weight
         if not self.by_weight:

@@ -25,6 +25,8 @@ from mi_duck.settings import Asked, Resuming
 from mi_duck.workflow.resume import differences_asked
 
 MARK = ".replacing"
+CURVE = ".learning_curve"
+"""Folder in that of a learning curve in which its sizes are trained."""
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
 NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 MOST_DIFFERENCES = 4
@@ -42,6 +44,8 @@ def check_ours(out: Path) -> None:
         names = sorted(entry.name for entry in out.iterdir()) if out.is_dir() else []
     if not names:
         return
+    if (out / CURVE).is_dir():
+        raise CheckpointError(f"{out} holds a learning curve; choose another --out")
     lock = out / ".lock"
     if lock.is_file() and lock.stat().st_size == 0:  # every run holds it, from its first second on
         return

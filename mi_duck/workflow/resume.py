@@ -21,10 +21,13 @@ def plan_of_request(
     asked: Asked,
     context: Context,
     *,
-    resuming: Resuming,
+    resuming: Resuming = Resuming(),
     is_elsewhere: bool = False,
+    n_sizes: int | None = None,
 ) -> Plan:
     """Return the plan of a run, made now or kept, with the instances in place that match it; the run's lock is held.
+
+    ``is_elsewhere`` and ``n_sizes`` are as for `make_plan`.
 
     Raises
     ------
@@ -39,7 +42,7 @@ def plan_of_request(
         )
     plan = _kept_plan(folder, dataset, asked, context) if folder.plan.exists() else None
     if plan is None:
-        plan = _planned_beside(folder, dataset, asked, context, is_elsewhere=is_elsewhere)
+        plan = _planned_beside(folder, dataset, asked, context, is_elsewhere=is_elsewhere, n_sizes=n_sizes)
     keep_matching(folder, plan, context.say)
     return plan
 
@@ -66,7 +69,9 @@ def _joined_as(before: Asked, asked: Asked) -> Asked:
     return replace(before, consolidation=asked.consolidation, voting=asked.voting, weights=asked.weights)
 
 
-def _planned_beside(folder: RunFolder, dataset: Dataset, asked: Asked, context: Context, *, is_elsewhere: bool) -> Plan:
+def _planned_beside(
+    folder: RunFolder, dataset: Dataset, asked: Asked, context: Context, *, is_elsewhere: bool, n_sizes: int | None
+) -> Plan:
     """Make the plan of a run in a folder of its own, so that a request that cannot be planned takes nothing from the run."""
     beside = RunFolder(folder.root / ".planning")
     with storage_errors(folder.root):
@@ -75,7 +80,7 @@ def _planned_beside(folder: RunFolder, dataset: Dataset, asked: Asked, context: 
         if folder.memory.is_file():  # measured before, perhaps for the same data
             shutil.copy2(folder.memory, beside.memory)
     try:
-        plan = make_plan(dataset, beside.root, asked, context, is_elsewhere=is_elsewhere)
+        plan = make_plan(dataset, beside.root, asked, context, is_elsewhere=is_elsewhere, n_sizes=n_sizes)
         _forget_plan(folder)
         with storage_errors(folder.root):
             for path in sorted(beside.root.iterdir(), key=lambda path: path == beside.plan):  # the plan last

@@ -65,3 +65,12 @@ def write_report(report: Report, run: str, with_plots: bool, with_overfitting: b
     with without_sklearn():
         from mi_duck.report import page
     return page.write_report(run=run, with_plots=with_plots, with_overfitting=with_overfitting, report=report)
+
+
+def write_learning_curve(report: Report, run: str, out: str, threads: int) -> None:
+    """Score nested instances, write and draw the curve; see `mi_duck.evaluate.learning_curve.write_learning_curve`."""
+    with without_sklearn():
+        from mi_duck.evaluate import learning_curve
+        from mi_duck.report import learning_page
+    learning_curve.write_learning_curve(run=run, out=out, threads=threads, report=report)
+    learning_page.write_learning_page(out)

@@ -262,7 +262,7 @@ def train_one(
     too little memory left.
     """
     budget = plan.cut.budget.budget_bytes
-    counted = check_density(folder, plan, instance)
+    counted = recounted_peak(folder, plan, instance)
     if counted > COUNTED_MORE * instance.predicted_bytes:
         context.say(
             f"    {instance.name}: its rows, now counted, have a column that is filled less than those that were measured: "
@@ -270,7 +270,7 @@ def train_one(
         )
     invalidate_file_list(folder)
     try:
-        result = in_child(train_instance, context, limit_bytes=budget, is_predicted=True, is_cancelled=is_cancelled)(
+        result = in_child(train_instance, context, limit_bytes=budget, frees_at_once=True, is_cancelled=is_cancelled)(
             run=str(folder.root), instance_id=instance.instance_id, threads=context.threads
         )
     except KilledError:
@@ -302,7 +302,7 @@ def train_one(
     )
 
 
-def check_density(folder: RunFolder, plan: Plan, instance: Instance) -> int:
+def recounted_peak(folder: RunFolder, plan: Plan, instance: Instance) -> int:
     """Return what an instance needs, now that all its rows are counted; refuse one that needs more than its budget.
 
     That is the peak in bytes; the plan's where a number of the user's stands for the memory model.
@@ -317,10 +317,10 @@ def check_density(folder: RunFolder, plan: Plan, instance: Instance) -> int:
     budget = plan.cut.budget
     if needed > budget.budget_bytes:
         refuse = PlanError if budget.is_users_number else OverBudgetError
-        share = layout.missing_share - model.layout.missing_share
         raise refuse(
             f"{instance.name} needs {gibibytes(needed)} GiB, but the budget is {gibibytes(budget.budget_bytes)} GiB "
-            f"({budget.won}): {share:.2%} more of its cells are missing than in the rows that were measured; plan "
-            "anew with --layout sentinel or a smaller --genes-per-instance"
+            f"({budget.won}): {layout.missing_share:.2%} of its cells are missing, {model.layout.missing_share:.2%} in the "
+            f"rows that the plan rests on{', and a column is nearly empty' if layout.has_sparse_column else ''}; plan anew with "
+            "--layout sentinel or a smaller --genes-per-instance"
         )
     return model.with_layout(layout).predict_bytes(instance.n_training_rows, instance.n_genes)

@@ -29,7 +29,7 @@ def instances_table(plan: Plan) -> Table:
         )
         for one in plan.cut.instances
     ]
-    return Table(("instance", "first gene", "stop", "genes", "rows", "predicted GiB", "at most"), rows)
+    return Table(("instance", "first gene", "stop", "genes", "training rows", "predicted GiB", "at most"), rows)
 
 
 def alternatives_table(plan: Plan) -> Table:

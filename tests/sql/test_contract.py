@@ -29,6 +29,7 @@ PARAMETERS = {
     "bytes_per_row": 1500.5,
     "background": "neither",
     "share": 0.5,
+    "quantile": 0.5,
     "one_in": 1,
     "most_pairs": 1_000,
     "easy_below": 0.15,
@@ -178,8 +179,6 @@ def tables(db: Database, tiny: Path, given: Callable[[str, str], None]) -> dict[
     db.load("row_groups", row_groups(files))
     for name in ORDER:
         db.table(name, **{key: parameters[key] for key in header_of(name).params})
-        if name == "genes":  # a finished run reads the index from its file, which has folds
-            db.load("gene_index", db.read("genes"))
     return parameters
 
 

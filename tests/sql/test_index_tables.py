@@ -182,7 +182,7 @@ def test_gene_summary__adds_up(db: Database, given: Given) -> None:
 
 
 def test_row_index__joins_neighbouring_rows_of_a_gene(db: Database, given: Given) -> None:
-    given("gene_index", "gene_id gene_rank\n A 0\n B 1")
+    given("run_genes", "gene_id gene_rank\n A 0\n B 1")
     given(
         "row_groups",
         """

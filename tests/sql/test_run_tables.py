@@ -9,11 +9,11 @@ from mi_duck.data.database import Database, named_text
 Given = Callable[[str, str], None]
 
 GENES = """
-    gene_id fold_group n_rows label_counts gene_rank first_row fold is_holdout
-    A       c1         5      4/1          0         0         0    false
-    B       c2         2      1/1          1         5         1    false
-    C       c1         3      3/0          2         7         0    false
-    D       c3         9      9/0          3         10        1    true
+    gene_id fold_group n_rows label_counts gene_rank first_row fold is_holdout n_training_rows
+    A       c1         5      4/1          0         0         0    false      5
+    B       c2         2      1/1          1         5         1    false      2
+    C       c1         3      3/0          2         7         0    false      3
+    D       c3         9      9/0          3         10        1    true       4
     """
 INSTANCES = """
     instance_id first_rank stop_rank n_genes n_rows predicted_bytes measured_peak_bytes wall_seconds status weight
@@ -25,7 +25,7 @@ INSTANCES = """
 @pytest.fixture
 def run(db: Database, given: Given) -> Database:
     """Two instances over genes A, B and B, C; D is held out; the second instance is not trained yet."""
-    given("gene_index", GENES)
+    given("run_genes", GENES)
     given("instances", INSTANCES)
     db.table("instance_genes")
     return db
@@ -79,13 +79,13 @@ def test_catalogue_folds__are_those_of_the_index(run: Database) -> None:
     ]
 
 
-def test_memory_per_gene__is_rows_times_bytes_a_row(run: Database) -> None:
-    # 9 x 100.5 = 904.5, which rounds to 905 (away from zero); 5 x 100.5 = 502.5; 3 x 100.5 = 301.5; 2 x 100.5 = 201
+def test_memory_per_gene__is_training_rows_times_bytes_a_row(run: Database) -> None:
+    # 5 x 100.5 = 502.5, which rounds to 503 (away from zero); 4 x 100.5 = 402; 3 x 100.5 = 301.5; 2 x 100.5 = 201
     assert [tuple(row.values()) for row in run.rows("memory_per_gene", bytes_per_row=100.5)] == [
-        ("D", 9, 905),
-        ("A", 5, 503),
-        ("C", 3, 302),
-        ("B", 2, 201),
+        ("A", 5, 5, 503),
+        ("D", 9, 4, 402),
+        ("C", 3, 3, 302),
+        ("B", 2, 2, 201),
     ]
 
 
@@ -96,7 +96,7 @@ def test_named_coverage__shows_the_table(run: Database) -> None:
 
 
 def test_named_folds__count_groups_genes_and_rows(run: Database, given: Given) -> None:
-    given("genes", GENES)
+    given("genes", "\n".join(line.rsplit(maxsplit=1)[0] for line in GENES.strip().splitlines()))
     # fold 0 has A and C of one group, 5 + 3 rows; fold 1 has B and D of two, 2 + 9
     assert run.query(named_text("folds"))[1] == [(0, 1, 2, 8), (1, 2, 2, 11)]
 

@@ -45,7 +45,7 @@ def rows(db: Database, given: Given) -> Database:
 
 def test_easy_below__is_a_quantile_of_the_negatives_of_the_first_genes(rows: Database) -> None:
     def easy_below(share: float, n_genes: int) -> float | None:
-        (row,) = rows.rows("easy_below", background="neither", share=share, n_genes=n_genes)
+        (row,) = rows.rows("easy_below", background="neither", quantile=share, n_genes=n_genes)
         return row["easy_below"]  # type: ignore[no-any-return]
 
     # negatives with a score: .3 of B, then .1, .2, .8 of A, then .4 of C

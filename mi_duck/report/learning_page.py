@@ -1,0 +1,86 @@
+"""A learning curve as a page and as a figure."""
+
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+from mi_duck.atomic_files import write_file
+from mi_duck.drawing import ENSEMBLE, SERIES, inline_svg, new_panels, save, style
+from mi_duck.evaluate.learning_curve import (
+    AHEAD,
+    ANSWERED,
+    MEASURED,
+    Point,
+    points_of,
+    read_learning_curve,
+    shown,
+    size_lines,
+    title_of,
+)
+from mi_duck.numbers import typeset
+from mi_duck.report.page import Picture, environment
+from mi_duck.report.tables import Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_PANELS = 6
+
+
+def write_learning_page(out: str) -> None:
+    """Write ``report.html`` and ``learning_curve.pdf`` beside the tables of a learning curve."""
+    folder = Path(out)
+    facts = read_learning_curve(folder)
+    figure = size_figure(points_of(facts))
+    save(figure, folder / "learning_curve.pdf")
+    write_file(folder / "report.html", render(facts, figure).encode())
+
+
+def render(facts: dict[str, Any], figure: "Figure") -> str:
+    """Return the page."""
+    return (
+        environment()
+        .get_template("learning_curve.html.j2")
+        .render(
+            title=f"Would more genes help? {PurePath(facts['dataset']).name}",
+            facts=facts,
+            picture=Picture(inline_svg(figure, "sizes"), "Scores by the number of genes, with 95 % intervals"),
+            table=size_table(points_of(facts)),
+        )
+    )
+
+
+def size_table(points: Sequence[Point]) -> Table:
+    """Return a row for each size, with the scores of the answer, and their gains over half the genes."""
+    columns, rows = size_lines(points, ANSWERED)
+    caption = "Scores by the number of genes; a gain is over half the genes, so that better is positive"
+    return Table(caption, columns, [(row[0], *map(typeset, row[1:])) for row in rows])
+
+
+def size_figure(points: Sequence[Point]) -> "Figure":
+    """Draw scores by the number of genes, one panel a score: measured with intervals, and what the curve says beyond."""
+    keys = shown(points)[:MOST_PANELS]
+    with style():
+        figure, panes = new_panels(len(keys))
+        for axes, key in zip(panes, keys, strict=True):
+            own = [one for one in points if (one.metric, one.class_name) == key and one.value is not None]
+            for kind, color, marker in ((MEASURED, ENSEMBLE, "o"), (AHEAD, SERIES[1], "D")):
+                some = [one for one in own if one.kind == kind]
+                x = [one.n_genes for one in some]
+                y = [one.value or 0.0 for one in some]
+                low = [middle - (middle if one.low is None else one.low) for middle, one in zip(y, some, strict=True)]
+                high = [
+                    (middle if one.high is None else one.high) - middle for middle, one in zip(y, some, strict=True)
+                ]
+                line = "-" if kind == MEASURED else "none"
+                axes.errorbar(
+                    x, y, [low, high], color=color, marker=marker, markersize=4, linestyle=line, linewidth=1, label=kind
+                )
+            axes.set_xscale("log", base=2)
+            ticks = sorted({one.n_genes for one in own})
+            axes.set_xticks(ticks, [f"{one:,}" for one in ticks], rotation=45, ha="right", fontsize=6.5)
+            axes.minorticks_off()
+            axes.set(title=title_of(*key), xlabel="genes")
+            axes.margins(x=0.08, y=0.08)
+        panes[0].legend(loc="best")
+    return figure

@@ -1,0 +1,79 @@
+"""The command ``learning-curve``: models of ever more genes, trained, scored on the same rows, and thrown away.
+
+It is a run of nested instances in a hidden folder of its own, so an interrupted one goes on where it stopped; in the end the plan
+stays, by which a repeated request is known, and the results beside it.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from mi_duck.atomic_files import storage_errors
+from mi_duck.data.dataset import Dataset, check_apart
+from mi_duck.errors import CheckpointError, IncompleteRunError, MemoryBudgetError
+from mi_duck.evaluate.learning_curve import read_learning_curve
+from mi_duck.processes import Context, in_child
+from mi_duck.rows.partition import partition
+from mi_duck.run.folder import RunFolder, run_lock
+from mi_duck.run.progress import noting
+from mi_duck.settings import Asked
+from mi_duck.workflow import steps
+from mi_duck.workflow.replace import CURVE, check_ours
+from mi_duck.workflow.resume import differences_asked, plan_of_request
+from mi_duck.workflow.training import loss_text, train
+
+N_SIZES = 5
+
+
+def learning_curve(dataset: Dataset, out: Path, asked: Asked, context: Context, *, workers: int = 1) -> dict[str, Any]:
+    """Train on 1/16, 1/8, 1/4, 1/2 and all of the genes and write what is in `mi_duck.evaluate.learning_curve`.
+
+    Returns
+    -------
+    dict
+        What ``learning_curve.json`` holds.
+
+    Raises
+    ------
+    CheckpointError
+        The folder holds something else, or the learning curve of another request.
+    MemoryBudgetError
+        One size ran out of memory.
+    IncompleteRunError
+        A size was lost; the same command tries it again.
+    """
+    check_apart(dataset, out)
+    folder, results = RunFolder(out / CURVE), out / "learning_curve.json"
+    if not folder.root.is_dir():
+        check_ours(out)
+        if RunFolder(out).plan.exists():
+            raise CheckpointError(f"{out} holds a run; choose another --out for its learning curve")
+    with run_lock(out), noting(out, "learning-curve", context) as context:
+        if results.is_file():
+            changed = differences_asked(folder.read_plan(), dataset, asked)
+            if changed:
+                raise CheckpointError(
+                    f"{out} holds the learning curve of another request ({'; '.join(changed[:4])}); choose another --out"
+                )
+            context.say(f"nothing to do: {out} is complete")
+            return read_learning_curve(out)
+        with storage_errors(out):
+            folder.root.mkdir(exist_ok=True)
+        plan = plan_of_request(dataset, folder, asked, context, n_sizes=N_SIZES)
+        _, lost = train(folder, plan, context, workers=workers)
+        plan = folder.read_plan()
+        if lost:
+            raise IncompleteRunError(loss_text(plan, lost))
+        if plan.cut.split_instances:
+            shutil.rmtree(folder.root)
+            names = ", ".join(one.name for one in plan.cut.split_instances)
+            raise MemoryBudgetError(
+                f"{names} ran out of memory, and halves of it are no size of a learning curve; use fewer genes "
+                "(--sample-genes), features (--screen-features) or rows (--sample-negatives)"
+            )
+        partition(folder, plan, context)
+        in_child(steps.write_learning_curve, context)(run=str(folder.root), out=str(out), threads=context.threads)
+        with storage_errors(folder.root):
+            shutil.rmtree(folder.instances)
+            shutil.rmtree(folder.scratch)
+    return read_learning_curve(out)
