@@ -107,7 +107,7 @@ def test_alternatives__tell_every_strategy_and_why_one_cannot_be() -> None:
     assert external.peak_bytes < single.peak_bytes
     # 130 bytes of features and 14 of keys; the matrix on disk has a byte a cell, a refit one a tree of two classes at once
     assert single.disk_bytes == 1_200_000 * 144
-    assert multi.disk_bytes == 1_200_000 * (144 + min(LAYOUT.threads, LAYOUT.n_classes) * 3 * SETTINGS.n_estimators)
+    assert multi.disk_bytes == 1_200_000 * (144 + LAYOUT.n_classes * 3 * SETTINGS.n_estimators)
     assert external.disk_bytes == 1_200_000 * (144 + 400)
     # overlap costs: three windows share 100 or more genes in each pair
     whole = instance_seconds("single", 1_200_000, REQUEST, MODEL, Rates())

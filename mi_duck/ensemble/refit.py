@@ -13,21 +13,20 @@ Statistics 29, 2001; regularised as in Chen and Guestrin, XGBoost, KDD 2016) on 
 this ``refit``. Boosters of fold k are refitted on the training rows outside fold k, but for those of groups that no member of
 that fold was trained on: their log loss decides how many passes there are. The final boosters are refitted on all training rows.
 
-Classes and folds do not depend on each other: each pair is a job, and as many are done at once as there are threads and memory
-for. What is done lies in the scratch of the run, so a killed refit goes on where it stopped.
+One pass over the rows of a fold writes the leaf numbers of all classes; then classes are fitted, as many at once as there are
+threads and memory for. What is done lies in the scratch of the run, so a killed refit goes on where it stopped.
 """
 
 import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xgboost as xgb
@@ -49,7 +48,10 @@ from mi_duck.run.plan import Instance, Plan
 from mi_duck.train.forest import forest_of, tree_sizes, with_leaves
 from mi_duck.train.train import stopping_groups
 
-BATCH_BYTES = 64 << 20
+BATCH_BYTES = 64 << 20  # of features and leaf numbers together
+BLOCK_ROWS = (
+    1 << 15
+)  # whose numbers fit into the cache of a core; part of the result, for sums are added block by block
 
 STEP = 0.1  # half of it gains nothing that can be seen, and takes twice the passes; twice of it is worse
 PENALTY = 30.0  # on the hessian of a leaf: of rows of probability p each counts p (1 - p)
@@ -57,8 +59,8 @@ MOST_PASSES = 8
 USUAL_PASSES = 5  # where no group can decide
 
 
-ReadLeaves = Callable[[int, NDArray[np.intp]], None]
-"""Given a tree, writes the leaf that each row falls into, by its number in the tree, into an array of shape (n_rows,)."""
+ReadLeaves = Callable[[int, int, NDArray[np.intp]], None]
+"""Given a tree and a first row, writes the leaves that rows from there on fall into, by their numbers in the tree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,48 +109,77 @@ def refit_leaves(
     step, penalty
         Share of a Newton step that a leaf moves in a round; what is added to its hessian.
     """
-    fitted = weight.astype(np.float64)
-    if deciding is not None:
-        fitted[deciding] = 0
-    label = truth.astype(np.float64)
-    prior = float(np.clip(np.average(label, weights=fitted), 1e-6, 1 - 1e-6))
+    blocks = [slice(begin, min(begin + BLOCK_ROWS, len(truth))) for begin in range(0, len(truth), BLOCK_ROWS)]
+
+    def fitted(block: slice) -> Floats64:
+        """Return the weights of some rows, zero of those that decide."""
+        found = weight[block].astype(np.float64)
+        if deciding is not None:
+            found[deciding[block]] = 0
+        return found
+
+    total = sum(float(fitted(block).sum()) for block in blocks)
+    prior = sum(float(fitted(block)[truth[block]].sum()) for block in blocks) / total
+    prior = float(np.clip(prior, 1e-6, 1 - 1e-6))
     intercept = float(np.log(prior / (1 - prior)))
-    joint = np.full(len(label), intercept)
+    joint = np.full(len(truth), intercept)
     leaves = [np.zeros(size) for size in n_nodes]
+    own = np.empty(BLOCK_ROWS, dtype=np.intp)
+
+    def look(moves: Mapping[int, Floats64], trees: Sequence[int]) -> dict[int, Floats64]:
+        """Look at all rows once: apply the moves of the last round's leaves, and return those of the trees of this round.
+
+        Block by block, so that what is computed of the rows stays in the processor's cache.
+        """
+        slope, curvature = ({tree: np.zeros(n_nodes[tree]) for tree in trees} for _ in range(2))
+        for block in blocks:
+            here = own[: block.stop - block.start]
+            if moves:
+                move = np.zeros(len(here))
+                for tree, delta in moves.items():
+                    read_leaves(tree, block.start, here)
+                    move += delta.take(here)
+                move /= len(members)
+                joint[block] += move
+            if not trees:
+                continue
+            weights, probability = fitted(block), expit(joint[block])
+            gradient = (probability - truth[block]) * weights
+            hessian = probability * (1 - probability) * weights
+            for tree in trees:
+                read_leaves(tree, block.start, here)
+                slope[tree] += np.bincount(here, gradient, n_nodes[tree])
+                curvature[tree] += np.bincount(here, hessian, n_nodes[tree])
+        return {tree: -step * slope[tree] / (curvature[tree] + penalty) for tree in trees}
+
     rounds = [[trees[number] for trees in members if number < len(trees)] for number in range(max(map(len, members)))]
     losses: list[float] = []
     best = leaves
-    # arrays are filled again and again: new ones of this size come from the system page by page, which takes five times as long
-    probability, gradient, hessian, move, moved = (np.empty(len(label)) for _ in range(5))
-    own = np.empty(len(label), dtype=np.intp)
     for _ in range(passes):
+        moves: dict[int, Floats64] = {}
         for trees in rounds:
-            expit(joint, out=probability)
-            np.subtract(probability, label, out=gradient)
-            gradient *= fitted
-            np.subtract(1, probability, out=hessian)
-            hessian *= probability
-            hessian *= fitted
-            move[:] = 0
-            for tree in trees:
-                read_leaves(tree, own)
-                slope = np.bincount(own, gradient, n_nodes[tree])
-                delta = -step * slope / (np.bincount(own, hessian, n_nodes[tree]) + penalty)
+            moves = look(moves, trees)
+            for tree, delta in moves.items():
                 leaves[tree] += delta
-                move += np.take(delta, own, out=moved, mode="clip")
-            move /= len(members)
-            joint += move
+        look(moves, ())
         if deciding is not None:
-            losses.append(_loss(joint[deciding], truth[deciding], weight[deciding]))
+            losses.append(_loss(joint, truth, weight, deciding, blocks))
             if losses[-1] > min(losses):
                 break
             best = [one.copy() for one in leaves]
     return Leaves(intercept, leaves if deciding is None else best, tuple(losses))
 
 
-def _loss(margin: Floats64, truth: Booleans, weight: Floats32) -> float:
-    """Return the mean log loss of some rows."""
-    return float(np.average(np.logaddexp(0, np.where(truth, -margin, margin)), weights=weight))
+def _loss(margin: Floats64, truth: Booleans, weight: Floats32, wanted: Booleans, blocks: Sequence[slice]) -> float:
+    """Return the mean log loss of the rows that are wanted."""
+    total = of_all = 0.0
+    for block in blocks:
+        rows = wanted[block]
+        signed = np.where(truth[block], -margin[block], margin[block])[rows]
+        weights = weight[block][rows].astype(np.float64)
+        total += float(np.logaddexp(0, signed) @ weights)
+        of_all += float(weights.sum())
+    return total / of_all
 
 
 # ---- all rows of a run ------------------------------------------------------------------------------------------------
@@ -186,29 +217,13 @@ def refit_run(
         ``[member][fold][class]``.
     """
     finals = [load_unified_model(folder.instance(one)).instance_models[0].boosters for one in instances]
-    folds, classes = range(plan.settings.n_folds), range(len(plan.data.classes))
-    needed = refit_bytes(plan.data.n_rows, min(plan.data.n_rows, sum(one.n_training_rows for one in instances)))
-    room = machine_budget(plan.asked.memory_safety_factor).budget_bytes
-    at_once = max(1, min(threads, len(folds) * len(classes), room // needed))
-    refitting = _Refitting(folder, plan, genes, instances, max(1, threads // at_once), report)
-    with ThreadPoolExecutor(at_once) as pool:
-        jobs = {
-            (fold, index): pool.submit(refitting.refit, [one[fold][index] for one in fold_boosters], fold, index, None)
-            for fold in folds
-            for index in classes
-        }
-        found = {job: future.result() for job, future in jobs.items()}
-        passes = [int(np.median([found[fold, index] for fold in folds])) for index in classes]
-        last = [
-            pool.submit(refitting.refit, [one[index] for one in finals], None, index, passes[index])
-            for index in classes
-        ]
-        for future in last:
-            future.result()
+    refitting = _Refitting(folder, plan, genes, instances, threads, report)
+    found = [refitting.refit(fold, [one[fold] for one in fold_boosters]) for fold in range(plan.settings.n_folds)]
+    refitting.refit(None, finals, passes=[int(np.median(of_class)) for of_class in zip(*found, strict=True)])
 
 
 class _Refitting:
-    """The rows of a run, and what refits boosters on them; several threads may do so at once."""
+    """The rows of a run, and what refits boosters on them: one fold after the other, its classes at once."""
 
     def __init__(
         self,
@@ -221,89 +236,184 @@ class _Refitting:
     ) -> None:
         self.folder, self.plan, self.genes, self.instances, self.threads = folder, plan, genes, instances, threads
         self.reader = SegmentReader(plan, segments_of(plan, 0, plan.data.n_genes), folder.segments)
-        self.keys = self.reader.keys()
         self.n_jobs = (plan.settings.n_folds + 1) * len(plan.data.classes)
+        n_training_rows = min(plan.data.n_rows, sum(one.n_training_rows for one in instances))
+        room = machine_budget(plan.asked.memory_safety_factor).budget_bytes
+        fixed, of_class = refit_bytes(plan.data.n_rows, n_training_rows)
+        self.at_once = max(1, min(threads, len(plan.data.classes), (room - fixed) // of_class))
         self._n_done, self._report, self._lock = 0, report, threading.Lock()
 
-    def refit(self, boosters: Sequence[xgb.Booster], fold: int | None, index: int, passes: int | None) -> int:
-        """Refit the boosters of all members for one class and write them, unless these are done.
+    def refit(
+        self, fold: int | None, boosters: Sequence[Sequence[xgb.Booster]], *, passes: Sequence[int | None] | None = None
+    ) -> list[int]:
+        """Refit the boosters of all members and write them, but for the classes that are done.
 
         Parameters
         ----------
         fold
             The fold whose rows are left out; None for the final boosters.
+        boosters
+            ``[member][class]``.
         passes
-            How many for the final boosters; None: what is best on the groups that no member was trained on.
+            How many for each class; None: what is best on the groups that no member was trained on.
 
         Returns
         -------
-        int
-            The passes that were made.
+        list
+            The passes that were made for each class.
         """
-        path, plan = _file_of(self.folder, fold, index), self.plan
+        n_classes = len(self.plan.data.classes)
+        by_class = [[one[index] for one in boosters] for index in range(n_classes)]
+        wanted = passes or [None] * n_classes
+        keys = [self._key(fold, index, wanted[index], by_class[index]) for index in range(n_classes)]
+        done = [_done(_file_of(self.folder, fold, index), key) for index, key in enumerate(keys)]
+        missing = [index for index, one in enumerate(done) if one is None]
+        for _ in range(n_classes - len(missing)):
+            self._count()
+        if missing:
+            rows = self._rows(fold)
+            files = self._write_leaves(fold, rows, {index: by_class[index] for index in missing})
+            with ThreadPoolExecutor(self.at_once) as pool:
+                jobs = {
+                    index: pool.submit(
+                        self._fit, files[index], rows, index, by_class[index], keys[index], wanted[index]
+                    )
+                    for index in missing
+                }
+                for index, job in jobs.items():
+                    done[index] = job.result()
+        return [one for one in done if one is not None]
+
+    def _key(self, fold: int | None, index: int, passes: int | None, boosters: Sequence[xgb.Booster]) -> str:
+        """Return the hash of all that a refit is made of."""
+        plan = self.plan
         made_of = [plan.data.fingerprint, plan.data.genes_sha256, plan.settings.seed, plan.settings.easy_share]
-        made_of += [fold, index, passes, STEP, PENALTY, MOST_PASSES, USUAL_PASSES]
+        made_of += [fold, index, passes, STEP, PENALTY, MOST_PASSES, USUAL_PASSES, BLOCK_ROWS]
         made_of += [hashlib.sha256(one.save_raw("ubj")).hexdigest() for one in boosters]
-        key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
-        done = _done(path, key)
-        if done is None:
-            refitted, done = self._refit(boosters, fold, index, passes)
-            facts = json.dumps({"key": key, "passes": done}).encode()
-            write_file(path, pack({"facts.json": facts} | {str(number): raw for number, raw in enumerate(refitted)}))
+        return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+
+    def _rows(self, fold: int | None) -> "_Rows":
+        """Return the training rows outside a fold, or all of them."""
+        keys = self.reader.keys()
+        wanted = keys["use"] != LEFT_OUT
+        if fold is not None:
+            wanted &= self.genes.fold[keys["gene_rank"]] != fold
+        keys = keys[wanted]
+        deciding = None
+        if fold is not None:
+            groups = deciding_groups(self.genes, self.instances, fold, self.plan.settings.seed)
+            deciding = np.isin(self.genes.group, groups)[keys["gene_rank"]]
+        weight = training_weights(keys["use"], self.plan.settings.easy_share)
+        return _Rows(
+            wanted, keys["label"].copy(), weight, deciding if deciding is not None and deciding.any() else None
+        )
+
+    def _write_leaves(
+        self, fold: int | None, rows: "_Rows", boosters: Mapping[int, Sequence[xgb.Booster]]
+    ) -> "dict[int, _LeafFile]":
+        """Write the leaf numbers of some classes in one pass over the rows."""
+        files = {}
+        for index, members in boosters.items():
+            path = _file_of(self.folder, fold, index).with_suffix(".leaves")
+            files[index] = _LeafFile(path, tree_sizes(members), len(rows.label))
+        features = self.plan.data.features
+        forest = forest_of([one for members in boosters.values() for one in members], features, self.reader.encoding)
+        n_trees = sum(file.n_trees for file in files.values())
+        batch_rows = max(256, BATCH_BYTES // (4 * (len(features) + 2 * n_trees)))  # leaf numbers are turned once
+        for matrix in self.reader.matrices(batch_rows, rows.wanted):
+            nodes, begin = forest.nodes(matrix, threads=self.threads), 0
+            for file in files.values():
+                file.append(nodes[:, begin : begin + file.n_trees])
+                begin += file.n_trees
+        return files
+
+    def _fit(
+        self,
+        file: "_LeafFile",
+        rows: "_Rows",
+        index: int,
+        boosters: Sequence[xgb.Booster],
+        key: str,
+        passes: int | None,
+    ) -> int:
+        """Refit the boosters of one class, write them, and return the passes that were made."""
+        truth = rows.label == index
+        with file.opened():
+            if rows.deciding is not None:
+                found = refit_leaves(
+                    file.read,
+                    file.n_nodes,
+                    file.members,
+                    truth,
+                    rows.weight,
+                    deciding=rows.deciding,
+                    passes=MOST_PASSES,
+                )
+                passes = int(np.argmin(found.losses)) + 1
+            else:
+                passes = passes or USUAL_PASSES
+                found = refit_leaves(file.read, file.n_nodes, file.members, truth, rows.weight, passes=passes)
+        parts = {
+            str(number): with_leaves(booster, [found.leaves[tree] for tree in trees], found.intercept)
+            for number, (booster, trees) in enumerate(zip(boosters, file.members, strict=True))
+        }
+        facts = json.dumps({"key": key, "passes": passes}).encode()
+        write_file(file.path.with_suffix(".miduck"), pack({"facts.json": facts} | parts))
+        file.path.unlink()
+        self._count()
+        return passes
+
+    def _count(self) -> None:
         with self._lock:
             self._n_done += 1
             self._report("refitting leaves, by fold and class", self._n_done, self.n_jobs)
-        return done
 
-    def _refit(
-        self, boosters: Sequence[xgb.Booster], fold: int | None, index: int, passes: int | None
-    ) -> tuple[list[bytes], int]:
-        """Return the boosters with other leaves, and the passes that were made."""
-        plan, genes, reader = self.plan, self.genes, self.reader
-        wanted = self.keys["use"] != LEFT_OUT
-        if fold is not None:
-            wanted &= genes.fold[self.keys["gene_rank"]] != fold
-        keys = self.keys[wanted]
-        weight = training_weights(keys["use"], plan.settings.easy_share)
-        truth = keys["label"] == index
-        deciding = None
-        if fold is not None:
-            groups = deciding_groups(genes, self.instances, fold, plan.settings.seed)
-            deciding = np.isin(genes.group, groups)[keys["gene_rank"]]
-        del keys
-        sizes = tree_sizes(boosters)
-        n_nodes = [size for one in sizes for size in one]
-        ends = np.cumsum([0, *map(len, sizes)]).tolist()
-        members = [range(first, stop) for first, stop in pairwise(ends)]
-        path = _file_of(self.folder, fold, index).with_suffix(".leaves")
-        leaves = _LeafFile(path, np.min_scalar_type(max(n_nodes)), len(n_nodes), len(truth))
-        forest = forest_of(boosters, plan.data.features, reader.encoding)
-        for matrix in reader.matrices(max(256, BATCH_BYTES // (4 * len(plan.data.features))), wanted):
-            leaves.append(forest.nodes(matrix, threads=self.threads))
-        fit = partial(refit_leaves, leaves.read, n_nodes, members, truth, weight)
-        if deciding is not None and deciding.any():
-            found = fit(deciding=deciding, passes=MOST_PASSES)
-            passes = int(np.argmin(found.losses)) + 1
-        else:
-            passes = passes or USUAL_PASSES
-            found = fit(passes=passes)
-        path.unlink()
-        return [
-            with_leaves(booster, [found.leaves[tree] for tree in trees], found.intercept)
-            for booster, trees in zip(boosters, members, strict=True)
-        ], passes
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows that a fold's boosters are refitted on.
+
+    Parameters
+    ----------
+    wanted
+        Which rows of the run they are, shape (n_rows of the run,).
+    label, weight
+        Of each of them.
+    deciding
+        Which of them decide how many passes there are; None where none can.
+    """
+
+    wanted: Booleans
+    label: NDArray[np.uint8]
+    weight: Floats32
+    deciding: Booleans | None
 
 
 class _LeafFile:
-    """Leaf numbers on disk, tree by tree, because those of all trees are larger than memory."""
+    """Leaf numbers of one class on disk, tree by tree, because those of all trees are larger than memory.
 
-    def __init__(self, path: Path, kind: np.dtype[Any], n_trees: int, n_rows: int) -> None:
-        self.path, self.kind, self.n_rows, self.n_written = path, kind, n_rows, 0
-        self._bytes = np.empty(n_rows, dtype=kind)
+    Parameters
+    ----------
+    sizes
+        Nodes of each tree of each member.
+    """
+
+    def __init__(self, path: Path, sizes: Sequence[Sequence[int]], n_rows: int) -> None:
+        self.path, self.n_rows, self.n_written = path, n_rows, 0
+        self.n_nodes = [size for one in sizes for size in one]
+        ends = np.cumsum([0, *map(len, sizes)]).tolist()
+        self.members = [range(first, stop) for first, stop in pairwise(ends)]
+        self.kind = np.min_scalar_type(max(self.n_nodes))
+        self._bytes = np.empty(BLOCK_ROWS, dtype=self.kind)
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file:  # all of it now, so that a full disk is met before any work is done
-                os.posix_fallocate(file.fileno(), 0, max(n_trees * n_rows * kind.itemsize, 1))
+                os.posix_fallocate(file.fileno(), 0, max(self.n_trees * n_rows * self.kind.itemsize, 1))
+
+    @property
+    def n_trees(self) -> int:
+        """Trees of all members."""
+        return len(self.n_nodes)
 
     def append(self, nodes: NDArray[np.int32]) -> None:
         """Write the next rows, shape (n_rows, n_trees)."""
@@ -314,13 +424,19 @@ class _LeafFile:
                 file.write(own.data)
         self.n_written += len(nodes)
 
-    def read(self, tree: int, own: NDArray[np.intp]) -> None:
-        """Write the leaf numbers of all rows in a tree into an array, shape (n_rows,)."""
-        with self.path.open("rb", buffering=0) as file:
-            file.seek(tree * self._bytes.nbytes)
-            if file.readinto(self._bytes.data) != self._bytes.nbytes:
-                raise CheckpointError(f"{self.path} is cut off; the same command writes it again")
-        np.copyto(own, self._bytes)
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Open the file for `read`."""
+        with storage_errors(self.path), self.path.open("rb", buffering=0) as self._file:
+            yield
+
+    def read(self, tree: int, first_row: int, own: NDArray[np.intp]) -> None:
+        """Write the leaf numbers of rows from a first one on into an array, shape (n,)."""
+        part = self._bytes[: len(own)]
+        self._file.seek((tree * self.n_rows + first_row) * self.kind.itemsize)
+        if self._file.readinto(part.data) != part.nbytes:
+            raise CheckpointError(f"{self.path} is cut off; the same command writes it again")
+        np.copyto(own, part)
 
 
 def read_refitted(folder: RunFolder, fold: int | None, *, n_classes: int) -> tuple[tuple[xgb.Booster, ...], ...]:

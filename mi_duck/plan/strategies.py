@@ -304,9 +304,9 @@ def _alternative(
 
 
 def leaves_bytes(n_instances: int, n_rows: int, settings: Settings, layout: Layout) -> int:
-    """Return what leaf numbers of all training rows take, of as many classes at once as there are threads."""
+    """Return what leaf numbers of all training rows take, of all classes."""
     per_row = 1 if settings.max_depth <= 6 else 2  # 127 nodes have numbers of a byte
-    return min(layout.threads, layout.n_classes) * n_instances * usual_rounds(settings) * n_rows * per_row
+    return layout.n_classes * n_instances * usual_rounds(settings) * n_rows * per_row
 
 
 def gpu_bytes(n_rows: int, layout: Layout) -> int:

@@ -221,12 +221,13 @@ def _fixed_bytes(phase: str, layout: Layout) -> int:
     return cuts + 16 * layout.bins * layout.threads
 
 
-def refit_bytes(n_rows: int, n_training_rows: int) -> int:
-    """Return the memory that refitting the leaves of one class takes.
+def refit_bytes(n_rows: int, n_training_rows: int) -> tuple[int, int]:
+    """Return the memory that refitting leaves takes: of all classes together, and of each that is fitted at once.
 
-    A key of 14 bytes a row; of each training row ten numbers of 8 bytes and some of fewer; batches of features.
+    A key of 14 bytes a row and a mark, and the same keys of the training rows while these are chosen; label, weight and whether
+    it decides of each training row; batches of features and their leaf numbers. Of each class the joint margin and the label.
     """
-    return (96 << 20) + 15 * n_rows + 100 * n_training_rows
+    return (160 << 20) + 15 * n_rows + 22 * n_training_rows, (8 << 20) + 10 * n_training_rows
 
 
 def index_bytes(n_rows: int, layout: Layout) -> int:
