@@ -66,6 +66,17 @@ def mebibytes(n_bytes: float | None) -> str:
     return decimal(None if n_bytes is None else n_bytes / MIB, 0)
 
 
+def plain_text(text: str) -> str:
+    """Return what `typeset` made as text that every terminal shows.
+
+    Examples
+    --------
+    >>> plain_text("−.5000 (.8825–.8884)")
+    '-.5000 (.8825-.8884)'
+    """
+    return text.replace("−", "-").replace("–", "-")
+
+
 def duration(seconds: float) -> str:
     """Return a time in the unit that suits it.
 

@@ -72,6 +72,7 @@ FEW_GENES = 20  # only a column that is promising within these is measured withi
 PROMISING = 0.97
 BASE_BINS = 20
 BYTES_AT_ONCE = 32  # columns of one byte, whose few values would take less time than the calls that measure them
+CELLS_AT_ONCE = 1 << 16  # rows of columns of more than a byte
 MOST_CORRELATED_ROWS = 5_000  # per class; at least LEAST_ROWS
 LEAST_DIGITS = 0.97  # area in a few rows from which the last digits of a column are measured in all
 
@@ -313,6 +314,7 @@ def probe(
     sides = comparisons(sample, classes)
     report("looking for columns that equal others", 0, 1)
     equal = copies(sample.columns, sample.label, sample.gene, sample.group, [side for _, side in sides])
+    against_rest = [side for comparison, side in sides if not comparison.is_between_sites]
     found: dict[str, list[Evidence]] = {}
     bits: dict[str, list[float]] = {}
     for some in _measured_together(sample.columns):
@@ -324,8 +326,9 @@ def probe(
             for index, (_, side) in enumerate(sides)
         ]
         of_bits = [mutual_information(cells, side) for _, side in sides]
+        of_digits = promising_digits([sample.columns[name] for name in some], sample.label, against_rest, LEAST_DIGITS)
         for number, (name, one_value) in enumerate(zip(some, gene_values(cells), strict=True)):
-            digits = _digits(sample.columns[name], sample, sides)
+            digits = _digits(sample.columns[name], of_digits[number], sample)
             bits[name] = [of_side[number] for of_side in of_bits]
             found[name] = [
                 _with_hidden(of_side[number], digits, one_value, sample, *compared)
@@ -352,10 +355,10 @@ def probe(
 
 
 def _measured_together(columns: Mapping[str, Column]) -> Iterator[list[str]]:
-    """Yield the names of all columns in order: neighbours of one byte together, others alone, for their arrays fill caches."""
+    """Yield the names of all columns in order: neighbours of one byte together, and others as far as they fill no cache."""
     for is_byte, names in groupby(columns, key=lambda name: columns[name].dtype == np.uint8):
         several = list(names)
-        n_at_once = BYTES_AT_ONCE if is_byte else 1
+        n_at_once = BYTES_AT_ONCE if is_byte else max(1, CELLS_AT_ONCE // max(len(columns[several[0]]), 1))
         yield from (several[first : first + n_at_once] for first in range(0, len(several), n_at_once))
 
 
@@ -414,10 +417,8 @@ def _from_background(cells: Tally, side: Side) -> list[float]:
     return [max(known, default=0.5) for known in values]
 
 
-def _digits(values: Column, sample: Sample, sides: Sequence[tuple[Comparison, Side]]) -> tuple[list[str], Tally] | None:
-    """Return those last digits of a column that may tell the label, by name and counted; None without any."""
-    against_rest = [side for comparison, side in sides if not comparison.is_between_sites]
-    names = promising_digits(values, sample.label, against_rest, LEAST_DIGITS)
+def _digits(values: Column, names: list[str], sample: Sample) -> tuple[list[str], Tally] | None:
+    """Return some last digits of a column, by name and counted; None without any."""
     if not names:
         return None
     digits = last_digits(values)

@@ -385,19 +385,17 @@ def last_digits(values: Column) -> dict[str, NDArray[np.float32]]:
     return found
 
 
-def promising_digits(values: Column, label: Whole, sides: Sequence[Side], least: float) -> list[str]:
-    """Return the names of `last_digits` whose area for one of some sides is so large in a few rows of each class."""
-    if _is_count(values):
-        return []
+def promising_digits(columns: Sequence[Column], label: Whole, sides: Sequence[Side], least: float) -> list[list[str]]:
+    """Return for each column the names of its `last_digits` whose area for one side is so large in a few rows of each class."""
     few = _few_of_each_class(label)
-    digits = last_digits(values[few])
-    cells = tally(list(digits.values()), label[few], np.zeros(len(few), dtype=np.int64), np.zeros(1, dtype=np.int64))
-    of_sides = [area(cells, side) for side in sides]
-    return [
-        name
-        for name, found in zip(digits, zip(*of_sides, strict=True), strict=True)
-        if any(one.value >= least for one in found)
-    ]
+    digits = [{} if _is_count(values) else last_digits(values[few]) for values in columns]
+    several = [one for of_column in digits for one in of_column.values()]
+    if not several:
+        return [[] for _ in columns]
+    cells = tally(several, label[few], np.zeros(len(few), dtype=np.int64), np.zeros(1, dtype=np.int64))
+    largest = np.nanmax([[one.value for one in area(cells, side)] for side in sides], axis=0, initial=0.0)
+    is_large = iter((largest >= least).tolist())
+    return [[name for name in of_column if next(is_large)] for of_column in digits]
 
 
 def _few_of_each_class(label: Whole) -> Whole:

@@ -29,7 +29,7 @@ from mi_duck.report.records import (
     suspects_of,
     value_of,
 )
-from mi_duck.report.summary import answer, cautions
+from mi_duck.report.summary import answer, cautions, genes_improved
 from mi_duck.run.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def render(run: RunRecords, fits: Sequence[FitRecord] | None, *, with_plots: boo
             run=run,
             dataset=PurePath(run.plan.data.location).name,
             answer=answer(run),
+            improved=genes_improved(run),
             warnings=cautions(run, fits),
             headline=tables.headline_table(run),
             comparison=pictures.draw(

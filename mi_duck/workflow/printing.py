@@ -1,9 +1,11 @@
 """What commands print of plans, scores and learning curves; what they need is loaded when it is needed."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mi_duck.console import Table, logger, output, print_json, print_table
+from mi_duck.numbers import plain_text
 
 if TYPE_CHECKING:
     from mi_duck.run.plan import Plan
@@ -23,8 +25,15 @@ def print_plan(made: "Plan") -> None:
 
 
 def print_scores(folder: Path, as_json: bool = False) -> None:
-    """Print the small table of scores: average precision per class, macro F1, log loss, each with its interval."""
+    """Print the scores of the ensemble beside the base scores, the answer in a sentence, and where the report is.
+
+    With ``--verbose`` the table has every instance, and all intervals; as JSON always.
+    """
     from mi_duck.evaluate.catalogue import score_table
+    from mi_duck.report.records import read_run
+    from mi_duck.report.summary import answer, genes_improved
+    from mi_duck.run.folder import RunFolder
+    from mi_duck.workflow.views import headline_table
 
     found = score_table(folder)
     if as_json:
@@ -35,9 +44,15 @@ def print_scores(folder: Path, as_json: bool = False) -> None:
         f"Scores on {found.n_rows:,} rows, each by boosters that never saw the row's fold group; {intervals}:",
         markup=False,
     )
-    print_table(Table(found.columns, found.lines))
+    print_table(Table(found.columns, found.lines) if logger.isEnabledFor(logging.DEBUG) else headline_table(found))
     if found.too_narrow:
         output.print(f"These intervals are too narrow: {found.too_narrow}.")
+    run = read_run(folder)
+    sentences = (answer(run).sentence, genes_improved(run))
+    output.print(plain_text(" ".join(filter(None, sentences))), markup=False)
+    page = RunFolder(folder).page
+    if page.is_file():
+        output.print(f"The report: {page}", markup=False)
 
 
 def print_learning_curve(facts: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from mi_duck.run.progress import stages_now
 from mi_duck.workflow.pipeline import is_finished
 
 if TYPE_CHECKING:  # it brings XGBoost, which printing a table has no use for
+    from mi_duck.evaluate.catalogue import ScoreTable
     from mi_duck.evaluate.compare import Versus
     from mi_duck.plan.memory_report import MemoryReport
 
@@ -148,6 +149,25 @@ def _stage_line(stage: dict[str, Any]) -> str:
         + ("" if left is None else f", about {duration(left)} of it left")
         + f"; begun {duration(stage['command_seconds'])} ago"
     )
+
+
+def headline_table(found: "ScoreTable") -> Table:
+    """Return a row for each score: of the ensemble, of the base model, and their difference with its interval.
+
+    Without base scores the ensemble's own interval stands there.
+    """
+    from mi_duck.metrics.metrics import GAIN
+
+    of_model = {line[0]: line[1:] for line in found.lines}
+    ensemble, base, gain = (of_model.get(name) for name in ("ensemble", "base", GAIN))
+    if ensemble is None or base is None or gain is None:
+        own = ensemble or found.lines[-1][1:]
+        return Table(("score", "ensemble"), list(zip(found.columns[1:], own, strict=True)))
+    rows = [
+        (name, one.split(" ")[0], other.split(" ")[0], difference)
+        for name, one, other, difference in zip(found.columns[1:], ensemble, base, gain, strict=True)
+    ]
+    return Table(("score", "ensemble", "base", GAIN), rows)
 
 
 def peak_records(found: "MemoryReport") -> list[dict[str, Any]]:
