@@ -241,7 +241,7 @@ def _annotation(one: "Field[Any]") -> Any:
     is_whole = int in (one.type, *get_args(one.type))
     low, high = (int(bound) if is_whole and bound is not None else bound for bound in (option.least, option.most))
     settings = typer.Option(
-        flag,
+        *(flag, option.also) if option.also else (flag,),
         help=option.help,
         rich_help_panel=option.panel,
         metavar=option.metavar,

@@ -28,6 +28,8 @@ class Option:
         Its name on the command line where that is not the field's, such as ``--cv``.
     metavar
         What stands for its value in the help; None: its type.
+    also
+        A second flag that means the same.
     """
 
     help: str
@@ -36,6 +38,7 @@ class Option:
     most: float | None = None
     flag: str | None = None
     metavar: str | None = None
+    also: str | None = None
 
 
 def option(
@@ -47,9 +50,10 @@ def option(
     most: float | None = None,
     flag: str | None = None,
     metavar: str | None = None,
+    also: str | None = None,
 ) -> Any:
     """Return a field of a record that is an option; see `Option`."""
-    return field(default=default, metadata={"option": Option(text, panel, least, most, flag, metavar)})
+    return field(default=default, metadata={"option": Option(text, panel, least, most, flag, metavar, also)})
 
 
 class Record(Protocol):
@@ -111,7 +115,9 @@ def flags_of(record: Record, *, with_defaults: bool = False) -> Iterator[str]:
 class Columns:
     """What the columns of the dataset are, and how carefully its bytes are checked."""
 
-    gene_column: str = option("gene_id", "Column with the gene.", DATA)
+    gene_column: str = option(
+        "gene_id", "Column with the gene, or the group that must not be split.", DATA, also="--group-column"
+    )
     label_column: str = option("splice_type", "Column with the label.", DATA)
     classes: str | None = option(
         None,

@@ -80,7 +80,12 @@ def test_ensemble__is_the_mean_of_the_members_calibrated_probabilities_calibrate
     assert found.shape == (400, 3)
     assert found.dtype == np.float32
     assert found.sum(axis=1) == pytest.approx(1, abs=1e-6)
-    assert (model.predict(matrix) == found.argmax(axis=1)).all()
+    assert model.predict(matrix).tolist() == [model.classes[index] for index in found.argmax(axis=1)]
+    assert model.classes_.tolist() == list(model.classes)
+    assert model.feature_names_in_.tolist() == model.get_feature_names()
+    assert model.n_features_in_ == len(model.features)
+    method, classes = model.consolidation_method, "neither, donor, acceptor"
+    assert repr(model) == f"ConsolidatedMetaModel(3 instances of 60 genes, {method}, 60 features, classes {classes})"
 
 
 def test_ensemble__has_the_whole_interface(run: Path, model: ConsolidatedMetaModel) -> None:
@@ -116,7 +121,9 @@ def test_instance_model__has_the_same_interface(run: Path, model: ConsolidatedMe
     assert list(one.get_comprehensive_shap_models()) == ["instance_0"]
     assert np.array_equal(one.as_ensemble().predict_proba(matrix), one.predict_proba(matrix))
     assert one.compute_ensemble_shap_importance(matrix) == one.as_ensemble().compute_ensemble_shap_importance(matrix)
-    assert (one.predict(matrix) == one.predict_proba(matrix).argmax(axis=1)).all()
+    assert one.predict(matrix).tolist() == [one.classes[index] for index in one.predict_proba(matrix).argmax(axis=1)]
+    assert repr(one).startswith("InstanceModel(")
+    assert len(repr(one)) < 120
 
 
 def test_predict_proba__finds_features_by_name(

@@ -88,7 +88,7 @@ def test_predict_file__keeps_ids_and_order_over_files_and_row_groups(
     for index, name in enumerate(CLASSES):
         assert found[f"p_{name}"].to_numpy() == pytest.approx(model.predict_proba(turned)[:, index], abs=1e-7)
         assert found[f"spread_{name}"].to_numpy() == pytest.approx(members.std(axis=0)[:, index], abs=1e-6)
-    assert found["prediction"].to_pylist() == [CLASSES[index] for index in model.predict(turned)]
+    assert found["prediction"].to_pylist() == model.predict(turned).tolist()
     assert found.column_names == [
         *ids,
         *(f"p_{name}" for name in CLASSES),

@@ -123,8 +123,44 @@ def _numbers(column: Any) -> Any:
     return column if isinstance(column, np.ndarray) else column.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
-@dataclass(frozen=True, slots=True)
-class InstanceModel:
+class _Classifier:
+    """What every model has beside its probabilities, under the names of scikit-learn."""
+
+    __slots__ = ()
+    features: tuple[str, ...]
+    classes: tuple[str, ...]
+
+    def predict_proba(self, rows: Any, *, threads: int | None = None) -> Floats32:
+        """Return probabilities, shape (n_rows, n_classes)."""
+        raise NotImplementedError
+
+    def predict(self, rows: Any, *, threads: int | None = None) -> NDArray[np.str_]:
+        """Return the name of the most probable class of each row, shape (n_rows,); rows as for ``predict_proba``."""
+        best = self.predict_proba(rows, threads=threads).argmax(axis=1)
+        return np.asarray(self.classes_[best])
+
+    @property
+    def classes_(self) -> NDArray[np.str_]:
+        """Names of the classes in the order of probabilities, shape (n_classes,)."""
+        return np.array(self.classes)
+
+    @property
+    def feature_names_in_(self) -> NDArray[np.str_]:
+        """Names of the features in the order of columns, shape (n_features,)."""
+        return np.array(self.features)
+
+    @property
+    def n_features_in_(self) -> int:
+        """Number of features."""
+        return len(self.features)
+
+    def get_feature_names(self) -> list[str]:
+        """Return the features in the order of columns."""
+        return list(self.features)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class InstanceModel(_Classifier):
     """The final model of one instance: one one-vs-rest booster and one calibrator per class.
 
     Parameters
@@ -149,6 +185,11 @@ class InstanceModel:
     encoding: Encoding = Encoding()
     training: TrainingData = TrainingData()
     _forest: list[Forest] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        """Return what the model was trained on, in one line."""
+        facts = self.metadata
+        return f"InstanceModel({facts['n_genes']:,} genes, {facts['n_rows']:,} rows, {_shape(self)})"
 
     @property
     def forest(self) -> Forest:
@@ -206,14 +247,6 @@ class InstanceModel:
         """Return calibrated probabilities, as an ensemble does: see `ConsolidatedMetaModel.predict_proba`."""
         return calibrated(self.margins(rows, threads=threads), self.calibrators).astype(np.float32)
 
-    def predict(self, rows: Any, *, threads: int | None = None) -> NDArray[np.int64]:
-        """Return the index of the most probable class, shape (n_rows,)."""
-        return np.asarray(self.predict_proba(rows, threads=threads).argmax(axis=1))
-
-    def get_feature_names(self) -> list[str]:
-        """Return the features in the order of columns."""
-        return list(self.features)
-
     def get_base_models(self) -> list[xgb.Booster]:
         """Return the boosters in the order of classes."""
         return list(self.boosters)
@@ -229,8 +262,8 @@ class InstanceModel:
         return self.as_ensemble().compute_ensemble_shap_importance(rows, background_data)
 
 
-@dataclass(frozen=True, slots=True)
-class ConsolidatedMetaModel:
+@dataclass(frozen=True, slots=True, repr=False)
+class ConsolidatedMetaModel(_Classifier):
     """The ensemble of all instances, with the interface of a single model.
 
     Parameters
@@ -269,13 +302,19 @@ class ConsolidatedMetaModel:
         if len(self.calibrators) not in allowed[self.voting]:
             raise CheckpointError(f"a model of {self.voting} voting has {len(self.calibrators)} calibrators on top")
 
+    def __repr__(self) -> str:
+        """Return what the model is made of, in one line."""
+        several = "instances" if len(self.members) > 1 else "instance"
+        made_of = f"{len(self.members)} {several} of {self.n_genes:,} genes, {self.consolidation_method}"
+        return f"ConsolidatedMetaModel({made_of}, {_shape(self)})"
+
     @property
-    def features(self) -> tuple[str, ...]:
+    def features(self) -> tuple[str, ...]:  # type: ignore[override]
         """Feature names in the order of columns."""
         return self.members[0].features
 
     @property
-    def classes(self) -> tuple[str, ...]:
+    def classes(self) -> tuple[str, ...]:  # type: ignore[override]
         """Class names in the order of probabilities."""
         return self.members[0].classes
 
@@ -368,14 +407,6 @@ class ConsolidatedMetaModel:
         margins = self.margins_of_members(rows, threads=threads)
         return self.join(margins, self.probabilities_of_members(margins)).astype(np.float32)
 
-    def predict(self, rows: Any, *, threads: int | None = None) -> NDArray[np.int64]:
-        """Return the index of the most probable class, shape (n_rows,)."""
-        return np.asarray(self.predict_proba(rows, threads=threads).argmax(axis=1))
-
-    def get_feature_names(self) -> list[str]:
-        """Return the features in the order of columns."""
-        return list(self.features)
-
     def get_base_models(self) -> list[xgb.Booster]:
         """Return the boosters of all members, member by member, in the order of classes."""
         return [booster for member in self.members for booster in member.boosters]
@@ -449,6 +480,10 @@ def vote(values: Floats, weights: Sequence[float]) -> Floats64:
     """Return the weighted mean over the first axis of values, shape (n_members, n_rows, n_classes)."""
     mean: Floats64 = np.einsum("m,mrc->rc", np.asarray(weights, dtype=np.float64), values)
     return mean
+
+
+def _shape(model: _Classifier) -> str:
+    return f"{len(model.features):,} features, classes {', '.join(model.classes)}"
 
 
 def consolidate(
