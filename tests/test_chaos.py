@@ -90,3 +90,16 @@ def test_run_lock__only_who_is_alone_cleans_up(tmp_path: Path) -> None:
         assert half.exists()
     with run_lock(tmp_path):
         assert not half.exists()
+
+
+def test_run_lock__deletes_the_folder_that_it_made_if_nothing_came_of_it(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError), run_lock(tmp_path / "new"):
+        raise CheckpointError("refused")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old").mkdir()
+    with pytest.raises(CheckpointError), run_lock(tmp_path / "old"):
+        raise CheckpointError("refused")
+    assert [one.name for one in (tmp_path / "old").iterdir()] == [".lock"]
+    with run_lock(tmp_path / "used"):
+        (tmp_path / "used" / "plan.json").touch()
+    assert (tmp_path / "used" / "plan.json").exists()

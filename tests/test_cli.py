@@ -158,6 +158,7 @@ ELSEWHERE = {
     "--out": "every test",
     "--out-dir": "test_names_of_the_seeds",
     "--gene-column": "test_columns",
+    "--group-column": "test_columns",
     "--label-column": "test_columns",
     "--classes": "test_columns",
     "--exclude-features": "test_exclude_features",
@@ -257,6 +258,9 @@ def test_columns__gene_label_and_classes_may_have_other_names(small_dataset: Pat
         ("none", "five", "three"),
     )
     assert shape(made) == shape(plain)
+    again = call("plan", tmp_path / "data", "--out", tmp_path / "again", *BASE, "--group-column", *flags[1:])
+    assert again.exit_code == 0, again.output
+    assert RunFolder(tmp_path / "again").read_plan() == made
 
 
 def test_exclude_features__names_columns_in_a_file(small_dataset: Path, plain: Plan, tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ def listing_files_again(folder: RunFolder) -> Iterator[None]:
 
 @contextmanager
 def run_lock(out: Path, *, name: str = ".lock", shared: bool = False, wait: bool = False) -> Iterator[None]:
-    """Hold a lock of the run folder.
+    """Hold a lock of the run folder; a folder that it makes and that stays empty is deleted again.
 
     Parameters
     ----------
@@ -194,6 +194,7 @@ def run_lock(out: Path, *, name: str = ".lock", shared: bool = False, wait: bool
     RunBusyError
         Another process holds it.
     """
+    is_new = not out.exists()
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         handle = (out / name).open("w")
@@ -208,7 +209,12 @@ def run_lock(out: Path, *, name: str = ".lock", shared: bool = False, wait: bool
         if name == ".lock" and not shared:  # so nobody else writes here
             with storage_errors(out):
                 remove_leftovers(out)
-        yield
+        try:
+            yield
+        finally:
+            if is_new and out.is_dir() and [one.name for one in out.iterdir()] == [name]:  # what was asked was refused
+                (out / name).unlink()
+                out.rmdir()
 
 
 def _lock_now(handle: IO[str], kind: int, pause: float) -> bool:
