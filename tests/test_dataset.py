@@ -53,6 +53,7 @@ def count_rows(dataset: Dataset) -> int:
     """Return the rows that SQL finds, with the place of every row found again in the row index."""
     with Database(threads=1) as db:
         n_rows = index_genes(db, dataset, seed=1).n_rows
+        db.load("run_genes", db.read("gene_index"))
         db.load("row_groups", row_groups(dataset.files))
         assert sum(row["n_rows"] for row in db.rows("row_index")) == n_rows
     return n_rows

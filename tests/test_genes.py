@@ -325,6 +325,7 @@ def test_row_index__equals_run_lengths_counted_in_python(
     folder = write_rows(rows[:600], rows[600:610], rows[610:], row_group_rows=128)
     files = sorted(folder.glob("*.parquet"))
     _, genes = indexed(db, folder, sample_genes=sample)
+    db.load("run_genes", db.read("gene_index"))
     db.load("row_groups", row_groups(files))
     found = [tuple(row.values()) for row in db.rows("row_index")]
     assert found == runs_in_python(files, {row["gene_id"]: row["gene_rank"] for row in genes})
