@@ -14,6 +14,7 @@ import ctypes
 import importlib
 import json
 import logging
+import math
 import os
 import resource
 import signal
@@ -236,12 +237,12 @@ def run_child(
     peak, excess = 0, None
     try:
         _ask(child, {"function": function, "arguments": dict(arguments)})
-        while child.poll() is None:
+        while not _has_ended(child):
             peak = max(peak, peak_bytes(child.pid))
             excess = _excess(child.pid, limit_bytes)
             if excess is not None:
-                child.kill()
-                child.wait()
+                _send(child, signal.SIGKILL)
+                _wait(child)
                 break
             if is_cancelled is not None and is_cancelled():
                 raise CancelledError
@@ -304,13 +305,40 @@ def _ask(child: "subprocess.Popen[bytes]", request: dict[str, Any]) -> None:
 
 def _end(child: "subprocess.Popen[bytes]") -> None:
     """Ask a child that still runs to end, and kill it where it takes too long."""
-    if child.poll() is None:
-        child.terminate()
+    if not _has_ended(child):
+        _send(child, signal.SIGTERM)
+        if not _wait(child, SECONDS_TO_SAVE):
+            _send(child, signal.SIGKILL)
+            _wait(child)
+
+
+def _has_ended(child: "subprocess.Popen[bytes]") -> bool:
+    """Return whether a child has ended; its exit code is in ``returncode`` then.
+
+    `Popen.poll` takes a lock. A signal handler that raises in that moment leaves it locked, and `Popen.wait` waits for ever.
+    """
+    if child.returncode is None:
         try:
-            child.wait(timeout=SECONDS_TO_SAVE)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+            pid, status = os.waitpid(child.pid, os.WNOHANG)
+        except ChildProcessError:  # an interrupt came between its end and the note of it
+            pid, status = child.pid, signal.SIGTERM
+        if pid == child.pid:
+            child.returncode = os.waitstatus_to_exitcode(status)
+    return child.returncode is not None
+
+
+def _send(child: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
+    """Send a signal to a child that has not ended: until it is waited for, no other process has its number."""
+    if not _has_ended(child):
+        os.kill(child.pid, number)
+
+
+def _wait(child: "subprocess.Popen[bytes]", seconds: float = math.inf) -> bool:
+    """Wait until a child has ended, at most so many seconds; return whether it has."""
+    end = time.monotonic() + seconds
+    while not _has_ended(child) and time.monotonic() < end:
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    return _has_ended(child)
 
 
 def _death(name: str, code: int, peak: int) -> MiDuckError:

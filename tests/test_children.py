@@ -200,6 +200,30 @@ def test_run_child__an_interrupt_ends_the_child(tmp_path: Path) -> None:
     _assert_gone(tmp_path / "pid")
 
 
+@pytest.mark.parametrize("after", ["while it runs", "when it has ended"])
+def test_run_child__an_interrupt_while_it_looks_after_the_child_leaves_at_once(
+    after: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a signal handler hits: there is no lock that would stay locked, and a child is waited for once."""
+    real, raised = os.waitpid, []
+
+    def interrupted(pid: int, options: int) -> tuple[int, int]:
+        found = real(pid, options)
+        if not raised and (found[0] != 0) == (after == "when it has ended"):
+            raised.append(pid)
+            raise SystemExit(143)
+        return found
+
+    monkeypatch.setattr("os.waitpid", interrupted)
+    function, arguments = ("wait", {"file": str(tmp_path / "pid")}) if after == "while it runs" else ("hit_itself", {})
+    begun = time.monotonic()
+    with pytest.raises(SystemExit):
+        run_child(f"test_children:{function}", arguments, threads=1, report=lambda *step: None)
+    assert time.monotonic() - begun < 20
+    with pytest.raises(ChildProcessError):
+        real(raised[0], os.WNOHANG)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's notice of a parent's death")
 def test_run_child__a_killed_parent_takes_its_child_along(tmp_path: Path) -> None:
     script = (
