@@ -305,11 +305,10 @@ def _ask(child: "subprocess.Popen[bytes]", request: dict[str, Any]) -> None:
 
 def _end(child: "subprocess.Popen[bytes]") -> None:
     """Ask a child that still runs to end, and kill it where it takes too long."""
-    if not _has_ended(child):
-        _send(child, signal.SIGTERM)
-        if not _wait(child, SECONDS_TO_SAVE):
-            _send(child, signal.SIGKILL)
-            _wait(child)
+    _send(child, signal.SIGTERM)
+    if not _wait(child, SECONDS_TO_SAVE):
+        _send(child, signal.SIGKILL)
+        _wait(child)
 
 
 def _has_ended(child: "subprocess.Popen[bytes]") -> bool:

@@ -49,9 +49,7 @@ from mi_duck.train.forest import forest_of, tree_sizes, with_leaves
 from mi_duck.train.train import stopping_groups
 
 BATCH_BYTES = 64 << 20  # of features and leaf numbers together
-BLOCK_ROWS = (
-    1 << 15
-)  # whose numbers fit into the cache of a core; part of the result, for sums are added block by block
+BLOCK_ROWS = 1 << 15  # whose numbers fit into a core's cache; part of the result, for sums are added block by block
 
 STEP = 0.1  # half of it gains nothing that can be seen, and takes twice the passes; twice of it is worse
 PENALTY = 30.0  # on the hessian of a leaf: of rows of probability p each counts p (1 - p)

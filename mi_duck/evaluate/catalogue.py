@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from mi_duck.atomic_files import publish, storage_errors, unguarded
 from mi_duck.data.database import Database, named_queries, named_text
 from mi_duck.errors import CheckpointError, DataError
-from mi_duck.metrics.metrics import GAIN
+from mi_duck.metrics.metrics import GAIN, title_of
 from mi_duck.numbers import interval
 from mi_duck.run.costs import growing_bytes
 from mi_duck.run.folder import RunFolder
@@ -199,13 +199,13 @@ def score_table(root: Path) -> ScoreTable:
     _, rows = query_catalogue(root, name="scores")
     columns = ["model"]
     lines: dict[str, list[str]] = {}
-    wanted = {"average_precision": "AP", "f1": "F1", "log_loss": "log loss"}
+    wanted = ("average_precision", "f1", "log_loss")
     reason, n_scored, has_intervals = "", 0, False
     for scope, instance_id, metric, name, value, low, high, too_narrow, n_rows in rows:
         reason, n_scored, has_intervals = reason or too_narrow or "", n_rows, has_intervals or low is not None
         if metric not in wanted or (metric == "f1" and name != "macro") or (metric == "log_loss" and name != "all"):
             continue
-        title = wanted[metric] if name == "all" else f"{wanted[metric]} {name}"
+        title = title_of(metric, name)
         if title not in columns:
             columns.append(title)
         who = GAIN if scope == "difference" else scope if instance_id is None else f"instance_{instance_id:02d}"

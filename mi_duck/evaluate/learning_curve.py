@@ -30,7 +30,7 @@ from mi_duck.ensemble.consolidate import write_member_scores
 from mi_duck.ensemble.member_scores import read_member_scores
 from mi_duck.errors import CheckpointError
 from mi_duck.evaluate.scored_rows import scored_rows
-from mi_duck.metrics.metrics import DRAWS, LOWER_IS_BETTER, headline_scores, interval, known, too_narrow
+from mi_duck.metrics.metrics import DRAWS, LOWER_IS_BETTER, headline_scores, interval, known, title_of, too_narrow
 from mi_duck.metrics.ranking import Floats64
 from mi_duck.numbers import decimal
 from mi_duck.numbers import interval as written
@@ -42,8 +42,6 @@ from mi_duck.run.instance_folder import is_trained
 
 EXPONENTS = np.geomspace(0.05, 1.0, 40)  # above 1 errors would fall faster than by averaging
 MEASURED, AHEAD, CHECK = "measured", "predicted", "predicted without the largest"
-TITLES = {"average_precision": "AP", "log_loss": "log loss"}
-"""The metrics that are shown."""
 ANSWERED = PRECISION, LOSS = ("average_precision", "macro"), ("log_loss", "all")
 """The scores that the answer is about, each with its class; ``macro`` is the mean over the site classes."""
 
@@ -225,15 +223,14 @@ def fit_law(values: Floats64, sizes: Floats64, at: Sequence[float]) -> Floats64:
 def sentences(points: Sequence[Point], caution: str) -> list[str]:
     """Return the answer in words: what twice the genes would give, whether that is known, and how well the curve foretold."""
     of_kind = {(one.kind, one.metric, one.class_name): one for one in points}
-    measured = [one for one in points if one.kind == MEASURED and one.metric == "log_loss"]
+    own, check = of_kind[MEASURED, *PRECISION], of_kind.get((CHECK, *PRECISION))  # of the sizes the last, the largest
     ahead, loss = of_kind[AHEAD, *PRECISION], of_kind[AHEAD, *LOSS]
     lines = [
-        f"Twice the genes ({ahead.n_genes:,} instead of {measured[-1].n_genes:,}) would {_change(ahead)} "
+        f"Twice the genes ({ahead.n_genes:,} instead of {own.n_genes:,}) would {_change(ahead)} "
         f"mean average precision by {_size(ahead)} and {_change(loss, falls=True)} log loss by {_size(loss)}."
     ]
     if not (_is_known(ahead) or _is_known(loss)):
         lines.append("Neither can be distinguished from no change.")
-    check, own = of_kind.get((CHECK, *PRECISION)), of_kind[MEASURED, *PRECISION]
     if check is not None:
         lines.append(
             f"The same curve fitted to at most half of the genes foretells {decimal(check.value)} for all of them; "
@@ -280,13 +277,8 @@ def points_of(facts: Mapping[str, Any]) -> list[Point]:
 
 
 def shown(points: Sequence[Point]) -> list[tuple[str, str]]:
-    """Return the scores that are shown, each metric with its class."""
-    return list(dict.fromkeys((one.metric, one.class_name) for one in points if one.metric in TITLES))
-
-
-def title_of(metric: str, class_name: str) -> str:
-    """Return the heading of a score."""
-    return TITLES[metric] if class_name == "all" else f"{TITLES[metric]} {class_name}"
+    """Return the scores that are drawn: those of the answer, of every class."""
+    return list(dict.fromkeys((one.metric, one.class_name) for one in points if one.metric in dict(ANSWERED)))
 
 
 def size_lines(

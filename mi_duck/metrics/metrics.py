@@ -45,6 +45,22 @@ LOWER_IS_BETTER = ("brier", "ece", "log_loss")
 GAIN = "ensemble - base"
 """Variant of the lines with paired differences."""
 SHORT = {"average_precision": "ap", "roc_auc": "auc"}
+TITLES = {
+    "average_precision": "AP",
+    "roc_auc": "ROC AUC",
+    "f1": "F1",
+    "precision": "precision",
+    "recall": "recall",
+    "brier": "Brier score",
+    "ece": "calibration error",
+    "log_loss": "log loss",
+    "top_k": "top-k",
+    "top_0.5k": "top-0.5k",
+    "top_2k": "top-2k",
+    "top_4k": "top-4k",
+    "top_k_per_gene": "top-k per gene",
+}
+"""What people read for a metric, in the order of columns."""
 
 Drawn = Mapping[tuple[str, str], Floats64]
 """For each metric and class its value on the rows as they are and under each draw, shape (1 + n_draws,)."""
@@ -111,6 +127,12 @@ def short_names(found: Sequence[Metric]) -> dict[str, float]:
         else f"{one.class_name}_{SHORT.get(one.metric, one.metric)}": one.value
         for one in found
     }
+
+
+def title_of(metric: str, class_name: str) -> str:
+    """Return the heading of a metric of a class."""
+    name = TITLES.get(metric, metric.replace("_", " "))
+    return name if class_name == "all" else f"{name} {class_name}"
 
 
 def known(value: float) -> float | None:

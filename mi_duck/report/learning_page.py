@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mi_duck.atomic_files import write_file
 from mi_duck.drawing import ENSEMBLE, SERIES, inline_svg, new_panels, save, style
 from mi_duck.evaluate.learning_curve import (
@@ -15,8 +17,8 @@ from mi_duck.evaluate.learning_curve import (
     read_learning_curve,
     shown,
     size_lines,
-    title_of,
 )
+from mi_duck.metrics.metrics import title_of
 from mi_duck.numbers import typeset
 from mi_duck.report.page import Picture, environment
 from mi_duck.report.tables import Table
@@ -67,15 +69,13 @@ def size_figure(points: Sequence[Point]) -> "Figure":
             for kind, color, marker in ((MEASURED, ENSEMBLE, "o"), (AHEAD, SERIES[1], "D")):
                 some = [one for one in own if one.kind == kind]
                 x = [one.n_genes for one in some]
-                y = [one.value or 0.0 for one in some]
-                low = [middle - (middle if one.low is None else one.low) for middle, one in zip(y, some, strict=True)]
-                high = [
-                    (middle if one.high is None else one.high) - middle for middle, one in zip(y, some, strict=True)
-                ]
-                line = "-" if kind == MEASURED else "none"
-                axes.errorbar(
-                    x, y, [low, high], color=color, marker=marker, markersize=4, linestyle=line, linewidth=1, label=kind
-                )
+                y, low, high = np.array([(one.value, one.low, one.high) for one in some], dtype=float).reshape(-1, 3).T
+                look: dict[str, Any] = {
+                    "color": color,
+                    "marker": marker,
+                    "linestyle": "-" if kind == MEASURED else "none",
+                }
+                axes.errorbar(x, y, [y - low, high - y], markersize=4, linewidth=1, label=kind, **look)
             axes.set_xscale("log", base=2)
             ticks = sorted({one.n_genes for one in own})
             axes.set_xticks(ticks, [f"{one:,}" for one in ticks], rotation=45, ha="right", fontsize=6.5)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mi_duck.atomic_files import write_file
 from mi_duck.drawing import NAMES, inline_svg, save
 from mi_duck.leakage.suspicion import LIMITS
+from mi_duck.metrics.metrics import title_of
 from mi_duck.numbers import decimal, gibibytes, typeset
 from mi_duck.processes import Report
 from mi_duck.report import plots, tables
@@ -26,6 +27,7 @@ from mi_duck.report.records import (
     read_rows,
     read_run,
     reliability_panels,
+    scored_genes,
     suspects_of,
     value_of,
 )
@@ -175,7 +177,7 @@ def _model_figure(run: RunRecords) -> "Figure":
             score = run.find(scope, metric, class_name, instance_id=instance_id)
             if score is not None and score.value is not None:
                 bars.append(plots.Bar(name, score.value, score.low, score.high, scope))
-        panels.append((tables.title_of(metric, class_name), bars))
+        panels.append((title_of(metric, class_name), bars))
     return plots.interval_figure(panels)
 
 
@@ -265,8 +267,7 @@ def _leakage(run: RunRecords) -> tables.Table | None:
 
 def _gene_deltas(run: RunRecords) -> list[tables.Table] | None:
     """Return the genes for which the ensemble is better, and worse, than the base model, by how much their log loss falls."""
-    lines = read_rows(RunFolder(run.root).gene_deltas)
-    lines = [line for line in lines or [] if line["is_pilot"] == "0"]
+    lines = scored_genes(run)
     if not lines or "log_loss_delta" not in lines[0]:
         return None
     lines.sort(key=lambda line: -(value_of(line["log_loss_delta"]) or 0.0))

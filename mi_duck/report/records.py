@@ -256,6 +256,11 @@ def _column(lines: Sequence[dict[str, str]], name: str) -> list[float]:
     return [float(line[name] or "nan") for line in lines]
 
 
+def scored_genes(run: RunRecords) -> list[dict[str, str]]:
+    """Return the lines of ``gene_deltas.csv`` of the genes that are scored; none where there is no such file."""
+    return [line for line in read_rows(RunFolder(run.root).gene_deltas) or [] if line["is_pilot"] == "0"]
+
+
 def suspects_of(run: RunRecords) -> list[str] | None:
     """Return the features that the leakage report suspects and that were not left out, or None where there is no report."""
     found = read_json(RunFolder(run.root).leakage / "leakage.json")

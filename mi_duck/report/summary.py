@@ -18,7 +18,7 @@ from mi_duck.evaluate.catalogue import score_table
 from mi_duck.metrics.metrics import FEWEST_GROUPS, GAIN, LOWER_IS_BETTER
 from mi_duck.numbers import decimal, gibibytes, interval
 from mi_duck.report.overfitting import ADVICE, FitRecord
-from mi_duck.report.records import RunRecords, Score, read_json, read_rows, suspects_of, value_of, with_interval
+from mi_duck.report.records import RunRecords, Score, read_json, scored_genes, suspects_of, value_of, with_interval
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.instance_folder import measurement
 from mi_duck.run.plan import Plan
@@ -122,8 +122,7 @@ def answer(run: RunRecords) -> Answer:
 
 def genes_improved(run: RunRecords) -> str:
     """Return for how many genes the ensemble has a lower log loss than the base model, as a sentence; empty without one."""
-    lines = [line for line in read_rows(RunFolder(run.root).gene_deltas) or [] if line["is_pilot"] == "0"]
-    deltas = [value_of(line.get("log_loss_delta", "")) for line in lines]
+    deltas = [value_of(line.get("log_loss_delta", "")) for line in scored_genes(run)]
     known = [delta for delta in deltas if delta is not None]
     if not known:
         return ""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
+from mi_duck.metrics.metrics import TITLES, title_of
 from mi_duck.numbers import decimal, interval, mebibytes, typeset
 from mi_duck.report.overfitting import FitRecord
 from mi_duck.report.records import RunRecords, read_json, with_interval
@@ -13,22 +14,6 @@ from mi_duck.report.summary import difference
 from mi_duck.run.folder import RunFolder
 from mi_duck.settings import Columns, flags_of
 
-METRICS = {
-    "average_precision": "AP",
-    "roc_auc": "ROC AUC",
-    "f1": "F1",
-    "precision": "precision",
-    "recall": "recall",
-    "brier": "Brier score",
-    "ece": "calibration error",
-    "log_loss": "log loss",
-    "top_k": "top-k",
-    "top_0.5k": "top-0.5k",
-    "top_2k": "top-2k",
-    "top_4k": "top-4k",
-    "top_k_per_gene": "top-k per gene",
-}
-"""What the page calls a metric, in the order of its columns."""
 WITHOUT = "without "
 """Begin of the names of variants that leave one member out."""
 PARTS = {
@@ -57,12 +42,6 @@ class Table:
     rows: Sequence[tuple[str, ...]]
     texts: int = 1
     marked: frozenset[int] = field(default_factory=frozenset)
-
-
-def title_of(metric: str, class_name: str) -> str:
-    """Return the heading of a metric of a class."""
-    name = METRICS.get(metric, metric.replace("_", " "))
-    return name if class_name == "all" else f"{name} {class_name}"
 
 
 def headline_metrics(run: RunRecords) -> list[tuple[str, str]]:
@@ -126,7 +105,7 @@ def score_table(run: RunRecords) -> Table:
 def class_table(run: RunRecords) -> Table:
     """Return every metric of every class for base model and ensemble."""
     found = {score.metric for score in run.scores if score.scope == "ensemble"}
-    metrics = [name for name in METRICS if name in found] + sorted(found - set(METRICS))
+    metrics = [name for name in TITLES if name in found] + sorted(found - set(TITLES))
     rows = []
     for name in [*run.classes, "macro", "all"]:
         for scope in ("base", "ensemble"):
