@@ -110,7 +110,7 @@ def synthetic(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with a planted-signal dataset of 60 genes, about 3,500 rows and 60 features; only to be read."""
+    """Folder with a planted-signal dataset of 60 genes, about 3,500 rows and 40 features; only to be read."""
     return made_once(
-        tmp_path_factory, "dataset", lambda folder: synthesise(folder, n_genes=60, rows_per_gene=60, n_features=60)
+        tmp_path_factory, "dataset", lambda folder: synthesise(folder, n_genes=60, rows_per_gene=60, n_features=40)
     )

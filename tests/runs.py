@@ -31,7 +31,7 @@ from mi_duck.train.train import train_instance
 # small enough for seconds, large enough for three instances that learn something
 SMALL = (
     *("--strategy", "multi", "--genes-per-instance", "24", "--threads", "1", "--max-memory-per-instance-gb", "2"),
-    *("--n-estimators", "20", "--early-stopping-patience", "5", "--max-depth", "4", "--learning-rate", "0.3"),
+    *("--n-estimators", "10", "--early-stopping-patience", "5", "--max-depth", "4", "--learning-rate", "0.3"),
 )
 # a run costs a fifth without figures, explanations and refit
 FAST = (*SMALL, "--minimal-diagnostics", "--skip-shap", "--consolidation", "voting")

@@ -26,7 +26,7 @@ ANNEXES = {"genome", "evaluate", "explain", "export", "report", "verify"}
 """Folders that look at a run and hold nothing that others need; only `READS_OTHERS` import other annexes."""
 
 PACKAGES = {
-    "": {"matplotlib", "psutil", "rich", "typer", "zstandard"},
+    "": {"fontTools", "matplotlib", "psutil", "rich", "typer", "zstandard"},
     "metrics": {"numpy", "scipy", "sklearn"},
     "run": {"msgspec", "numpy", "pyarrow"},
     "data": {"duckdb", "fsspec", "numpy", "pyarrow", "scipy"},
@@ -37,7 +37,7 @@ PACKAGES = {
     "ensemble": {"msgspec", "numpy", "pyarrow", "shap", "xgboost", "scipy"},
     "genome": {"numpy", "pyarrow", "pybigtools"},
     "evaluate": {"numpy", "pyarrow"},
-    "explain": {"matplotlib", "numpy", "pyarrow", "scipy"},
+    "explain": {"matplotlib", "numpy", "pyarrow"},
     "export": {"numpy", "onnx", "onnxruntime", "xgboost"},
     "report": {"msgspec", "jinja2", "matplotlib", "numpy", "pyarrow"},
     "verify": {"msgspec", "numpy", "pyarrow", "sklearn"},
@@ -52,6 +52,7 @@ INSIDE_FUNCTIONS = {
     "onnx": "optional",
     "fsspec": "optional",
     "onnxruntime": "optional",
+    "fontTools": "slow to import; matplotlib brings it",
     "matplotlib": "slow to import",
     "jinja2": "only the page needs it",
 }

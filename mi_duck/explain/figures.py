@@ -16,7 +16,7 @@ from mi_duck.atomic_files import storage_errors, write_file
 from mi_duck.drawing import BASE, ENSEMBLE, INK, LOSSLESS, MUTED, SERIES, new_figure, save, short_label, style
 from mi_duck.ensemble.shap import Contributions
 from mi_duck.explain.tables import Names, class_stems, group_table, rank_order
-from mi_duck.metrics.ranking import Floats32, Floats64
+from mi_duck.metrics.ranking import Floats32, Floats64, average_ranks
 from mi_duck.numbers import decimal
 from mi_duck.run.feature_names import kmer_of
 
@@ -266,20 +266,19 @@ def swarm_figure(swarms: Sequence[Swarm], *, title: str) -> "Figure":
         axes.axvline(0, color=MUTED, linewidth=0.8, zorder=0)
         ends = [float(np.abs(swarm.values).max()) for swarm in swarms if swarm.values.size]
         width = max(ends, default=1.0) or 1.0
-        for row, swarm in enumerate(swarms):
-            axes.scatter(
-                swarm.values,
-                row + _spread(swarm.values, width),
-                c=_relative_ranks(swarm.column),
-                cmap=_ramp(),
-                vmin=0,
-                vmax=1,
-                s=5,
-                linewidths=0,
-                plotnonfinite=True,
-                rasterized=True,
-                zorder=2,
-            )
+        axes.scatter(
+            np.concatenate([swarm.values for swarm in swarms]),
+            np.concatenate([row + _spread(swarm.values, width) for row, swarm in enumerate(swarms)]),
+            c=np.concatenate([_relative_ranks(swarm.column) for swarm in swarms]),
+            cmap=_ramp(),
+            vmin=0,
+            vmax=1,
+            s=5,
+            linewidths=0,
+            plotnonfinite=True,
+            rasterized=True,
+            zorder=2,
+        )
         axes.set_yticks(range(len(swarms)), [short_label(swarm.name) for swarm in swarms])
         axes.set_ylim(len(swarms) - 0.4, -0.6)
         axes.grid(axis="x", visible=False)
@@ -294,9 +293,7 @@ def swarm_figure(swarms: Sequence[Swarm], *, title: str) -> "Figure":
 
 def _relative_ranks(column: Floats32) -> Floats64:
     """Return ranks from 0 to 1, NaN where missing; equal values share their mean rank."""
-    from scipy.stats import rankdata  # half a second to load
-
-    ranks: Floats64 = rankdata(column, nan_policy="omit")
+    ranks = average_ranks(column)
     n_known = int((~np.isnan(column)).sum())
     return (ranks - 1) / max(n_known - 1, 1)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from mi_duck.atomic_files import write_csv
 from mi_duck.ensemble.shap import Contributions, Importance
-from mi_duck.metrics.ranking import Booleans, Floats64
+from mi_duck.metrics.ranking import Booleans, Floats64, average_ranks
 from mi_duck.run.feature_names import Group, feature_kind, kmer_of
 
 Record = dict[str, Any]
@@ -173,14 +173,12 @@ def agreement(found: Contributions) -> Floats64:
 
     Only features that some instance uses count: hundreds of zeros in common would look like agreement.
     """
-    from scipy.stats import rankdata  # half a second to load
-
     values = np.stack([one.value for one in found.by_instance])
     values = values[:, values.max(axis=0) > 0]
     if values.shape[1] < 2:
         return np.full((len(values), len(values)), np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):  # NaN where all features of an instance are equal
-        return np.atleast_2d(np.corrcoef(rankdata(values, axis=1)))
+        return np.atleast_2d(np.corrcoef([average_ranks(one) for one in values]))
 
 
 def _agreement_table(correlations: Floats64, names: Names) -> list[Record]:

@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from mi_duck.metrics.ranking import average_ranks
+
 BINS = 16
 FEW_VALUES = 512  # up to here rows are counted by stratum, value and label; above they are taken one by one
 DECIMALS = 7  # of float32
@@ -332,22 +334,12 @@ def mutual_information(cells: Tally, side: Side, bins: int = BINS) -> list[float
 
 
 def rank_correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Return Spearman's coefficient of two columns, shape (n_rows,), over the rows where neither is NaN; 0 if one is constant.
-
-    By NumPy: to import `scipy.stats` takes longer than all the rest of the report of a small table.
-    """
+    """Return Spearman's coefficient of two columns, shape (n_rows,), over the rows where neither is NaN; 0 if one is constant."""
     is_present = ~(np.isnan(one) | np.isnan(other))
-    first, second = (_average_ranks(values[is_present]) for values in (one, other))
+    first, second = (average_ranks(values[is_present]) for values in (one, other))
     if (first == first[:1]).all() or (second == second[:1]).all():
         return 0.0
     return float(np.corrcoef(first, second)[0, 1])
-
-
-def _average_ranks(values: NDArray[np.float32]) -> Real:
-    """Return the rank of each value; equal ones have the mean of their ranks."""
-    _, which, count = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(count)
-    return (last - (count - 1) / 2)[which]
 
 
 def _standard_error(cells: Tally, column: Whole, stratum: Whole, influence: Real, rows: Real) -> Real:

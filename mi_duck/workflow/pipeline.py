@@ -96,11 +96,13 @@ def complete(folder: RunFolder, diagnostics: Diagnostics, n_trained: int, starte
     invalidate_file_list(folder)
     consolidate(folder, plan, context)
     evaluate(folder, diagnostics, context)
-    in_child(steps.describe_instances, context)(
-        run=str(folder.root), threads=context.threads, is_minimal=diagnostics.minimal_diagnostics
+    asked = explaining(diagnostics)
+    in_child(steps.describe, context)(
+        run=str(folder.root),
+        threads=context.threads,
+        is_minimal=diagnostics.minimal_diagnostics,
+        explaining=None if diagnostics.skip_shap or is_explained(folder, **asked) else asked,
     )
-    if not diagnostics.skip_shap:
-        explain(folder, diagnostics, context)
     publish(folder, plan, started, diagnostics, context)
     return plan
 
@@ -413,7 +415,7 @@ def evaluate_run(root: Path, diagnostics: Diagnostics, context: Context) -> None
         invalidate_file_list(folder)
         started = _now()
         evaluate(folder, diagnostics, context)
-        in_child(steps.describe_instances, context)(run=str(root), threads=context.threads, is_minimal=False)
+        in_child(steps.describe, context)(run=str(root), threads=context.threads, is_minimal=False, explaining=None)
         publish(folder, plan, started, diagnostics, context)
 
 

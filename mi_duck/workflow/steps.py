@@ -39,11 +39,17 @@ def evaluate_holdout(report: Report, run: str, threads: int) -> None:
     holdout.evaluate_holdout(run=run, threads=threads, report=report)
 
 
-def describe_instances(report: Report, run: str, threads: int, is_minimal: bool) -> None:
-    """Complete the folders of the instances; see `mi_duck.report.instance_files.describe_instances`."""
+def describe(report: Report, run: str, threads: int, is_minimal: bool, explaining: dict[str, Any] | None) -> None:
+    """Complete the folders of the instances, and explain the model unless ``explaining`` is None.
+
+    See `mi_duck.report.instance_files.describe_instances` and `mi_duck.explain.analysis.explain_run`. Both load XGBoost and
+    matplotlib, which takes two seconds, so they share a process.
+    """
     with without_sklearn():
         from mi_duck.report import instance_files
     instance_files.describe_instances(run=run, threads=threads, is_minimal=is_minimal, report=report)
+    if explaining is not None:
+        explain(report, run, threads=threads, **explaining)
 
 
 def explain(report: Report, run: str, sample_size: int, background_size: int, with_figures: bool, threads: int) -> None:
