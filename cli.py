@@ -368,19 +368,14 @@ def run(
 
     Example: mi-duck run dataset --out run --train-all-genes
     """
-    from mi_duck.workflow import pipeline
+    from mi_duck.executors.anywhere import run_request
 
     opened, folder = _request(source, out, columns, asked, executing)
     with _context(executing) as context:
-        request = (opened, folder, asked, context, resuming, diagnostics)
-        if executing.executor == "local":
-            pipeline.run(*request, workers=executing.workers or 1)
-        else:
-            where = pipeline.plan_run(*request, is_elsewhere=is_elsewhere(executing))
-            if jobs := train_elsewhere(where, executing, context, diagnostics):
-                print_facts(jobs, as_json)
-                return
-            pipeline.finish_run(where, diagnostics, context)
+        jobs = run_request(opened, folder, asked, context, resuming, diagnostics, executing)
+    if jobs:
+        print_facts(jobs, as_json)
+        return
     print_scores(folder, as_json)
 
 

@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from harness import print_machine, workplace
 
 from mi_duck.atomic_files import write_file
+from mi_duck.boosting.train import train_instance
 from mi_duck.data.dataset import open_dataset
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.ensemble.predict import predict_file
@@ -41,7 +42,6 @@ from mi_duck.run.costs import Costs, Rates
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Plan
 from mi_duck.settings import Asked
-from mi_duck.train.train import train_instance
 
 WRITERS = ("pyarrow, checksums", "pyarrow", "DuckDB")
 MOMENTS = {

@@ -13,6 +13,7 @@ import numpy as np
 import xgboost as xgb
 from harness import costs, print_machine, workplace
 
+from mi_duck.boosting.matrix import build_matrix, cut_reference
 from mi_duck.data.dataset import open_dataset
 from mi_duck.genome.synthetic import synthesise
 from mi_duck.plan.make_plan import make_plan
@@ -21,7 +22,6 @@ from mi_duck.rows.partition import partition_here
 from mi_duck.rows.segments import SegmentReader
 from mi_duck.run.folder import RunFolder
 from mi_duck.settings import Asked
-from mi_duck.train.matrix import build_matrix, cut_reference
 
 THREADS = 2
 

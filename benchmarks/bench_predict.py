@@ -4,8 +4,8 @@ Usage: python benchmarks/bench_predict.py [--rounds 200] [--rows 4096] [--featur
                                           [DATASET MODEL]
 
 Trains three boosters on a synthetic set with the columns of a real one, makes the 21 boosters of seven instances of them (other
-leaves, the same splits), and predicts the same rows by: a loop with a DMatrix a booster; a loop of ``inplace_predict``; one
-``inplace_predict`` of the merged model; `mi_duck.train.forest`; ``predict_proba``; and `predict_file`, from Parquet to Parquet.
+leaves, the same splits), and predicts the same rows by: a loop with a DMatrix a booster, or of ``inplace_predict``; one
+of the merged model; `mi_duck.boosting.forest`; ``predict_proba``; and `predict_file`, from Parquet to Parquet.
 The ways take turns; figures are medians, wall and CPU, and the ratios are of wall seconds. With a dataset and a model of it, the
 same of these: its first rows, and every booster cut after so many rounds.
 """
@@ -28,6 +28,7 @@ import xgboost as xgb
 from harness import Cost, costs, print_machine, workplace
 from numpy.typing import NDArray
 
+from mi_duck.boosting.forest import forest_of
 from mi_duck.data.dataset import CLASSES, open_dataset
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, by_member, consolidate, feature_matrix
 from mi_duck.ensemble.model_file import load_unified_model, save_model
@@ -35,7 +36,6 @@ from mi_duck.ensemble.predict import predict_file
 from mi_duck.export.export import join_outputs, merge_boosters
 from mi_duck.genome.synthetic import synthesise
 from mi_duck.metrics.calibrate import Calibrator
-from mi_duck.train.forest import forest_of
 
 INSTANCES = 7
 TRAINING_ROWS = 6_000

@@ -9,18 +9,24 @@ from typing import Any
 __version__ = "0.1.0"
 __all__ = [
     "ConsolidatedMetaModel",
+    "EnsembleClassifier",
     "InstanceModel",
+    "Run",
     "load_unified_model",
     "open_dataset",
     "run_comprehensive_ensemble_shap_analysis",
+    "train",
 ]
 
 _HOMES = {
     "ConsolidatedMetaModel": "mi_duck.ensemble.model",
+    "EnsembleClassifier": "mi_duck.api.classifier",
     "InstanceModel": "mi_duck.ensemble.model",
+    "Run": "mi_duck.api.run",
     "load_unified_model": "mi_duck.ensemble.model_file",
     "open_dataset": "mi_duck.data.dataset",
     "run_comprehensive_ensemble_shap_analysis": "mi_duck.explain.analysis",
+    "train": "mi_duck.api.train",
 }
 
 
@@ -29,3 +35,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'mi_duck' has no attribute '{name}'")
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return [*__all__, "__version__"]

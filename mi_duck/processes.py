@@ -86,12 +86,14 @@ Say = Callable[[str], None]
 class Context:
     """What every step of a run is handed: threads for all that is done at once, and how it reaches the user.
 
-    ``report`` and ``say`` may be called from several threads.
+    ``report`` and ``say`` may be called from several threads. ``in_this_process`` is for few data and the main thread: steps run
+    here instead of in children, a second saved for each.
     """
 
     threads: int
     report: Report
     say: Say
+    in_this_process: bool = False
 
 
 # Freed memory goes back to the system at once instead of staying in the heap: 0.4 GiB at a thousand features.
@@ -162,15 +164,13 @@ def in_child(
         pass through JSON.
     context
         Threads of the numeric libraries in the child, and the progress callback.
-
-    Examples
-    --------
-    ``in_child(train_instance, context, limit_bytes=budget)(run="run", instance_id=3, threads=2).peak_bytes``
     """
 
     def call(*positional: Parameters.args, **arguments: Parameters.kwargs) -> ChildResult[Result]:
         if positional:
             raise TypeError(f"{step.__name__} takes its arguments by name")
+        if context.in_this_process:
+            return _run_here(step, arguments, context.report)
         return run_child(
             f"{step.__module__}:{step.__name__}",
             arguments,
@@ -182,6 +182,16 @@ def in_child(
         )
 
     return call
+
+
+def _run_here(step: Callable[..., Result], arguments: Mapping[str, Any], report: Report) -> ChildResult[Result]:
+    """Run a step in this process, its arguments and result through JSON and BLAS with one thread, as in a child."""
+    from threadpoolctl import threadpool_limits
+
+    begun = time.monotonic()
+    with threadpool_limits(1, "blas"):
+        value = json.loads(json.dumps(step(report, **json.loads(json.dumps(arguments)))))
+    return ChildResult(value, peak_bytes(), time.monotonic() - begun)
 
 
 def run_child(
@@ -222,9 +232,8 @@ def run_child(
 
     Notes
     -----
-    Where waiting is interrupted, as the command line does on SIGTERM and SIGINT, or cancelled, the child is asked to end,
-    which a training does after its round, and killed after `SECONDS_TO_SAVE`. The kernel ends a child with the thread
-    that began it, which therefore waits here.
+    Where waiting is interrupted, as by SIGINT, or cancelled, the child is asked to end, which a training does after its round,
+    and killed after `SECONDS_TO_SAVE`. The kernel ends a child with the thread that began it, which therefore waits here.
     """
     if is_cancelled is not None and is_cancelled():
         raise CancelledError
@@ -277,7 +286,7 @@ def _begin(threads: int, *, frees_at_once: bool) -> "tuple[subprocess.Popen[byte
         | {
             "OMP_NUM_THREADS": str(threads),
             "OPENBLAS_NUM_THREADS": "1",  # its sums depend on its threads in the last bit, and calibrators with them
-            "PYTHONPATH": os.pathsep.join(sys.path),
+            "PYTHONPATH": os.pathsep.join(_search_path()),
             "MI_DUCK_PIPE": str(write_end),
             "MI_DUCK_PARENT": str(os.getpid()),
         }
@@ -295,6 +304,15 @@ def _begin(threads: int, *, frees_at_once: bool) -> "tuple[subprocess.Popen[byte
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     os.close(write_end)
     return child, read_end
+
+
+def _search_path() -> list[str]:
+    """Return where a child finds modules: where its parent does, without the user's folders, whose files may have any name."""
+    ours = str(Path(__file__).resolve().parents[1])
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    users = {"", str(Path.cwd()), str(Path(script).resolve().parent) if script else ""} - {ours}
+    kept = [one for one in sys.path if one not in users]
+    return kept if ours in kept else [*kept, ours]
 
 
 def _ask(child: "subprocess.Popen[bytes]", request: dict[str, Any]) -> None:

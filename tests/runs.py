@@ -23,10 +23,10 @@ from typer.testing import CliRunner, Result
 
 from cli import app
 from mi_duck.atomic_files import sealed, write_json
+from mi_duck.boosting.train import train_instance
 from mi_duck.processes import ChildResult, Context, Report, peak_bytes, run_child
 from mi_duck.rows.partition import partition_here
 from mi_duck.run.folder import RunFolder
-from mi_duck.train.train import train_instance
 
 # small enough for seconds, large enough for three instances that learn something
 SMALL = (

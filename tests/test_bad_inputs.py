@@ -25,6 +25,7 @@ import pyarrow.parquet.encryption as encryption
 import pytest
 from runs import assert_refused, call, contents, quiet, resealed
 
+from mi_duck.boosting.train import train_instance
 from mi_duck.data.database import Database
 from mi_duck.data.dataset import open_dataset
 from mi_duck.data.parquet import verify_pages
@@ -32,7 +33,6 @@ from mi_duck.errors import DataError
 from mi_duck.rows.partition import partition_here
 from mi_duck.rows.segments import SegmentReader
 from mi_duck.run.folder import RunFolder
-from mi_duck.train.train import train_instance
 from mi_duck.workflow.resume import differences_asked
 
 LABELS = ("neither", "donor", "acceptor")

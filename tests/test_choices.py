@@ -16,6 +16,7 @@ from runs import call, partitioned, quiet, trained
 from shared import DENSE, REQUEST
 
 from mi_duck.archive import read_parts
+from mi_duck.boosting.train import train_instance
 from mi_duck.data.database import Database
 from mi_duck.data.dataset import open_dataset
 from mi_duck.data.genes import index_genes
@@ -30,7 +31,6 @@ from mi_duck.run.costs import MemoryModel
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Plan, Settings
 from mi_duck.settings import Asked
-from mi_duck.train.train import train_instance
 
 SETTINGS = Settings(42, 3, 800, 30, 6, 0.1, 256, True)
 # 100 columns, ten of them real; one of these has holes

@@ -338,7 +338,7 @@ def test_inspect__shows_genes_classes_features_and_warnings(small_dataset: Path,
     truth = json.loads((small_dataset / "truth.json").read_bytes())
     assert facts["genes"] == 60
     assert facts["class mix"] == truth["class_rows"]
-    assert facts["features"]["all"] == 60
+    assert facts["features"]["all"] == 40
     assert facts["rows"] == sum(truth["class_rows"].values())
     rows = pq.read_table(small_dataset / "master")
     odd = {"big": pa.array(np.full(len(rows), 1 << 60)), "one": pa.array(np.ones(len(rows)))}

@@ -16,6 +16,7 @@ from runs import partitioned, quiet, trained
 from sklearn.metrics import average_precision_score
 
 from mi_duck.archive import read_parts
+from mi_duck.boosting.matrix import GeneBatches, cut_reference, without_zeros
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, consolidate
 from mi_duck.ensemble.model_file import load_unified_model, save_model
 from mi_duck.ensemble.predict import predict_file
@@ -25,7 +26,6 @@ from mi_duck.metrics.calibrate import calibrated
 from mi_duck.rows.segments import SegmentReader
 from mi_duck.run.encoding import SENTINEL, Encoding, encoding_of, zeros_to_nan
 from mi_duck.run.folder import RunFolder
-from mi_duck.train.matrix import GeneBatches, cut_reference, without_zeros
 
 MATRIX = np.array([[0, 0, 1.5], [2, np.nan, 0], [-0.0, 3, np.nan]], dtype=np.float32)
 FEATURES = ("a", "b", "c")

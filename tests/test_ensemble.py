@@ -85,7 +85,7 @@ def test_ensemble__is_the_mean_of_the_members_calibrated_probabilities_calibrate
     assert model.feature_names_in_.tolist() == model.get_feature_names()
     assert model.n_features_in_ == len(model.features)
     method, classes = model.consolidation_method, "neither, donor, acceptor"
-    assert repr(model) == f"ConsolidatedMetaModel(3 instances of 60 genes, {method}, 60 features, classes {classes})"
+    assert repr(model) == f"ConsolidatedMetaModel(3 instances of 60 genes, {method}, 40 features, classes {classes})"
 
 
 def test_ensemble__has_the_whole_interface(run: Path, model: ConsolidatedMetaModel) -> None:
@@ -152,9 +152,9 @@ def test_predict_proba__missing_renamed_and_misshapen_features_are_errors(
         (rows.drop_columns([name]), f"{name} missing"),
         (rows.rename_columns({name: name.upper() + "x"}), f"{name} missing"),
         (rows.to_pandas().drop(columns=name), f"{name} missing"),
-        (matrix[:, :-1], r"shape \(400, 59\) cannot be 60 features"),
-        (np.column_stack([matrix, matrix[:, :1]]), "cannot be 60 features"),
-        (matrix[0], "cannot be 60 features"),
+        (matrix[:, :-1], r"shape \(400, 39\) cannot be 40 features"),
+        (np.column_stack([matrix, matrix[:, :1]]), "cannot be 40 features"),
+        (matrix[0], "cannot be 40 features"),
         ([1.0, 2.0], "type list have no named columns"),
         (matrix.astype(str), "holds no numbers"),
         (matrix.astype(object), "holds no numbers"),
@@ -314,7 +314,7 @@ def test_save_model__gives_the_same_bytes_and_the_same_model(
 
 
 def test_save_model__is_small(run: Path) -> None:
-    """Nine boosters of at most 20 rounds of depth 4, and 60 names: about 5 kB a booster."""
+    """Nine boosters of at most 10 rounds of depth 4, and 40 names: about 5 kB a booster."""
     assert (run / "consolidated_model.miduck").stat().st_size < 150_000
 
 

@@ -21,6 +21,7 @@ from typer.testing import Result
 
 from cli import app
 from mi_duck.atomic_files import file_sha256
+from mi_duck.boosting.train import train_instance
 from mi_duck.executors.elsewhere import BEGINS_AT, array_index
 from mi_duck.executors.slurm import WATCHER_BYTES, array_of, job_sizes, scripts, slurm_folder
 from mi_duck.genome.synthetic import synthesise
@@ -29,7 +30,6 @@ from mi_duck.run.folder import RunFolder, run_lock
 from mi_duck.run.instance_folder import TRAINED, is_trained
 from mi_duck.run.plan import Plan
 from mi_duck.settings import Diagnostics, flags_of
-from mi_duck.train.train import train_instance
 
 FLAGS = (
     *("--strategy", "multi", "--genes-per-instance", "12", "--memory-per-gene-mb", "1", "--n-estimators", "6"),

@@ -100,7 +100,7 @@ def test_sample_rows__has_every_class_and_gene_in_its_share(small_dataset: Path)
 
 
 def test_sample_rows__are_rows_of_the_dataset_in_any_files(small_dataset: Path, tmp_path: Path) -> None:
-    synthesise(tmp_path / "other", n_genes=60, rows_per_gene=60, n_features=60, n_files=3, shuffle_rows=True)
+    synthesise(tmp_path / "other", n_genes=60, rows_per_gene=60, n_features=40, n_files=3, shuffle_rows=True)
     rows, shuffled = sampled(small_dataset, 200), sampled(tmp_path / "other", 200)
     assert (rows.gene_id, rows.position) == (shuffled.gene_id, shuffled.position)
     np.testing.assert_array_equal(rows.matrix, shuffled.matrix)
@@ -150,7 +150,7 @@ def test_analysis__has_the_numbers_of_the_model_on_the_same_rows(
     found = model.compute_ensemble_shap_importance(rows)
     for name in ("ensemble", *CLASSES):
         records = read(out / f"{name}_shap_importance.csv")
-        assert [int(one["rank"]) for one in records] == list(range(1, 61))
+        assert [int(one["rank"]) for one in records] == list(range(1, 41))
         values = [float(one["importance"]) for one in records]
         assert values == sorted(values, reverse=True)
         assert values == pytest.approx([found[name][one["feature"]] for one in records], rel=1e-9)
@@ -186,7 +186,7 @@ def test_analysis__legacy_file_and_summary_repeat_the_table(out: Path) -> None:
     assert summary["top_features_names"] == list(top)
     kinds = summary["feature_type_analysis"]
     n_kmers = sum("mer_" in one["feature"] for one in records)
-    assert (kinds["n_kmer_features"], kinds["n_non_kmer_features"]) == (n_kmers, 60 - n_kmers)
+    assert (kinds["n_kmer_features"], kinds["n_non_kmer_features"]) == (n_kmers, 40 - n_kmers)
 
 
 def test_analysis__gives_the_same_bytes_with_more_threads(
@@ -218,7 +218,7 @@ def test_analysis__that_fails_leaves_nothing(run: Path, small_dataset: Path, tmp
     whole = pq.read_table(small_dataset / "master")
     (tmp_path / "data").mkdir()
     pq.write_table(whole.drop_columns(["donor_score"]), tmp_path / "data" / "a.parquet")
-    with pytest.raises(DataError, match=r"lacks 1 of 60 features of the model: donor_score"):
+    with pytest.raises(DataError, match=r"lacks 1 of 40 features of the model: donor_score"):
         run_comprehensive_ensemble_shap_analysis(tmp_path / "data", run, tmp_path / "out")
     text = ["elsewhere"] * 5 + whole["splice_type"].to_pylist()[5:]
     pq.write_table(

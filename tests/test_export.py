@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from runs import call, finished_run
 from test_merge import N_FEATURES, booster
 
+from mi_duck.boosting.forest import read_object
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel
 from mi_duck.ensemble.model_file import load_unified_model, save_model
 from mi_duck.errors import CheckpointError, DataError
 from mi_duck.export.export import border_rows, export_model, restore_model
 from mi_duck.metrics.calibrate import Calibrator
 from mi_duck.run.encoding import Encoding
-from mi_duck.train.forest import read_object
 
 CLASSES = ("neither", "donor")
 STEPS = Calibrator("isotonic", margins=(-3.0, -1.0, -0.999, 0.5, 2.0), probabilities=(1e-6, 0.1, 0.4, 0.4, 0.9))

@@ -8,10 +8,10 @@ import xgboost as xgb
 from numpy.typing import NDArray
 from test_merge import N_FEATURES, booster
 
+from mi_duck.boosting.forest import forest_of, read_object, write_object
 from mi_duck.errors import CheckpointError
 from mi_duck.export.export import border_rows
 from mi_duck.run.encoding import SENTINEL, Encoding
-from mi_duck.train.forest import forest_of, read_object, write_object
 
 FEATURES = tuple(f"f{number}" for number in range(N_FEATURES))
 ENCODINGS = (Encoding(), Encoding(("f1", "f4", "f2")), Encoding((), SENTINEL))
@@ -57,7 +57,7 @@ def test_forest__groups_of_boosters_and_rows_and_threads_change_nothing(
     n_groups: int | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mi_duck.train.forest.BLOCKS_BYTES", 1)
+    monkeypatch.setattr("mi_duck.boosting.forest.BLOCKS_BYTES", 1)
     forest = forest_of(boosters, FEATURES, Encoding(), nodes_at_once=nodes)
     for threads in (1, 2, 7):
         assert np.array_equal(forest.margins(rows, threads=threads), by_hand(boosters, rows))

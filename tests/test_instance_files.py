@@ -12,12 +12,12 @@ from runs import SMALL, call, finished_run, here, quiet, resealed
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from mi_duck.atomic_files import file_sha256
+from mi_duck.boosting.write_instance import feature_kind
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.errors import CheckpointError
 from mi_duck.report.instance_files import amended, describe_instances
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.instance_folder import is_trained
-from mi_duck.train.write_instance import feature_kind
 
 PLOTS = {"pr_base_vs_meta.pdf", "roc_base_vs_meta.pdf", "feature_importance_analysis/importance.pdf"}
 UNSEEN = {"holdout_evaluation_results.csv", "holdout_evaluation_summary.json"}

@@ -379,7 +379,7 @@ def test_report__excludes_for_the_whole_run_if_asked(
     result = call("plan", leaky_dataset, "--out", out, *SMALL, "--auto-exclude-leaky")
     assert result.exit_code == 0, result.output
     assert "feature 'shorter' left out because it leaks the label: neither vs rest" in result.stderr
-    assert "--auto-exclude-leaky leaves out 2 of 63 features: shorter, code" in result.stderr
+    assert "--auto-exclude-leaky leaves out 2 of 43 features: shorter, code" in result.stderr
     before, plan = RunFolder(reported[0]).read_plan(), RunFolder(out).read_plan()
     assert plan.data.features == tuple(name for name in before.data.features if name not in ("shorter", "code"))
     assert plan.data.leaky_features == ("shorter", "code")

@@ -272,7 +272,7 @@ def matrix_bytes(*, report: Callable[[str, int, int], None]) -> dict[str, tuple[
     import psutil
     import xgboost as xgb
 
-    from mi_duck.train.matrix import GeneBatches, trim_heap
+    from mi_duck.boosting.matrix import GeneBatches, trim_heap
 
     def build(kind: str) -> tuple[int, int]:
         rng = np.random.default_rng(0)

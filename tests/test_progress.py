@@ -18,13 +18,13 @@ from runs import child_of, end, partitioned, quiet, restore_signals, started, wa
 from test_train import NARROW, model_hashes
 
 from mi_duck.archive import pack, read_parts
+from mi_duck.boosting.boosters import best_round, fit_booster, has_stopped
+from mi_duck.boosting.train import train_instance
+from mi_duck.boosting.write_instance import Fit
 from mi_duck.console import Ended, _ended_by_signals
 from mi_duck.genome.synthetic import synthesise
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Settings
-from mi_duck.train.boosters import best_round, fit_booster, has_stopped
-from mi_duck.train.train import train_instance
-from mi_duck.train.write_instance import Fit
 
 
 def nothing(n_rounds: int) -> None:

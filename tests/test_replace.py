@@ -64,7 +64,7 @@ def copy(run: Path, tmp_path: Path) -> Path:
         (("--genes-per-instance", "1"), "genes_per_instance: 24 then, 1 now"),
         (("--max-memory-per-instance-gb", "0.1"), "max_memory_per_instance_gb: 2.0 then, 0.1 now"),
         (("--memory-per-gene-mb", "8"), "memory_per_gene_mb: None then, 8.0 now"),
-        (("--n-estimators", "1"), "n_estimators: 20 then, 1 now"),
+        (("--n-estimators", "1"), "n_estimators: 10 then, 1 now"),
         (("--early-stopping-patience", "0"), "early_stopping_patience: 5 then, 0 now"),
         (("--max-bin", "16"), "max_bin: 256 then, 16 now"),
         (("--no-calibrate-per-class",), "calibrate_per_class: True then, False now"),

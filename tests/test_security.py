@@ -23,13 +23,13 @@ from runs import here
 from mi_duck import atomic_files as checkpoint
 from mi_duck.archive import MAGIC, pack, read_parts
 from mi_duck.atomic_files import unguarded, write_csv
+from mi_duck.boosting.write_instance import _remove
 from mi_duck.data.database import Database
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel
 from mi_duck.ensemble.model_file import load_unified_model, save_model
 from mi_duck.errors import CheckpointError, DataError, MemoryBudgetError
 from mi_duck.metrics.calibrate import Calibrator
 from mi_duck.run.training_data import training_data
-from mi_duck.train.write_instance import _remove
 
 N_FEATURES = 6
 BOOSTER = "booster_0_0.ubj"

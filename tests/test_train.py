@@ -17,13 +17,13 @@ from plans import changed
 from runs import SMALL, mi_duck, planned, trained
 
 from mi_duck.archive import read_parts
+from mi_duck.boosting.train import stopping_groups
 from mi_duck.rows.segments import SegmentReader, segments_of
 from mi_duck.run.encoding import encoding_of
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import read_genes
 from mi_duck.run.instance_folder import TRAINED, is_trained
 from mi_duck.run.plan import Instance, Plan
-from mi_duck.train.train import stopping_groups
 
 
 @dataclasses.dataclass
@@ -248,7 +248,7 @@ def test_train__a_matrix_a_fold_zero_weights_and_a_matrix_on_disk_give_the_same_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Where no value is missing: how folds are held out and where the matrix lies is a choice of time and memory alone."""
-    monkeypatch.setattr("mi_duck.train.matrix.PAGE_ROWS", 1500)  # three pages on disk
+    monkeypatch.setattr("mi_duck.boosting.matrix.PAGE_ROWS", 1500)  # three pages on disk
     run = trained(small_dataset, tmp_path / "run", *flags, *NARROW, threads=threads)
     assert results(run) == by_weights
     pages = run / ".scratch" / "pages"

@@ -12,12 +12,12 @@ import xgboost as xgb
 from runs import FAST, call, here, planned
 
 from mi_duck.archive import read_parts
+from mi_duck.boosting import boosters
+from mi_duck.boosting.boosters import fit_booster
+from mi_duck.boosting.write_instance import Fit
 from mi_duck.errors import PlanError
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.xgboost_parameters import PARAMETERS, checked_parameters, is_drawing
-from mi_duck.train import boosters
-from mi_duck.train.boosters import fit_booster
-from mi_duck.train.write_instance import Fit
 
 ALL = (
     *("min_child_weight=10", "gamma=3", "lambda=2", "alpha=0.5", "max_delta_step=0.2", "subsample=0.7"),

@@ -23,6 +23,9 @@ from mi_duck.errors import DataError, MemoryBudgetError, StorageError
 
 logger = logging.getLogger(__name__)
 
+Relation = duckdb.DuckDBPyRelation
+"""A table that is not computed before it is looked at."""
+
 HERE = Path(__file__).resolve().parent
 SQL_BYTES = 1 << 30  # what the buffers of DuckDB may take while a run is planned and partitioned
 MOST_ROWS = 2_000_000  # of a query's answer, which is held as Python objects: about 1 GB
@@ -366,10 +369,7 @@ class Database:
         except UnicodeError as error:
             raise DataError(f"the query is not UTF-8 text: {error}") from error
         with _wrapped("query", {}, user=True):
-            statements = self._connection.extract_statements(text)
-            if len(statements) != 1:
-                raise DataError(f"the query holds {len(statements)} SQL statements; give exactly one")
-            result = self._connection.execute(statements[0])
+            result = self._connection.execute(self._only_statement(text))
             names = [column[0] for column in result.description or []]
             rows = result.fetchmany(MOST_ROWS + 1)
         if len(rows) > MOST_ROWS:
@@ -377,6 +377,26 @@ class Database:
                 f"the query has more than {MOST_ROWS:,} rows; add a limit, or read the file with DuckDB itself"
             )
         return names, rows
+
+    def relation(self, text: str) -> Relation:
+        """Return what the user's SQL asks for, to be computed when it is looked at; the connection stays open as long.
+
+        Raises
+        ------
+        DataError
+            With DuckDB's own words, where the text is not one valid statement that gives rows.
+        """
+        with _wrapped("query", {}, user=True):
+            found = self._connection.sql(self._only_statement(text))
+        if found is None:
+            raise DataError("the query gives no rows; give one SELECT")
+        return found
+
+    def _only_statement(self, text: str) -> duckdb.Statement:
+        statements = self._connection.extract_statements(text)
+        if len(statements) != 1:
+            raise DataError(f"the query holds {len(statements)} SQL statements; give exactly one")
+        return statements[0]
 
     def table_names(self) -> list[str]:
         """Return the names of all tables and views, sorted."""
@@ -513,6 +533,14 @@ def _line(error: Exception) -> str:
 
 def _short(parameters: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={str(value)[:60]}" for key, value in parameters.items())
+
+
+def read_files(file: Path) -> Relation:
+    """Return the rows of a Parquet file or a CSV, in a database in memory, to be read when they are looked at."""
+    with _wrapped("reading", {"file": str(file)}):
+        connection = duckdb.connect(":memory:")
+        name = str(file)
+        return connection.read_parquet(glob.escape(name)) if file.suffix == ".parquet" else connection.read_csv(name)
 
 
 def named_queries() -> dict[str, str]:

@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mi_duck.atomic_files import file_sha256, publish, storage_errors, write_json
+from mi_duck.boosting.forest import Forest, forest_of
+from mi_duck.boosting.write_instance import out_of_fold_table
 from mi_duck.ensemble.member_scores import MemberScores, member_table, read_member_scores
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, by_member, consolidate
 from mi_duck.ensemble.model_file import FoldModels, load_unified_model, read_fold_models, save_model
@@ -34,8 +36,6 @@ from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import Genes, read_genes
 from mi_duck.run.instance_folder import is_trained
 from mi_duck.run.plan import Instance, Plan
-from mi_duck.train.forest import Forest, forest_of
-from mi_duck.train.write_instance import out_of_fold_table
 
 BATCH_BYTES = 64 << 20
 ROWS_WRITTEN = 1 << 16

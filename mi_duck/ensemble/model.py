@@ -13,6 +13,7 @@ import pyarrow as pa
 import xgboost as xgb
 from numpy.typing import NDArray
 
+from mi_duck.boosting.forest import Forest, forest_of
 from mi_duck.data.values import is_number, numbers, remedy
 from mi_duck.ensemble.shap import explain
 from mi_duck.errors import CheckpointError, DataError
@@ -21,7 +22,6 @@ from mi_duck.metrics.ranking import Floats, Floats32, Floats64
 from mi_duck.resources import usable_cores
 from mi_duck.run.encoding import Encoding
 from mi_duck.run.training_data import TrainingData, joined
-from mi_duck.train.forest import Forest, forest_of
 
 BLOCK_BYTES = 28 << 20
 """Bytes of one matrix; above 32 MiB the C library maps new memory for every one."""

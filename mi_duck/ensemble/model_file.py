@@ -30,12 +30,12 @@ from numpy.typing import NDArray
 
 from mi_duck.archive import pack, read_model_bytes, read_parts, unpack
 from mi_duck.atomic_files import write_file
+from mi_duck.boosting.forest import LONGEST_LIST, SIZES, joined_arrays, read_object
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel
 from mi_duck.errors import CheckpointError
 from mi_duck.metrics.calibrate import METHODS, Calibrator
 from mi_duck.run.encoding import Encoding
 from mi_duck.run.training_data import KEY_BYTES, TrainingData
-from mi_duck.train.forest import LONGEST_LIST, SIZES, joined_arrays, read_object
 
 MODEL_VERSION = 3
 LARGEST_FACTS = 256 << 20
@@ -393,7 +393,12 @@ def _refusal(source: str, error: Exception) -> str:
 
 def save_model(path: Path, model: ConsolidatedMetaModel) -> None:
     """Write the consolidated model."""
-    write_file(path, pack(_parts_of(model)))
+    write_file(path, model_bytes(model))
+
+
+def model_bytes(model: ConsolidatedMetaModel) -> bytes:
+    """Return the bytes of a ``.miduck`` file; `model_from_bytes` reads them."""
+    return pack(_parts_of(model))
 
 
 def model_sha256(model: ConsolidatedMetaModel | InstanceModel) -> str:

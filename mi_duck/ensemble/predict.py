@@ -32,6 +32,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mi_duck.atomic_files import publish, read_sealed, sealed, storage_errors, write_file, write_json
+from mi_duck.boosting.forest import Forest, forest_of
 from mi_duck.data.dataset import as_parquet, resolved
 from mi_duck.data.find_files import find_files
 from mi_duck.data.parquet import (
@@ -55,7 +56,6 @@ from mi_duck.metrics.calibrate import calibrated
 from mi_duck.processes import Report
 from mi_duck.run.folder import run_lock
 from mi_duck.run.training_data import TrainingData
-from mi_duck.train.forest import Forest, forest_of
 
 logger = logging.getLogger(__name__)
 

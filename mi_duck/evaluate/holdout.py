@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mi_duck.atomic_files import publish, storage_errors, write_csv
+from mi_duck.boosting.write_instance import out_of_fold_table
 from mi_duck.ensemble.member_scores import open_member_scores
 from mi_duck.ensemble.model import ConsolidatedMetaModel
 from mi_duck.ensemble.model_file import load_unified_model
@@ -26,7 +27,6 @@ from mi_duck.rows.segments import SegmentReader
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import Genes, genes_file, read_genes
 from mi_duck.run.plan import Plan
-from mi_duck.train.write_instance import out_of_fold_table
 
 BATCH_BYTES = 64 << 20
 STAGE = "scoring held-out genes"

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mi_duck.atomic_files import publish, storage_errors
+from mi_duck.boosting.forest import forest_of
 from mi_duck.ensemble.model import InstanceModel, by_member
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.errors import CheckpointError
@@ -28,7 +29,6 @@ from mi_duck.rows.segments import SegmentReader
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import Genes
 from mi_duck.run.plan import Instance, Plan
-from mi_duck.train.forest import forest_of
 
 BATCH_BYTES = 64 << 20
 BASE_COLUMNS = ("base_f1", "base_topk", "delta_fp", "delta_fn", "auc_base", "ap_base")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mi_duck.atomic_files import write_file, write_json
+from mi_duck.boosting.steps import feature_gains, train_instance
 from mi_duck.errors import CheckpointError
 from mi_duck.plan.strategies import builds_of_all_rows, fits_of_all_rows, training_seconds, usual_rounds
 from mi_duck.processes import Context, in_child
@@ -25,7 +26,6 @@ from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import GeneTable
 from mi_duck.run.plan import Cut, Instance, Plan, PlannedData, Settings, make_segments
 from mi_duck.settings import Asked
-from mi_duck.train.steps import feature_gains, train_instance
 
 PROBE_ROUNDS = 2
 PILOT_ROUNDS = 60

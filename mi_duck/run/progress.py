@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ def noting(root: Path, command: str, context: Context, *, suffix: str = "") -> I
             context.report(stage, done, total)
 
         try:
-            yield Context(context.threads, report, context.say)
+            yield replace(context, report=report)
         finally:
             with suppress(OSError):  # a page that stays is not read: nobody holds its lock; what failed before counts
                 path.unlink()

@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mi_duck.archive import read_parts
+from mi_duck.boosting.forest import without_leaves
 from mi_duck.data.database import Database
 from mi_duck.data.parquet import row_group_batches, schema_of
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel
@@ -23,7 +24,6 @@ from mi_duck.report.instance_files import CURVES, IMPORTANCE, IMPORTANCE_PLOT, S
 from mi_duck.run.genes import codes_of
 from mi_duck.run.instance_folder import differences_of, instance_state, made_of, read_manifest
 from mi_duck.run.plan import Instance
-from mi_duck.train.forest import without_leaves
 from mi_duck.verify.subject import (
     DAMAGED,
     MISSING,

@@ -8,7 +8,7 @@ import importlib.metadata
 import json
 import shutil
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -176,7 +176,7 @@ def explaining(diagnostics: Diagnostics) -> dict[str, Any]:
 
 def write_page(folder: RunFolder, diagnostics: Diagnostics, context: Context) -> list[str]:
     """Write ``report.html`` with its figures; return what it warns of."""
-    made = in_child(steps.write_report, Context(1, context.report, context.say))(
+    made = in_child(steps.write_report, replace(context, threads=1))(
         run=str(folder.root),
         with_plots=not diagnostics.minimal_diagnostics,
         with_overfitting=diagnostics.monitor_overfitting,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from mi_duck.atomic_files import write_json
+from mi_duck.boosting.steps import train_instance
 from mi_duck.errors import (
     CheckpointError,
     IncompleteRunError,
@@ -30,7 +31,6 @@ from mi_duck.run.folder import RunFolder, instance_lock, invalidate_file_list, r
 from mi_duck.run.genes import read_gene_table
 from mi_duck.run.instance_folder import instance_state, is_trained, measurement, write_lost
 from mi_duck.run.plan import Instance, Plan, with_split, write_splits
-from mi_duck.train.steps import train_instance
 
 COUNTED_MORE = 1.05  # times the planned peak: then the user is informed
 

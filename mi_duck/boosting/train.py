@@ -5,7 +5,7 @@ matrix of all rows with those that are held out at weight zero; both give the sa
 all rows (missing values may tie splits otherwise). The first is faster where there are many rounds, the second where
 there are few. Margins of the held-out rows come from the rows themselves, so rows that training leaves out are scored too.
 
-Every fit is saved as it goes (`mi_duck.train.boosters`); a training that was killed begins with what was saved.
+Every fit is saved as it goes (`mi_duck.boosting.boosters`); a training that was killed begins with what was saved.
 """
 
 import hashlib
@@ -21,14 +21,7 @@ import numpy as np
 import xgboost as xgb
 from numpy.typing import NDArray
 
-from mi_duck.metrics.calibrate import allowed_methods, calibrate
-from mi_duck.processes import PeakMeter, Report
-from mi_duck.resources import check_device
-from mi_duck.rows.segments import LEFT_OUT, SegmentReader, segments_of, training_weights
-from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import read_genes
-from mi_duck.run.plan import Instance, Plan, Settings
-from mi_duck.train.boosters import (
+from mi_duck.boosting.boosters import (
     Progress,
     final_name,
     fit_booster,
@@ -37,8 +30,15 @@ from mi_duck.train.boosters import (
     predict_margins,
     report_resumption,
 )
-from mi_duck.train.matrix import PASSES, build_matrix, cut_reference, trim_heap
-from mi_duck.train.write_instance import Fit, write_instance
+from mi_duck.boosting.matrix import PASSES, build_matrix, cut_reference, trim_heap
+from mi_duck.boosting.write_instance import Fit, write_instance
+from mi_duck.metrics.calibrate import allowed_methods, calibrate
+from mi_duck.processes import PeakMeter, Report
+from mi_duck.resources import check_device
+from mi_duck.rows.segments import LEFT_OUT, SegmentReader, segments_of, training_weights
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.genes import read_genes
+from mi_duck.run.plan import Instance, Plan, Settings
 
 STOPPING_SHARE = 0.1
 

@@ -1,0 +1,126 @@
+"""`Run`: the folder of a run as Python sees it: scores, predictions, importances, model, SQL."""
+
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mi_duck.console import Table
+from mi_duck.data.database import Relation, named_text, read_files
+from mi_duck.errors import CheckpointError
+from mi_duck.evaluate.catalogue import open_catalogue, score_table
+from mi_duck.numbers import plain_text
+from mi_duck.report.records import read_run
+from mi_duck.report.summary import answer, genes_improved
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.plan import Plan
+from mi_duck.workflow.pipeline import is_finished
+from mi_duck.workflow.views import headline_table
+
+if TYPE_CHECKING:
+    from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel
+
+
+class Run:
+    """A run that was made here or by ``mi-duck run``.
+
+    Tables come as relations of DuckDB: they show themselves, ``.df()``, ``.pl()`` and ``.arrow()`` turn them into what you
+    work with, and ``.filter("...")`` and ``.aggregate("...")`` go on asking. Nothing is loaded before it is looked at.
+
+    Parameters
+    ----------
+    folder
+        Its folder.
+
+    Raises
+    ------
+    mi_duck.errors.CheckpointError
+        The folder holds no run.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._files = RunFolder(self.folder)
+        self._files.read_plan()
+
+    @property
+    def plan(self) -> Plan:
+        """What was asked and decided: data, settings, costs, instances."""
+        return self._files.read_plan()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all steps ended, and no file was changed since."""
+        return is_finished(self._files, self.plan)
+
+    @cached_property
+    def model(self) -> "ConsolidatedMetaModel | InstanceModel":
+        """The model of all instances, with ``predict`` and ``predict_proba``."""
+        from mi_duck.ensemble.model_file import load_unified_model
+
+        return load_unified_model(self.folder)
+
+    @property
+    def verdict(self) -> str:
+        """Whether the ensemble is better than the base scores, in a sentence or two."""
+        run = read_run(self.folder)
+        return plain_text(" ".join(filter(None, (answer(run).sentence, genes_improved(run)))))
+
+    @property
+    def scores(self) -> Relation:
+        """Every score, out of fold, with its 95 % interval: of base scores, members, ensemble, and the difference."""
+        return self.sql(named_text("scores"))
+
+    def sql(self, query: str) -> Relation:
+        """Ask SQL of the run's catalogue, whose tables are described in ``sql/README.md``.
+
+        Raises
+        ------
+        mi_duck.errors.DataError
+            With DuckDB's own words, where the query is not a single valid statement.
+        """
+        return open_catalogue(self._files).relation(query)
+
+    def out_of_fold(self) -> Relation:
+        """Return a row for each row of the data, with probabilities by boosters that never saw its group."""
+        return self._table(self._files.out_of_fold, "'mi-duck consolidate'")
+
+    def importance(self) -> Relation:
+        """Return the mean absolute SHAP value of every feature, the largest first."""
+        return self._table(self._files.shap_importance, "'mi-duck explain'")
+
+    @property
+    def report(self) -> Path:
+        """The report, a page for a browser."""
+        if not self._files.page.is_file():
+            raise CheckpointError(f"no report in {self.folder} yet; 'mi-duck report {self.folder}' writes it")
+        return self._files.page
+
+    def _table(self, file: Path, maker: str) -> Relation:
+        if not file.is_file():
+            raise CheckpointError(f"no {file.name} in {self.folder}; {maker} writes it")
+        return read_files(file)
+
+    def __repr__(self) -> str:
+        """Return what the run is, in one line."""
+        data = self.plan.data
+        state = "finished" if self.is_finished else "not finished"
+        return (
+            f"Run({str(self.folder)!r}, {data.n_genes:,} groups of '{data.gene_column}', {data.n_rows:,} rows, {state})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return the verdict, the scores and where the report is, for a notebook."""
+        if not self._files.catalogue.is_file():
+            return escape(repr(self))
+        page = f'<a href="{escape(str(self._files.page))}">report</a>' if self._files.page.is_file() else "no report"
+        return (
+            f"<p>{escape(self.verdict)}</p>{_html(headline_table(score_table(self.folder)))}"
+            f"<p>{escape(repr(self))}, {page}</p>"
+        )
+
+
+def _html(table: Table) -> str:
+    head = "".join(f"<th>{escape(str(name))}</th>" for name in table.columns)
+    rows = "".join(f"<tr>{''.join(f'<td>{escape(str(one))}</td>' for one in row)}</tr>" for row in table.rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"

@@ -1,0 +1,36 @@
+"""All steps of a run, its instances trained wherever the request says: what the command line and Python call."""
+
+from pathlib import Path
+
+from mi_duck.data.dataset import Dataset
+from mi_duck.executors.elsewhere import is_elsewhere, train_elsewhere
+from mi_duck.processes import Context
+from mi_duck.settings import Asked, Diagnostics, Executing, Resuming
+from mi_duck.workflow import pipeline
+
+
+def run_request(
+    dataset: Dataset,
+    out: Path,
+    asked: Asked,
+    context: Context,
+    resuming: Resuming,
+    diagnostics: Diagnostics,
+    executing: Executing,
+) -> dict[str, str]:
+    """Plan, train, consolidate, evaluate, explain, report; see `mi_duck.workflow.pipeline.run`.
+
+    Returns
+    -------
+    dict[str, str]
+        Numbers of the jobs of Slurm that do the rest later; empty where all is done.
+    """
+    request = (dataset, out, asked, context, resuming, diagnostics)
+    if executing.executor == "local":
+        pipeline.run(*request, workers=executing.workers or 1)
+        return {}
+    where = pipeline.plan_run(*request, is_elsewhere=is_elsewhere(executing))
+    jobs = train_elsewhere(where, executing, context, diagnostics)
+    if not jobs:
+        pipeline.finish_run(where, diagnostics, context)
+    return jobs
