@@ -24,7 +24,6 @@ from mi_duck.console import (
     reporting,
     set_up_messages,
     table_of,
-    unique,
 )
 from mi_duck.executors.elsewhere import is_elsewhere, train_elsewhere, useless_option
 from mi_duck.options import (
@@ -40,7 +39,7 @@ from mi_duck.options import (
 )
 from mi_duck.processes import Context, free_at_once, without_pandas
 from mi_duck.resources import usable_cores
-from mi_duck.settings import Asked, Building, Columns, Diagnostics, Executing, Resuming, Synthesising
+from mi_duck.settings import PLAN, Asked, Building, Columns, Diagnostics, Executing, Resuming, Synthesising
 from mi_duck.workflow.printing import print_learning_curve, print_plan, print_scores
 
 logger = logging.getLogger("mi_duck")
@@ -313,10 +312,7 @@ def plan(
     check_apart(opened, folder)
     with run_lock(folder), _context(executing) as shown, noting(folder, "plan", shown) as context:
         made = make_plan(opened, folder, asked, context, is_elsewhere=is_elsewhere(executing))
-    if as_json:
-        print(made.to_json())
-    else:
-        print_plan(made)
+    print_plan(made, as_json)
 
 
 @command(verbose=True)
@@ -360,6 +356,9 @@ def run(
     diagnostics: Diagnostics,
     executing: Executing,
     resuming: Resuming,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and write nothing.", rich_help_panel=PLAN)
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Plan, train, consolidate and evaluate; the same command goes on after an interruption.
@@ -368,9 +367,13 @@ def run(
 
     Example: mi-duck run dataset --out run --train-all-genes
     """
-    from mi_duck.executors.anywhere import run_request
+    from mi_duck.executors.anywhere import run_request, tried_plan
 
     opened, folder = _request(source, out, columns, asked, executing)
+    if dry_run:
+        with _context(executing) as context:
+            print_plan(tried_plan(opened, asked, context, executing), as_json)
+        return
     with _context(executing) as context:
         jobs = run_request(opened, folder, asked, context, resuming, diagnostics, executing)
     if jobs:
@@ -662,30 +665,30 @@ def sql(
     run: RunArgument,
     query: Annotated[str | None, typer.Argument(metavar="QUERY", help="SQL text.", show_default=False)] = None,
     name: Annotated[str | None, typer.Option(help="A named query instead.", show_default=False)] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(help="Most rows to print, 0 all; by default 50 on a terminal.", min=0, show_default=False),
+    ] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    parquet: Annotated[
+        Path | None,
+        typer.Option(help="Write the answer here, as Parquet.", callback=on_this_machine, show_default=False),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask SQL of a run's catalogue; without a query, list its tables and the named queries.
+    """Ask SQL of a run's catalogue; without a query, a console on a terminal, and from a pipe the query is read.
+
+    Of a run that is not finished it has what is known by now.
 
     Examples: mi-duck sql run "select * from genes limit 5", or mi-duck sql run --name coverage
     """
-    from mi_duck.evaluate.catalogue import describe_catalogue, query_catalogue
+    from mi_duck.workflow.sql_console import ask
 
     if query is not None and name is not None:
         raise typer.BadParameter("give a QUERY or --name, not both")
-    if query is None and name is None:
-        tables, queries = describe_catalogue(run)
-        if as_json:
-            print_json({"tables": tables, "queries": queries})
-            return
-        lines = [[table, f"{facts['n_rows']:,}", ", ".join(facts["columns"])] for table, facts in tables.items()]
-        print_table(Table(["table", "rows", "columns"], lines))
-        print_table(Table(["--name", "what it shows"], list(queries.items())))
-        return
-    columns, rows = query_catalogue(run, query=query, name=name)
-    if as_json:
-        print_json([dict(zip(unique(columns), row, strict=True)) for row in rows])
-    else:
-        print_table(Table(columns, rows))
+    if sum((as_json, as_csv, parquet is not None)) > 1:
+        raise typer.BadParameter("--json, --csv and --parquet exclude each other; give one")
+    ask(run, query, name, limit=limit, form="json" if as_json else "csv" if as_csv else "text", parquet=parquet)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mi_duck.errors import MiDuckError
-from mi_duck.processes import Report
+from mi_duck.processes import Report, instance_of
 
 SECONDS_BETWEEN_LINES = 15.0
 # Ctrl-C; asked to end; the terminal closed; what Slurm warns with before a time limit
@@ -137,18 +137,18 @@ def set_up_messages() -> None:
 
 @contextmanager
 def reporting() -> Iterator[Report]:
-    """Give a progress callback: a bar on a terminal, a line every 15 seconds elsewhere.
+    """Give a progress callback: a bar on a terminal, a line every 15 seconds elsewhere, nothing with ``--quiet``.
 
     Instances that are trained at once report from threads of their own, each with its name in front: each has a bar.
     """
     lock = threading.Lock()
-    if errors.is_terminal:
+    if errors.is_terminal and logger.isEnabledFor(logging.INFO):
         columns = (TextColumn("{task.description:<40}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=errors, transient=True) as progress:
             bars: dict[str, tuple[str, Any]] = {}
 
             def show(stage: str, done: int, total: int) -> None:
-                who = _instance_of(stage)
+                who = instance_of(stage)
                 with lock:
                     if bars.get(who, ("",))[0] != stage:
                         for old in {who, ""} & bars.keys() if who else list(bars):
@@ -164,18 +164,13 @@ def reporting() -> Iterator[Report]:
         last: dict[str, float] = {}
 
         def line(stage: str, done: int, total: int) -> None:
-            who, now = _instance_of(stage), time.monotonic()
+            who, now = instance_of(stage), time.monotonic()
             with lock:
                 if now - last.get(who, begun) > SECONDS_BETWEEN_LINES:
                     last[who] = now
                     logger.info("    %s: %s of %s", stage, f"{done:,}", f"{total:,}")
 
         yield line
-
-
-def _instance_of(stage: str) -> str:
-    """Return which of several instances a stage belongs to, empty where only one thing is done."""
-    return stage.partition(":")[0] if stage.startswith("instance_") else ""
 
 
 # ---- results ------------------------------------------------------------------------------------------------------------

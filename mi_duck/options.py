@@ -254,7 +254,19 @@ def _annotation(one: "Field[Any]") -> Any:
 
 
 class Command(typer.core.TyperCommand):
-    """A command whose help shows its options in panels, no name cut off however narrow the terminal."""
+    """A command whose help shows its options in panels, no name cut off; a mistyped value is answered with the nearest one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words of a command."""
+        try:
+            return list(super().parse_args(ctx, args))
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")
+            found = re.search(r"'([^']*)' is not one of (.+?)\.?$", error.message)
+            near = difflib.get_close_matches(found[1], re.findall(r"'([^']*)'", found[2]), n=1) if found else []
+            if near:
+                error.message += f" Did you mean '{near[0]}'?"
+            raise
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the options panel by panel; a long name has its help on the next line."""
@@ -287,10 +299,11 @@ def add_command(
             records[one.name] = (record, list(found))
             options += [(at, hint, default) for at, (hint, default) in found.items()]
     options += [("verbose", VerboseOption, False)] * verbose
+    options.append(("quiet", QuietOption, False))
     options.append(("config", ConfigOption, None))
     options.sort(key=lambda option: _panel_order(option[1]))
 
-    def called(*, config: Path | None, verbose: bool = False, **values: Any) -> None:
+    def called(*, config: Path | None, verbose: bool = False, quiet: bool = False, **values: Any) -> None:
         _refuse_not_finite(values)
         for at, (record, names) in records.items():
             own = {field: values.pop(field) for field in names}
@@ -361,6 +374,20 @@ def _be_verbose(value: bool) -> None:
         logging.getLogger("mi_duck").setLevel(logging.DEBUG)
 
 
+def _be_quiet(value: bool) -> None:
+    if value:
+        logging.getLogger("mi_duck").setLevel(logging.WARNING)
+
+
+QuietOption = Annotated[
+    bool,
+    typer.Option(
+        "--quiet",
+        callback=_be_quiet,
+        rich_help_panel=RARE,
+        help="Print results, warnings and errors alone: no progress, no sentences; RUN/run.log has them all the same.",
+    ),
+]
 VerboseOption = Annotated[
     bool,
     typer.Option(

@@ -415,26 +415,9 @@ def peak_bytes(pid: int | None = None) -> int:
     return int(line.split()[1]) * 1024
 
 
-class PeakMeter:
-    """Reads the peak memory of this process phase by phase, where the system lets a process reset its peak (Linux)."""
-
-    def __init__(self) -> None:
-        self.peaks: dict[str, int] = {}
-        self._resets = self._reset()
-
-    def mark(self, phase: str) -> None:
-        """End a phase: note its peak in bytes and begin the next."""
-        if self._resets:
-            self.peaks[phase] = peak_bytes()
-            self._reset()
-
-    @staticmethod
-    def _reset() -> bool:
-        try:
-            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-        except OSError:
-            return False
-        return True
+def instance_of(stage: str) -> str:
+    """Return which of several instances a stage of the progress belongs to, empty where only one thing is done."""
+    return stage.partition(":")[0] if stage.startswith("instance_") else ""
 
 
 @contextmanager

@@ -49,6 +49,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> mi_duck.Run:
     return mi_duck.train(visits(), tmp_path_factory.mktemp("python") / "run", **QUICK)
 
 
+@pytest.fixture(autouse=True)
+def _logger_of_a_user(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Take away what commands in this process have set up for messages."""
+    root, ours = logging.getLogger(), logging.getLogger("mi_duck")
+    monkeypatch.setattr(root, "handlers", [one for one in root.handlers if type(one).__name__ != "_Messages"])
+    before = ours.level
+    yield
+    ours.setLevel(before)
+
+
 # ---- options ------------------------------------------------------------------------------------------------------------
 
 
@@ -338,12 +348,3 @@ def test_tour__runs_and_shows_what_it_says(tmp_path: Path) -> None:
     assert "Traceback" not in shown
     training = next(cell for cell in book.cells if "mi_duck.train(" in cell.source)
     assert len(training.outputs) <= 3
-
-
-@pytest.fixture(autouse=True)
-def _logger_as_it_was() -> Iterator[None]:
-    """Commands of other tests set the level of the logger."""
-    logger = logging.getLogger("mi_duck")
-    before = logger.level, logging.getLogger().handlers[:]
-    yield
-    logger.setLevel(before[0])

@@ -2,16 +2,19 @@
 
 import csv
 import json
+import re
 import shutil
+import struct
 from pathlib import Path
 
 import duckdb
 import pyarrow.parquet as pq
 import pytest
-from runs import finished_run
+from runs import SMALL, finished_run, here
 
 from mi_duck.errors import CheckpointError, DataError
 from mi_duck.evaluate.catalogue import describe_catalogue, query_catalogue, score_table, write_catalogue
+from mi_duck.evaluate.report_tables import table_texts
 from mi_duck.run.folder import RunFolder
 
 TABLES = {
@@ -26,7 +29,17 @@ TABLES = {
     "metrics": "scope instance_id evaluated_on variant is_chosen fold class metric value low high too_narrow n_genes n_rows",
     "predictions": "row_id gene_id position label fold p_neither p_donor p_acceptor",
     "runs": "run_id dataset_fingerprint settings versions started_at finished_at status",
+    "gene_deltas": "gene_id is_pilot n_rows n_donor log_loss_base log_loss_meta log_loss_delta top_k_donor_base",
+    "curves": "scope class kind x y threshold",
+    "thresholds": "class kind threshold precision recall f1",
+    "reliability": "scope class bin n_rows mean_probability observed_fraction low high",
+    "learning_curves": "instance_id fold class round training_log_loss stopping_log_loss is_kept",
+    "leakage": "feature comparison auc low high verdict reason",
+    "importance": "feature class importance rank",
 }
+OF_PLAN = {"coverage", "gene_folds", "genes", "instance_genes", "instances", "leakage", "memory_measurements"}
+OF_PLAN |= {"memory_per_gene", "runs"}
+"""Tables that are known once a run is planned."""
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +88,63 @@ def test_catalogue__numbers_equal_those_of_the_files(run: Path) -> None:
     settings = json.loads(str(ask(run, "select settings from runs")[0][0]))
     assert settings["n_estimators"] == plan.settings.n_estimators
     assert all(peak > 10 << 20 for (peak,) in ask(run, "select measured_peak_bytes from instances"))
+
+
+def test_catalogue__says_what_every_table_and_column_holds(run: Path) -> None:
+    """In the file, and no line of ``sql/catalogue.toml`` is of something that is not there."""
+    tables = dict(ask(run, "select table_name, comment from duckdb_tables()"))
+    columns = ask(run, "select table_name, column_name, comment from duckdb_columns() where not internal")
+    columns = [line for line in columns if line[0] in tables]
+    assert [name for name, comment in tables.items() if not comment] == []
+    assert [line for line in columns if not line[2]] == []
+    said = {(table, name) for table, texts in table_texts().items() for name in texts if name != "table"}
+    found = {(table, name) for table, name, _ in columns}
+    found |= {(table, re.sub(r"_(neither|donor|acceptor)(?=_|$)", "_CLASS", str(name))) for table, name in found}
+    assert said <= found
+
+
+def test_catalogue__has_what_the_report_shows(run: Path) -> None:
+    with (run / "gene_deltas.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert ask(run, "select gene_id, n_rows, log_loss_delta from gene_deltas") == [
+        (line["gene_id"], int(line["n_rows"]), float(line["log_loss_delta"])) for line in lines
+    ]
+    thresholds = json.loads((run / "thresholds.json").read_bytes())
+    query = "select threshold, f1 from thresholds where class = 'donor' and kind = 'best_f1'"
+    facts = thresholds["donor"]["best_f1"]
+    assert ask(run, query) == [(facts["threshold"], facts["f1"])]
+    assert ask(run, "select count(*) from importance where class = 'all'") == [(40,)]
+    assert ask(run, "select class, min(rank), max(rank) from importance group by class order by class") == [
+        (name, 1, 40) for name in ("acceptor", "all", "donor", "neither")
+    ]
+    summary = json.loads((run / "comprehensive_shap_analysis" / "shap_analysis_summary.json").read_bytes())
+    best = ask(run, "select feature from importance where class = 'all' and rank <= 3 order by rank")
+    tops = summary["top_10_features"]  # in alphabetical order
+    assert [name for (name,) in best] == sorted(tops, key=lambda name: -tops[name])[:3]
+    assert ask(run, "select count(distinct instance_id) from learning_curves") == [(3,)]
+    assert ask(run, "select distinct verdict from leakage order by all")[0] == ("base score",)
+    assert ask(run, "select sum(n_rows) from reliability where scope = 'ensemble' and class = 'donor'") == [(3506,)]
+
+
+def test_catalogue__is_written_for_old_readers(run: Path) -> None:
+    """In storage version 65, that of DuckDB 1.2; the version stands after the magic bytes."""
+    head = (run / "run.duckdb").read_bytes()[:24]
+    assert head[8:12] == b"DUCK"
+    assert struct.unpack("<Q", head[12:20]) == (65,)
+
+
+def test_catalogue__of_an_unfinished_run_has_what_is_known(small_dataset: Path, tmp_path: Path) -> None:
+    """Nothing is written, and nothing else can be reached."""
+    out = tmp_path / "run"
+    here("plan", small_dataset, "--out", out, *SMALL)
+    before = sorted(out.iterdir())
+    assert set(describe_catalogue(out)[0]) == OF_PLAN
+    assert ask(out, "select status, started_at from runs") == [("unfinished", None)]
+    assert ask(out, "select distinct status from instances") == [("to do",)]
+    assert ask(out, "select count(*) from genes") == [(60,)]
+    with pytest.raises(DataError):
+        ask(out, f"from '{out}/genes.parquet'")
+    assert sorted(out.iterdir()) == before
 
 
 def test_catalogue__neighbours_share_the_planned_genes_and_no_others_any(run: Path) -> None:
@@ -168,7 +238,7 @@ def test_query_catalogue__what_is_not_one_statement_is_one_line(run: Path, query
 
 
 def test_query_catalogue__says_which_names_there_are(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no query named '\.\./genes'; there are coverage, folds, instances"):
+    with pytest.raises(DataError, match=r"no query named '\.\./genes'; there are columns, coverage, folds, instances"):
         query_catalogue(run, name="../genes")
-    with pytest.raises(CheckpointError, match="no run.duckdb in"):
+    with pytest.raises(CheckpointError, match="no plan in"):
         query_catalogue(tmp_path, query="select 1")

@@ -18,12 +18,14 @@ import pytest
 import typer.main
 from runs import (
     COMMAND,
+    FAST,
     SMALL,
     assert_refused,
     call,
     call_children,
     contents,
     finished_run,
+    here,
     mi_duck,
     partitioned,
     planned,
@@ -154,6 +156,8 @@ ELSEWHERE = {
     "--json": "test_json",
     "--config": "test_config",
     "--verbose": "test_verbose",
+    "--quiet": "test_quiet",
+    "--dry-run": "test_dry_run",
     "--dataset": "test_names_of_the_seeds",
     "--out": "every test",
     "--out-dir": "test_names_of_the_seeds",
@@ -563,8 +567,8 @@ def test_commands__on_a_folder_that_is_no_run_are_65(tmp_path: Path, run: Path, 
         (("train", tmp_path / "absent"), "no plan in"),
         (("consolidate", tmp_path), "no plan in"),
         (("evaluate", tmp_path), "no plan in"),
-        (("sql", tmp_path, "select 1"), "no run.duckdb in"),
-        (("sql", tmp_path), "no run.duckdb in"),
+        (("sql", tmp_path, "select 1"), "no plan in"),
+        (("sql", tmp_path), "no plan in"),
         (("predict", tmp_path, small_dataset, "--out", tmp_path / "p.parquet"), "no model in"),
         (("predict", tmp_path / "absent", small_dataset, "--out", tmp_path / "p.parquet"), "cannot read"),
         (("inspect", tmp_path), "no *.parquet file in"),
@@ -643,3 +647,51 @@ def test_paths__with_spaces_quotes_and_pattern_characters(small_dataset: Path, t
     out = partitioned(place / "d's [1]", place / "run *", "--strategy", "single", "--n-estimators", "1")
     assert RunFolder(out).read_plan().data.n_genes == 60
     assert json.loads(call("status", out, "--json").stdout)["n_done"] == 0
+
+
+# ---- what a terminal and the log say --------------------------------------------------------------------------------------
+
+
+def test_log__has_what_a_run_said_and_did_with_its_time(small_dataset: Path, tmp_path: Path) -> None:
+    """Of every command on the run, also of one that fails; not a file of the run that hashes vouch for."""
+    out = tmp_path / "run"
+    done = here("run", small_dataset, "--out", out, *FAST)
+    log = (out / "run.log").read_text(encoding="utf-8").splitlines()
+    assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00 run: ", line) for line in log)
+    assert log[0].endswith("run: begun")
+    assert log[-1].endswith("run: ended")
+    said = [line.split(" run: ", 1)[1] for line in log]
+    for words in ("training on", "Gene coverage: 60/60", "partitioning rows", "joining votes"):
+        assert any(words in line for line in said), words
+    assert [line for line in done.stderr.splitlines() if "[Instance" in line and line.strip() not in said] == []
+    assert "run.log" not in json.loads((out / "provenance.json").read_bytes())["files"]
+    assert_refused(call("run", small_dataset, "--out", out, *FAST, "--n-estimators", "3"), 65, "another request")
+    last = (out / "run.log").read_text(encoding="utf-8").splitlines()[-1]
+    assert "ended by CheckpointError: " in last
+    assert here("verify", out)
+
+
+def test_quiet__leaves_results_and_warnings(small_dataset: Path, tmp_path: Path) -> None:
+    done = here("plan", small_dataset, "--out", tmp_path / "run", *BASE, "--quiet")
+    assert done.stdout.startswith("instance\t")
+    assert [line for line in done.stderr.splitlines() if not line.startswith("warning: ")] == []
+    assert "budget" in (tmp_path / "run" / "run.log").read_text(encoding="utf-8")
+    assert "budget" in here("plan", small_dataset, "--out", tmp_path / "other", *BASE).stderr
+
+
+def test_dry_run__prints_the_plan_and_writes_nothing(small_dataset: Path, tmp_path: Path) -> None:
+    asked = ("run", small_dataset, "--out", tmp_path / "run", *FAST)
+    tried = here(*asked, "--dry-run").stdout
+    assert list(tmp_path.iterdir()) == []
+    assert tried.splitlines()[0].startswith("instance\t")
+    assert json.loads(here(*asked[:-1], "auto", "--dry-run", "--json").stdout)["data"]["n_genes"] == 60
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "near"),
+    [("--strategy", "mutli", "multi"), ("--layout", "zeroes", "zeros"), ("--consolidation", "refitt", "refit")],
+)
+def test_values__that_are_mistyped_are_answered_with_the_nearest(flag: str, value: str, near: str) -> None:
+    refused = call("run", "dataset", "--out", "run", flag, value)
+    assert refused.exit_code == 2
+    assert f"Did you mean '{near}'?" in " ".join(refused.stderr.split())

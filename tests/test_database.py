@@ -44,7 +44,7 @@ def test_table__replaces_itself(db: Database) -> None:
     for n_genes in (2, 1):
         db.table("sampled_genes", seed=1, n_genes=n_genes)
         assert db.read("sampled_genes").num_rows == n_genes
-    assert db.table_names() == ["label_counts", "sampled_genes"]
+    assert list(db.columns()) == ["label_counts", "sampled_genes"]
 
 
 def test_table__refuses_missing_and_surplus_parameters(db: Database) -> None:
@@ -65,9 +65,9 @@ def test_table__cuts_long_parameters_in_messages(db: Database) -> None:
 
 def test_load_and_drop__leave_nothing_behind(db: Database) -> None:
     db.load("one", pa.table({"a": [1]}))
-    assert db.table_names() == ["one"]
+    assert list(db.columns()) == ["one"]
     db.drop("one")
-    assert db.table_names() == []
+    assert list(db.columns()) == []
 
 
 def test_load_parquet__reads_one_file_of_any_name(db: Database, tmp_path: Path) -> None:

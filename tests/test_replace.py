@@ -17,7 +17,7 @@ from runs import CONTEXT, FAST, SMALL, call, here, plain_run
 from mi_duck.atomic_files import file_sha256
 from mi_duck.errors import CheckpointError
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.progress import noting, stages_now
+from mi_duck.run.progress import LOG, noting, stages_now
 from mi_duck.workflow import replace
 from mi_duck.workflow.replace import beside, change_places, check_ours, clear_remains
 
@@ -28,11 +28,11 @@ OTHER = (*FAST, "--n-estimators", "4")
 
 
 def contents(root: Path) -> dict[str, str]:
-    """Return the hash of every file of a run, hidden ones apart."""
+    """Return the hash of every file of a run, hidden ones and the log apart."""
     return {
         file.relative_to(root).as_posix(): file_sha256(file)
         for file in sorted(root.rglob("*"))
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(root).parts)
+        if file.is_file() and file.name != LOG and not any(one.startswith(".") for one in file.relative_to(root).parts)
     }
 
 
@@ -348,8 +348,7 @@ def test_progress__is_seen_while_it_runs_and_gone_afterwards(tmp_path: Path) -> 
         assert "now, run: instance_00: rounds of fold 1/3 donor, 30 of 120" in status.stdout
         refused = call("sql", tmp_path, "select 1")
         assert refused.exit_code == 65
-        assert "no run.duckdb in" in refused.stderr
-        assert "written at the end (run: instance_00: rounds" in refused.stderr
+        assert "has no plan yet, it is being made" in refused.stderr
         assert "has no plan yet, it is being made" in call("train", tmp_path).stderr
     assert stages_now(tmp_path) == []
     assert "make one with 'mi-duck plan" in call("status", tmp_path).stderr

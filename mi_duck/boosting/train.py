@@ -33,7 +33,7 @@ from mi_duck.boosting.boosters import (
 from mi_duck.boosting.matrix import PASSES, build_matrix, cut_reference, trim_heap
 from mi_duck.boosting.write_instance import Fit, write_instance
 from mi_duck.metrics.calibrate import allowed_methods, calibrate
-from mi_duck.processes import PeakMeter, Report
+from mi_duck.processes import Report, peak_bytes
 from mi_duck.resources import check_device
 from mi_duck.rows.segments import LEFT_OUT, SegmentReader, segments_of, training_weights
 from mi_duck.run.folder import RunFolder
@@ -136,6 +136,28 @@ def _read_rows(folder: RunFolder, plan: Plan, instance: Instance) -> _Rows:
     weight = training_weights(keys["use"], plan.settings.easy_share)
     gene = keys["gene_rank"] - instance.first_rank
     return _Rows(reader, keys["label"].copy(), gene, keys["use"] != LEFT_OUT, weight)
+
+
+class PeakMeter:
+    """Reads the peak memory of this process phase by phase, where the system lets a process reset its peak (Linux)."""
+
+    def __init__(self) -> None:
+        self.peaks: dict[str, int] = {}
+        self._resets = self._reset()
+
+    def mark(self, phase: str) -> None:
+        """End a phase: note its peak in bytes and begin the next."""
+        if self._resets:
+            self.peaks[phase] = peak_bytes()
+            self._reset()
+
+    @staticmethod
+    def _reset() -> bool:
+        try:
+            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+        except OSError:
+            return False
+        return True
 
 
 class _Training:

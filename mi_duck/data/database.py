@@ -62,6 +62,8 @@ class Database:
         Limit of DuckDB's buffers; its other allocations come on top (about 200 MB).
     scratch
         Folder for what does not fit into the limit, or None: then nothing is spilled.
+    storage_version
+        The oldest DuckDB that is to open a new file, such as ``v1.2.0``; None: this one.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Database:
         memory_bytes: int = 1 << 30,
         threads: int | None = None,
         scratch: Path | None = None,
+        storage_version: str | None = None,
     ) -> None:
         settings: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": f"{max(memory_bytes, 64 << 20) // 1_000_000}MB",
@@ -85,12 +88,18 @@ class Database:
         }
         if threads is not None:
             settings["threads"] = threads
+        if storage_version is not None:
+            settings["storage_compatibility_version"] = storage_version
         with _wrapped("opening", {"path": str(path)}):
             self._connection = duckdb.connect(str(path) if path else ":memory:", read_only=read_only, config=settings)
-            # not among the settings above: they would be applied in any order, and no other can follow these
             if read_only and not self._is_locked():
-                self._connection.execute("set enable_external_access = false")
-                self._connection.execute("set lock_configuration = true")
+                self.lock()
+
+    def lock(self) -> None:
+        """Let SQL reach nothing but the tables of this database from now on."""
+        # not among the settings of the constructor: they would be applied in any order, and no other can follow these
+        self._connection.execute("set enable_external_access = false")
+        self._connection.execute("set lock_configuration = true")
 
     def _is_locked(self) -> bool:
         """Return whether another connection of this process to the same file has locked it already."""
@@ -333,6 +342,18 @@ class Database:
         with _wrapped(name, {"file": str(file)}):
             self._connection.read_parquet(self.patterns([file])).create(name)
 
+    def comment(self, comments: Mapping[str, tuple[str, Mapping[str, str]]]) -> None:
+        """Say in the database what tables hold, and what each of their columns does, by their names."""
+        statements = ["begin"]
+        for table, (text, columns) in comments.items():
+            statements.append(f"comment on table {quoted(table)} is {_literal(text)}")
+            statements += [
+                f"comment on column {quoted(table)}.{quoted(name)} is {_literal(words)}"
+                for name, words in columns.items()
+            ]
+        with _wrapped("comments", {}):
+            self._connection.execute("; ".join((*statements, "commit")))  # at once: alone each takes a millisecond
+
     def flush(self) -> None:
         """Write all tables into the database's file; closing does it too, but hides that the disk is full."""
         try:
@@ -398,10 +419,13 @@ class Database:
             raise DataError(f"the query holds {len(statements)} SQL statements; give exactly one")
         return statements[0]
 
-    def table_names(self) -> list[str]:
-        """Return the names of all tables and views, sorted."""
-        names = self._connection.execute("select table_name from information_schema.tables order by all").fetchall()
-        return [name for (name,) in names]
+    def columns(self) -> dict[str, list[str]]:
+        """Return the columns of every table and view, by its name."""
+        found: dict[str, list[str]] = {}
+        query = "select table_name, column_name from information_schema.columns order by table_name, ordinal_position"
+        for table, column in self._connection.execute(query).fetchall():
+            found.setdefault(table, []).append(column)
+        return found
 
     @staticmethod
     def _text(name: str) -> str:
@@ -410,10 +434,9 @@ class Database:
     def describe(self) -> dict[str, dict[str, Any]]:
         """Return ``n_rows`` and ``columns`` of every table and view, by name."""
         found = {}
-        for name in self.table_names():
+        for name, columns in self.columns().items():
             with _wrapped(name, {}, user=True):
-                table = self._connection.sql(f"from {quoted(name)}")
-                found[name] = {"n_rows": table.shape[0], "columns": table.columns}
+                found[name] = {"n_rows": self._connection.table(quoted(name)).shape[0], "columns": columns}
         return found
 
 

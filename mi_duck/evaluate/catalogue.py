@@ -1,10 +1,11 @@
 """Builds ``run.duckdb``: tables over the run's files, materialised, so that the file opens anywhere and survives a move.
 
-It is built under another name and renamed, and can be built again from the files at any time.
+It is built under another name and renamed, and can be built again from the files at any time. What the tables and columns
+hold stands in ``sql/catalogue.toml``, and as comments in the file itself.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,19 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from mi_duck.atomic_files import publish, storage_errors, unguarded
+from mi_duck.atomic_files import file_sha256, publish, storage_errors, unguarded
 from mi_duck.data.database import Database, named_queries, named_text
-from mi_duck.errors import CheckpointError, DataError
+from mi_duck.errors import DataError
+from mi_duck.evaluate.report_tables import comments_of, report_tables
 from mi_duck.metrics.metrics import GAIN, title_of
 from mi_duck.numbers import interval
 from mi_duck.run.costs import growing_bytes
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.instance_folder import instance_state, measurement, status_of
 from mi_duck.run.plan import Plan
-from mi_duck.run.progress import activity
 
+OLDEST_READER = "v1.2.0"
+"""The oldest DuckDB that opens ``run.duckdb``."""
 COUNTS = ("instance_id", "first_rank", "stop_rank", "n_genes", "n_rows", "n_training_rows", "predicted_bytes")
 OF_PLAN = (*COUNTS, "predicted_seconds")
 """Columns of an instance that are fields of the plan's record."""
@@ -39,27 +42,38 @@ MEASURED = ("instance_id", "n_genes", "n_rows", "n_features", "predicted_bytes",
 MEASUREMENTS = pa.schema([("phase", pa.string()), *((name, pa.int64()) for name in MEASURED)])
 
 
-def write_catalogue(folder: RunFolder, plan: Plan, provenance: dict[str, Any]) -> None:
-    """Write ``run.duckdb`` from the plan, the genes, the instances, the metrics and the predictions."""
-    temporary, n_pilot = folder.catalogue.with_name(".run.duckdb.tmp"), plan.data.pilot_genes
+def write_catalogue(folder: RunFolder, plan: Plan, provenance: dict[str, Any] | None) -> None:
+    """Write ``run.duckdb`` from the plan, the genes, the instances, the scores, the predictions and the tables of the report."""
+    temporary = folder.catalogue.with_name(".run.duckdb.tmp")
     with storage_errors(folder.root):
         for stale in (temporary, temporary.with_name(f"{temporary.name}.wal")):
             stale.unlink(missing_ok=True)
-        with Database(temporary) as db:
-            db.load("run_genes", pq.read_table(folder.genes))
-            db.load("instances", _instances(folder, plan))
-            db.table("instance_genes")
-            db.table("coverage", n_genes_dataset=plan.data.n_genes_dataset)
-            db.load("genes", _with_class_columns(db.arrow("catalogue_genes", n_pilot_genes=n_pilot), plan))
-            db.load("gene_folds", db.arrow("catalogue_folds", n_pilot_genes=n_pilot))
-            db.table("memory_per_gene", bytes_per_row=plan.costs.bytes_per_row)
-            db.load("memory_measurements", _measurements(folder, plan))
-            db.load("metrics", _metrics(folder))
-            db.load_parquet("predictions", folder.out_of_fold)
-            db.load("runs", _run(plan, provenance))
-            db.drop("run_genes")
+        with Database(temporary, storage_version=OLDEST_READER) as db:
+            _fill(db, folder, plan, provenance)
             db.flush()
         publish(temporary, folder.catalogue)
+
+
+def _fill(db: Database, folder: RunFolder, plan: Plan, provenance: dict[str, Any] | None) -> None:
+    """Make the tables of a run that are known by now, each with its comments."""
+    n_pilot = plan.data.pilot_genes
+    db.load("run_genes", pq.read_table(folder.genes))
+    db.load("instances", _instances(folder, plan))
+    db.table("instance_genes")
+    db.table("coverage", n_genes_dataset=plan.data.n_genes_dataset)
+    db.load("genes", _with_class_columns(db.arrow("catalogue_genes", n_pilot_genes=n_pilot), plan))
+    db.load("gene_folds", db.arrow("catalogue_folds", n_pilot_genes=n_pilot))
+    db.table("memory_per_gene", bytes_per_row=plan.costs.bytes_per_row)
+    db.load("memory_measurements", _measurements(folder, plan))
+    if folder.metrics.is_file():
+        db.load("metrics", _metrics(folder))
+    if folder.out_of_fold.is_file():
+        db.load_parquet("predictions", folder.out_of_fold)
+    db.load("runs", _run(folder, plan, provenance))
+    for name, table in report_tables(folder, plan):
+        db.load(name, table)
+    db.drop("run_genes")
+    db.comment({name: comments_of(name, columns, plan.data.classes) for name, columns in db.columns().items()})
 
 
 def _with_class_columns(genes: pa.Table, plan: Plan) -> pa.Table:
@@ -137,29 +151,33 @@ def _metrics(folder: RunFolder) -> pa.Table:
     return table.set_column(table.column_names.index("class"), "class", pa.array(names, pa.string()))
 
 
-def _run(plan: Plan, provenance: dict[str, Any]) -> pa.Table:
-    return pa.Table.from_pylist(
-        [
-            {
-                "run_id": provenance["plan_sha256"],
-                "dataset_fingerprint": plan.data.fingerprint,
-                "settings": json.dumps(provenance["settings"], sort_keys=True),
-                "versions": json.dumps(provenance["versions"], sort_keys=True),
-            }
-            | {name: provenance[name] for name in ("started_at", "finished_at", "status")}
-        ]
-    )
+def _run(folder: RunFolder, plan: Plan, provenance: dict[str, Any] | None) -> pa.Table:
+    known = provenance or {
+        "plan_sha256": file_sha256(folder.plan),
+        "settings": asdict(plan.settings),
+        "status": "unfinished",
+    }
+    line = {
+        "run_id": known["plan_sha256"],
+        "dataset_fingerprint": plan.data.fingerprint,
+        "settings": json.dumps(known["settings"], sort_keys=True),
+        "versions": json.dumps(known.get("versions", {}), sort_keys=True),
+    }
+    line |= {name: known.get(name) for name in ("started_at", "finished_at", "status")}
+    return pa.table({name: pa.array([value], pa.string()) for name, value in line.items()})
 
 
 def open_catalogue(folder: RunFolder) -> Database:
-    """Open ``run.duckdb`` for reading, locked against everything else."""
-    if not folder.catalogue.is_file():
-        if now := activity(folder.root):
-            raise CheckpointError(f"no run.duckdb in {folder.root} yet, it is written at the end ({now}); wait for it")
-        raise CheckpointError(
-            f"no run.duckdb in {folder.root}; 'mi-duck run' or 'mi-duck evaluate {folder.root}' writes it"
-        )
-    return Database(folder.catalogue, read_only=True)
+    """Open ``run.duckdb`` for reading, locked against everything else.
+
+    Of a run that is not finished the tables that are known by now are made in memory.
+    """
+    if folder.catalogue.is_file():
+        return Database(folder.catalogue, read_only=True)
+    db = Database()
+    _fill(db, folder, folder.read_plan(), None)
+    db.lock()
+    return db
 
 
 def describe_catalogue(root: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
@@ -172,12 +190,42 @@ def query_catalogue(
     root: Path, *, query: str | None = None, name: str | None = None
 ) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Return columns and rows of a query, or of a named one, over a run's catalogue."""
-    if name is not None:
-        if name not in named_queries():
-            raise DataError(f"no query named '{name}'; there are {', '.join(named_queries())}")
-        query = named_text(name)
+    text = named_or(query, name)
     with open_catalogue(RunFolder(root)) as db:
-        return db.query(query or "")
+        return db.query(text)
+
+
+def named_or(query: str | None, name: str | None) -> str:
+    """Return the text of a named query, or the query itself where no name is given."""
+    if name is None:
+        return query or ""
+    if name not in named_queries():
+        raise DataError(f"no query named '{name}'; there are {', '.join(named_queries())}")
+    return named_text(name)
+
+
+def write_answer(root: Path, query: str, file: Path) -> int:
+    """Write the answer to a query as Parquet, batch by batch; return its rows.
+
+    Raises
+    ------
+    DataError
+        The file is there already, or the query is not one valid statement.
+    """
+    if file.exists():
+        raise DataError(f"{file} exists; choose another --parquet")
+    temporary, n_rows = file.with_name(f".{file.name}.tmp"), 0
+    with open_catalogue(RunFolder(root)) as db, storage_errors(file.parent):
+        batches = db.relation(query).to_arrow_reader()
+        try:
+            with pq.ParquetWriter(temporary, batches.schema) as writer:
+                for batch in batches:
+                    writer.write_batch(batch)
+                    n_rows += batch.num_rows
+            publish(temporary, file)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return n_rows
 
 
 @dataclass(frozen=True, slots=True)

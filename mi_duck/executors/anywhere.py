@@ -1,10 +1,13 @@
 """All steps of a run, its instances trained wherever the request says: what the command line and Python call."""
 
+import tempfile
 from pathlib import Path
 
 from mi_duck.data.dataset import Dataset
 from mi_duck.executors.elsewhere import is_elsewhere, train_elsewhere
+from mi_duck.plan.make_plan import make_plan
 from mi_duck.processes import Context
+from mi_duck.run.plan import Plan
 from mi_duck.settings import Asked, Diagnostics, Executing, Resuming
 from mi_duck.workflow import pipeline
 
@@ -34,3 +37,9 @@ def run_request(
     if not jobs:
         pipeline.finish_run(where, diagnostics, context)
     return jobs
+
+
+def tried_plan(dataset: Dataset, asked: Asked, context: Context, executing: Executing) -> Plan:
+    """Return the plan of a request; what it writes while it measures is deleted."""
+    with tempfile.TemporaryDirectory(prefix="mi_duck_plan_") as folder:
+        return make_plan(dataset, Path(folder) / "run", asked, context, is_elsewhere=is_elsewhere(executing))

@@ -12,13 +12,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from mi_duck.atomic_files import storage_errors
 from mi_duck.numbers import duration
-from mi_duck.processes import Context
+from mi_duck.processes import Context, instance_of
 
+LOG = "run.log"
 PREFIX = ".progress"
 SIZE = 1 << 14
 SECONDS_BETWEEN = 0.2
@@ -72,7 +74,7 @@ class Stage:
 
 @contextmanager
 def noting(root: Path, command: str, context: Context, *, suffix: str = "") -> Iterator[Context]:
-    """Yield a context whose progress others can read in the run folder; the folder exists.
+    """Yield a context whose progress others can read in the run folder, and whose sentences are kept in its ``run.log``.
 
     Parameters
     ----------
@@ -87,17 +89,60 @@ def noting(root: Path, command: str, context: Context, *, suffix: str = "") -> I
         file = path.open("r+b")
     with file, mmap.mmap(file.fileno(), SIZE) as page:
         fcntl.flock(file, fcntl.LOCK_EX)
-        note = _Note(page, command)
+        note, log = _Note(page, command), _Log(root, f"{command}{suffix}")
 
         def report(stage: str, done: int, total: int) -> None:
+            log.stage(stage)
             note(stage, done, total)
             context.report(stage, done, total)
 
+        def say(words: str) -> None:
+            log(words)
+            context.say(words)
+
         try:
-            yield replace(context, report=report)
+            log("begun")
+            yield replace(context, report=report, say=say)
+            log("ended")
+        except BaseException as error:
+            log(f"ended by {type(error).__name__}: {error}")
+            raise
         finally:
             with suppress(OSError):  # a page that stays is not read: nobody holds its lock; what failed before counts
                 path.unlink()
+
+
+class _Log:
+    """Appends what a command says and which stages it begins to ``run.log``, each with its time in UTC.
+
+    Lines wait until the folder has a plan, so that a refused request leaves nothing.
+    """
+
+    def __init__(self, root: Path, command: str) -> None:
+        self.path, self.plan, self.command = root / LOG, root / "plan.json", command
+        self.waiting: list[str] = []
+        self.begun: dict[str, str] = {}
+        self.lock = threading.Lock()
+
+    def stage(self, stage: str) -> None:
+        """Note a stage when it begins."""
+        who = instance_of(stage)
+        if self.begun.get(who) != stage:
+            self.begun[who] = stage
+            self(stage)
+
+    def __call__(self, words: str) -> None:
+        """Note a sentence."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        with self.lock:
+            self.waiting.append(f"{now} {self.command}: {' '.join(words.split())}\n")
+            if self.plan.exists():
+                with (
+                    storage_errors(self.path),
+                    self.path.open("a", encoding="utf-8", errors="backslashreplace") as file,
+                ):
+                    file.write("".join(self.waiting))
+                self.waiting.clear()
 
 
 class _Note:
@@ -111,7 +156,7 @@ class _Note:
         self._write()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        who = stage.partition(":")[0] if stage.startswith("instance_") else ""
+        who = instance_of(stage)
         now = time.time()
         with self.lock:
             before = self.stages.get(who)

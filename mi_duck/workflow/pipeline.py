@@ -27,6 +27,7 @@ from mi_duck.run.folder import (
     invalidate_file_list,
     is_explained,
     listing_files_again,
+    read_provenance,
     read_shap_summary,
     run_lock,
     write_provenance,
@@ -162,6 +163,8 @@ def explain(folder: RunFolder, diagnostics: Diagnostics, context: Context) -> di
     asked = explaining(diagnostics)
     if not is_explained(folder, **asked):
         in_child(steps.explain, context)(run=str(folder.root), **asked, threads=context.threads)
+        if folder.catalogue.is_file():  # its table of importances
+            write_catalogue(folder, folder.read_plan(), read_provenance(folder))
     return read_shap_summary(folder)
 
 

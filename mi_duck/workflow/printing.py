@@ -1,6 +1,7 @@
 """What commands print of plans, scores and learning curves; what they need is loaded when it is needed."""
 
 import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,13 @@ if TYPE_CHECKING:
     from mi_duck.run.plan import Plan
 
 
-def print_plan(made: "Plan") -> None:
-    """Print the instances of a plan, and what other ways to train its genes would take."""
+def print_plan(made: "Plan", as_json: bool = False) -> None:
+    """Print the instances of a plan, and what other ways to train its genes would take; as JSON all of it."""
     from mi_duck.workflow import views
 
+    if as_json:
+        sys.stdout.write(f"{made.to_json()}\n")
+        return
     print_table(views.instances_table(made))
     output.print(views.plan_line(made))
     output.print("Ways to train these genes, the time if no fit stops early:", markup=False)
