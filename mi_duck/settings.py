@@ -133,6 +133,14 @@ class Columns:
     exclude_features: Path | None = option(
         None, "Text file with one column name per line; these are not features.", DATA
     )
+    max_levels: int = option(
+        64,
+        "Most levels of a text column that become features, one of 0 and 1 each; the rarer ones share COLUMN=other. 0 leaves "
+        "text columns out.",
+        DATA,
+        least=0,
+        most=10_000,
+    )
     base_score_columns: str | None = option(
         None,
         "Columns with the base model's score of each class, comma separated; by default CLASS_score.",

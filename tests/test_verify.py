@@ -529,7 +529,10 @@ def test_provenance__lists_every_file_of_a_run(good: Path) -> None:
     provenance = read_provenance(RunFolder(good))
     assert provenance is not None
     there = {file.relative_to(good).as_posix() for file in good.rglob("*") if file.is_file()}
-    assert set(provenance["files"]) == {name for name in there if not name.startswith(".lock")} - {"provenance.json"}
+    assert set(provenance["files"]) == {name for name in there if not name.startswith(".lock")} - {
+        "provenance.json",
+        "run.log",
+    }
 
 
 def test_provenance__leaves_files_of_others_alone(run: Path) -> None:

@@ -43,6 +43,7 @@ TIMES = {
     "run.duckdb",
     "unified_training_summary.txt",
     "memory.json",
+    "run.log",
 }
 """Files of a run that hold times or peaks, and so are compared by name alone."""
 SECONDS = 600.0  # no command of this size takes as long, whatever else runs

@@ -93,7 +93,7 @@ def _write_models(
     calibration: Calibration,
     training: TrainingData,
 ) -> None:
-    encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing)
+    encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing, plan.data.levels)
     facts = {"features": plan.data.features, "classes": plan.data.classes, "encoding": encoding.to_dict()}
     of_instance = facts | {
         "kind": "instance",
@@ -131,7 +131,10 @@ def _write_tables(
 ) -> None:
     """Write the scores of each fold, what each feature is, and the learning curves."""
     data = plan.data
-    encoding, small = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing), set(data.small_features)
+    encoding, small = (
+        encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing, plan.data.levels),
+        set(data.small_features),
+    )
     scores = []
     for number in np.unique(fold).tolist():
         rows = fold == number

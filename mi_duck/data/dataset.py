@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from mi_duck.data.find_files import FoundFiles, find_files
+from mi_duck.data.levels import check_names, find_levels
 from mi_duck.data.parquet import (
     FAILED,
     UNREADABLE,
@@ -34,6 +35,7 @@ from mi_duck.data.parquet import (
 from mi_duck.data.text_tables import parquet_of
 from mi_duck.data.values import has_fractions, is_number, is_text, numbers, remedy, text_counts
 from mi_duck.errors import DataError
+from mi_duck.run.levels import Levels, column_of
 from mi_duck.run.plan import PlannedData
 from mi_duck.settings import Columns
 
@@ -42,6 +44,7 @@ MOST_CLASSES = 100
 RESERVED = ("all", "macro", "rows", "instances")
 """What cannot be the name of a class: scores and tables of a run use it for something else."""
 NOT_A_NUMBER = "not a number"
+LEVELS = "its levels are features"
 NOT_FEATURES: dict[str | None, str] = {
     **dict.fromkeys(("gene_id", "gene_name", "gene_type", "transcript_id", "chrom", "strand"), "an id or a position"),
     **dict.fromkeys(("position", "absolute_position", "window_start", "window_end"), "an id or a position"),
@@ -66,7 +69,9 @@ class Dataset:
     position_column
         Integer column that orders the rows of a gene, or None.
     features
-        In the order that models use.
+        In the order that models use; those that are levels of text columns last.
+    levels
+        Text columns whose levels are features.
     classes
         Class names; the index of a name is its label.
     labels
@@ -94,6 +99,7 @@ class Dataset:
     fold_column: str
     position_column: str | None
     features: tuple[str, ...]
+    levels: tuple[Levels, ...]
     classes: tuple[str, ...]
     labels: tuple[str, ...]
     base_scores: tuple[str, ...]
@@ -127,6 +133,8 @@ def open_dataset(
     base_score_columns: Sequence[str] | None = None,
     holdout_genes: str | None = None,
     full_hash: bool = False,
+    max_levels: int = 64,
+    levels: Sequence[Levels] | None = None,
 ) -> Dataset:
     """Open a dataset and check all that its footers can tell.
 
@@ -152,6 +160,10 @@ def open_dataset(
         What ``--holdout-genes`` names: a column of that name is not a feature.
     full_hash
         Whether to hash every byte of every file.
+    max_levels
+        Most levels of a text column that become features; 0 leaves text columns out.
+    levels
+        The levels, where they are known; by default text columns are read to find them.
 
     Raises
     ------
@@ -189,7 +201,15 @@ def open_dataset(
     }
     reasons = [(field.name, _reason_to_exclude(field, known, exclude)) for field in schema]
     features = tuple(name for name, reason in reasons if reason is None)
-    excluded = tuple((name, reason) for name, reason in reasons if reason is not None)
+    excluded = [(name, reason) for name, reason in reasons if reason is not None]
+    texts = [name for name, reason in excluded if reason.endswith(NOT_A_NUMBER) and is_text(schema.field(name).type)]
+    why_not: dict[str, str] = {}
+    if levels is None:
+        levels, why_not = find_levels(files, texts, max_levels) if max_levels else ((), {})
+    check_names(levels, schema.names)
+    features += tuple(column_of(levels))
+    of_text = why_not | {one.column: LEVELS for one in levels}
+    excluded = [(name, of_text.get(name, reason)) for name, reason in excluded]
     if not features:
         raise DataError(f"no feature column in {files[0]}: {some_names([f'{name} ({why})' for name, why in excluded])}")
     has_numbers = is_number(schema.field(label_column).type)
@@ -206,11 +226,12 @@ def open_dataset(
         fold_column=fold_column,
         position_column=position,
         features=features,
+        levels=tuple(levels),
         classes=tuple(classes),
         labels=tuple(map(str, range(len(classes)))) if is_numbered else tuple(classes),
         base_scores=_base_scores(base_score_columns, classes, features),
-        excluded=excluded,
-        warnings=found.left_out + _lost_columns(schema, excluded),
+        excluded=tuple(excluded),
+        warnings=found.left_out + _lost_columns(schema, excluded) + _lost_texts(why_not),
         n_rows=n_rows,
         fingerprint=fingerprint,
         pins=pins,
@@ -304,6 +325,17 @@ def _lost_columns(schema: pa.Schema, excluded: Sequence[tuple[str, str]]) -> tup
         if not words.startswith("it has")
         else f"{len(names)} column(s) without any value are left out: {some_names(names)}"
         for words, names in by_remedy.items()
+    )
+
+
+def _lost_texts(why_not: Mapping[str, str]) -> tuple[str, ...]:
+    """Return in words which text columns have no levels that could be features."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in why_not.items():
+        by_reason.setdefault(reason, []).append(name)
+    return tuple(
+        f"{len(names)} text column(s) are left out: {some_names(names)}, {reason} (--exclude says that it is not wanted)"
+        for reason, names in by_reason.items()
     )
 
 
@@ -463,6 +495,7 @@ def open_planned(data: PlannedData, *, with_hashes: bool = True) -> Dataset:
         classes=data.classes,
         fold_by=None if data.fold_column in (data.gene_column, "overlap_cluster") else data.fold_column,
         full_hash=data.full_hash and with_hashes,
+        levels=data.levels,
     )
     changed = changed_files(data, dataset)
     if changed:
@@ -511,6 +544,12 @@ def announcement(dataset: Dataset) -> list[str]:
         lines.append(
             f"    classes of column '{dataset.label_column}': {background} (the background), {', '.join(others)} (--classes)"
         )
+    if dataset.levels:
+        of_text = (
+            f"{one.column} ({len(one.levels):,} levels{', and the rarer ones together' if one.other else ''})"
+            for one in dataset.levels
+        )
+        lines.append(f"    text columns whose levels are features: {', '.join(of_text)} (--max-levels)")
     if not dataset.base_scores:
         lines.append("    no base scores for every class: the comparison with a base model is left out")
     return lines + [f"warning: {words}" for words in dataset.warnings]

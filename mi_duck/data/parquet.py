@@ -29,9 +29,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mi_duck.data.values import plain
+from mi_duck.data.values import level_columns, plain
 from mi_duck.errors import DataError, MiDuckError, StorageError
 from mi_duck.file_kinds import HEAD_BYTES, wrong_kind
+from mi_duck.run.levels import Levels, column_of
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 SECONDS_TO_CONNECT = 10.0
@@ -312,6 +313,7 @@ def row_group_batches(
     *,
     batch_rows: int = BATCH_ROWS,
     as_codes: bool = False,
+    levels: Sequence[Levels] = (),
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Yield the number of each row group of a Parquet file with its rows, batch by batch; every page is verified.
 
@@ -325,6 +327,8 @@ def row_group_batches(
         Most rows per batch; a batch lies within one row group.
     as_codes
         Whether text columns come as dictionary arrays, whose texts are not decoded.
+    levels
+        Text columns whose levels are among ``columns``: these are made here.
 
     Raises
     ------
@@ -333,8 +337,11 @@ def row_group_batches(
     StorageError
         The object store does not answer.
     """
-    names = list(dict.fromkeys(columns))
-    group, metadata, codes = None, None, []
+    made = column_of(levels)
+    sources = {made[name].column: made[name] for name in columns if name in made}
+    wanted = list(dict.fromkeys(columns))
+    names = list(dict.fromkeys([*(name for name in wanted if name not in made), *sources]))
+    group, metadata, codes = None, None, list(sources)
     try:
         if as_codes:
             with open_parquet(file) as parquet:
@@ -347,7 +354,7 @@ def row_group_batches(
                 n_rows = 0
                 for batch in parquet.iter_batches(batch_rows, row_groups=[group], columns=names, use_threads=False):
                     n_rows += batch.num_rows
-                    yield group, plain(batch)
+                    yield group, _with_levels(plain(batch), wanted, sources.values()) if sources else plain(batch)
                 expected = parquet.metadata.row_group(group).num_rows
                 if n_rows != expected:
                     raise DataError(
@@ -355,6 +362,15 @@ def row_group_batches(
                     )
     except UNREADABLE as error:
         raise damaged(file, error, "" if group is None else f" in row group {group}") from error
+
+
+def _with_levels(batch: pa.RecordBatch, wanted: Sequence[str], levels: Iterable[Levels]) -> pa.RecordBatch:
+    """Return the wanted columns of a batch, those that are levels made of the text columns in it."""
+    columns: dict[str, Any] = dict(zip(batch.schema.names, batch.columns, strict=True))
+    for one in levels:
+        columns |= {name: pa.array(values) for name, values in level_columns(batch[one.column], one).items()}
+    there = [name for name in wanted if name in columns]
+    return pa.RecordBatch.from_arrays([columns[name] for name in there], names=there)
 
 
 def verify_pages(files: Sequence[DataFile], columns: Sequence[str]) -> None:

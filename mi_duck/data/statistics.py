@@ -16,6 +16,7 @@ from mi_duck.data.parquet import UNREADABLE, DataFile, damaged, metadata_of, row
 from mi_duck.data.values import numbers
 from mi_duck.errors import DataError
 from mi_duck.run.encoding import SENTINEL
+from mi_duck.run.levels import column_of
 
 EXACT_IN_FLOAT32 = 1 << 24
 LARGEST_POSITION = float(1 << 62)
@@ -24,6 +25,8 @@ MOST_OF_ONE_GROUP = 0.5  # of the rows
 LEAST_EFFECTIVE = 0.1  # of the number of fold groups; genes of usual, lognormal sizes are at .25 to .5
 ROUNDING = 1e-6  # a base score may leave 0 to 1 by: sums of float32 probabilities do
 LEAST_ROWS_OF_IDS, ROWS_OF_IDS, CELLS_OF_IDS = 200, 10_000, 4_000_000  # among which ids are looked for
+OF_A_LEVEL = {"is_known": True, "low": 0, "high": 1, "n_nulls": 0}
+"""What is known of a feature that is a level of a text column."""
 ROWS_COMPARED = 50_000  # among which positions with rows of several classes are counted
 
 
@@ -60,6 +63,7 @@ def inspect(dataset: Dataset, *, threads: int, seed: int) -> Inspection:
 def read_statistics(db: Database, dataset: Dataset) -> dict[str, dict[str, Any]]:
     """Return what the footers say of the values of each column: lines of ``sql/column_statistics.sql`` by column."""
     found = {row["name"]: row for row in db.rows("column_statistics", files=Database.patterns(dataset.files))}
+    found |= {name: {"name": name} | OF_A_LEVEL for name in column_of(dataset.levels)}
     positions = [dataset.position_column] if dataset.position_column else []
     absent = [name for name in (*dataset.features, *positions) if name not in found]
     if absent:
@@ -67,6 +71,12 @@ def read_statistics(db: Database, dataset: Dataset) -> dict[str, dict[str, Any]]
             f"the footers of {dataset.location} say nothing of {some_names(absent)}; a file is damaged: write it again"
         )
     return found
+
+
+def _kinds(dataset: Dataset) -> dict[str, pa.DataType]:
+    """Return the type of every feature."""
+    schema, made = schema_of(dataset.files[0]), column_of(dataset.levels)
+    return {name: pa.uint8() if name in made else schema.field(name).type for name in dataset.features}
 
 
 def fits_byte(facts: Mapping[str, Any]) -> bool:
@@ -78,11 +88,11 @@ def split_features(
     dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the features that fit one byte, by their footers, and the others."""
-    kinds = schema_of(dataset.files[0])
+    kinds = _kinds(dataset)
     small: list[str] = []
     wide: list[str] = []
     for name in dataset.features:
-        facts, kind = statistics[name], kinds.field(name).type
+        facts, kind = statistics[name], kinds[name]
         is_small = facts["is_known"] if pa.types.is_boolean(kind) else pa.types.is_integer(kind) and fits_byte(facts)
         (small if is_small and facts["n_nulls"] == 0 else wide).append(name)
     return tuple(small), tuple(wide)
@@ -97,7 +107,7 @@ def warnings_of(
 
 def data_warnings(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
     """Return what the user may want to change, from the footers alone."""
-    kinds = schema_of(dataset.files[0])
+    kinds = _kinds(dataset)
     large, empty, constant = [], [], []
     for name in dataset.features:
         facts = statistics[name]
@@ -107,7 +117,7 @@ def data_warnings(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]])
             empty.append(name)
         elif facts["low"] is not None and facts["low"] == facts["high"] and facts["n_nulls"] == 0:
             constant.append(name)
-        elif pa.types.is_integer(kinds.field(name).type) and max(-facts["low"], facts["high"]) > EXACT_IN_FLOAT32:
+        elif pa.types.is_integer(kinds[name]) and max(-facts["low"], facts["high"]) > EXACT_IN_FLOAT32:
             large.append(name)
     found = {
         "whole numbers beyond 2^24 lose their last digits as float32": large,
@@ -122,11 +132,14 @@ def id_warnings(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]]) -
 
     Only columns whose footers span at least as many numbers as there are rows are looked at.
     """
+    made = column_of(dataset.levels)
     names = [
         name
         for name in dataset.features
         for facts in [statistics[name]]
-        if facts["low"] is not None and facts["high"] - facts["low"] + 1 >= dataset.n_rows - float(facts["n_nulls"])
+        if name not in made
+        and facts["low"] is not None
+        and facts["high"] - facts["low"] + 1 >= dataset.n_rows - float(facts["n_nulls"])
     ]
     most_rows = min(ROWS_OF_IDS, CELLS_OF_IDS // max(len(names), 1))
     seen: dict[str, list[NDArray[np.float64]]] = {name: [] for name in names}
@@ -258,11 +271,9 @@ def _outside(file: DataFile, names: Sequence[str], low: float, high: float) -> s
 
 def most_values(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
     """Return how many values each feature of whole numbers has at most, by its range; others are not in it."""
-    kinds = schema_of(dataset.files[0])
+    kinds = _kinds(dataset)
     return {
         name: int(facts["high"] - facts["low"]) + 1
         for name in dataset.features
-        if pa.types.is_integer(kinds.field(name).type)
-        and (facts := statistics[name])["is_known"]
-        and facts["low"] is not None
+        if pa.types.is_integer(kinds[name]) and (facts := statistics[name])["is_known"] and facts["low"] is not None
     }

@@ -14,13 +14,14 @@ import xgboost as xgb
 from numpy.typing import NDArray
 
 from mi_duck.boosting.forest import Forest, forest_of
-from mi_duck.data.values import is_number, numbers, remedy
+from mi_duck.data.values import is_number, is_text, level_columns, numbers, remedy
 from mi_duck.ensemble.shap import explain
 from mi_duck.errors import CheckpointError, DataError
 from mi_duck.metrics.calibrate import Calibrator, calibrated, log_odds
 from mi_duck.metrics.ranking import Floats, Floats32, Floats64
 from mi_duck.resources import usable_cores
 from mi_duck.run.encoding import Encoding
+from mi_duck.run.levels import Levels, column_of
 from mi_duck.run.training_data import TrainingData, joined
 
 BLOCK_BYTES = 28 << 20
@@ -28,20 +29,22 @@ BLOCK_BYTES = 28 << 20
 VOTINGS = ("probability", "margin", "refit", "single")
 
 
-def feature_matrices(rows: Any, features: Sequence[str]) -> Iterator[Floats32]:
+def feature_matrices(rows: Any, features: Sequence[str], levels: Sequence[Levels] = ()) -> Iterator[Floats32]:
     """Yield `feature_matrix` of the rows block by block, at least one, so that no matrix is as large as the table."""
     if not (hasattr(rows, "iloc") or hasattr(rows, "slice")):
-        yield feature_matrix(rows, features)
+        yield feature_matrix(rows, features, levels)
         return
     at_once = max(256, BLOCK_BYTES // (4 * len(features)))
     for begin in range(0, max(len(rows), 1), at_once):
         # pandas has iloc; Arrow and Polars have slice
         part = rows.iloc[begin : begin + at_once] if hasattr(rows, "iloc") else rows.slice(begin, at_once)
-        yield feature_matrix(part, features)
+        yield feature_matrix(part, features, levels)
 
 
-def feature_matrix(rows: Any, features: Sequence[str]) -> Floats32:
+def feature_matrix(rows: Any, features: Sequence[str], levels: Sequence[Levels] = ()) -> Floats32:
     """Return rows as a matrix in the order of features, shape (n_rows, n_features); missing values are NaN.
+
+    Features that are levels of text columns are made of these columns, unless they are there themselves.
 
     Raises
     ------
@@ -50,12 +53,17 @@ def feature_matrix(rows: Any, features: Sequence[str]) -> Floats32:
     """
     # what is too large for float32 becomes infinite, which is refused
     with np.errstate(over="ignore"):
-        return _of_array(rows, features) if isinstance(rows, np.ndarray) else _of_columns(rows, features)
+        return _of_array(rows, features) if isinstance(rows, np.ndarray) else _of_columns(rows, features, levels)
 
 
-def check_features(schema: pa.Schema, features: Sequence[str], file: object) -> None:
-    """Refuse a file that lacks a feature of the model, or where one is not a number."""
-    there = set(schema.names)
+def check_features(schema: pa.Schema, features: Sequence[str], file: object, levels: Sequence[Levels] = ()) -> None:
+    """Refuse a file that lacks a feature of the model, or where one is not a number, or a text column no text."""
+    there, made = set(schema.names), column_of(levels)
+    sources = dict.fromkeys(made[name].column for name in features if name in made)
+    for name in sources:
+        if name in there and not is_text(kind := schema.field(name).type) and not pa.types.is_null(kind):
+            raise DataError(f"column '{name}' is {kind} in {file}, not text as in training; cast it to text")
+    features = [*(name for name in features if name not in made), *sources]
     missing = [name for name in features if name not in there]
     if missing:
         raise DataError(
@@ -63,7 +71,7 @@ def check_features(schema: pa.Schema, features: Sequence[str], file: object) -> 
         )
     for name in features:
         kind = schema.field(name).type
-        if not is_number(kind):
+        if name not in sources and not is_number(kind):
             raise DataError(f"feature '{name}' is {kind} in {file}, not a number as in training; {remedy(kind)}")
 
 
@@ -79,7 +87,7 @@ def _of_array(rows: NDArray[Any], features: Sequence[str]) -> Floats32:
     return matrix
 
 
-def _of_columns(rows: Any, features: Sequence[str]) -> Floats32:
+def _of_columns(rows: Any, features: Sequence[str], levels: Sequence[Levels]) -> Floats32:
     if isinstance(rows, pa.Table | pa.RecordBatch):
         names = set(rows.schema.names)
     elif isinstance(rows, Mapping):
@@ -90,14 +98,19 @@ def _of_columns(rows: Any, features: Sequence[str]) -> Floats32:
         raise DataError(
             f"rows of type {type(rows).__name__} have no named columns; give an Arrow table or a data frame"
         )
-    missing = [name for name in features if name not in names]
+    made = {name: one for name, one in column_of(levels).items() if name not in names}
+    needed = dict.fromkeys(made[name].column if name in made else name for name in features)
+    missing = [name for name in needed if name not in names]
     if missing:
         raise DataError(f"feature(s) {', '.join(missing[:8])} missing of {len(features)} that the model was trained on")
-    n_rows = len(rows) if not isinstance(rows, Mapping) else np.size(rows[features[0]])
+    n_rows = len(rows) if not isinstance(rows, Mapping) else np.size(rows[next(iter(needed))])
     matrix = np.empty((n_rows, len(features)), dtype=np.float32)
+    of_text: dict[str, Any] = {}
     for index, name in enumerate(features):
         try:
-            column = _numbers(rows[name])
+            if name in made and name not in of_text:
+                of_text |= level_columns(_texts(rows[made[name].column]), made[name])
+            column = of_text[name] if name in made else _numbers(rows[name])
             if column.shape != (n_rows,):
                 raise ValueError(f"its shape is {column.shape}")
             matrix[:, index] = column
@@ -106,6 +119,13 @@ def _of_columns(rows: Any, features: Sequence[str]) -> Floats32:
         except (TypeError, ValueError, KeyError, pa.ArrowInvalid) as error:
             raise DataError(f"feature '{name}' is not a column of {n_rows:,} numbers: {error}") from error
     return matrix
+
+
+def _texts(column: Any) -> pa.Array:
+    """Return a column of texts as Arrow has it."""
+    if isinstance(column, pa.ChunkedArray):
+        return column.combine_chunks()
+    return column if isinstance(column, pa.Array) else pa.array(column, from_pandas=True)
 
 
 def _infinite(name: str) -> DataError:
@@ -203,6 +223,11 @@ class InstanceModel(_Classifier):
         return ConsolidatedMetaModel((self,), (1.0,), "single", {}, self.metadata["n_genes"])
 
     @property
+    def levels(self) -> tuple[Levels, ...]:
+        """Text columns whose levels are features."""
+        return self.encoding.levels
+
+    @property
     def total_instances(self) -> int:
         """One."""
         return 1
@@ -241,7 +266,7 @@ class InstanceModel(_Classifier):
 
     def margins(self, rows: Any, *, threads: int | None = None) -> Floats32:
         """Return log-odds of each class against the rest, shape (n_rows, n_classes)."""
-        return _margins(self.forest, rows, self.features, threads)
+        return _margins(self.forest, rows, self.features, threads, self.levels)
 
     def predict_proba(self, rows: Any, *, threads: int | None = None) -> Floats32:
         """Return calibrated probabilities, as an ensemble does: see `ConsolidatedMetaModel.predict_proba`."""
@@ -319,6 +344,11 @@ class ConsolidatedMetaModel(_Classifier):
         return self.members[0].classes
 
     @property
+    def levels(self) -> tuple[Levels, ...]:
+        """Text columns whose levels are features."""
+        return self.members[0].encoding.levels
+
+    @property
     def training(self) -> TrainingData:
         """Which genes any member was trained on, and which features had missing values."""
         return joined([member.training for member in self.members])
@@ -373,7 +403,7 @@ class ConsolidatedMetaModel(_Classifier):
 
     def margins_of_members(self, rows: Any, *, threads: int | None = None) -> Floats32:
         """Return the log-odds of every member, shape (n_members, n_rows, n_classes)."""
-        return by_member(_margins(self.forest, rows, self.features, threads), len(self.members))
+        return by_member(_margins(self.forest, rows, self.features, threads, self.levels), len(self.members))
 
     def probabilities_of_members(self, margins: Floats32) -> Floats64:
         """Return every member's calibrated probabilities from its log-odds, shape (n_members, n_rows, n_classes)."""
@@ -444,13 +474,13 @@ class ConsolidatedMetaModel(_Classifier):
         DataError
             Values do not add up to the margins within 1e-4, or the shap package is absent and a background is given.
         """
-        background = None if background_data is None else feature_matrix(background_data, self.features)
+        background = None if background_data is None else feature_matrix(background_data, self.features, self.levels)
         found = explain(
             [member.boosters for member in self.members],
             self.weights,
             encoding=self.members[0].encoding,
             features=self.features,
-            matrix=feature_matrix(rows, self.features),
+            matrix=feature_matrix(rows, self.features, self.levels),
             background=background,
         )
         by_class = {
@@ -463,9 +493,11 @@ def _by_name(features: Sequence[str], values: Floats64) -> dict[str, float]:
     return dict(zip(features, (float(value) for value in values), strict=True))
 
 
-def _margins(forest: Forest, rows: Any, features: Sequence[str], threads: int | None) -> Floats32:
+def _margins(
+    forest: Forest, rows: Any, features: Sequence[str], threads: int | None, levels: Sequence[Levels]
+) -> Floats32:
     threads = threads or usable_cores()
-    parts = [forest.margins(matrix, threads=threads) for matrix in feature_matrices(rows, features)]
+    parts = [forest.margins(matrix, threads=threads) for matrix in feature_matrices(rows, features, levels)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 

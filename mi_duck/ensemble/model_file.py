@@ -233,11 +233,21 @@ class CalibratorFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class LevelFacts:
+    """A `mi_duck.run.levels.Levels` in the file."""
+
+    column: str
+    levels: Annotated[tuple[str, ...], Meta(min_length=1, max_length=10_000)]
+    other: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class EncodingFacts:
     """A `mi_duck.run.encoding.Encoding` in the file."""
 
     zero_is_missing: tuple[str, ...]
     sentinel: Single | None
+    levels: tuple[LevelFacts, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,13 +48,14 @@ from mi_duck.data.parquet import (
     schema_of,
     stamp,
 )
-from mi_duck.data.values import coded, is_number, is_text, text_counts
+from mi_duck.data.values import coded, is_number, is_text, n_new_levels, text_counts
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, by_member, check_features, feature_matrix
 from mi_duck.ensemble.model_file import model_sha256
 from mi_duck.errors import CheckpointError, DataError
 from mi_duck.metrics.calibrate import calibrated
 from mi_duck.processes import Report
 from mi_duck.run.folder import run_lock
+from mi_duck.run.levels import Levels
 from mi_duck.run.training_data import TrainingData
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,8 @@ FACTS = "parts.json"
 NAME = re.compile(r"(\d{6,})_([0-9a-f]{64})\.arrow")
 
 TRAINED_ON = "trained_on"
+NEW_LEVELS = b"new_levels"
+"""In the schema of a part: for each text column whose levels are features, its rows with a level that training has not seen."""
 NEW_MISSING = b"new_missing"
 """In the schema of a part: for each feature without missing values in training, the rows of the part without a value."""
 
@@ -157,6 +160,8 @@ class PredictSummary:
         Rows of genes that the model was trained on, and these genes; None where that cannot be told.
     new_missing
         Rows without a value, for each feature that was read, had a value in every row of training, and lacks some now.
+    new_levels
+        Rows with a level that training has not seen, for each text column whose levels are features; all these features are 0.
     why_unknown
         Why it cannot be told which rows the model was trained on; empty where it can.
     """
@@ -167,6 +172,7 @@ class PredictSummary:
     n_rows_trained_on: int | None
     n_genes_trained_on: int | None
     new_missing: dict[str, int]
+    new_levels: dict[str, int]
     why_unknown: str
 
     @property
@@ -190,6 +196,11 @@ class PredictSummary:
             found.append(
                 f"{len(worst):,} feature(s) had a value in every row of training and lack some now: {', '.join(named)}{others}; "
                 "the model never saw that, so check how these columns were made"
+            )
+        if self.new_levels:
+            columns = ", ".join(f"{name} in {n:,} of {self.n_rows:,} rows" for name, n in self.new_levels.items())
+            found.append(
+                f"text column(s) have levels that training has not seen: {columns}; they count as none of those known"
             )
         return tuple(found)
 
@@ -266,6 +277,7 @@ def predict_file(
         found.n_rows_trained_on if is_told else None,
         len(found.genes) if is_told else None,
         {name: n for name, n in found.missing.items() if n},
+        {name: n for name, n in sorted(found.levels.items()) if n},
         task.why_unknown,
     )
 
@@ -277,11 +289,13 @@ class _Found:
         self.n_rows = self.n_rows_trained_on = 0
         self.genes: set[Any] = set()
         self.missing: Counter[str] = Counter()
+        self.levels: Counter[str] = Counter()
 
     def add(self, part: pa.Table, gene_column: str | None) -> None:
         """Add a part."""
         self.n_rows += len(part)
         self.missing.update(json.loads(part.schema.metadata[NEW_MISSING]))
+        self.levels.update(json.loads(part.schema.metadata[NEW_LEVELS]))
         if gene_column is not None:
             genes = part[gene_column].filter(part[TRAINED_ON])
             self.n_rows_trained_on += len(genes)
@@ -317,7 +331,7 @@ class _Task:
 
 def _task(model: ConsolidatedMetaModel | InstanceModel, files: Sequence[DataFile]) -> _Task:
     """Check that all files have what the model needs, and no column that would be written twice."""
-    schema = _checked_schema(files, model.features)
+    schema = _checked_schema(files, model.features, model.levels)
     features = set(model.features)
     kept = [name for name in schema.names if name not in features]
     keys = set(folder_values(files[0], schema.names))
@@ -356,7 +370,7 @@ def _why_unknown(training: TrainingData, schema: pa.Schema, keys: Collection[str
 def _facts(task: _Task, files: Sequence[DataFile], stamps: Sequence[Stamp]) -> dict[str, Any]:
     """Return all that the bytes of the result depend on, as JSON."""
     return {
-        "version": 2,
+        "version": 3,
         "rows_of_a_part": ROWS,
         "packages": {"numpy": np.__version__, "pyarrow": pa.__version__, "xgboost": version("xgboost")},
         "kind": type(task.model).__name__,
@@ -373,21 +387,24 @@ def _parts_from(task: _Task, files: Sequence[DataFile], first_row: int, threads:
     columns = [*task.kept, *task.forest.features]
     row_bytes = 2 * 4 * len(task.model.features)  # in Arrow, and in the matrix
     batch_rows = max(256, min(BATCH_BYTES, MOST_BYTES // (threads + 2)) // row_bytes)
-    batches = _batches(files, columns, batch_rows, first_row)
+    batches = _batches(files, columns, task.model.levels, batch_rows, first_row)
     ready: list[pa.Table] = []
     missing = np.zeros(len(task.forest.features), dtype=np.int64)
+    levels: Counter[str] = Counter()
     done, total = first_row, sum(metadata_of(file).num_rows for file in files)
-    for table, n_missing in _in_order(lambda pair: _predicted(task, *pair), batches, threads):
+    for table, n_missing, n_levels in _in_order(lambda pair: _predicted(task, *pair), batches, threads):
         ready.append(table)
         missing += n_missing
+        levels.update(n_levels)
         done += len(table)
         if done % ROWS == 0 or done == total:
             counts = {name: int(n) for name, n in zip(task.forest.features, missing, strict=True) if n}
             # copied into one chunk per column, so that the bytes do not depend on how rows were batched
             several = pa.concat_tables(ready).combine_chunks()
-            yield several.replace_schema_metadata({NEW_MISSING: json.dumps(counts)})
+            yield several.replace_schema_metadata({NEW_MISSING: json.dumps(counts), NEW_LEVELS: json.dumps(levels)})
             ready = []
             missing[:] = 0
+            levels.clear()
 
 
 def _in_order(work: Callable[[Item], Result], items: Iterator[Item], threads: int) -> Iterator[Result]:
@@ -408,7 +425,7 @@ def _in_order(work: Callable[[Item], Result], items: Iterator[Item], threads: in
         pool.shutdown(cancel_futures=True)
 
 
-def _checked_schema(files: Sequence[DataFile], features: Sequence[str]) -> pa.Schema:
+def _checked_schema(files: Sequence[DataFile], features: Sequence[str], levels: Sequence[Levels]) -> pa.Schema:
     """Return the first file's schema; every file must have every feature, used or not, as a number."""
     first: pa.Schema | None = None
     wanted = set(features)
@@ -418,7 +435,7 @@ def _checked_schema(files: Sequence[DataFile], features: Sequence[str]) -> pa.Sc
             schema = schema_of(file)
         except UNREADABLE as error:
             raise DataError(f"{file} cannot be read as Parquet ({one_line(error)}); write it again") from error
-        check_features(schema, features, file)
+        check_features(schema, features, file, levels)
         there = set(schema.names)
         if len(there) < len(schema.names):
             doubled = sorted(name for name in there if schema.names.count(name) > 1)
@@ -439,7 +456,7 @@ def _checked_schema(files: Sequence[DataFile], features: Sequence[str]) -> pa.Sc
 
 
 def _batches(
-    files: Sequence[DataFile], columns: Sequence[str], batch_rows: int, first_row: int
+    files: Sequence[DataFile], columns: Sequence[str], levels: Sequence[Levels], batch_rows: int, first_row: int
 ) -> Iterator[tuple[DataFile, pa.RecordBatch]]:
     """Yield the rows of all files from ``first_row``, where a part begins, on with their file; no batch is of two parts.
 
@@ -455,7 +472,7 @@ def _batches(
                 skipped -= n_rows
             else:
                 groups.append(group)
-        for _, batch in row_group_batches(file, columns, groups, batch_rows=batch_rows):
+        for _, batch in row_group_batches(file, columns, groups, batch_rows=batch_rows, levels=levels):
             rest, skipped = batch.slice(skipped), max(skipped - batch.num_rows, 0)
             while rest.num_rows:
                 some, rest = rest.slice(0, left), rest.slice(left)
@@ -463,8 +480,10 @@ def _batches(
                 yield file, some
 
 
-def _predicted(task: _Task, file: DataFile, batch: pa.RecordBatch) -> tuple[pa.Table, NDArray[np.int64]]:
-    """Return ids and predictions of one batch, and the new missing values of each feature of the forest."""
+def _predicted(
+    task: _Task, file: DataFile, batch: pa.RecordBatch
+) -> tuple[pa.Table, NDArray[np.int64], dict[str, int]]:
+    """Return ids and predictions of one batch, the new missing values of each feature of the forest, and new levels."""
     begun = time.perf_counter()
     model = task.model
     try:
@@ -491,7 +510,8 @@ def _predicted(task: _Task, file: DataFile, batch: pa.RecordBatch) -> tuple[pa.T
     genes = None if task.gene_column is None else columns[task.gene_column]
     columns[TRAINED_ON] = pa.nulls(len(batch), pa.bool_()) if genes is None else _is_known(task.training, genes)
     logger.debug("batch of %s: %s rows, %.3f s", file, f"{len(batch):,}", time.perf_counter() - begun)
-    return pa.table(columns), n_missing
+    n_levels = {one.column: n_new_levels(batch[one.column], one) for one in model.levels if one.column in columns}
+    return pa.table(columns), n_missing, n_levels
 
 
 def _is_known(training: TrainingData, genes: pa.Array) -> pa.Array:

@@ -60,6 +60,7 @@ from mi_duck.leakage.suspicion import (
 )
 from mi_duck.processes import Context, Report, in_child
 from mi_duck.run.folder import RunFolder
+from mi_duck.run.levels import Levels
 
 LEAKY = "--auto-exclude-leaky"
 MOST_GENES, LEAST_GENES = 200, 60
@@ -130,6 +131,7 @@ def without_leaks(
         small=list(small),
         is_excluding=is_excluding,
         features=list(dataset.features),
+        levels=[one.to_dict() for one in dataset.levels],
         base_scores=list(dataset.base_scores),
         label_column=dataset.label_column,
         classes=list(dataset.classes),
@@ -160,6 +162,7 @@ def report_leaks(
     small: list[str],
     is_excluding: bool,
     features: list[str],
+    levels: list[dict[str, Any]],
     base_scores: list[str],
     label_column: str,
     classes: list[str],
@@ -173,7 +176,8 @@ def report_leaks(
         ``suspects``: (feature, reason) of every suspect; ``excluded``: of these the features to leave out; ``n_genes``,
         ``n_rows`` of the sample.
     """
-    sample = read_sample(runs, features, small, label_column, labels, report)
+    of_text = tuple(Levels.from_dict(one) for one in levels)
+    sample = read_sample(runs, features, small, label_column, labels, report, levels=of_text)
     rows, suspects = probe(sample, classes, base_scores, report)
     excluded = [name for name, _ in suspects if name not in base_scores] if is_excluding else []
     folder = RunFolder(Path(run)).leakage
@@ -229,6 +233,8 @@ def read_sample(
     label_column: str,
     labels: Sequence[str],
     report: Report,
+    *,
+    levels: Sequence[Levels] = (),
 ) -> Sample:
     """Read the rows of the sampled genes, row group by row group; ``small`` are the features that fit one byte.
 
@@ -241,7 +247,7 @@ def read_sample(
     parts: dict[str, list[Any]] = {name: [] for name in features}
     label, rank = [], []
     total, done = sum(run["n_rows"] for run in runs), 0
-    for file, batch, ranks in _batches(runs, [*features, label_column]):
+    for file, batch, ranks in _batches(runs, [*features, label_column], levels):
         label.append(label_codes(batch[label_column], labels, f"column '{label_column}' of {file}"))
         rank.append(ranks)
         for name in features:
@@ -258,7 +264,7 @@ def read_sample(
 
 
 def _batches(
-    runs: Sequence[Mapping[str, Any]], columns: Sequence[str]
+    runs: Sequence[Mapping[str, Any]], columns: Sequence[str], levels: Sequence[Levels]
 ) -> Iterator[tuple[str, pa.RecordBatch, NDArray[np.int64]]]:
     """Yield the file, the wanted rows of a batch, and their gene ranks, for all batches with a wanted row."""
     for (file, row_group), of_group in groupby(runs, key=lambda run: (run["file"], run["row_group"])):
@@ -268,7 +274,8 @@ def _batches(
         for run in pieces:
             rank[run["first_row"] : run["first_row"] + run["n_rows"]] = run["gene_rank"]
         first = 0
-        for _, batch in row_group_batches(data_file(file), columns, [row_group], batch_rows=BATCH_ROWS):
+        batches = row_group_batches(data_file(file), columns, [row_group], batch_rows=BATCH_ROWS, levels=levels)
+        for _, batch in batches:
             ranks = rank[first : first + batch.num_rows]
             first += batch.num_rows
             wanted = np.flatnonzero(ranks >= 0)

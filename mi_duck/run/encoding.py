@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mi_duck.run.levels import Levels
+
 SENTINEL = -1e30
 
 
@@ -26,10 +28,13 @@ class Encoding:
         Features whose zeros count as missing.
     sentinel
         Number that stands for a missing value; None where missing stays missing.
+    levels
+        Text columns whose levels are features.
     """
 
     zero_is_missing: tuple[str, ...] = ()
     sentinel: float | None = None
+    levels: tuple[Levels, ...] = ()
 
     def apply(self, matrix: NDArray[np.float32], features: Sequence[str]) -> NDArray[np.float32]:
         """Return a matrix under the rule: itself where the rule changes nothing, else a copy.
@@ -60,12 +65,14 @@ class Encoding:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the rule for JSON."""
-        return {"zero_is_missing": list(self.zero_is_missing), "sentinel": self.sentinel}
+        values: dict[str, Any] = {"zero_is_missing": list(self.zero_is_missing), "sentinel": self.sentinel}
+        return values | ({"levels": [one.to_dict() for one in self.levels]} if self.levels else {})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Encoding":
         """Read the rule from JSON."""
-        return cls(tuple(values["zero_is_missing"]), values["sentinel"])
+        levels = tuple(Levels.from_dict(one) for one in values.get("levels", ()))
+        return cls(tuple(values["zero_is_missing"]), values["sentinel"], levels)
 
 
 def zeros_to_nan(
@@ -80,6 +87,7 @@ def zeros_to_nan(
     return found
 
 
-def encoding_of(layout: str, zero_is_missing: Sequence[str]) -> Encoding:
+def encoding_of(layout: str, zero_is_missing: Sequence[str], levels: Sequence[Levels]) -> Encoding:
     """Return the rule of a layout: see `mi_duck.run.plan.Settings`."""
-    return Encoding(tuple(zero_is_missing) if layout == "zeros" else (), SENTINEL if layout == "sentinel" else None)
+    sentinel = SENTINEL if layout == "sentinel" else None
+    return Encoding(tuple(zero_is_missing) if layout == "zeros" else (), sentinel, tuple(levels))

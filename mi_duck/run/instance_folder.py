@@ -25,7 +25,7 @@ IN_ENCODING = "zero_is_missing"  # the one setting that the encoding holds
 
 def made_of(plan: Plan, instance: Instance) -> dict[str, Any]:
     """Return all that an instance's models depend on: data, genes, folds, features, settings, format."""
-    encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing)
+    encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing, plan.data.levels)
     settings = {name: getattr(plan.settings, name) for name in Settings.__slots__ if name != IN_ENCODING}
     settings["xgb_parameters"] = list(settings["xgb_parameters"])  # as a manifest has them
     return {

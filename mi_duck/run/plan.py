@@ -20,6 +20,7 @@ from mi_duck.atomic_files import read_sealed, sealed, unsealed, write_json
 from mi_duck.errors import CheckpointError, PlanError
 from mi_duck.resources import Budget
 from mi_duck.run.costs import Costs
+from mi_duck.run.levels import Levels
 from mi_duck.settings import Asked
 
 PLAN_VERSION = 7
@@ -102,6 +103,8 @@ class PlannedData:
         All features in the order that models use.
     small_features, wide_features
         Features stored as one byte (whole numbers 0 to 255 without a null), and as float32.
+    levels
+        Text columns whose levels are features.
     leaky_features
         Features of the dataset that ``--auto-exclude-leaky`` left out.
     pilot_genes
@@ -152,6 +155,7 @@ class PlannedData:
     n_holdout_genes: int
     n_holdout_rows: int
     genes_sha256: str
+    levels: tuple[Levels, ...] = ()
 
     @property
     def record_bytes(self) -> int:

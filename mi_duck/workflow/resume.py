@@ -133,6 +133,8 @@ def differences_asked(plan: Plan, dataset: Dataset, asked: Asked) -> list[str]:
     kept = usable if asked.screen_features is None else [name for name in usable if name in data.features]
     if list(data.features) != kept:
         changed.append("features differ")
+    if data.levels != dataset.levels:
+        changed.append("levels of text columns differ")
     if data.classes != dataset.classes:
         changed.append("classes differ")
     columns = ("gene_column", "label_column", "fold_column", "base_scores")

@@ -1,0 +1,68 @@
+"""Finds the levels of text columns that become features."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from mi_duck.data.parquet import DataFile, row_group_batches
+from mi_duck.data.values import text_counts
+from mi_duck.errors import DataError
+from mi_duck.run.levels import Levels
+
+MOST_COUNTED = 100_000
+"""Different texts of a column above which no more are counted: it holds ids or free text."""
+SHARE_OF_TEXTS = 0.5
+"""Of the rows: a column with as many different texts says what a row is and nothing of rows like it."""
+OTHER = "other"
+
+
+def find_levels(
+    files: Sequence[DataFile], columns: Sequence[str], most: int
+) -> tuple[tuple[Levels, ...], dict[str, str]]:
+    """Return the levels of text columns, and why some columns have none, by column.
+
+    Parameters
+    ----------
+    most
+        Levels of a column with a feature of their own: the most frequent ones; the others share one.
+    """
+    found: list[Levels] = []
+    reasons: dict[str, str] = {}
+    for column in columns:
+        n_rows = _counted(files, column)
+        if n_rows is None or len(n_rows) > max(SHARE_OF_TEXTS * sum(n_rows.values()), 2):
+            reasons[column] = "text that differs in most rows, as ids and free text do"
+        elif len(n_rows) < 2:
+            reasons[column] = "text that is the same in all rows" if n_rows else "text without a value"
+        else:
+            ordered = sorted(n_rows, key=lambda text: (-n_rows[text], text))
+            kept = tuple(sorted(ordered[:most]))
+            other = None if len(ordered) <= most else OTHER if OTHER not in kept else f"({OTHER})"
+            found.append(Levels(column, kept, other))
+    return tuple(found), reasons
+
+
+def _counted(files: Sequence[DataFile], column: str) -> Counter[str] | None:
+    """Return the rows of every text in a column; None where there are too many."""
+    found: Counter[str] = Counter()
+    for values in _values(files, column):
+        found.update({text: n for text, n in text_counts(values).items() if text is not None})
+        if len(found) > MOST_COUNTED:
+            return None
+    return found
+
+
+def _values(files: Sequence[DataFile], column: str) -> "Iterator[object]":
+    for file in files:
+        for _, batch in row_group_batches(file, [column], as_codes=True):
+            yield batch.column(0)
+
+
+def check_names(levels: Sequence[Levels], names: Sequence[str]) -> None:
+    """Refuse levels whose features have the name of a column, or of another feature."""
+    every = [name for one in levels for name in one.features]
+    doubled = sorted({name for name in every if every.count(name) > 1} | (set(every) & set(names)))
+    if doubled:
+        raise DataError(
+            f"the level '{doubled[0]}' of a text column has the name of another column; rename it, or leave text columns out "
+            "(--max-levels 0)"
+        )
