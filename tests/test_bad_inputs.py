@@ -379,10 +379,10 @@ TAKEN: dict[str, Odd] = {
             "warning: whole numbers beyond 2^24 lose their last digits as float32: large",
             "warning: 1 column(s) that are not numbers are left out: when (timestamp[us]); to use such a column, turn it into",
             "left out: several (list<element: int64>), nested (struct<a: int64>); to use such a column, write each of its",
-            "left out: coded (text); to use such a column, encode it as numbers",
+            "text columns whose levels are features: coded (2 levels)",
         ),
         flags=("--layout", "sentinel"),
-        features=23,
+        features=25,
     ),
 }
 

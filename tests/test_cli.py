@@ -157,6 +157,7 @@ ELSEWHERE = {
     "--config": "test_config",
     "--verbose": "test_verbose",
     "--quiet": "test_quiet",
+    "--max-levels": "test_levels",
     "--dry-run": "test_dry_run",
     "--dataset": "test_names_of_the_seeds",
     "--out": "every test",

@@ -437,22 +437,23 @@ def test_open_dataset__excludes_what_is_no_number_and_says_why(tmp_path: Path) -
     write(tmp_path / "p.parquet", GOOD | columns)
     (tmp_path / "unwanted.txt").write_text("\ufeffunwanted\n\n# a remark\n", encoding="utf-8")
     dataset = open_dataset(str(tmp_path), exclude="^weight_", exclude_features=tmp_path / "unwanted.txt")
-    assert dataset.features == ("x", "flag", "count", "half", "big", "missing", "money")
+    assert dataset.features == ("x", "flag", "count", "half", "big", "missing", "money", "category=a", "category=b")
     reasons = dict(dataset.excluded)
-    assert reasons["word"] == "string, not a number"
+    assert reasons["word"] == "text that is the same in all rows"
+    assert reasons["list"] == "list<element: double>, not a number"
     lost = [words.split(";")[0] for words in dataset.warnings]
     assert lost == [
-        "2 column(s) that are not numbers are left out: word (text), category (text)",
         "1 column(s) that are not numbers are left out: time (timestamp[us])",
         "2 column(s) that are not numbers are left out: list (list<element: double>), struct (struct<a: int64>)",
         "1 column(s) without any value are left out: nothing (null)",
+        "1 text column(s) are left out: word, text that is the same in all rows (--exclude says that it is not wanted)",
     ]
     assert reasons["score"] == "leaks the label"
     assert reasons["chrom"] == "an id or a position"
     assert reasons["weight_a"] == "--exclude"
     assert reasons["unwanted"] == "--exclude-features"
     # every column is either a feature or excluded with a reason
-    assert set(dataset.features) | set(reasons) == set(GOOD) | set(columns)
+    assert set(dataset.features) | set(reasons) == set(GOOD) | set(columns) | {"category=a", "category=b"}
 
 
 def test_open_dataset__refuses_an_unfit_list_of_unwanted_features(tmp_path: Path) -> None:

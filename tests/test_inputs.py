@@ -210,7 +210,7 @@ def test_run__takes_four_classes_that_it_finds(tmp_path: Path) -> None:
     here("predict", tmp_path / "run", file, "--out", tmp_path / "p.parquet", "--threads", "1")
     predicted = pq.read_table(tmp_path / "p.parquet")
     assert {"p_benign", "p_odd", "p_strong", "p_weak"} <= set(predicted.column_names)
-    warning = "1 column(s) that are not numbers are left out: word (text); to use such a column, encode it as numbers"
+    warning = "1 text column(s) are left out: word, text that is the same in all rows"
     assert warning in (tmp_path / "run" / "report.html").read_text()
     assert warning in (tmp_path / "run" / "unified_training_summary.txt").read_text()
 
@@ -463,4 +463,4 @@ def test_inspect__lists_what_is_lost_under_warnings(tmp_path: Path) -> None:
     file = write(tmp_path / "a.parquet", table(word=["w"] * ROWS))
     done = mi_duck("inspect", file, "--label-column", "label")
     assert "warnings" in done.stdout
-    assert "word (text); to use such a column, encode it as numbers" in " ".join(done.stdout.split())
+    assert "left out: word, text that is the same in all rows" in " ".join(done.stdout.split())

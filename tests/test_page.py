@@ -365,7 +365,7 @@ def test_page__shows_what_a_member_adds_and_never_as_a_score(tmp_path: Path) -> 
     words = text_of(page_of(tmp_path))
     assert ".7777" not in words
     assert "What changes when one member is left out" in words
-    assert ".0123 (−.0100 to .0300)" in words
+    assert "+.0123 (−.0100 to +.0300)" in words
 
 
 def test_page__shows_calibration_before_and_after(tmp_path: Path) -> None:

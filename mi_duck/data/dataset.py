@@ -318,7 +318,8 @@ def _lost_columns(schema: pa.Schema, excluded: Sequence[tuple[str, str]]) -> tup
         if reason.endswith(NOT_A_NUMBER):
             kind = schema.field(name).type
             shown = "text" if is_text(kind) else str(kind)
-            by_remedy.setdefault(remedy(kind), []).append(f"{name} ({shown})")
+            words = "let --max-levels be above 0" if is_text(kind) else remedy(kind)
+            by_remedy.setdefault(words, []).append(f"{name} ({shown})")
     return tuple(
         f"{len(names)} column(s) that are not numbers are left out: {some_names(names)}; to use such a column, {words} "
         "(--exclude says that it is not wanted)"

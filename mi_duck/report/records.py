@@ -205,8 +205,10 @@ def value_of(text: str | None) -> float | None:
 
 
 def with_interval(score: Score | None, digits: int = 4) -> str:
-    """Return a score and its 95 % interval as the page shows them; a dash where there is none."""
-    return "–" if score is None else typeset(interval(score.value, score.low, score.high, digits))
+    """Return a score and its 95 % interval as the page shows them, differences with a sign; a dash where there is none."""
+    if score is None:
+        return "–"
+    return typeset(interval(score.value, score.low, score.high, digits, signed=score.scope == "difference"))
 
 
 def curve_panels(run: RunRecords, kind: str) -> list[tuple[str, list[Curve]]] | None:

@@ -87,7 +87,7 @@ def zeros_to_nan(
     return found
 
 
-def encoding_of(layout: str, zero_is_missing: Sequence[str], levels: Sequence[Levels]) -> Encoding:
+def encoding_of(layout: str, zero_is_missing: Sequence[str], levels: Sequence[Levels] = ()) -> Encoding:
     """Return the rule of a layout: see `mi_duck.run.plan.Settings`."""
     sentinel = SENTINEL if layout == "sentinel" else None
     return Encoding(tuple(zero_is_missing) if layout == "zeros" else (), sentinel, tuple(levels))
