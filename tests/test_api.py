@@ -14,6 +14,7 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -138,11 +139,16 @@ def test_location__is_the_same_for_the_same_table_however_it_is_given(tmp_path: 
     written = Path(first).stat().st_mtime_ns
     frame = table.to_pandas().set_index(np.arange(len(table))[::-1])
     connection = duckdb.connect()
-    for other in (table.to_reader(), frame, connection.from_arrow(table), table.combine_chunks()):
+    for other in (table.to_reader(), frame, pl.from_arrow(table), connection.from_arrow(table), table.combine_chunks()):
         assert pq.read_table(location_of(other, out)).to_pydict() == table.to_pydict()
     assert location_of(table, out) == first
     assert Path(first).stat().st_mtime_ns == written
     assert [file.name for file in Path(first).parent.iterdir() if file.name.startswith(".")] == []
+
+
+def test_location__of_categories_of_polars_has_their_texts(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"a": ["x", None, "y"]}, schema={"a": pl.Categorical})
+    assert pq.read_table(location_of(frame, tmp_path / "run")).to_pydict() == {"a": ["x", None, "y"]}
 
 
 def test_location__of_paths_is_these_files(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -171,12 +172,14 @@ def test_model__predicts_alike_from_files_arrow_and_data_frames(table: Path, run
     columns = {name: frame["dose"] if name == "dose" else None for name in encoded.features}
     for one in encoded.levels:
         columns |= {f"{one.column}={level}": (frame[one.column] == level).astype(np.uint8) for level in one.levels}
+    polars = pl.from_arrow(rows)
+    others = (polars, polars.with_columns(pl.col("hospital").cast(pl.Categorical)), columns)
     for given in (
         rows,
         frame,
         frame.astype({"hospital": "category"}),
-        columns,
         np.column_stack(list(columns.values())),
+        *others,
     ):
         np.testing.assert_array_equal(model.predict_proba(given), expected)
 

@@ -109,8 +109,8 @@ def _of_columns(rows: Any, features: Sequence[str], levels: Sequence[Levels]) ->
     for index, name in enumerate(features):
         try:
             if name in made and name not in of_text:
-                of_text |= level_columns(_texts(rows[made[name].column]), made[name])
-            column = of_text[name] if name in made else _numbers(rows[name])
+                of_text |= level_columns(_texts(_column(rows, made[name].column)), made[name])
+            column = of_text[name] if name in made else _numbers(_column(rows, name))
             if column.shape != (n_rows,):
                 raise ValueError(f"its shape is {column.shape}")
             matrix[:, index] = column
@@ -119,6 +119,12 @@ def _of_columns(rows: Any, features: Sequence[str], levels: Sequence[Levels]) ->
         except (TypeError, ValueError, KeyError, pa.ArrowInvalid) as error:
             raise DataError(f"feature '{name}' is not a column of {n_rows:,} numbers: {error}") from error
     return matrix
+
+
+def _column(rows: Any, name: str) -> Any:
+    """Return a column; one of Polars as Arrow has it."""
+    column = rows[name]
+    return column.to_arrow() if hasattr(column, "to_arrow") else column
 
 
 def _texts(column: Any) -> pa.Array:
