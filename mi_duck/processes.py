@@ -170,7 +170,7 @@ def in_child(
         if positional:
             raise TypeError(f"{step.__name__} takes its arguments by name")
         if context.in_this_process:
-            return _run_here(step, arguments, context.report)
+            return run_here(step, arguments, context.report)
         return run_child(
             f"{step.__module__}:{step.__name__}",
             arguments,
@@ -184,7 +184,7 @@ def in_child(
     return call
 
 
-def _run_here(step: Callable[..., Result], arguments: Mapping[str, Any], report: Report) -> ChildResult[Result]:
+def run_here(step: Callable[..., Result], arguments: Mapping[str, Any], report: Report) -> ChildResult[Result]:
     """Run a step in this process, its arguments and result through JSON and BLAS with one thread, as in a child."""
     from threadpoolctl import threadpool_limits
 

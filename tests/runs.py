@@ -18,13 +18,13 @@ from typing import Any
 import psutil
 import pytest
 from shared import made_once
-from threadpoolctl import threadpool_limits
 from typer.testing import CliRunner, Result
 
 from cli import app
+from mi_duck import processes
 from mi_duck.atomic_files import sealed, write_json
 from mi_duck.boosting.train import train_instance
-from mi_duck.processes import ChildResult, Context, Report, peak_bytes, run_child
+from mi_duck.processes import ChildResult, Context, Report, run_child
 from mi_duck.rows.partition import partition_here
 from mi_duck.run.folder import RunFolder
 
@@ -76,10 +76,7 @@ def run_here(
     if is_probe or threading.current_thread() is not threading.main_thread():  # several at once need processes
         return run_child(function, arguments, threads=threads, report=report, **watching)
     module, name = function.split(":")
-    begun = time.monotonic()
-    with threadpool_limits(1, "blas"):  # as in a child
-        value = getattr(importlib.import_module(module), name)(report=report, **json.loads(json.dumps(arguments)))
-    return ChildResult(json.loads(json.dumps(value)), peak_bytes(), time.monotonic() - begun)
+    return processes.run_here(getattr(importlib.import_module(module), name), arguments, report)
 
 
 def assert_refused(result: Result, code: int, words: str) -> None:

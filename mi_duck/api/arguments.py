@@ -65,7 +65,7 @@ def _checked(one: "Field[Any]", value: Any) -> Any:
         value = Path(value)
     elif kinds == [float] and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if not (is_repeated(one) and value is not None) and not _fits(value, kinds):
+    if not is_repeated(one) and not _fits(value, kinds):
         raise PlanError(f"{one.name} must be {_words(one)}, not {value!r:.60}{_nearest(value, kinds)}")
     option = option_of(one)
     if isinstance(value, int | float) and not isinstance(value, bool):

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mi_duck.console import Table
-from mi_duck.data.database import Relation, named_text, read_files
+from mi_duck.data.database import Relation, named_text, read_parquet, relation_of
 from mi_duck.errors import CheckpointError
 from mi_duck.evaluate.catalogue import open_catalogue, score_table
-from mi_duck.numbers import plain_text
+from mi_duck.evaluate.report_tables import read_typed
 from mi_duck.report.records import read_run
-from mi_duck.report.summary import answer, genes_improved
+from mi_duck.report.summary import verdict
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Plan
 from mi_duck.workflow.pipeline import is_finished
@@ -63,8 +63,7 @@ class Run:
     @property
     def verdict(self) -> str:
         """Whether the ensemble is better than the base scores, in a sentence or two."""
-        run = read_run(self.folder)
-        return plain_text(" ".join(filter(None, (answer(run).sentence, genes_improved(run)))))
+        return verdict(read_run(self.folder))
 
     @property
     def scores(self) -> Relation:
@@ -83,11 +82,11 @@ class Run:
 
     def out_of_fold(self) -> Relation:
         """Return a row for each row of the data, with probabilities by boosters that never saw its group."""
-        return self._table(self._files.out_of_fold, "'mi-duck consolidate'")
+        return read_parquet(self._there(self._files.out_of_fold, "'mi-duck consolidate'"))
 
     def importance(self) -> Relation:
         """Return the mean absolute SHAP value of every feature, the largest first."""
-        return self._table(self._files.shap_importance, "'mi-duck explain'")
+        return relation_of(read_typed(self._there(self._files.shap_importance, "'mi-duck explain'")))
 
     @property
     def report(self) -> Path:
@@ -96,10 +95,10 @@ class Run:
             raise CheckpointError(f"no report in {self.folder} yet; 'mi-duck report {self.folder}' writes it")
         return self._files.page
 
-    def _table(self, file: Path, maker: str) -> Relation:
+    def _there(self, file: Path, maker: str) -> Path:
         if not file.is_file():
             raise CheckpointError(f"no {file.name} in {self.folder}; {maker} writes it")
-        return read_files(file)
+        return file
 
     def __repr__(self) -> str:
         """Return what the run is, in one line."""

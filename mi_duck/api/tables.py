@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 
 from mi_duck.atomic_files import file_sha256, storage_errors
 from mi_duck.data.text_tables import FOLDER
+from mi_duck.data.values import plain, plain_schema
 from mi_duck.errors import DataError
 
 ROW_GROUP_BYTES = 32 << 20
-VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 
 
 def location_of(data: Any, out: Path) -> str:
@@ -101,29 +101,15 @@ def reader_of(table: Any) -> pa.RecordBatchReader:
 
 def write_rows(reader: pa.RecordBatchReader, file: Path) -> None:
     """Write batches as a Parquet file with page checksums, in row groups of about `ROW_GROUP_BYTES`."""
-    schema = pa.schema([field.with_type(_stored(field.type)) for field in reader.schema])
+    schema = plain_schema(reader.schema)
     with pq.ParquetWriter(file, schema, write_page_checksum=True) as writer:
         waiting: list[pa.RecordBatch] = []
         for batch in reader:
-            waiting.append(pa.RecordBatch.from_arrays([_storable(column) for column in batch.columns], schema=schema))
+            waiting.append(plain(batch))
             if sum(one.nbytes for one in waiting) >= ROW_GROUP_BYTES:
                 _write_group(writer, waiting, schema)
                 waiting = []
         _write_group(writer, waiting, schema)
-
-
-def _stored(kind: pa.DataType) -> pa.DataType:
-    """Return the type in which a column is stored: views, which Polars has, as what they show."""
-    if pa.types.is_dictionary(kind) and kind.value_type in VIEWS:
-        return VIEWS[kind.value_type]
-    return VIEWS.get(kind, kind)
-
-
-def _storable(column: pa.Array) -> pa.Array:
-    kind = column.type
-    if pa.types.is_dictionary(kind) and kind.value_type in VIEWS:
-        return column.dictionary.cast(VIEWS[kind.value_type]).take(column.indices)
-    return column.cast(VIEWS[kind]) if kind in VIEWS else column
 
 
 def _write_group(writer: pq.ParquetWriter, batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> None:

@@ -558,12 +558,15 @@ def _short(parameters: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={str(value)[:60]}" for key, value in parameters.items())
 
 
-def read_files(file: Path) -> Relation:
-    """Return the rows of a Parquet file or a CSV, in a database in memory, to be read when they are looked at."""
+def read_parquet(file: Path) -> Relation:
+    """Return the rows of a Parquet file, in a database in memory, to be read when they are looked at."""
     with _wrapped("reading", {"file": str(file)}):
-        connection = duckdb.connect(":memory:")
-        name = str(file)
-        return connection.read_parquet(glob.escape(name)) if file.suffix == ".parquet" else connection.read_csv(name)
+        return duckdb.connect(":memory:").read_parquet(Database.patterns([file]))
+
+
+def relation_of(table: pa.Table) -> Relation:
+    """Return the rows of an Arrow table, in a database in memory."""
+    return duckdb.connect(":memory:").from_arrow(table)
 
 
 def named_queries() -> dict[str, str]:

@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,12 +22,12 @@ from mi_duck.data.parquet import (
     DataFile,
     Stamp,
     check_stamps,
+    column_values,
     folder_values,
     footer,
     is_url,
     one_line,
     open_parquet,
-    row_group_batches,
     stamp,
     unreachable,
     whole_hash,
@@ -271,7 +271,7 @@ def _found_classes(files: Sequence[DataFile], column: str, *, has_scores: bool) 
         Whether there are base scores of all classes of splice sites; then the numbers 0, 1 and 2 are these classes.
     """
     n_rows: Counter[str] = Counter()
-    for values in _values(files, [column]):
+    for values in column_values(files, column):
         n_rows.update({text: n for text, n in text_counts(values).items() if text is not None})
         if not n_rows.keys().isdisjoint(CLASSES):
             return CLASSES
@@ -294,7 +294,7 @@ def _found_classes(files: Sequence[DataFile], column: str, *, has_scores: bool) 
 def _check_whole(column: str, files: Sequence[DataFile]) -> None:
     """Refuse numbers with a fraction as genes, labels, fold groups or positions."""
     for file in files:
-        for values in _values([file], [column]):
+        for values in column_values([file], column):
             found = numbers(values).astype(np.float64)
             is_bad = np.isinf(found) | (~np.isnan(found) & (found != np.trunc(found)))
             if is_bad.any():
@@ -302,13 +302,6 @@ def _check_whole(column: str, files: Sequence[DataFile]) -> None:
                     f"column '{column}' of {file} has {float(found[is_bad][0])!r}, not a whole number; gene, label, fold group "
                     "and position must be whole numbers or texts: round it, or choose another column"
                 )
-
-
-def _values(files: Sequence[DataFile], columns: Sequence[str]) -> Iterator[pa.Array]:
-    """Yield the values of a column, piece by piece."""
-    for file in files:
-        for _, batch in row_group_batches(file, columns, as_codes=True):
-            yield batch.column(0)
 
 
 def _lost_columns(schema: pa.Schema, excluded: Sequence[tuple[str, str]]) -> tuple[str, ...]:

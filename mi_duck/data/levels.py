@@ -1,9 +1,9 @@
 """Finds the levels of text columns that become features."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from mi_duck.data.parquet import DataFile, row_group_batches
+from mi_duck.data.parquet import DataFile, column_values
 from mi_duck.data.values import text_counts
 from mi_duck.errors import DataError
 from mi_duck.run.levels import Levels
@@ -44,17 +44,11 @@ def find_levels(
 def _counted(files: Sequence[DataFile], column: str) -> Counter[str] | None:
     """Return the rows of every text in a column; None where there are too many."""
     found: Counter[str] = Counter()
-    for values in _values(files, column):
+    for values in column_values(files, column):
         found.update({text: n for text, n in text_counts(values).items() if text is not None})
         if len(found) > MOST_COUNTED:
             return None
     return found
-
-
-def _values(files: Sequence[DataFile], column: str) -> "Iterator[object]":
-    for file in files:
-        for _, batch in row_group_batches(file, [column], as_codes=True):
-            yield batch.column(0)
 
 
 def check_names(levels: Sequence[Levels], names: Sequence[str]) -> None:

@@ -364,6 +364,13 @@ def row_group_batches(
         raise damaged(file, error, "" if group is None else f" in row group {group}") from error
 
 
+def column_values(files: Sequence[DataFile], column: str) -> Iterator[pa.Array]:
+    """Yield the values of a column of several files, piece by piece, texts as dictionary arrays."""
+    for file in files:
+        for _, batch in row_group_batches(file, [column], as_codes=True):
+            yield batch.column(0)
+
+
 def _with_levels(batch: pa.RecordBatch, wanted: Sequence[str], levels: Iterable[Levels]) -> pa.RecordBatch:
     """Return the wanted columns of a batch, those that are levels made of the text columns in it."""
     columns: dict[str, Any] = dict(zip(batch.schema.names, batch.columns, strict=True))

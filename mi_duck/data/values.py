@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from mi_duck.errors import DataError
 from mi_duck.run.levels import Levels
 
+VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+
 
 def value_type(kind: pa.DataType) -> pa.DataType:
     """Return the type of the values of a column, which for a dictionary is that of its entries."""
@@ -54,12 +56,25 @@ def remedy(kind: pa.DataType) -> str:
 
 
 def plain(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Return the same rows with string_view and binary_view, which Arrow cannot take rows of, as string and binary."""
-    usual = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
-    if not any(kind in usual for kind in batch.schema.types):
+    """Return the same rows without string_view and binary_view, which Arrow cannot take rows of, nor dictionaries of them."""
+    if not any(value_type(kind) in VIEWS for kind in batch.schema.types):
         return batch
-    columns = [column.cast(usual.get(column.type, column.type)) for column in batch.columns]
-    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+    columns = [_without_views(column) for column in batch.columns]
+    return pa.RecordBatch.from_arrays(columns, schema=plain_schema(batch.schema))
+
+
+def plain_schema(schema: pa.Schema) -> pa.Schema:
+    """Return the schema of the batches that `plain` makes."""
+    return pa.schema([field.with_type(VIEWS.get(value_type(field.type), field.type)) for field in schema])
+
+
+def _without_views(column: pa.Array) -> pa.Array:
+    usual = VIEWS.get(value_type(column.type))
+    if usual is None:
+        return column
+    if pa.types.is_dictionary(column.type):
+        return column.dictionary.cast(usual).take(column.indices)
+    return column.cast(usual)
 
 
 def numbers(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
@@ -124,8 +139,7 @@ def coded(column: pa.Array) -> tuple[list[str | None], pa.Array]:
 
 def _countable(column: pa.Array) -> pa.Array:
     """Return a column in a type whose values Arrow can count: no half floats, no views, no narrow or very wide decimals."""
-    if column.type == pa.string_view():
-        return column.cast(pa.string())
+    column = _without_views(column)
     if pa.types.is_float16(column.type):
         return column.cast(pa.float32())
     if pa.types.is_decimal(column.type):

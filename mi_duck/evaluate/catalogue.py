@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from mi_duck.atomic_files import file_sha256, publish, storage_errors, unguarded
+from mi_duck.atomic_files import file_sha256, publish, storage_errors
 from mi_duck.data.database import Database, named_queries, named_text
 from mi_duck.errors import DataError
-from mi_duck.evaluate.report_tables import comments_of, report_tables
+from mi_duck.evaluate.report_tables import comments_of, read_typed, report_tables
 from mi_duck.metrics.metrics import GAIN, title_of
 from mi_duck.numbers import interval
 from mi_duck.run.costs import growing_bytes
@@ -66,7 +65,7 @@ def _fill(db: Database, folder: RunFolder, plan: Plan, provenance: dict[str, Any
     db.table("memory_per_gene", bytes_per_row=plan.costs.bytes_per_row)
     db.load("memory_measurements", _measurements(folder, plan))
     if folder.metrics.is_file():
-        db.load("metrics", _metrics(folder))
+        db.load("metrics", read_typed(folder.metrics))
     if folder.out_of_fold.is_file():
         db.load_parquet("predictions", folder.out_of_fold)
     db.load("runs", _run(folder, plan, provenance))
@@ -139,16 +138,6 @@ def _probes(folder: RunFolder, plan: Plan) -> list[dict[str, Any]]:
         }
         for point in points
     ]
-
-
-def _metrics(folder: RunFolder) -> pa.Table:
-    whole, real = pa.int64(), pa.float64()
-    kinds = {"instance_id": whole, "fold": whole, "n_genes": whole, "n_rows": whole, "is_chosen": pa.bool_()}
-    kinds |= dict.fromkeys(("value", "low", "high"), real) | {"too_narrow": pa.string()}
-    options = pa_csv.ConvertOptions(column_types=kinds, strings_can_be_null=True, null_values=[""])
-    table = pa_csv.read_csv(folder.metrics, convert_options=options)
-    names = [unguarded(name) for name in table["class"].to_pylist()]
-    return table.set_column(table.column_names.index("class"), "class", pa.array(names, pa.string()))
 
 
 def _run(folder: RunFolder, plan: Plan, provenance: dict[str, Any] | None) -> pa.Table:

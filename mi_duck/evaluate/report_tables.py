@@ -18,6 +18,7 @@ from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Plan
 
 TEXTS = {"gene_id", "scope", "class", "kind", "feature", "comparison", "constant", "equal_to", "verdict", "reason"}
+TEXTS |= {"evaluated_on", "variant", "metric", "too_narrow"}
 WHOLE = re.compile(r"n_.+|fold|round|rank|bin|instance_id|errors_.+")
 FLAG = re.compile(r"(is|has)_.+")
 
@@ -115,6 +116,6 @@ def comments_of(table: str, columns: Sequence[str], classes: Sequence[str]) -> t
     texts: dict[str, Any] = table_texts()[table]
     found = {}
     for column in columns:
-        patterns = {column, *(column.replace(name, "CLASS", 1) for name in classes if name in column)}
-        found[column] = next((texts[one] for one in sorted(patterns) if one in texts), "")
+        patterns = (column, *(column.replace(name, "CLASS", 1) for name in classes))
+        found[column] = next((texts[one] for one in patterns if one in texts), "")
     return texts["table"], found

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from mi_duck.atomic_files import write_file
 from mi_duck.evaluate.catalogue import score_table
 from mi_duck.metrics.metrics import FEWEST_GROUPS, GAIN, LOWER_IS_BETTER
-from mi_duck.numbers import decimal, gibibytes, interval
+from mi_duck.numbers import decimal, gibibytes, interval, plain_text
 from mi_duck.report.overfitting import ADVICE, FitRecord
 from mi_duck.report.records import RunRecords, Score, read_json, scored_genes, suspects_of, value_of, with_interval
 from mi_duck.run.folder import RunFolder
@@ -129,6 +129,11 @@ def genes_improved(run: RunRecords) -> str:
     return (
         f"Log loss is lower than that of the base scores in {sum(one > 0 for one in known):,} of {len(known):,} genes."
     )
+
+
+def verdict(run: RunRecords) -> str:
+    """Return the answer and for how many genes it holds, as text that every terminal shows."""
+    return plain_text(" ".join(filter(None, (answer(run).sentence, genes_improved(run)))))
 
 
 def cautions(run: RunRecords, fits: Sequence[FitRecord] | None) -> list[str]:

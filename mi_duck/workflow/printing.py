@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mi_duck.console import Table, logger, output, print_json, print_table
-from mi_duck.numbers import plain_text
 
 if TYPE_CHECKING:
     from mi_duck.run.plan import Plan
@@ -35,7 +34,7 @@ def print_scores(folder: Path, as_json: bool = False) -> None:
     """
     from mi_duck.evaluate.catalogue import score_table
     from mi_duck.report.records import read_run
-    from mi_duck.report.summary import answer, genes_improved
+    from mi_duck.report.summary import verdict
     from mi_duck.run.folder import RunFolder
     from mi_duck.workflow.views import headline_table
 
@@ -51,9 +50,7 @@ def print_scores(folder: Path, as_json: bool = False) -> None:
     print_table(Table(found.columns, found.lines) if logger.isEnabledFor(logging.DEBUG) else headline_table(found))
     if found.too_narrow:
         output.print(f"These intervals are too narrow: {found.too_narrow}.")
-    run = read_run(folder)
-    sentences = (answer(run).sentence, genes_improved(run))
-    output.print(plain_text(" ".join(filter(None, sentences))), markup=False)
+    output.print(verdict(read_run(folder)), markup=False)
     page = RunFolder(folder).page
     if page.is_file():
         output.print(f"The report: {page}", markup=False)

@@ -168,12 +168,12 @@ def _show(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 @contextmanager
 def _line_editing(words: Sequence[str]) -> Iterator[None]:
     """Let lines be edited, completed with these words, and remembered; Ctrl-C interrupts a line and not the program."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         import readline
     except ImportError:  # Windows
         yield
         return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     history = Path.home() / HISTORY
     with suppress(OSError):
         readline.read_history_file(history)
