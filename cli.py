@@ -16,14 +16,11 @@ import typer
 from mi_duck import __version__
 from mi_duck.console import (
     Commands,
-    Table,
     output,
     print_facts,
     print_json,
-    print_table,
     reporting,
     set_up_messages,
-    table_of,
 )
 from mi_duck.executors.elsewhere import is_elsewhere, train_elsewhere, useless_option
 from mi_duck.options import (
@@ -224,22 +221,11 @@ def inspect(
     Example: mi-duck inspect dataset
     """
     from mi_duck.data.statistics import inspect as inspect_dataset
+    from mi_duck.workflow.views import dataset_facts
 
     opened = _dataset(source, columns)
     found = inspect_dataset(opened, threads=executing.threads or usable_cores(), seed=asked.seed)
-    facts = {
-        "files": len(opened.files),
-        "rows": opened.n_rows,
-        "genes": found.genes.n_genes,
-        "fold groups": f"{found.genes.n_groups:,} of '{opened.fold_column}'",
-        "rows per gene": found.quantiles,
-        "class mix": dict(zip(opened.classes, found.genes.label_counts, strict=True)),
-        "features": {"all": len(opened.features)} | found.kinds,
-        "base scores": list(opened.base_scores),
-        "excluded": dict(opened.excluded),
-        "warnings": list(found.warnings),
-    }
-    print_facts(facts, as_json)
+    print_facts(dataset_facts(opened, found), as_json)
 
 
 @command()
@@ -265,26 +251,12 @@ def memory(
     Example: mi-duck memory dataset --genes-per-instance 1500 --plot memory.pdf
     """
     from mi_duck.plan.memory_report import measure_dataset
-    from mi_duck.workflow.views import gene_facts, peak_records
+    from mi_duck.workflow.printing import print_memory
 
     opened = _dataset(source, columns, with_warnings=True)
     with tempfile.TemporaryDirectory(prefix="mi_duck_memory_") as scratch, _context(executing) as context:
         (found,) = measure_dataset(opened, Path(scratch), replace(asked, early_stopping_patience=0), context)
-    if plot is not None:
-        from mi_duck.drawing import save
-        from mi_duck.report.plots import MemoryDot, memory_figure
-
-        dots = [
-            MemoryDot(one.n_rows, float(one.measured_bytes), float(one.predicted_bytes), one.is_probe)
-            for one in found.peaks
-        ]
-        save(memory_figure(dots, gene_bytes=list(found.gene_bytes)), plot)
-    records, facts = peak_records(found), gene_facts(found, asked.genes_per_instance)
-    if as_json:
-        print_json({"sizes": records} | facts)
-        return
-    print_table(table_of(records))
-    print_facts(facts)
+    print_memory(found, asked.genes_per_instance, plot, as_json)
 
 
 @command(verbose=True)
@@ -438,16 +410,10 @@ def status(run: RunArgument, as_json: JsonOption = False) -> None:
 
     Example: mi-duck status run
     """
-    from mi_duck.workflow.views import run_status, status_lines
+    from mi_duck.workflow.printing import print_status
+    from mi_duck.workflow.views import run_status
 
-    facts = run_status(run)
-    if as_json:
-        print_json(facts)
-        return
-    if facts["instances"]:
-        print_table(table_of(facts["instances"]))
-    for line in status_lines(facts):
-        output.print(line, markup=False)
+    print_status(run_status(run), as_json)
 
 
 @command(verbose=True)
@@ -532,19 +498,11 @@ def explain(
     Example: mi-duck explain run --shap-sample 1000
     """
     from mi_duck.workflow.pipeline import explain_run
+    from mi_duck.workflow.printing import print_explained
 
     with _context(executing) as context:
         facts = explain_run(run, diagnostics, context)
-    if as_json:
-        print_json(facts)
-        return
-    tops = {"ensemble": facts["top_10_features"]}
-    tops |= {name: one["top_10_features"] for name, one in facts["class_summaries"].items()}
-    for name, top in tops.items():
-        print_table(
-            Table([f"feature, {name}", "mean |SHAP|"], [[feature, f"{value:.4f}"] for feature, value in top.items()])
-        )
-    output.print(str(run / "comprehensive_shap_analysis"), markup=False)
+    print_explained(facts, run, as_json)
 
 
 @command()
@@ -558,17 +516,9 @@ def compare(
     Example: mi-duck compare run run_single
     """
     from mi_duck.evaluate.compare import compare_runs
-    from mi_duck.workflow.views import comparison_lines, comparison_table
+    from mi_duck.workflow.printing import print_comparison
 
-    found = compare_runs(run, other)
-    if as_json:
-        print_json(asdict(found))
-        return
-    for line in comparison_lines(found):
-        output.print(line, markup=False)
-    print_table(comparison_table(found))
-    if found.too_narrow:
-        output.print(f"These intervals are too narrow: {found.too_narrow}.")
+    print_comparison(compare_runs(run, other), as_json)
 
 
 @command(verbose=True)
@@ -592,21 +542,14 @@ def predict(
     """
     from mi_duck.ensemble.model_file import load_unified_model
     from mi_duck.ensemble.predict import predict_file
+    from mi_duck.workflow.printing import print_predicted
 
     loaded = load_unified_model(model)
     begun = time.monotonic()
     with _context(executing) as context:
         summary = predict_file(loaded, dataset, out, threads=context.threads, report=context.report)
     seconds = time.monotonic() - begun
-    for words in summary.warnings:
-        logger.warning("warning: %s", words)
-    facts = asdict(summary) | {
-        "seconds": round(seconds, 2),
-        "rows_per_second": round((summary.n_rows - summary.n_rows_before) / seconds),
-        "out": str(out),
-    }
-    known = facts if as_json else {name: value for name, value in facts.items() if value not in (None, "")}
-    print_facts(known, as_json)
+    print_predicted(summary, out, seconds, as_json)
 
 
 @command()
@@ -647,16 +590,11 @@ def verify(
     Example: mi-duck verify run
     """
     from mi_duck.verify.verify import exit_code, verify_run, worst_first
+    from mi_duck.workflow.printing import print_findings
 
     with reporting() as report:
         findings = verify_run(run, with_data=data, report=report)
-    if as_json:
-        print_json([asdict(one) for one in worst_first(findings)])
-    else:
-        fine, other = ([one for one in findings if (one.status == "ok") == is_fine] for is_fine in (True, False))
-        lines = [[one.status, one.name, one.detail] for one in [*fine, *worst_first(other)]]
-        print_table(Table(["status", "what", "found"], lines))
-        output.print(f"{len(fine)} of {len(findings)} checks hold", markup=False)
+    print_findings(worst_first(findings), as_json)
     raise typer.Exit(exit_code(findings))
 
 

@@ -1,14 +1,20 @@
-"""What commands print of plans, scores and learning curves; what they need is loaded when it is needed."""
+"""What commands print of what they did; what they need is loaded when it is needed."""
 
 import logging
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mi_duck.console import Table, logger, output, print_json, print_table
+from mi_duck.console import Table, logger, output, print_facts, print_json, print_table, table_of
 
 if TYPE_CHECKING:
+    from mi_duck.ensemble.predict import PredictSummary
+    from mi_duck.evaluate.compare import Versus
+    from mi_duck.plan.memory_report import MemoryReport
     from mi_duck.run.plan import Plan
+    from mi_duck.verify.subject import Finding
 
 
 def print_plan(made: "Plan", as_json: bool = False) -> None:
@@ -63,3 +69,87 @@ def print_learning_curve(facts: dict[str, Any]) -> None:
     print_table(Table(*size_lines(points_of(facts), ANSWERED)))
     for sentence in facts["sentences"]:
         output.print(sentence, markup=False)
+
+
+def print_memory(found: "MemoryReport", genes_per_instance: int, plot: Path | None, as_json: bool = False) -> None:
+    """Print predicted and measured peaks and what a gene costs; draw them to ``plot`` unless it is None."""
+    from mi_duck.workflow.views import gene_facts, peak_records
+
+    if plot is not None:
+        from mi_duck.drawing import save
+        from mi_duck.report.plots import MemoryDot, memory_figure
+
+        dots = [
+            MemoryDot(one.n_rows, float(one.measured_bytes), float(one.predicted_bytes), one.is_probe)
+            for one in found.peaks
+        ]
+        save(memory_figure(dots, gene_bytes=list(found.gene_bytes)), plot)
+    records, facts = peak_records(found), gene_facts(found, genes_per_instance)
+    if as_json:
+        print_json({"sizes": records} | facts)
+        return
+    print_table(table_of(records))
+    print_facts(facts)
+
+
+def print_status(facts: dict[str, Any], as_json: bool = False) -> None:
+    """Print a line for each instance, and how far the run is."""
+    from mi_duck.workflow.views import status_lines
+
+    if as_json:
+        print_json(facts)
+        return
+    if facts["instances"]:
+        print_table(table_of(facts["instances"]))
+    for line in status_lines(facts):
+        output.print(line, markup=False)
+
+
+def print_explained(facts: dict[str, Any], run: Path, as_json: bool = False) -> None:
+    """Print the features that move predictions most, of the ensemble and of each class, and where the rest is."""
+    if as_json:
+        print_json(facts)
+        return
+    tops = {"ensemble": facts["top_10_features"]}
+    tops |= {name: one["top_10_features"] for name, one in facts["class_summaries"].items()}
+    for name, top in tops.items():
+        lines = [[feature, f"{value:.4f}"] for feature, value in top.items()]
+        print_table(Table([f"feature, {name}", "mean |SHAP|"], lines))
+    output.print(str(run / "comprehensive_shap_analysis"), markup=False)
+
+
+def print_comparison(found: "Versus", as_json: bool = False) -> None:
+    """Print how the scores of two runs differ, and what limits the comparison."""
+    from mi_duck.workflow.views import comparison_lines, comparison_table
+
+    if as_json:
+        print_json(asdict(found))
+        return
+    for line in comparison_lines(found):
+        output.print(line, markup=False)
+    print_table(comparison_table(found))
+    if found.too_narrow:
+        output.print(f"These intervals are too narrow: {found.too_narrow}.")
+
+
+def print_predicted(summary: "PredictSummary", out: Path, seconds: float, as_json: bool = False) -> None:
+    """Print what was predicted and how fast; say the warnings. As JSON also what is unknown or none."""
+    for words in summary.warnings:
+        logger.warning("warning: %s", words)
+    facts = asdict(summary) | {
+        "seconds": round(seconds, 2),
+        "rows_per_second": round((summary.n_rows - summary.n_rows_before) / seconds),
+        "out": str(out),
+    }
+    known = facts if as_json else {name: value for name, value in facts.items() if value not in (None, "")}
+    print_facts(known, as_json)
+
+
+def print_findings(findings: "Sequence[Finding]", as_json: bool = False) -> None:
+    """Print what was checked: first what holds, then the rest in the order given, the worst first."""
+    if as_json:
+        print_json([asdict(one) for one in findings])
+        return
+    fine, other = ([one for one in findings if (one.status == "ok") == is_fine] for is_fine in (True, False))
+    print_table(Table(["status", "what", "found"], [[one.status, one.name, one.detail] for one in [*fine, *other]]))
+    output.print(f"{len(fine)} of {len(findings)} checks hold", markup=False)

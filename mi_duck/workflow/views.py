@@ -13,10 +13,28 @@ from mi_duck.run.plan import Instance, Plan
 from mi_duck.run.progress import stages_now
 from mi_duck.workflow.pipeline import is_finished
 
-if TYPE_CHECKING:  # it brings XGBoost, which printing a table has no use for
+if TYPE_CHECKING:  # they bring DuckDB and XGBoost, which printing a table has no use for
+    from mi_duck.data.dataset import Dataset
+    from mi_duck.data.statistics import Inspection
     from mi_duck.evaluate.catalogue import ScoreTable
     from mi_duck.evaluate.compare import Versus
     from mi_duck.plan.memory_report import MemoryReport
+
+
+def dataset_facts(dataset: "Dataset", found: "Inspection") -> dict[str, Any]:
+    """Return what `mi-duck inspect` shows of a dataset."""
+    return {
+        "files": len(dataset.files),
+        "rows": dataset.n_rows,
+        "genes": found.genes.n_genes,
+        "fold groups": f"{found.genes.n_groups:,} of '{dataset.fold_column}'",
+        "rows per gene": found.quantiles,
+        "class mix": dict(zip(dataset.classes, found.genes.label_counts, strict=True)),
+        "features": {"all": len(dataset.features)} | found.kinds,
+        "base scores": list(dataset.base_scores),
+        "excluded": dict(dataset.excluded),
+        "warnings": list(found.warnings),
+    }
 
 
 def instances_table(plan: Plan) -> Table:
