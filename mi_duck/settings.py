@@ -147,6 +147,13 @@ class Columns:
         DATA,
         metavar="NAMES",
     )
+    keep: str | None = option(
+        None,
+        "Columns of the dataset that out-of-fold predictions keep, comma separated; by default the gene or group under its own "
+        "name, chrom, strand and absolute_position, where there.",
+        DATA,
+        metavar="NAMES",
+    )
     full_hash: bool = option(
         False, "Hash every byte of the dataset, and check that again before its rows are read.", RARE
     )

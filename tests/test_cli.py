@@ -158,6 +158,7 @@ ELSEWHERE = {
     "--verbose": "test_verbose",
     "--quiet": "test_quiet",
     "--max-levels": "test_levels",
+    "--keep": "test_kept",
     "--dry-run": "test_dry_run",
     "--dataset": "test_names_of_the_seeds",
     "--out": "every test",

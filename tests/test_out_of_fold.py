@@ -98,7 +98,8 @@ def test_out_of_fold__rows_are_all_there_once_and_in_order(run: Path, small_data
     table = pq.read_table(run / "oof_predictions.parquet")
     assert table["row_id"].to_pylist() == list(range(len(table)))
     assert len(table) == pq.read_table(small_dataset / "master", columns=["position"]).num_rows
-    assert table.column_names == ["row_id", "gene_id", "position", "label", "fold", "is_pilot", *P]
+    kept = ["source_file", "source_row", "chrom", "strand", "absolute_position"]
+    assert table.column_names == ["row_id", "gene_id", "position", "label", "fold", "is_pilot", *P, *kept]
     probabilities = np.column_stack([table[name].to_numpy() for name in P])
     assert probabilities.sum(axis=1) == pytest.approx(1, abs=1e-6)
 

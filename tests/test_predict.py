@@ -89,8 +89,14 @@ def test_predict_file__keeps_ids_and_order_over_files_and_row_groups(
         assert found[f"p_{name}"].to_numpy() == pytest.approx(model.predict_proba(turned)[:, index], abs=1e-7)
         assert found[f"spread_{name}"].to_numpy() == pytest.approx(members.std(axis=0)[:, index], abs=1e-6)
     assert found["prediction"].to_pylist() == model.predict(turned).tolist()
+    assert found["source_file"].to_pylist() == [
+        f"b-{number}.parquet" for number, one in enumerate(files) for _ in range(len(one))
+    ]
+    assert found["source_row"].to_pylist() == [row for one in files for row in range(len(one))]
     assert found.column_names == [
         *ids,
+        "source_file",
+        "source_row",
         *(f"p_{name}" for name in CLASSES),
         "prediction",
         *(f"spread_{name}" for name in CLASSES),
@@ -140,7 +146,8 @@ def test_predict_file__reordered_and_surplus_columns_change_nothing(
     found = predicted(model, small_dataset, tmp_path / "a.parquet")
     turned = rows.select(rows.column_names[::-1]).append_column("note", pa.array(["x"] * len(rows)))
     again = predicted(model, write(tmp_path / "data", turned), tmp_path / "b.parquet")
-    assert again.select(found.column_names).equals(found)
+    same = [name for name in found.column_names if not name.startswith("source_")]
+    assert again.select(same).equals(found.select(same))
     assert again["note"].to_pylist()[:2] == ["x", "x"]
 
 
@@ -148,7 +155,7 @@ def test_predict_file__needs_no_label_and_no_gene(model: ConsolidatedMetaModel, 
     bare = rows.select(list(model.features))
     summary = predict_file(model, str(write(tmp_path / "data", bare)), tmp_path / "out.parquet", report=quiet)
     found = pq.read_table(tmp_path / "out.parquet")
-    assert found.column_names[0] == "p_neither"
+    assert found.column_names[:3] == ["source_file", "source_row", "p_neither"]
     assert found["trained_on"].null_count == len(rows)
     assert (summary.n_rows_trained_on, summary.n_genes_trained_on) == (None, None)
     (words,) = summary.warnings

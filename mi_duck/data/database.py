@@ -170,7 +170,7 @@ class Database:
         )
         with _wrapped("source_columns", {"files": len(files)}):
             (gene,) = self._names_of(files[0], gene_column)
-            self._parquet(files, [gene_column]).project(
+            self._parquet(files, [gene_column, *columns]).project(
                 f"{gene} as gene_id, {_position(position_column)}, "
                 f"filename as file, file_row_number as row_number, {numbered}"
             ).create_view("source_columns")

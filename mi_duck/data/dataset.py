@@ -48,10 +48,14 @@ LEVELS = "its levels are features"
 NOT_FEATURES: dict[str | None, str] = {
     **dict.fromkeys(("gene_id", "gene_name", "gene_type", "transcript_id", "chrom", "strand"), "an id or a position"),
     **dict.fromkeys(("position", "absolute_position", "window_start", "window_end"), "an id or a position"),
-    **dict.fromkeys(("transcript_count", "overlap_cluster", "row_id"), "an id or a position"),
+    **dict.fromkeys(("transcript_count", "overlap_cluster", "row_id", "source_row"), "an id or a position"),
     **dict.fromkeys(("pred_type", "true_position", "predicted_position", "score"), "leaks the label"),
 }
 """Why columns of these names are not features."""
+PLACES = ("chrom", "strand", "absolute_position")
+"""Columns that say where in a genome a row is."""
+PREDICTED = ("row_id", "gene_id", "position", "label", "fold", "is_pilot", "source_file", "source_row")
+"""Columns of out-of-fold predictions, beside p_<class>."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,8 @@ class Dataset:
         Texts of the labels in the data, in the order of ``classes``.
     base_scores
         For each class the feature with the base model's score, or empty where one is absent.
+    kept
+        Columns that out-of-fold predictions keep, beside those that they have anyway.
     excluded
         (column, reason) for every column that is not a feature.
     warnings
@@ -103,6 +109,7 @@ class Dataset:
     classes: tuple[str, ...]
     labels: tuple[str, ...]
     base_scores: tuple[str, ...]
+    kept: tuple[str, ...]
     excluded: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...]
     n_rows: int
@@ -135,6 +142,7 @@ def open_dataset(
     full_hash: bool = False,
     max_levels: int = 64,
     levels: Sequence[Levels] | None = None,
+    keep: Sequence[str] | None = None,
 ) -> Dataset:
     """Open a dataset and check all that its footers can tell.
 
@@ -164,6 +172,8 @@ def open_dataset(
         Most levels of a text column that become features; 0 leaves text columns out.
     levels
         The levels, where they are known; by default text columns are read to find them.
+    keep
+        Columns that out-of-fold predictions keep; by default the gene column under its own name, and `PLACES`.
 
     Raises
     ------
@@ -181,7 +191,8 @@ def open_dataset(
         raise DataError(f"--gene-column and --label-column both name '{gene_column}'; give the gene and the label")
     if n_rows == 0:
         raise DataError(f"no rows in {location}: {len(files)} Parquet file(s), all empty")
-    has_clusters = "overlap_cluster" in (*schema.names, *folder_values(files[0], ()))
+    there = (*schema.names, *folder_values(files[0], ()))
+    has_clusters = "overlap_cluster" in there
     fold_column = fold_by or ("overlap_cluster" if has_clusters else gene_column)
     for column, flag in ((gene_column, "--gene-column"), (label_column, "--label-column"), (fold_column, "--fold-by")):
         _check_role(column, flag, schema, files)
@@ -230,6 +241,7 @@ def open_dataset(
         classes=tuple(classes),
         labels=tuple(map(str, range(len(classes)))) if is_numbered else tuple(classes),
         base_scores=_base_scores(base_score_columns, classes, features),
+        kept=_kept(keep, there, (gene_column, label_column, position), classes),
         excluded=tuple(excluded),
         warnings=found.left_out + _lost_columns(schema, excluded) + _lost_texts(why_not),
         n_rows=n_rows,
@@ -250,6 +262,29 @@ def as_parquet(found: FoundFiles, as_text: Iterable[str] = ()) -> tuple[DataFile
             f"{found.files[0]} is a table in text on an object store; copy it to this machine, or write Parquet"
         )
     return (parquet_of(files, as_text),)
+
+
+def _kept(
+    keep: Sequence[str] | None, there: Sequence[str], roles: tuple[str, str, str | None], classes: Sequence[str]
+) -> tuple[str, ...]:
+    """Return the columns that predictions keep beside those that they have anyway.
+
+    ``roles`` are the columns of gene, label and position. Of them predictions have what is in ``gene_id``, ``label`` and
+    ``position``, whatever its name in the data.
+    """
+    has_already = {name for name, own in zip(roles, ("gene_id", "label", "position"), strict=True) if name == own}
+    taken = {*PREDICTED, *(f"p_{name}" for name in classes)}
+    if keep is None:
+        offered = [name for name in (roles[0], *PLACES) if name in there]
+        return tuple(name for name in dict.fromkeys(offered) if name not in taken)
+    if absent := [name for name in keep if name not in there]:
+        raise DataError(f"--keep {absent[0]}: the dataset has no such column; it has {some_names(there)}")
+    wanted = [name for name in dict.fromkeys(keep) if name not in has_already]
+    if doubled := [name for name in wanted if name in taken]:
+        raise DataError(
+            f"--keep {doubled[0]}: predictions have a column of that name already; rename it in the dataset"
+        )
+    return tuple(wanted)
 
 
 def _check_names(classes: Sequence[str]) -> None:
@@ -555,5 +590,6 @@ def open_columns(location: str, columns: Columns, *, holdout_genes: str | None =
     given = asdict(columns) | {
         "classes": [name.strip() for name in columns.classes.split(",")] if columns.classes else None,
         "base_score_columns": [name.strip() for name in scores.split(",")] if scores else None,
+        "keep": [name.strip() for name in columns.keep.split(",")] if columns.keep else None,
     }
     return open_dataset(location, **given, holdout_genes=holdout_genes)

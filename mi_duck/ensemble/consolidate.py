@@ -30,6 +30,7 @@ from mi_duck.metrics.calibrate import Calibrator, allowed_methods, calibrated
 from mi_duck.metrics.metrics import log_loss_of_rows
 from mi_duck.metrics.ranking import Floats32, Floats64, Integers, find_thresholds, values_of
 from mi_duck.processes import Report
+from mi_duck.rows.kept import read_kept, with_kept
 from mi_duck.rows.segments import SegmentReader, segments_of
 from mi_duck.run.encoding import encoding_of
 from mi_duck.run.folder import RunFolder
@@ -296,9 +297,14 @@ def _write_predictions(
     keys = scores.keys()
 
     def tables() -> Iterator[pa.Table]:
-        for begin in range(0, scores.n_rows, ROWS_WRITTEN):
-            rows = slice(begin, begin + ROWS_WRITTEN)
-            yield out_of_fold_table(plan, genes, keys[rows], scores.fold[rows], probabilities[rows], first_row=begin)
+        for segment in segments_of(plan, 0, plan.data.n_genes):
+            kept = read_kept(folder.segments, segment)
+            for begin in range(segment.first_row, segment.stop_row, ROWS_WRITTEN):
+                rows = slice(begin, min(begin + ROWS_WRITTEN, segment.stop_row))
+                table = out_of_fold_table(
+                    plan, genes, keys[rows], scores.fold[rows], probabilities[rows], first_row=begin
+                )
+                yield with_kept(table, kept.slice(begin - segment.first_row, len(table)))
 
     with storage_errors(folder.root):
         _write_tables(folder.out_of_fold, tables(), use_dictionary=True)

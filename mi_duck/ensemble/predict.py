@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from mi_duck.atomic_files import publish, read_sealed, sealed, storage_errors, write_file, write_json
 from mi_duck.boosting.forest import Forest, forest_of
 from mi_duck.data.dataset import as_parquet, resolved
-from mi_duck.data.find_files import find_files
+from mi_duck.data.find_files import find_files, names_below
 from mi_duck.data.parquet import (
     UNREADABLE,
     DataFile,
@@ -70,6 +70,8 @@ FACTS = "parts.json"
 NAME = re.compile(r"(\d{6,})_([0-9a-f]{64})\.arrow")
 
 TRAINED_ON = "trained_on"
+SOURCE = ("source_file", "source_row")
+"""Columns of the result that say where a row of the input is."""
 NEW_LEVELS = b"new_levels"
 """In the schema of a part: for each text column whose levels are features, its rows with a level that training has not seen."""
 NEW_MISSING = b"new_missing"
@@ -216,10 +218,11 @@ def predict_file(
         Parquet file, folder or glob, or ``s3://`` of such; files in the order of their names.
     out
         Parquet file to write, whole or not at all: every column of the input that is not a feature, those of folder names
-        such as ``chrom=4``, as text, then ``p_<class>``, ``prediction`` (class name), for an ensemble ``spread_<class>``, and
-        ``trained_on``. The spread is the standard deviation of the members' probabilities: how much they disagree. It is not
-        the error of ``p_<class>``, and twice the spread is not an interval: what all members share, such as too few genes, does
-        not show in it. ``trained_on`` says whether the model was trained on the gene of the row, null where it has none.
+        such as ``chrom=4``, as text, ``source_file`` and ``source_row`` (its number there, from 0), then ``p_<class>``,
+        ``prediction`` (class name), for an ensemble ``spread_<class>``, and ``trained_on``. The spread is the standard
+        deviation of the members' probabilities: how much they disagree. It is not the error of ``p_<class>``, and twice the
+        spread is not an interval: what all members share, such as too few genes, does not show in it. ``trained_on`` says
+        whether the model was trained on the gene of the row, null where it has none.
     threads
         Threads that predict, one batch of rows each; the bytes of the result do not depend on them.
 
@@ -243,7 +246,7 @@ def predict_file(
         raise DataError(f"--out {out} is one of the input files; choose another")
     if Path(location).is_dir() and out.resolve().is_relative_to(Path(location).resolve()):
         raise DataError(f"--out {out} would become part of the dataset {location}; choose another folder")
-    task = _task(model, files)
+    task = _task(model, files, names_below(found_files, files))
     total = sum(metadata_of(file).num_rows for file in files)
     if not total:
         raise DataError(f"no rows in {location}")
@@ -315,6 +318,8 @@ class _Task:
         Columns to keep, and all columns of the files.
     training, gene_column, why_unknown
         The genes of the model; the column to find them in, or None and why.
+    file_names
+        What each file is called in the result.
     complete
         Which features of the forest had a value in every row of training, shape (n_used_features,).
     """
@@ -326,10 +331,11 @@ class _Task:
     training: TrainingData
     gene_column: str | None
     why_unknown: str
+    file_names: tuple[str, ...]
     complete: NDArray[np.bool_]
 
 
-def _task(model: ConsolidatedMetaModel | InstanceModel, files: Sequence[DataFile]) -> _Task:
+def _task(model: ConsolidatedMetaModel | InstanceModel, files: Sequence[DataFile], file_names: Sequence[str]) -> _Task:
     """Check that all files have what the model needs, and no column that would be written twice."""
     schema = _checked_schema(files, model.features, model.levels)
     features = set(model.features)
@@ -338,7 +344,8 @@ def _task(model: ConsolidatedMetaModel | InstanceModel, files: Sequence[DataFile
     other = next((file for file in files if set(folder_values(file, schema.names)) != keys), None)
     if other:
         raise DataError(f"{other} lies under other partition folders than {files[0]}; give all files the same keys")
-    results = [f"{kind}_{name}" for kind in ("p", "spread") for name in model.classes] + ["prediction", TRAINED_ON]
+    results = [f"{kind}_{name}" for kind in ("p", "spread") for name in model.classes]
+    results += ["prediction", TRAINED_ON, *SOURCE]
     doubled = sorted({*kept, *keys} & set(results))
     if doubled:
         raise DataError(f"column(s) {', '.join(doubled)} of {files[0]} would be written twice; rename them")
@@ -351,7 +358,17 @@ def _task(model: ConsolidatedMetaModel | InstanceModel, files: Sequence[DataFile
         [training.gene_column is not None and name not in incomplete for name in forest.features], dtype=bool
     )
     gene_column = None if why_unknown else training.gene_column
-    return _Task(model, forest, tuple(kept), tuple(schema.names), training, gene_column, why_unknown, complete)
+    return _Task(
+        model,
+        forest,
+        tuple(kept),
+        tuple(schema.names),
+        training,
+        gene_column,
+        why_unknown,
+        tuple(file_names),
+        complete,
+    )
 
 
 def _why_unknown(training: TrainingData, schema: pa.Schema, keys: Collection[str], file: str) -> str:
@@ -370,7 +387,7 @@ def _why_unknown(training: TrainingData, schema: pa.Schema, keys: Collection[str
 def _facts(task: _Task, files: Sequence[DataFile], stamps: Sequence[Stamp]) -> dict[str, Any]:
     """Return all that the bytes of the result depend on, as JSON."""
     return {
-        "version": 3,
+        "version": 4,
         "rows_of_a_part": ROWS,
         "packages": {"numpy": np.__version__, "pyarrow": pa.__version__, "xgboost": version("xgboost")},
         "kind": type(task.model).__name__,
@@ -392,7 +409,7 @@ def _parts_from(task: _Task, files: Sequence[DataFile], first_row: int, threads:
     missing = np.zeros(len(task.forest.features), dtype=np.int64)
     levels: Counter[str] = Counter()
     done, total = first_row, sum(metadata_of(file).num_rows for file in files)
-    for table, n_missing, n_levels in _in_order(lambda pair: _predicted(task, *pair), batches, threads):
+    for table, n_missing, n_levels in _in_order(lambda some: _predicted(task, *some), batches, threads):
         ready.append(table)
         missing += n_missing
         levels.update(n_levels)
@@ -457,31 +474,38 @@ def _checked_schema(files: Sequence[DataFile], features: Sequence[str], levels: 
 
 def _batches(
     files: Sequence[DataFile], columns: Sequence[str], levels: Sequence[Levels], batch_rows: int, first_row: int
-) -> Iterator[tuple[DataFile, pa.RecordBatch]]:
-    """Yield the rows of all files from ``first_row``, where a part begins, on with their file; no batch is of two parts.
+) -> Iterator[tuple[int, int, DataFile, pa.RecordBatch]]:
+    """Yield the rows of all files from ``first_row``, where a part begins; no batch is of two parts.
+
+    Each batch comes with the index of its file, the number of its first row there, and the file.
 
     Row groups before it are not read.
     """
     skipped, left = first_row, ROWS
-    for file in files:
+    for number, file in enumerate(files):
         facts = metadata_of(file)
         groups: list[int] = []
+        passed = 0
         for group in range(facts.num_row_groups):
             n_rows = facts.row_group(group).num_rows
             if not groups and skipped >= n_rows:
                 skipped -= n_rows
+                passed += n_rows
             else:
                 groups.append(group)
         for _, batch in row_group_batches(file, columns, groups, batch_rows=batch_rows, levels=levels):
-            rest, skipped = batch.slice(skipped), max(skipped - batch.num_rows, 0)
+            rest, stop = batch.slice(skipped), passed + batch.num_rows
+            skipped = max(skipped - batch.num_rows, 0)
             while rest.num_rows:
+                passed = stop - rest.num_rows
                 some, rest = rest.slice(0, left), rest.slice(left)
                 left = left - some.num_rows or ROWS
-                yield file, some
+                yield number, passed, file, some
+            passed = stop
 
 
 def _predicted(
-    task: _Task, file: DataFile, batch: pa.RecordBatch
+    task: _Task, number: int, first_row: int, file: DataFile, batch: pa.RecordBatch
 ) -> tuple[pa.Table, NDArray[np.int64], dict[str, int]]:
     """Return ids and predictions of one batch, the new missing values of each feature of the forest, and new levels."""
     begun = time.perf_counter()
@@ -495,6 +519,8 @@ def _predicted(
     of_folders = folder_values(file, task.names)
     columns = {name: batch[name] for name in task.kept}
     columns |= {name: pa.repeat(pa.scalar(value, pa.string()), len(batch)) for name, value in of_folders.items()}
+    of_file = pa.DictionaryArray.from_arrays(pa.array(np.full(len(batch), number, np.int32)), pa.array(task.file_names))
+    columns |= dict(zip(SOURCE, (of_file, pa.array(np.arange(first_row, first_row + len(batch)))), strict=True))
     if isinstance(model, ConsolidatedMetaModel):
         margins = by_member(joined, len(model.members))
         members = model.probabilities_of_members(margins)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -23,6 +24,7 @@ from mi_duck.metrics.calibrate import BaseModel
 from mi_duck.metrics.metrics import DRAWS, GAIN, Drawn, differences, draw_weights, drawn_scores, summary
 from mi_duck.metrics.ranking import Floats, Floats32
 from mi_duck.processes import Report
+from mi_duck.rows.kept import read_kept, with_kept
 from mi_duck.rows.segments import SegmentReader
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import Genes, genes_file, read_genes
@@ -115,9 +117,9 @@ def _write_predictions(
     target = folder.holdout_predictions
     temporary = target.with_name(f".{target.name}.tmp")
     with storage_errors(folder.root):
-        pq.write_table(
-            table.drop_columns(["fold", "is_pilot"]), temporary, compression="zstd", write_page_checksum=True
-        )
+        kept = pa.concat_tables(read_kept(folder.segments, one) for one in plan.cut.holdout_segments)
+        predictions = with_kept(table.drop_columns(["fold", "is_pilot"]), kept)
+        pq.write_table(predictions, temporary, compression="zstd", write_page_checksum=True)
         publish(temporary, target)
 
 

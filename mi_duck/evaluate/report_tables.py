@@ -117,5 +117,5 @@ def comments_of(table: str, columns: Sequence[str], classes: Sequence[str]) -> t
     found = {}
     for column in columns:
         patterns = (column, *(column.replace(name, "CLASS", 1) for name in classes))
-        found[column] = next((texts[one] for one in patterns if one in texts), "")
+        found[column] = next((texts[one] for one in patterns if one in texts), texts.get("OTHER", ""))
     return texts["table"], found

@@ -314,6 +314,7 @@ def run_command(run: RunRecords) -> str:
         classes=",".join(data.classes),
         fold_by=data.fold_column,
         base_score_columns=",".join(data.base_scores) or None,
+        keep=",".join(data.kept) or None,
         full_hash=data.full_hash,
     )
     return shlex.join([*words, *flags_of(columns, with_defaults=True)])

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mi_duck.atomic_files import free_bytes, sealed, storage_errors, write_json
+from mi_duck.atomic_files import file_sha256, free_bytes, sealed, storage_errors, sync_files, write_json
 from mi_duck.data.database import SQL_BYTES, Database
 from mi_duck.data.dataset import Dataset, open_planned
 from mi_duck.data.parquet import data_file, row_group_batches, row_groups
@@ -27,6 +27,7 @@ from mi_duck.data.statistics import ROUNDING, no_probabilities
 from mi_duck.data.values import label_codes, numbers
 from mi_duck.errors import DataError, StorageError
 from mi_duck.processes import Context, Report, in_child
+from mi_duck.rows.kept import KEPT, SOURCE, write_kept
 from mi_duck.rows.segments import KEYS, USED, read_at, record_type
 from mi_duck.run.encoding import SENTINEL
 from mi_duck.run.folder import RunFolder, run_lock
@@ -35,6 +36,8 @@ from mi_duck.run.plan import Plan, Segment
 
 BATCH_ROWS = 4096
 SORT_BYTES = 32 << 20
+SOURCES = "sources.bin"
+"""The `SOURCE` of each row of a segment; deleted once `KEPT` is written."""
 HASHED_ROWS = 1024  # at once: 8 bytes per feature
 
 
@@ -72,28 +75,41 @@ def write_segments(
         return
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        needed = sum(segment.n_rows for segment in missing) * (plan.data.record_bytes + KEYS.itemsize)
+        row_bytes = plan.data.record_bytes + KEYS.itemsize + SOURCE.itemsize
+        needed = sum(segment.n_rows for segment in missing) * row_bytes
         free = free_bytes(folder)
         if needed > free:
             raise StorageError(
                 f"the segments need {needed / 1e9:.2f} GB in {folder}, where {free / 1e9:.2f} GB are free; free the rest"
             )
-        _write_rows(db, plan, folder, missing, report)
+        _write_rows(db, plan, folder, dataset, missing, report)
         dataset.check_unchanged()
         done = 0
+        manifests = []
         for segment in missing:
             report("sorting rows", done, sum(segment.n_rows for segment in missing))
-            _finish(plan, segment, folder / segment.name)
+            manifests.append(_finish(plan, segment, folder / segment.name))
             done += segment.n_rows
+        sources = [folder / segment.name / SOURCES for segment in missing]
+        write_kept(db, dataset, plan.data, missing, folder, sources)
+        dataset.check_unchanged()
+        for segment, manifest in zip(missing, manifests, strict=True):
+            sync_files(folder / segment.name)
+            manifest["sha256"][KEPT] = file_sha256(folder / segment.name / KEPT)
+            write_json(folder / segment.name / "segment.json", sealed(manifest))
+            (folder / segment.name / SOURCES).unlink()
 
 
-def _write_rows(db: Database, plan: Plan, folder: Path, missing: Sequence[Segment], report: Report) -> None:
+def _write_rows(
+    db: Database, plan: Plan, folder: Path, dataset: Dataset, missing: Sequence[Segment], report: Report
+) -> None:
     """Read each needed row group once and write its rows among those of their genes."""
     genes = db.read("run_genes").sort_by("gene_rank")
     next_row = genes["first_row"].to_numpy().copy()  # in the total order, where the next row of each gene goes
     stop_row = next_row + genes["n_rows"].to_numpy()
     segment_of_gene = np.full(len(genes), -1, dtype=np.int64)
-    handles: list[tuple[int, int]] = []
+    handles: list[tuple[int, int, int]] = []
+    number_of_file = {str(file): number for number, file in enumerate(dataset.files)}
     if plan.data.easy_below is not None:
         sample_negatives(
             db,
@@ -107,14 +123,16 @@ def _write_rows(db: Database, plan: Plan, folder: Path, missing: Sequence[Segmen
             segment_of_gene[segment.first_rank : segment.stop_rank] = number
             handles.append(_open(plan, segment, folder / segment.name))
         done, total = 0, sum(segment.n_rows for segment in missing)
-        for file, records, keys, runs in _batches(db, plan, segment_of_gene >= 0):
+        for file, first_row, records, keys, runs in _batches(db, plan, segment_of_gene >= 0):
+            source = np.empty(len(keys), dtype=SOURCE)
+            source["file"], source["row"] = number_of_file[file], np.arange(first_row, first_row + len(keys))
             for begin, stop, rank in runs:
                 if next_row[rank] + stop - begin > stop_row[rank]:
                     raise DataError(f"{file} changed since the plan was made; plan anew")
                 keys["gene_rank"][begin:stop] = rank
                 number = segment_of_gene[rank]
                 index = int(next_row[rank]) - missing[number].first_row
-                for handle, rows in zip(handles[number], (records, keys), strict=True):
+                for handle, rows in zip(handles[number], (records, keys, source), strict=True):
                     _write_at(handle, rows[begin:stop], index)
                 next_row[rank] += stop - begin
                 done += stop - begin
@@ -132,16 +150,17 @@ def _write_rows(db: Database, plan: Plan, folder: Path, missing: Sequence[Segmen
         )
 
 
-def _open(plan: Plan, segment: Segment, folder: Path) -> tuple[int, int]:
-    """Open the two files of a segment at their full size, so that a full disk is met here."""
+def _open(plan: Plan, segment: Segment, folder: Path) -> tuple[int, int, int]:
+    """Open the files of a segment at their full size, so that a full disk is met here."""
     folder.mkdir(parents=True, exist_ok=True)
     opened = []
-    for name, size in (("features.bin", record_type(plan).itemsize), ("keys.bin", KEYS.itemsize)):
+    sizes = {"features.bin": record_type(plan).itemsize, "keys.bin": KEYS.itemsize, SOURCES: SOURCE.itemsize}
+    for name, size in sizes.items():
         handle = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         opened.append(handle)
         if segment.n_rows and hasattr(os, "posix_fallocate"):
             os.posix_fallocate(handle, 0, segment.n_rows * size)
-    return opened[0], opened[1]
+    return opened[0], opened[1], opened[2]
 
 
 def _write_at(handle: int, records: NDArray[np.void], index: int) -> None:
@@ -155,11 +174,11 @@ def _write_at(handle: int, records: NDArray[np.void], index: int) -> None:
 
 def _batches(
     db: Database, plan: Plan, is_wanted: NDArray[np.bool_]
-) -> Iterator[tuple[str, NDArray[np.void], NDArray[np.void], list[tuple[int, int, int]]]]:
+) -> Iterator[tuple[str, int, NDArray[np.void], NDArray[np.void], list[tuple[int, int, int]]]]:
     """Yield the rows of all row groups that hold a wanted gene, batch by batch, each row group once.
 
-    A batch is its file, records, keys without ranks, and its runs of wanted rows: (first row, stop row, gene rank), counted
-    in the batch.
+    A batch is its file, the number of its first row there, records, keys without ranks, and its runs of wanted rows: (first
+    row, stop row, gene rank), counted in the batch.
     """
     runs = db.arrow("row_index")
     runs = runs.filter(pa.array(is_wanted[runs["gene_rank"].to_numpy()]))
@@ -182,7 +201,13 @@ def _batches(
             records, keys = _records(batch, file, plan)
             if uses is not None:
                 keys["use"] = uses[begins[file, group] + first : begins[file, group] + stop]
-            yield file, records, keys, list(_runs_before(runs_of_group[group], first, stop))
+            yield (
+                file,
+                begins[file, group] + first,
+                records,
+                keys,
+                list(_runs_before(runs_of_group[group], first, stop)),
+            )
             first = stop
 
 
@@ -244,14 +269,15 @@ def _fill(target: NDArray[np.generic], batch: pa.RecordBatch, names: Sequence[st
         target[begin : begin + 512] = block[:, begin : begin + 512].T
 
 
-def _finish(plan: Plan, segment: Segment, folder: Path) -> None:
-    """Sort the rows inside their genes by (position, hash of the row), hash both files, write the manifest."""
+def _finish(plan: Plan, segment: Segment, folder: Path) -> dict[str, Any]:
+    """Sort the rows inside their genes by (position, hash of the row), hash both files; return what the manifest says."""
     record = record_type(plan)
     hashes = {"features.bin": sha256(), "keys.bin": sha256()}
     zeros = np.zeros(len(plan.data.small_features), dtype=np.int64)
     missing = np.zeros(len(plan.data.wide_features), dtype=np.int64)
     features = os.open(folder / "features.bin", os.O_RDWR)
     keys_file = os.open(folder / "keys.bin", os.O_RDWR)
+    sources = os.open(folder / SOURCES, os.O_RDWR)
     try:
         begin = 0
         rows_at_once = max(1, SORT_BYTES // record.itemsize)
@@ -266,22 +292,22 @@ def _finish(plan: Plan, segment: Segment, folder: Path) -> None:
                     continue
                 keys = keys[:cut]
             rows = read_at(features, record, begin, len(keys))
-            order = _total_order(plan, keys, rows)
+            source = read_at(sources, SOURCE, begin, len(keys))
+            order = _total_order(plan, keys, rows, source)
             if order is not None:
                 keys, rows = keys[order], rows[order]
                 _write_at(features, rows, begin)
                 _write_at(keys_file, keys, begin)
+                _write_at(sources, source[order], begin)
             hashes["features.bin"].update(rows.data)
             hashes["keys.bin"].update(keys.data)
             zeros += len(rows) - np.count_nonzero(rows["small"], axis=0)
             missing += np.count_nonzero(np.isnan(rows["wide"]), axis=0)
             begin += len(keys)
-        os.fsync(features)
-        os.fsync(keys_file)
     finally:
-        os.close(features)
-        os.close(keys_file)
-    manifest = {
+        for handle in (features, keys_file, sources):
+            os.close(handle)
+    return {
         "dataset_fingerprint": plan.data.fingerprint,
         "genes_sha256": plan.data.genes_sha256,
         "first_rank": segment.first_rank,
@@ -290,11 +316,15 @@ def _finish(plan: Plan, segment: Segment, folder: Path) -> None:
         "n_missing": missing.tolist(),
         "sha256": {name: digest.hexdigest() for name, digest in hashes.items()},
     }
-    write_json(folder / "segment.json", sealed(manifest))
 
 
-def _total_order(plan: Plan, keys: NDArray[np.void], rows: NDArray[np.void]) -> NDArray[np.int64] | None:
-    """Return the order of rows by (gene rank, position, hash of the row), or None where they stand in it."""
+def _total_order(
+    plan: Plan, keys: NDArray[np.void], rows: NDArray[np.void], source: NDArray[np.void]
+) -> NDArray[np.int64] | None:
+    """Return the order of rows by (gene rank, position, hash of the row), or None where they stand in it.
+
+    Rows that are the same in all of this are in the order of files and rows.
+    """
     rank, position = keys["gene_rank"], keys["position"]
     same_gene = rank[1:] == rank[:-1]
     if not (same_gene & (position[1:] <= position[:-1])).any():
@@ -304,7 +334,7 @@ def _total_order(plan: Plan, keys: NDArray[np.void], rows: NDArray[np.void]) -> 
     tied = np.sort(order[np.append(ties, False) | np.insert(ties, 0, False)])
     digest = np.zeros(len(rows), dtype=np.uint64)
     digest[tied] = _row_hash(plan, keys[tied], rows[tied])
-    return np.lexsort((digest, position, rank))
+    return np.lexsort((source["row"], source["file"], digest, position, rank))
 
 
 def _row_hash(plan: Plan, keys: NDArray[np.void], rows: NDArray[np.void]) -> NDArray[np.uint64]:

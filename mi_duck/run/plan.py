@@ -105,6 +105,8 @@ class PlannedData:
         Features stored as one byte (whole numbers 0 to 255 without a null), and as float32.
     levels
         Text columns whose levels are features.
+    kept
+        Columns of the dataset that out-of-fold predictions keep.
     leaky_features
         Features of the dataset that ``--auto-exclude-leaky`` left out.
     pilot_genes
@@ -156,6 +158,7 @@ class PlannedData:
     n_holdout_rows: int
     genes_sha256: str
     levels: tuple[Levels, ...] = ()
+    kept: tuple[str, ...] = ()
 
     @property
     def record_bytes(self) -> int:

@@ -83,6 +83,7 @@ def read_scored(
     ranks: tuple[int, int],
     has_margins: bool = False,
     keeps: bool = False,
+    further: Sequence[str] = (),
 ) -> ScoredFile:
     """Read a file of predictions, and compare its rows with the genes of the run; call it once its hash was checked.
 
@@ -98,6 +99,8 @@ def read_scored(
         Half-open range of the gene ranks whose rows it must hold.
     keeps
         Whether to return labels and folds (1 byte per row each) and probabilities (4 bytes per row and class).
+    further
+        Columns that must follow on these.
     """
     names = [f"p_{name}" for name in classes]
     margins = [f"margin_{name}" for name in classes] if has_margins else []
@@ -107,7 +110,7 @@ def read_scored(
     labels, folds = [np.empty(0, np.uint8)], [np.empty(0, np.int8)]
     probabilities = [np.empty((0, len(classes)), np.float32)]
     there = schema_of(path).names
-    if there != columns:
+    if there != [*columns, *further]:
         return ScoredFile((f"its columns are {', '.join(there)}",), 0, labels[0], folds[0], probabilities[0])
     expected = first_row
     n_jumps = n_bad = n_infinite = n_mismarked = 0

@@ -88,7 +88,16 @@ def _unopened(subject: Subject, file: Path) -> Finding:
 def _predictions(db: Database, subject: Subject, genes: pa.Table, into: list[ScoredFile]) -> Verdict:
     plan, n_pilot = subject.plan, n_pilot_rows(subject, genes)
     path, ranks = subject.folder.out_of_fold, (0, plan.data.n_genes)
-    found = read_scored(db, path, plan.data.classes, first_row=0, n_pilot_rows=n_pilot, ranks=ranks, keeps=True)
+    found = read_scored(
+        db,
+        path,
+        plan.data.classes,
+        first_row=0,
+        n_pilot_rows=n_pilot,
+        ranks=ranks,
+        keeps=True,
+        further=("source_file", "source_row", *plan.data.kept),
+    )
     into.append(found)
     same = [] if found.n_rows == plan.data.n_rows else [f"{found.n_rows:,} rows, the plan says {plan.data.n_rows:,}"]
     return verdict([*found.problems, *same], f"{found.n_rows:,} rows, each once, in the folds of their genes")

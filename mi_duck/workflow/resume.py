@@ -137,7 +137,7 @@ def differences_asked(plan: Plan, dataset: Dataset, asked: Asked) -> list[str]:
         changed.append("levels of text columns differ")
     if data.classes != dataset.classes:
         changed.append("classes differ")
-    columns = ("gene_column", "label_column", "fold_column", "base_scores")
+    columns = ("gene_column", "label_column", "fold_column", "base_scores", "kept")
     if any(getattr(data, name) != getattr(dataset, name) for name in columns):
         changed.append("columns differ")
     if data.full_hash != dataset.full_hash:

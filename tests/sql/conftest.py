@@ -39,6 +39,7 @@ MADE_ELSEWHERE = {
         "column_0": "varchar",
         "column_1": "double",
     },
+    "row_sources": {"number": "bigint", "file": "varchar", "row_number": "bigint"},
     "row_groups": {"file": "varchar", "row_group": "bigint", "first_row": "bigint", "n_rows": "bigint"},
     "instances": {
         "instance_id": "bigint",

@@ -57,6 +57,21 @@ def test_sorted_rows__are_by_gene_position_and_then_as_they_come(db: Database, g
     assert [row["column_0"] for row in db.rows("sorted_rows", files=["f2", "f1"])][3:5] == ["b5'", "b5"]
 
 
+def test_kept_rows__are_in_the_order_asked_for(db: Database, given: Given) -> None:
+    given("source_columns", COLUMNS)
+    given(
+        "row_sources",
+        """
+        number file row_number
+        0      f2   1
+        1      f1   0
+        """,
+    )
+    rows = db.rows("kept_rows")
+    assert [tuple(row.values()) for row in rows] == [(0, "a3", 1.5), (1, "b5", 0.0)]
+    assert list(rows[0]) == ["number", "column_0", "column_1"]
+
+
 def test_group_genes__counts_the_genes_of_each_row_group(db: Database, given: Given) -> None:
     given("source_rows", ROWS)
     given(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pytest
 from headers import code_of, header_of, sql_files, text_of
 
@@ -177,6 +178,8 @@ def tables(db: Database, tiny: Path, given: Callable[[str, str], None]) -> dict[
     for name, text in RUN.items():
         given(name, text)
     db.load("row_groups", row_groups(files))
+    sources = {"number": [0, 1], "file": [str(files[0])] * 2, "row_number": [1, 0]}
+    db.load("row_sources", pa.table(sources))
     for name in ORDER:
         db.table(name, **{key: parameters[key] for key in header_of(name).params})
     return parameters
