@@ -225,7 +225,8 @@ def inspect(
 
     opened = _dataset(source, columns)
     found = inspect_dataset(opened, threads=executing.threads or usable_cores(), seed=asked.seed)
-    print_facts(dataset_facts(opened, found), as_json)
+    facts = dataset_facts(opened, found)
+    print_facts(facts if as_json else opened.noun.renamed(facts), as_json)
 
 
 @command()
@@ -256,7 +257,7 @@ def memory(
     opened = _dataset(source, columns, with_warnings=True)
     with tempfile.TemporaryDirectory(prefix="mi_duck_memory_") as scratch, _context(executing) as context:
         (found,) = measure_dataset(opened, Path(scratch), replace(asked, early_stopping_patience=0), context)
-    print_memory(found, asked.genes_per_instance, plot, as_json)
+    print_memory(found, opened.noun, asked.genes_per_instance, plot, as_json)
 
 
 @command(verbose=True)
@@ -413,7 +414,7 @@ def status(run: RunArgument, as_json: JsonOption = False) -> None:
     from mi_duck.workflow.printing import print_status
     from mi_duck.workflow.views import run_status
 
-    print_status(run_status(run), as_json)
+    print_status(run, run_status(run), as_json)
 
 
 @command(verbose=True)
@@ -472,7 +473,10 @@ def evaluate(
 
 @command("report")
 def write_report(
-    run: RunArgument, *, diagnostics: Annotated[Diagnostics, Only("monitor_overfitting")], as_json: JsonOption = False
+    run: RunArgument,
+    *,
+    diagnostics: Annotated[Diagnostics, Only("monitor_overfitting", "figure_format")],
+    as_json: JsonOption = False,
 ) -> None:
     """Write report.html of an evaluated run anew, with every figure, and print what it warns of.
 
@@ -489,7 +493,7 @@ def write_report(
 def explain(
     run: RunArgument,
     *,
-    diagnostics: Annotated[Diagnostics, Only("shap_sample", "shap_background")],
+    diagnostics: Annotated[Diagnostics, Only("shap_sample", "shap_background", "figure_format")],
     executing: Threads,
     as_json: JsonOption = False,
 ) -> None:

@@ -22,6 +22,7 @@ from mi_duck.plan.memory_report import MemoryReport, measure_dataset
 from mi_duck.processes import Context
 from mi_duck.report.plots import MemoryDot, memory_figure
 from mi_duck.settings import Asked
+from mi_duck.wording import Noun
 
 DRAWN = {
     "k-mer counts": ({"n_features": 1167}, ("missing", "zeros", "external")),
@@ -85,7 +86,7 @@ def main(arguments: list[str]) -> None:
             for report in found
             for one in report.peaks
         ]
-        save(memory_figure(dots, gene_bytes=list(found[0].gene_bytes)), plot)
+        save(memory_figure(dots, gene_bytes=list(found[0].gene_bytes), noun=Noun("gene", "genes")), plot)
 
 
 if __name__ == "__main__":

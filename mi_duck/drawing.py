@@ -15,7 +15,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -83,6 +83,8 @@ STYLE: dict[str, Any] = {
     "pdf.fonttype": 42,
     "svg.fonttype": "none",
 }
+LEGEND_LINE = 0.17
+"""Height of a line of a legend above a panel, in inches."""
 LOSSLESS = {".pdf": ("CreationDate", "Creator", "Producer"), ".svg": ("Date", "Creator", "Format", "Type"), ".png": ()}
 """Types of files, and the metadata of each that would depend on the date or on the version of matplotlib."""
 
@@ -130,14 +132,18 @@ def new_figure(width: float, height: float, *, columns: int = 1, **options: Any)
     return figure, list(figure.subplots(1, columns, squeeze=False, **options)[0])
 
 
-def new_panels(columns: int, *, width: float = 2.8, height: float = 2.8) -> "tuple[Figure, list[Axes]]":
+def new_panels(
+    columns: int, *, width: float = 2.8, height: float = 2.8, legend_lines: int = 0
+) -> "tuple[Figure, list[Axes]]":
     """Return a figure of panels of this size, in inches, side by side; to be called inside `style`.
 
+    Above each there is room for its title and so many lines of a legend, see `legend_above`, by which panels are higher.
     Margins are fixed, for numbers of five characters: finding them by drawing takes two thirds of the time of a figure.
     """
     from matplotlib.figure import Figure
 
-    left, right, bottom, top = 0.58, 0.12, 0.46, 0.28
+    left, right, bottom, top = 0.58, 0.12, 0.46, 0.28 + LEGEND_LINE * legend_lines
+    height += LEGEND_LINE * legend_lines
     figure = Figure(figsize=(width * columns, height))
     size = (width - left - right) / (width * columns), (height - bottom - top) / height
     return figure, [
@@ -146,11 +152,54 @@ def new_panels(columns: int, *, width: float = 2.8, height: float = 2.8) -> "tup
     ]
 
 
+def legend_above(
+    axes: "Axes",
+    title: str,
+    handles: Sequence[Any],
+    labels: Sequence[str],
+    *,
+    columns: int = 1,
+    lines: int | None = None,
+) -> None:
+    """Write the title of a panel of `new_panels` and below it, above the data, its legend.
+
+    ``lines`` is the room that is left for it; by default what it takes.
+    """
+    n_lines = -(-len(handles) // columns) if lines is None else lines
+    axes.set_title(short_label(title), pad=6 + 72 * LEGEND_LINE * n_lines)
+    axes.legend(
+        handles,
+        labels,
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=columns,
+        borderaxespad=0.2,
+        labelspacing=0.25,
+        columnspacing=1.2,
+    )
+
+
 def save(figure: "Figure", path: Path) -> None:
     """Write a figure as PDF, SVG or PNG, by the suffix of its name, whole or not at all."""
     if path.suffix not in LOSSLESS:
         raise DataError(f"{path.name} is not a name of a figure; give one that ends in {', '.join(LOSSLESS)}")
     write_file(path, _bytes(figure, path.suffix, salt="mi_duck", transparent=False))
+
+
+def save_as(figure: "Figure", stem: Path, formats: Sequence[str]) -> None:
+    """Write a figure in some formats to ``stem`` with their suffixes, and delete what stands there in others.
+
+    Parameters
+    ----------
+    formats
+        Of ``pdf``, ``svg`` and ``png``.
+    """
+    for suffix in LOSSLESS:
+        path = stem.with_name(f"{stem.name}{suffix}")
+        if suffix[1:] in formats:
+            save(figure, path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def inline_svg(figure: "Figure", name: str) -> str:

@@ -270,6 +270,11 @@ class Diagnostics:
     )
     skip_shap: bool = option(False, "Leave out SHAP values.", DIAGNOSTICS)
     shap_sample: int = option(1000, "Rows to explain by SHAP values.", DIAGNOSTICS, least=1, most=1_000_000)
+    figure_format: Literal["pdf", "svg", "png"] | None = option(
+        None,
+        "Format of all figures in files; by default PDF, those of SHAP values PNG and all in one PDF, that of leaks SVG too.",
+        DIAGNOSTICS,
+    )
     shap_background: int = option(
         0, "Rows of a background that makes SHAP values interventional; 0 for exact path-dependent ones.", RARE, least=0
     )

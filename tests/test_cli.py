@@ -151,6 +151,7 @@ ELSEWHERE = {
     "--skip-shap": "test_explain_analysis",
     "--shap-sample": "test_explain_analysis",
     "--shap-background": "test_explain_analysis",
+    "--figure-format": "test_figure_format",
     "--help": "test_help",
     "-h": "test_help",
     "--json": "test_json",

@@ -85,7 +85,7 @@ def test_files__say_what_the_records_say(tmp_path: Path) -> None:
         first = next(csv.DictReader(file))
     assert (first["class"], first["best_round"], first["has_stopped_early"]) == ("donor", "2", "1")
     facts = json.loads((folder / "overfitting.json").read_bytes())
-    assert facts == json.loads(json.dumps(summary(found)))
+    assert facts == json.loads(json.dumps(summary(found, run.noun)))
     assert facts["verdicts"] == dict.fromkeys(ADVICE, 0) | {"stopped early": 1, "wide gap": 1}
     donor = facts["by_class"]["donor"]
     assert donor["best_round"] == [2, 2]

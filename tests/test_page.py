@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -23,7 +24,7 @@ from mi_duck.atomic_files import write_csv, write_file, write_json
 from mi_duck.data.database import Database
 from mi_duck.errors import CheckpointError
 from mi_duck.report.overfitting import fit_records
-from mi_duck.report.page import file_names, render, write_report
+from mi_duck.report.page import WRITTEN_LATER, file_names, render, write_report
 from mi_duck.report.records import Score, read_run, with_interval
 from mi_duck.report.summary import answer, cautions
 from mi_duck.report.tables import run_command
@@ -173,7 +174,7 @@ def add_tables(root: Path, *, classes: Sequence[str] = CLASSES, feature: str = "
 
 
 class Page(HTMLParser):
-    """The elements of a page, its text, and what it would load."""
+    """The elements of a page, its text, what it would load, and the files that it links to."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -181,6 +182,7 @@ class Page(HTMLParser):
         self.text: list[str] = []
         self.ids: list[str] = []
         self.loads: list[str] = []
+        self.links: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -189,7 +191,11 @@ class Page(HTMLParser):
         for name, value in attrs:
             if name == "id":
                 self.ids.append(value or "")
-            if name in ("src", "href", "data", "srcset", "action") and not (value or "").startswith("#"):
+            if name == "href" and tag == "a" and not (value or "").startswith("#"):
+                self.links.append(value or "")
+            elif name in ("src", "href", "data", "srcset", "action") and not (value or "").startswith(
+                ("#", "data:image/png;")
+            ):
                 self.loads.append(value or "")
             assert not name.startswith("on"), "no code in attributes"
 
@@ -237,6 +243,8 @@ def test_page__has_the_numbers_of_the_tables(tmp_path: Path) -> None:
     words = text_of(page_of(tmp_path))
     with (tmp_path / "metrics.csv").open() as file:
         for line in csv.DictReader(file):
+            if line["scope"] == "member":  # there is one, which is the ensemble
+                continue
             value, low, high = (f"{float(line[name]):.4f}".lstrip("0") for name in ("value", "low", "high"))
             assert f"{value} ({low}–{high})" in words
     for number in ("20,000 rows", "200/200 (100.0 %)", "1.00 GiB", ".432", ".5000", ".9900", "f" * 64):
@@ -285,6 +293,8 @@ def test_page__is_one_file_that_loads_nothing(hostile: Path) -> None:
     text = (hostile / "report.html").read_text(encoding="utf-8")
     page = Page(text)
     assert page.loads == []
+    assert page.links
+    assert all((hostile / urllib.parse.unquote(one)).exists() for one in page.links if one not in WRITTEN_LATER)
     assert not {"script", "link", "iframe", "img", "object", "embed", "form"} & set(page.tags)
     assert len(page.ids) == len(set(page.ids))
     assert page.tags.count("svg") >= 10
@@ -324,7 +334,12 @@ def test_answer__without_base_scores_compares_nothing(tmp_path: Path) -> None:
     run = read_run(made_run(tmp_path, scores={"ensemble": SCORES["ensemble"]}))
     assert answer(run).verdict == "alone"
     assert ".8500 (.8400–.8600)" in answer(run).sentence
-    assert "no base scores" in cautions(run, None)[0]
+    assert "a random order has .0500" in answer(run).sentence
+    assert "log loss is .2000 (.1900–.2100); that of the shares of the classes is .3944" in answer(run).sentence
+    assert cautions(run, None) == []
+    assert "base score" not in text_of(render(run, None)).lower().replace("base-score", ""), (
+        "nothing of what is not there"
+    )
 
 
 def test_answer__prefers_the_paired_difference(tmp_path: Path) -> None:
@@ -404,8 +419,8 @@ def test_cautions__name_one_group_with_most_rows_and_copies(tmp_path: Path) -> N
     data = replace(run.plan.data, identical_rows=1234, identical_genes=5)
     uneven = replace(run, genes=genes, plan=replace(run.plan, data=data))
     found = " ".join(cautions(uneven, None))
-    assert "200 groups of genes count as 4 (Kish's effective number;" in found
-    assert "1,234 rows of 5 genes are identical to rows of a gene of another fold group" in found
+    assert "200 fold groups count as 4 (Kish's effective number;" in found
+    assert "1,234 rows of 5 genes are identical to rows of another fold group" in found
 
 
 def test_cautions__name_lost_instances_leaks_memory_and_few_groups(tmp_path: Path) -> None:

@@ -25,12 +25,14 @@ from mi_duck.report.plots import (
     reliability_figure,
     window_figure,
 )
+from mi_duck.wording import Noun
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HOSTILE = "<script>alert(1)</script>&\"' $x$ _\x07"
 MIB = 2**20
+GENES = Noun("gene", "genes")
 
 
 def curves() -> "Figure":
@@ -44,7 +46,7 @@ def reliabilities() -> "Figure":
 
 
 def learning() -> "Figure":
-    return learning_figure([(HOSTILE, [LearningCurve(0, [0.5, 0.3, 0.2], [0.6, 0.4, 0.45], 2)])])
+    return learning_figure([(HOSTILE, [LearningCurve(0, [0.5, 0.3, 0.2], [0.6, 0.4, 0.45], 2)])], GENES)
 
 
 def bars() -> "Figure":
@@ -78,11 +80,11 @@ def leaks() -> "Figure":
 
 def memory() -> "Figure":
     dots = [MemoryDot(1000, 200 * MIB, None, True), MemoryDot(5000, 400 * MIB, 410 * MIB, False)]
-    return memory_figure(dots, gene_bytes=[0.1 * MIB, 0.2 * MIB, 3.0 * MIB], budget_bytes=500 * MIB)
+    return memory_figure(dots, gene_bytes=[0.1 * MIB, 0.2 * MIB, 3.0 * MIB], noun=GENES, budget_bytes=500 * MIB)
 
 
 def windows() -> "Figure":
-    return window_figure({"instance_00": (0, 60), "instance_01": (50, 100)}, n_genes=100)
+    return window_figure({"instance_00": (0, 60), "instance_01": (50, 100)}, n_genes=100, noun=GENES)
 
 
 FIGURES = [curves, reliabilities, learning, bars, intervals, leaks, memory, windows]
@@ -140,7 +142,7 @@ def test_curves__are_drawn_where_they_were_given() -> None:
     assert base.get_linestyle() != ensemble.get_linestyle()
     legend = axes.get_legend()
     assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == ["base scores .600 (.580–.620)", "ensemble"]
+    assert [text.get_text() for text in legend.get_texts()] == ["base scores: AP .600 (.580–.620)", "ensemble"]
 
 
 def test_learning_curve__marks_the_best_round() -> None:
@@ -169,7 +171,8 @@ def test_windows__shade_what_neighbours_share() -> None:
 
 def test_memory__shows_a_budget_only_where_it_is_near() -> None:
     def words(budget: float) -> list[str]:
-        figure = memory_figure([MemoryDot(10, 100.0 * MIB, 99.0 * MIB, False)], gene_bytes=[MIB], budget_bytes=budget)
+        dots = [MemoryDot(10, 100.0 * MIB, 99.0 * MIB, False)]
+        figure = memory_figure(dots, gene_bytes=[MIB], noun=GENES, budget_bytes=budget)
         legend: Any = figure.axes[0].get_legend()
         return [text.get_text() for text in legend.get_texts()]
 

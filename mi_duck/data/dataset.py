@@ -38,6 +38,7 @@ from mi_duck.errors import DataError
 from mi_duck.run.levels import Levels, column_of
 from mi_duck.run.plan import PlannedData
 from mi_duck.settings import Columns
+from mi_duck.wording import Noun, noun_of
 
 CLASSES = ("neither", "donor", "acceptor")
 MOST_CLASSES = 100
@@ -123,6 +124,11 @@ class Dataset:
         """Whether every byte was hashed."""
         return bool(self.hashes)
 
+    @property
+    def noun(self) -> Noun:
+        """What the groups are called."""
+        return noun_of(self.gene_column)
+
     def check_unchanged(self) -> None:
         """Refuse what was read if a file changed since the dataset was opened: see `check_stamps`."""
         check_stamps(self.files, self.stamps)
@@ -206,7 +212,7 @@ def open_dataset(
         **dict.fromkeys(_unwanted(exclude_features, schema.names), "--exclude-features"),
         **NOT_FEATURES,
         holdout_genes: "--holdout-genes",
-        gene_column: "the gene",
+        gene_column: f"the {noun_of(gene_column).one}",
         label_column: "the label",
         fold_by: "--fold-by",
     }

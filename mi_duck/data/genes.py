@@ -267,21 +267,21 @@ def say_selection(index: GeneIndex, dataset: Dataset, say: Callable[[str], None]
     """Say which genes are sampled, which are held out, and what will not be scored on these."""
     n_genes = index.n_genes + index.n_holdout_genes
     if index.is_sample:
-        say(f"Sampling {n_genes:,} genes out of {index.n_genes_dataset:,}")
-        say(f"Selected {index.n_rows + index.n_holdout_rows:,} rows from {n_genes:,} genes")
+        say(f"Sampling {dataset.noun.count(n_genes)} out of {index.n_genes_dataset:,}")
+        say(f"Selected {index.n_rows + index.n_holdout_rows:,} rows from {dataset.noun.count(n_genes)}")
     if index.identical.n_joined:
         say(identical_words(index.identical, dataset))
     if not index.n_holdout_genes:
         return
     others = 0 if index.n_holdout_named is None else index.n_holdout_genes - index.n_holdout_named
     say(
-        f"Holding out {index.n_holdout_genes:,} genes of {index.n_holdout_groups:,} fold groups, {index.n_holdout_rows:,} rows: "
-        "no instance sees them"
-        + (f"; {others:,} of them only share '{dataset.fold_column}' with a named gene" if others else "")
+        f"Holding out {dataset.noun.count(index.n_holdout_genes)} of {index.n_holdout_groups:,} fold groups, "
+        f"{index.n_holdout_rows:,} rows: no instance sees them"
+        + (f"; {others:,} of them only share '{dataset.fold_column}' with a named one" if others else "")
     )
     absent = [name for name, n in zip(dataset.classes, index.holdout_label_counts, strict=True) if n == 0]
     if absent:
-        say(f"warning: no held-out row of class {', '.join(absent)}; scores of it on held-out genes are left out")
+        say(f"warning: no held-out row of class {', '.join(absent)}; scores of it on these are left out")
 
 
 def write_genes(file: Path, table: pa.Table, held_out: pa.Table) -> None:

@@ -148,13 +148,13 @@ def identical_words(found: Identical, dataset: Dataset) -> str:
     where = f"all {n_all:,} features" if found.n_features == n_all else f"{found.n_features:,} of {n_all:,} features"
     about = "" if found.one_in == 1 else "about "
     shared = (
-        f"{about}{found.n_rows:,} rows of {found.n_genes:,} genes are identical in {where} to rows of a gene of another fold "
-        f"group ({found.n_group_pairs:,} pairs of groups of '{dataset.fold_column}', such as those of genes "
+        f"{about}{found.n_rows:,} rows of {dataset.noun.count(found.n_genes)} are identical in {where} to rows of another fold "
+        f"group ({found.n_group_pairs:,} pairs of groups of '{dataset.fold_column}', such as those of "
         f"{' and '.join(map(repr, found.pair))})"
     )
     if found.n_joined:
         return f"{shared}; --group-identical joins {found.n_joined:,} fold groups into {found.n_joined_into:,}"
     return (
         f"{shared}; rows are scored by models that saw their copies, so scores are too high: join these groups with "
-        "--group-identical, or name a column that holds such genes together (--fold-by COLUMN)"
+        f"--group-identical, or name a column that holds such {dataset.noun.many} together (--fold-by COLUMN)"
     )

@@ -178,8 +178,8 @@ def gene_warnings(db: Database, dataset: Dataset, genes: GeneIndex) -> tuple[str
     if alike["n_names"]:
         names = " and ".join(repr(name) for name in alike["genes"][:3])
         found.append(
-            f"{alike['n_names']:,} gene name(s) are written in several ways, as {names}; each counts as a gene of its own, so "
-            "what belongs together may be trained on and scored"
+            f"{alike['n_names']:,} {dataset.noun.one} name(s) are written in several ways, as {names}; each counts as one of its "
+            "own, so what belongs together may be trained on and scored"
         )
     if genes.identical.n_rows and not genes.identical.n_joined:
         found.append(identical_words(genes.identical, dataset))
@@ -188,7 +188,8 @@ def gene_warnings(db: Database, dataset: Dataset, genes: GeneIndex) -> tuple[str
         found.append(
             f"the rows are spread so unevenly that {genes.n_groups:,} fold groups of '{dataset.fold_column}' count as "
             f"{spread['effective_groups']:.1f} (Kish's effective number); {spread['largest_group']!r} has "
-            f"{spread['largest_share']:.0%} of the rows: scores and intervals say little of other genes; choose a finer --fold-by"
+            f"{spread['largest_share']:.0%} of the rows: scores and intervals say little of other {dataset.noun.many}; "
+            "choose a finer --fold-by"
         )
     if dataset.position_column is not None:
         before = np.cumsum(db.read("gene_index").sort_by("gene_rank")["n_rows"].to_numpy())
@@ -198,7 +199,7 @@ def gene_warnings(db: Database, dataset: Dataset, genes: GeneIndex) -> tuple[str
             n_rows = before[min(n_genes, len(before)) - 1]
             found.append(
                 f"{row['n_positions']:,} position(s) have rows of several classes, among {n_rows:,} rows looked at; "
-                f"one is {row['position']} of gene {row['gene_id']!r} in column '{dataset.position_column}'"
+                f"one is {row['position']} of {dataset.noun.one} {row['gene_id']!r} in column '{dataset.position_column}'"
             )
     return tuple(found)
 

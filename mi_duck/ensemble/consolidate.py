@@ -76,7 +76,8 @@ def join_run(
     save_model(folder.model, model)
     write_json(folder.thresholds, scored["thresholds"])
     write_json(folder.summary, _summary(folder, plan, trained, model, scored, n_genes=len(covered)))
-    messages.append(f"Gene coverage: {len(covered):,}/{plan.data.n_genes:,} ({len(covered) / plan.data.n_genes:.1%})")
+    share = len(covered) / plan.data.n_genes
+    messages.append(f"Coverage of {plan.data.noun.many}: {len(covered):,}/{plan.data.n_genes:,} ({share:.1%})")
     return {"messages": messages}
 
 

@@ -57,6 +57,7 @@ from mi_duck.processes import Report
 from mi_duck.run.folder import run_lock
 from mi_duck.run.levels import Levels
 from mi_duck.run.training_data import TrainingData
+from mi_duck.wording import noun_of
 
 logger = logging.getLogger(__name__)
 
@@ -166,6 +167,8 @@ class PredictSummary:
         Rows with a level that training has not seen, for each text column whose levels are features; all these features are 0.
     why_unknown
         Why it cannot be told which rows the model was trained on; empty where it can.
+    group_column
+        The column of the groups that the model was trained on; None where it does not say.
     """
 
     n_rows: int
@@ -176,20 +179,21 @@ class PredictSummary:
     new_missing: dict[str, int]
     new_levels: dict[str, int]
     why_unknown: str
+    group_column: str | None = None
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a reader of the predictions must know, one sentence each."""
-        found = []
+        found, noun = [], noun_of(self.group_column or "gene")
         if self.why_unknown:
             found.append(
                 f"it cannot be told which rows the model was trained on, so {TRAINED_ON} is null: {self.why_unknown}"
             )
         if self.n_rows_trained_on:
             found.append(
-                f"{self.n_rows_trained_on:,} of {self.n_rows:,} rows are of {self.n_genes_trained_on:,} genes that the model was "
-                f"trained on ({TRAINED_ON} is true): their probabilities look better than they are on new genes; take those of "
-                "oof_predictions.parquet in the folder of the run"
+                f"{self.n_rows_trained_on:,} of {self.n_rows:,} rows are of {self.n_genes_trained_on:,} {noun.many} that the model "
+                f"was trained on ({TRAINED_ON} is true): their probabilities look better than they are on new {noun.many}; take "
+                "those of oof_predictions.parquet in the folder of the run"
             )
         if self.new_missing:
             worst = sorted(self.new_missing.items(), key=lambda one: (-one[1], one[0]))
@@ -282,6 +286,7 @@ def predict_file(
         {name: n for name, n in found.missing.items() if n},
         {name: n for name, n in sorted(found.levels.items()) if n},
         task.why_unknown,
+        task.training.gene_column,
     )
 
 
@@ -379,7 +384,7 @@ def _why_unknown(training: TrainingData, schema: pa.Schema, keys: Collection[str
     if name in keys:
         return ""
     if name not in schema.names:
-        return f"{file} has no column '{name}' with the gene; add it"
+        return f"{file} has no column '{name}' with the {noun_of(name).one}; add it"
     kind = schema.field(name).type
     return "" if is_text(kind) or is_number(kind) else f"column '{name}' is {kind} in {file}, not text; cast it"
 

@@ -234,6 +234,10 @@ def score_table(root: Path) -> ScoreTable:
     They are average precision per class, macro F1 and log loss, each with its interval where there is one.
     """
     _, rows = query_catalogue(root, name="scores")
+    classes = dict.fromkeys(row[3] for row in rows if row[2] == "average_precision" and row[3] != "macro")
+    left_out = (
+        {*list(classes)[:1], "macro"} if len(classes) == 2 else set()
+    )  # of two classes one average precision tells all
     columns = ["model"]
     lines: dict[str, list[str]] = {}
     wanted = ("average_precision", "f1", "log_loss")
@@ -241,6 +245,8 @@ def score_table(root: Path) -> ScoreTable:
     for scope, instance_id, metric, name, value, low, high, too_narrow, n_rows in rows:
         reason, n_scored, has_intervals = reason or too_narrow or "", n_rows, has_intervals or low is not None
         if metric not in wanted or (metric == "f1" and name != "macro") or (metric == "log_loss" and name != "all"):
+            continue
+        if metric == "average_precision" and name in left_out:
             continue
         title = title_of(metric, name)
         if title not in columns:

@@ -39,6 +39,7 @@ from mi_duck.processes import Report
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import read_genes
 from mi_duck.run.instance_folder import is_trained
+from mi_duck.wording import GENES, Noun
 
 EXPONENTS = np.geomspace(0.05, 1.0, 40)  # above 1 errors would fall faster than by averaging
 MEASURED, AHEAD, CHECK = "measured", "predicted", "predicted without the largest"
@@ -119,10 +120,11 @@ def write_learning_curve(*, run: str, out: str, threads: int, report: Report) ->
     curves = {key: np.stack([one[key] for one in found], axis=1) for key in found[0]}
     points = curve_points(curves, [one.n_genes for one in instances], [one.n_training_rows for one in instances])
     caution = too_narrow(scored.group)
-    answer = sentences(points, caution)
+    answer = sentences(points, caution, plan.data.noun)
     write_csv(Path(out) / "learning_curve.csv", [asdict(one) for one in points])
     facts = {
         "dataset": plan.data.location,
+        "group_column": plan.data.gene_column,
         "sentences": answer,
         "n_rows_scored": len(scored.label),
         "n_fold_groups": int(scored.weights.shape[1]),
@@ -131,7 +133,7 @@ def write_learning_curve(*, run: str, out: str, threads: int, report: Report) ->
         "points": [asdict(one) for one in points],
     }
     write_json(Path(out) / "learning_curve.json", facts)
-    return {"sentences": answer, "points": facts["points"]}
+    return {name: facts[name] for name in ("group_column", "sentences", "points")}
 
 
 def curve_points(curves: Curves, n_genes: Sequence[int], n_rows: Sequence[int]) -> list[Point]:
@@ -220,24 +222,25 @@ def fit_law(values: Floats64, sizes: Floats64, at: Sequence[float]) -> Floats64:
     return found
 
 
-def sentences(points: Sequence[Point], caution: str) -> list[str]:
+def sentences(points: Sequence[Point], caution: str, noun: Noun = GENES) -> list[str]:
     """Return the answer in words: what twice the genes would give, whether that is known, and how well the curve foretold."""
     of_kind = {(one.kind, one.metric, one.class_name): one for one in points}
     own, check = of_kind[MEASURED, *PRECISION], of_kind.get((CHECK, *PRECISION))  # of the sizes the last, the largest
     ahead, loss = of_kind[AHEAD, *PRECISION], of_kind[AHEAD, *LOSS]
     lines = [
-        f"Twice the genes ({ahead.n_genes:,} instead of {own.n_genes:,}) would {_change(ahead)} "
+        f"Twice the {noun.many} ({ahead.n_genes:,} instead of {own.n_genes:,}) would {_change(ahead)} "
         f"mean average precision by {_size(ahead)} and {_change(loss, falls=True)} log loss by {_size(loss)}."
     ]
     if not (_is_known(ahead) or _is_known(loss)):
         lines.append("Neither can be distinguished from no change.")
     if check is not None:
         lines.append(
-            f"The same curve fitted to at most half of the genes foretells {decimal(check.value)} for all of them; "
+            f"The same curve fitted to at most half of the {noun.many} foretells {decimal(check.value)} for all of them; "
             f"{written(own.value, own.low, own.high)} was measured."
         )
     lines.append(
-        "Intervals are 95 %, over fold groups, for these nested sets of genes; predictions also cover fits without one size."
+        f"Intervals are 95 %, over fold groups, for these nested sets of {noun.many}; predictions also cover fits without one "
+        "size."
     )
     if caution:
         lines.append(f"They are too narrow: {caution}.")
@@ -282,7 +285,7 @@ def shown(points: Sequence[Point]) -> list[tuple[str, str]]:
 
 
 def size_lines(
-    points: Sequence[Point], scores: Sequence[tuple[str, str]]
+    points: Sequence[Point], scores: Sequence[tuple[str, str]], noun: Noun = GENES
 ) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return the columns and the rows of a table: each size, and twice the largest, with scores and gains."""
     found = {(one.kind, one.n_genes, one.metric, one.class_name): one for one in points}
@@ -299,4 +302,4 @@ def size_lines(
             ]
         rows.append((kind, f"{n_genes:,}", f"{n_rows:,}", *cells))
     titles = [name for key in scores for name in (title_of(*key), "gain")]
-    return ("", "genes", "training rows", *titles), rows
+    return ("", noun.many, "training rows", *titles), rows

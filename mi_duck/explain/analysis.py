@@ -195,6 +195,7 @@ def run_comprehensive_ensemble_shap_analysis(
     seed: int = 42,
     with_figures: bool = True,
     threads: int = 1,
+    figure_format: str | None = None,
 ) -> dict[str, Any]:
     """Explain every booster of a model on sampled rows and write tables, summary and figures.
 
@@ -212,7 +213,7 @@ def run_comprehensive_ensemble_shap_analysis(
         Rows of a background that makes the values interventional; 0 for path-dependent values.
     verbose
         Whether progress goes to the log.
-    gene_column, label_column, fold_by, seed, threads, with_figures
+    gene_column, label_column, fold_by, seed, threads, with_figures, figure_format
         As for a run.
 
     Returns
@@ -252,13 +253,21 @@ def run_comprehensive_ensemble_shap_analysis(
         background_size=background_size,
         seed=seed,
         with_figures=with_figures,
+        figure_format=figure_format,
         threads=threads,
         report=say,
     )
 
 
 def explain_run(
-    *, run: str, sample_size: int, background_size: int, with_figures: bool, threads: int, report: Report
+    *,
+    run: str,
+    sample_size: int,
+    background_size: int,
+    with_figures: bool,
+    threads: int,
+    report: Report,
+    figure_format: str | None = None,
 ) -> None:
     """Explain the consolidated model of a run on its dataset and copy the tables to where a run has them."""
     folder = RunFolder(Path(run))
@@ -274,6 +283,7 @@ def explain_run(
         background_size=background_size,
         seed=plan.settings.seed,
         with_figures=with_figures,
+        figure_format=figure_format,
         threads=threads,
         report=report,
     )
@@ -296,6 +306,7 @@ def analyse(
     with_figures: bool,
     threads: int,
     report: Report,
+    figure_format: str | None = None,
 ) -> dict[str, Any]:
     """Explain a model on rows of an open dataset; see `run_comprehensive_ensemble_shap_analysis`."""
     if sample_size < 1 or background_size < 0:
@@ -345,7 +356,7 @@ def analyse(
             _write_sample(folder / "shap_background.csv", background, names.classes)
         report("writing tables and figures", 1, 2)
         if with_figures:
-            write_figures(folder, found, names, correlations, values, rows.matrix)
+            write_figures(folder, found, names, correlations, values, rows.matrix, figure_format)
         shutil.rmtree(folder / "values")
         files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
         summary = {

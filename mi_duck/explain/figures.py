@@ -5,20 +5,25 @@ The SHAP values of single rows, which only the beeswarms need, wait on disk unti
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from mi_duck.atomic_files import storage_errors, write_file
 from mi_duck.drawing import BASE, ENSEMBLE, INK, LOSSLESS, MUTED, SERIES, new_figure, save, short_label, style
 from mi_duck.ensemble.shap import Contributions
+from mi_duck.errors import CheckpointError
 from mi_duck.explain.tables import Names, class_stems, group_table, rank_order
 from mi_duck.metrics.ranking import Floats32, Floats64, average_ranks
 from mi_duck.numbers import decimal
 from mi_duck.run.feature_names import kmer_of
+from mi_duck.run.plan import distinct_classes
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -29,7 +34,10 @@ if TYPE_CHECKING:
 
 KMER_COLOR = SERIES[2]
 SUSPECT_COLOR = SERIES[1]
+MISSING_COLOR = SERIES[3]
 LETTER_COLORS = {"A": SERIES[2], "C": SERIES[0], "G": SERIES[4], "T": SERIES[1], "N": BASE}
+SWARMS = "beeswarm.parquet"
+SWARM_ROWS = 2000
 PANELS_PER_ROW = 3
 BINS = 60  # of a beeswarm: dots of one bin lie above each other
 TOP_BARS, TOP_CLASS_BARS, TOP_SWARMS, TOP_MOTIFS = 20, 15, 20, 20
@@ -87,30 +95,46 @@ class Motif:
 
 
 def write_figures(
-    folder: Path, found: Contributions, names: Names, correlations: Floats64, values: ValueFiles, matrix: Floats32
+    folder: Path,
+    found: Contributions,
+    names: Names,
+    correlations: Floats64,
+    values: ValueFiles,
+    matrix: Floats32,
+    figure_format: str | None = None,
 ) -> None:
-    """Draw every figure: each as PNG to look at, all as pages of one PDF to print."""
+    """Draw every figure: in the format that is asked for, else each as PNG to look at and all as pages of one PDF to print.
+
+    What the beeswarms show is written to ``beeswarm.parquet`` too. Of two classes the second alone is drawn.
+    """
     order = rank_order(found.overall.value)
     top = order[:TOP_BARS]
     drawn = {
         "ensemble_shap_analysis": importance_figure(
             [_bar(found, names, feature) for feature in top],
             _shares(found, names),
-            title=f"What moves the ensemble of {len(names.instances)}",
+            title="What moves the model"
+            if len(names.instances) == 1
+            else f"What moves the ensemble of {len(names.instances)}",
         ),
         "per_class_shap_importance": class_figure(
             [
                 (name, [_bar(found, names, feature, index) for feature in rank_order(one.value)[:TOP_CLASS_BARS]])
                 for index, (name, one) in enumerate(zip(names.classes, found.by_class, strict=True))
+                if name in distinct_classes(names.classes)
             ]
         ),
     }
+    swarms_of = {}
     for index, stem in enumerate(class_stems(names.classes)):
+        if names.classes[index] not in distinct_classes(names.classes):
+            continue
         features = rank_order(found.by_class[index].value)[:TOP_SWARMS]
         swarms = [
             Swarm(names.features[feature], one, matrix[:, feature])
             for feature, one in zip(features, values.read(index, features), strict=True)
         ]
+        swarms_of[names.classes[index]] = swarms
         title = f"{names.classes[index]}: {found.n_rows:,} rows"
         drawn[f"beeswarm_{stem}"] = swarm_figure(swarms, title=title)
     if len(names.instances) > 1:
@@ -120,10 +144,52 @@ def write_figures(
     motifs = [_motif(found, feature, kmer) for feature in order if (kmer := kmer_of(names.features[feature]))]
     if motifs:
         drawn["kmer_motifs"] = motif_figure(motifs[:TOP_MOTIFS], names.classes, _families(found, names))
+    write_swarms(folder / SWARMS, swarms_of)
     for name, figure in drawn.items():
-        save(figure, folder / f"{name}.png")
+        save(figure, folder / f"{name}.{figure_format or 'png'}")
         figure.set_layout_engine("none")  # keep the layout that was found: finding it again takes time
-    write_file(folder / "shap_figures.pdf", _pages(list(drawn.values())))
+    if figure_format is None:
+        write_file(folder / "shap_figures.pdf", _pages(list(drawn.values())))
+
+
+def write_swarms(path: Path, swarms: Mapping[str, Sequence[Swarm]]) -> None:
+    """Write the rows of beeswarms by class, at most `SWARM_ROWS` of each, evenly chosen: class, feature, shap_value, value."""
+    parts = []
+    for name, several in swarms.items():
+        for swarm in several:
+            step = -(-len(swarm.values) // SWARM_ROWS)
+            columns: dict[str, Any] = {"shap_value": swarm.values[::step], "value": swarm.column[::step]}
+            texts = {"class": name, "feature": swarm.name}
+            length = len(columns["shap_value"])
+            parts.append(pa.table({title: pa.array([text] * length) for title, text in texts.items()} | columns))
+    sink = io.BytesIO()
+    pq.write_table(pa.concat_tables(parts), sink, compression="zstd")
+    write_file(path, sink.getvalue())
+
+
+def read_swarms(folder: Path, classes: Sequence[str]) -> dict[str, list[Swarm]]:
+    """Return the beeswarms of some classes, the most important feature first; none where they were not drawn.
+
+    Raises
+    ------
+    CheckpointError
+        The file is damaged.
+    """
+    path = folder / SWARMS
+    if not path.is_file():
+        return {}
+    try:
+        table = pq.read_table(path, columns=["class", "feature", "shap_value", "value"])
+    except (OSError, pa.ArrowException) as error:
+        raise CheckpointError(f"cannot read {path}: {error}; 'mi-duck explain' makes it again") from error
+    found: dict[str, list[Swarm]] = {}
+    for name in classes:
+        of_class = table.filter(pc.equal(table["class"], name))
+        for feature in of_class["feature"].unique().to_pylist():
+            rows = of_class.filter(pc.equal(of_class["feature"], feature))
+            values, column = (rows[title].to_numpy().astype(np.float32) for title in ("shap_value", "value"))
+            found.setdefault(name, []).append(Swarm(feature, values, column))
+    return found
 
 
 def _pages(drawn: "Sequence[Figure]") -> bytes:
@@ -254,21 +320,21 @@ def _ramp() -> "Colormap":
     from matplotlib.colors import LinearSegmentedColormap
 
     ramp = LinearSegmentedColormap.from_list("low to high", [SERIES[0], "#c9ced4", SERIES[1]])
-    return ramp.with_extremes(bad=INK)
+    return ramp.with_extremes(bad=MISSING_COLOR)
 
 
-def swarm_figure(swarms: Sequence[Swarm], *, title: str) -> "Figure":
-    """Draw the SHAP values of every row, one line per feature, coloured by the rank of the feature's own value."""
+def swarm_figure(swarms: Sequence[Swarm], *, title: str, width: float = 6.4) -> "Figure":
+    """Draw the SHAP values of every row, one line per feature, coloured by the rank of its own value; ``width`` in inches."""
     from matplotlib.cm import ScalarMappable
 
     with style():
-        figure, (axes,) = new_figure(6.4, 1.1 + 0.3 * len(swarms))
+        figure, (axes,) = new_figure(width, 1.1 + 0.3 * len(swarms))
         axes.axvline(0, color=MUTED, linewidth=0.8, zorder=0)
         ends = [float(np.abs(swarm.values).max()) for swarm in swarms if swarm.values.size]
-        width = max(ends, default=1.0) or 1.0
+        widest = max(ends, default=1.0) or 1.0
         axes.scatter(
             np.concatenate([swarm.values for swarm in swarms]),
-            np.concatenate([row + _spread(swarm.values, width) for row, swarm in enumerate(swarms)]),
+            np.concatenate([row + _spread(swarm.values, widest) for row, swarm in enumerate(swarms)]),
             c=np.concatenate([_relative_ranks(swarm.column) for swarm in swarms]),
             cmap=_ramp(),
             vmin=0,
@@ -283,10 +349,10 @@ def swarm_figure(swarms: Sequence[Swarm], *, title: str) -> "Figure":
         axes.set_ylim(len(swarms) - 0.4, -0.6)
         axes.grid(axis="x", visible=False)
         axes.set_title(title)
-        axes.set_xlabel("SHAP value (log-odds): right of zero speaks for the class, left against it")
+        axes.set_xlabel("SHAP value (log-odds): right of zero speaks for the class")
         bar = figure.colorbar(ScalarMappable(cmap=_ramp()), ax=axes, shrink=0.5, aspect=30, ticks=[0, 1], pad=0.02)
         bar.ax.set_yticklabels(["low", "high"])
-        bar.set_label("value of the feature, by rank (black: missing)")
+        bar.set_label("value of the feature, by rank (pink: missing)")
         bar.outline.set_visible(False)
         return figure
 

@@ -79,7 +79,7 @@ LIMITS = (
     "areas.",
     "Last digits are found where they rise or fall with the label in nearly all rows; trees with their few hundred cuts per "
     "column rarely reach others.",
-    "Columns that leak only together, or in a few genes, are not found; nor is a value that is right at training and unknown "
+    "Columns that leak only together, or in a few groups, are not found; nor is a value that is right at training and unknown "
     "at prediction.",
 )
 """What the rule cannot find; the report says it."""

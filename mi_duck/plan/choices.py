@@ -43,7 +43,7 @@ def choose_layout(
     layouts = {name: layout_of(model.layout, density, name, zeros) for name in LAYOUTS}
     needed = {name: model.with_layout(one).needed_bytes(rows, n_genes) for name, one in layouts.items()}
     costs = {name: cell_factor(one.missing_share) * (1 - one.missing_share) for name, one in layouts.items()}
-    takes = {name: f"{n_genes:,} genes take about {size / GIB:.2f} GiB" for name, size in needed.items()}
+    takes = {name: f"{request.noun.count(n_genes)} take about {size / GIB:.2f} GiB" for name, size in needed.items()}
     # known to be faster on the cores, in a matrix in memory
     is_faster = costs["zeros"] < TIME_WORTH_ZEROS * costs["missing"]
     in_memory = asked.strategy != "external" and request.settings.device == "cpu"

@@ -297,8 +297,8 @@ def screen_features(indexed: Indexed, folder: RunFolder, asked: Asked, context: 
     )
     share = sum(gains[name] for name in features) / max(sum(gains.values()), 1e-300)
     context.say(
-        f"screening: a pilot on {n_genes:,} genes keeps {len(features):,} of {len(data.features):,} features, "
-        f"{share:.1%} of the gain; these genes are trained on and not scored"
+        f"screening: a pilot on {data.noun.count(n_genes)} keeps {len(features):,} of {len(data.features):,} features, "
+        f"{share:.1%} of the gain; these {data.noun.many} are trained on and not scored"
     )
     fewer = replace(data, features=features, small_features=small, wide_features=wide, pilot_genes=n_genes)
     return replace(indexed, data=fewer, bins={name: indexed.bins[name] for name in features})
@@ -354,6 +354,7 @@ def cut_request(indexed: Indexed, settings: Settings, asked: Asked) -> CutReques
         n_classes=len(data.classes),
         record_bytes=data.record_bytes,
         n_rows_written=data.n_rows + data.n_holdout_rows,
+        noun=data.noun,
     )
 
 
@@ -428,7 +429,7 @@ def cut_instances(
     for remark in windows.remarks:
         context.say(remark)
     if strategy == "multi" and not 500 <= windows.genes_per_instance <= 5000:
-        context.say(f"warning: {windows.genes_per_instance:,} genes per instance; 500 to 5,000 are usual")
+        context.say(f"warning: {request.noun.count(windows.genes_per_instance)} per instance; 500 to 5,000 are usual")
 
     def seconds_of(n_rows: int) -> float:
         return instance_seconds(strategy, n_rows, request, model, rates)
@@ -460,9 +461,9 @@ def _nested(indexed: Indexed, request: CutRequest, model: MemoryModel, budget: B
     if needed > budget.budget_bytes:
         n_fitting = int(np.searchsorted(before, model.rows_within(budget.budget_bytes), side="right"))
         raise refusal_of(budget)(
-            f"a learning curve ends with one model of all {len(before):,} genes, which needs {needed / GIB:.2f} GiB, but the "
-            f"budget is {budget.budget_bytes / GIB:.2f} GiB ({budget.won}); --sample-genes {n_fitting} would fit, and "
-            "--screen-features and --sample-negatives make it smaller"
+            f"a learning curve ends with one model of all {request.noun.count(len(before))}, which needs "
+            f"{needed / GIB:.2f} GiB, but the budget is {budget.budget_bytes / GIB:.2f} GiB ({budget.won}); --sample-genes "
+            f"{n_fitting} would fit, and --screen-features and --sample-negatives make it smaller"
         )
     ranges = tuple(
         (first, stop)
@@ -471,8 +472,8 @@ def _nested(indexed: Indexed, request: CutRequest, model: MemoryModel, budget: B
     )
     if len(ranges) < LEAST_SIZES:
         raise PlanError(
-            f"{indexed.data.n_genes:,} genes are too few for a learning curve: only {len(ranges)} of {n_sizes} sizes have every "
-            f"class outside each fold, at least {LEAST_SIZES} are needed"
+            f"{request.noun.count(indexed.data.n_genes)} are too few for a learning curve: only {len(ranges)} of {n_sizes} sizes "
+            f"have every class outside each fold, at least {LEAST_SIZES} are needed"
         )
     return Windows(ranges, len(before), 0, ())
 
@@ -494,7 +495,7 @@ def _check_classes(instances: tuple[Instance, ...], indexed: Indexed, settings: 
 def _say_plan(plan: Plan, context: Context) -> None:
     data, budget = plan.data, plan.cut.budget
     context.say(
-        f"{data.n_genes:,} genes, {data.n_rows:,} rows, {len(data.features):,} features "
+        f"{data.noun.count(data.n_genes)}, {data.n_rows:,} rows, {len(data.features):,} features "
         f"({len(data.small_features):,} as bytes); {plan.settings.n_folds} folds over '{data.fold_column}'"
     )
     context.say(

@@ -24,6 +24,7 @@ from mi_duck.rows.segments import KEYS, ColumnDensity
 from mi_duck.run.costs import Layout, MemoryModel, Rates, growing_bytes, index_bytes
 from mi_duck.run.plan import Instance, Settings
 from mi_duck.settings import Asked
+from mi_duck.wording import GENES, Noun
 
 STRATEGIES = ("single", "multi", "external")
 MULTI_ABOVE_GENES = 1500
@@ -55,6 +56,8 @@ class CutRequest:
         Of one row in the segments.
     n_rows_written
         Rows that segments hold: of all genes, trained on or not, and of those held out.
+    noun
+        What the groups are called.
     """
 
     training_rows: NDArray[np.int64]
@@ -66,6 +69,7 @@ class CutRequest:
     n_classes: int
     record_bytes: int
     n_rows_written: int
+    noun: Noun = GENES
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,14 +229,14 @@ def windows_of(strategy: str, request: CutRequest, model: MemoryModel, budget: B
         if most < 1 or (most < genes and not request.auto_adjust):
             raise PlanError(
                 f"--genes-per-instance {genes} at --memory-per-gene-mb {model.megabytes_per_gene:g} needs "
-                f"{model.predict_bytes(0, genes) / GIB:.2f} GiB, but {words}, which holds {max(most, 0):,} genes"
+                f"{model.predict_bytes(0, genes) / GIB:.2f} GiB, but {words}, which holds {request.noun.count(max(most, 0))}"
             )
         genes = min(genes, most)
     if rows_limit == 0:
         needed = model.needed_bytes(int(training_rows.max()), 1)
         raise refuse(
             f"the budget of {budget.budget_bytes / GIB:.2f} GiB ({budget.won}) holds no row; training needs "
-            f"{needed / GIB:.2f} GiB for the largest gene alone"
+            f"{needed / GIB:.2f} GiB for the largest {request.noun.one} alone"
         )
     return cut_windows(
         training_rows,
@@ -243,6 +247,7 @@ def windows_of(strategy: str, request: CutRequest, model: MemoryModel, budget: B
         auto_adjust=request.auto_adjust,
         budget=budget,
         needed_bytes=lambda rows: model.needed_bytes(rows, 1),
+        noun=request.noun,
     )
 
 

@@ -27,6 +27,7 @@ from mi_duck.resources import GIB, Budget
 from mi_duck.run.costs import MemoryModel
 from mi_duck.run.genes import GeneTable
 from mi_duck.run.plan import Instance, Plan
+from mi_duck.wording import GENES, Noun
 
 LEAST_INSTANCES = 3
 LEAST_SIZES = 3  # of a learning curve: its law has as many parameters
@@ -87,6 +88,7 @@ def cut_windows(
     auto_adjust: bool,
     budget: Budget,
     needed_bytes: Callable[[int], int],
+    noun: Noun = GENES,
 ) -> Windows:
     """Cut genes into at least three overlapping windows within all limits.
 
@@ -102,6 +104,8 @@ def cut_windows(
         Most rows of one window: what the memory budget holds.
     budget, needed_bytes
         The memory budget, and peak memory of a number of rows: for messages and exit codes.
+    noun
+        What the groups are called there.
 
     Raises
     ------
@@ -115,17 +119,17 @@ def cut_windows(
     largest = int(training_rows.max())
     if largest > rows_limit:
         raise refusal_of(budget)(
-            f"the largest gene alone has {largest:,} rows and needs {needed_bytes(largest) / GIB:.2f} GiB, but the budget "
+            f"the largest {noun.one} alone has {largest:,} rows and needs {needed_bytes(largest) / GIB:.2f} GiB, but the budget "
             f"is {budget.budget_bytes / GIB:.2f} GiB ({budget.won})"
             + ("; set --max-memory-per-instance-gb to that" if budget.is_users_number else "; use a larger machine")
         )
-    n, target, remarks = _asked_windows(n_genes, genes_per_instance, overlap, max_instances, auto_adjust)
+    n, target, remarks = _asked_windows(n_genes, genes_per_instance, overlap, max_instances, auto_adjust, noun)
     starts = _balanced_starts(before, n, target, overlap_genes(target, overlap), rows_limit)
     if starts is None:
         found = _more_windows(before, n + 1, overlap, rows_limit) if auto_adjust else None
         if found is None:
             raise refusal_of(budget)(
-                f"an instance of {target:,} genes needs up to "
+                f"an instance of {noun.count(target)} needs up to "
                 f"{_bytes_needed(before, n, overlap, needed_bytes) / GIB:.2f} GiB, but the budget is "
                 f"{budget.budget_bytes / GIB:.2f} GiB ({budget.won}); allow that much or set a smaller --genes-per-instance"
             )
@@ -133,24 +137,24 @@ def cut_windows(
         if n > max_instances:
             raise refusal_of(budget)(
                 f"the budget of {budget.budget_bytes / GIB:.2f} GiB ({budget.won}) holds {rows_limit:,} rows, so "
-                f"{n} instances are needed to cover all {n_genes:,} genes, but --max-instances is "
+                f"{n} instances are needed to cover all {noun.count(n_genes)}, but --max-instances is "
                 f"{max_instances}; set --max-instances {n} or allow "
                 f"{_bytes_needed(before, max_instances, overlap, needed_bytes) / GIB:.2f} GiB per instance"
             )
         remarks.append(
-            f"the budget holds {rows_limit:,} rows, so an instance has up to {smaller:,} genes instead of {target:,}"
+            f"the budget holds {rows_limit:,} rows, so an instance has up to {noun.count(smaller)} instead of {target:,}"
         )
         target = smaller
         starts = _balanced_starts(before, n, target, overlap_genes(target, overlap), rows_limit)
         if starts is None:
-            raise PlanError(f"no cut into {n} instances of {target:,} genes exists")
+            raise PlanError(f"no cut into {n} instances of {noun.count(target)} exists")
     shared = overlap_genes(target, overlap)
     ranges = tuple((start, after + shared) for start, after in pairwise(starts)) + ((starts[-1], n_genes),)
     return Windows(ranges, target, shared, tuple(remarks))
 
 
 def _asked_windows(
-    n_genes: int, genes_per_instance: int, overlap: float, max_instances: int, auto_adjust: bool
+    n_genes: int, genes_per_instance: int, overlap: float, max_instances: int, auto_adjust: bool, noun: Noun
 ) -> tuple[int, int, list[str]]:
     """Return number and cap of genes of the windows without regard to memory, and remarks on what differs from what was asked."""
     target = min(genes_per_instance, n_genes)
@@ -162,19 +166,19 @@ def _asked_windows(
                 f"--max-instances {max_instances} is below {n}, the least for an ensemble; set --strategy single"
             )
         if n_genes < LEAST_INSTANCES:
-            raise PlanError(f"{n_genes} genes cannot make {n} instances; set --strategy single")
+            raise PlanError(f"{noun.count(n_genes)} cannot make {n} instances; set --strategy single")
         target = smallest_target(n_genes, n, overlap)
-        return n, target, [f"at least {n} instances are made, so an instance has up to {target:,} genes"]
+        return n, target, [f"at least {n} instances are made, so an instance has up to {noun.count(target)}"]
     if n <= max_instances:
         return n, target, []
     enough = smallest_target(n_genes, max_instances, overlap)
     if not auto_adjust:
         covered = max_instances * target - (max_instances - 1) * overlap_genes(target, overlap)
         raise PlanError(
-            f"--max-instances {max_instances} of {target:,} genes cover {covered:,} of {n_genes:,} genes; set "
+            f"--max-instances {max_instances} of {noun.count(target)} cover {covered:,} of {noun.count(n_genes)}; set "
             f"--max-instances {n} or --genes-per-instance {enough} or leave --auto-adjust-instance-size on"
         )
-    remark = f"--max-instances {max_instances} needs {enough:,} genes per instance instead of {target:,}"
+    remark = f"--max-instances {max_instances} needs {noun.count(enough)} per instance instead of {target:,}"
     return max_instances, enough, [remark]
 
 

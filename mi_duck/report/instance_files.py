@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mi_duck.atomic_files import file_sha256, sealed, storage_errors, write_csv, write_file, write_json
-from mi_duck.drawing import ENSEMBLE, save, short_label, style
+from mi_duck.drawing import ENSEMBLE, LOSSLESS, save_as, short_label, style
 from mi_duck.ensemble.model import InstanceModel
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.errors import CheckpointError
@@ -40,7 +40,7 @@ from mi_duck.report.plots import Curve, curve_figure
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import Genes, codes_of, read_genes
 from mi_duck.run.instance_folder import is_trained, read_manifest
-from mi_duck.run.plan import Instance, Plan
+from mi_duck.run.plan import Instance, Plan, distinct_classes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,8 +49,9 @@ if TYPE_CHECKING:
 SCORES = ("gene_cv_metrics.csv", "metrics_aggregate.json")
 IMPORTANCE = "feature_importance_analysis/importance.csv"
 UNSEEN = ("holdout_evaluation_results.csv", "holdout_evaluation_summary.json")
-CURVES = {"pr": "pr_base_vs_meta.pdf", "roc": "roc_base_vs_meta.pdf"}
-IMPORTANCE_PLOT = "feature_importance_analysis/importance.pdf"
+CURVES = {"pr": "pr_base_vs_meta", "roc": "roc_base_vs_meta"}
+IMPORTANCE_PLOT = "feature_importance_analysis/importance"
+"""Figures, by their path without the format."""
 TOTALS = {
     "total_gain": "share of the total gain",
     "total_cover": "share of the total cover",
@@ -88,11 +89,11 @@ def importance_table(model: InstanceModel) -> list[dict[str, Any]]:
 def importance_figure(rows: Sequence[dict[str, Any]]) -> "Figure":
     """Draw the most important features by gain, cover and weight, each as its share of all features of the class.
 
-    There is one column of panels per class; ``rows`` are those of `importance_table`.
+    There is one column of panels per distinct class; ``rows`` are those of `importance_table`.
     """
     from matplotlib.figure import Figure
 
-    classes = list(dict.fromkeys(row["class"] for row in rows))
+    classes = distinct_classes(list(dict.fromkeys(row["class"] for row in rows)))
     with style():
         size = 0.4 + 3.2 * len(classes), len(TOTALS) * (0.8 + 0.17 * SHOWN)
         figure = Figure(figsize=size, layout="constrained")
@@ -131,7 +132,9 @@ class OutOfFold:
     base_ranked: NDArray[np.floating[Any]] | None
 
 
-def describe_instances(*, run: str, threads: int, is_minimal: bool, report: Report) -> dict[str, Any]:
+def describe_instances(
+    *, run: str, threads: int, is_minimal: bool, report: Report, figure_format: str | None = None
+) -> dict[str, Any]:
     """Complete the folder of every trained instance of a run that is consolidated.
 
     Parameters
@@ -140,6 +143,8 @@ def describe_instances(*, run: str, threads: int, is_minimal: bool, report: Repo
         Run folder with segments and the scratch file of base scores.
     is_minimal
         Whether to leave out plots, curves and unseen genes.
+    figure_format
+        ``pdf``, ``svg`` or ``png``; by default PDF.
 
     Returns
     -------
@@ -161,19 +166,25 @@ def describe_instances(*, run: str, threads: int, is_minimal: bool, report: Repo
         predict_unseen(folder, plan, genes, trained, threads=threads, report=report)
     for done, instance in enumerate(trained):
         report("completing the folders of instances", done, len(trained))
-        _describe(folder, plan, instance, genes, is_minimal=is_minimal)
+        _describe(folder, plan, instance, genes, is_minimal=is_minimal, figure_format=figure_format or "pdf")
     report("completing the folders of instances", len(trained), len(trained))
     return {"instances": [instance.instance_id for instance in trained]}
 
 
-def _describe(folder: RunFolder, plan: Plan, instance: Instance, genes: Genes, *, is_minimal: bool) -> None:
+def _describe(
+    folder: RunFolder, plan: Plan, instance: Instance, genes: Genes, *, is_minimal: bool, figure_format: str
+) -> None:
     where = folder.instance(instance)
     model = load_unified_model(where)
     if not isinstance(model, InstanceModel):
         raise CheckpointError(f"{where} holds an ensemble, not the model of one instance")
     rows = _read_rows(folder, plan, instance, genes)
-    names = [*SCORES, IMPORTANCE, *(() if is_minimal else (*UNSEEN, *CURVES.values(), IMPORTANCE_PLOT))]
-    with amended(where, names):
+    names, stale = [*SCORES, IMPORTANCE], []
+    if not is_minimal:
+        figures = (*CURVES.values(), IMPORTANCE_PLOT)
+        names += [*UNSEEN, *(f"{name}.{figure_format}" for name in figures)]
+        stale = [one for name in figures for suffix in LOSSLESS if (one := f"{name}{suffix}") not in names]
+    with amended(where, names, stale):
         folds = _fold_lines(rows, plan.data.classes, plan.settings.n_folds)
         write_csv(where / SCORES[0], folds)
         write_json(where / SCORES[1], aggregate(folds))
@@ -188,14 +199,18 @@ def _describe(folder: RunFolder, plan: Plan, instance: Instance, genes: Genes, *
             write_file(where / UNSEEN[0], f"{','.join(FACTS)}\n".encode())
         write_json(where / UNSEEN[1], summary)
         for kind, name in CURVES.items():
-            panels = [("sites against other rows", _pair(kind, rows))]
-            panels += [(title, _pair(kind, rows, index=index)) for index, title in enumerate(plan.data.classes)]
-            save(curve_figure(panels, kind=kind), where / name)
-        save(importance_figure(importance), where / IMPORTANCE_PLOT)
+            panels = [(f"all but {plan.data.classes[0]}", _pair(kind, rows))] if len(plan.data.classes) > 2 else []
+            panels += [
+                (title, _pair(kind, rows, index=index))
+                for index, title in enumerate(plan.data.classes)
+                if title in plan.data.distinct_classes
+            ]
+            save_as(curve_figure(panels, kind=kind), where / name, (figure_format,))
+        save_as(importance_figure(importance), where / IMPORTANCE_PLOT, (figure_format,))
 
 
 @contextmanager
-def amended(where: Path, names: Sequence[str]) -> Iterator[None]:
+def amended(where: Path, names: Sequence[str], stale: Sequence[str] = ()) -> Iterator[None]:
     """Write files into a finished instance's folder, then list them with their hashes in its manifest.
 
     Files that change are removed from the manifest first, so the folder is valid at every moment.
@@ -204,11 +219,13 @@ def amended(where: Path, names: Sequence[str]) -> Iterator[None]:
     ----------
     names
         Relative paths of the files that are written inside the block; they may exist already.
+    stale
+        Of those that are deleted there, if they exist.
     """
     with storage_errors(where):
         path = where / "manifest.json"
         manifest = read_manifest(where)
-        kept = {name: digest for name, digest in manifest["sha256"].items() if name not in set(names)}
+        kept = {name: digest for name, digest in manifest["sha256"].items() if name not in {*names, *stale}}
         if len(kept) < len(manifest["sha256"]):
             write_json(path, sealed(manifest | {"sha256": kept}))
     yield

@@ -13,22 +13,23 @@ from typing import Any
 import msgspec
 
 from mi_duck.atomic_files import write_csv, write_json
-from mi_duck.drawing import save
+from mi_duck.drawing import save_as
 from mi_duck.errors import CheckpointError
 from mi_duck.report.plots import LearningCurve, learning_figure
 from mi_duck.report.records import RunRecords, read_records
 from mi_duck.run.folder import RunFolder
+from mi_duck.wording import Noun
 
 WIDE = 1 / 3
 ADVICE = {
     "stopped early": "the best round was found and kept",
     "ran out of rounds": "the last round was the best or nearly so; raise --n-estimators",
-    "wide gap": "the log loss on training genes is less than a third of that on stopping genes; use more genes per instance, or "
+    "wide gap": "the log loss on training rows is less than a third of that on stopping rows; use more {many} per instance, or "
     "a lower --max-depth",
-    "no gain": "no round after the first lowered the log loss on stopping genes; the features add nothing here",
-    "not watched": "without early stopping no genes are kept aside, so overfitting is not measured",
+    "no gain": "no round after the first lowered the log loss on stopping rows; the features add nothing here",
+    "not watched": "without early stopping no {many} are kept aside, so overfitting is not measured",
 }
-"""Every verdict and what it means."""
+"""Every verdict and what it means; ``{many}`` stands for what groups are called."""
 
 
 class FitRecord(msgspec.Struct, frozen=True, kw_only=True, rename={"class_name": "class"}):
@@ -136,8 +137,14 @@ def read_curves(root: Path, instance_id: int) -> dict[str, list[LearningCurve]] 
     return found
 
 
+def distinct_curves(run: RunRecords, instance_id: int) -> dict[str, list[LearningCurve]]:
+    """Return the learning curves of an instance for each class that has its own; none where it was not trained."""
+    found = read_curves(run.root, instance_id) or {}
+    return {name: curves for name, curves in found.items() if name in run.distinct_classes}
+
+
 def fit_records(run: RunRecords) -> list[FitRecord]:
-    """Return the record of every fold fit of every trained instance."""
+    """Return the record of every fold fit of every trained instance; of two classes of the second, which alone is fitted."""
     settings = run.plan.settings
     return [
         classify_fit(
@@ -148,21 +155,24 @@ def fit_records(run: RunRecords) -> list[FitRecord]:
             patience=settings.early_stopping_patience,
         )
         for one in run.plan.cut.instances
-        for name, curves in (read_curves(run.root, one.instance_id) or {}).items()
+        for name, curves in distinct_curves(run, one.instance_id).items()
         for curve in curves
     ]
 
 
-def write_overfitting(run: RunRecords, *, with_plots: bool = True) -> list[FitRecord]:
-    """Write ``overfitting/``: one line per fit, a summary, and the learning curves of every instance as PDF."""
+def write_overfitting(
+    run: RunRecords, *, with_plots: bool = True, formats: Sequence[str] = ("pdf",)
+) -> list[FitRecord]:
+    """Write ``overfitting/``: one line per fit, a summary, and the learning curves of every instance drawn."""
     records = fit_records(run)
     folder = RunFolder(run.root).overfitting
     write_csv(folder / "overfitting.csv", msgspec.to_builtins(records))
-    write_json(folder / "overfitting.json", summary(records))
+    write_json(folder / "overfitting.json", summary(records, run.noun))
     for one in run.plan.cut.instances:
-        curves = read_curves(run.root, one.instance_id) if with_plots else None
+        curves = distinct_curves(run, one.instance_id) if with_plots else None
         if curves:
-            save(learning_figure(list(curves.items())), folder / f"learning_curves_{one.name}.pdf")
+            figure = learning_figure(list(curves.items()), run.noun)
+            save_as(figure, folder / f"learning_curves_{one.name}", formats)
     return records
 
 
@@ -177,25 +187,26 @@ def read_overfitting(run: RunRecords) -> list[FitRecord] | None:
     return read_records(RunFolder(run.root).overfitting / "overfitting.csv", FitRecord)
 
 
-def summary(records: Sequence[FitRecord]) -> dict[str, Any]:
+def summary(records: Sequence[FitRecord], noun: Noun) -> dict[str, Any]:
     """Return the number of fits of every verdict, in total and by class, and what the verdicts mean."""
     names = dict.fromkeys(record.class_name for record in records)
     return {
         "n_fits": len(records),
-        "verdicts": _counts(records),
+        "verdicts": counts(records),
         "by_class": {name: _class_summary([one for one in records if one.class_name == name]) for name in names},
-        "meaning": ADVICE,
+        "meaning": {verdict: words.format(many=noun.many) for verdict, words in ADVICE.items()},
     }
 
 
-def _counts(records: Sequence[FitRecord]) -> dict[str, int]:
+def counts(records: Sequence[FitRecord]) -> dict[str, int]:
+    """Return the number of fits of every verdict."""
     return {verdict: sum(record.verdict == verdict for record in records) for verdict in ADVICE}
 
 
 def _class_summary(records: Sequence[FitRecord]) -> dict[str, Any]:
     watched = [record for record in records if record.gap is not None]
     return {
-        "verdicts": _counts(records),
+        "verdicts": counts(records),
         "best_round": [min(one.best_round for one in records), max(one.best_round for one in records)],
         "mean_training_log_loss": sum(one.training_log_loss for one in records) / len(records),
         "mean_stopping_log_loss": _mean([one.stopping_log_loss for one in watched]),

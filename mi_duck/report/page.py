@@ -6,20 +6,23 @@ the page names the command that makes it.
 
 import json
 import re
+import urllib.parse
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from mi_duck.atomic_files import write_file
-from mi_duck.drawing import NAMES, inline_svg, save
+from mi_duck.drawing import NAMES, inline_svg, save_as
+from mi_duck.explain.figures import read_swarms, swarm_figure
+from mi_duck.explain.tables import class_stems
 from mi_duck.leakage.suspicion import LIMITS
 from mi_duck.metrics.metrics import title_of
-from mi_duck.numbers import decimal, gibibytes, typeset
+from mi_duck.numbers import gibibytes
 from mi_duck.processes import Report
 from mi_duck.report import plots, tables
-from mi_duck.report.overfitting import FitRecord, read_curves, read_overfitting, summary, write_overfitting
+from mi_duck.report.overfitting import FitRecord, counts, distinct_curves, read_overfitting, write_overfitting
 from mi_duck.report.records import (
     RunRecords,
     curve_panels,
@@ -31,7 +34,8 @@ from mi_duck.report.records import (
     suspects_of,
     value_of,
 )
-from mi_duck.report.summary import answer, cautions, genes_improved
+from mi_duck.report.summary import NAMES as FILES
+from mi_duck.report.summary import answer, cautions, file_text, genes_improved
 from mi_duck.run.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 MOST_FEATURES = 25
+MOST_FEATURES_OF_CLASS = 12
 MOST_LEAKS = 15
 MOST_INSTANCES = 12
 """Most instances whose learning curves are on the page; those of all are in ``overfitting/``."""
@@ -54,7 +59,34 @@ class Picture:
     caption: str
 
 
-def write_report(*, run: str, with_plots: bool, with_overfitting: bool, report: Report) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A file of the run: its path from the page as an address and as text, and what it holds."""
+
+    address: str
+    name: str
+    text: str = ""
+
+
+LINKS = {
+    "scores": ("metrics.csv", "instance_performance_comparison.csv", "thresholds.json", "base_vs_meta.json"),
+    "curves": ("curves.csv", "pr_base_vs_meta*.*", "roc_base_vs_meta*.*"),
+    "calibration": ("calibration_analysis/*",),
+    "data": ("genes.parquet", "gene_coverage_report.csv", "oof_predictions.parquet", "holdout_predictions.parquet"),
+    "plan": ("plan.json", "memory.json", "memory_per_gene.*"),
+    "overfitting": ("overfitting/*",),
+    "importance": ("comprehensive_shap_analysis/*",),
+    "leakage": ("leakage_analysis/*",),
+    "genes": ("gene_deltas.csv",),
+}
+"""Files of which each section of the page speaks, as patterns."""
+WRITTEN_LATER = ("unified_training_summary.txt", "provenance.json")
+"""Files that are written after the page, with a finished run."""
+
+
+def write_report(
+    *, run: str, with_plots: bool, with_overfitting: bool, report: Report, figure_format: str | None = None
+) -> dict[str, Any]:
     """Write the figures, ``overfitting/`` and ``report.html`` of a finished run.
 
     Parameters
@@ -63,6 +95,8 @@ def write_report(*, run: str, with_plots: bool, with_overfitting: bool, report: 
         Whether to draw figures; the tables of the page are always made.
     with_overfitting
         Whether to write the overfitting monitor.
+    figure_format
+        ``pdf``, ``svg`` or ``png``; by default PDF, and that of leaks SVG too.
 
     Returns
     -------
@@ -75,12 +109,13 @@ def write_report(*, run: str, with_plots: bool, with_overfitting: bool, report: 
         The run is not finished, or a file is damaged.
     """
     records = read_run(Path(run))
+    formats = (figure_format or "pdf",)
     report("report", 0, 3)
     if with_overfitting:
-        write_overfitting(records, with_plots=with_plots)
+        write_overfitting(records, with_plots=with_plots, formats=formats)
     report("report", 1, 3)
     if with_plots:
-        write_figures(records)
+        write_figures(records, formats, leak_formats=formats if figure_format else ("pdf", "svg"))
     report("report", 2, 3)
     fits = read_overfitting(records)
     write_file(RunFolder(records.root).page, render(records, fits, with_plots=with_plots).encode())
@@ -91,7 +126,6 @@ def write_report(*, run: str, with_plots: bool, with_overfitting: bool, report: 
 def render(run: RunRecords, fits: Sequence[FitRecord] | None, *, with_plots: bool = True) -> str:
     """Return the page; the same records give the same text; ``fits`` is None where the overfitting monitor was off."""
     pictures = Pictures(with_plots)
-    asked = asdict(run.plan.asked) | {"full_hash": run.plan.data.full_hash}
     return (
         environment()
         .get_template("report.html.j2")
@@ -104,9 +138,11 @@ def render(run: RunRecords, fits: Sequence[FitRecord] | None, *, with_plots: boo
             headline=tables.headline_table(run),
             comparison=pictures.draw(
                 "models", partial(_model_figure, run), "Every model on the same rows, with 95 % intervals"
-            ),
+            )
+            if len(run.instances) > 1
+            else None,
             scores=tables.score_table(run),
-            by_class=tables.class_table(run),
+            by_class=tables.class_tables(run),
             elsewhere=tables.elsewhere_table(run),
             left_out=tables.left_out_table(run),
             thresholds=tables.threshold_table(run),
@@ -117,22 +153,31 @@ def render(run: RunRecords, fits: Sequence[FitRecord] | None, *, with_plots: boo
             calibration_gaps=tables.calibration_gap_table(run),
             classes=_classes(run),
             folds=tables.fold_table(run),
-            windows=pictures.draw("windows", partial(_window_figure, run), "Which genes each instance is trained on"),
+            windows=pictures.draw(
+                "windows", partial(_window_figure, run), f"Which {run.noun.many} each instance is trained on"
+            )
+            if len(run.instances) > 1
+            else None,
             instances=tables.instance_table(run),
             memory=pictures.draw(
-                "memory", partial(_memory_figure, run), "Peak memory of every training process, and the memory per gene"
+                "memory",
+                partial(_memory_figure, run),
+                f"Peak memory of every training process, and the memory per {run.noun.one}",
             ),
-            fits=tables.fit_table(fits) if fits else None,
-            verdicts=summary(fits or ())["verdicts"],
+            fits=tables.fit_table(fits, run.noun) if fits else None,
+            verdicts=counts(fits or ()),
             learning=_learning(run, fits, pictures),
             importance=_importance(run, pictures),
+            of_classes=_importance_by_class(run, pictures),
             leakage=_leakage(run),
             leak_limits=LIMITS,
             suspects=suspects_of(run),
-            gene_deltas=_gene_deltas(run),
+            genes=tables.gene_tables(run, scored_genes(run)),
             command=tables.run_command(run),
-            asked=asked,
-            decided={name: value for name, value in json.loads(run.facts["settings"]).items() if name not in asked},
+            settings=tables.settings_table(run),
+            noun=run.noun,
+            links={section: links(run.root, patterns) for section, patterns in LINKS.items()},
+            files=_files(run),
             with_plots=with_plots,
         )
     )
@@ -183,12 +228,12 @@ def _model_figure(run: RunRecords) -> "Figure":
 
 def _window_figure(run: RunRecords) -> "Figure":
     windows = {f"instance_{one['instance_id']:02d}": (one["first_rank"], one["stop_rank"]) for one in run.instances}
-    return plots.window_figure(windows, n_genes=run.plan.data.n_genes)
+    return plots.window_figure(windows, n_genes=run.plan.data.n_genes, noun=run.noun)
 
 
 def _memory_figure(run: RunRecords) -> "Figure":
     return plots.memory_figure(
-        memory_dots(run), gene_bytes=run.gene_bytes, budget_bytes=run.plan.cut.budget.budget_bytes
+        memory_dots(run), gene_bytes=run.gene_bytes, noun=run.noun, budget_bytes=run.plan.cut.budget.budget_bytes
     )
 
 
@@ -222,10 +267,12 @@ def _learning(
         gaps[fit.instance_id] = max(gaps.get(fit.instance_id, 0.0), fit.gap or 0.0)
     found = []
     for instance_id in sorted(sorted(gaps, key=lambda one: (-gaps[one], one))[:MOST_INSTANCES]):
-        title, panels = f"instance_{instance_id:02d}", (read_curves(run.root, instance_id) or {}).items()
+        title, panels = f"instance_{instance_id:02d}", distinct_curves(run, instance_id).items()
         drawn = [
             pictures.draw(
-                f"learning-{instance_id}-{index}", partial(plots.learning_figure, [panel]), f"{title}, {panel[0]}"
+                f"learning-{instance_id}-{index}",
+                partial(plots.learning_figure, [panel], run.noun),
+                f"{title}, {panel[0]}",
             )
             for index, panel in enumerate(panels)
         ]
@@ -234,22 +281,47 @@ def _learning(
 
 
 def _importance(run: RunRecords, pictures: Pictures) -> tuple[Picture | None, tables.Table] | None:
+    """Return the importance over all classes, drawn where there are more than two, and as a table."""
     lines = read_rows(RunFolder(run.root).shap / "ensemble_shap_importance.csv")
     if lines is None:
         return None
+    picture = None
+    if len(run.distinct_classes) > 1:
+        figure = partial(_importance_figure, lines[:MOST_FEATURES], "all classes")
+        picture = pictures.draw(
+            "importance", figure, "Mean absolute SHAP value over classes and members, with 95 % intervals"
+        )
+    columns = {"rank": "rank", "feature": "feature", "importance": "mean |SHAP value|", "se": "standard error"}
+    if len(run.instances) > 1:
+        columns |= {"instance_min": "lowest of an instance", "instance_max": "highest"}
+    return picture, tables.lines_table(lines, columns, caption="Most important features", most=MOST_FEATURES, texts=2)
+
+
+def _importance_figure(lines: Sequence[dict[str, str]], title: str) -> "Figure":
     bars = []
-    for line in lines[:MOST_FEATURES]:
+    for line in lines:
         value, error = value_of(line["importance"]) or 0.0, value_of(line.get("se"))
         low, high = (None, None) if error is None else (value - 1.96 * error, value + 1.96 * error)
         bars.append(plots.Bar(line["feature"], value, low, high))
-    picture = pictures.draw(
-        "importance",
-        lambda: plots.bar_figure(bars, title="most important features", axis="mean |SHAP value| (log-odds)"),
-        "Mean absolute SHAP value over classes and members, with 95 % intervals",
-    )
-    columns = {"rank": "rank", "feature": "feature", "importance": "mean |SHAP value|", "se": "standard error"}
-    columns |= {"instance_min": "lowest of an instance", "instance_max": "highest"}
-    return picture, tables.lines_table(lines, columns, caption="Most important features", most=MOST_FEATURES, texts=2)
+    return plots.bar_figure(bars, title=f"most important features, {title}", axis="mean |SHAP value| (log-odds)")
+
+
+def _importance_by_class(run: RunRecords, pictures: Pictures) -> list[tuple[str, list[Picture | None]]]:
+    """Return for each class its most important features as bars, and the SHAP values of single rows."""
+    folder, found = RunFolder(run.root).shap, []
+    swarms = read_swarms(folder, run.distinct_classes)
+    for index, (name, stem) in enumerate(zip(run.classes, class_stems(run.classes), strict=True)):
+        lines = read_rows(folder / f"{stem}_shap_importance.csv")
+        if lines is None or name not in run.distinct_classes:
+            continue
+        figure: Callable[[], Figure] = partial(_importance_figure, lines[:MOST_FEATURES_OF_CLASS], name)
+        drawn = [pictures.draw(f"importance-{index}", figure, f"Importance for {name}, with 95 % intervals")]
+        if name in swarms:
+            some = swarms[name][:MOST_FEATURES_OF_CLASS]
+            figure = partial(swarm_figure, some, title=f"SHAP values of rows, {name}", width=5.2)
+            drawn.append(pictures.draw(f"swarm-{index}", figure, f"SHAP values of single rows for {name}"))
+        found.append((name, drawn))
+    return found
 
 
 def _leakage(run: RunRecords) -> tables.Table | None:
@@ -265,21 +337,26 @@ def _leakage(run: RunRecords) -> tables.Table | None:
     )
 
 
-def _gene_deltas(run: RunRecords) -> list[tables.Table] | None:
-    """Return the genes for which the ensemble is better, and worse, than the base model, by how much their log loss falls."""
-    lines = scored_genes(run)
-    if not lines or "log_loss_delta" not in lines[0]:
-        return None
-    lines.sort(key=lambda line: -(value_of(line["log_loss_delta"]) or 0.0))
+def links(root: Path, patterns: Sequence[str]) -> list[Link]:
+    """Return links from the page to the files of a run that are there."""
+    found = [path for pattern in patterns for path in sorted(root.glob(pattern)) if path.is_file()]
+    return [_link(path.relative_to(root).as_posix()) for path in found if not path.name.startswith(".")]
+
+
+def _link(name: str, text: str = "") -> Link:
+    return Link(urllib.parse.quote(name), name, text)
+
+
+def _files(run: RunRecords) -> list[Link]:
+    """Return links to all files and folders in the folder of the run, with what they hold."""
+    is_finished = run.facts["status"] is not None
     found = []
-    captions = "Genes with the largest decrease in log loss", "Genes with the largest increase in log loss"
-    for caption, some in zip(captions, (lines[:8], lines[:-9:-1]), strict=True):
-        rows = [
-            (line["gene_id"], line["n_rows"])
-            + tuple(typeset(decimal(value_of(line[f"log_loss_{name}"]))) for name in ("base", "meta", "delta"))
-            for line in some
-        ]
-        found.append(tables.Table(caption, ("gene", "rows", "log loss, base", "log loss, ensemble", "decrease"), rows))
+    for known in FILES:
+        paths = sorted({*run.root.glob(known), *run.root.glob(f"{known}.*")})
+        names = [f"{path.name}/" if path.is_dir() else path.name for path in paths if path.name not in WRITTEN_LATER]
+        if known in WRITTEN_LATER and is_finished:
+            names.append(known)
+        found += [_link(name, file_text(name.rstrip("/"), run.noun)) for name in names if name != "report.html"]
     return found
 
 
@@ -312,27 +389,25 @@ def file_names(classes: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def write_figures(run: RunRecords) -> None:
+def write_figures(run: RunRecords, formats: Sequence[str], *, leak_formats: Sequence[str]) -> None:
     """Write every figure whose table was made.
 
-    ``pr_base_vs_meta.pdf`` and ``roc_base_vs_meta.pdf`` with all classes and one file per class each, in
+    ``pr_base_vs_meta.pdf`` and ``roc_base_vs_meta.pdf`` with all classes and of several one file per class each, in
     ``calibration_analysis/`` one ``reliability_<class>.pdf`` per class, ``memory_per_gene.pdf``, and in ``leakage_analysis/``
-    ``leakage.pdf`` and ``leakage.svg``.
+    ``leakage.pdf`` and ``leakage.svg``; or all in another format. Of two classes the second alone is drawn.
     """
     folder, names = RunFolder(run.root), file_names(run.classes)
     for kind in ("pr", "roc"):
-        panels = curve_panels(run, kind)
+        panels = curve_panels(run, kind) or []
         if panels:
-            save(plots.curve_figure(panels, kind=kind), run.root / f"{kind}_base_vs_meta.pdf")
-        for panel in panels or []:
-            path = run.root / f"{kind}_base_vs_meta_{names[panel[0]]}.pdf"
-            save(plots.curve_figure([panel], kind=kind), path)
+            save_as(plots.curve_figure(panels, kind=kind), run.root / f"{kind}_base_vs_meta", formats)
+        for panel in panels if len(run.classes) > 2 else ():
+            stem = run.root / f"{kind}_base_vs_meta_{names[panel[0]]}"
+            save_as(plots.curve_figure([panel], kind=kind), stem, formats)
     for lines in reliability_panels(run) or []:
-        path = folder.calibration_analysis / f"reliability_{names[lines[0]]}.pdf"
-        save(plots.reliability_figure([lines]), path)
-    save(_memory_figure(run), folder.memory_plot)
+        stem = folder.calibration_analysis / f"reliability_{names[lines[0]]}"
+        save_as(plots.reliability_figure([lines]), stem, formats)
+    save_as(_memory_figure(run), folder.memory_plot, formats)
     leaks = read_rows(folder.leakage / "leakage.csv")
     if leaks:
-        figure = plots.leakage_figure(leaks, run.plan.data.base_scores)
-        for suffix in (".pdf", ".svg"):
-            save(figure, folder.leakage / f"leakage{suffix}")
+        save_as(plots.leakage_figure(leaks, run.plan.data.base_scores), folder.leakage / "leakage", leak_formats)

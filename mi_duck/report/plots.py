@@ -5,8 +5,22 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from mi_duck.drawing import BASE, ENSEMBLE, GRID, INK, MUTED, SERIES, new_figure, new_panels, short_label, style
+from mi_duck.drawing import (
+    BASE,
+    ENSEMBLE,
+    GRID,
+    INK,
+    LEGEND_LINE,
+    MUTED,
+    SERIES,
+    legend_above,
+    new_figure,
+    new_panels,
+    short_label,
+    style,
+)
 from mi_duck.numbers import MIB, decimal
+from mi_duck.wording import Noun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,8 +105,9 @@ class MemoryDot:
 
 def curve_figure(panels: Sequence[tuple[str, Sequence[Curve]]], *, kind: str) -> "Figure":
     """Draw ROC (``kind`` is ``roc``) or precision-recall curves (``pr``), one panel with a title per class."""
+    area = "AUC" if kind == "roc" else "AP"
     with style():
-        figure, panes = new_panels(len(panels))
+        figure, panes = new_panels(len(panels), legend_lines=max(len(curves) for _, curves in panels))
         for axes, (title, curves) in zip(panes, panels, strict=True):
             if kind == "roc":
                 axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
@@ -101,17 +116,17 @@ def curve_figure(panels: Sequence[tuple[str, Sequence[Curve]]], *, kind: str) ->
                 axes.plot(curve.x, curve.y, color=COLORS[curve.scope], linestyle=DASHES[curve.scope])[0]
                 for curve in drawn
             ]
-            labels = [f"{LABELS[curve.scope]} {curve.area}".strip() for curve in drawn]
-            axes.legend(lines, labels, loc="lower right" if kind == "roc" else "lower left")
+            labels = [LABELS[one.scope] + (f": {area} {one.area}" if one.area else "") for one in drawn]
             names = ("false positive rate", "recall") if kind == "roc" else ("recall", "precision")
-            _unit_axes(axes, title, *names)
+            _unit_axes(axes, *names)
+            legend_above(axes, title, lines, labels)
     return figure
 
 
 def reliability_figure(panels: Sequence[tuple[str, Sequence[Reliability]]]) -> "Figure":
     """Draw observed fraction against predicted probability with intervals, one panel per class."""
     with style():
-        figure, panes = new_panels(len(panels))
+        figure, panes = new_panels(len(panels), legend_lines=1)
         for axes, (title, lines) in zip(panes, panels, strict=True):
             axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
             handles = []
@@ -120,28 +135,33 @@ def reliability_figure(panels: Sequence[tuple[str, Sequence[Reliability]]]) -> "
                 marker, dashes = "o" if line.scope == "ensemble" else "s", DASHES[line.scope]
                 axes.vlines(x, line.low, line.high, color=color, linewidth=1)
                 handles += axes.plot(x, y, color=color, linestyle=dashes, linewidth=1, marker=marker, markersize=3.2)
-            axes.legend(handles, [LABELS[line.scope] for line in lines], loc="upper left")
+            _unit_axes(axes, "predicted probability", "observed fraction")
             _count_rows(axes, lines[-1])
-            _unit_axes(axes, title, "predicted probability", "observed fraction")
+            legend_above(axes, title, handles, [LABELS[line.scope] for line in lines], columns=2)
     return figure
 
 
 def _count_rows(axes: "Axes", line: Reliability) -> None:
-    """Write the rows of each bin below its point, upright; those of the bins that lie too close at 0 together."""
+    """Write the rows of each bin below the data, upright; those of the bins that lie too close at 0 and 1 together."""
     bins = list(zip(line.mean_probability, line.n_rows, strict=True))
     counts = [(0.02, sum(n for x, n in bins if x < 0.1)), *((x, n) for x, n in bins if 0.1 <= x < 0.95)]
     counts.append((0.98, sum(n for x, n in bins if x >= 0.95)))
+    axes.set_ylim(-0.24, 1.02)
+    axes.text(1.02, -0.12, "rows", rotation=90, ha="left", va="center", fontsize=5.5, color=MUTED)
     for x, n in counts:
         if n:
-            axes.text(x, 0.01, f"{n:,.0f}", rotation=90, ha="center", va="bottom", fontsize=5.5, color=MUTED)
+            axes.text(x, -0.22, f"{n:,.0f}", rotation=90, ha="center", va="bottom", fontsize=5.5, color=MUTED)
 
 
-def learning_figure(panels: Sequence[tuple[str, Sequence[LearningCurve]]]) -> "Figure":
-    """Draw log loss by round, one panel per class and one colour per fold: stopping genes solid, training genes dotted."""
+def learning_figure(panels: Sequence[tuple[str, Sequence[LearningCurve]]], noun: Noun) -> "Figure":
+    """Draw log loss by round, one panel per class and one colour per fold: stopping genes solid, training genes dotted.
+
+    ``noun`` is what groups are called, here and in the other figures that name them.
+    """
     from matplotlib.lines import Line2D
 
     with style():
-        figure, panes = new_panels(len(panels))
+        figure, panes = new_panels(len(panels), legend_lines=2)
         for axes, (title, curves) in zip(panes, panels, strict=True):
             for curve in curves:
                 color = SERIES[curve.fold % len(SERIES)]
@@ -151,7 +171,7 @@ def learning_figure(panels: Sequence[tuple[str, Sequence[LearningCurve]]]) -> "F
                 if curve.best_round <= len(curve.stopping):
                     best = curve.stopping[curve.best_round - 1]
                     axes.plot([curve.best_round], [best], color=color, marker="o", markersize=4.5, clip_on=False)
-            axes.set(title=short_label(title), xlabel="boosting round", ylabel="log loss (nats per row)")
+            axes.set(xlabel="boosting round", ylabel="log loss (nats per row)")
             axes.set_xlim(left=0)
             axes.set_ylim(bottom=0)
             handles = [
@@ -159,7 +179,8 @@ def learning_figure(panels: Sequence[tuple[str, Sequence[LearningCurve]]]) -> "F
                 Line2D([], [], color=INK, linewidth=1, linestyle=(0, (1, 1.4))),
                 Line2D([], [], color=INK, linewidth=0, marker="o", markersize=4.5),
             ]
-            axes.legend(handles, ["stopping genes", "training genes", "best round"], loc="upper right")
+            labels = [f"stopping {noun.many}", f"training {noun.many}", "best round"]
+            legend_above(axes, title, handles, labels, columns=2)
     return figure
 
 
@@ -225,8 +246,9 @@ def leakage_figure(lines: Sequence[Mapping[str, Any]], base_scores: Sequence[str
         axes.set_ylim(-0.7, len(shown) - 0.3)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("area under the ROC curve of the column alone, 95 % interval over fold groups")
-        axes.set_title("How well single columns separate the classes" + ("" if suspects else "; none is suspect"))
-        axes.legend(loc="lower right")
+        title = "How well single columns separate the classes" + ("" if suspects else "; none is suspect")
+        axes.set_title(title, pad=6 + 72 * LEGEND_LINE)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
     return figure
 
 
@@ -252,7 +274,7 @@ def _remark(row: Mapping[str, Any]) -> str:
 
 
 def memory_figure(
-    dots: Sequence[MemoryDot], *, gene_bytes: Sequence[float], budget_bytes: float | None = None
+    dots: Sequence[MemoryDot], *, gene_bytes: Sequence[float], noun: Noun, budget_bytes: float | None = None
 ) -> "Figure":
     """Draw measured and predicted peak memory by rows, and a histogram of the memory per gene.
 
@@ -269,7 +291,7 @@ def memory_figure(
 
     thousand = 1000
     with style():
-        figure, (left, right) = new_panels(2, width=3.2)
+        figure, (left, right) = new_panels(2, width=3.2, legend_lines=2)
         handles, labels = [], []
         line = sorted((dot.n_rows / thousand, dot.predicted / MIB) for dot in dots if dot.predicted is not None)
         if line:
@@ -289,35 +311,27 @@ def memory_figure(
         if budget_bytes is not None and budget_bytes < 2 * highest:
             handles.append(left.axhline(budget_bytes / MIB, color=INK, linewidth=1, linestyle=(0, (4, 1.6))))
             labels.append("budget")
-        left.set(title="peak memory of training", xlabel="thousand rows", ylabel="MiB")
-        left.set_xlim(left=0)
-        left.set_ylim(bottom=0, top=1.45 * max(highest / MIB, 1))
-        left.legend(handles, labels, loc="upper left")
-        _memory_per_gene(right, gene_bytes)
+        left.set(xlabel="thousand rows", ylabel="peak memory (MiB)")
+        left.set_xlim(left=0, right=1.08 * max([dot.n_rows / thousand for dot in dots], default=1))
+        left.set_ylim(bottom=0, top=1.1 * max(highest / MIB, 1))
+        legend_above(left, "peak memory of training", handles, labels, columns=2, lines=2)
+        _memory_per_gene(right, gene_bytes, noun)
     return figure
 
 
-def _memory_per_gene(axes: "Axes", gene_bytes: Sequence[float]) -> None:
+def _memory_per_gene(axes: "Axes", gene_bytes: Sequence[float], noun: Noun) -> None:
     sizes = [size / MIB for size in gene_bytes]
     axes.hist(sizes, bins=40, color=ENSEMBLE)
-    if sizes:
-        middle = sorted(sizes)[len(sizes) // 2]
-        axes.axvline(middle, color=INK, linewidth=1, linestyle=(0, (4, 1.6)))
-        axes.annotate(
-            f"median {middle:.2g} MiB",
-            (middle, 0.94),
-            xycoords=("data", "axes fraction"),
-            xytext=(5, 0),
-            textcoords="offset points",
-            fontsize=7.5,
-        )
+    middle = sorted(sizes)[len(sizes) // 2] if sizes else 0.0
+    line = axes.axvline(middle, color=INK, linewidth=1, linestyle=(0, (4, 1.6)))
     axes.set_yscale("symlog", linthresh=1)
     axes.yaxis.set_major_formatter(lambda value, _: decimal(value, 0))
     axes.set_ylim(bottom=0)
-    axes.set(title="memory per gene", xlabel="MiB per gene", ylabel="genes (logarithmic)")
+    axes.set(xlabel=f"MiB per {noun.one}", ylabel=f"{noun.many} (logarithmic)")
+    legend_above(axes, f"memory per {noun.one}", [line], [f"median {middle:.2g} MiB"], lines=2)
 
 
-def window_figure(windows: Mapping[str, tuple[int, int]], *, n_genes: int) -> "Figure":
+def window_figure(windows: Mapping[str, tuple[int, int]], *, n_genes: int, noun: Noun) -> "Figure":
     """Draw which genes each instance trains on, one bar each; genes that two neighbours share are shaded.
 
     ``windows`` has the half-open range of gene ranks of each instance.
@@ -334,7 +348,7 @@ def window_figure(windows: Mapping[str, tuple[int, int]], *, n_genes: int) -> "F
         axes.grid(visible=False, axis="y")
         axes.set_xlim(0, n_genes)
         axes.xaxis.set_major_formatter(lambda value, _: decimal(value, 0))
-        axes.set(xlabel="gene rank (the seeded order of genes); shaded: genes that two instances share")
+        axes.set(xlabel=f"rank (the seeded order of {noun.many}); shaded: {noun.many} that two instances share")
     return figure
 
 
@@ -345,8 +359,8 @@ def _names(axes: "Axes", labels: Sequence[str]) -> None:
     axes.tick_params(axis="y", length=0)
 
 
-def _unit_axes(axes: "Axes", title: str, x: str, y: str) -> None:
+def _unit_axes(axes: "Axes", x: str, y: str) -> None:
     """Label axes from 0 to 1."""
-    axes.set(xlim=(0, 1), ylim=(0, 1.02), title=short_label(title), xlabel=x, ylabel=y)
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=x, ylabel=y)
     for set_ticks in (axes.set_xticks, axes.set_yticks):
         set_ticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".5", ".75", "1"])

@@ -16,6 +16,7 @@ from mi_duck.numbers import interval, typeset
 from mi_duck.report.plots import Curve, MemoryDot, Reliability
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Plan
+from mi_duck.wording import Noun
 
 Line = TypeVar("Line")
 Record = TypeVar("Record")
@@ -69,6 +70,16 @@ class RunRecords:
     def classes(self) -> list[str]:
         """Names of the classes; the first is the background."""
         return list(self.plan.data.classes)
+
+    @property
+    def distinct_classes(self) -> list[str]:
+        """See `mi_duck.run.plan.distinct_classes`."""
+        return list(self.plan.data.distinct_classes)
+
+    @property
+    def noun(self) -> Noun:
+        """What the groups are called."""
+        return self.plan.data.noun
 
     @property
     def scored_genes(self) -> list[dict[str, Any]]:
@@ -249,8 +260,8 @@ def reliability_panels(run: RunRecords) -> list[tuple[str, list[Reliability]]] |
 
 
 def _panels(run: RunRecords, line: Callable[[str, str], Line | None]) -> list[tuple[str, list[Line]]]:
-    """Return title and lines (of base model and ensemble) of each class that has any."""
-    found = [(name, [line(scope, name) for scope in ("base", "ensemble")]) for name in run.classes]
+    """Return title and lines (of base model and ensemble) of each distinct class that has any."""
+    found = [(name, [line(scope, name) for scope in ("base", "ensemble")]) for name in run.distinct_classes]
     return [(name, [one for one in lines if one is not None]) for name, lines in found if any(lines)]
 
 

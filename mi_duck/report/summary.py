@@ -5,6 +5,7 @@ every number is from ``plan.json``, ``metrics.csv``, ``consolidation_summary.jso
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,17 +16,19 @@ import pyarrow.parquet as pq
 
 from mi_duck.atomic_files import write_file
 from mi_duck.evaluate.catalogue import score_table
+from mi_duck.evaluate.instance_scores import NO_UNSEEN
 from mi_duck.metrics.metrics import FEWEST_GROUPS, GAIN, LOWER_IS_BETTER
-from mi_duck.numbers import decimal, gibibytes, interval, plain_text
+from mi_duck.numbers import decimal, gibibytes, interval, plain_text, typeset
 from mi_duck.report.overfitting import ADVICE, FitRecord
 from mi_duck.report.records import RunRecords, Score, read_json, scored_genes, suspects_of, value_of, with_interval
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.instance_folder import measurement
 from mi_duck.run.plan import Plan
+from mi_duck.wording import Noun
 
 FEWEST_SITES = 500
 """With fewer rows of a class intervals are unreliable."""
-INTERVALS = "Intervals are by bootstrap over fold groups and hold for these trained models on other genes."
+INTERVALS = "Intervals are by bootstrap over fold groups and hold for these trained models on other {many}."
 BASE_SCORES = (
     "Base scores are ranked as they are (average precision, ROC area, top-k); for all else calibrated, out of fold."
 )
@@ -33,7 +36,7 @@ LEAST_RATIO = 0.97
 """A predicted peak was too low where predicted over measured memory is below this."""
 NAMES = {
     "plan.json": "instances, folds, layout, settings, fingerprint of the data",
-    "genes.parquet": "every gene with its rank, fold group, fold and rows",
+    "genes.parquet": "every {one} with its rank, fold group, fold and rows",
     "multi_instance_training": "one folder per instance: models, predictions, scores, curves, importances",
     "consolidated_model.miduck": "the model: mi-duck predict RUN DATASET --out FILE.parquet",
     "consolidation_summary.json": "members, how they are joined, hashes, coverage",
@@ -44,10 +47,10 @@ NAMES = {
     "report.html": "the run as one page with figures",
     "unified_training_summary.txt": "this page",
     "thresholds.json": "thresholds of every class, tuned on all out-of-fold rows; what they reach is cross-fitted",
-    "gene_coverage_report.csv": "every gene with the instances that trained on it",
+    "gene_coverage_report.csv": "every {one} with the instances that trained on it",
     "instance_performance_comparison.csv": "every instance on the same rows",
-    "gene_deltas.csv": "base model and ensemble per gene; none for genes that chose the features (is_pilot)",
-    "base_vs_meta.json": "base model against ensemble: errors, matched recall, kinds of errors",
+    "gene_deltas.csv": "scores of every {one}; none where it chose the features (is_pilot)",
+    "base_vs_meta.json": "errors of the ensemble, and against base scores: matched recall, kinds of errors",
     "curves.csv": "points of the ROC and precision-recall curves",
     "leakage_analysis": "features that may leak the label",
     "overfitting": "learning curves with their verdicts",
@@ -56,9 +59,12 @@ NAMES = {
     "comprehensive_shap_analysis": "importance of features: SHAP values",
     "feature_importance_analysis": "importance of features by SHAP values, as one table",
     "memory.json": "measurements behind the memory model",
-    "memory_per_gene.pdf": "memory predicted and measured",
+    "memory_per_gene": "memory predicted and measured",
+    "pr_base_vs_meta": "precision-recall curves",
+    "roc_base_vs_meta": "ROC curves",
     "provenance.json": "settings, versions, hashes",
 }
+"""What the files of a run hold, by name or by name without suffix; ``{one}`` and ``{many}`` are what groups are called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +103,11 @@ def answer(run: RunRecords) -> Answer:
     ensemble, base = ([run.find(scope, *one) for one in metrics] for scope in ("ensemble", "base"))
     precision, loss = map(with_interval, ensemble)
     if base[0] is None:
+        by_chance, of_shares = chance_scores(run)
         return Answer(
             "alone",
-            f"The ensemble reaches an average precision of {precision} and a log loss of {loss}. The dataset has no base "
-            "scores, so there is nothing to compare it with.",
+            f"The ensemble reaches an average precision of {precision}; a random order has {typeset(decimal(by_chance))}. Its "
+            f"log loss is {loss}; that of the shares of the classes is {typeset(decimal(of_shares))}.",
         )
     base_precision, base_loss = map(with_interval, base)
     if any(one is None or one.low is None for one in (*ensemble, *base)):
@@ -120,6 +127,13 @@ def answer(run: RunRecords) -> Answer:
     return Answer(verdict, text)
 
 
+def chance_scores(run: RunRecords) -> tuple[float, float]:
+    """Return what knows the shares of the classes alone: mean average precision of a random order, and log loss in nats."""
+    counts = [sum(gene[f"n_{name}"] for gene in run.scored_genes) for name in run.classes]
+    shares = [count / max(sum(counts), 1) for count in counts]
+    return sum(shares[1:]) / (len(shares) - 1), -sum(one * math.log(one) for one in shares if one)
+
+
 def genes_improved(run: RunRecords) -> str:
     """Return for how many genes the ensemble has a lower log loss than the base model, as a sentence; empty without one."""
     deltas = [value_of(line.get("log_loss_delta", "")) for line in scored_genes(run)]
@@ -127,7 +141,8 @@ def genes_improved(run: RunRecords) -> str:
     if not known:
         return ""
     return (
-        f"Log loss is lower than that of the base scores in {sum(one > 0 for one in known):,} of {len(known):,} genes."
+        f"Log loss is lower than that of the base scores in {sum(one > 0 for one in known):,} of "
+        f"{run.noun.count(len(known))}."
     )
 
 
@@ -152,7 +167,8 @@ def cautions(run: RunRecords, fits: Sequence[FitRecord] | None) -> list[str]:
         n = sum(fit.verdict == verdict for fit in fits or ())
         if n:
             words = verb.replace("have", "has") if n == 1 else verb
-            found.append(f"{n} of {_count(len(fits or ()), 'fold fit')} {words}: {ADVICE[verdict]}.")
+            advice = ADVICE[verdict].format(many=run.noun.many)
+            found.append(f"{n} of {_count(len(fits or ()), 'fold fit')} {words}: {advice}.")
     if fits and all(fit.verdict == "not watched" for fit in fits):
         found.append(
             "Early stopping was off, so the number of rounds was not chosen by data and overfitting was not measured."
@@ -166,20 +182,20 @@ def _coverage(run: RunRecords) -> list[str]:
     if coverage["n_genes_trained"] < coverage["n_genes"]:
         lost = [f"instance_{one['instance_id']:02d}" for one in run.instances if one["status"] not in ("done", "split")]
         found.append(
-            f"Only {coverage['n_genes_trained']:,} of {coverage['n_genes']:,} genes were trained on; "
+            f"Only {coverage['n_genes_trained']:,} of {run.noun.count(coverage['n_genes'])} were trained on; "
             f"lost: {', '.join(lost) or 'none'}. Run the same command again to train what is missing."
         )
     if run.plan.asked.sample_genes:
         found.append(
-            f"This run uses a sample of {run.plan.data.n_genes:,} of {run.plan.data.n_genes_dataset:,} genes; more genes "
-            "usually give a better model."
+            f"This run uses a sample of {run.plan.data.n_genes:,} of {run.noun.count(run.plan.data.n_genes_dataset)}; more "
+            f"{run.noun.many} usually give a better model."
         )
     return found
 
 
 def _comparison(run: RunRecords) -> list[str]:
     if run.find("base", "log_loss", "all") is None:
-        return ["The dataset has no base scores, so nothing is known about the gain over a base model."]
+        return []
     missing = (read_json(RunFolder(run.root).base_vs_meta) or {}).get("n_rows_without_base_score")
     found = []
     if missing:
@@ -213,7 +229,7 @@ def _identical(run: RunRecords) -> list[str]:
     if not data.identical_rows:
         return []
     return [
-        f"{data.identical_rows:,} rows of {data.identical_genes:,} genes are identical to rows of a gene of another fold group, "
+        f"{data.identical_rows:,} rows of {run.noun.count(data.identical_genes)} are identical to rows of another fold group, "
         "so rows are scored by models that saw their copies and scores are too high. --group-identical joins these groups."
     ]
 
@@ -229,19 +245,23 @@ def _few_data(run: RunRecords) -> list[str]:
     if groups >= FEWEST_GROUPS > effective:
         largest, n_rows = max(rows_of.items(), key=lambda one: (one[1], one[0]))
         found.append(
-            f"The rows are spread so unevenly that {groups:,} groups of genes count as {effective:.0f} (Kish's effective number; "
+            f"The rows are spread so unevenly that {groups:,} fold groups count as {effective:.0f} (Kish's effective number; "
             f"{largest} has {n_rows / sum(rows_of.values()):.0%} of the rows). Intervals may be too narrow."
         )
     if groups < FEWEST_GROUPS:
         found.append(
-            f"There are only {groups} independent groups of genes. Intervals from so few groups are often too narrow, and "
-            "the scores may not hold for other genes."
+            f"There are only {groups} independent {_independent(run)}. Intervals from so few are often too narrow, and "
+            f"the scores may not hold for other {run.noun.many}."
         )
     for name in run.classes:
         rows = sum(gene[f"n_{name}"] for gene in genes)
         if rows < FEWEST_SITES:
             found.append(f"Only {rows:,} rows are {name}; its scores are uncertain.")
     return found
+
+
+def _independent(run: RunRecords) -> str:
+    return "groups of genes" if run.noun.one == "gene" else "groups"
 
 
 def _memory(run: RunRecords) -> list[str]:
@@ -290,10 +310,11 @@ def training_summary(folder: RunFolder, plan: Plan, provenance: dict[str, Any], 
     out_of_fold = f"Scores out of fold: {scores.n_rows:,} rows by boosters not trained on their fold groups; " + (
         "95 % intervals" if scores.has_intervals else "no intervals"
     )
-    notes = [INTERVALS] if scores.has_intervals else []
+    notes = [INTERVALS.format(many=plan.data.noun.many)] if scores.has_intervals else []
     notes += [BASE_SCORES] if plan.data.base_scores else []
     notes += [f"These intervals are too narrow: {scores.too_narrow}."] if scores.too_narrow else []
-    unseen = "Scores of each instance's final model on genes that it was not trained on; 95 % intervals"
+    many = plan.data.noun.many
+    unseen = f"Scores of each instance's final model on {many} that it was not trained on; 95 % intervals"
     sections = (
         ("Warnings", list(warnings) or ["none"]),
         ("Data", _data(plan)),
@@ -305,7 +326,7 @@ def training_summary(folder: RunFolder, plan: Plan, provenance: dict[str, Any], 
         ("Thresholds, tuned on the same rows", _thresholds(summary)),
         ("Settings", [f"{name} = {value}" for name, value in sorted(provenance["settings"].items())]),
         ("Versions", [f"{name} {version}" for name, version in sorted(provenance["versions"].items())]),
-        ("Files", _files(folder)),
+        ("Files", _files(folder, plan)),
     )
     head = f"mi_duck run of {provenance['started_at']} to {provenance['finished_at']}"
     text = [head, "=" * len(head)]
@@ -315,20 +336,20 @@ def training_summary(folder: RunFolder, plan: Plan, provenance: dict[str, Any], 
 
 
 def _data(plan: Plan) -> list[str]:
-    data = plan.data
+    data, many = plan.data, plan.data.noun.many
     kinds = f"{len(data.small_features):,} in one byte, {len(data.wide_features):,} as float32"
     return [
         f"dataset      {Path(data.location).name}, fingerprint {data.fingerprint}",
-        f"genes        {data.n_genes:,} of {data.n_genes_dataset:,}",
+        f"{many:<12} {data.n_genes:,} of {data.n_genes_dataset:,}, column {data.gene_column}",
         f"rows         {data.n_rows:,}",
         f"features     {len(data.features):,} ({kinds})",
         *(
-            [f"pilot        {data.pilot_genes:,} genes chose the features and are not scored"]
+            [f"pilot        {data.pilot_genes:,} {many} chose the features and are not scored"]
             if data.pilot_genes
             else []
         ),
         f"classes      {', '.join(data.classes)}",
-        f"base scores  {', '.join(data.base_scores) or 'none, so nothing is compared with a base model'}",
+        *([f"base scores  {', '.join(data.base_scores)}"] if data.base_scores else []),
     ]
 
 
@@ -340,7 +361,7 @@ def _folds(folder: RunFolder, plan: Plan) -> list[str]:
         of_fold = [gene for gene in genes if gene["fold"] == fold]
         counts = [sum(gene["label_counts"][index] for gene in of_fold) for index in range(len(plan.data.classes))]
         rows.append([str(fold), *(f"{n:,}" for n in (len(of_fold), sum(gene["n_rows"] for gene in of_fold), *counts))])
-    return _table(["fold", "genes", "rows", *plan.data.classes], rows)
+    return _table(["fold", plan.data.noun.many, "rows", *plan.data.classes], rows)
 
 
 def _plan(plan: Plan) -> list[str]:
@@ -348,8 +369,12 @@ def _plan(plan: Plan) -> list[str]:
     redundancy = decimal(sum(instance.n_genes for instance in cut.instances) / plan.data.n_genes, 3)
     source = "from measurements of these data" if plan.costs.model.is_measured else "by formula"
     return [
-        f"strategy     {cut.strategy_used}: {len(cut.instances)} instances",
-        f"overlap      {cut.overlap_genes:,} genes shared by neighbours, redundancy {redundancy}",
+        f"strategy     {cut.strategy_used}: {_count(len(cut.instances), 'instance')}",
+        *(
+            [f"overlap      {plan.data.noun.count(cut.overlap_genes)} shared by neighbours, redundancy {redundancy}"]
+            if len(cut.instances) > 1
+            else []
+        ),
         f"budget       {gibibytes(cut.budget.budget_bytes)} GiB per instance ({cut.budget.won})",
         f"memory       predicted {source}",
     ]
@@ -365,13 +390,13 @@ def _instances(folder: RunFolder, plan: Plan, summary: dict[str, Any]) -> list[s
         row += [gibibytes(instance.predicted_bytes), gibibytes(measured.get("peak_bytes"))]
         row += [decimal(measured.get("wall_seconds"), 1), "not trained" if weight is None else decimal(weight)]
         rows.append(row)
-    titles = ["instance", "genes", "rows", "predicted GiB", "measured GiB", "seconds", "weight"]
+    titles = ["instance", plan.data.noun.many, "rows", "predicted GiB", "measured GiB", "seconds", "weight"]
     coverage = f"{summary['n_genes_trained']:,}/{summary['n_genes']:,} ({summary['coverage_fraction']:.1%})"
-    return [*_table(titles, rows), f"Gene coverage: {coverage}"]
+    return [*_table(titles, rows), f"Coverage of {plan.data.noun.many}: {coverage}"]
 
 
 def _unseen(folder: RunFolder, plan: Plan) -> list[str]:
-    rows, without = [], []
+    rows, without, many = [], [], plan.data.noun.many
     for instance in plan.cut.instances:
         found = read_json(folder.instance(instance) / "holdout_evaluation_summary.json") or {}
         if found.get("status") == "evaluated":
@@ -381,8 +406,9 @@ def _unseen(folder: RunFolder, plan: Plan) -> list[str]:
             cells += [interval(*(scores[key][name] for name in ("value", "low", "high"))) for key in wanted]
             rows.append([instance.name, *cells])
         else:
-            without.append(f"{instance.name}: {found.get('status', 'not evaluated')}")
-    titles = ["instance", "genes", "rows", "AP macro", "F1 macro", "log loss"]
+            status = found.get("status", "not evaluated")
+            without.append(f"{instance.name}: {f'no unseen {many}' if status == NO_UNSEEN else status}")
+    titles = ["instance", many, "rows", "AP macro", "F1 macro", "log loss"]
     return [*(_table(titles, rows) if rows else []), *without]
 
 
@@ -390,10 +416,15 @@ def _thresholds(summary: dict[str, Any]) -> list[str]:
     return [f"{name}: {json.dumps(value)}" for name, value in sorted(summary["thresholds"].items())]
 
 
-def _files(folder: RunFolder) -> list[str]:
+def _files(folder: RunFolder, plan: Plan) -> list[str]:
     there = sorted(path.name for path in folder.root.iterdir() if not path.name.startswith("."))
     listed = {*there, "provenance.json", folder.training_summary.name}
-    return [f"{name:<36} {NAMES.get(name, '')}".rstrip() for name in sorted(listed)]
+    return [f"{name:<36} {file_text(name, plan.data.noun)}".rstrip() for name in sorted(listed)]
+
+
+def file_text(name: str, noun: Noun) -> str:
+    """Return what a file of a run holds; empty where that is not known."""
+    return NAMES.get(name, NAMES.get(name.rsplit(".", 1)[0], "")).format(one=noun.one, many=noun.many)
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,27 +1,41 @@
 """Records to the tables of the page, whose cells are text."""
 
+import json
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import PurePath
 from typing import Any
 
-from mi_duck.metrics.metrics import TITLES, title_of
+from mi_duck.metrics.metrics import RANKED, TITLES, title_of
 from mi_duck.numbers import decimal, interval, mebibytes, typeset
 from mi_duck.report.overfitting import FitRecord
-from mi_duck.report.records import RunRecords, read_json, with_interval
+from mi_duck.report.records import RunRecords, read_json, value_of, with_interval
 from mi_duck.report.summary import difference
 from mi_duck.run.folder import RunFolder
 from mi_duck.settings import Columns, flags_of
+from mi_duck.wording import Noun
 
 WITHOUT = "without "
 """Begin of the names of variants that leave one member out."""
 PARTS = {
-    "own": "genes of its window, out of fold",
-    "unseen": "genes outside its window, out of fold",
-    "holdout": "held-out genes",
+    "own": "{many} of its window, out of fold",
+    "unseen": "{many} outside its window, out of fold",
+    "holdout": "held-out {many}",
 }
 """Parts of the genes that a score may be evaluated on, beside all that are scored out of fold."""
+FEWEST_IN_KINDS = 30
+"""With fewer genes thirds of them say nothing."""
+THIRDS = ("lowest", "middle", "highest")
+DECIDED = {
+    "calibrate_per_class": "calibrate",
+    "layout": "layout_used",
+    "cv": "cv_used",
+    "sample_negatives": "easy_share",
+    "xgb": "xgb_parameters",
+}
+"""Names of asked settings, and the names under which they stand in the plan once they are decided."""
 THRESHOLDS = {"best_f1": "best F1", "precision_0.9": "precision of 0.9", "recall_0.9": "recall of 0.9"}
 
 
@@ -49,7 +63,8 @@ def headline_metrics(run: RunRecords) -> list[tuple[str, str]]:
     wanted = [("average_precision", name) for name in run.classes[1:]]
     if len(run.classes) > 2:
         wanted.append(("average_precision", "macro"))
-    wanted += [("top_k", "macro"), ("f1", "macro"), ("log_loss", "all")]
+    of_sites = "macro" if len(run.classes) > 2 else run.classes[1]
+    wanted += [("top_k", of_sites), ("f1", "macro"), ("log_loss", "all")]
     return [one for one in wanted if run.find("ensemble", *one) is not None]
 
 
@@ -65,9 +80,7 @@ def headline_table(run: RunRecords) -> Table:
     titles = [title_of(*one) + (" (lower is better)" if one[0] == "log_loss" else "") for one in metrics]
     rows = list(zip(titles, *(map(with_interval, scores) for scores in shown.values()), strict=True))
     has_intervals = any(one is not None and one.low is not None for one in columns["ensemble"])
-    intervals = (
-        "with 95 % intervals over groups of genes, for these trained models" if has_intervals else "no intervals"
-    )
+    intervals = "with 95 % intervals over fold groups, for these trained models" if has_intervals else "no intervals"
     caption = f"Out of fold, {intervals}"
     caption += f"; too narrow: {run.too_narrow}" if run.too_narrow else ""
     return Table(caption, ("", *shown), rows)
@@ -88,8 +101,13 @@ def _name(scope: str, instance_id: int | None) -> str:
     return scope if instance_id is None else f"instance_{instance_id:02d}"
 
 
-def score_table(run: RunRecords) -> Table:
-    """Return the headline metrics of base model, every variant of the ensemble, and every member, on the same rows."""
+def score_table(run: RunRecords) -> Table | None:
+    """Return the headline metrics of base model, every variant of the ensemble, and every member, on the same rows.
+
+    None where there is one instance: it is the ensemble, whose scores the first table has.
+    """
+    if len(run.instances) == 1:
+        return None
     metrics = headline_metrics(run)
     rows: list[tuple[str, ...]] = []
     marked = set()
@@ -102,17 +120,24 @@ def score_table(run: RunRecords) -> Table:
     return Table("Every model on the same rows", headings, rows, texts=2, marked=frozenset(marked))
 
 
-def class_table(run: RunRecords) -> Table:
-    """Return every metric of every class for base model and ensemble."""
+def class_tables(run: RunRecords) -> list[Table]:
+    """Return every metric of every class for base model and ensemble: of the order of rows, and of probabilities and calls."""
     found = {score.metric for score in run.scores if score.scope == "ensemble"}
     metrics = [name for name in TITLES if name in found] + sorted(found - set(TITLES))
-    rows = []
-    for name in [*run.classes, "macro", "all"]:
-        for scope in ("base", "ensemble"):
-            cells = [run.find(scope, metric, name) for metric in metrics]
-            if any(cells):
-                rows.append((name, scope, *(with_interval(cell, 3) for cell in cells)))
-    return Table("By class", ("class", "model", *(title_of(metric, "all") for metric in metrics)), rows, texts=2)
+    tables = []
+    for title, is_wanted in (("Ranking, by class", True), ("Probabilities and calls, by class", False)):
+        kept = [name for name in metrics if (name in (*RANKED, "top_k_per_gene")) == is_wanted]
+        rows = []
+        for name in [*run.classes, "macro", "all"]:
+            if is_wanted and name == "macro" and len(run.classes) == 2:
+                continue  # the mean over one class
+            for scope in ("base", "ensemble"):
+                cells = [run.find(scope, metric, name) for metric in kept]
+                if any(cells):
+                    rows.append((name, scope, *(with_interval(cell, 3) for cell in cells)))
+        headings = ("class", "model", *(title_of(metric, "all").replace("gene", run.noun.one) for metric in kept))
+        tables.append(Table(title, headings, rows, texts=2))
+    return tables
 
 
 def left_out_table(run: RunRecords) -> Table | None:
@@ -152,7 +177,7 @@ def elsewhere_table(run: RunRecords) -> Table | None:
     keys = dict.fromkeys(
         (score.evaluated_on, score.scope, score.instance_id, score.variant)
         for score in run.scores
-        if score.evaluated_on in PARTS
+        if score.evaluated_on in PARTS and (len(run.instances) > 1 or score.evaluated_on != "own")
     )
     order = sorted(keys, key=lambda key: (key[0], key[1] == "member", key[2] or 0, key[3]))
     rows = []
@@ -161,11 +186,11 @@ def elsewhere_table(run: RunRecords) -> Table | None:
         n_rows = next((cell.n_rows for cell in cells if cell), None)
         size = f"{n_rows:,}" if n_rows is not None else "–"
         name = variant if scope == "difference" else _name(scope, instance_id)
-        rows.append((name, PARTS[where], size, *(with_interval(cell) for cell in cells)))
+        rows.append((name, PARTS[where].format(many=run.noun.many), size, *(with_interval(cell) for cell in cells)))
     if not rows:
         return None
     headings = ("model", "scored on", "rows", *(title_of(*one) for one in metrics))
-    return Table("Scores on a part of the genes", headings, rows, texts=2)
+    return Table(f"Scores on a part of the {run.noun.many}", headings, rows, texts=2)
 
 
 def fold_table(run: RunRecords) -> Table:
@@ -183,7 +208,10 @@ def fold_table(run: RunRecords) -> Table:
         )
         for name, genes in folds.items()
     ]
-    return Table("Folds", ("fold", "groups", "genes", "rows", *run.classes), rows)
+    if run.plan.data.fold_column == run.plan.data.gene_column:  # a fold group is one of them
+        rows = [(fold, *sizes) for fold, _, *sizes in rows]
+        return Table("Folds", ("fold", run.noun.many, "rows", *run.classes), rows)
+    return Table("Folds", ("fold", "fold groups", run.noun.many, "rows", *run.classes), rows)
 
 
 def instance_table(run: RunRecords) -> Table:
@@ -206,12 +234,12 @@ def instance_table(run: RunRecords) -> Table:
                 _real(one["weight"], 3),
             )
         )
-    size = ("instance", "status", "gene ranks", "genes", "rows")
+    size = ("instance", "status", "ranks", run.noun.many, "rows")
     spent = ("predicted MiB", "measured MiB", "predicted / measured", "predicted s, at most", "measured s", "weight")
     return Table("Instances: peak memory and time of the process that trained each", size + spent, rows, texts=2)
 
 
-def fit_table(fits: Sequence[FitRecord]) -> Table:
+def fit_table(fits: Sequence[FitRecord], noun: Noun) -> Table:
     """Return the fits of every instance and class over its folds: rounds, log losses, verdicts."""
     by_fit: dict[tuple[int, str], list[FitRecord]] = {}
     for fit in fits:
@@ -220,17 +248,17 @@ def fit_table(fits: Sequence[FitRecord]) -> Table:
         (
             f"instance_{instance_id:02d}",
             name,
+            "; ".join(dict.fromkeys(fit.verdict for fit in some)),
             ", ".join(str(fit.best_round) for fit in some),
             ", ".join(str(fit.rounds_trained) for fit in some),
             ", ".join(_real(fit.training_log_loss) for fit in some),
             ", ".join(_real(fit.stopping_log_loss) for fit in some),
-            "; ".join(dict.fromkeys(fit.verdict for fit in some)),
         )
         for (instance_id, name), some in by_fit.items()
     ]
-    rounds = ("instance", "class", "best round", "rounds trained")
-    losses = ("log loss, training genes", "log loss, stopping genes", "verdict")
-    return Table("Fits at their best round, one value per fold", rounds + losses, rows, texts=2)
+    rounds = ("instance", "class", "verdict", "best round", "rounds trained")
+    losses = (f"log loss, training {noun.many}", f"log loss, stopping {noun.many}")
+    return Table("Fits at their best round, one value per fold", rounds + losses, rows, texts=3)
 
 
 def calibration_error_table(run: RunRecords) -> Table | None:
@@ -241,7 +269,7 @@ def calibration_error_table(run: RunRecords) -> Table | None:
     metrics = ("log_loss", "brier", "ece")
     rows = [
         (name, scope, when, *(_value_of(found[scope][name][when].get(metric)) for metric in metrics))
-        for name in run.classes
+        for name in run.distinct_classes
         for scope in ("base", "ensemble")
         if name in found[scope]
         for when in ("before", "after", "difference")
@@ -257,7 +285,7 @@ def calibration_gap_table(run: RunRecords) -> Table | None:
         return None
     rows = [
         (name, scope, f"{one['threshold']:g}", f"{one['n_rows']:,}", _value_of(one if one["n_rows"] else None))
-        for name in run.classes
+        for name in run.distinct_classes
         for scope in ("base", "ensemble")
         if name in found[scope]
         for one in found[scope][name]["above"]
@@ -278,8 +306,95 @@ def calibration_table(run: RunRecords) -> Table | None:
         instance = f"instance_{one['instance_id']:02d}"
         found = read_json(RunFolder(run.root).instances / instance / "calibration.json")
         if found:
-            rows.append((instance, *(found[name]["method"] for name in run.classes)))
-    return Table("Chosen calibration", ("instance", *run.classes), rows, texts=1 + len(run.classes)) if rows else None
+            rows.append((instance, *(found[name]["method"] for name in run.distinct_classes)))
+    names = run.distinct_classes
+    return Table("Chosen calibration", ("instance", *names), rows, texts=1 + len(names)) if rows else None
+
+
+def gene_tables(run: RunRecords, lines: Sequence[dict[str, str]]) -> list[Table]:
+    """Return what is known of single genes: which kinds improve on the base model, and the extreme ones of its log loss.
+
+    Without base scores, the genes with the highest log loss. ``lines`` are those of ``gene_deltas.csv`` that are scored.
+    """
+    noun = run.noun
+    if not lines:
+        return []
+    if "log_loss_delta" not in lines[0]:
+        worst = sorted(lines, key=lambda line: -(value_of(line["log_loss_meta"]) or 0.0))[:8]
+        rows = [
+            (
+                one["gene_id"],
+                one["n_rows"],
+                *(one[f"n_{name}"] for name in run.classes[1:]),
+                _real(value_of(one["log_loss_meta"])),
+            )
+            for one in worst
+        ]
+        headings = (noun.one, "rows", *run.classes[1:], "log loss")
+        return [Table(f"{noun.many.capitalize()} with the highest log loss", headings, rows)]
+    lines = sorted(lines, key=lambda line: -(value_of(line["log_loss_delta"]) or 0.0))
+    found = [_kinds_table(run, lines)] if len(lines) >= FEWEST_IN_KINDS else []
+    headings = (noun.one, "rows", "log loss, base", "log loss, ensemble", "decrease")
+    for which, some in (("decrease", lines[:8]), ("increase", lines[:-9:-1])):
+        rows = [
+            (line["gene_id"], line["n_rows"])
+            + tuple(_real(value_of(line[f"log_loss_{name}"])) for name in ("base", "meta", "delta"))
+            for line in some
+        ]
+        found.append(Table(f"{noun.many.capitalize()} with the largest {which} in log loss", headings, rows))
+    return found
+
+
+def _kinds_table(run: RunRecords, lines: Sequence[dict[str, str]]) -> Table:
+    """Return how many genes improve, of all and of thirds by their rows and by the share of rows that are not background."""
+
+    def n_rows(line: dict[str, str]) -> float:
+        return float(line["n_rows"])
+
+    def share(line: dict[str, str]) -> float:
+        return sum(int(line[f"n_{name}"]) for name in run.classes[1:]) / max(int(line["n_rows"]), 1)
+
+    kinds: list[tuple[str, Callable[[dict[str, str]], float], int]] = [
+        ("rows", n_rows, 0),
+        (f"share of rows that are not {run.classes[0]}", share, 3),
+    ]
+    rows = [_kind_row("all", lines)]
+    for title, size, digits in kinds:
+        ordered = sorted(lines, key=lambda line: (size(line), line["gene_id"]))
+        ends = [round(len(ordered) * third / len(THIRDS)) for third in range(len(THIRDS) + 1)]
+        for third, (begin, end) in zip(THIRDS, pairwise(ends), strict=True):
+            part = ordered[begin:end]
+            low, high = (decimal(size(one), digits) for one in (part[0], part[-1]))
+            rows.append(_kind_row(f"{third} third of {title}: {typeset(f'{low}-{high}')}", part))
+    caption = f"How many {run.noun.many} have a lower log loss than with the base scores, and of which kind"
+    return Table(caption, (run.noun.many, "number", "improve", "share", "mean decrease in log loss"), rows)
+
+
+def _kind_row(name: str, lines: Sequence[dict[str, str]]) -> tuple[str, ...]:
+    deltas = [value_of(line["log_loss_delta"]) or 0.0 for line in lines]
+    improved = sum(delta > 0 for delta in deltas)
+    mean = typeset(decimal(sum(deltas) / len(deltas), signed=True))
+    return (name, f"{len(deltas):,}", f"{improved:,}", f"{improved / len(deltas):.0%}", mean)
+
+
+def settings_table(run: RunRecords) -> Table:
+    """Return every setting once, as it was asked, and where that is another as it was decided."""
+    decided = json.loads(run.facts["settings"])
+    asked = asdict(run.plan.asked) | {"full_hash": run.plan.data.full_hash}
+    rows = []
+    for name in sorted({*asked, *decided} - set(DECIDED.values())):
+        value, used = asked.get(name), decided.get(DECIDED.get(name, name))
+        texts = [_setting(one) for one in (value, used)]
+        rows.append((name, texts[0], texts[1] if used is not None and texts[1] != texts[0] else ""))
+    return Table(
+        "Settings, and what was decided where that is something else", ("setting", "asked", "decided"), rows, texts=3
+    )
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        value = ", ".join(map(str, value))
+    return "–" if value is None or value == "" else str(value)
 
 
 def lines_table(

@@ -11,7 +11,7 @@ import fcntl
 import importlib.util
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,8 @@ from mi_duck.run.progress import activity
 
 PAUSES = (0.02, 0.05, 0.1)  # seconds between tries: whoever only looks whether a lock is free holds it for a moment
 ASIDE = "stale"
+FIGURES = ("pdf", "svg", "png")
+"""Formats of figures."""
 SHAP_SUMMARY = "shap_analysis_summary.json"
 SHAP_VERSION = 1  # of the explanation
 
@@ -76,7 +78,7 @@ class RunFolder:
     catalogue = _Inside("run.duckdb")  # tables over the run's files
     training_summary = _Inside("unified_training_summary.txt")  # the run as one page of plain text
     provenance = _Inside("provenance.json")  # settings, versions, fingerprints; written last
-    memory_plot = _Inside("memory_per_gene.pdf")  # memory predicted and measured, drawn
+    memory_plot = _Inside("memory_per_gene")  # memory predicted and measured, drawn: its path without the format
     instances = _Inside("multi_instance_training")  # folders of all instances
     stale = _Inside(ASIDE)  # instances of earlier plans, set aside
 
@@ -91,8 +93,17 @@ class RunFolder:
             *(self.out_of_fold, self.model, self.summary, self.metrics, self.thresholds, self.curves),
             *(self.base_vs_meta, self.gene_deltas, self.gene_coverage, self.instance_comparison, self.catalogue),
             *(self.training_summary, self.page, self.holdout_predictions),
-            *sorted(self.root.glob("*_base_vs_meta*.pdf")),
+            *self._drawn("*_base_vs_meta*"),
         )
+
+    @property
+    def memory_plots(self) -> tuple[Path, ...]:
+        """The files in which the memory is drawn."""
+        return self._drawn(self.memory_plot.name)
+
+    def _drawn(self, stem: str) -> tuple[Path, ...]:
+        """Return the figures whose name without suffix fits a pattern."""
+        return tuple(sorted(path for suffix in FIGURES for path in self.root.glob(f"{stem}.{suffix}")))
 
     @property
     def result_folders(self) -> tuple[Path, ...]:
@@ -118,7 +129,7 @@ class RunFolder:
 
 def own_files(folder: RunFolder) -> list[Path]:
     """Return every file that a run writes and keeps, sorted; not the provenance, what is set aside, and what others put there."""
-    singles = (folder.plan, folder.splits, folder.genes, folder.memory, folder.memory_plot, *folder.results)
+    singles = (folder.plan, folder.splits, folder.genes, folder.memory, *folder.memory_plots, *folder.results)
     found = {file for file in singles if file.is_file()}
     for root in (*folder.result_folders, folder.leakage, folder.instances):
         found |= {file for file in root.rglob("*") if file.is_file()}
@@ -252,8 +263,13 @@ def read_shap_summary(folder: RunFolder) -> dict[str, Any]:
     return dict(json.loads((folder.shap / SHAP_SUMMARY).read_bytes()))
 
 
-def is_explained(folder: RunFolder, *, sample_size: int, background_size: int, with_figures: bool) -> bool:
-    """Return whether a run's model was explained with so many rows, and every file of that is there and unchanged."""
+def is_explained(
+    folder: RunFolder, *, sample_size: int, background_size: int, with_figures: bool, figure_format: str | None = None
+) -> bool:
+    """Return whether a run's model was explained with so many rows, and every file of that is there and unchanged.
+
+    Its figures may be of any format where none is asked for.
+    """
     try:
         summary, suspects = read_shap_summary(folder), read_suspects(folder.root)
         return bool(
@@ -261,13 +277,18 @@ def is_explained(folder: RunFolder, *, sample_size: int, background_size: int, w
             and summary["model_sha256"] == file_sha256(folder.model)
             and summary["sampling"]["n_rows_wanted"] == sample_size
             and summary["background"]["n_rows_wanted"] == background_size
-            and (not with_figures or any(name.endswith(".png") for name in summary["files"]))
+            and (not with_figures or _is_drawn(summary["files"], figure_format))
             and summary["suspects"] == (None if suspects is None else sorted(suspects))
             and all(file_sha256(folder.shap / name) == digest for name, digest in summary["files"].items())
             and folder.shap_importance.is_file()
         )
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _is_drawn(files: Iterable[str], figure_format: str | None) -> bool:
+    suffixes = {Path(name).suffix for name in files if name.startswith("ensemble_shap_analysis.")}
+    return f".{figure_format}" in suffixes if figure_format else bool(suffixes)
 
 
 def read_suspects(run: Path) -> frozenset[str] | None:

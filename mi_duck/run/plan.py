@@ -22,6 +22,7 @@ from mi_duck.resources import Budget
 from mi_duck.run.costs import Costs
 from mi_duck.run.levels import Levels
 from mi_duck.settings import Asked
+from mi_duck.wording import Noun, noun_of
 
 PLAN_VERSION = 7
 
@@ -83,6 +84,17 @@ class Segment:
     def n_rows(self) -> int:
         """Rows of the segment."""
         return self.stop_row - self.first_row
+
+
+def distinct_classes(classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the classes that have something of their own to show: of two the second, whose mirror image the first is.
+
+    Examples
+    --------
+    >>> distinct_classes(["no", "yes"]), distinct_classes(["neither", "donor", "acceptor"])
+    (('yes',), ('neither', 'donor', 'acceptor'))
+    """
+    return tuple(classes[1:] if len(classes) == 2 else classes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +171,16 @@ class PlannedData:
     genes_sha256: str
     levels: tuple[Levels, ...] = ()
     kept: tuple[str, ...] = ()
+
+    @property
+    def noun(self) -> Noun:
+        """What the groups are called."""
+        return noun_of(self.gene_column)
+
+    @property
+    def distinct_classes(self) -> tuple[str, ...]:
+        """See `distinct_classes`."""
+        return distinct_classes(self.classes)
 
     @property
     def record_bytes(self) -> int:

@@ -102,6 +102,7 @@ def complete(folder: RunFolder, diagnostics: Diagnostics, n_trained: int, starte
         run=str(folder.root),
         threads=context.threads,
         is_minimal=diagnostics.minimal_diagnostics,
+        figure_format=diagnostics.figure_format,
         explaining=None if diagnostics.skip_shap or is_explained(folder, **asked) else asked,
     )
     publish(folder, plan, started, diagnostics, context)
@@ -174,6 +175,7 @@ def explaining(diagnostics: Diagnostics) -> dict[str, Any]:
         "sample_size": diagnostics.shap_sample,
         "background_size": diagnostics.shap_background,
         "with_figures": not diagnostics.minimal_diagnostics,
+        "figure_format": diagnostics.figure_format,
     }
 
 
@@ -183,6 +185,7 @@ def write_page(folder: RunFolder, diagnostics: Diagnostics, context: Context) ->
         run=str(folder.root),
         with_plots=not diagnostics.minimal_diagnostics,
         with_overfitting=diagnostics.monitor_overfitting,
+        figure_format=diagnostics.figure_format,
     )
     return list(made.value["warnings"])
 
@@ -240,8 +243,10 @@ def is_finished(folder: RunFolder, plan: Plan) -> bool:
 
 
 def lacks_diagnostics(folder: RunFolder, diagnostics: Diagnostics) -> bool:
-    """Return whether tables are asked for that a finished run has not; explanations apart."""
+    """Return whether tables or figures are asked for that a finished run has not; explanations apart."""
     if not diagnostics.minimal_diagnostics and not folder.curves.is_file():
+        return True
+    if not diagnostics.minimal_diagnostics and not has_figures(folder, diagnostics.figure_format):
         return True
     if diagnostics.calibration_analysis and not (folder.calibration_analysis / "calibration.json").is_file():
         return True
@@ -250,6 +255,11 @@ def lacks_diagnostics(folder: RunFolder, diagnostics: Diagnostics) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         written = 0
     return bool(diagnostics.sites_shown and diagnostics.sites_shown != written)
+
+
+def has_figures(folder: RunFolder, figure_format: str | None) -> bool:
+    """Return whether figures are in a format; where none is asked for they stay what they are."""
+    return figure_format is None or (folder.root / f"pr_base_vs_meta.{figure_format}").is_file()
 
 
 def versions() -> dict[str, str]:
@@ -418,7 +428,13 @@ def evaluate_run(root: Path, diagnostics: Diagnostics, context: Context) -> None
         invalidate_file_list(folder)
         started = _now()
         evaluate(folder, diagnostics, context)
-        in_child(steps.describe, context)(run=str(root), threads=context.threads, is_minimal=False, explaining=None)
+        in_child(steps.describe, context)(
+            run=str(root),
+            threads=context.threads,
+            is_minimal=False,
+            figure_format=diagnostics.figure_format,
+            explaining=None,
+        )
         publish(folder, plan, started, diagnostics, context)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mi_duck.console import Table, logger, output, print_facts, print_json, print_table, table_of
+from mi_duck.wording import Noun, noun_of
 
 if TYPE_CHECKING:
     from mi_duck.ensemble.predict import PredictSummary
@@ -26,7 +27,7 @@ def print_plan(made: "Plan", as_json: bool = False) -> None:
         return
     print_table(views.instances_table(made))
     output.print(views.plan_line(made))
-    output.print("Ways to train these genes, the time if no fit stops early:", markup=False)
+    output.print(f"Ways to train these {made.data.noun.many}, the time if no fit stops early:", markup=False)
     print_table(views.alternatives_table(made))
     output.print(views.SCORES_OF_STRATEGIES, markup=False)
     for line in views.infeasible_lines(made):
@@ -66,12 +67,14 @@ def print_learning_curve(facts: dict[str, Any]) -> None:
     """Print a line for each size, average precision and log loss with their intervals, and the answer."""
     from mi_duck.evaluate.learning_curve import ANSWERED, points_of, size_lines
 
-    print_table(Table(*size_lines(points_of(facts), ANSWERED)))
+    print_table(Table(*size_lines(points_of(facts), ANSWERED, noun_of(facts["group_column"]))))
     for sentence in facts["sentences"]:
         output.print(sentence, markup=False)
 
 
-def print_memory(found: "MemoryReport", genes_per_instance: int, plot: Path | None, as_json: bool = False) -> None:
+def print_memory(
+    found: "MemoryReport", noun: Noun, genes_per_instance: int, plot: Path | None, as_json: bool = False
+) -> None:
     """Print predicted and measured peaks and what a gene costs; draw them to ``plot`` unless it is None."""
     from mi_duck.workflow.views import gene_facts, peak_records
 
@@ -83,7 +86,7 @@ def print_memory(found: "MemoryReport", genes_per_instance: int, plot: Path | No
             MemoryDot(one.n_rows, float(one.measured_bytes), float(one.predicted_bytes), one.is_probe)
             for one in found.peaks
         ]
-        save(memory_figure(dots, gene_bytes=list(found.gene_bytes)), plot)
+        save(memory_figure(dots, gene_bytes=list(found.gene_bytes), noun=noun), plot)
     records, facts = peak_records(found), gene_facts(found, genes_per_instance)
     if as_json:
         print_json({"sizes": records} | facts)
@@ -92,15 +95,15 @@ def print_memory(found: "MemoryReport", genes_per_instance: int, plot: Path | No
     print_facts(facts)
 
 
-def print_status(facts: dict[str, Any], as_json: bool = False) -> None:
+def print_status(run: Path, facts: dict[str, Any], as_json: bool = False) -> None:
     """Print a line for each instance, and how far the run is."""
-    from mi_duck.workflow.views import status_lines
+    from mi_duck.workflow.views import status_lines, status_table
 
     if as_json:
         print_json(facts)
         return
     if facts["instances"]:
-        print_table(table_of(facts["instances"]))
+        print_table(status_table(run, facts))
     for line in status_lines(facts):
         output.print(line, markup=False)
 

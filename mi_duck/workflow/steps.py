@@ -39,7 +39,14 @@ def evaluate_holdout(report: Report, run: str, threads: int) -> None:
     holdout.evaluate_holdout(run=run, threads=threads, report=report)
 
 
-def describe(report: Report, run: str, threads: int, is_minimal: bool, explaining: dict[str, Any] | None) -> None:
+def describe(
+    report: Report,
+    run: str,
+    threads: int,
+    is_minimal: bool,
+    figure_format: str | None,
+    explaining: dict[str, Any] | None,
+) -> None:
     """Complete the folders of the instances, and explain the model unless ``explaining`` is None.
 
     See `mi_duck.report.instance_files.describe_instances` and `mi_duck.explain.analysis.explain_run`. Both load XGBoost and
@@ -47,12 +54,22 @@ def describe(report: Report, run: str, threads: int, is_minimal: bool, explainin
     """
     with without_sklearn():
         from mi_duck.report import instance_files
-    instance_files.describe_instances(run=run, threads=threads, is_minimal=is_minimal, report=report)
+    instance_files.describe_instances(
+        run=run, threads=threads, is_minimal=is_minimal, figure_format=figure_format, report=report
+    )
     if explaining is not None:
         explain(report, run, threads=threads, **explaining)
 
 
-def explain(report: Report, run: str, sample_size: int, background_size: int, with_figures: bool, threads: int) -> None:
+def explain(
+    report: Report,
+    run: str,
+    sample_size: int,
+    background_size: int,
+    with_figures: bool,
+    figure_format: str | None,
+    threads: int,
+) -> None:
     """Explain the model by SHAP values; see `mi_duck.explain.analysis.explain_run`."""
     with without_sklearn():
         from mi_duck.explain.analysis import explain_run
@@ -61,16 +78,25 @@ def explain(report: Report, run: str, sample_size: int, background_size: int, wi
         sample_size=sample_size,
         background_size=background_size,
         with_figures=with_figures,
+        figure_format=figure_format,
         threads=threads,
         report=report,
     )
 
 
-def write_report(report: Report, run: str, with_plots: bool, with_overfitting: bool) -> dict[str, Any]:
+def write_report(
+    report: Report, run: str, with_plots: bool, with_overfitting: bool, figure_format: str | None
+) -> dict[str, Any]:
     """Write ``report.html``; see `mi_duck.report.page.write_report`."""
     with without_sklearn():
         from mi_duck.report import page
-    return page.write_report(run=run, with_plots=with_plots, with_overfitting=with_overfitting, report=report)
+    return page.write_report(
+        run=run,
+        with_plots=with_plots,
+        with_overfitting=with_overfitting,
+        figure_format=figure_format,
+        report=report,
+    )
 
 
 def write_learning_curve(report: Report, run: str, out: str, threads: int) -> None:

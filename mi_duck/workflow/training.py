@@ -186,7 +186,7 @@ def train_or_split(folder: RunFolder, instance: Instance, label: str, task: Task
             )
         if state.name == "damaged":
             say(f"{label} {instance.name} is damaged, so it is trained again: {state.detail}")
-        say(f"{label} training on {instance.n_genes:,} genes, {instance.n_rows:,} rows")
+        say(f"{label} training on {plan.data.noun.count(instance.n_genes)}, {instance.n_rows:,} rows")
         once = partial(train_one, folder, plan, instance, context, is_cancelled=task.is_cancelled)
         try:
             try:
@@ -238,7 +238,7 @@ def loss_text(plan: Plan, lost: Sequence[Lost], remedy: str = "the same command 
     kept = [one for one in plan.cut.instances if one not in {loss.instance for loss in lost}]
     covered = {rank for one in kept for rank in range(one.first_rank, one.stop_rank)}
     n_missing, n_genes = plan.data.n_genes - len(covered), plan.data.n_genes
-    what = f"{', '.join(counts)}, and with them {n_missing:,} of {n_genes:,} genes"
+    what = f"{', '.join(counts)}, and with them {n_missing:,} of {plan.data.noun.count(n_genes)}"
     return f"{what}; first cause: {lost[0].cause}; {remedy}"
 
 

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mi_duck.console import Table
+from mi_duck.console import Table, table_of
 from mi_duck.numbers import MIB, decimal, duration, gibibytes, interval
 from mi_duck.resources import GIB
 from mi_duck.run.folder import RunFolder, is_locked
@@ -48,7 +48,9 @@ def instances_table(plan: Plan) -> Table:
         )
         for one in plan.cut.instances
     ]
-    return Table(("instance", "first gene", "stop", "genes", "training rows", "predicted GiB", "at most"), rows)
+    return Table(
+        ("instance", "first rank", "stop", plan.data.noun.many, "training rows", "predicted GiB", "at most"), rows
+    )
 
 
 def alternatives_table(plan: Plan) -> Table:
@@ -70,7 +72,7 @@ def alternatives_table(plan: Plan) -> Table:
 
 SCORES_OF_STRATEGIES = (
     "Their scores: external grows the same trees as single. Several instances, their leaves fitted together, were as good as "
-    "one model of all genes or better on the data that were tried; their vote alone (--consolidation voting) was a little worse."
+    "one model of all rows or better on the data that were tried; their vote alone (--consolidation voting) was a little worse."
 )
 """What is known of the scores of the ways to train: ``benchmarks/README.md``, "How should instances become one model?"."""
 
@@ -78,9 +80,11 @@ SCORES_OF_STRATEGIES = (
 def plan_line(plan: Plan) -> str:
     """Return what a plan's instances are together."""
     cut, n_genes = plan.cut, plan.data.n_genes
+    if len(cut.instances) == 1:
+        return f"{cut.strategy_used}: 1 instance of all {plan.data.noun.count(n_genes)}"
     redundancy = sum(one.n_genes for one in cut.instances) / n_genes
     return (
-        f"{cut.strategy_used}: {len(cut.instances)} instances, neighbours share {cut.overlap_genes:,} genes, "
+        f"{cut.strategy_used}: {len(cut.instances)} instances, neighbours share {plan.data.noun.count(cut.overlap_genes)}, "
         f"redundancy {redundancy:.3f}, coverage {n_genes:,}/{n_genes:,}"
     )
 
@@ -134,6 +138,14 @@ def run_status(root: Path) -> dict[str, Any]:
         "is_finished": is_finished(folder, plan),
         "instances": instances,
     }
+
+
+def status_table(root: Path, facts: dict[str, Any]) -> Table:
+    """Return a row for each instance that `run_status` found."""
+    noun = RunFolder(root).read_plan().data.noun
+    return table_of(
+        [{noun.many if name == "genes" else name: value for name, value in one.items()} for one in facts["instances"]]
+    )
 
 
 def instance_status(folder: RunFolder, plan: Plan, instance: Instance) -> tuple[str, str]:
@@ -230,7 +242,7 @@ def comparison_lines(found: "Versus") -> list[str]:
         f"{found.n_groups:,} fold groups, for these trained models"
     ]
     if found.n_pilot_rows:
-        lines.append(f"Left out: {found.n_pilot_rows:,} rows of genes by which a run chose its features")
+        lines.append(f"Left out: {found.n_pilot_rows:,} rows by which a run chose its features")
     return lines
 
 
