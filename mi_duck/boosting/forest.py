@@ -42,6 +42,9 @@ KINDS: dict[int, np.dtype[Any]] = {
 WHOLE = {ord("i"): 1, ord("I"): 2, ord("l"): 4, ord("L"): 8}
 SIZES = {kind: dtype.itemsize for kind, dtype in KINDS.items()}
 
+MOST_CERTAIN = np.nextafter(np.array([0, 1], np.float32), np.float32(0.5))
+"""The smallest and the largest probability of float32 whose log-odds is a number."""
+
 T = TypeVar("T")
 Typed = tuple[int, bytes]
 """Type and bytes of a typed array."""
@@ -464,6 +467,22 @@ def with_leaves(booster: xgb.Booster, leaves: Sequence[NDArray[np.float64]], int
 def tree_sizes(boosters: Sequence[xgb.Booster]) -> list[list[int]]:
     """Return how many nodes each tree of each booster has."""
     return [[len(joined_arrays([tree["left_children"]])) for tree in _trees(model)] for model in _models(boosters)]
+
+
+def complement(data: bytes) -> bytes:
+    """Return the bytes of a logistic booster whose margins are those of another with the other sign.
+
+    Its probability is 1 minus the other's, to the last bits of float32: the same trees with the other sign at each leaf, and
+    1 minus the intercept, which XGBoost keeps as a probability.
+    """
+    model, _ = read_object(data)
+    model["learner"]["gradient_booster"]["model"]["trees"] = [
+        _with_leaves(tree, lambda values: 0.0 - values) for tree in _trees(model)
+    ]
+    facts = model["learner"]["learner_model_param"]
+    other = np.float32(1) - np.float32(facts["base_score"].strip("[]"))
+    facts["base_score"] = f"[{np.format_float_scientific(np.clip(other, *MOST_CERTAIN))}]"
+    return write_object(model)
 
 
 def without_leaves(data: bytes) -> bytes:

@@ -12,7 +12,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from mi_duck.boosting.boosters import (
     predict_margins,
     report_resumption,
 )
+from mi_duck.boosting.forest import complement
 from mi_duck.boosting.matrix import PASSES, build_matrix, cut_reference, trim_heap
 from mi_duck.boosting.write_instance import Fit, write_instance
 from mi_duck.metrics.calibrate import allowed_methods, calibrate
@@ -38,7 +39,7 @@ from mi_duck.resources import check_device
 from mi_duck.rows.segments import LEFT_OUT, SegmentReader, segments_of, training_weights
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import read_genes
-from mi_duck.run.plan import Instance, Plan, Settings
+from mi_duck.run.plan import Instance, Plan, Settings, fitted_classes
 
 STOPPING_SHARE = 0.1
 
@@ -95,7 +96,7 @@ def train_instance(*, run: str, instance_id: int, threads: int, report: Report) 
 
 
 def feature_gains(*, run: str, instance_id: int, threads: int, report: Report) -> dict[str, float]:
-    """Fit one booster per class on all rows of an instance, without folds, and return the total gain of every feature."""
+    """Fit the boosters of all rows of an instance, without folds, and return the total gain of every feature."""
     folder = RunFolder(Path(run))
     plan = folder.read_plan()
     settings, rows = plan.settings, _read_rows(folder, plan, plan.cut.instance(instance_id))
@@ -110,7 +111,8 @@ def feature_gains(*, run: str, instance_id: int, threads: int, report: Report) -
         report=lambda done: report("pilot matrix", done, PASSES * len(weight)),
     )
     gains = dict.fromkeys(plan.data.features, 0.0)
-    for index, name in enumerate(plan.data.classes):
+    for index in fitted_classes(len(plan.data.classes)):
+        name = plan.data.classes[index]
         on_round = _on_round(report, f"pilot {name}", settings)
         fit = fit_booster(matrix, label == index, weight, settings, threads, on_round, rounds=settings.n_estimators)
         booster = xgb.Booster(model_file=bytearray(fit.raw))
@@ -168,8 +170,9 @@ class _Training:
     ) -> None:
         self.settings, self.rows, self.progress = plan.settings, rows, progress
         self.threads, self.report, self.cache = threads, report, cache
-        classes, n_folds = list(enumerate(plan.data.classes)), plan.settings.n_folds
-        self.n_classes = len(classes)
+        self.fitted = fitted_classes(len(plan.data.classes))
+        classes, n_folds = [(index, plan.data.classes[index]) for index in self.fitted], plan.settings.n_folds
+        self.n_classes = len(plan.data.classes)
         self.titles = {
             fold_name(number, index): f"fold {number + 1}/{n_folds} {name}"
             for number in range(n_folds)
@@ -197,7 +200,7 @@ class _Training:
 
         ``held_out`` and ``is_stopping`` mark, of all rows, those of the fold and those that early stopping watches.
         """
-        names = [fold_name(number, index) for index in range(self.n_classes)]
+        names = [fold_name(number, index) for index in self.fitted]
         rows, weight = self.rows.is_used, self.rows.weight
         if not self.by_weight:
             rows = rows & ~held_out
@@ -216,7 +219,7 @@ class _Training:
 
     def fit_final(self, rounds: Sequence[int]) -> list[Fit]:
         """Fit the final booster of each class on all rows, with its number of rounds."""
-        names = [final_name(index) for index in range(self.n_classes)]
+        names = [final_name(index) for index in self.fitted]
         rows = self.rows.is_used
         if not self.by_weight and not self.to_do.isdisjoint(names):
             self._build(rows, "of all rows")
@@ -238,8 +241,11 @@ class _Training:
         stopping_weight: NDArray[np.float32] | None = None,
         rounds: Sequence[int] | None = None,
     ) -> list[Fit]:
-        """Return one fit per class on the rows of the matrix, as it was saved where it is finished."""
-        return [
+        """Return one fit per class on the rows of the matrix, as it was saved where it is finished.
+
+        Of two classes the second is fitted, and the first is its complement.
+        """
+        fits = [
             self.progress.finished(name)
             or fit_booster(
                 self.matrix,
@@ -253,8 +259,11 @@ class _Training:
                 begun=self.progress.begun_fit(name),
                 save=partial(self.progress.save, name),
             )
-            for index, name in enumerate(names)
+            for index, name in zip(self.fitted, names, strict=True)
         ]
+        if len(fits) == self.n_classes:
+            return fits
+        return [replace(fits[0], raw=complement(fits[0].raw)), *fits]
 
     def _build(self, wanted: NDArray[np.bool_], title: str) -> None:
         total = PASSES * int(wanted.sum())

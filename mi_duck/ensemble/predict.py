@@ -191,9 +191,9 @@ class PredictSummary:
             )
         if self.n_rows_trained_on:
             found.append(
-                f"{self.n_rows_trained_on:,} of {self.n_rows:,} rows are of {self.n_genes_trained_on:,} {noun.many} that the model "
-                f"was trained on ({TRAINED_ON} is true): their probabilities look better than they are on new {noun.many}; take "
-                "those of oof_predictions.parquet in the folder of the run"
+                f"{self.n_rows_trained_on:,} of {self.n_rows:,} rows are of {self.n_genes_trained_on:,} {noun.many} that the "
+                f"model was trained on ({TRAINED_ON} is true): their probabilities look better than they are on new {noun.many}; "
+                "take those of oof_predictions.parquet in the folder of the run"
             )
         if self.new_missing:
             worst = sorted(self.new_missing.items(), key=lambda one: (-one[1], one[0]))

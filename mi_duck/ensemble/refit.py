@@ -35,7 +35,7 @@ from scipy.special import expit
 
 from mi_duck.archive import pack, read_parts
 from mi_duck.atomic_files import storage_errors, write_file
-from mi_duck.boosting.forest import forest_of, tree_sizes, with_leaves
+from mi_duck.boosting.forest import complement, forest_of, tree_sizes, with_leaves
 from mi_duck.boosting.train import stopping_groups
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.errors import CheckpointError
@@ -46,7 +46,7 @@ from mi_duck.rows.segments import LEFT_OUT, SegmentReader, segments_of, training
 from mi_duck.run.costs import refit_bytes
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import Genes
-from mi_duck.run.plan import Instance, Plan
+from mi_duck.run.plan import Instance, Plan, fitted_classes
 
 BATCH_BYTES = 64 << 20  # of features and leaf numbers together
 BLOCK_ROWS = 1 << 15  # whose numbers fit into a core's cache; part of the result, for sums are added block by block
@@ -234,11 +234,12 @@ class _Refitting:
     ) -> None:
         self.folder, self.plan, self.genes, self.instances, self.threads = folder, plan, genes, instances, threads
         self.reader = SegmentReader(plan, segments_of(plan, 0, plan.data.n_genes), folder.segments)
-        self.n_jobs = (plan.settings.n_folds + 1) * len(plan.data.classes)
+        self.fitted = fitted_classes(len(plan.data.classes))
+        self.n_jobs = (plan.settings.n_folds + 1) * len(self.fitted)
         n_training_rows = min(plan.data.n_rows, sum(one.n_training_rows for one in instances))
         room = machine_budget(plan.asked.memory_safety_factor).budget_bytes
         fixed, of_class = refit_bytes(plan.data.n_rows, n_training_rows)
-        self.at_once = max(1, min(threads, len(plan.data.classes), (room - fixed) // of_class))
+        self.at_once = max(1, min(threads, len(self.fitted), (room - fixed) // of_class))
         self._n_done, self._report, self._lock = 0, report, threading.Lock()
 
     def refit(
@@ -253,20 +254,19 @@ class _Refitting:
         boosters
             ``[member][class]``.
         passes
-            How many for each class; None: what is best on the groups that no member was trained on.
+            How many for each class that is fitted; None: what is best on the groups that no member was trained on.
 
         Returns
         -------
         list
-            The passes that were made for each class.
+            The passes that were made for each of these classes.
         """
-        n_classes = len(self.plan.data.classes)
-        by_class = [[one[index] for one in boosters] for index in range(n_classes)]
-        wanted = passes or [None] * n_classes
-        keys = [self._key(fold, index, wanted[index], by_class[index]) for index in range(n_classes)]
-        done = [_done(_file_of(self.folder, fold, index), key) for index, key in enumerate(keys)]
-        missing = [index for index, one in enumerate(done) if one is None]
-        for _ in range(n_classes - len(missing)):
+        by_class = {index: [one[index] for one in boosters] for index in self.fitted}
+        wanted = dict(zip(self.fitted, passes or [None] * len(self.fitted), strict=True))
+        keys = {index: self._key(fold, index, wanted[index], by_class[index]) for index in self.fitted}
+        done = {index: _done(_file_of(self.folder, fold, index), key) for index, key in keys.items()}
+        missing = [index for index, one in done.items() if one is None]
+        for _ in range(len(self.fitted) - len(missing)):
             self._count()
         if missing:
             rows = self._rows(fold)
@@ -280,7 +280,7 @@ class _Refitting:
                 }
                 for index, job in jobs.items():
                     done[index] = job.result()
-        return [one for one in done if one is not None]
+        return [one for one in done.values() if one is not None]
 
     def _key(self, fold: int | None, index: int, passes: int | None, boosters: Sequence[xgb.Booster]) -> str:
         """Return the hash of all that a refit is made of."""
@@ -439,11 +439,14 @@ class _LeafFile:
 
 def read_refitted(folder: RunFolder, fold: int | None, *, n_classes: int) -> tuple[tuple[xgb.Booster, ...], ...]:
     """Return the refitted boosters of a fold, or the final ones, ``[member][class]``."""
-    by_class = [read_parts(_file_of(folder, fold, index)) for index in range(n_classes)]
-    return tuple(
-        tuple(xgb.Booster(model_file=bytearray(parts[str(member)])) for parts in by_class)
-        for member in range(len(by_class[0]) - 1)
-    )
+    by_class = [read_parts(_file_of(folder, fold, index)) for index in fitted_classes(n_classes)]
+    found = []
+    for member in range(len(by_class[0]) - 1):
+        raws = [parts[str(member)] for parts in by_class]
+        if len(raws) < n_classes:
+            raws.insert(0, complement(raws[0]))
+        found.append(tuple(xgb.Booster(model_file=bytearray(raw)) for raw in raws))
+    return tuple(found)
 
 
 def _file_of(folder: RunFolder, fold: int | None, index: int) -> Path:

@@ -83,6 +83,11 @@ LIMITS = (
     "at prediction.",
 )
 """What the rule cannot find; the report says it."""
+LIMITS_ALONE = (
+    "A strong column cannot be told from a leak below an area of 0.995: look at the columns of the largest areas.",
+    *LIMITS[2:],
+)
+"""The same where there are no base scores."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from mi_duck.rows.segments import ColumnDensity, SegmentReader, read_density
 from mi_duck.run.costs import BATCH_ROWS, PHASES, Costs, MemoryModel, MemoryPoint, Rates, slope_ratio
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import GeneTable
-from mi_duck.run.plan import Cut, Instance, Plan, PlannedData, Settings, make_segments
+from mi_duck.run.plan import Cut, Instance, Plan, PlannedData, Settings, fitted_classes, make_segments
 from mi_duck.settings import Asked
 
 PROBE_ROUNDS = 2
@@ -238,7 +238,8 @@ def fit_rates(points: Sequence[TimePoint], settings: Settings, n_classes: int, *
     """
     first, last = min(points, key=lambda point: point.n_rows), max(points, key=lambda point: point.n_rows)
     small, large = (
-        point.boost_seconds / (point.rounds * n_classes * (settings.n_folds + 1)) for point in (first, last)
+        point.boost_seconds / (point.rounds * len(fitted_classes(n_classes)) * (settings.n_folds + 1))
+        for point in (first, last)
     )
     effective = fits_of_all_rows(settings) / (settings.n_folds + 1)
     cells = effective * (last.n_cells - first.n_cells)

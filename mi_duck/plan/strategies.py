@@ -22,7 +22,7 @@ from mi_duck.plan.windows import Windows, cut_windows, refusal_of
 from mi_duck.resources import GIB, Budget, cuda_devices
 from mi_duck.rows.segments import KEYS, ColumnDensity
 from mi_duck.run.costs import Layout, MemoryModel, Rates, growing_bytes, index_bytes
-from mi_duck.run.plan import Instance, Settings
+from mi_duck.run.plan import Instance, Settings, fitted_classes
 from mi_duck.settings import Asked
 from mi_duck.wording import GENES, Noun
 
@@ -159,12 +159,13 @@ def usual_rounds(settings: Settings) -> int:
 
 def training_seconds(rates: Rates, n_cells: float, settings: Settings, n_classes: int, rounds: int) -> float:
     """Return the seconds of training one instance: ``n_cells`` that are not missing, ``rounds`` rounds of every booster."""
-    boosters = n_classes * (settings.n_folds + 1)
+    n_fitted = len(fitted_classes(n_classes))
+    boosters = n_fitted * (settings.n_folds + 1)
     return (
         rates.start_seconds
         + rates.per_cell_built * n_cells * builds_of_all_rows(settings)
         + rounds
-        * (boosters * rates.per_round + rates.per_cell_and_round * n_cells * n_classes * fits_of_all_rows(settings))
+        * (boosters * rates.per_round + rates.per_cell_and_round * n_cells * n_fitted * fits_of_all_rows(settings))
     )
 
 
@@ -311,7 +312,7 @@ def _alternative(
 def leaves_bytes(n_instances: int, n_rows: int, settings: Settings, layout: Layout) -> int:
     """Return what leaf numbers of all training rows take, of all classes."""
     per_row = 1 if settings.max_depth <= 6 else 2  # 127 nodes have numbers of a byte
-    return layout.n_classes * n_instances * usual_rounds(settings) * n_rows * per_row
+    return len(fitted_classes(layout.n_classes)) * n_instances * usual_rounds(settings) * n_rows * per_row
 
 
 def gpu_bytes(n_rows: int, layout: Layout) -> int:

@@ -17,7 +17,7 @@ from mi_duck.atomic_files import write_file
 from mi_duck.drawing import NAMES, inline_svg, save_as
 from mi_duck.explain.figures import read_swarms, swarm_figure
 from mi_duck.explain.tables import class_stems
-from mi_duck.leakage.suspicion import LIMITS
+from mi_duck.leakage.suspicion import LIMITS, LIMITS_ALONE
 from mi_duck.metrics.metrics import title_of
 from mi_duck.numbers import gibibytes
 from mi_duck.processes import Report
@@ -170,7 +170,7 @@ def render(run: RunRecords, fits: Sequence[FitRecord] | None, *, with_plots: boo
             importance=_importance(run, pictures),
             of_classes=_importance_by_class(run, pictures),
             leakage=_leakage(run),
-            leak_limits=LIMITS,
+            leak_limits=LIMITS if run.plan.data.base_scores else LIMITS_ALONE,
             suspects=suspects_of(run),
             genes=tables.gene_tables(run, scored_genes(run)),
             command=tables.run_command(run),

@@ -97,6 +97,17 @@ def distinct_classes(classes: Sequence[str]) -> tuple[str, ...]:
     return tuple(classes[1:] if len(classes) == 2 else classes)
 
 
+def fitted_classes(n_classes: int) -> range:
+    """Return the indices of the classes that boosters are fitted for: of two the second, the first being its complement.
+
+    Examples
+    --------
+    >>> list(fitted_classes(2)), list(fitted_classes(3))
+    ([1], [0, 1, 2])
+    """
+    return range(1, 2) if n_classes == 2 else range(n_classes)
+
+
 @dataclass(frozen=True, slots=True)
 class PlannedData:
     """What a run is trained on: files, columns by kind, classes, genes, rows, and the rule that samples rows.
