@@ -77,7 +77,7 @@ def join_run(
     write_json(folder.thresholds, scored["thresholds"])
     write_json(folder.summary, _summary(folder, plan, trained, model, scored, n_genes=len(covered)))
     share = len(covered) / plan.data.n_genes
-    messages.append(f"Coverage of {plan.data.noun.many}: {len(covered):,}/{plan.data.n_genes:,} ({share:.1%})")
+    messages.append(f"{plan.data.noun.one.capitalize()} coverage: {len(covered):,}/{plan.data.n_genes:,} ({share:.1%})")
     return {"messages": messages}
 
 

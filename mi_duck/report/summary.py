@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 
 from mi_duck.atomic_files import write_file
 from mi_duck.evaluate.catalogue import score_table
-from mi_duck.evaluate.instance_scores import NO_UNSEEN
 from mi_duck.metrics.metrics import FEWEST_GROUPS, GAIN, LOWER_IS_BETTER
 from mi_duck.numbers import decimal, gibibytes, interval, plain_text, typeset
 from mi_duck.report.overfitting import ADVICE, FitRecord
@@ -392,7 +391,7 @@ def _instances(folder: RunFolder, plan: Plan, summary: dict[str, Any]) -> list[s
         rows.append(row)
     titles = ["instance", plan.data.noun.many, "rows", "predicted GiB", "measured GiB", "seconds", "weight"]
     coverage = f"{summary['n_genes_trained']:,}/{summary['n_genes']:,} ({summary['coverage_fraction']:.1%})"
-    return [*_table(titles, rows), f"Coverage of {plan.data.noun.many}: {coverage}"]
+    return [*_table(titles, rows), f"{plan.data.noun.one.capitalize()} coverage: {coverage}"]
 
 
 def _unseen(folder: RunFolder, plan: Plan) -> list[str]:
@@ -406,8 +405,8 @@ def _unseen(folder: RunFolder, plan: Plan) -> list[str]:
             cells += [interval(*(scores[key][name] for name in ("value", "low", "high"))) for key in wanted]
             rows.append([instance.name, *cells])
         else:
-            status = found.get("status", "not evaluated")
-            without.append(f"{instance.name}: {f'no unseen {many}' if status == NO_UNSEEN else status}")
+            status = found.get("status", "not evaluated").replace("genes", many)
+            without.append(f"{instance.name}: {status}")
     titles = ["instance", many, "rows", "AP macro", "F1 macro", "log loss"]
     return [*(_table(titles, rows) if rows else []), *without]
 
