@@ -30,10 +30,10 @@ class Noun:
 
         Examples
         --------
-        >>> noun_of("patient").renamed({"genes": 3, "rows per gene": 7})
-        {'groups': 3, 'rows per group': 7}
+        >>> noun_of("patient").renamed({"n_genes": 3, "rows per gene": 7})
+        {'n_groups': 3, 'rows per group': 7}
         """
-        return {re.sub(r"\bgene(s?)\b", rf"{self.one}\1", name): value for name, value in facts.items()}
+        return {re.sub(r"(?<![a-z])gene(s?)(?![a-z])", rf"{self.one}\1", name): value for name, value in facts.items()}
 
 
 GENES, GROUPS = Noun("gene", "genes"), Noun("group", "groups")

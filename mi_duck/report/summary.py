@@ -49,7 +49,7 @@ NAMES = {
     "gene_coverage_report.csv": "every {one} with the instances that trained on it",
     "instance_performance_comparison.csv": "every instance on the same rows",
     "gene_deltas.csv": "scores of every {one}; none where it chose the features (is_pilot)",
-    "base_vs_meta.json": "errors of the ensemble, and against base scores: matched recall, kinds of errors",
+    "base_vs_meta.json": "kinds of errors of the ensemble, and beside a base model its errors at matched recall",
     "curves.csv": "points of the ROC and precision-recall curves",
     "leakage_analysis": "features that may leak the label",
     "overfitting": "learning curves with their verdicts",

@@ -144,8 +144,8 @@ def print_predicted(summary: "PredictSummary", out: Path, seconds: float, as_jso
         "rows_per_second": round((summary.n_rows - summary.n_rows_before) / seconds),
         "out": str(out),
     }
-    known = facts if as_json else {name: value for name, value in facts.items() if value not in (None, "")}
-    print_facts(known, as_json)
+    known = {name: value for name, value in facts.items() if value not in (None, "")}
+    print_facts(facts if as_json else noun_of(summary.group_column or "gene").renamed(known), as_json)
 
 
 def print_findings(findings: "Sequence[Finding]", as_json: bool = False) -> None:
