@@ -37,7 +37,14 @@ from mi_duck.options import (
 from mi_duck.processes import Context, free_at_once, without_pandas
 from mi_duck.resources import usable_cores
 from mi_duck.settings import PLAN, Asked, Building, Columns, Diagnostics, Executing, Resuming, Synthesising
-from mi_duck.workflow.printing import print_learning_curve, print_plan, print_scores
+from mi_duck.workflow.printing import (
+    print_demo,
+    print_file,
+    print_learning_curve,
+    print_plan,
+    print_scores,
+    print_status,
+)
 
 logger = logging.getLogger("mi_duck")
 
@@ -138,6 +145,7 @@ def demo(
     *,
     asked: Seed,
     executing: Threads,
+    as_json: JsonOption = False,
 ) -> None:
     """Run the main job on bundled real data: fruit fly chromosome 4, from genome to predictions.
 
@@ -147,9 +155,7 @@ def demo(
 
     with _context(executing) as context:
         paths = run_demo(out, context, seed=asked.seed)
-    print_scores(paths["run"])
-    for name, path in paths.items():
-        output.print(f"{name:<12} {path}", markup=False)
+    print_demo(paths, as_json)
 
 
 @command()
@@ -369,11 +375,13 @@ def train(
     ] = False,
     *,
     executing: Executing,
+    as_json: JsonOption = False,
 ) -> None:
     """Train the instances of a plan that are not done yet, or one alone; doing it twice or at once does no harm.
 
     In a job array the array's index is the instance: SLURM_ARRAY_TASK_ID, JOB_COMPLETION_INDEX (Kubernetes) and
     PBS_ARRAY_INDEX as they are, LSB_JOBINDEX and SGE_TASK_ID, which begin at 1, less 1; --workers 1 trains all there too.
+    With --json it prints at the end how all instances stand, as status does.
 
     Examples: mi-duck train run --instance 3, or mi-duck train run --workers 2
     """
@@ -395,14 +403,18 @@ def train(
             partition_run(run, context)
         elif executing.executor != "local":
             if jobs := train_elsewhere(run, executing, context):
-                print_facts(jobs)
-            else:
-                check_trained(run)
+                print_facts(jobs, as_json)
+                return
+            check_trained(run)
         else:
             if found is not None:
                 logger.info("%s is %s: instance %d alone", found.variable, found.value, found.instance_id)
                 instance = found.instance_id
             train_run(run, context, instance_id=instance, workers=executing.workers or 1)
+    if as_json:
+        from mi_duck.workflow.views import run_status
+
+        print_status(run_status(run), as_json)
 
 
 @command()
@@ -411,7 +423,6 @@ def status(run: RunArgument, as_json: JsonOption = False) -> None:
 
     Example: mi-duck status run
     """
-    from mi_duck.workflow.printing import print_status
     from mi_duck.workflow.views import run_status
 
     print_status(run, run_status(run), as_json)
@@ -440,6 +451,7 @@ def consolidate(
     weights: Annotated[Literal["uniform", "f1", "fitted", "auto"] | None, OTHERWISE] = None,
     *,
     executing: Threads,
+    as_json: JsonOption = False,
 ) -> None:
     """Join the trained instances of a run into one model, with thresholds from out-of-fold scores.
 
@@ -449,7 +461,7 @@ def consolidate(
 
     with _context(executing) as context:
         consolidate_run(run, context, consolidation=consolidation, voting=voting, weights=weights)
-    output.print(str(run / "consolidated_model.miduck"), markup=False)
+    print_file("model", run / "consolidated_model.miduck", as_json)
 
 
 @command(verbose=True)
@@ -569,6 +581,7 @@ def export(
             "--out", help="File or folder to write; by default in RUN.", callback=on_this_machine, show_default=False
         ),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Write the consolidated model for other programs, after a check that it predicts the same.
 
@@ -576,7 +589,7 @@ def export(
     """
     from mi_duck.export.export import export_model
 
-    output.print(str(export_model(run, form, out=out)), markup=False)
+    print_file(form, export_model(run, form, out=out), as_json)
 
 
 @command()

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from types import FrameType
 from typing import Any
 
@@ -20,10 +21,12 @@ import rich.table
 import typer
 import typer.core
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from mi_duck.errors import MiDuckError
-from mi_duck.processes import Report, instance_of
+from mi_duck.numbers import duration
+from mi_duck.processes import WHOLE_RUN, Report, instance_of
 
 SECONDS_BETWEEN_LINES = 15.0
 # Ctrl-C; asked to end; the terminal closed; what Slurm warns with before a time limit
@@ -135,15 +138,39 @@ def set_up_messages() -> None:
 # ---- progress -----------------------------------------------------------------------------------------------------------
 
 
+class _Done(MofNCompleteColumn):
+    """How much of a stage is done; nothing of the whole run, whose seconds the next column has."""
+
+    def render(self, task: Task) -> Text:
+        """Return the text of a bar."""
+        return Text() if task.description == WHOLE_RUN else super().render(task)
+
+
+class _Left(ProgressColumn):
+    """The time that is left: of the whole run where that is known, else of the stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_stage, self.is_known = TimeRemainingColumn(), False
+
+    def render(self, task: Task) -> Text:
+        """Return the text of a bar."""
+        if task.description == WHOLE_RUN:
+            self.is_known = True
+            return Text(f"about {duration(task.remaining or 0)} left", style="progress.remaining")
+        return Text() if self.is_known else self.of_stage.render(task)
+
+
 @contextmanager
 def reporting() -> Iterator[Report]:
-    """Give a progress callback: a bar on a terminal, a line every 15 seconds elsewhere, nothing with ``--quiet``.
+    """Give a progress callback: bars on a terminal, a line every 15 seconds elsewhere, nothing with ``--quiet``.
 
-    Instances that are trained at once report from threads of their own, each with its name in front: each has a bar.
+    Instances that are trained at once report from threads of their own, each with its name in front: each has a bar. So
+    has the whole run where it is reported, with the time that is left of it, which then stands there alone.
     """
     lock = threading.Lock()
     if errors.is_terminal and logger.isEnabledFor(logging.INFO):
-        columns = (TextColumn("{task.description:<40}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (TextColumn("{task.description:<40}"), BarColumn(), _Done(), _Left())
         with Progress(*columns, console=errors, transient=True) as progress:
             bars: dict[str, tuple[str, Any]] = {}
 
@@ -151,7 +178,7 @@ def reporting() -> Iterator[Report]:
                 who = instance_of(stage)
                 with lock:
                     if bars.get(who, ("",))[0] != stage:
-                        for old in {who, ""} & bars.keys() if who else list(bars):
+                        for old in {who, ""} & bars.keys() if who else bars.keys() - {WHOLE_RUN}:
                             progress.remove_task(bars.pop(old)[1])
                         bars[who] = (stage, progress.add_task(stage, total=total))
                     progress.update(bars[who][1], completed=done, total=total)
@@ -166,7 +193,7 @@ def reporting() -> Iterator[Report]:
         def line(stage: str, done: int, total: int) -> None:
             who, now = instance_of(stage), time.monotonic()
             with lock:
-                if now - last.get(who, begun) > SECONDS_BETWEEN_LINES:
+                if who != WHOLE_RUN and now - last.get(who, max(last.values(), default=begun)) > SECONDS_BETWEEN_LINES:
                     last[who] = now
                     logger.info("    %s: %s of %s", stage, f"{done:,}", f"{total:,}")
 
@@ -206,7 +233,12 @@ def print_table(table: Table) -> None:
 
 def print_json(value: Any) -> None:
     """Print JSON; numbers that JSON lacks become null."""
-    print(json.dumps(plain(value), indent=1, default=str, allow_nan=False))
+    print(json.dumps(plain(value), indent=1, default=_value, allow_nan=False))
+
+
+def _value(value: Any) -> Any:
+    """Return what JSON has for a value of a type that it lacks: decimals are numbers, all else is text."""
+    return float(value) if isinstance(value, Decimal) else str(value)
 
 
 def print_facts(facts: Mapping[str, Any], as_json: bool = False) -> None:

@@ -82,6 +82,9 @@ Say = Callable[[str], None]
 """Takes a sentence for the user."""
 
 
+WHOLE_RUN = "the whole run"  # a stage of the progress: seconds passed, of seconds expected
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What every step of a run is handed: threads for all that is done at once, and how it reaches the user.
@@ -416,7 +419,12 @@ def peak_bytes(pid: int | None = None) -> int:
 
 
 def instance_of(stage: str) -> str:
-    """Return which of several instances a stage of the progress belongs to, empty where only one thing is done."""
+    """Return which of several instances a stage of the progress belongs to, empty where only one thing is done.
+
+    `WHOLE_RUN` stands beside all of them.
+    """
+    if stage == WHOLE_RUN:
+        return stage
     return stage.partition(":")[0] if stage.startswith("instance_") else ""
 
 

@@ -321,6 +321,10 @@ def test_json__is_valid_and_alone_on_standard_output(run: Path, small_dataset: P
         ("synth", "--genes", "3", "--features", "20", "--out", tmp_path / "synth", "--json"),
         ("run", small_dataset, "--out", run, *SMALL, "--json"),
         ("evaluate", run, "--json"),
+        ("train", run, "--json"),
+        ("consolidate", run, "--json"),
+        ("finish", run, "--json"),
+        ("export", run, "--format", "pickle", "--out", tmp_path / "m.pkl", "--json"),
         ("status", run, "--json"),
         ("predict", run, small_dataset, "--out", out, "--json"),
         ("sql", run, "--json"),
@@ -332,11 +336,19 @@ def test_json__is_valid_and_alone_on_standard_output(run: Path, small_dataset: P
         assert json.loads(result.stdout)
 
 
+def test_json__of_scores_has_numbers_the_verdict_and_the_report(run: Path) -> None:
+    facts = json.loads(call("finish", run, "--json").stdout)
+    assert facts["report"] == str(run / "report.html")
+    assert facts["verdict"]
+    of_ensemble = {(one["metric"], one["class"]): one["value"] for one in facts["scores"] if one["scope"] == "ensemble"}
+    assert 0 < of_ensemble["log_loss", "all"] < 1
+
+
 def test_json__has_no_nan_and_loses_no_column(run: Path) -> None:
     query = "select 'nan'::double as x, ['inf'::double] as y, 1 as a, 2 as a, date '2020-01-01' as d, 1.5::decimal(4,2) as e"
     result = call("sql", run, query, "--json")
     assert json.loads(result.stdout, parse_constant=lambda word: pytest.fail(word)) == [
-        {"x": None, "y": [None], "a": 1, "a_2": 2, "d": "2020-01-01", "e": "1.50"}
+        {"x": None, "y": [None], "a": 1, "a_2": 2, "d": "2020-01-01", "e": 1.5}
     ]
 
 

@@ -22,7 +22,7 @@ from mi_duck import console
 from mi_duck import processes as children
 from mi_duck.atomic_files import file_sha256
 from mi_duck.errors import CheckpointError
-from mi_duck.processes import CancelledError, Context, Pool, Task, run_child
+from mi_duck.processes import WHOLE_RUN, CancelledError, Context, Pool, Task, run_child
 from mi_duck.resources import GIB, cuda_devices
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Instance
@@ -328,6 +328,7 @@ def test_reporting__each_instance_has_a_bar_and_other_work_one_in_their_place(mo
         ),
         ([("instance_01: cuts", 9, 9), ("instance_00: fold 2/3", 1, 9)], ["instance_00: fold 2/3"]),
         ([("instance_00: fold 1/3", 1, 9), ("report", 1, 3)], ["report"]),
+        ([(WHOLE_RUN, 60, 660), ("report", 1, 3)], [WHOLE_RUN, "report"]),
     ):
         screen = io.StringIO()
         monkeypatch.setattr(console, "errors", console.Screen(file=screen, force_terminal=True, width=100))
@@ -337,4 +338,5 @@ def test_reporting__each_instance_has_a_bar_and_other_work_one_in_their_place(mo
             screen.truncate(screen.seek(0))
         picture = screen.getvalue()
         assert [name for name in shown if name not in picture] == []
-        assert sum(picture.count(word) for word in ("sorting rows", "instance_0", "report")) == len(shown)
+        assert sum(picture.count(word) for word in ("sorting rows", "instance_0", "report", WHOLE_RUN)) == len(shown)
+        assert ("about 10 min left" in picture) == (WHOLE_RUN in shown)

@@ -9,7 +9,8 @@ from html import escape
 from typing import Any
 
 from mi_duck.console import errors, reporting
-from mi_duck.processes import Context, Report
+from mi_duck.numbers import duration
+from mi_duck.processes import WHOLE_RUN, Context, Report
 from mi_duck.resources import usable_cores
 
 SECONDS_BETWEEN_CHANGES = 0.5
@@ -66,16 +67,19 @@ def _notebook_line() -> Iterator[Report]:
 
     lock = threading.Lock()
     shown = display(HTML(""), display_id=True)
-    last = 0.0
+    last, left = 0.0, ""
 
     def change(stage: str, done: int, total: int) -> None:
-        nonlocal last
+        nonlocal last, left
         with lock:
+            if stage == WHOLE_RUN:
+                left = f"; about {duration(total - done)} left of {stage}"
+                return
             now = time.monotonic()
             if now - last >= SECONDS_BETWEEN_CHANGES:
                 last = now
                 bar = f'<progress value="{done}" max="{max(total, 1)}"></progress>'
-                shown.update(HTML(f"{bar} {escape(stage)}: {done:,} of {total:,}"))
+                shown.update(HTML(f"{bar} {escape(stage)}: {done:,} of {total:,}{left}"))
 
     try:
         yield change

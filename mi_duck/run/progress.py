@@ -18,7 +18,7 @@ from typing import Any
 
 from mi_duck.atomic_files import storage_errors
 from mi_duck.numbers import duration
-from mi_duck.processes import Context, instance_of
+from mi_duck.processes import WHOLE_RUN, Context, instance_of
 
 LOG = "run.log"
 PREFIX = ".progress"
@@ -51,6 +51,8 @@ class Stage:
 
     def text(self, now: float) -> str:
         """Return it in words, with the time that is left of it at the speed so far."""
+        if self.name == WHOLE_RUN:
+            return f"{self.command}: about {duration(self.total - self.done)} left of {self.name}"
         since = time.strftime("%H:%M:%S", time.localtime(self.begun))
         words = f"{self.command}: {self.name}, {self.done:,} of {self.total:,}, for {duration(now - self.begun)} (since {since})"
         if 0 < self.done < self.total:
@@ -162,6 +164,12 @@ class _Note:
             before = self.stages.get(who)
             is_new = before is None or before["name"] != stage
             begun = now if before is None or is_new else before["begun"]
+            if is_new and who != WHOLE_RUN:  # what it follows on is over
+                self.stages = {
+                    name: one
+                    for name, one in self.stages.items()
+                    if name == WHOLE_RUN or (who and name and one["done"] < one["total"])
+                }
             self.stages[who] = {"name": stage, "done": done, "total": total, "begun": begun}
             if is_new or now - self.written > SECONDS_BETWEEN:
                 self._write()

@@ -39,6 +39,7 @@ from mi_duck.settings import Asked, Diagnostics, Resuming
 from mi_duck.workflow import steps
 from mi_duck.workflow.replace import change_places, check_ours, folder_to_write, link_matching, target_of
 from mi_duck.workflow.resume import plan_of_request
+from mi_duck.workflow.time_left import with_time_left
 from mi_duck.workflow.training import Lost, loss_text, train, train_or_split
 
 # ---- all steps ----------------------------------------------------------------------------------------------------------
@@ -67,6 +68,8 @@ def run(
         with nullcontext() if folder.root == out else run_lock(folder.root):
             plan = _plan(dataset, folder, out, asked, context, resuming)
             started = _now()
+            to_do = [one for one in plan.cut.instances if not is_trained(folder, plan, one)]
+            context = with_time_left(plan, to_do, diagnostics, context, workers=workers)
             n_trained, lost = train(folder, plan, context, workers=workers)
             plan = complete(folder, diagnostics, n_trained, started, context)
             if folder.root != out and not lost:

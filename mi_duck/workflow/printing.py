@@ -34,21 +34,27 @@ def print_plan(made: "Plan", as_json: bool = False) -> None:
         logger.info("%s", line)
 
 
-def print_scores(folder: Path, as_json: bool = False) -> None:
+def print_scores(folder: Path, as_json: bool = False, **more: Any) -> None:
     """Print the scores of the ensemble beside the base scores, the answer in a sentence, and where the report is.
 
-    With ``--verbose`` the table has every instance, and all intervals; as JSON always.
+    With ``--verbose`` the table has every instance, and all intervals; as JSON every score there is, with its interval,
+    beside ``more``.
     """
-    from mi_duck.evaluate.catalogue import score_table
+    from mi_duck.evaluate.catalogue import query_catalogue, score_table
     from mi_duck.report.records import read_run
     from mi_duck.report.summary import verdict
     from mi_duck.run.folder import RunFolder
     from mi_duck.workflow.views import headline_table
 
-    found = score_table(folder)
+    page, answer = RunFolder(folder).page, verdict(read_run(folder))
     if as_json:
-        print_json([dict(zip(found.columns, line, strict=True)) for line in found.lines])
+        columns, rows = query_catalogue(folder, name="scores")
+        scores = [dict(zip(columns, row, strict=True)) for row in rows]
+        print_json(
+            {"run": folder, "verdict": answer, "report": page if page.is_file() else None, "scores": scores} | more
+        )
         return
+    found = score_table(folder)
     intervals = "95 % intervals over fold groups, for these trained models" if found.has_intervals else "no intervals"
     output.print(
         f"Scores on {found.n_rows:,} rows, each by boosters that never saw the row's fold group; {intervals}:",
@@ -57,10 +63,24 @@ def print_scores(folder: Path, as_json: bool = False) -> None:
     print_table(Table(found.columns, found.lines) if logger.isEnabledFor(logging.DEBUG) else headline_table(found))
     if found.too_narrow:
         output.print(f"These intervals are too narrow: {found.too_narrow}.")
-    output.print(verdict(read_run(folder)), markup=False)
-    page = RunFolder(folder).page
+    output.print(answer, markup=False)
     if page.is_file():
         output.print(f"The report: {page}", markup=False)
+
+
+def print_demo(paths: dict[str, Path], as_json: bool = False) -> None:
+    """Print the scores of the demo, and where its files are."""
+    print_scores(paths["run"], as_json, files=paths)
+    for name, path in paths.items() if not as_json else ():
+        output.print(f"{name:<12} {path}", markup=False)
+
+
+def print_file(name: str, path: Path, as_json: bool = False) -> None:
+    """Print the path of a file or folder that was written; as JSON by its name."""
+    if as_json:
+        print_json({name: path})
+    else:
+        output.print(str(path), markup=False)
 
 
 def print_learning_curve(facts: dict[str, Any]) -> None:

@@ -126,7 +126,7 @@ def train(folder: RunFolder, plan: Plan, context: Context, *, workers: int = 1) 
                 if any(over):
                     expected = expected_bytes(one, over)
                     context.say(f"{label} expected peak {gibibytes(expected)} GiB, by the instances measured so far")
-                report = context.report if at_once == 1 else partial(_report_of, context.report, one.instance.name)
+                report = partial(_report_of, context.report, one.instance.name)
                 own = Context(threads_each, report, context.say)
                 work = partial(train_or_split, folder, one.instance, label, context=own)
                 pool.start(one, work, is_alone=at_once == 1)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mi_duck.console import Table, table_of
 from mi_duck.numbers import MIB, decimal, duration, gibibytes, interval
+from mi_duck.processes import WHOLE_RUN
 from mi_duck.resources import GIB
 from mi_duck.run.folder import RunFolder, is_locked
 from mi_duck.run.instance_folder import instance_state, measurement, status_of
@@ -27,7 +28,7 @@ def dataset_facts(dataset: "Dataset", found: "Inspection") -> dict[str, Any]:
         "files": len(dataset.files),
         "rows": dataset.n_rows,
         "genes": found.genes.n_genes,
-        "fold groups": f"{found.genes.n_groups:,} of '{dataset.fold_column}'",
+        "fold groups": {"column": dataset.fold_column, "number": found.genes.n_groups},
         "rows per gene": found.quantiles,
         "class mix": dict(zip(dataset.classes, found.genes.label_counts, strict=True)),
         "features": {"all": len(dataset.features)} | found.kinds,
@@ -173,6 +174,8 @@ def status_lines(facts: dict[str, Any]) -> list[str]:
 
 def _stage_line(stage: dict[str, Any]) -> str:
     left = stage["seconds_left"]
+    if stage["stage"] == WHOLE_RUN:
+        return f"now, {stage['command']}: about {duration(stage['total'] - stage['done'])} left of {WHOLE_RUN}"
     return (
         f"now, {stage['command']}: {stage['stage']}, {stage['done']:,} of {stage['total']:,}, for "
         f"{duration(stage['seconds'])}"

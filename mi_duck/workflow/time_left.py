@@ -1,0 +1,204 @@
+"""How long a run will still take: the plan's costs of what is left, corrected by what was measured so far in this run.
+
+It sees every stage that is reported. A fit takes the planned seconds of a round times the rounds that early stopping left
+of earlier fits of its class, times measured over planned so far. Steps after training have rough costs of their own,
+corrected by the same ratio, and by their own speed once they run.
+"""
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from operator import mul
+from statistics import fmean
+
+from mi_duck.plan.strategies import training_seconds, usual_rounds
+from mi_duck.processes import WHOLE_RUN, Context, instance_of
+from mi_duck.run.plan import Instance, Plan
+from mi_duck.settings import Diagnostics
+
+SECONDS_BETWEEN = 0.5
+SHARE_KNOWN = 0.05  # of a step: from here on its own speed says how long it takes
+PRIOR_SECONDS = 2.0  # planned; as if so many had been measured before, at the usual ratio
+ROUNDS = "rounds of "
+LAST = "calibrating"
+
+
+def with_time_left(
+    plan: Plan, to_do: Sequence[Instance], diagnostics: Diagnostics, context: Context, *, workers: int
+) -> Context:
+    """Return a context that reports, beside each stage, the whole run: seconds passed of seconds expected.
+
+    Parameters
+    ----------
+    to_do
+        The instances that are not trained yet.
+    workers
+        How many instances are trained at once, at most.
+    """
+    left, lock = TimeLeft(plan, to_do, diagnostics, workers), threading.Lock()
+    begun = shown = time.monotonic()
+
+    def report(stage: str, done: int, total: int) -> None:
+        nonlocal shown
+        context.report(stage, done, total)
+        with lock:
+            now = time.monotonic()
+            left.see(stage, done, total, now)
+            if now - shown < SECONDS_BETWEEN:
+                return
+            shown = now
+            passed, seconds = int(now - begun), int(left.seconds(now))
+        context.report(WHOLE_RUN, passed, passed + seconds)
+
+    return replace(context, report=report)
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What one instance takes by the plan.
+
+    Parameters
+    ----------
+    fixed_seconds
+        Of its start and its matrices.
+    round_seconds, classes
+        Of each fit, in the order of training (all classes fold by fold, then the final ones): seconds of a round, and its class.
+    """
+
+    fixed_seconds: float
+    round_seconds: tuple[float, ...]
+    classes: tuple[str, ...]
+
+
+def costs_of(plan: Plan, instance: Instance) -> Costs:
+    """Return what an instance takes by the plan."""
+    settings, rates, names, layout = plan.settings, plan.costs.rates, plan.data.classes, plan.costs.model.layout
+    cells = instance.n_training_rows * layout.n_features * (1 - layout.missing_share)
+
+    def seconds(rounds: int) -> float:
+        return training_seconds(rates, cells, settings, len(names), rounds)
+
+    factor = instance.predicted_seconds / seconds(settings.n_estimators)  # of a matrix on disk
+    share = (settings.n_folds - 1) / settings.n_folds if settings.cv_used == "matrices" else 1.0
+    of_fold, of_last = (factor * (rates.per_round + rates.per_cell_and_round * cells * part) for part in (share, 1.0))
+    return Costs(
+        factor * seconds(0),
+        (of_fold,) * settings.n_folds * len(names) + (of_last,) * len(names),
+        tuple(names) * (settings.n_folds + 1),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """The fit that an instance is at: its position (before the first one -1), its rounds so far, and when they were seen."""
+
+    position: int
+    rounds: int
+    seen: float
+
+
+@dataclass(slots=True)
+class Pace:
+    """Seconds measured, and planned for the same work; ``usual`` is their ratio as long as little was measured."""
+
+    measured: float = 0.0
+    planned: float = 0.0
+
+    def ratio(self, usual: float = 1.0) -> float:
+        """Return how many seconds a planned one takes."""
+        return (self.measured + PRIOR_SECONDS * usual) / (self.planned + PRIOR_SECONDS)
+
+
+class TimeLeft:
+    """Keeps what was seen of a run, and says how long the rest takes; times are of one clock, in seconds."""
+
+    def __init__(self, plan: Plan, to_do: Sequence[Instance], diagnostics: Diagnostics, workers: int) -> None:
+        self.costs = {one.name: costs_of(plan, one) for one in to_do}
+        self.fits: dict[str, Fit] = {}
+        self.rounds: dict[str, list[int]] = {}  # of finished fits, by class
+        self.workers, self.usual = workers, usual_rounds(plan.settings)
+        self.training, self.after = Pace(), Pace()
+        self.steps = dict(steps_after(plan, diagnostics))
+        self.stage, self.begun, self.share = "", 0.0, 0.0
+        numbers = [f"fold {fold + 1}/{plan.settings.n_folds}" for fold in range(plan.settings.n_folds)]
+        titles = [f"{ROUNDS}{part} {name}" for part in [*numbers, "final"] for name in plan.data.classes]
+        self.positions = {title: position for position, title in enumerate(titles)}
+
+    def see(self, stage: str, done: int, total: int, now: float) -> None:
+        """Take note of a stage, as a progress callback gets it."""
+        name = instance_of(stage)
+        if name in self.costs:
+            self._see_training(name, stage.removeprefix(f"{name}: "), done, now)
+        elif not name:
+            if stage != self.stage:
+                self._begin(stage, now)
+            self.share = done / max(total, 1)
+
+    def _begin(self, stage: str, now: float) -> None:
+        if stage in self.steps:
+            self.costs.clear()  # what is not trained by now is lost
+            for before in list(self.steps)[: list(self.steps).index(stage)]:
+                seconds = self.steps.pop(before)
+                if before == self.stage:
+                    self.after.measured += now - self.begun
+                    self.after.planned += seconds
+        self.stage, self.begun = stage, now
+
+    def _see_training(self, name: str, title: str, done: int, now: float) -> None:
+        costs, before = self.costs[name], self.fits.get(name, Fit(-1, 0, now))
+        self.training.measured += now - before.seen
+        if title == LAST:
+            del self.costs[name]
+        position = self.positions.get(title, before.position)
+        if position == before.position:
+            done = done if title in self.positions else before.rounds
+            self.training.planned += (done - before.rounds) * costs.round_seconds[position]
+        else:
+            if before.rounds:
+                self.rounds.setdefault(costs.classes[before.position], []).append(before.rounds)
+            self.training.planned += (position - before.position) * costs.fixed_seconds / len(costs.classes)
+        self.fits[name] = Fit(position, done, now)
+
+    def seconds(self, now: float) -> float:
+        """Return how long all that is left takes."""
+        training = [self._training_seconds(name) for name in self.costs]
+        together = max(sum(training) / min(self.workers, len(training)), *training) if training else 0.0
+        steps = sum(seconds for stage, seconds in self.steps.items() if stage != self.stage)
+        pace = self.training.ratio()
+        return pace * together + self.after.ratio(pace) * steps + self._stage_seconds(now)
+
+    def _training_seconds(self, name: str) -> float:
+        """Return the planned seconds of what is left of an instance."""
+        costs, fit = self.costs[name], self.fits.get(name, Fit(-1, 0, 0.0))
+        expected = [self._expected_rounds(one) for one in costs.classes]
+        if fit.position >= 0:
+            expected[: fit.position + 1] = [0.0] * fit.position + [max(expected[fit.position] - fit.rounds, 0.0)]
+        share = 1 - (fit.position + 1) / len(expected)
+        return costs.fixed_seconds * share + float(sum(map(mul, expected, costs.round_seconds)))
+
+    def _expected_rounds(self, class_name: str) -> float:
+        known: list[int] = self.rounds.get(class_name) or [one for of_class in self.rounds.values() for one in of_class]
+        return fmean(known) if known else self.usual
+
+    def _stage_seconds(self, now: float) -> float:
+        """Return what is left of the step that is running: by its own speed as soon as that is known."""
+        passed = now - self.begun
+        if self.share > SHARE_KNOWN:
+            return passed * (1 - self.share) / self.share
+        return max(self.after.ratio(self.training.ratio()) * self.steps.get(self.stage, 0.0) - passed, 0.0)
+
+
+def steps_after(plan: Plan, diagnostics: Diagnostics) -> list[tuple[str, float]]:
+    """Return the stages after training in their order, each with its seconds by rule of thumb."""
+    n_instances, n_boosters = len(plan.cut.instances), len(plan.cut.instances) * len(plan.data.classes)
+    millions = plan.data.n_rows / 1e6
+    steps = [
+        ("scoring every row out of fold", 2 + 6 * millions * n_boosters, True),
+        ("scoring base, members and ensemble", 4 + 10 * millions * n_instances, True),
+        ("completing the folders of instances", 2.0 * n_instances, not diagnostics.minimal_diagnostics),
+        ("explaining rows x boosters", 0.5 * n_boosters, not diagnostics.skip_shap),
+        ("writing tables and figures", 8.0, not diagnostics.skip_shap),
+        ("report", 5.0, True),
+    ]
+    return [(stage, seconds) for stage, seconds, is_done in steps if is_done]

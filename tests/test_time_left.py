@@ -1,0 +1,78 @@
+"""The time left of a run: the plan's costs, early stopping's rounds and the speed of this run."""
+
+from dataclasses import replace
+
+import pytest
+from plans import changed, made_plan
+
+from mi_duck.processes import WHOLE_RUN, Context
+from mi_duck.run.costs import Rates
+from mi_duck.run.plan import Instance, Plan
+from mi_duck.settings import Diagnostics
+from mi_duck.workflow.time_left import TimeLeft, costs_of, steps_after, with_time_left
+
+QUICK = Diagnostics(skip_shap=True, minimal_diagnostics=True)
+
+
+@pytest.fixture
+def plan() -> Plan:
+    """Return a plan of two instances of 12 fits, 4 folds' three classes less the final ones, each of .1 s per round."""
+    rates = Rates(start_seconds=0.0, per_cell_built=0.0, per_round=0.1, per_cell_and_round=0.0)
+    made = changed(made_plan(), rates=rates, n_folds=3, n_estimators=400, early_stopping_patience=20)
+    first = replace(made.cut.instances[0], predicted_seconds=0.1 * 400 * 12)
+    second = Instance(1, *[getattr(first, name) for name in first.__slots__[1:]])
+    return changed(made, instances=(first, second))
+
+
+def after(plan: Plan) -> float:
+    return sum(seconds for _, seconds in steps_after(plan, QUICK))
+
+
+def test_costs__are_those_of_the_plan(plan: Plan) -> None:
+    costs = costs_of(plan, plan.cut.instances[0])
+    assert costs.fixed_seconds == 0
+    assert costs.round_seconds == pytest.approx([0.1] * 12)
+    assert costs.classes == ("neither", "donor", "acceptor") * 4
+
+
+def test_time_left__follows_rounds_and_speed(plan: Plan) -> None:
+    """100 rounds of a fit are usual: 2 instances x 12 fits x 10 s at first; several at once share the time."""
+    instances = plan.cut.instances
+    left = TimeLeft(plan, instances, QUICK, workers=1)
+    assert left.seconds(0) == pytest.approx(240 + after(plan))
+    assert TimeLeft(plan, instances, QUICK, workers=2).seconds(0) == pytest.approx(120 + after(plan))
+    assert TimeLeft(plan, instances[1:], QUICK, workers=1).seconds(0) == pytest.approx(120 + after(plan))
+    # the first fit ends after 40 rounds that took twice the planned time: so will the 23 that are left
+    left.see("instance_00: rounds of fold 1/3 neither", 0, 400, 0)
+    left.see("instance_00: rounds of fold 1/3 neither", 40, 400, 8)
+    left.see("instance_00: rounds of fold 1/3 donor", 0, 400, 8)
+    pace = (8 + 2) / (4 + 2)
+    assert left.seconds(8) == pytest.approx(pace * 23 * 4 + (pace * after(plan)))
+    # a donor's fit takes longer than any before, so it may end with every round
+    left.see("instance_00: rounds of fold 1/3 donor", 60, 400, 14)
+    assert left.seconds(14) == pytest.approx((14 + 2) / (10 + 2) * (22 * 4 + after(plan)))
+
+
+def test_time_left__of_a_step_comes_from_its_own_speed(plan: Plan) -> None:
+    left = TimeLeft(plan, plan.cut.instances, QUICK, workers=1)
+    for name in ("instance_00", "instance_01"):
+        left.see(f"{name}: calibrating", 1, 1, 0)
+    assert left.seconds(0) == pytest.approx(after(plan))
+    left.see("scoring every row out of fold", 0, 100, 0)
+    left.see("scoring every row out of fold", 25, 100, 10)
+    steps = dict(steps_after(plan, QUICK))
+    assert left.seconds(10) == pytest.approx(after(plan) - steps["scoring every row out of fold"] + 30)
+    left.see("report", 3, 3, 40)
+    assert left.seconds(40) == 0
+
+
+def test_time_left__is_reported_beside_each_stage(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter((0.0, 0.1, 10.0))
+    monkeypatch.setattr("mi_duck.workflow.time_left.time.monotonic", lambda: next(clock))
+    seen: list[tuple[str, int, int]] = []
+    context = Context(1, lambda *stage: seen.append(stage), print)
+    shown = with_time_left(plan, plan.cut.instances, QUICK, context, workers=1)
+    shown.report("sorting rows", 1, 2)
+    shown.report("sorting rows", 2, 2)
+    assert [stage for stage, _, _ in seen] == ["sorting rows", "sorting rows", WHOLE_RUN]
+    assert seen[-1][1:] == (10, 10 + int(240 + after(plan)))
