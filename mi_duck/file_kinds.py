@@ -1,5 +1,8 @@
 """What a file is, by its first bytes, and what of mi-duck takes it: for messages where another kind of file was expected."""
 
+import csv
+import gzip
+import io
 import zlib
 from pathlib import Path
 
@@ -143,3 +146,14 @@ def wrong_kind(file: object, head: bytes, wanted: str) -> str:
     if found is None:
         return ""
     return f"{file} is {found[0]}, not {wanted}; {found[1].replace('FILE', Path(str(file)).name)}"
+
+
+def odd_line(file: Path, delimiter: str) -> tuple[str, str] | None:
+    """Return where a table has another number of cells than in its first line, and what is there; None where it has not."""
+    with file.open("rb") as raw, gzip.open(raw) if raw.peek(2).startswith(GZIP) else raw as stream:
+        lines = csv.reader(io.TextIOWrapper(stream, "utf-8", errors="replace", newline=""), delimiter=delimiter)
+        n_cells = len(next(lines, []))
+        for cells in lines:
+            if len(cells) != n_cells:
+                return f"line {lines.line_num} of {file}", f"has {len(cells)} cells, its first line {n_cells}"
+    return None

@@ -12,7 +12,7 @@ import logging
 import math
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
@@ -266,6 +266,8 @@ class Command(typer.core.TyperCommand):
             near = difflib.get_close_matches(found[1], re.findall(r"'([^']*)'", found[2]), n=1) if found else []
             if near:
                 error.message += f" Did you mean '{near[0]}'?"
+            if error.message.startswith("Input should") and error.param is not None:
+                error.message = f"{_given(args, error.param.opts)}{error.message[0].lower()}{error.message[1:]}"
             raise
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -279,6 +281,15 @@ class Command(typer.core.TyperCommand):
         for title, records in panels.items():
             with formatter.section(title):
                 formatter.write_dl(records)
+
+
+def _given(args: Sequence[str], flags: Sequence[str]) -> str:
+    """Return the value that stands after a flag, as the beginning of a sentence; nothing where it is not found."""
+    for at, word in enumerate(args):
+        name, is_one_word, value = word.partition("=")
+        if name in flags and (is_one_word or at + 1 < len(args)):
+            return f"'{value if is_one_word else args[at + 1]}' cannot be used: "
+    return ""
 
 
 def add_command(

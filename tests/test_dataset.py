@@ -247,7 +247,7 @@ BAD_COLUMNS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "no gene": (
         {"gene_id": None},
         {},
-        r"no column 'gene_id' in .*p\.parquet; columns are splice_type, x \(set --gene-column\)",
+        r"no column 'gene_id' in .*p\.parquet; columns are splice_type, x \(set --gene-column, also called --group-column\)",
     ),
     "no label": ({"splice_type": None}, {}, r"no column 'splice_type' in .*p\.parquet; .* \(set --label-column\)"),
     "no group": ({}, {"fold_by": "cluster"}, r"no column 'cluster' in .*p\.parquet; .* \(set --fold-by\)"),
@@ -335,7 +335,7 @@ def test_open_dataset__refuses_the_same_name_twice(tmp_path: Path) -> None:
 
 def test_open_dataset__refuses_no_rows(tmp_path: Path) -> None:
     write(tmp_path / "p.parquet", pa.table(GOOD).slice(0, 0))
-    with pytest.raises(DataError, match=r"no rows in .*: 1 Parquet file\(s\), all empty"):
+    with pytest.raises(DataError, match=r"no rows in .*: 1 file\(s\), all empty"):
         open_dataset(str(tmp_path))
 
 

@@ -266,7 +266,7 @@ def test_load_unified_model__takes_a_run_an_instance_a_file_and_text(
 def test_load_unified_model__says_what_is_not_there(run: Path, tmp_path: Path) -> None:
     (tmp_path / "text.miduck").write_text("no model")
     for path, words in (
-        (tmp_path, "no model in"),
+        (tmp_path, "is not a run and holds no model"),
         (tmp_path / "nothing", "cannot read"),
         (tmp_path / "text.miduck", "is not a mi_duck model"),
         (run / "multi_instance_training" / "instance_00" / "fold_models.miduck", "not a model to predict with"),

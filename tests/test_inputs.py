@@ -344,6 +344,19 @@ def test_tables_in_text__are_converted_once_and_again_after_a_change(tmp_path: P
     assert parquet_of([file]).read_bytes() == before
 
 
+def test_tables_in_text__keep_the_words_of_classes(tmp_path: Path) -> None:
+    """Yes and no are truth values in a feature, and classes in the label."""
+    file = tmp_path / "a.csv"
+    file.write_text("patient,died,smoker,x\n" + "a,yes,no,1\nb,no,yes,2\nc,no,no,3\n")
+    found = open_dataset(str(file), gene_column="patient", label_column="died")
+    assert found.classes == ("no", "yes")
+    assert found.features == ("smoker", "x")
+    with pytest.raises(
+        DataError, match=r"no column 'dead' in .*/a\.csv; did you mean 'died'\?; columns are patient, died"
+    ):
+        open_dataset(str(file), gene_column="patient", label_column="dead")
+
+
 def test_tables_in_text__have_the_type_that_all_their_rows_need(tmp_path: Path) -> None:
     """A late value of another kind: more rows than any sample of a reader."""
     lines = [f"g,{number}" for number in range(30_000)]
@@ -356,7 +369,7 @@ def test_tables_in_text__have_the_type_that_all_their_rows_need(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("gene_id,x\ng,1\ng,1,2,3\n", "a.csv"),
+        ("gene_id,x\ng,1\ng,1,2,3\n", r"line 3 of .*a\.csv has 4 cells, its first line 2"),
         (
             "gene_id,x\n" + "g,1\n" * 5000 + "g,1,2\n" + "g,1\n" * 5000,
             r"line 5002 of .*a\.csv has 3 cells, its first line 2",

@@ -1,8 +1,9 @@
-"""The wheel holds what a run needs."""
+"""The wheel holds what a run needs; the source distribution what a developer needs."""
 
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -12,19 +13,23 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Unpack the wheel of this checkout into a folder of its own."""
-    folder = tmp_path_factory.mktemp("wheel")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the source distribution and the wheel of this checkout; return their folder."""
+    folder = tmp_path_factory.mktemp("dist")
     subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
+        [sys.executable, "-m", "hatchling", "build", "-d", str(folder)], cwd=ROOT, check=True, capture_output=True
     )
-    (wheel,) = folder.glob("*.whl")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Unpack the wheel into a folder of its own."""
+    (wheel,) = built.glob("*.whl")
+    site = tmp_path_factory.mktemp("site")
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder / "site")
-    return folder / "site"
+        archive.extractall(site)
+    return site
 
 
 def call(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -69,3 +74,18 @@ def test_wheel__holds_every_sql_file(installed: Path) -> None:
     }
     assert inside == {file.relative_to(ROOT / "sql") for file in (ROOT / "sql").rglob("*.sql")}
     assert inside
+
+
+def test_source__holds_what_the_tests_need_and_no_environment(built: Path) -> None:
+    (source,) = built.glob("*.tar.gz")
+    with tarfile.open(source) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"cli.py", "pyproject.toml", "README.md", "tests/conftest.py", "benchmarks/harness.py"} <= names
+    assert {name.partition("/")[0] for name in names} & {".venv", ".ci", ".git"} == set()
+
+
+def test_distributions__are_what_an_index_takes(built: Path) -> None:
+    pytest.importorskip("twine")
+    command = [sys.executable, "-W", "ignore", "-m", "twine", "check", "--strict", *map(str, built.iterdir())]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr

@@ -20,6 +20,7 @@ import pyarrow as pa
 from mi_duck.data.parquet import BATCH_ROWS, DataFile, ObjectFile, schema_of, sql_file_system, verify_pages
 from mi_duck.data.values import has_fractions
 from mi_duck.errors import DataError, MemoryBudgetError, StorageError
+from mi_duck.file_kinds import odd_line
 
 logger = logging.getLogger(__name__)
 
@@ -302,12 +303,13 @@ class Database:
         delimiter: str,
         batch_rows: int,
         folder_keys: Sequence[str] = (),
+        label: str | None = None,
     ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
         """Return the schema and the rows, in their order, of tables in text, plain or gzip, whose first line names the columns.
 
         The type of a column is the narrowest that holds all its values in all files: every row is looked at. Those in
         ``as_text`` are texts. Cells that are empty, ``.`` or ``NA`` are null. ``folder_keys`` are columns that partition
-        folders (``key=value``) over the files name.
+        folders (``key=value``) over the files name. ``label`` is a text where its type would be that of truth values.
         """
         paths = self.patterns(files)
         # all of them given, so that no odd line is taken for the header and no odd quote for a value
@@ -315,7 +317,7 @@ class Database:
             f"""delim = {_literal(delimiter)}, quote = '"', escape = '"', comment = '', skip = 0, header = true, """
             "strict_mode = true, null_padding = false, nullstr = ['', '.', 'NA', 'N/A', 'nan', 'NaN', 'null', 'NULL']"
         )
-        with _text_errors(files):
+        with _text_errors(files, delimiter):
             names = self._connection.sql(
                 f"from read_csv($paths, {options}, all_varchar = true, hive_partitioning = false)",
                 params={"paths": paths},
@@ -329,12 +331,16 @@ class Database:
                 f"hive_partitioning = {folders})",
                 params={"paths": paths},
             )
+            if label in found.columns and str(found.types[found.columns.index(label)]) == "BOOLEAN":
+                return self.read_texts(
+                    files, {*as_text, label}, delimiter=delimiter, batch_rows=batch_rows, folder_keys=folder_keys
+                )
             reader = found.to_arrow_reader(batch_rows)
-        return reader.schema, self._batches_of(reader, files)
+        return reader.schema, self._batches_of(reader, files, delimiter)
 
     @staticmethod
-    def _batches_of(reader: pa.RecordBatchReader, files: Sequence[Path]) -> Iterator[pa.RecordBatch]:
-        with _text_errors(files):
+    def _batches_of(reader: pa.RecordBatchReader, files: Sequence[Path], delimiter: str) -> Iterator[pa.RecordBatch]:
+        with _text_errors(files, delimiter):
             yield from _arrow_errors(reader)
 
     def load_parquet(self, name: str, file: Path) -> None:
@@ -441,7 +447,7 @@ class Database:
 
 
 @contextmanager
-def _text_errors(files: Sequence[Path]) -> Iterator[None]:
+def _text_errors(files: Sequence[Path], delimiter: str) -> Iterator[None]:
     """Turn DuckDB's errors at a table in text into one line with its file and line."""
     try:
         with _wrapped("tables in text", {}):
@@ -452,6 +458,8 @@ def _text_errors(files: Sequence[Path]) -> Iterator[None]:
         file = re.search(r"file = (.+?) delimiter = ", str(error))
         where = f"line {line[1]} of {file[1] if file else files[0]}" if line else f"a line of {files[0]}"
         what = f"has {counts[2]} cells, its first line {counts[1]}" if counts else "does not fit its first line"
+        if not line and (odd := next(filter(None, (odd_line(one, delimiter) for one in files)), None)):
+            where, what = odd
         raise DataError(
             f"{where} {what}; give each line as many cells as the first, quotes in pairs, and save it as UTF-8"
         ) from error

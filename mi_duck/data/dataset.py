@@ -3,6 +3,7 @@
 Nothing but footers is read here, except where the hash of every byte is asked for.
 """
 
+import difflib
 import hashlib
 import os
 import re
@@ -32,7 +33,7 @@ from mi_duck.data.parquet import (
     unreachable,
     whole_hash,
 )
-from mi_duck.data.text_tables import parquet_of
+from mi_duck.data.text_tables import parquet_of, source_of
 from mi_duck.data.values import has_fractions, is_number, is_text, numbers, remedy, text_counts
 from mi_duck.errors import DataError
 from mi_duck.run.levels import Levels, column_of
@@ -187,7 +188,7 @@ def open_dataset(
         No Parquet file, a file of another kind, schemas that differ, a missing or doubled column, no feature, no row.
     """
     found = find_files(location)
-    files = as_parquet(found, {gene_column, fold_by or gene_column})
+    files = as_parquet(found, {gene_column, fold_by or gene_column}, label=label_column)
     stamps = tuple(stamp(file) for file in files)
     schema, n_rows, pins, fingerprint = _read_footers(files, stamps)
     hashes = tuple(whole_hash(file) for file in files) if full_hash else ()
@@ -196,7 +197,7 @@ def open_dataset(
     if gene_column == label_column:
         raise DataError(f"--gene-column and --label-column both name '{gene_column}'; give the gene and the label")
     if n_rows == 0:
-        raise DataError(f"no rows in {location}: {len(files)} Parquet file(s), all empty")
+        raise DataError(f"no rows in {location}: {len(files)} file(s), all empty")
     there = (*schema.names, *folder_values(files[0], ()))
     has_clusters = "overlap_cluster" in there
     fold_column = fold_by or ("overlap_cluster" if has_clusters else gene_column)
@@ -207,7 +208,7 @@ def open_dataset(
         raise DataError(f"column 'position' in {files[0]} is {kind}, not a whole number; cast it to an integer")
     for column in dict.fromkeys((gene_column, label_column, fold_column, *filter(None, [position]))):
         if column in schema.names and has_fractions(schema.field(column).type):
-            _check_whole(column, files)
+            _check_whole(column, files, is_label=column == label_column)
     known: dict[str | None, str] = {
         **dict.fromkeys(_unwanted(exclude_features, schema.names), "--exclude-features"),
         **NOT_FEATURES,
@@ -228,7 +229,10 @@ def open_dataset(
     of_text = why_not | {one.column: LEVELS for one in levels}
     excluded = [(name, of_text.get(name, reason)) for name, reason in excluded]
     if not features:
-        raise DataError(f"no feature column in {files[0]}: {some_names([f'{name} ({why})' for name, why in excluded])}")
+        raise DataError(
+            f"no feature column in {source_of(files[0])}: {some_names([f'{name} ({why})' for name, why in excluded])}; "
+            "at least one more column is needed, of numbers or text"
+        )
     has_numbers = is_number(schema.field(label_column).type)
     if classes is None:
         has_scores = {f"{name}_score" for name in CLASSES} <= set(features)
@@ -258,7 +262,7 @@ def open_dataset(
     )
 
 
-def as_parquet(found: FoundFiles, as_text: Iterable[str] = ()) -> tuple[DataFile, ...]:
+def as_parquet(found: FoundFiles, as_text: Iterable[str] = (), *, label: str | None = None) -> tuple[DataFile, ...]:
     """Return the Parquet files of a dataset; those of tables in text are made where they are not there."""
     if not found.are_texts:
         return found.files
@@ -267,7 +271,7 @@ def as_parquet(found: FoundFiles, as_text: Iterable[str] = ()) -> tuple[DataFile
         raise DataError(
             f"{found.files[0]} is a table in text on an object store; copy it to this machine, or write Parquet"
         )
-    return (parquet_of(files, as_text),)
+    return (parquet_of(files, as_text, label=label),)
 
 
 def _kept(
@@ -325,24 +329,28 @@ def _found_classes(files: Sequence[DataFile], column: str, *, has_scores: bool) 
     if len(n_rows) < 2:
         what = "no label" if not n_rows else f"only the label {next(iter(n_rows))!r}"
         raise DataError(
-            f"column '{column}' of {files[0]} has {what}; two or more are needed (choose another --label-column)"
+            f"column '{column}' of {source_of(files[0])} has {what}; two or more are needed (choose another --label-column)"
         )
     is_numbered = all(re.fullmatch(r"-?\d+", text) for text in n_rows)
     first, *rest = sorted(n_rows, key=lambda text: (-n_rows[text], int(text) if is_numbered else 0, text))
     return (first, *sorted(rest, key=lambda text: (int(text) if is_numbered else 0, text)))
 
 
-def _check_whole(column: str, files: Sequence[DataFile]) -> None:
+def _check_whole(column: str, files: Sequence[DataFile], *, is_label: bool) -> None:
     """Refuse numbers with a fraction as genes, labels, fold groups or positions."""
     for file in files:
         for values in column_values([file], column):
             found = numbers(values).astype(np.float64)
             is_bad = np.isinf(found) | (~np.isnan(found) & (found != np.trunc(found)))
             if is_bad.any():
-                raise DataError(
-                    f"column '{column}' of {file} has {float(found[is_bad][0])!r}, not a whole number; gene, label, fold group "
-                    "and position must be whole numbers or texts: round it, or choose another column"
+                remedy = (
+                    "labels are classes, texts or whole numbers, and there is no regression: write classes into it, or "
+                    "choose another --label-column"
+                    if is_label
+                    else "gene, label, fold group and position must be whole numbers or texts: round it, or choose another column"
                 )
+                what = f"column '{column}' of {source_of(file)} has {float(found[is_bad][0])!r}, not a whole number"
+                raise DataError(f"{what}; {remedy}")
 
 
 def _lost_columns(schema: pa.Schema, excluded: Sequence[tuple[str, str]]) -> tuple[str, ...]:
@@ -395,8 +403,13 @@ def _check_role(column: str, flag: str, schema: pa.Schema, files: Sequence[DataF
         return
     keys = tuple(folder_values(files[0], ()))
     if column not in keys:
+        near = difflib.get_close_matches(column, [*schema.names, *keys], n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
         columns = some_names([*schema.names, *keys])
-        raise DataError(f"no column '{column}' in {files[0]}; columns are {columns} (set {flag})")
+        also = ", also called --group-column" if flag == "--gene-column" else ""
+        raise DataError(
+            f"no column '{column}' in {source_of(files[0])}{hint}; columns are {columns} (set {flag}{also})"
+        )
     if flag == "--label-column":
         raise DataError(f"label '{column}' is a folder name over {files[0]}, not a column; write it into the files")
     check_folders(files, ())

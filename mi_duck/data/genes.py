@@ -229,7 +229,10 @@ def _check_index(index: GeneIndex, dataset: Dataset, held_out: HeldOut) -> None:
         raise DataError(f"no row of class {', '.join(empty)} {where}{remedy}")
     if index.n_genes == 1:
         where = f"in column '{dataset.gene_column}' of {dataset.location}"
-        raise DataError(f"only one gene {where}{' is not held out' if is_held_out else ''}; two or more are needed")
+        raise DataError(
+            f"only one gene {where}{' is not held out' if is_held_out else ''}; two or more are needed "
+            f"({'hold out fewer' if is_held_out else 'choose another --gene-column'})"
+        )
 
 
 def _holdout_summary(db: Database, held_out: HeldOut) -> dict[str, Any]:

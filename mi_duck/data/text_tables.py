@@ -28,7 +28,14 @@ BATCH_ROWS = 4096  # per row group: 32 MB at a thousand columns
 MEMORY_BYTES = 512 << 20
 
 
-def parquet_of(files: Sequence[Path], as_text: Iterable[str] = ()) -> Path:
+def source_of(file: object) -> object:
+    """Return the table that a Parquet file in `FOLDER` was made from, by its name; any other file as it is."""
+    if not isinstance(file, Path) or file.parent.name != FOLDER:
+        return file
+    return file.parent.parent / file.name.rsplit(".", 2)[0]
+
+
+def parquet_of(files: Sequence[Path], as_text: Iterable[str] = (), *, label: str | None = None) -> Path:
     """Return the Parquet file with the rows of tables in text, which is made where it is not there.
 
     Parameters
@@ -38,6 +45,8 @@ def parquet_of(files: Sequence[Path], as_text: Iterable[str] = ()) -> Path:
     as_text
         Columns that are read as texts whatever is in them, besides `NAMES`; one that the files lack may be the key of the
         partition folders (``key=value``) over them.
+    label
+        A column whose words are classes: yes and no stay texts, while they are truth values elsewhere.
 
     Raises
     ------
@@ -58,7 +67,7 @@ def parquet_of(files: Sequence[Path], as_text: Iterable[str] = ()) -> Path:
     if other:
         raise DataError(f"{other} does not lie under folders {keys[0]}=..., as other tables do; give all the same keys")
     root = files[0].parent
-    named = json.dumps([[os.path.relpath(file, root) for file in files], texts])
+    named = json.dumps([[os.path.relpath(file, root) for file in files], texts, label])
     folder = root / FOLDER
     target = folder / f"{files[0].name}.{hashlib.sha256(named.encode()).hexdigest()[:8]}.parquet"
     with storage_errors(folder):
@@ -70,7 +79,7 @@ def parquet_of(files: Sequence[Path], as_text: Iterable[str] = ()) -> Path:
             return target
         hashes = [file_sha256(file) for file in files]
         if known.get("sha256") != hashes:
-            _write(files, texts, target, delimiter, keys)
+            _write(files, texts, target, delimiter, keys, label)
             if stamps != [[facts.st_size, facts.st_mtime_ns] for facts in (file.stat() for file in files)]:
                 raise DataError(f"{files[0]} changed while it was read; run the same command again")
         write_json(record, sealed({"stamps": stamps, "sha256": hashes}))
@@ -108,11 +117,20 @@ def _header(file: Path) -> tuple[list[str], str]:
     return names, delimiter
 
 
-def _write(files: Sequence[Path], texts: Collection[str], target: Path, delimiter: str, keys: Sequence[str]) -> None:
+def _write(
+    files: Sequence[Path],
+    texts: Collection[str],
+    target: Path,
+    delimiter: str,
+    keys: Sequence[str],
+    label: str | None,
+) -> None:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with Database(threads=1, memory_bytes=MEMORY_BYTES) as db:
-            schema, batches = db.read_texts(files, texts, delimiter=delimiter, batch_rows=BATCH_ROWS, folder_keys=keys)
+            schema, batches = db.read_texts(
+                files, texts, delimiter=delimiter, batch_rows=BATCH_ROWS, folder_keys=keys, label=label
+            )
             with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer:
                 for batch in batches:
                     writer.write_batch(batch)

@@ -14,6 +14,7 @@ import xgboost as xgb
 from numpy.typing import NDArray
 
 from mi_duck.boosting.forest import Forest, forest_of
+from mi_duck.data.text_tables import source_of
 from mi_duck.data.values import is_number, is_text, level_columns, numbers, remedy
 from mi_duck.ensemble.shap import explain
 from mi_duck.errors import CheckpointError, DataError
@@ -67,7 +68,8 @@ def check_features(schema: pa.Schema, features: Sequence[str], file: object, lev
     missing = [name for name in features if name not in there]
     if missing:
         raise DataError(
-            f"{file} lacks {len(missing):,} of {len(features):,} features of the model: {', '.join(missing[:8])}"
+            f"{source_of(file)} lacks {len(missing):,} of {len(features):,} features of the model: {', '.join(missing[:8])}; "
+            "make its columns as those of the training data were made"
         )
     for name in features:
         kind = schema.field(name).type

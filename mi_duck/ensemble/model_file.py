@@ -493,6 +493,10 @@ def model_file(path: Path) -> Path:
     for name in ("consolidated_model.miduck", "model_multiclass.miduck"):
         if (path / name).is_file():
             return path / name
+    if not (path / "plan.json").is_file():
+        raise CheckpointError(
+            f"{path} is not a run and holds no model; name a run folder or a .miduck file, then the dataset"
+        )
     raise CheckpointError(f"no model in {path}; 'mi-duck consolidate' makes it once the instances are trained")
 
 
