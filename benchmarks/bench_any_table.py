@@ -1,6 +1,7 @@
 """Scores a table with text columns, beside LightGBM with its own categories on the same folds of groups.
 
     python benchmarks/bench_any_table.py [ROWS]
+    python benchmarks/bench_any_table.py --keep FOLDER    # write the tables with their folds, for other peers, and leave
 
 Visits of 300 patients (40,000 rows by default): a number, one with gaps, a switch, and three text columns with 5, 120 and 30
 levels, whose effects on a rare outcome are drawn; each patient has an effect that no column shows. Folds are those of mi_duck's
@@ -8,6 +9,7 @@ run, so every model is scored on rows of patients that it has not seen. LightGBM
 """
 
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,7 +25,7 @@ from sklearn.metrics import average_precision_score, log_loss
 
 import mi_duck
 
-N_PATIENTS, N_WARDS, N_DRUGS = 300, 120, 30
+N_ROWS, N_PATIENTS, N_WARDS, N_DRUGS = 40_000, 300, 120, 30
 SEEDS = (5, 6, 7)
 TEXTS = ("hospital", "ward", "drug")
 OPTIONS: dict[str, Any] = {"group_column": "patient", "label_column": "died", "classes": ["no", "yes"], "threads": 1}
@@ -82,7 +84,10 @@ def of_lightgbm(table: pd.DataFrame, fold: Any, parameters: dict[str, Any]) -> A
 def main() -> None:
     """Print a line for each model of each of three tables."""
     warnings.simplefilter("ignore")
-    n_rows = int(sys.argv[1]) if len(sys.argv) > 1 else 40_000
+    if sys.argv[1:2] == ["--keep"]:
+        keep(Path(sys.argv[2]))
+        return
+    n_rows = int(sys.argv[1]) if len(sys.argv) > 1 else N_ROWS
     print_machine()
     print(f"{'model':<44} {'AP':>6} {'loss':>6} {'CPU s':>7}")
     if len(sys.argv) > 1:
@@ -90,6 +95,20 @@ def main() -> None:
         return
     for seed in SEEDS:
         of_table(visits(n_rows, seed), seed)
+
+
+def keep(folder: Path) -> None:
+    """Write every table as Parquet, each row with its fold: that of mi_duck's plan."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed in SEEDS:
+        table = visits(N_ROWS, seed)
+        with tempfile.TemporaryDirectory() as scratch:
+            table.to_parquet(f"{scratch}/table.parquet")
+            words = ("plan", "table.parquet", "--out", "run", "--group-column", "patient", "--label-column", "died", "--quiet")
+            subprocess.run([sys.executable, "-m", "mi_duck", *words], cwd=scratch, check=True, stdout=subprocess.DEVNULL)
+            genes = pd.read_parquet(f"{scratch}/run/genes.parquet")
+        fold = genes.set_index("gene_id")["fold"]
+        table.assign(fold=table["patient"].map(fold)).to_parquet(folder / f"table{seed}.parquet")
 
 
 def of_table(table: pd.DataFrame, seed: int, *, most: int | None = None) -> None:

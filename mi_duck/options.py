@@ -258,6 +258,7 @@ class Command(typer.core.TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words of a command."""
+        given = list(args)  # parsing takes them out
         try:
             return list(super().parse_args(ctx, args))
         except typer.BadParameter as error:
@@ -267,7 +268,7 @@ class Command(typer.core.TyperCommand):
             if near:
                 error.message += f" Did you mean '{near[0]}'?"
             if error.message.startswith("Input should") and error.param is not None:
-                error.message = f"{_given(args, error.param.opts)}{error.message[0].lower()}{error.message[1:]}"
+                error.message = f"{_given(given, error.param.opts)}{error.message[0].lower()}{error.message[1:]}"
             raise
 
     def format_options(self, ctx: Any, formatter: Any) -> None:

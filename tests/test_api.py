@@ -165,6 +165,7 @@ def test_location__of_paths_is_these_files(tmp_path: Path) -> None:
     ("data", "words"),
     [
         (42, "data of type int are not a table"),
+        ([0, 1], "a list must hold paths, not int"),
         (np.zeros((3, 2)), "data of type ndarray are not a table"),
         ([], "the list of files is empty"),
         (["absent.parquet"], "no file absent.parquet"),

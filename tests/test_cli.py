@@ -710,3 +710,10 @@ def test_values__that_are_mistyped_are_answered_with_the_nearest(flag: str, valu
     refused = call("run", "dataset", "--out", "run", flag, value)
     assert refused.exit_code == 2
     assert f"Did you mean '{near}'?" in " ".join(refused.stderr.split())
+
+
+def test_values__that_cannot_be_used_are_named() -> None:
+    for flag, words in ((("--n-estimators", "abc"), "'abc' cannot"), (("--learning-rate=5",), "'5' cannot be used")):
+        refused = call("run", "dataset", "--out", "run", *flag)
+        assert refused.exit_code == 2
+        assert words in refused.stderr

@@ -40,6 +40,8 @@ def location_of(data: Any, out: Path) -> str:
         return str(data)
     folder = out.absolute().parent / FOLDER
     if isinstance(data, list | tuple):
+        if odd := {type(one).__name__ for one in data if not isinstance(one, str | Path)}:
+            raise DataError(f"a list must hold paths, not {min(odd)}; for rows give a data frame or an Arrow table")
         return str(_linked([Path(one) for one in data], folder / out.name))
     return str(_written(data, folder, out.name))
 

@@ -24,15 +24,17 @@ from mi_duck.file_kinds import GZIP, head_of, kind_of, unpacked
 NAMES = ("gene_id", "gene_name", "gene_type", "transcript_id", "chrom", "strand", "overlap_cluster")
 """Columns that are always read as texts, besides those that a command takes for genes and fold groups."""
 FOLDER = ".mi_duck"
+DIGITS = 8  # of a hash in the names of its files; those of tables in memory have more
 BATCH_ROWS = 4096  # per row group: 32 MB at a thousand columns
 MEMORY_BYTES = 512 << 20
 
 
 def source_of(file: object) -> object:
-    """Return the table that a Parquet file in `FOLDER` was made from, by its name; any other file as it is."""
+    """Return what a Parquet file in `FOLDER` was made from: a table in text, or a table in memory; any other file as it is."""
     if not isinstance(file, Path) or file.parent.name != FOLDER:
         return file
-    return file.parent.parent / file.name.rsplit(".", 2)[0]
+    name, digest, _ = file.name.rsplit(".", 2)
+    return file.parent.parent / name if len(digest) == DIGITS else "the table in memory"
 
 
 def parquet_of(files: Sequence[Path], as_text: Iterable[str] = (), *, label: str | None = None) -> Path:
@@ -69,7 +71,7 @@ def parquet_of(files: Sequence[Path], as_text: Iterable[str] = (), *, label: str
     root = files[0].parent
     named = json.dumps([[os.path.relpath(file, root) for file in files], texts, label])
     folder = root / FOLDER
-    target = folder / f"{files[0].name}.{hashlib.sha256(named.encode()).hexdigest()[:8]}.parquet"
+    target = folder / f"{files[0].name}.{hashlib.sha256(named.encode()).hexdigest()[:DIGITS]}.parquet"
     with storage_errors(folder):
         folder.mkdir(exist_ok=True)
         stamps = [[facts.st_size, facts.st_mtime_ns] for facts in (file.stat() for file in files)]

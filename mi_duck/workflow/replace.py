@@ -38,8 +38,10 @@ def check_ours(out: Path) -> None:
     Raises
     ------
     CheckpointError
-        It holds something else.
+        It holds something else, or is a file.
     """
+    if out.is_file():
+        raise CheckpointError(f"{out} is a file, and a run is a folder; choose another --out")
     with storage_errors(out):
         names = sorted(entry.name for entry in out.iterdir()) if out.is_dir() else []
     if not names:
