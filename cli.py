@@ -16,7 +16,6 @@ import typer
 from mi_duck import __version__
 from mi_duck.console import (
     Commands,
-    output,
     print_facts,
     print_json,
     reporting,

@@ -104,8 +104,20 @@ def keep(folder: Path) -> None:
         table = visits(N_ROWS, seed)
         with tempfile.TemporaryDirectory() as scratch:
             table.to_parquet(f"{scratch}/table.parquet")
-            words = ("plan", "table.parquet", "--out", "run", "--group-column", "patient", "--label-column", "died", "--quiet")
-            subprocess.run([sys.executable, "-m", "mi_duck", *words], cwd=scratch, check=True, stdout=subprocess.DEVNULL)
+            words = (
+                "plan",
+                "table.parquet",
+                "--out",
+                "run",
+                "--group-column",
+                "patient",
+                "--label-column",
+                "died",
+                "--quiet",
+            )
+            subprocess.run(
+                [sys.executable, "-m", "mi_duck", *words], cwd=scratch, check=True, stdout=subprocess.DEVNULL
+            )
             genes = pd.read_parquet(f"{scratch}/run/genes.parquet")
         fold = genes.set_index("gene_id")["fold"]
         table.assign(fold=table["patient"].map(fold)).to_parquet(folder / f"table{seed}.parquet")
