@@ -17,6 +17,7 @@ from mi_duck.atomic_files import publish, storage_errors
 from mi_duck.data.database import Database
 from mi_duck.data.dataset import Dataset, some_names
 from mi_duck.data.identical import Identical, find_identical, identical_words, open_rows, telling_features
+from mi_duck.data.text_tables import source_of
 from mi_duck.errors import DataError, PlanError
 
 LARGEST_FRACTION = 0.5
@@ -301,7 +302,7 @@ def refuse_unnamed_genes(db: Database, gene_column: str) -> None:
     """Refuse rows without a gene, once the table ``label_counts`` is made."""
     for row in db.rows("checks/null_gene"):
         raise DataError(
-            f"{int(row['n_rows']):,} row(s) without a gene in column '{gene_column}' of {row['first_file']}; "
+            f"{int(row['n_rows']):,} row(s) without a gene in column '{gene_column}' of {source_of(row['first_file'])}; "
             "remove or name them"
         )
 
@@ -313,7 +314,7 @@ def _check_rows(db: Database, dataset: Dataset) -> None:
         label = "null" if row["label_text"] is None else repr(row["label_text"])
         raise DataError(
             f"unknown label {label} in {int(row['n_rows']):,} row(s) of column '{dataset.label_column}', "
-            f"first in {row['first_file']}; known are {', '.join(dataset.labels)} (set --classes)"
+            f"first in {source_of(row['first_file'])}; known are {', '.join(dataset.labels)} (set --classes)"
         )
     for row in db.rows("checks/null_group"):
         raise DataError(

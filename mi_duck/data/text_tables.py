@@ -31,10 +31,11 @@ MEMORY_BYTES = 512 << 20
 
 def source_of(file: object) -> object:
     """Return what a Parquet file in `FOLDER` was made from: a table in text, or a table in memory; any other file as it is."""
-    if not isinstance(file, Path) or file.parent.name != FOLDER:
+    path = Path(str(file))
+    if path.parent.name != FOLDER or path.name.count(".") < 2:
         return file
-    name, digest, _ = file.name.rsplit(".", 2)
-    return file.parent.parent / name if len(digest) == DIGITS else "the table in memory"
+    name, digest, _ = path.name.rsplit(".", 2)
+    return path.parent.parent / name if len(digest) == DIGITS else "the table in memory"
 
 
 def parquet_of(files: Sequence[Path], as_text: Iterable[str] = (), *, label: str | None = None) -> Path:

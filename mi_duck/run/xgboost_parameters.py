@@ -88,8 +88,8 @@ def checked_parameters(given: Sequence[str]) -> tuple[str, ...]:
         if name in OWN:
             raise PlanError(f"--xgb {text}: this is an option of its own, {OWN[name]} {value}")
         if name not in PARAMETERS:
-            near = get_close_matches(name, PARAMETERS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(PARAMETERS)}"
+            near = get_close_matches(name, [*PARAMETERS, *OWN], n=1)
+            hint = f"did you mean {OWN.get(near[0], near[0])}?" if near else f"there are {', '.join(PARAMETERS)}"
             raise PlanError(f"--xgb {text}: '{name}' is not a parameter that is handed on; {hint}")
         if name in found:
             raise PlanError(f"--xgb {text}: {name} is given twice")
