@@ -208,7 +208,7 @@ def open_dataset(
         raise DataError(f"column 'position' in {files[0]} is {kind}, not a whole number; cast it to an integer")
     for column in dict.fromkeys((gene_column, label_column, fold_column, *filter(None, [position]))):
         if column in schema.names and has_fractions(schema.field(column).type):
-            _check_whole(column, files, is_label=column == label_column)
+            _check_whole(column, files)
     known: dict[str | None, str] = {
         **dict.fromkeys(_unwanted(exclude_features, schema.names), "--exclude-features"),
         **NOT_FEATURES,
@@ -336,21 +336,18 @@ def _found_classes(files: Sequence[DataFile], column: str, *, has_scores: bool) 
     return (first, *sorted(rest, key=lambda text: (int(text) if is_numbered else 0, text)))
 
 
-def _check_whole(column: str, files: Sequence[DataFile], *, is_label: bool) -> None:
+def _check_whole(column: str, files: Sequence[DataFile]) -> None:
     """Refuse numbers with a fraction as genes, labels, fold groups or positions."""
     for file in files:
         for values in column_values([file], column):
             found = numbers(values).astype(np.float64)
             is_bad = np.isinf(found) | (~np.isnan(found) & (found != np.trunc(found)))
             if is_bad.any():
-                remedy = (
-                    "labels are classes, texts or whole numbers, and there is no regression: write classes into it, or "
-                    "choose another --label-column"
-                    if is_label
-                    else "gene, label, fold group and position must be whole numbers or texts: round it, or choose another column"
+                raise DataError(
+                    f"column '{column}' of {source_of(file)} has {float(found[is_bad][0])!r}, not a whole number; gene, label, "
+                    "fold group and position must be whole numbers or texts, and there is no regression: round it, or choose "
+                    "another column"
                 )
-                what = f"column '{column}' of {source_of(file)} has {float(found[is_bad][0])!r}, not a whole number"
-                raise DataError(f"{what}; {remedy}")
 
 
 def _lost_columns(schema: pa.Schema, excluded: Sequence[tuple[str, str]]) -> tuple[str, ...]:
