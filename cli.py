@@ -413,7 +413,7 @@ def train(
     if as_json:
         from mi_duck.workflow.views import run_status
 
-        print_status(run_status(run), as_json)
+        print_status(run, run_status(run), as_json)
 
 
 @command()

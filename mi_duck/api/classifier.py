@@ -17,7 +17,8 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, c
 from mi_duck.api.arguments import options_of, records_of, with_options, with_text
 from mi_duck.api.showing import showing
 from mi_duck.api.tables import write_rows
-from mi_duck.data.dataset import NOT_FEATURES, RESERVED, open_columns
+from mi_duck.data.columns import NOT_FEATURES
+from mi_duck.data.dataset import RESERVED, open_columns
 from mi_duck.ensemble.model_file import load_unified_model, model_bytes, model_from_bytes
 from mi_duck.errors import DataError, PlanError
 from mi_duck.executors.anywhere import run_request

@@ -3,18 +3,30 @@
 Nothing but footers is read here, except where the hash of every byte is asked for.
 """
 
-import difflib
 import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from mi_duck.data.columns import (
+    LEVELS,
+    NOT_A_NUMBER,
+    NOT_FEATURES,
+    base_score_columns_of,
+    check_role,
+    kept_columns,
+    lost_columns,
+    lost_texts,
+    reason_to_exclude,
+    some_names,
+    unwanted_columns,
+)
 from mi_duck.data.find_files import FoundFiles, find_files
 from mi_duck.data.levels import check_names, find_levels
 from mi_duck.data.parquet import (
@@ -34,7 +46,7 @@ from mi_duck.data.parquet import (
     whole_hash,
 )
 from mi_duck.data.text_tables import parquet_of, source_of
-from mi_duck.data.values import has_fractions, is_number, is_text, numbers, remedy, text_counts
+from mi_duck.data.values import has_fractions, is_number, is_text, numbers, text_counts
 from mi_duck.errors import DataError
 from mi_duck.run.levels import Levels, column_of
 from mi_duck.run.plan import PlannedData
@@ -45,19 +57,6 @@ CLASSES = ("neither", "donor", "acceptor")
 MOST_CLASSES = 100
 RESERVED = ("all", "macro", "rows", "instances")
 """What cannot be the name of a class: scores and tables of a run use it for something else."""
-NOT_A_NUMBER = "not a number"
-LEVELS = "its levels are features"
-NOT_FEATURES: dict[str | None, str] = {
-    **dict.fromkeys(("gene_id", "gene_name", "gene_type", "transcript_id", "chrom", "strand"), "an id or a position"),
-    **dict.fromkeys(("position", "absolute_position", "window_start", "window_end"), "an id or a position"),
-    **dict.fromkeys(("transcript_count", "overlap_cluster", "row_id", "source_row"), "an id or a position"),
-    **dict.fromkeys(("pred_type", "true_position", "predicted_position", "score"), "leaks the label"),
-}
-"""Why columns of these names are not features."""
-PLACES = ("chrom", "strand", "absolute_position")
-"""Columns that say where in a genome a row is."""
-PREDICTED = ("row_id", "gene_id", "position", "label", "fold", "is_pilot", "source_file", "source_row")
-"""Columns of out-of-fold predictions, beside p_<class>."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +201,7 @@ def open_dataset(
     has_clusters = "overlap_cluster" in there
     fold_column = fold_by or ("overlap_cluster" if has_clusters else gene_column)
     for column, flag in ((gene_column, "--gene-column"), (label_column, "--label-column"), (fold_column, "--fold-by")):
-        _check_role(column, flag, schema, files)
+        check_role(column, flag, schema, files)
     position = "position" if "position" in schema.names else None
     if position and (not is_number(kind := schema.field(position).type) or pa.types.is_boolean(kind)):
         raise DataError(f"column 'position' in {files[0]} is {kind}, not a whole number; cast it to an integer")
@@ -210,14 +209,14 @@ def open_dataset(
         if column in schema.names and has_fractions(schema.field(column).type):
             _check_whole(column, files)
     known: dict[str | None, str] = {
-        **dict.fromkeys(_unwanted(exclude_features, schema.names), "--exclude-features"),
+        **dict.fromkeys(unwanted_columns(exclude_features, schema.names), "--exclude-features"),
         **NOT_FEATURES,
         holdout_genes: "--holdout-genes",
         gene_column: f"the {noun_of(gene_column).one}",
         label_column: "the label",
         fold_by: "--fold-by",
     }
-    reasons = [(field.name, _reason_to_exclude(field, known, exclude)) for field in schema]
+    reasons = [(field.name, reason_to_exclude(field, known, exclude)) for field in schema]
     features = tuple(name for name, reason in reasons if reason is None)
     excluded = [(name, reason) for name, reason in reasons if reason is not None]
     texts = [name for name, reason in excluded if reason.endswith(NOT_A_NUMBER) and is_text(schema.field(name).type)]
@@ -250,10 +249,10 @@ def open_dataset(
         levels=tuple(levels),
         classes=tuple(classes),
         labels=tuple(map(str, range(len(classes)))) if is_numbered else tuple(classes),
-        base_scores=_base_scores(base_score_columns, classes, features),
-        kept=_kept(keep, there, (gene_column, label_column, position), classes),
+        base_scores=base_score_columns_of(base_score_columns, classes, features),
+        kept=kept_columns(keep, there, (gene_column, label_column, position), classes),
         excluded=tuple(excluded),
-        warnings=found.left_out + _lost_columns(schema, excluded) + _lost_texts(why_not),
+        warnings=found.left_out + lost_columns(schema, excluded) + lost_texts(why_not),
         n_rows=n_rows,
         fingerprint=fingerprint,
         pins=pins,
@@ -272,29 +271,6 @@ def as_parquet(found: FoundFiles, as_text: Iterable[str] = (), *, label: str | N
             f"{found.files[0]} is a table in text on an object store; copy it to this machine, or write Parquet"
         )
     return (parquet_of(files, as_text, label=label),)
-
-
-def _kept(
-    keep: Sequence[str] | None, there: Sequence[str], roles: tuple[str, str, str | None], classes: Sequence[str]
-) -> tuple[str, ...]:
-    """Return the columns that predictions keep beside those that they have anyway.
-
-    ``roles`` are the columns of gene, label and position. Of them predictions have what is in ``gene_id``, ``label`` and
-    ``position``, whatever its name in the data.
-    """
-    has_already = {name for name, own in zip(roles, ("gene_id", "label", "position"), strict=True) if name == own}
-    taken = {*PREDICTED, *(f"p_{name}" for name in classes)}
-    if keep is None:
-        offered = [name for name in (roles[0], *PLACES) if name in there]
-        return tuple(name for name in dict.fromkeys(offered) if name not in taken)
-    if absent := [name for name in keep if name not in there]:
-        raise DataError(f"--keep {absent[0]}: the dataset has no such column; it has {some_names(there)}")
-    wanted = [name for name in dict.fromkeys(keep) if name not in has_already]
-    if doubled := [name for name in wanted if name in taken]:
-        raise DataError(
-            f"--keep {doubled[0]}: predictions have a column of that name already; rename it in the dataset"
-        )
-    return tuple(wanted)
 
 
 def _check_names(classes: Sequence[str]) -> None:
@@ -350,35 +326,6 @@ def _check_whole(column: str, files: Sequence[DataFile]) -> None:
                 )
 
 
-def _lost_columns(schema: pa.Schema, excluded: Sequence[tuple[str, str]]) -> tuple[str, ...]:
-    """Return in words which columns are lost because of their type, and what would use them."""
-    by_remedy: dict[str, list[str]] = {}
-    for name, reason in excluded:
-        if reason.endswith(NOT_A_NUMBER):
-            kind = schema.field(name).type
-            shown = "text" if is_text(kind) else str(kind)
-            words = "let --max-levels be above 0" if is_text(kind) else remedy(kind)
-            by_remedy.setdefault(words, []).append(f"{name} ({shown})")
-    return tuple(
-        f"{len(names)} column(s) that are not numbers are left out: {some_names(names)}; to use such a column, {words} "
-        "(--exclude says that it is not wanted)"
-        if not words.startswith("it has")
-        else f"{len(names)} column(s) without any value are left out: {some_names(names)}"
-        for words, names in by_remedy.items()
-    )
-
-
-def _lost_texts(why_not: Mapping[str, str]) -> tuple[str, ...]:
-    """Return in words which text columns have no levels that could be features."""
-    by_reason: dict[str, list[str]] = {}
-    for name, reason in why_not.items():
-        by_reason.setdefault(reason, []).append(name)
-    return tuple(
-        f"{len(names)} text column(s) are left out: {some_names(names)}, {reason} (--exclude says that it is not wanted)"
-        for reason, names in by_reason.items()
-    )
-
-
 def resolved(file: DataFile) -> str:
     """Return the name by which a plan knows a file wherever it is read from."""
     return str(file.resolve() if isinstance(file, Path) else file)
@@ -387,37 +334,6 @@ def resolved(file: DataFile) -> str:
 def resolved_location(location: str) -> str:
     """Return a location that means the same in another working directory."""
     return location if is_url(location) else str(Path(location).absolute())
-
-
-def _check_role(column: str, flag: str, schema: pa.Schema, files: Sequence[DataFile]) -> None:
-    """Refuse a gene, label or fold column that is absent, or whose values are not names."""
-    if column in schema.names:
-        kind = schema.field(column).type
-        if not (is_text(kind) or is_number(kind) or pa.types.is_null(kind)):
-            raise DataError(
-                f"column '{column}' is {kind} in {files[0]}, neither text nor number; cast it to text or choose another ({flag})"
-            )
-        return
-    keys = tuple(folder_values(files[0], ()))
-    if column not in keys:
-        near = difflib.get_close_matches(column, [*schema.names, *keys], n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        columns = some_names([*schema.names, *keys])
-        also = ", also called --group-column" if flag == "--gene-column" else ""
-        raise DataError(
-            f"no column '{column}' in {source_of(files[0])}{hint}; columns are {columns} (set {flag}{also})"
-        )
-    if flag == "--label-column":
-        raise DataError(f"label '{column}' is a folder name over {files[0]}, not a column; write it into the files")
-    check_folders(files, ())
-
-
-def check_folders(files: Sequence[DataFile], names: Sequence[str]) -> None:
-    """Refuse files under partition folders of different keys, columns of these names apart."""
-    keys = tuple(folder_values(files[0], names))
-    other = next((file for file in files if tuple(folder_values(file, names)) != keys), None)
-    if other:
-        raise DataError(f"{other} lies under other partition folders than {files[0]}; give all files the same keys")
 
 
 def _read_footers(files: Sequence[DataFile], stamps: Sequence[Stamp]) -> tuple[pa.Schema, int, tuple[str, ...], str]:
@@ -481,51 +397,6 @@ def _refuse_difference(first: pa.Schema, first_file: DataFile, schema: pa.Schema
             return
         difference = f"column '{other[0]}' is {other[1]} in {file} but {other[2]} in {first_file}"
     raise DataError(f"{difference}; give all files one schema")
-
-
-def _unwanted(exclude_features: Path | None, names: Sequence[str]) -> set[str]:
-    if exclude_features is None:
-        return set()
-    try:
-        lines = exclude_features.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read --exclude-features {exclude_features}: {error}") from error
-    unwanted = {line.strip() for line in lines if line.strip() and not line.startswith("#")}
-    unknown = sorted(unwanted - set(names))
-    if unknown:
-        raise DataError(f"{exclude_features} names column(s) {some_names(unknown)} that the dataset lacks")
-    return unwanted
-
-
-def _reason_to_exclude(field: pa.Field, known: Mapping[str | None, str], pattern: str | None) -> str | None:
-    """Return why a column is not a feature, by its name or its type, or None if it is one."""
-    if field.name in known:
-        return known[field.name]
-    if pattern is not None:
-        try:
-            if re.search(pattern, field.name):
-                return "--exclude"
-        except re.error as error:
-            raise DataError(f"--exclude '{pattern}' is not a regular expression: {error}") from error
-    return None if is_number(field.type) else f"{field.type}, {NOT_A_NUMBER}"
-
-
-def _base_scores(given: Sequence[str] | None, classes: Sequence[str], features: Sequence[str]) -> tuple[str, ...]:
-    """Return the base score of each class; nothing where one is absent and none was asked for."""
-    names = tuple(given) if given else tuple(f"{name}_score" for name in classes)
-    missing = [name for name in names if name not in features]
-    if given and (missing or len(names) != len(classes)):
-        raise DataError(
-            f"--base-score-columns needs one feature for each of {', '.join(classes)}; got {', '.join(names)}"
-            + (f", of which {some_names(missing)} are not features" if missing else "")
-        )
-    return () if missing else names
-
-
-def some_names(names: Sequence[str], limit: int = 8) -> str:
-    """Return the first names, and how many more there are."""
-    short = [name if len(name) <= 40 else name[:37] + "..." for name in names[:limit]]
-    return ", ".join(short) + (f" and {len(names) - limit:,} more" if len(names) > limit else "")
 
 
 def open_planned(data: PlannedData, *, with_hashes: bool = True) -> Dataset:

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mi_duck.atomic_files import publish, storage_errors
+from mi_duck.data.columns import some_names
 from mi_duck.data.database import Database
-from mi_duck.data.dataset import Dataset, some_names
+from mi_duck.data.dataset import Dataset
 from mi_duck.data.identical import Identical, find_identical, identical_words, open_rows, telling_features
 from mi_duck.data.text_tables import source_of
 from mi_duck.errors import DataError, PlanError

@@ -27,8 +27,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mi_duck.atomic_files import free_bytes, published_folder, storage_errors, write_json
+from mi_duck.data.columns import check_folders
 from mi_duck.data.database import Database
-from mi_duck.data.dataset import Dataset, check_folders
+from mi_duck.data.dataset import Dataset
 from mi_duck.data.genes import refuse_unnamed_genes
 from mi_duck.data.parquet import DataFile, data_file, folder_values, row_group_batches, row_groups, schema_of, stamp
 from mi_duck.data.statistics import fits_byte

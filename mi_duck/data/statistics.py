@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mi_duck.data.columns import some_names
 from mi_duck.data.database import SQL_BYTES, Database
-from mi_duck.data.dataset import Dataset, some_names
+from mi_duck.data.dataset import Dataset
 from mi_duck.data.genes import GeneIndex, index_genes
 from mi_duck.data.identical import identical_words
 from mi_duck.data.parquet import UNREADABLE, DataFile, damaged, metadata_of, row_group_batches, schema_of

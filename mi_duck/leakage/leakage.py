@@ -20,8 +20,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mi_duck.atomic_files import write_csv, write_json
+from mi_duck.data.columns import some_names
 from mi_duck.data.database import Database
-from mi_duck.data.dataset import Dataset, some_names
+from mi_duck.data.dataset import Dataset
 from mi_duck.data.parquet import data_file, row_group_batches, row_groups
 from mi_duck.data.values import label_codes, numbers
 from mi_duck.errors import DataError
