@@ -35,6 +35,11 @@ def test_costs__are_those_of_the_plan(plan: Plan) -> None:
     assert costs.classes == ("neither", "donor", "acceptor") * 4
 
 
+def test_costs__of_two_classes_are_those_of_one_booster(plan: Plan) -> None:
+    two = changed(plan, classes=("no", "yes"))
+    assert costs_of(two, two.cut.instances[0]).classes == ("yes",) * 4
+
+
 def test_time_left__follows_rounds_and_speed(plan: Plan) -> None:
     """100 rounds of a fit are usual: 2 instances x 12 fits x 10 s at first; several at once share the time."""
     instances = plan.cut.instances

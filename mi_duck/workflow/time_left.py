@@ -14,7 +14,7 @@ from statistics import fmean
 
 from mi_duck.plan.strategies import training_seconds, usual_rounds
 from mi_duck.processes import WHOLE_RUN, Context, instance_of
-from mi_duck.run.plan import Instance, Plan
+from mi_duck.run.plan import Instance, Plan, fitted_classes
 from mi_duck.settings import Diagnostics
 
 SECONDS_BETWEEN = 0.5
@@ -71,13 +71,18 @@ class Costs:
     classes: tuple[str, ...]
 
 
+def fitted_names(plan: Plan) -> tuple[str, ...]:
+    """Return the classes that boosters are fitted for."""
+    return tuple(plan.data.classes[index] for index in fitted_classes(len(plan.data.classes)))
+
+
 def costs_of(plan: Plan, instance: Instance) -> Costs:
     """Return what an instance takes by the plan."""
-    settings, rates, names, layout = plan.settings, plan.costs.rates, plan.data.classes, plan.costs.model.layout
+    settings, rates, layout, names = plan.settings, plan.costs.rates, plan.costs.model.layout, fitted_names(plan)
     cells = instance.n_training_rows * layout.n_features * (1 - layout.missing_share)
 
     def seconds(rounds: int) -> float:
-        return training_seconds(rates, cells, settings, len(names), rounds)
+        return training_seconds(rates, cells, settings, len(plan.data.classes), rounds)
 
     factor = instance.predicted_seconds / seconds(settings.n_estimators)  # of a matrix on disk
     share = (settings.n_folds - 1) / settings.n_folds if settings.cv_used == "matrices" else 1.0
@@ -85,7 +90,7 @@ def costs_of(plan: Plan, instance: Instance) -> Costs:
     return Costs(
         factor * seconds(0),
         (of_fold,) * settings.n_folds * len(names) + (of_last,) * len(names),
-        tuple(names) * (settings.n_folds + 1),
+        names * (settings.n_folds + 1),
     )
 
 
@@ -122,7 +127,7 @@ class TimeLeft:
         self.steps = dict(steps_after(plan, diagnostics))
         self.stage, self.begun, self.share = "", 0.0, 0.0
         numbers = [f"fold {fold + 1}/{plan.settings.n_folds}" for fold in range(plan.settings.n_folds)]
-        titles = [f"{ROUNDS}{part} {name}" for part in [*numbers, "final"] for name in plan.data.classes]
+        titles = [f"{ROUNDS}{part} {name}" for part in [*numbers, "final"] for name in fitted_names(plan)]
         self.positions = {title: position for position, title in enumerate(titles)}
 
     def see(self, stage: str, done: int, total: int, now: float) -> None:
@@ -191,7 +196,7 @@ class TimeLeft:
 
 def steps_after(plan: Plan, diagnostics: Diagnostics) -> list[tuple[str, float]]:
     """Return the stages after training in their order, each with its seconds by rule of thumb."""
-    n_instances, n_boosters = len(plan.cut.instances), len(plan.cut.instances) * len(plan.data.classes)
+    n_instances, n_boosters = len(plan.cut.instances), len(plan.cut.instances) * len(fitted_names(plan))
     millions = plan.data.n_rows / 1e6
     steps = [
         ("scoring every row out of fold", 2 + 6 * millions * n_boosters, True),
