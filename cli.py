@@ -3,7 +3,6 @@
 import logging
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
@@ -35,7 +34,7 @@ from mi_duck.options import (
 )
 from mi_duck.processes import Context, free_at_once, without_pandas
 from mi_duck.resources import usable_cores
-from mi_duck.settings import PLAN, Asked, Building, Columns, Diagnostics, Executing, Resuming, Synthesising
+from mi_duck.settings import PLAN, Asked, Building, Columns, Diagnostics, Executing, Resuming, Scanning, Synthesising
 from mi_duck.workflow.printing import (
     print_demo,
     print_file,
@@ -541,30 +540,42 @@ def predict(
     model: Annotated[
         Path, typer.Argument(metavar="MODEL", help="Model file, run folder or instance folder.", show_default=False)
     ],
-    dataset: DatasetArgument,
-    out: Annotated[Path, typer.Option("--out", help="Parquet file to write.", callback=on_this_machine)],
+    dataset: DatasetArgument = None,
     *,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", help="Parquet file to write; of a genome also .bed, .bed.gz or .bw.", callback=on_this_machine
+        ),
+    ],
+    scanning: Scanning,
     executing: Threads,
     as_json: JsonOption = False,
 ) -> None:
-    """Predict every row of a dataset, in its order; go on where a killed call stopped.
+    """Predict every row of a dataset, or every position of a genome; go on where a killed call stopped.
 
     For each class p_CLASS, and of an ensemble spread_CLASS: the standard deviation of its members' probabilities, which says how
     much they disagree and is not an interval. trained_on marks rows of genes that the model was trained on: their predictions
     look better than those of new genes. Honest ones of the run's own rows are in its oof_predictions.parquet.
 
-    Example: mi-duck predict run new_dataset --out predictions.parquet
-    """
-    from mi_duck.ensemble.model_file import load_unified_model
-    from mi_duck.ensemble.predict import predict_file
-    from mi_duck.workflow.printing import print_predicted
+    Of a genome, positions of Parquet count from 1, those of BED and bigWig from 0. A donor is the last base of an exon, an acceptor
+    the first one.
 
-    loaded = load_unified_model(model)
-    begun = time.monotonic()
+    Examples: mi-duck predict run new_dataset --out predictions.parquet, or
+    mi-duck predict run --fasta genome.fa.gz --annotation genes.gtf.gz --out sites.bed
+    """
+    from mi_duck.workflow.predicting import predict_any
+
+    if (dataset is None) == (scanning.fasta is None):
+        raise typer.BadParameter("give a DATASET, or a genome with --fasta")
+    if dataset is not None and scanning != Scanning():
+        raise typer.BadParameter("--annotation, --regions and what else says which positions to predict need --fasta")
     with _context(executing) as context:
-        summary = predict_file(loaded, dataset, out, threads=context.threads, report=context.report)
-    seconds = time.monotonic() - begun
-    print_predicted(summary, out, seconds, as_json)
+        facts, warnings = predict_any(model, dataset, scanning, out, context)
+    for words in warnings:
+        logger.warning("warning: %s", words)
+    known = facts if as_json else {name: value for name, value in facts.items() if value not in (None, "")}
+    print_facts(known, as_json)
 
 
 @command()

@@ -164,7 +164,7 @@ def on_this_machine(value: Path | None) -> Path | None:
 DATASET = typer.Argument(
     metavar="DATASET", help="Parquet file, folder of them, or glob; also s3://.", show_default=False
 )
-DatasetArgument = Annotated[str, DATASET]
+DatasetArgument = Annotated[str | None, DATASET]
 OutOption = Annotated[
     Path | None,
     typer.Option(

@@ -357,6 +357,15 @@ class Building:
         metavar="CLASS=SHIFT",
     )
     annotation_features: bool = option(False, "Add features that only annotated genes have.", DATA)
+    gene_features: bool = option(
+        True, "Features of the gene around a position; a model without them needs no genes to predict sequence.", DATA
+    )
+    like: Path | None = option(
+        None,
+        "Make features as for the model of this run, base scores by its weight matrices; nothing is fitted to the labels.",
+        DATA,
+        metavar="RUN",
+    )
     all_positions: int = option(0, "Write every position of this many genes.", DATA, least=0)
     window: int = option(500, "Nucleotides around a position, even.", DATA, least=44, most=100_000)
     genes_per_file: int = option(500, "Genes per Parquet file.", DATA, least=1)
@@ -371,3 +380,35 @@ class Synthesising:
     n_features: int = option(1167, "Features.", DATA, least=20, flag="--features")
     missing_fraction: float = option(0.0, "Share of nulls in a few columns.", DATA, least=0.0, most=0.9)
     shuffle_rows: bool = option(False, "Spread the rows of a gene over files and row groups.", DATA)
+
+
+@dataclass(frozen=True, slots=True)
+class Scanning:
+    """Which positions of a genome are predicted, instead of the rows of a dataset."""
+
+    fasta: Path | None = option(None, "Genome to predict instead of a DATASET: FASTA, plain or gzip.", DATA)
+    annotation: Path | None = option(None, "Score every position of the genes in this GTF or GFF3.", DATA)
+    regions: Path | None = option(
+        None, "Score every position of the regions in this BED file, on both strands where it names none.", DATA
+    )
+    whole_contigs: bool = option(False, "Score every position of both strands of all contigs.", DATA)
+    candidates: Literal["all", "gt-ag"] = option(
+        "all", "Score all positions, or those alone that GT follows or AG precedes.", DATA
+    )
+    min_score: float | None = option(
+        None,
+        "Leave out positions where no site reaches this probability; of BED, by default those below the model's thresholds for "
+        "the best F1.",
+        DATA,
+        least=0.0,
+        most=1.0,
+    )
+    base_scores: tuple[str, ...] = option(
+        (), "Scores of the base model, as for build, where the model was trained on such files.", DATA, metavar="FILE"
+    )
+    base_score_offset: tuple[str, ...] = option(
+        (),
+        "Shift of the scores' positions along the strand, such as acceptor=+1, or auto.",
+        DATA,
+        metavar="CLASS=SHIFT",
+    )

@@ -348,6 +348,11 @@ class Database:
         with _wrapped(name, {"file": str(file)}):
             self._connection.read_parquet(self.patterns([file])).create(name)
 
+    def open_parquet(self, name: str, file: Path) -> None:
+        """Make a Parquet file that mi_duck wrote a view, which is read anew, as far as needed, by every query."""
+        with _wrapped(name, {"file": str(file)}):
+            self._connection.read_parquet(self.patterns([file])).create_view(name)
+
     def comment(self, comments: Mapping[str, tuple[str, Mapping[str, str]]]) -> None:
         """Say in the database what tables hold, and what each of their columns does, by their names."""
         statements = ["begin"]

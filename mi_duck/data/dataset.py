@@ -50,6 +50,7 @@ from mi_duck.data.values import has_fractions, is_number, is_text, numbers, text
 from mi_duck.errors import DataError
 from mi_duck.run.levels import Levels, column_of
 from mi_duck.run.plan import PlannedData
+from mi_duck.run.recipe import Recipe, read_record, record_beside
 from mi_duck.settings import Columns
 from mi_duck.wording import Noun, noun_of
 
@@ -97,6 +98,8 @@ class Dataset:
         Of each file: SHA-256 of every byte, where that was asked for; else empty.
     stamps
         Of each file: size and time of change, from before anything of it was read.
+    recipe
+        How features are made of sequence, from ``build.json`` beside the files; None where there is none.
     """
 
     location: str
@@ -118,6 +121,7 @@ class Dataset:
     pins: tuple[str, ...]
     hashes: tuple[str, ...]
     stamps: tuple[Stamp, ...]
+    recipe: Recipe | None = None
 
     @property
     def full_hash(self) -> bool:
@@ -258,7 +262,14 @@ def open_dataset(
         pins=pins,
         hashes=hashes,
         stamps=stamps,
+        recipe=_recipe(files),
     )
+
+
+def _recipe(files: Sequence[DataFile]) -> Recipe | None:
+    path = record_beside(files)
+    record = None if path is None else read_record(path)
+    return None if record is None else record.recipe
 
 
 def as_parquet(found: FoundFiles, as_text: Iterable[str] = (), *, label: str | None = None) -> tuple[DataFile, ...]:

@@ -36,6 +36,7 @@ from mi_duck.data.statistics import fits_byte
 from mi_duck.errors import DataError, StorageError
 from mi_duck.numbers import decimal
 from mi_duck.processes import Context, Report, in_child
+from mi_duck.run.recipe import record_beside
 
 ROW_GROUP_ROWS = 8192
 GROUP_BYTES = 64 << 20  # per row group at most, where rows are very wide
@@ -84,8 +85,8 @@ def prepare(dataset: Dataset, out: Path, context: Context, *, genes_per_file: in
     Parameters
     ----------
     out
-        Folder to make, absent or empty; gets ``master/part-00000.parquet`` and so on, and ``prepare.json``. Appears whole
-        or not at all.
+        Folder to make, absent or empty; gets ``master/part-00000.parquet`` and so on, ``prepare.json``, and the
+        ``build.json`` of a dataset that was built. Appears whole or not at all.
     context
         Threads, and the progress callback, called with (stage, rows done, rows of all).
 
@@ -121,6 +122,8 @@ def prepare(dataset: Dataset, out: Path, context: Context, *, genes_per_file: in
         ).value
         dataset.check_unchanged()
         shutil.rmtree(folder / ".scratch")
+        if record_of_build := record_beside(dataset.files):
+            shutil.copy2(record_of_build, folder / record_of_build.name)
         narrowed = done.pop("narrowed")
         summary = PrepareSummary(
             n_rows=dataset.n_rows,

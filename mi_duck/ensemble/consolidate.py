@@ -72,6 +72,7 @@ def join_run(
         voting=scored["voting"],
         weights=scored["weights"],
         calibrators=[Calibrator.from_dict(values) for values in scored["calibrators"]],
+        recipe=plan.data.recipe,
     )
     save_model(folder.model, model)
     write_json(folder.thresholds, scored["thresholds"])

@@ -23,6 +23,7 @@ from mi_duck.metrics.ranking import Floats, Floats32, Floats64
 from mi_duck.resources import usable_cores
 from mi_duck.run.encoding import Encoding
 from mi_duck.run.levels import Levels, column_of
+from mi_duck.run.recipe import Recipe
 from mi_duck.run.training_data import TrainingData, joined
 
 BLOCK_BYTES = 28 << 20
@@ -226,6 +227,11 @@ class InstanceModel(_Classifier):
             self._forest.append(forest_of(self.boosters, self.features, self.encoding))
         return self._forest[0]
 
+    @property
+    def recipe(self) -> Recipe | None:
+        """None: only the model of a whole run says how its features are made of sequence."""
+        return None
+
     def as_ensemble(self) -> "ConsolidatedMetaModel":
         """Return the ensemble of this one member: the same probabilities, the whole interface."""
         return ConsolidatedMetaModel((self,), (1.0,), "single", {}, self.metadata["n_genes"])
@@ -316,6 +322,8 @@ class ConsolidatedMetaModel(_Classifier):
         Genes that at least one member was trained on.
     calibrators
         On top, one per class; none for ``probability`` where they did not help, and for ``single``.
+    recipe
+        How features are made of sequence, where the dataset was built from one.
     """
 
     members: tuple[InstanceModel, ...]
@@ -324,6 +332,7 @@ class ConsolidatedMetaModel(_Classifier):
     thresholds: dict[str, dict[str, float | None]]
     n_genes: int
     calibrators: tuple[Calibrator, ...] = ()
+    recipe: Recipe | None = None
     _forest: list[Forest] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -534,6 +543,7 @@ def consolidate(
     voting: str = "probability",
     weights: Sequence[float] | None = None,
     calibrators: Sequence[Calibrator] = (),
+    recipe: Recipe | None = None,
 ) -> ConsolidatedMetaModel:
     """Join instances into one model; by default all members have the same weight.
 
@@ -553,4 +563,5 @@ def consolidate(
         {name: dict(kinds) for name, kinds in thresholds.items()},
         n_genes,
         tuple(calibrators),
+        recipe,
     )

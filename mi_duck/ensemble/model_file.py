@@ -35,6 +35,7 @@ from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel
 from mi_duck.errors import CheckpointError
 from mi_duck.metrics.calibrate import METHODS, Calibrator
 from mi_duck.run.encoding import Encoding
+from mi_duck.run.recipe import Recipe
 from mi_duck.run.training_data import KEY_BYTES, TrainingData
 
 MODEL_VERSION = 3
@@ -298,6 +299,7 @@ class EnsembleFacts:
     thresholds: dict[str, dict[str, Probability | None]]
     calibrators: tuple[CalibratorFacts, ...]
     n_genes: Count
+    recipe: Recipe | None = None
 
     def __post_init__(self) -> None:
         """Check what no type says."""
@@ -441,6 +443,8 @@ def _parts_of(model: ConsolidatedMetaModel) -> dict[str, bytes]:
             for member in model.members
         ],
     }
+    if model.recipe is not None:
+        facts["recipe"] = model.recipe.to_dict()
     parts = {"model.json": json.dumps(facts, sort_keys=True).encode()}
     for number, member in enumerate(model.members):
         boosters = enumerate(member.boosters)
@@ -527,6 +531,7 @@ def _from_parts(parts: Mapping[str, bytes], source: str) -> ConsolidatedMetaMode
         facts["thresholds"],
         facts["n_genes"],
         tuple(Calibrator.from_dict(values) for values in facts["calibrators"]),
+        msgspec.convert(facts["recipe"], Recipe) if facts.get("recipe") is not None else None,
     )
 
 

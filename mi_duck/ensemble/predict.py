@@ -414,7 +414,7 @@ def _parts_from(task: _Task, files: Sequence[DataFile], first_row: int, threads:
     missing = np.zeros(len(task.forest.features), dtype=np.int64)
     levels: Counter[str] = Counter()
     done, total = first_row, sum(metadata_of(file).num_rows for file in files)
-    for table, n_missing, n_levels in _in_order(lambda some: _predicted(task, *some), batches, threads):
+    for table, n_missing, n_levels in in_order(lambda some: _predicted(task, *some), batches, threads):
         ready.append(table)
         missing += n_missing
         levels.update(n_levels)
@@ -429,7 +429,7 @@ def _parts_from(task: _Task, files: Sequence[DataFile], first_row: int, threads:
             levels.clear()
 
 
-def _in_order(work: Callable[[Item], Result], items: Iterator[Item], threads: int) -> Iterator[Result]:
+def in_order(work: Callable[[Item], Result], items: Iterator[Item], threads: int) -> Iterator[Result]:
     """Yield the results of work on items in their order; while threads work, the next items are read here."""
     if threads == 1:
         yield from map(work, items)

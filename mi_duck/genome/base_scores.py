@@ -6,14 +6,18 @@ given instead; see `mi_duck.genome.score_files`.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mi_duck.genome.sequence import Letters
+from mi_duck.run.recipe import WeightMatrices
 
 N_FOLDS = 5
+OF_ALL = N_FOLDS
+"""Where `SiteMatrices` keep those fitted to all sites, after those of the folds."""
 # offsets from the site, first and last: 3 exonic and 6 intronic nt, 20 intronic and 3 exonic nt
 DONOR_OFFSETS = (-2, 6)
 ACCEPTOR_OFFSETS = (-20, 2)
@@ -26,19 +30,26 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SiteMatrices:
-    """Position weight matrices of each fold, fitted without the sites of that fold.
+    """Position weight matrices of each fold, fitted without the sites of that fold, and those of all sites last.
 
     Attributes
     ----------
     donor, acceptor
-        (n_folds, 9, 5) and (n_folds, 23, 5) log-odds (natural logarithm) of offset and letter; 0 for N.
+        (n, 9, 5) and (n, 23, 5) log-odds (natural logarithm) of offset and letter; 0 for N. n is 6 where they were fitted,
+        1 where they are those of a model.
     log_priors
-        (n_folds, 3) logarithm of the share of donors, acceptors and other positions in gene spans.
+        (n, 3) logarithm of the share of donors, acceptors and other positions in gene spans.
     """
 
     donor: Floats
     acceptor: Floats
     log_priors: Floats
+
+    def of(self, fold: int) -> WeightMatrices:
+        """Return the matrices of one fold, or of all sites (`OF_ALL`)."""
+        donor, acceptor = (tuple(map(tuple, one[fold].tolist())) for one in (self.donor, self.acceptor))
+        prior_d, prior_a, prior_n = self.log_priors[fold].tolist()
+        return WeightMatrices(donor, acceptor, (prior_d, prior_a, prior_n))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,6 +64,15 @@ class BaseScores:
     acceptor: Floats
     neither: Floats
     context: Floats
+
+
+def site_matrices(several: Sequence[WeightMatrices]) -> SiteMatrices:
+    """Return matrices as arrays; the numbers of folds are those in the sequence."""
+    return SiteMatrices(
+        np.array([one.donor for one in several]),
+        np.array([one.acceptor for one in several]),
+        np.array([one.log_priors for one in several]),
+    )
 
 
 def cluster_fold(cluster: str, seed: int) -> int:
@@ -86,7 +106,7 @@ def fit_matrices(
     composition: NDArray[np.int64],
     n_positions: NDArray[np.int64],
 ) -> SiteMatrices:
-    """Fit the matrices of each fold to the sites of the other folds.
+    """Fit the matrices of each fold to the sites of the other folds, and one more to all of them.
 
     Parameters
     ----------
@@ -114,6 +134,10 @@ def fit_matrices(
     background = composition + composition[::-1] + 1.0
     background /= background.sum()
     log_odds = []
+    # a sixth fold without a site, which is left out last: what remains are all sites
+    donors, acceptors, n_positions = (
+        np.concatenate([one, np.zeros_like(one[:1])]) for one in (donors, acceptors, n_positions)
+    )
     for counts in (donors, acceptors):
         others = (counts.sum(axis=0) - counts)[:, :, :4]
         totals = others.sum(axis=2, keepdims=True) + _PSEUDO_COUNT
@@ -138,7 +162,7 @@ def matrix_scores(matrices: SiteMatrices, windows: Letters, folds: NDArray[np.in
     windows
         (n, window) uint8, on the transcript strand; the position is column ``window // 2`` of 44 or more.
     folds
-        (n,) fold of each row's cluster.
+        (n,) fold of each row's cluster, or `OF_ALL`.
 
     Returns
     -------
@@ -177,3 +201,42 @@ def matrix_scores(matrices: SiteMatrices, windows: Letters, folds: NDArray[np.in
     donor, acceptor, neither = probabilities(0)
     context = np.stack([probabilities(shift)[:2].max(axis=0) for shift in NEIGHBOURS], axis=1)
     return BaseScores(donor, acceptor, neither, context)
+
+
+def letter_scores(
+    matrices: SiteMatrices, letters: Letters, first: int, n: int, fold: int
+) -> tuple[Floats, Floats, Floats]:
+    """Score consecutive positions by the matrices of one fold: donor, acceptor and neither, (n,) each.
+
+    Parameters
+    ----------
+    letters
+        Letters along the strand, with 20 before the first position and 6 after the last one.
+    first
+        Index of the first position.
+    n
+        How many positions.
+
+    Notes
+    -----
+    The same sums in the same order as in `matrix_scores`, so the same numbers.
+    """
+
+    def log_odds(table: Floats, offset: int) -> Floats:
+        total = np.zeros(n)
+        for index in range(len(table)):
+            begin = first + offset + index
+            total += table[index].take(letters[begin : begin + n])
+        return total
+
+    donor, acceptor, neither = matrices.log_priors[fold]
+    logits = np.stack(
+        [
+            donor + log_odds(matrices.donor[fold], DONOR_OFFSETS[0]),
+            acceptor + log_odds(matrices.acceptor[fold], ACCEPTOR_OFFSETS[0]),
+            np.full(n, neither),
+        ]
+    )
+    scores = np.exp(logits - logits.max(axis=0))
+    scores /= scores.sum(axis=0)
+    return scores[0], scores[1], scores[2]

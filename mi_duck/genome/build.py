@@ -19,14 +19,16 @@ import pyarrow as pa
 from mi_duck.atomic_files import published_folder
 from mi_duck.errors import DataError
 from mi_duck.genome.annotation import Annotation, Gene, OddIntron, count_overlaps, read_annotation, strand_sites
-from mi_duck.genome.base_scores import cluster_fold
+from mi_duck.genome.base_scores import N_FOLDS, OF_ALL, SiteMatrices, cluster_fold, site_matrices
 from mi_duck.genome.candidates import complete_genes, draw_candidates
 from mi_duck.genome.columns import GeneFacts, dataset_schema, feature_columns, gene_facts
+from mi_duck.genome.like import recipe_like
 from mi_duck.genome.parts import Block, Written, row_groups, write_parts
 from mi_duck.genome.score_files import SHIFTS, ScoreTable, SiteMeans, checked_scores, file_of, read_base_scores
-from mi_duck.genome.sequence import read_fasta, windows
+from mi_duck.genome.sequence import KMER_LENGTHS, read_fasta, windows
 from mi_duck.genome.survey import Survey, survey
 from mi_duck.processes import Report
+from mi_duck.run.recipe import RECORD, FoldMatrices, Recipe
 
 SMALLEST_WINDOW = 44
 
@@ -186,6 +188,8 @@ def build(
     base_scores: Sequence[str | Path] = (),
     base_score_offset: Sequence[str] = (),
     annotation_features: bool = False,
+    gene_features: bool = True,
+    like: Path | None = None,
     all_positions: int = 0,
     genes_per_file: int = 500,
     window: int = 500,
@@ -208,6 +212,12 @@ def build(
     annotation_features
         Add gene_start, gene_end, n_transcripts, n_exons, n_introns: the same for all rows of a gene, but they
         do not exist for a new sequence, and they depend on how well a gene has been studied.
+    gene_features
+        Whether there are features of the gene that a position lies in (its length, the distance to its ends, how many genes
+        overlap it). A model without them needs no genes to predict new sequence.
+    like
+        Run folder or model file: features are made as for this model, base scores by its weight matrices, and nothing is
+        fitted to the labels.
     all_positions
         Number of genes, of at most 20,000 nt and chosen by seed, of which every position is a row.
     window
@@ -220,7 +230,9 @@ def build(
     Raises
     ------
     DataError
-        Input that cannot be used, settings out of range, or ``out`` is a file or not empty.
+        Input that cannot be used, settings out of range or not those of the model, or ``out`` is a file or not empty.
+    CheckpointError
+        ``like`` is not a model of a dataset that was built from sequence.
 
     Notes
     -----
@@ -232,11 +244,27 @@ def build(
     _check_settings(negatives_per_site, hard_negatives, all_positions, genes_per_file, window)
     if base_score_offset and not base_scores:
         raise DataError("an offset of base scores is given, but no file of base scores; give --base-scores too")
+    if annotation_features and not gene_features:
+        raise DataError(
+            "features of the annotation are features of genes; leave --annotation-features out, or genes in"
+        )
     report = report or (lambda stage, done, total: None)
+    model, model_sha256 = None, None
+    if like is not None:
+        model, model_sha256 = recipe_like(
+            like,
+            window=window,
+            gene_features=gene_features,
+            annotation_features=annotation_features,
+            base_scores=base_scores,
+        )
+        window, gene_features, annotation_features = model.window, model.gene_features, model.annotation_features
     settings = {
         "negatives_per_site": negatives_per_site,
         "hard_negatives": hard_negatives,
         "annotation_features": annotation_features,
+        "gene_features": gene_features,
+        "like_model_sha256": model_sha256,
         "all_positions": all_positions,
         "genes_per_file": genes_per_file,
         "window": window,
@@ -257,13 +285,14 @@ def build(
             window=window,
             seed=seed,
         )
+        is_fitted = table is None and model is None
         written = write_parts(
             folder / "master",
             row_groups(rows, genes_per_file),
             _facts(found, genes),
-            matrices=found.matrices if table is None else None,
-            folds=np.array([cluster_fold(found.clusters[gene.gene_id], seed) for gene in genes], np.int64),
-            schema=dataset_schema(annotation_features=annotation_features),
+            matrices=_matrices(found, table, model),
+            folds=np.array([cluster_fold(found.clusters[gene.gene_id], seed) * is_fitted for gene in genes], np.int64),
+            schema=dataset_schema(annotation_features=annotation_features, gene_features=gene_features),
             report=report,
         )
         if written.n_without_scores == sum(written.class_rows):
@@ -273,8 +302,19 @@ def build(
         summary = _summary(
             annotated, found, left_out, genes, written, settings, table, means, time.monotonic() - started
         )
-        _write_record(folder / "build.json", fasta, annotation, base_scores, settings, summary)
+        recipe = model or Recipe(
+            window, KMER_LENGTHS, gene_features, annotation_features, found.matrices.of(OF_ALL) if is_fitted else None
+        )
+        folds = FoldMatrices(seed, tuple(map(found.matrices.of, range(N_FOLDS)))) if is_fitted else None
+        _write_record(folder / RECORD, (fasta, annotation, base_scores), settings, summary, recipe, folds)
     return summary
+
+
+def _matrices(found: Survey, table: ScoreTable | None, model: Recipe | None) -> SiteMatrices | None:
+    """Return the base model: that of a model, or what was fitted here; None where the scores are those of files."""
+    if table is not None:
+        return None
+    return found.matrices if model is None or model.matrices is None else site_matrices([model.matrices])
 
 
 def _surveyed(
@@ -342,7 +382,11 @@ def _summary(
         n_genes=written.n_genes,
         n_rows=sum(written.class_rows),
         n_files=written.n_files,
-        n_features=len(feature_columns(annotation_features=settings["annotation_features"])),
+        n_features=len(
+            feature_columns(
+                annotation_features=settings["annotation_features"], gene_features=settings["gene_features"]
+            )
+        ),
         n_neither=n_neither,
         n_donors=n_donors,
         n_acceptors=n_acceptors,
@@ -420,24 +464,25 @@ def _gene_rows(
 
 
 def _file_facts(path: Path) -> dict[str, Any]:
-    return {"name": path.name, "bytes": path.stat().st_size}
+    return {"name": path.name, "path": str(path.absolute()), "bytes": path.stat().st_size}
 
 
 def _write_record(
     path: Path,
-    fasta: Path,
-    annotation: Path,
-    base_scores: Sequence[str | Path],
+    inputs: tuple[Path, Path, Sequence[str | Path]],
     settings: Mapping[str, object],
     summary: BuildSummary,
+    recipe: Recipe,
+    folds: FoldMatrices | None,
 ) -> None:
-    """Record inputs, settings, counts and versions; no times, so that equal builds give equal files."""
+    """Record inputs, settings, counts, base model and versions; no times, so that equal builds give equal files."""
     from mi_duck import __version__
 
     counts = asdict(summary)
     del counts["seconds"]
+    fasta, annotation, base_scores = inputs
     record = {
-        "format": 1,
+        "format": 2,
         "inputs": {
             "fasta": _file_facts(fasta),
             "annotation": _file_facts(annotation),
@@ -446,5 +491,7 @@ def _write_record(
         "settings": settings,
         "counts": counts,
         "versions": {"mi_duck": __version__, "numpy": np.__version__, "pyarrow": pa.__version__},
+        "recipe": recipe.to_dict(),
+        "cross_fit": None if folds is None else asdict(folds),
     }
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -79,13 +79,12 @@ def gene_facts(
     return GeneFacts(texts, numbers)
 
 
-def feature_columns(*, annotation_features: bool) -> tuple[str, ...]:
+def feature_columns(*, annotation_features: bool, gene_features: bool = True) -> tuple[str, ...]:
     """Name the features in the order of the schema."""
-    more = ANNOTATION_COLUMNS if annotation_features else ()
     return (
         *SCORE_FEATURES,
-        *GENE_COLUMNS,
-        *more,
+        *(GENE_COLUMNS if gene_features else ()),
+        *(ANNOTATION_COLUMNS if annotation_features else ()),
         "gc_content",
         "sequence_length",
         "sequence_complexity",
@@ -93,7 +92,7 @@ def feature_columns(*, annotation_features: bool) -> tuple[str, ...]:
     )
 
 
-def dataset_schema(*, annotation_features: bool) -> pa.Schema:
+def dataset_schema(*, annotation_features: bool, gene_features: bool = True) -> pa.Schema:
     """Return the Arrow schema of a built dataset: ids and positions, label, features, k-mers last."""
     types = {name: pa.string() for name in TEXT_COLUMNS}
     types |= {name: pa.int32() for name in (*POSITION_COLUMNS, *GENE_COLUMNS, *ANNOTATION_COLUMNS)}
@@ -104,7 +103,7 @@ def dataset_schema(*, annotation_features: bool) -> pa.Schema:
         *TEXT_COLUMNS[:5],
         *POSITION_COLUMNS,
         *TEXT_COLUMNS[5:],
-        *feature_columns(annotation_features=annotation_features),
+        *feature_columns(annotation_features=annotation_features, gene_features=gene_features),
     )
     return pa.schema([(name, types[name]) for name in names])
 
@@ -172,7 +171,7 @@ def row_columns(
     columns |= {name: pa.array(values.astype(np.int32)) for name, values in integers.items()}
     columns |= _score_columns(scores)
     columns["gc_content"] = pa.array((_n_gc(windows) / length).astype(np.float32))
-    columns["sequence_complexity"] = pa.array(_complexity(counts[:, :_N_3MERS]))
+    columns["sequence_complexity"] = pa.array(complexity(counts[:, :_N_3MERS]))
     # one copy makes every column contiguous, so that Arrow does not copy them again
     by_column = np.ascontiguousarray(counts.T)
     columns |= {name: pa.array(values) for name, values in zip(kmer_names(), by_column, strict=True)}
@@ -198,7 +197,7 @@ def _n_gc(windows: Letters) -> NDArray[np.int64]:
     return np.asarray(((windows == 1) | (windows == 2)).sum(axis=1), np.int64)
 
 
-def _complexity(counts: NDArray[np.uint8]) -> NDArray[np.float32]:
+def complexity(counts: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Shannon entropy of each row of (n, 64) counts over log 64: H = log T - sum(c log c) / T, T = sum(c)."""
     table = np.arange(256, dtype=np.float64)
     table[1:] *= np.log(table[1:])

@@ -287,7 +287,7 @@ def count_kmers(letters: Letters) -> NDArray[np.uint8]:
             if width < 1:
                 target[:] = 0
                 continue
-            numbers = _kmer_numbers(batch, k)
+            numbers = kmer_numbers(batch, k)
             rows = np.arange(len(batch), dtype=np.intp)[:, None] * (n_kmers + 1)
             found = np.bincount(np.add(numbers, rows).ravel(), minlength=len(batch) * (n_kmers + 1))
             found = found.reshape(len(batch), n_kmers + 1)[:, :n_kmers]
@@ -295,7 +295,7 @@ def count_kmers(letters: Letters) -> NDArray[np.uint8]:
     return counts
 
 
-def _kmer_numbers(letters: Letters, k: int) -> NDArray[np.uint16]:
+def kmer_numbers(letters: Letters, k: int) -> NDArray[np.uint16]:
     """Return each k-mer as a number to base 4, (n, length - k + 1); those with an N are ``4**k``."""
     width = letters.shape[1] - k + 1
     numbers = letters[:, :width].astype(np.uint16)

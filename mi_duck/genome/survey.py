@@ -1,7 +1,7 @@
 """First pass over the genome: checks that it belongs to the annotation, and counts letters at splice sites."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,13 +122,13 @@ def survey(
         if contig.name in annotation.circular:
             beyond += [gene.gene_id for gene in local if gene.end > contig.letters.size]
             local = [gene for gene in local if gene.end <= contig.letters.size]
-        _check_ends(fasta, local, contig.letters.size)
+        check_ends(fasta, local, contig.letters.size)
         implausible += [one for one in odd[contig.name] if not _has_known_ends(contig.letters, one)]
         ordered.extend(sorted(local, key=lambda gene: (gene.start, gene.gene_id)))
         found.add(contig.letters, local, folds)
         if report is not None:
             report("splice sites", len(ordered), len(genes))
-    _check_names(fasta, list(by_contig), names, lengths)
+    check_names(fasta, list(by_contig), names)
     if not found.n_introns:
         raise DataError(f"none of the {len(ordered):,} genes with a sequence in {fasta} has an intron")
     spans = np.zeros(N_FOLDS, np.int64)
@@ -179,7 +179,8 @@ def _width(offsets: tuple[int, int]) -> int:
     return offsets[1] - offsets[0] + 1
 
 
-def _check_ends(fasta: Path, genes: Sequence[Gene], length: int) -> None:
+def check_ends(fasta: Path, genes: Sequence[Gene], length: int) -> None:
+    """Refuse genes that end beyond their contig."""
     last = max(genes, key=lambda gene: gene.end, default=None)
     if last is not None and last.end > length:
         raise DataError(
@@ -188,15 +189,17 @@ def _check_ends(fasta: Path, genes: Sequence[Gene], length: int) -> None:
         )
 
 
-def _check_names(fasta: Path, annotated: list[str], names: list[str], matched: dict[str, int]) -> None:
-    if matched:
+def check_names(fasta: Path, wanted: Sequence[str], names: Collection[str], *, what: str = "the annotation") -> None:
+    """Refuse a genome that has none of the contigs that something else names."""
+    if not set(wanted).isdisjoint(names):
         return
     sides = []
-    for side in (annotated, names):
+    for side in (list(wanted), list(names)):
         more = f" and {len(side) - _LISTED_NAMES:,} more" if len(side) > _LISTED_NAMES else ""
         sides.append(", ".join(side[:_LISTED_NAMES]) + more)
+    verb = "have" if what.endswith("s") else "has"
     raise DataError(
-        f"no contig of {fasta} is in the annotation, which has {sides[0]}; the FASTA file has {sides[1]}; "
+        f"no contig of {fasta} is in {what}, which {verb} {sides[0]}; the FASTA file has {sides[1]}; "
         "use files with the same names"
     )
 

@@ -255,6 +255,7 @@ def _planned_data(
         files=tuple(resolved(file) for file in dataset.files),
         **_same(dataset, "pins", "hashes", "full_hash", "fingerprint", "classes", "labels", "base_scores", "features"),
         **_same(dataset, "warnings", "gene_column", "label_column", "fold_column", "position_column", "levels", "kept"),
+        **_same(dataset, "recipe"),
         small_features=small,
         wide_features=wide,
         leaky_features=tuple(name for name, why in dataset.excluded if why == LEAKY),

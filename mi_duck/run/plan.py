@@ -21,6 +21,7 @@ from mi_duck.errors import CheckpointError, PlanError
 from mi_duck.resources import Budget
 from mi_duck.run.costs import Costs
 from mi_duck.run.levels import Levels
+from mi_duck.run.recipe import Recipe
 from mi_duck.settings import Asked
 from mi_duck.wording import Noun, noun_of
 
@@ -149,6 +150,8 @@ class PlannedData:
         ``n_genes`` and ``n_rows``.
     genes_sha256
         Hash of ``genes.parquet``, which holds ranks, folds and rows of every gene.
+    recipe
+        How features are made of sequence, where the dataset was built from one.
     """
 
     location: str
@@ -182,6 +185,7 @@ class PlannedData:
     genes_sha256: str
     levels: tuple[Levels, ...] = ()
     kept: tuple[str, ...] = ()
+    recipe: Recipe | None = None
 
     @property
     def noun(self) -> Noun:

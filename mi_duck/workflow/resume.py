@@ -135,6 +135,8 @@ def differences_asked(plan: Plan, dataset: Dataset, asked: Asked) -> list[str]:
         changed.append("features differ")
     if data.levels != dataset.levels:
         changed.append("levels of text columns differ")
+    if data.recipe != dataset.recipe:
+        changed.append("features are made of sequence otherwise")
     if data.classes != dataset.classes:
         changed.append("classes differ")
     columns = ("gene_column", "label_column", "fold_column", "base_scores", "kept")
