@@ -26,6 +26,7 @@ from mi_duck.options import (
     JsonOption,
     NewFolder,
     Only,
+    OutFile,
     OutOption,
     RunArgument,
     Source,
@@ -542,12 +543,7 @@ def predict(
     ],
     dataset: DatasetArgument = None,
     *,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", help="Parquet file to write; of a genome also .bed, .bed.gz or .bw.", callback=on_this_machine
-        ),
-    ],
+    out: OutFile,
     scanning: Scanning,
     executing: Threads,
     as_json: JsonOption = False,
@@ -558,8 +554,8 @@ def predict(
     much they disagree and is not an interval. trained_on marks rows of genes that the model was trained on: their predictions
     look better than those of new genes. Honest ones of the run's own rows are in its oof_predictions.parquet.
 
-    Of a genome, positions of Parquet count from 1, those of BED and bigWig from 0. A donor is the last base of an exon, an acceptor
-    the first one.
+    Of a genome, positions of Parquet count from 1, those of BED and bigWig from 0; a donor is the last base of an exon,
+    an acceptor the first.
 
     Examples: mi-duck predict run new_dataset --out predictions.parquet, or
     mi-duck predict run --fasta genome.fa.gz --annotation genes.gtf.gz --out sites.bed
@@ -574,8 +570,9 @@ def predict(
         facts, warnings = predict_any(model, dataset, scanning, out, context)
     for words in warnings:
         logger.warning("warning: %s", words)
-    known = facts if as_json else {name: value for name, value in facts.items() if value not in (None, "")}
-    print_facts(known, as_json)
+    print_facts(
+        facts if as_json else {name: value for name, value in facts.items() if value not in (None, "")}, as_json
+    )
 
 
 @command()

@@ -179,6 +179,12 @@ OutOption = Annotated[
 NewFolder = Annotated[
     Path, typer.Option("--out", help="Folder of the dataset; absent or empty.", callback=on_this_machine)
 ]
+OutFile = Annotated[
+    Path,
+    typer.Option(
+        "--out", help="Parquet file to write; of a genome also .bed, .bed.gz or .bw.", callback=on_this_machine
+    ),
+]
 RunArgument = Annotated[
     Path, typer.Argument(metavar="RUN", help="Folder of a run.", callback=on_this_machine, show_default=False)
 ]

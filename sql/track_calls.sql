@@ -1,8 +1,9 @@
--- track_calls: the sites of a contig that are called, as lines of BED; where genes overlap, the highest score of a position.
+-- track_calls: the sites of a contig that are called, as lines of BED; where genes overlap, by the highest score.
 -- grain:   start, strand, name
 -- reads:   scored_positions (chrom, absolute_position, strand, p_donor, p_acceptor)
 -- params:  $chrom           the contig
---          $least_donor, $least_acceptor  probabilities from which a site is called
+--          $least_donor     probability from which a donor is called
+--          $least_acceptor  probability from which an acceptor is called
 -- columns: chrom  varchar  the contig
 --          start  integer  from 0
 --          stop   integer  not included
@@ -11,7 +12,7 @@
 --          strand varchar  + or -
 with best as (
     select
-        absolute_position,
+        absolute_position::integer as absolute_position,
         strand,
         max(p_donor) as donor,
         max(p_acceptor) as acceptor

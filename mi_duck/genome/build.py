@@ -272,7 +272,7 @@ def build(
         "seed": seed,
     }
     with published_folder(out) as folder:
-        annotated, found, left_out = _surveyed(fasta, annotation, padding=window // 2, seed=seed, report=report)
+        annotated, found, left_out = surveyed(fasta, annotation, padding=window // 2, seed=seed, report=report)
         genes = [gene for gene in found.genes if gene.introns]
         table, means = _scores(base_scores, base_score_offset, genes)
         rows = _gene_rows(
@@ -317,7 +317,7 @@ def _matrices(found: Survey, table: ScoreTable | None, model: Recipe | None) -> 
     return found.matrices if model is None or model.matrices is None else site_matrices([model.matrices])
 
 
-def _surveyed(
+def surveyed(
     fasta: Path, annotation: Path, *, padding: int, seed: int, report: Report
 ) -> tuple[Annotation, Survey, tuple[OddIntron, ...]]:
     """Return annotation and survey; where introns are implausible, those without them, and the introns."""

@@ -23,7 +23,7 @@ from mi_duck.genome.base_scores import site_matrices
 from mi_duck.genome.candidates import CLASSES
 from mi_duck.genome.columns import feature_columns
 from mi_duck.genome.like import check_kind, recipe_of
-from mi_duck.genome.scan import MOST_POSITIONS, PART_POSITIONS, Scored, Scorer, scan, score_table
+from mi_duck.genome.scan import MOST_POSITIONS, PART_POSITIONS, Scored, Scorer, positions_of_parts, scan, score_table
 from mi_duck.genome.score_files import ScoreTable, file_of, read_base_scores
 from mi_duck.genome.span_features import plan_features
 from mi_duck.genome.targets import Targets, contig_targets, gene_targets, region_targets
@@ -99,8 +99,7 @@ def predict_sequence(
     CheckpointError
         The model does not say how its features are made of sequence.
     """
-    if scanning.fasta is None:
-        raise DataError("no --fasta; give the genome")
+    fasta = _checked(scanning)
     form = file_form(out)
     recipe = recipe_of(model.recipe, source)
     if tuple(model.classes) != CLASSES:
@@ -121,9 +120,9 @@ def predict_sequence(
     parts = Parts(out.with_name(f".{out.name}.parts"))
     with storage_errors(out), run_lock(parts.folder):
         number = parts.begin(_facts(model, scanning, least))
-        n_before = done = min(number * PART_POSITIONS, targets.n_positions)
+        n_before = done = positions_of_parts(targets, lambda target: scorer, number)
         for part in scan(
-            scanning.fasta,
+            fasta,
             targets,
             lambda target: scorer,
             table=table,
@@ -133,7 +132,7 @@ def predict_sequence(
         ):
             parts.save(number, _joined(part, is_trained, min(least.values())))
             number, done = number + 1, done + sum(one.n_positions for one in part)
-            report("predicting", min(done, targets.n_positions), targets.n_positions)
+            report("predicting", done, targets.n_positions)
         rows = parts.folder / ALL
         n_rows = sum(len(part) for part in parts.join(out if form == "parquet" else rows, lambda: None))
         files = [out]
@@ -172,14 +171,20 @@ def model_scorer(model: ConsolidatedMetaModel | InstanceModel, recipe: Recipe) -
 
 def targets_of(scanning: Scanning) -> Targets:
     """Return what is to be scored; a DataError where not exactly one kind of positions is asked for."""
+    fasta = _checked(scanning)
+    if scanning.annotation is not None:
+        return gene_targets(fasta, scanning.annotation)
+    if scanning.regions is not None:
+        return region_targets(fasta, scanning.regions)
+    return contig_targets(fasta)
+
+
+def _checked(scanning: Scanning) -> Path:
+    """Return the genome; a DataError where there is none, or not exactly one kind of positions."""
     asked = [scanning.annotation is not None, scanning.regions is not None, scanning.whole_contigs]
     if scanning.fasta is None or sum(asked) != 1:
         raise DataError("give --fasta, and one of --annotation, --regions and --whole-contigs")
-    if scanning.annotation is not None:
-        return gene_targets(scanning.fasta, scanning.annotation)
-    if scanning.regions is not None:
-        return region_targets(scanning.fasta, scanning.regions)
-    return contig_targets(scanning.fasta)
+    return scanning.fasta
 
 
 def score_files_of(scanning: Scanning, targets: Targets) -> ScoreTable | None:

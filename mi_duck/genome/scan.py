@@ -6,6 +6,7 @@ in their order, that of the targets.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import dropwhile, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from mi_duck.ensemble.predict import TRAINED_ON, in_order
 from mi_duck.genome.base_scores import BaseScores, SiteMatrices
 from mi_duck.genome.candidates import CLASSES
 from mi_duck.genome.score_files import ScoreTable
-from mi_duck.genome.sequence import Letters, read_fasta
+from mi_duck.genome.sequence import Contig, Letters, read_fasta
 from mi_duck.genome.span_features import FeaturePlan, Span, base_scores_of, cut_span, span_matrix
 from mi_duck.genome.targets import Target, Targets
 
@@ -118,25 +119,52 @@ class _Block:
     is_last: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """The positions of a block, and which part it belongs to."""
+
+    target: Target
+    scorer: Scorer
+    start: int
+    end: int
+    part: int
+    is_last: bool
+
+
+def _pieces(targets: Targets, scorer_of: Callable[[Target], Scorer]) -> Iterator[_Piece]:
+    """Yield the blocks of all targets without their letters; the last one of a part says so."""
+    part = n_in_part = 0
+    for target in targets:
+        scorer = scorer_of(target)
+        size = max(256, min(MOST_POSITIONS, BLOCK_BYTES // (4 * len(scorer.plan.features))))
+        for start in range(target.start, target.end + 1, size):
+            end = min(start + size - 1, target.end)
+            n_in_part += end - start + 1
+            is_last = n_in_part >= PART_POSITIONS
+            yield _Piece(target, scorer, start, end, part, is_last)
+            if is_last:
+                part, n_in_part = part + 1, 0
+
+
+def positions_of_parts(targets: Targets, scorer_of: Callable[[Target], Scorer], n_parts: int) -> int:
+    """Return how many positions the first parts of `scan` have."""
+    return sum(
+        one.end - one.start + 1 for one in takewhile(lambda one: one.part < n_parts, _pieces(targets, scorer_of))
+    )
+
+
 def _blocks(
     fasta: Path, targets: Targets, scorer_of: Callable[[Target], Scorer], n_parts_done: int
 ) -> Iterator[_Block]:
-    """Yield all blocks after the parts that are done; the last one of a part says so."""
-    n_parts = n_in_part = 0
-    for contig in read_fasta(fasta):
-        for target in targets.by_contig.get(contig.name, ()):
-            scorer = scorer_of(target)
-            size = max(256, min(MOST_POSITIONS, BLOCK_BYTES // (4 * len(scorer.plan.features))))
-            for start in range(target.start, target.end + 1, size):
-                end = min(start + size - 1, target.end)
-                n_in_part += end - start + 1
-                is_last = n_in_part >= PART_POSITIONS
-                if n_parts >= n_parts_done:
-                    window = scorer.plan.window
-                    span = cut_span(contig.letters, target.strand, start, end, window=window, gene=target.facts)
-                    yield _Block(target, span, scorer, is_last)
-                if is_last:
-                    n_parts, n_in_part = n_parts + 1, 0
+    """Yield all blocks after the parts that are done."""
+    contigs = read_fasta(fasta)
+    contig: Contig | None = None
+    for one in dropwhile(lambda one: one.part < n_parts_done, _pieces(targets, scorer_of)):
+        while contig is None or contig.name != one.target.chrom:  # targets are in the order of the contigs
+            contig = next(contigs)
+        window, facts = one.scorer.plan.window, one.target.facts
+        span = cut_span(contig.letters, one.target.strand, one.start, one.end, window=window, gene=facts)
+        yield _Block(one.target, span, one.scorer, one.is_last)
 
 
 def _score(block: _Block, table: ScoreTable | None, only_gt_ag: bool) -> tuple[bool, Scored]:

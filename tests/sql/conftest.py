@@ -40,6 +40,13 @@ MADE_ELSEWHERE = {
         "column_1": "double",
     },
     "row_sources": {"number": "bigint", "file": "varchar", "row_number": "bigint"},
+    "scored_positions": {
+        "chrom": "varchar",
+        "absolute_position": "integer",
+        "strand": "varchar",
+        "p_donor": "double",
+        "p_acceptor": "double",
+    },
     "row_groups": {"file": "varchar", "row_group": "bigint", "first_row": "bigint", "n_rows": "bigint"},
     "instances": {
         "instance_id": "bigint",

@@ -44,6 +44,10 @@ PARAMETERS = {
     "longest_gap": 10_000,
     "site": "donor",
     "strand": "+",
+    "chrom": "c",
+    "least": 0.1,
+    "least_donor": 0.5,
+    "least_acceptor": 0.5,
 }
 """A value for every parameter of every file; ``files`` and ``file`` are added by `tables`."""
 ORDER = [
@@ -135,6 +139,12 @@ RUN = {
     "score_lines": """
         chrom position strand donor_score acceptor_score neither_score start stop name  score
         c     12       +      0.5         0.1            0.4           11    12   donor 0.7
+        """,
+    "scored_positions": """
+        chrom absolute_position strand p_donor p_acceptor
+        c     12                +      0.7     0.1
+        c     12                +      0.6     0.6
+        c     13                +      0.1     0.9
         """,
     "coverage_report": """
         gene_id n_rows fold instances trained held_out is_pilot
