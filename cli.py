@@ -35,7 +35,7 @@ from mi_duck.options import (
 )
 from mi_duck.processes import Context, free_at_once, without_pandas
 from mi_duck.resources import usable_cores
-from mi_duck.settings import PLAN, Asked, Building, Columns, Diagnostics, Executing, Resuming, Scanning, Synthesising
+from mi_duck.settings import PLAN, Asked, Building, Columns, Diagnostics, Executing, Resuming, Scanning, Synthesising, TrueRate
 from mi_duck.workflow.printing import (
     print_demo,
     print_file,
@@ -43,6 +43,7 @@ from mi_duck.workflow.printing import (
     print_plan,
     print_scores,
     print_status,
+    print_true_rate,
 )
 
 logger = logging.getLogger("mi_duck")
@@ -468,15 +469,24 @@ def evaluate(
     run: RunArgument,
     *,
     diagnostics: Annotated[Diagnostics, Only("calibration_analysis", "neigh_sample")],
+    scanning: Annotated[Scanning, Only("fasta", "annotation", "base_scores", "base_score_offset")],
+    true_rate: TrueRate,
     executing: Threads,
     as_json: JsonOption = False,
 ) -> None:
     """Score base model, members and ensemble of a run out of fold; write metrics and catalogue.
 
-    Example: mi-duck evaluate run
+    With --fasta and --annotation, score every position of some genes instead, by a model that never saw them, and print that.
+
+    Examples: mi-duck evaluate run, or mi-duck evaluate run --fasta genome.fa.gz --annotation genes.gtf.gz
     """
     from mi_duck.workflow.pipeline import evaluate_run
+    from mi_duck.workflow.predicting import evaluate_sequence
 
+    if scanning != Scanning():
+        with _context(executing) as context:
+            print_true_rate(evaluate_sequence(run, scanning, true_rate.true_rate_genes, context), as_json)
+        return
     with _context(executing) as context:
         evaluate_run(run, diagnostics, context)
     print_scores(run, as_json)
@@ -554,8 +564,7 @@ def predict(
     much they disagree and is not an interval. trained_on marks rows of genes that the model was trained on: their predictions
     look better than those of new genes. Honest ones of the run's own rows are in its oof_predictions.parquet.
 
-    Of a genome, positions of Parquet count from 1, those of BED and bigWig from 0; a donor is the last base of an exon,
-    an acceptor the first.
+    Of a genome, Parquet counts positions from 1, BED and bigWig from 0; a donor is an exon's last base, an acceptor its first.
 
     Examples: mi-duck predict run new_dataset --out predictions.parquet, or
     mi-duck predict run --fasta genome.fa.gz --annotation genes.gtf.gz --out sites.bed

@@ -5,7 +5,7 @@ the report's list of settings are made from these fields (`mi_duck.options`), an
 reads. To add an option, add a field here, and use it where it acts.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, get_origin
@@ -383,6 +383,15 @@ class Synthesising:
 
 
 @dataclass(frozen=True, slots=True)
+class TrueRate:
+    """How many genes are scored at every position."""
+
+    true_rate_genes: int = option(
+        100, "Genes, chosen by seed, of which every position is scored; 0 is all.", DATA, least=0
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Scanning:
     """Which positions of a genome are predicted, instead of the rows of a dataset."""
 
@@ -412,3 +421,10 @@ class Scanning:
         DATA,
         metavar="CLASS=SHIFT",
     )
+
+
+def scanning_of(values: Mapping[str, Any]) -> Scanning:
+    """Return a record that passed through JSON: paths are texts there, and tuples lists."""
+    paths = {name: None if values[name] is None else Path(values[name]) for name in ("fasta", "annotation", "regions")}
+    lists = {name: tuple(values[name]) for name in ("base_scores", "base_score_offset")}
+    return Scanning(**{**values, **paths, **lists})

@@ -64,6 +64,8 @@ class Scored:
         (n, 3) float32, in the order of `CLASSES`.
     base
         (n, 3) float32, base scores in that order; NaN where there is none.
+    has_letters
+        (n, 2) bool, along the strand: whether GT follows, as after donors, and whether AG precedes, as before acceptors.
     n_positions
         Positions looked at; more than n where only candidates are scored.
     """
@@ -72,6 +74,7 @@ class Scored:
     positions: NDArray[np.int64]
     probabilities: NDArray[np.float32]
     base: NDArray[np.float32]
+    has_letters: NDArray[np.bool_]
     n_positions: int
 
 
@@ -175,7 +178,8 @@ def _score(block: _Block, table: ScoreTable | None, only_gt_ag: bool) -> tuple[b
         scores = _missing(n) if table is None else table.around(block.target.chrom, span.strand, positions)
     else:
         scores = base_scores_of(scorer.matrices, span, fold=scorer.fold, window=window)
-    rows = np.flatnonzero(_is_candidate(span.letters, n, window)) if only_gt_ag else np.arange(n)
+    has_letters = _has_letters(span.letters, n, window)
+    rows = np.flatnonzero(has_letters.any(axis=1)) if only_gt_ag else np.arange(n)
     matrix = span_matrix(scorer.plan, span, scores)
     probabilities = scorer.join(scorer.forest.margins_of_used(matrix[rows] if only_gt_ag else matrix))
     base = np.stack([getattr(scores, name) for name in CLASSES], axis=1)[rows]
@@ -185,6 +189,7 @@ def _score(block: _Block, table: ScoreTable | None, only_gt_ag: bool) -> tuple[b
         span.positions[rows][forward],
         probabilities.astype(np.float32)[forward],
         base.astype(np.float32)[forward],
+        has_letters[rows][forward],
         n,
     )
 
@@ -194,14 +199,14 @@ def _missing(n: int) -> BaseScores:
     return BaseScores(nothing, nothing, nothing, np.full((n, 4), np.nan))
 
 
-def _is_candidate(letters: Letters, n: int, window: int) -> NDArray[np.bool_]:
-    """Mark the positions, along the strand, that GT follows (as donors) or AG precedes (as acceptors)."""
+def _has_letters(letters: Letters, n: int, window: int) -> NDArray[np.bool_]:
+    """Return, along the strand, whether GT follows each position (as donors), and AG precedes it (as acceptors): (n, 2)."""
     half = window // 2  # where the first position is
 
     def at(offset: int, letter: int) -> NDArray[np.bool_]:
         return np.asarray(letters[half + offset : half + offset + n] == letter)
 
-    return (at(1, _G) & at(2, _T)) | (at(-2, _A) & at(-1, _G))
+    return np.stack([at(1, _G) & at(2, _T), at(-2, _A) & at(-1, _G)], axis=1)
 
 
 def score_table(scored: Scored, is_trained: Mapping[str, bool] | None, least: float) -> pa.Table:

@@ -1,12 +1,13 @@
-"""What ``mi-duck predict`` does: the rows of a dataset, or the positions of a genome, and what is to be said about them."""
+"""What ``predict`` does with a dataset or a genome, and ``evaluate`` with a genome."""
 
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mi_duck.processes import Context
+from mi_duck.processes import Context, in_child
 from mi_duck.settings import Scanning
+from mi_duck.workflow import steps
 
 
 def predict_any(
@@ -34,3 +35,12 @@ def predict_any(
         unit, n_now = "positions", found.n_positions - found.n_positions_before
     seconds = time.monotonic() - begun
     return facts | {"seconds": round(seconds, 2), f"{unit}_per_second": round(n_now / seconds)}, warnings
+
+
+def evaluate_sequence(run: Path, scanning: Scanning, n_genes: int, context: Context) -> dict[str, Any]:
+    """Score every position of some genes, in a child process; see `mi_duck.genome.evaluate_sequence.score_run`."""
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(scanning).items()}
+    done = in_child(steps.evaluate_sequence, context)(
+        run=str(run), scanning=given, n_genes=n_genes, threads=context.threads
+    )
+    return done.value

@@ -176,3 +176,25 @@ def print_findings(findings: "Sequence[Finding]", as_json: bool = False) -> None
     fine, other = ([one for one in findings if (one.status == "ok") == is_fine] for is_fine in (True, False))
     print_table(Table(["status", "what", "found"], [[one.status, one.name, one.detail] for one in [*fine, *other]]))
     output.print(f"{len(fine)} of {len(findings)} checks hold", markup=False)
+
+
+def print_true_rate(found: dict[str, Any], as_json: bool = False) -> None:
+    """Print scores at the true rate beside those of the base model, and what is called by mistake."""
+    from mi_duck.workflow.views import error_lines, true_rate_table
+
+    if as_json:
+        print_json(found)
+        return
+    facts = found["facts"]
+    sites = ", ".join(f"{n:,} {name}s" for name, n in facts["sites"].items())
+    output.print(
+        f"Every position of {facts['n_genes']:,} genes ({facts['n_genes_out_of_fold']:,} of them by boosters that never saw "
+        f"their group, the others new to the model): {facts['n_positions']:,} positions, {sites}; 95 % intervals over "
+        f"{facts['n_groups']:,} groups:",
+        markup=False,
+    )
+    print_table(true_rate_table(found["scores"]))
+    for line in error_lines(found["errors"]):
+        output.print(line, markup=False)
+    if found["too_narrow"]:
+        output.print(f"These intervals are too narrow: {found['too_narrow']}.")

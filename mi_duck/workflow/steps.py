@@ -6,6 +6,7 @@ Each is a typed front of the function that does the work, for `mi_duck.processes
 from typing import Any
 
 from mi_duck.processes import Report, without_sklearn
+from mi_duck.settings import scanning_of
 
 
 def consolidate(
@@ -106,3 +107,10 @@ def write_learning_curve(report: Report, run: str, out: str, threads: int) -> No
         from mi_duck.report import learning_page
     learning_curve.write_learning_curve(run=run, out=out, threads=threads, report=report)
     learning_page.write_learning_page(out)
+
+
+def evaluate_sequence(report: Report, run: str, scanning: dict[str, Any], n_genes: int, threads: int) -> dict[str, Any]:
+    """Score a run on every position of annotated genes; see `mi_duck.genome.evaluate_sequence.score_run`."""
+    with without_sklearn():
+        from mi_duck.genome.evaluate_sequence import score_run
+    return score_run(run=run, scanning=scanning_of(scanning), n_genes=n_genes, threads=threads, report=report)

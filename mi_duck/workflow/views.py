@@ -15,6 +15,9 @@ from mi_duck.run.progress import stages_now
 from mi_duck.workflow.pipeline import is_finished
 
 if TYPE_CHECKING:  # they bring DuckDB and XGBoost, which printing a table has no use for
+
+
+if TYPE_CHECKING:  # some bring XGBoost, which printing a table has no use for
     from mi_duck.data.dataset import Dataset
     from mi_duck.data.statistics import Inspection
     from mi_duck.evaluate.catalogue import ScoreTable
@@ -262,3 +265,27 @@ def comparison_table(found: "Versus") -> Table:
         for one, two, gap in zip(found.one, found.other, found.difference, strict=True)
     ]
     return Table(("metric", "class", "run", "other", "run - other"), rows)
+
+
+def true_rate_table(scores: list[dict[str, Any]]) -> Table:
+    """Return a line for each score at the true rate: base scores, ensemble, and the difference with its interval."""
+    models = list(dict.fromkeys(one["model"] for one in scores))
+    value_of = {(one["model"], one["metric"], one["class"]): one for one in scores}
+    rows = []
+    for _, metric, name in dict.fromkeys(("", one["metric"], one["class"]) for one in scores):
+        found = [value_of[model, metric, name] for model in models]
+        last = found[-1]
+        cells = [decimal(one["value"]) for one in found[:-1]]
+        cells.append(interval(last["value"], last["low"], last["high"], signed=True))
+        rows.append((f"{metric.replace('_', ' ')}, {name}", *cells))
+    return Table(("score", *models), rows)
+
+
+def error_lines(errors: list[dict[str, Any]]) -> list[str]:
+    """Return in words what base scores and ensemble call by mistake where they find four fifths of the sites."""
+    return [
+        f"{one['class']}s, {one['model']}: {sum(one['n'].values()):,} called by mistake at recall .8: "
+        + ", ".join(f"{n:,} {kind}" for kind, n in one["n"].items())
+        + f"; {one['n_supported']:,} of those that are not annotated have a base score of .5 or more"
+        for one in errors
+    ]

@@ -1,0 +1,100 @@
+"""Every position of annotated genes with its label and its scores: what scores at the true rate are made of."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mi_duck.genome.annotation import Gene, StrandSites, strand_sites
+from mi_duck.genome.candidates import CLASSES, gene_key
+from mi_duck.genome.scan import Scored, Scorer, scan
+from mi_duck.genome.score_files import ScoreTable
+from mi_duck.genome.survey import Survey
+from mi_duck.genome.targets import Targets, contig_lengths, targets_of_genes
+from mi_duck.metrics.true_rate import NEXT, kinds_of_errors
+from mi_duck.processes import Report
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Positions:
+    """All positions of the scored genes; those that are donor and acceptor at once are left out.
+
+    Attributes
+    ----------
+    labels, groups
+        (n,) class and cluster of genes as numbers from 0.
+    probabilities, base
+        (n, 3) float32, in the order of `CLASSES`; base scores that are missing are 0.
+    kinds
+        Of each site (n,): which kind of error calling it would be; see `mi_duck.metrics.true_rate.KINDS`.
+    n_genes
+        Genes scored.
+    """
+
+    labels: NDArray[np.int8]
+    groups: NDArray[np.int32]
+    probabilities: NDArray[np.float32]
+    base: NDArray[np.float32]
+    kinds: dict[str, NDArray[np.int8]]
+    n_genes: int
+
+
+def chosen_genes(found: Survey, n_genes: int, is_allowed: Callable[[Gene], bool], seed: int) -> list[Gene]:
+    """Return genes with introns, chosen by seed; all that are allowed where ``n_genes`` is 0."""
+    allowed = [gene for gene in found.genes if gene.introns and is_allowed(gene)]
+    kept = sorted(allowed, key=lambda gene: (gene_key(gene.gene_id, seed), gene.gene_id))[: n_genes or None]
+    names = {gene.gene_id for gene in kept}
+    return [gene for gene in allowed if gene.gene_id in names]
+
+
+def score_positions(
+    fasta: Path,
+    found: Survey,
+    genes: list[Gene],
+    scorer_of: Callable[[str], Scorer],
+    *,
+    table: ScoreTable | None,
+    threads: int,
+    report: Report,
+) -> Positions:
+    """Score every position of genes, each gene by what ``scorer_of`` gives for its id."""
+    names = {gene.gene_id for gene in genes}
+    every = targets_of_genes(fasta, found.genes, contig_lengths(fasta))
+    own = {chrom: tuple(one for one in those if one.gene_id in names) for chrom, those in every.by_contig.items()}
+    targets = Targets({chrom: those for chrom, those in own.items() if those}, every.lengths)
+    sites = strand_sites(found.genes)
+    cluster_codes = {name: code for code, name in enumerate(sorted({found.clusters[name] for name in names}))}
+    pieces = []
+    done = 0
+    for part in scan(fasta, targets, lambda target: scorer_of(str(target.gene_id)), table=table, threads=threads):
+        for one in part:
+            code = cluster_codes[found.clusters[str(one.target.gene_id)]]
+            pieces.append(_labelled(one, sites[one.target.chrom, one.target.strand], code))
+            done += one.n_positions
+        report("scoring every position", done, targets.n_positions)
+    labels, groups, probabilities, base, *kinds = (np.concatenate(some) for some in zip(*pieces, strict=True))
+    return Positions(labels, groups, probabilities, base, dict(zip(CLASSES[1:], kinds, strict=True)), len(genes))
+
+
+def _labelled(scored: Scored, sites: StrandSites, code: int) -> tuple[NDArray[Any], ...]:
+    positions = scored.positions
+    labels = np.zeros(len(positions), np.int8)
+    for label, own in ((1, sites.donors), (2, sites.acceptors)):
+        labels[np.isin(positions, own)] = label
+    kinds = [
+        kinds_of_errors(labels, label, _is_next(positions, own), scored.has_letters[:, label - 1])
+        for label, own in ((1, sites.donors), (2, sites.acceptors))
+    ]
+    kept = ~np.isin(positions, sites.ambiguous)
+    groups = np.full(len(positions), code, np.int32)
+    columns: tuple[NDArray[Any], ...] = (labels, groups, scored.probabilities, np.nan_to_num(scored.base), *kinds)
+    return tuple(column[kept] for column in columns)
+
+
+def _is_next(positions: NDArray[np.int64], sites: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Mark positions within `NEXT` nt of a site that are none themselves."""
+    near = np.concatenate([sites + shift for shift in range(-NEXT, NEXT + 1) if shift])
+    return np.isin(positions, near) & ~np.isin(positions, sites)
