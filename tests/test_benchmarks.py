@@ -18,6 +18,7 @@ TOYS = {
     "bench_predict.py": ["--rounds", "5", "--rows", "500", "--features", "80", "--repeats", "1"],
     "bench_prepare.py": ["30"],
     "bench_any_table.py": ["2400"],
+    "bench_scan.py": ["2"],
     "bench_shap.py": ["toy"],
     "bench_spread.py": ["toy"],
     "bench_true_rate.py": ["2"],
