@@ -13,6 +13,7 @@ from runs import FAST, assert_refused, call, here, quiet
 from shared import made_once
 from test_genome import COMPLEMENT, make_genome, rows
 
+from mi_duck.data.dataset import open_dataset
 from mi_duck.ensemble.model import ConsolidatedMetaModel, feature_matrix
 from mi_duck.ensemble.model_file import load_unified_model, model_bytes, model_from_bytes
 from mi_duck.errors import CheckpointError, DataError
@@ -362,3 +363,25 @@ def test_predict__goes_on_where_it_was_killed_whatever_the_threads(
     assert 20_000 < resumed.n_positions_before < resumed.n_positions == 54_000
     assert (tmp_path / "killed.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["killed.parquet", "whole.parquet"]
+
+
+# ---- from Python ------------------------------------------------------------------------------------------------------
+
+
+def test_run__predicts_and_scores_sequence_from_python(place: Path, tmp_path: Path) -> None:
+    import mi_duck
+
+    run = mi_duck.Run(place / "run_plain")
+    asked = {"fasta": place / "genome.fa", "annotation": place / "genes.gtf"}
+    summary = run.predict_sequence(tmp_path / "python.parquet", **asked)
+    here("predict", place / "run_plain", *genome(place), "--out", tmp_path / "command.parquet")
+    assert summary.n_rows == 10_600
+    assert (tmp_path / "python.parquet").read_bytes() == (tmp_path / "command.parquet").read_bytes()
+    with pytest.raises(TypeError, match="region"):
+        run.predict_sequence(tmp_path / "x.parquet", **asked, region="x")
+
+
+def test_prepare__keeps_how_features_are_made(place: Path, tmp_path: Path) -> None:
+    here("prepare", place / "plain", "--out", tmp_path / "sorted")
+    assert (tmp_path / "sorted" / "build.json").read_bytes() == (place / "plain" / "build.json").read_bytes()
+    assert open_dataset(str(tmp_path / "sorted")).recipe == load_unified_model(place / "run_plain").recipe

@@ -3,8 +3,9 @@
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from mi_duck.api.showing import showing
 from mi_duck.console import Table
 from mi_duck.data.database import Relation, named_text, read_parquet, relation_of
 from mi_duck.errors import CheckpointError
@@ -14,11 +15,14 @@ from mi_duck.report.records import read_run
 from mi_duck.report.summary import verdict
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Plan
+from mi_duck.settings import Scanning
 from mi_duck.workflow.pipeline import is_finished
+from mi_duck.workflow.predicting import evaluate_sequence
 from mi_duck.workflow.views import headline_table
 
 if TYPE_CHECKING:
     from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel
+    from mi_duck.genome.predict_sequence import ScanSummary
 
 
 class Run:
@@ -88,6 +92,52 @@ class Run:
         """Return the mean absolute SHAP value of every feature, the largest first."""
         return relation_of(read_typed(self._there(self._files.shap_importance, "'mi-duck explain'")))
 
+    def predict_sequence(self, out: str | Path, *, threads: int | None = None, **options: Any) -> "ScanSummary":
+        """Predict the positions of a genome, as ``mi-duck predict RUN --fasta`` does; the same call continues.
+
+        Parameters
+        ----------
+        out
+            File to write: ``.parquet`` (positions from 1), ``.bed``, ``.bed.gz`` or ``.bw`` (from 0, half-open).
+        options
+            Of `mi_duck.settings.Scanning`: ``fasta``, one of ``annotation``, ``regions`` and ``whole_contigs``, and
+            ``candidates``, ``min_score``, ``base_scores``, ``base_score_offset``.
+
+        Raises
+        ------
+        TypeError
+            There is no such option.
+        mi_duck.errors.MiDuckError
+            The files or the model cannot be used; the message says what to do.
+        """
+        from mi_duck.genome.predict_sequence import predict_sequence
+
+        scanning = _scanning(options)
+        with showing(threads, None) as context:
+            return predict_sequence(
+                self.model, scanning, Path(out), source=str(self.folder), threads=context.threads, report=context.report
+            )
+
+    def true_rate(
+        self,
+        fasta: str | Path,
+        annotation: str | Path,
+        *,
+        n_genes: int = 100,
+        threads: int | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Score every position of some genes, by models that never saw them, as ``mi-duck evaluate RUN --fasta`` does.
+
+        Returns
+        -------
+        dict
+            ``facts``, ``scores`` (model, class, metric, value, and the ends of its 95 % interval), ``errors`` by kind.
+        """
+        scanning = _scanning({"fasta": fasta, "annotation": annotation} | options)
+        with showing(threads, None) as context:
+            return evaluate_sequence(self.folder, scanning, n_genes, context)
+
     @property
     def report(self) -> Path:
         """The report, a page for a browser."""
@@ -117,6 +167,12 @@ class Run:
             f"<p>{escape(self.verdict)}</p>{_html(headline_table(score_table(self.folder)))}"
             f"<p>{escape(repr(self))}, {page}</p>"
         )
+
+
+def _scanning(options: dict[str, Any]) -> Scanning:
+    """Return what is to be predicted; a TypeError where an option does not exist."""
+    paths = {name: Path(options[name]) for name in ("fasta", "annotation", "regions") if options.get(name) is not None}
+    return Scanning(**{**options, **paths})
 
 
 def _html(table: Table) -> str:

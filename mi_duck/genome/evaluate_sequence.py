@@ -5,6 +5,7 @@ never saw it, joined by the mean of their calibrated probabilities, and base sco
 of the cluster's fold. All other genes are scored by the model itself.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,37 +44,43 @@ class KnownGenes:
 
     Attributes
     ----------
-    clusters
-        Gene id to overlap cluster, of the annotation.
-    group_of_gene, fold_of_group
-        Of the run: gene id to fold group, fold group to fold.
+    fold_of_gene
+        Gene id to fold.
+    folds_of_cluster
+        Overlap cluster to the folds of its genes that the run was trained on.
     pilot
-        Fold groups that chose the features, which must not be scored.
+        Genes that chose the features, and clusters that hold one.
     """
 
     clusters: dict[str, str]
-    group_of_gene: dict[str, str]
-    fold_of_group: dict[str, int]
+    fold_of_gene: dict[str, int]
+    folds_of_cluster: dict[str, frozenset[int]]
     pilot: frozenset[str]
 
-    def group(self, gene_id: str) -> str:
-        """Return the fold group of a gene: by its id, else by its cluster."""
-        return self.group_of_gene.get(gene_id, self.clusters[gene_id])
-
     def fold(self, gene_id: str) -> int | None:
-        """Return the fold whose boosters never saw the gene; None where nothing of the run did."""
-        return self.fold_of_group.get(self.group(gene_id))
+        """Return the fold whose boosters never saw a gene, nor one that overlaps it; None where nothing of the run did."""
+        if gene_id in self.fold_of_gene:
+            return self.fold_of_gene[gene_id]
+        return next(iter(self.folds_of_cluster.get(self.clusters[gene_id], ())), None)
+
+    def is_scored(self, gene_id: str) -> bool:
+        """Return whether a gene may be scored: it did not choose features, and some boosters never saw its cluster."""
+        cluster = self.clusters[gene_id]
+        n_folds = len(self.folds_of_cluster.get(cluster, ()))
+        return not {gene_id, cluster} & self.pilot and (gene_id in self.fold_of_gene or n_folds < 2)
 
 
 def known_genes(found: Survey, own: Genes, n_pilot: int) -> KnownGenes:
     """Return which genes of an annotation a run was trained on."""
-    groups, folds = own.group.tolist(), own.fold.tolist()
-    return KnownGenes(
-        found.clusters,
-        dict(zip(own.gene_id.tolist(), groups, strict=True)),
-        dict(zip(groups, folds, strict=True)),
-        frozenset(groups[:n_pilot]),
-    )
+    fold_of_gene = dict(zip(own.gene_id.tolist(), own.fold.tolist(), strict=True))
+    folds: dict[str, set[int]] = defaultdict(set)
+    for gene_id, cluster in found.clusters.items():
+        if gene_id in fold_of_gene:
+            folds[cluster].add(fold_of_gene[gene_id])
+    pilot = set(own.gene_id[:n_pilot].tolist())
+    pilot |= {found.clusters[gene_id] for gene_id in pilot & found.clusters.keys()}
+    of_cluster = {cluster: frozenset(several) for cluster, several in folds.items()}
+    return KnownGenes(found.clusters, fold_of_gene, of_cluster, frozenset(pilot))
 
 
 class Scorers:
@@ -137,13 +144,13 @@ def score_run(*, run: str, scanning: Scanning, n_genes: int, threads: int, repor
     padding = scorers.recipe.window // 2
     found = surveyed(scanning.fasta, scanning.annotation, padding=padding, seed=seed, report=report)[1]
     known = known_genes(found, read_genes(folder, plan), plan.data.pilot_genes)
-    cross_fit = _cross_fit(plan, run) if any(gene.gene_id in known.group_of_gene for gene in found.genes) else None
+    cross_fit = _cross_fit(plan, run) if known.folds_of_cluster else None
 
     def scorer_of(gene_id: str) -> Scorer:
         of_matrices = 0 if cross_fit is None else cluster_fold(found.clusters[gene_id], cross_fit.seed)
         return scorers.scorer(known.fold(gene_id), cross_fit, of_matrices)
 
-    genes = chosen_genes(found, n_genes, lambda gene: known.group(gene.gene_id) not in known.pilot, seed)
+    genes = chosen_genes(found, n_genes, lambda gene: known.is_scored(gene.gene_id), seed)
     if not genes:
         raise DataError("no gene is left to score: all of them chose the features of the run")
     files, offsets = scanning.base_scores, scanning.base_score_offset

@@ -184,6 +184,8 @@ def _checked(scanning: Scanning) -> Path:
     asked = [scanning.annotation is not None, scanning.regions is not None, scanning.whole_contigs]
     if scanning.fasta is None or sum(asked) != 1:
         raise DataError("give --fasta, and one of --annotation, --regions and --whole-contigs")
+    if scanning.base_score_offset and not scanning.base_scores:
+        raise DataError("an offset of base scores is given, but no file of base scores; give --base-scores too")
     return scanning.fasta
 
 
