@@ -3,6 +3,7 @@
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
@@ -35,7 +36,18 @@ from mi_duck.options import (
 )
 from mi_duck.processes import Context, free_at_once, without_pandas
 from mi_duck.resources import usable_cores
-from mi_duck.settings import PLAN, Asked, Building, Columns, Diagnostics, Executing, Resuming, Scanning, Synthesising, TrueRate
+from mi_duck.settings import (
+    PLAN,
+    Asked,
+    Building,
+    Columns,
+    Diagnostics,
+    Executing,
+    Resuming,
+    Scanning,
+    Synthesising,
+    TrueRate,
+)
 from mi_duck.workflow.printing import (
     print_demo,
     print_file,
@@ -481,9 +493,11 @@ def evaluate(
     Examples: mi-duck evaluate run, or mi-duck evaluate run --fasta genome.fa.gz --annotation genes.gtf.gz
     """
     from mi_duck.workflow.pipeline import evaluate_run
-    from mi_duck.workflow.predicting import evaluate_sequence
+    from mi_duck.workflow.true_rate import evaluate_sequence
 
-    if scanning != Scanning():
+    if scanning != Scanning() or true_rate != TrueRate():
+        if scanning.fasta is None or scanning.annotation is None:
+            raise typer.BadParameter("every position of genes is scored of a genome: give --fasta and --annotation")
         with _context(executing) as context:
             print_true_rate(evaluate_sequence(run, scanning, true_rate.true_rate_genes, context), as_json)
         return
@@ -569,19 +583,27 @@ def predict(
     Examples: mi-duck predict run new_dataset --out predictions.parquet, or
     mi-duck predict run --fasta genome.fa.gz --annotation genes.gtf.gz --out sites.bed
     """
-    from mi_duck.workflow.predicting import predict_any
+    from mi_duck.ensemble.model_file import load_unified_model
+    from mi_duck.ensemble.predict import predict_file
+    from mi_duck.genome.predict_sequence import predict_sequence
+    from mi_duck.workflow.printing import print_predicted, print_scanned
 
     if (dataset is None) == (scanning.fasta is None):
         raise typer.BadParameter("give a DATASET, or a genome with --fasta")
     if dataset is not None and scanning != Scanning():
         raise typer.BadParameter("--annotation, --regions and what else says which positions to predict need --fasta")
+    loaded = load_unified_model(model)
+    begun = time.monotonic()
     with _context(executing) as context:
-        facts, warnings = predict_any(model, dataset, scanning, out, context)
-    for words in warnings:
-        logger.warning("warning: %s", words)
-    print_facts(
-        facts if as_json else {name: value for name, value in facts.items() if value not in (None, "")}, as_json
-    )
+        how: Any = {"threads": context.threads, "report": context.report}
+        if dataset is not None:
+            summary = predict_file(loaded, dataset, out, **how)
+        else:
+            scanned = predict_sequence(loaded, scanning, out, source=str(model), **how)
+    if dataset is not None:
+        print_predicted(summary, out, time.monotonic() - begun, as_json)
+    else:
+        print_scanned(scanned, time.monotonic() - begun, as_json)
 
 
 @command()

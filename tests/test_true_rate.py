@@ -72,7 +72,8 @@ def test_evaluate__scores_every_position_of_the_annotation(place: Path) -> None:
     text = here("evaluate", place / "run_genes", *genome(place), "--true-rate-genes", "5").stdout
     assert "Every position of 5 genes" in text
     assert "decoy" in text
-    assert_refused(call("evaluate", place / "run_genes", *genome(place)[:2]), 65, "belong together")
+    for flags in (genome(place)[:2], ("--true-rate-genes", "5")):
+        assert_refused(call("evaluate", place / "run_genes", *flags), 2, "give --fasta and --annotation")
 
 
 def test_evaluate__scores_each_gene_as_its_out_of_fold_rows_were(place: Path) -> None:  # noqa: F811

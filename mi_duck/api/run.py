@@ -17,7 +17,7 @@ from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Plan
 from mi_duck.settings import Scanning
 from mi_duck.workflow.pipeline import is_finished
-from mi_duck.workflow.predicting import evaluate_sequence
+from mi_duck.workflow.true_rate import evaluate_sequence
 from mi_duck.workflow.views import headline_table
 
 if TYPE_CHECKING:

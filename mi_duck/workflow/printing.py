@@ -13,6 +13,7 @@ from mi_duck.wording import Noun, noun_of
 if TYPE_CHECKING:
     from mi_duck.ensemble.predict import PredictSummary
     from mi_duck.evaluate.compare import Versus
+    from mi_duck.genome.predict_sequence import ScanSummary
     from mi_duck.plan.memory_report import MemoryReport
     from mi_duck.run.plan import Plan
     from mi_duck.verify.subject import Finding
@@ -166,6 +167,16 @@ def print_predicted(summary: "PredictSummary", out: Path, seconds: float, as_jso
     }
     known = {name: value for name, value in facts.items() if value not in (None, "")}
     print_facts(facts if as_json else noun_of(summary.group_column or "gene").renamed(known), as_json)
+
+
+def print_scanned(summary: "ScanSummary", seconds: float, as_json: bool = False) -> None:
+    """Print what was predicted of a genome and how fast; say the warnings."""
+    for words in summary.warnings:
+        logger.warning("warning: %s", words)
+    n_now = summary.n_positions - summary.n_positions_before
+    facts = asdict(summary) | {"seconds": round(seconds, 2), "positions_per_second": round(n_now / seconds)}
+    del facts["warnings"]
+    print_facts(facts if as_json else {name: value for name, value in facts.items() if value is not None}, as_json)
 
 
 def print_findings(findings: "Sequence[Finding]", as_json: bool = False) -> None:

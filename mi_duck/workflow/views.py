@@ -14,9 +14,6 @@ from mi_duck.run.plan import Instance, Plan
 from mi_duck.run.progress import stages_now
 from mi_duck.workflow.pipeline import is_finished
 
-if TYPE_CHECKING:  # they bring DuckDB and XGBoost, which printing a table has no use for
-
-
 if TYPE_CHECKING:  # some bring XGBoost, which printing a table has no use for
     from mi_duck.data.dataset import Dataset
     from mi_duck.data.statistics import Inspection
