@@ -37,9 +37,12 @@ from mi_duck.options import (
 from mi_duck.processes import Context, free_at_once, without_pandas
 from mi_duck.resources import usable_cores
 from mi_duck.settings import (
+    CV_OPTIONS,
     PLAN,
     Asked,
+    Blending,
     Building,
+    Classifying,
     Columns,
     Diagnostics,
     Executing,
@@ -374,6 +377,55 @@ def run(
 
 
 @command(verbose=True)
+def cv(
+    *,
+    source: Source,
+    out: OutOption = None,
+    columns: Columns,
+    classifying: Classifying,
+    asked: Annotated[Asked, Only(*CV_OPTIONS)],
+    diagnostics: Annotated[Diagnostics, Only("minimal_diagnostics", "calibration_analysis", "neigh_sample")],
+    executing: Threads,
+    as_json: JsonOption = False,
+) -> None:
+    """Cross-validate any classifier on the folds of a run, train it on all genes, and score it as a run is scored.
+
+    The same genes, folds and rows as mi-duck run with the same options: compare sets them side by side, blend joins them.
+
+    Example: mi-duck cv dataset --out logistic_run --estimator logistic --screen-features 300
+    """
+    from mi_duck.workflow.classify import cross_validate
+
+    opened, folder = _request(source, out, columns, asked, executing)
+    with _context(executing) as context:
+        cross_validate(opened, folder, asked, classifying, context, diagnostics)
+    print_scores(folder, as_json)
+
+
+@command(verbose=True)
+def blend(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN ...", help="Finished runs.", show_default=False)],
+    *,
+    out: OutOption = None,
+    blending: Blending,
+    diagnostics: Annotated[Diagnostics, Only("minimal_diagnostics", "calibration_analysis")],
+    executing: Threads,
+    as_json: JsonOption = False,
+) -> None:
+    """Join runs of the same rows and folds into one, by weights that are fitted without the fold they are used on.
+
+    Example: mi-duck blend run logistic_run --out blended
+    """
+    from mi_duck.workflow.classify import blend as blend_runs
+    from mi_duck.workflow.printing import print_blend
+
+    folder = _required(out, "--out RUN")
+    with _context(executing) as context:
+        blend_runs(runs, folder, blending.blend_weights, context, diagnostics)
+    print_blend(folder, as_json)
+
+
+@command(verbose=True)
 def train(
     run: RunArgument,
     instance: Annotated[
@@ -570,6 +622,10 @@ def predict(
     out: OutFile,
     scanning: Scanning,
     executing: Threads,
+    trust_pickle: Annotated[
+        bool,
+        typer.Option("--trust-pickle", help="Read a classifier of someone's own from a pickle: it may run any code."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Predict every row of a dataset, or every position of a genome; go on where a killed call stopped.
@@ -583,7 +639,7 @@ def predict(
     Examples: mi-duck predict run new_dataset --out predictions.parquet, or
     mi-duck predict run --fasta genome.fa.gz --annotation genes.gtf.gz --out sites.bed
     """
-    from mi_duck.ensemble.model_file import load_unified_model
+    from mi_duck.classifiers.model import load_unified_model
     from mi_duck.ensemble.predict import predict_file
     from mi_duck.genome.predict_sequence import predict_sequence
     from mi_duck.workflow.printing import print_predicted, print_scanned
@@ -592,7 +648,7 @@ def predict(
         raise typer.BadParameter("give a DATASET, or a genome with --fasta")
     if dataset is not None and scanning != Scanning():
         raise typer.BadParameter("--annotation, --regions and what else says which positions to predict need --fasta")
-    loaded = load_unified_model(model)
+    loaded = load_unified_model(model, trust_pickle=trust_pickle)
     begun = time.monotonic()
     with _context(executing) as context:
         how: Any = {"threads": context.threads, "report": context.report}

@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 
 from mi_duck.boosting.forest import forest_of
 from mi_duck.data.dataset import CLASSES, open_dataset
-from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, by_member, consolidate, feature_matrix
+from mi_duck.ensemble.feature_matrix import feature_matrix
+from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, by_member, consolidate
 from mi_duck.ensemble.model_file import load_unified_model, save_model
 from mi_duck.ensemble.predict import predict_file
 from mi_duck.export.export import join_outputs, merge_boosters

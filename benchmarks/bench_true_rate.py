@@ -22,7 +22,7 @@ from harness import print_machine, workplace
 from numpy.typing import NDArray
 
 from mi_duck.data.dataset import open_dataset
-from mi_duck.ensemble.model import feature_matrix
+from mi_duck.ensemble.feature_matrix import feature_matrix
 from mi_duck.ensemble.model_file import read_fold_models
 from mi_duck.genome.build import build
 from mi_duck.metrics.calibrate import calibrated

@@ -61,6 +61,12 @@ def without_pandas() -> None:
         sys.meta_path.insert(0, NO_PANDAS)
 
 
+def with_pandas() -> None:
+    """Let pandas be found again, for code of others that may need it."""
+    if NO_PANDAS in sys.meta_path:
+        sys.meta_path.remove(NO_PANDAS)
+
+
 @contextmanager
 def without_sklearn() -> Iterator[None]:
     """Make scikit-learn look absent for a while, so that XGBoost does not load it."""

@@ -253,6 +253,52 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
+class Classifying:
+    """Which classifier a cross-validation trains, and for how long where it learns in epochs."""
+
+    estimator: str | None = option(
+        None,
+        "logistic or sgd (scikit-learn), mlp (PyTorch, extra 'deep'), or package.module:factory, a function that returns a new "
+        "classifier of your own.",
+        TRAINING,
+        metavar="NAME",
+    )
+    parameters: tuple[str, ...] = option(
+        (),
+        "A parameter of the classifier, such as C=0.5 or hidden=256,64; repeat for several.",
+        TRAINING,
+        flag="--set",
+        metavar="NAME=VALUE",
+    )
+    epochs: int = option(
+        20, "Most passes over the rows, where it learns from blocks of them.", TRAINING, least=1, most=10_000
+    )
+    epoch_patience: int = option(
+        3, "Epochs without gain before such training stops; 0 never stops.", TRAINING, least=0, most=10_000
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Blending:
+    """How runs are joined into one."""
+
+    blend_weights: Literal["fitted", "greedy"] = option(
+        "fitted",
+        "Weights of the runs: of least log loss, or by greedy selection with replacement (Caruana et al. 2004).",
+        ENSEMBLE,
+        flag="--weights",
+    )
+
+
+CV_OPTIONS = (
+    *("train_all_genes", "sample_genes", "sample_negatives", "screen_features", "group_identical"),
+    *("auto_exclude_leaky", "max_memory_per_instance_gb", "memory_safety_factor", "n_folds", "device", "seed"),
+    "calibrate_per_class",
+)
+"""What of `Asked` a cross-validated classifier takes."""
+
+
+@dataclass(frozen=True, slots=True)
 class Diagnostics:
     """What is written beside model, scores and catalogue."""
 

@@ -16,7 +16,8 @@ import xgboost as xgb
 from runs import finished_run
 
 from mi_duck.archive import read_parts
-from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, consolidate, feature_matrices
+from mi_duck.ensemble.feature_matrix import feature_matrices
+from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, consolidate
 from mi_duck.ensemble.model_file import load_unified_model, save_model
 from mi_duck.ensemble.shap import contributions
 from mi_duck.errors import CheckpointError, DataError

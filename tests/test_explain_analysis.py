@@ -16,7 +16,8 @@ from runs import SMALL, call, finished_run
 
 import mi_duck
 from mi_duck.data.dataset import open_dataset
-from mi_duck.ensemble.model import ConsolidatedMetaModel, consolidate, feature_matrix
+from mi_duck.ensemble.feature_matrix import feature_matrix
+from mi_duck.ensemble.model import ConsolidatedMetaModel, consolidate
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.ensemble.shap import explain
 from mi_duck.errors import CheckpointError, DataError

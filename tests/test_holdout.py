@@ -14,7 +14,6 @@ import pytest
 from runs import CONTEXT, call, quiet, trained
 from sklearn.metrics import average_precision_score, log_loss
 
-from mi_duck.boosting.train import stopping_groups
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.ensemble.predict import predict_file
 from mi_duck.evaluate.catalogue import write_catalogue
@@ -24,7 +23,7 @@ from mi_duck.metrics.metrics import score
 from mi_duck.rows.partition import partition_here
 from mi_duck.rows.segments import SegmentReader, segments_of
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import read_genes
+from mi_duck.run.genes import read_genes, stopping_groups
 from mi_duck.run.plan import Plan
 from mi_duck.workflow.pipeline import consolidate
 

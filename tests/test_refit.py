@@ -12,14 +12,13 @@ from runs import call, here
 from mi_duck.archive import read_parts
 from mi_duck.atomic_files import file_sha256
 from mi_duck.boosting.forest import forest_of, tree_sizes, with_leaves, without_leaves
-from mi_duck.boosting.train import stopping_groups
 from mi_duck.ensemble.model import ConsolidatedMetaModel
 from mi_duck.ensemble.model_file import load_unified_model, read_fold_models
 from mi_duck.ensemble.refit import ReadLeaves, deciding_groups, refit_leaves
 from mi_duck.genome.synthetic import synthesise
 from mi_duck.run.encoding import Encoding
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import read_genes
+from mi_duck.run.genes import read_genes, stopping_groups
 
 N, N_FEATURES, ROUNDS = 3_000, 5, 12
 NAMES = tuple(f"x{number}" for number in range(N_FEATURES))

@@ -17,11 +17,10 @@ from plans import changed
 from runs import SMALL, mi_duck, planned, trained
 
 from mi_duck.archive import read_parts
-from mi_duck.boosting.train import stopping_groups
 from mi_duck.rows.segments import SegmentReader, segments_of
 from mi_duck.run.encoding import encoding_of
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import read_genes
+from mi_duck.run.genes import read_genes, stopping_groups
 from mi_duck.run.instance_folder import TRAINED, is_trained
 from mi_duck.run.plan import Instance, Plan
 

@@ -8,7 +8,6 @@ there are few. Margins of the held-out rows come from the rows themselves, so ro
 Every fit is saved as it goes (`mi_duck.boosting.boosters`); a training that was killed begins with what was saved.
 """
 
-import hashlib
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -32,16 +31,20 @@ from mi_duck.boosting.boosters import (
 )
 from mi_duck.boosting.forest import complement
 from mi_duck.boosting.matrix import PASSES, build_matrix, cut_reference, trim_heap
-from mi_duck.boosting.write_instance import Fit, write_instance
+from mi_duck.boosting.write_instance import (
+    Fit,
+    booster_files,
+    curve_lines,
+    instance_training_data,
+    write_instance,
+)
 from mi_duck.metrics.calibrate import allowed_methods, calibrate
 from mi_duck.processes import Report, peak_bytes
 from mi_duck.resources import check_device
 from mi_duck.rows.segments import LEFT_OUT, SegmentReader, segments_of, training_weights
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import read_genes
+from mi_duck.run.genes import read_genes, stopping_groups
 from mi_duck.run.plan import Instance, Plan, Settings, fitted_classes
-
-STOPPING_SHARE = 0.1
 
 
 def train_instance(*, run: str, instance_id: int, threads: int, report: Report) -> dict[str, Any]:
@@ -81,7 +84,10 @@ def train_instance(*, run: str, instance_id: int, threads: int, report: Report) 
     report("calibrating", 0, 1)
     methods = allowed_methods(settings.calibrate)
     calibration = calibrate(margins, rows.label, fold, n_folds=settings.n_folds, methods=methods)
-    write_instance(folder, plan, instance, genes, rows.reader.keys(), fold, margins, fold_fits, final, calibration)
+    known = instance_training_data(folder, plan, instance, genes)
+    models = booster_files(plan, instance, fold_fits, final, calibration, known)
+    curves = curve_lines(plan, fold_fits)
+    write_instance(folder, plan, instance, genes, rows.reader.keys(), fold, margins, calibration, models, curves)
     progress.clear()
     report("calibrating", 1, 1)
     training.meter.mark("finish")
@@ -286,18 +292,6 @@ class _Training:
         """Add the time since the last call."""
         before, self._counted = self._counted, time.monotonic()
         self.seconds[name] += self._counted - before
-
-
-def stopping_groups(groups: NDArray[np.object_], folds: NDArray[np.int64], fold: int, seed: int) -> NDArray[np.object_]:
-    """Return a tenth of the fold groups outside a fold, at least one, chosen by hash.
-
-    Early stopping looks at these: they are neither trained on nor scored in this fold.
-    """
-    candidates = sorted(set(groups[folds != fold]))
-    candidates.sort(key=lambda group: hashlib.md5(f"{seed}:stopping:{fold}:{group}".encode()).digest())
-    # with two groups or fewer none can be spared
-    n = max(1, round(STOPPING_SHARE * len(candidates))) if len(candidates) > 2 else 0
-    return np.array(candidates[:n], dtype=object)
 
 
 def _on_round(report: Report, stage: str, settings: Settings) -> Callable[[int], None]:

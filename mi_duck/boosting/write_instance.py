@@ -1,8 +1,11 @@
-"""The folder of a trained instance: what is in it, how it is written whole or not at all, when it counts as done."""
+"""The folder of a trained instance: what is in it, how it is written whole or not at all, when it counts as done.
+
+Its models are boosters (`booster_files`), or whatever else was trained in their place.
+"""
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,21 +54,29 @@ def write_instance(
     keys: NDArray[np.void],
     fold: NDArray[np.int8],
     margins: NDArray[np.float32],
-    fold_fits: list[list[Fit]],
-    final: list[Fit],
     calibration: Calibration,
+    models: Mapping[str, bytes],
+    curves: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Write the instance's folder under another name beside it and rename it, so that it is whole or absent."""
+    """Write the instance's folder under another name beside it and rename it, so that it is whole or absent.
+
+    Parameters
+    ----------
+    models
+        The files of its models, by their names.
+    curves
+        The lines of ``learning_curves.csv``; see `curve_lines`.
+    """
     where = folder.instance(instance)
     temporary = where.with_name(f".{where.name}.tmp")
     probabilities = cross_fitted(margins, calibration, fold)
-    n_missing = read_density(plan, segments_of(plan, instance.first_rank, instance.stop_rank), folder.segments).missing
-    training = training_data(plan.data.gene_column, genes.gene_id, [name for name, n in n_missing.items() if n])
     with storage_errors(temporary):
         _remove(temporary)
         temporary.mkdir(parents=True)
-        _write_models(temporary, plan, instance, fold_fits, final, calibration, training)
-        _write_tables(temporary, plan, keys, fold, probabilities, fold_fits)
+        for name, data in models.items():
+            (temporary / name).write_bytes(data)
+        _write_tables(temporary, plan, keys, fold, probabilities)
+        write_csv(temporary / "learning_curves.csv", curves)
         (temporary / "genes.txt").write_text("".join(f"{gene}\n" for gene in genes.gene_id), encoding="utf-8")
         chosen = zip(plan.data.classes, calibration.final, calibration.log_loss, strict=True)
         write_json(
@@ -84,15 +95,21 @@ def write_instance(
         sync_folder(where.parent)
 
 
-def _write_models(
-    folder: Path,
+def instance_training_data(folder: RunFolder, plan: Plan, instance: Instance, genes: Genes) -> TrainingData:
+    """Return what the model of an instance keeps of its genes, and of its features with missing values."""
+    n_missing = read_density(plan, segments_of(plan, instance.first_rank, instance.stop_rank), folder.segments).missing
+    return training_data(plan.data.gene_column, genes.gene_id, [name for name, n in n_missing.items() if n])
+
+
+def booster_files(
     plan: Plan,
     instance: Instance,
     fold_fits: list[list[Fit]],
     final: list[Fit],
     calibration: Calibration,
     training: TrainingData,
-) -> None:
+) -> dict[str, bytes]:
+    """Return the files of the boosters of an instance by their names: the final ones, and those of the folds."""
     encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing, plan.data.levels)
     facts = {"features": plan.data.features, "classes": plan.data.classes, "encoding": encoding.to_dict()}
     of_instance = facts | {
@@ -107,7 +124,6 @@ def _write_models(
         "incomplete_features": training.incomplete_features,
     }
     parts = {f"booster_{index}.ubj": fit.raw for index, fit in enumerate(final)} | {"genes.bin": training.gene_keys}
-    (folder / "model_multiclass.miduck").write_bytes(pack({"model.json": _json(of_instance)} | parts))
     of_folds = facts | {
         "kind": "folds",
         "rounds": [[fit.rounds for fit in fits] for fits in fold_fits],
@@ -118,7 +134,10 @@ def _write_models(
         for number, fits in enumerate(fold_fits)
         for index, fit in enumerate(fits)
     }
-    (folder / "fold_models.miduck").write_bytes(pack({"model.json": _json(of_folds)} | boosters))
+    return {
+        "model_multiclass.miduck": pack({"model.json": _json(of_instance)} | parts),
+        "fold_models.miduck": pack({"model.json": _json(of_folds)} | boosters),
+    }
 
 
 def _write_tables(
@@ -127,9 +146,8 @@ def _write_tables(
     keys: NDArray[np.void],
     fold: NDArray[np.int8],
     probabilities: NDArray[np.floating[Any]],
-    fold_fits: list[list[Fit]],
 ) -> None:
-    """Write the scores of each fold, what each feature is, and the learning curves."""
+    """Write the scores of each fold, and what each feature is."""
     data = plan.data
     encoding, small = (
         encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing, plan.data.levels),
@@ -154,7 +172,11 @@ def _write_tables(
         for name in data.features
     ]
     write_csv(folder / "feature_manifest.csv", features)
-    curves = [
+
+
+def curve_lines(plan: Plan, fold_fits: list[list[Fit]]) -> list[dict[str, Any]]:
+    """Return the lines of ``learning_curves.csv``: the log losses after each round of each fold and class."""
+    return [
         {
             "fold": number,
             "class": name,
@@ -164,10 +186,9 @@ def _write_tables(
             "is_kept": int(step < fit.rounds),
         }
         for number, fits in enumerate(fold_fits)
-        for name, fit in zip(data.classes, fits, strict=True)
+        for name, fit in zip(plan.data.classes, fits, strict=True)
         for step, (training, stopping) in enumerate(fit.curve)
     ]
-    write_csv(folder / "learning_curves.csv", curves)
 
 
 def _write_manifest(folder: Path, plan: Plan, instance: Instance) -> None:

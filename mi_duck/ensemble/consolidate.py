@@ -169,10 +169,19 @@ def predict_out_of_fold(
         refit_run(folder, plan, genes, trained, boosters, threads=threads, report=report)
         del boosters
     write_member_scores(folder, plan, genes, trained, has_refit=has_refit, threads=threads, report=report)
+    return vote_on_scores(folder, plan, genes, variants(consolidation, voting, weights), report=report)
+
+
+def vote_on_scores(
+    folder: RunFolder, plan: Plan, genes: Genes, tried: Sequence[Variant], *, report: Report
+) -> dict[str, Any]:
+    """Join the scores of all members that `write_member_scores` wrote, by the variant of lowest log loss.
+
+    Writes ``oof_predictions.parquet``; returns what `predict_out_of_fold` does.
+    """
     scores = read_member_scores(folder, plan)
     first_row = first_scored_row(plan, scores.gene_rank)
     every = all_weights(scores, first_row)
-    tried = variants(consolidation, voting, weights)
     label = scores.label[first_row:]
     methods = allowed_methods(plan.settings.calibrate)
     losses: dict[str, float] = {}
@@ -184,7 +193,7 @@ def predict_out_of_fold(
         if best is None or losses[variant.name] < losses[best[0].name]:
             best = variant, voted
     if best is None:
-        raise PlanError(f"no variant of voting '{voting}' and weights '{weights}'")
+        raise PlanError("no such variant of voting and weights")
     chosen, voted = best
     _write_predictions(folder, plan, genes, scores, voted.probabilities)
     report("joining votes", len(tried), len(tried))
@@ -261,7 +270,7 @@ def write_member_scores(
 
     with storage_errors(folder.root):
         folder.scratch.mkdir(parents=True, exist_ok=True)
-        _write_tables(folder.members, tables(), use_dictionary=False)
+        write_tables(folder.members, tables(), use_dictionary=False)
 
 
 def _scores_of_members(
@@ -309,10 +318,10 @@ def _write_predictions(
                 yield with_kept(table, kept.slice(begin - segment.first_row, len(table)))
 
     with storage_errors(folder.root):
-        _write_tables(folder.out_of_fold, tables(), use_dictionary=True)
+        write_tables(folder.out_of_fold, tables(), use_dictionary=True)
 
 
-def _write_tables(path: Path, tables: Iterable[pa.Table], *, use_dictionary: bool) -> None:
+def write_tables(path: Path, tables: Iterable[pa.Table], *, use_dictionary: bool) -> None:
     """Write tables of one schema, at least one, to a Parquet file that is there whole or not at all."""
     partial = path.with_name(f".{path.name}.tmp")
     tables = iter(tables)

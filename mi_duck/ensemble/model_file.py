@@ -39,6 +39,7 @@ from mi_duck.run.recipe import Recipe
 from mi_duck.run.training_data import KEY_BYTES, TrainingData
 
 MODEL_VERSION = 3
+OF_OTHERS = ("classifier", "blend")  # kinds of models that `mi_duck.classifiers` reads
 LARGEST_FACTS = 256 << 20
 """Bytes of the JSON of a model; isotonic steps are most of it."""
 MOST_TREES = LONGEST_LIST - 1
@@ -487,7 +488,7 @@ def load_unified_model(path: str | Path) -> ConsolidatedMetaModel | InstanceMode
     path = model_file(Path(path))
     if path.suffix == ".pkl":
         return model_from_bytes(_bytes_in_pickle(path), str(path))
-    return _from_parts(read_parts(path), str(path))
+    return model_of_parts(read_parts(path), str(path))
 
 
 def model_file(path: Path) -> Path:
@@ -506,7 +507,7 @@ def model_file(path: Path) -> Path:
 
 def model_from_bytes(data: bytes, source: str) -> ConsolidatedMetaModel | InstanceModel:
     """Read a model from the bytes of a ``.miduck`` file, named ``source`` in messages; see `load_unified_model`."""
-    return _from_parts(unpack(data, source), source)
+    return model_of_parts(unpack(data, source), source)
 
 
 def _bytes_in_pickle(path: Path) -> bytes:
@@ -520,7 +521,8 @@ def _bytes_in_pickle(path: Path) -> bytes:
     return found[0]
 
 
-def _from_parts(parts: Mapping[str, bytes], source: str) -> ConsolidatedMetaModel | InstanceModel:
+def model_of_parts(parts: Mapping[str, bytes], source: str) -> ConsolidatedMetaModel | InstanceModel:
+    """Read a model of boosted trees from the parts of its file; see `load_unified_model`."""
     facts = checked_facts(parts, source, ("instance", "ensemble"), otherwise="not a model to predict with")
     if facts["kind"] == "instance":
         return _member(facts, facts, parts, "")
@@ -542,6 +544,10 @@ def checked_facts(parts: Mapping[str, bytes], source: str, kinds: Sequence[str],
     """
     facts = read_facts(parts.get("model.json", b""), source)
     kind, version = facts.get("kind"), facts.get("version")
+    if kind in OF_OTHERS:
+        raise CheckpointError(
+            f"{source} is a {kind} without trees; 'mi-duck predict' uses it, what needs boosted trees cannot"
+        )
     if kind not in kinds or (kind == "ensemble" and version != MODEL_VERSION):
         raise CheckpointError(f"{source} holds '{kind!s:.40}', version {version!s:.40}, {otherwise}")
     check_model(facts, parts, source)

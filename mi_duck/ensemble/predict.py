@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mi_duck.atomic_files import publish, read_sealed, sealed, storage_errors, write_file, write_json
-from mi_duck.boosting.forest import Forest, forest_of
+from mi_duck.boosting.forest import forest_of
 from mi_duck.data.dataset import as_parquet, resolved
 from mi_duck.data.find_files import find_files, names_below
 from mi_duck.data.parquet import (
@@ -49,10 +49,13 @@ from mi_duck.data.parquet import (
     stamp,
 )
 from mi_duck.data.values import coded, is_number, is_text, n_new_levels, text_counts
-from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, by_member, check_features, feature_matrix
+from mi_duck.ensemble.feature_matrix import check_features, feature_matrix
+from mi_duck.ensemble.interface import MatrixModel, Scored
+from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, by_member
 from mi_duck.ensemble.model_file import model_sha256
 from mi_duck.errors import CheckpointError, DataError
 from mi_duck.metrics.calibrate import calibrated
+from mi_duck.metrics.ranking import Floats32
 from mi_duck.processes import Report
 from mi_duck.run.folder import run_lock
 from mi_duck.run.levels import Levels
@@ -78,6 +81,7 @@ NEW_LEVELS = b"new_levels"
 NEW_MISSING = b"new_missing"
 """In the schema of a part: for each feature without missing values in training, the rows of the part without a value."""
 
+Model = ConsolidatedMetaModel | InstanceModel | MatrixModel
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -211,9 +215,7 @@ class PredictSummary:
         return tuple(found)
 
 
-def predict_file(
-    model: ConsolidatedMetaModel | InstanceModel, location: str, out: Path, *, threads: int = 1, report: Report
-) -> PredictSummary:
+def predict_file(model: Model, location: str, out: Path, *, threads: int = 1, report: Report) -> PredictSummary:
     """Predict every row of a dataset into one Parquet file, or continue where a killed call stopped.
 
     Parameters
@@ -279,7 +281,7 @@ def predict_file(
     is_told = task.gene_column is not None
     return PredictSummary(
         total,
-        len(task.forest.features),
+        len(task.features),
         n_reused,
         found.n_rows_trained_on if is_told else None,
         len(found.genes) if is_told else None,
@@ -317,8 +319,10 @@ class _Task:
 
     Parameters
     ----------
-    forest
-        All trees of the model.
+    features
+        Those that are read: of boosted trees the ones that a tree uses.
+    scores
+        From a matrix of these features to probabilities, and those of members where there are several.
     kept, names
         Columns to keep, and all columns of the files.
     training, gene_column, why_unknown
@@ -326,11 +330,12 @@ class _Task:
     file_names
         What each file is called in the result.
     complete
-        Which features of the forest had a value in every row of training, shape (n_used_features,).
+        Which of the features had a value in every row of training, shape (n_features_read,).
     """
 
-    model: ConsolidatedMetaModel | InstanceModel
-    forest: Forest
+    model: Model
+    features: tuple[str, ...]
+    scores: Callable[[Floats32], Scored]
     kept: tuple[str, ...]
     names: tuple[str, ...]
     training: TrainingData
@@ -340,7 +345,7 @@ class _Task:
     complete: NDArray[np.bool_]
 
 
-def _task(model: ConsolidatedMetaModel | InstanceModel, files: Sequence[DataFile], file_names: Sequence[str]) -> _Task:
+def _task(model: Model, files: Sequence[DataFile], file_names: Sequence[str]) -> _Task:
     """Check that all files have what the model needs, and no column that would be written twice."""
     schema = _checked_schema(files, model.features, model.levels)
     features = set(model.features)
@@ -354,18 +359,16 @@ def _task(model: ConsolidatedMetaModel | InstanceModel, files: Sequence[DataFile
     doubled = sorted({*kept, *keys} & set(results))
     if doubled:
         raise DataError(f"column(s) {', '.join(doubled)} of {files[0]} would be written twice; rename them")
-    encoding = model.encoding if isinstance(model, InstanceModel) else model.members[0].encoding
-    forest = forest_of(model.get_base_models(), model.features, encoding)
+    read, scores = (model.features, model.scores) if isinstance(model, MatrixModel) else _of_trees(model)
     training = model.training
     why_unknown = _why_unknown(training, schema, keys, str(files[0]))
     incomplete = set(training.incomplete_features)
-    complete = np.array(
-        [training.gene_column is not None and name not in incomplete for name in forest.features], dtype=bool
-    )
+    complete = np.array([training.gene_column is not None and name not in incomplete for name in read], dtype=bool)
     gene_column = None if why_unknown else training.gene_column
     return _Task(
         model,
-        forest,
+        read,
+        scores,
         tuple(kept),
         tuple(schema.names),
         training,
@@ -374,6 +377,24 @@ def _task(model: ConsolidatedMetaModel | InstanceModel, files: Sequence[DataFile
         tuple(file_names),
         complete,
     )
+
+
+def _of_trees(
+    model: ConsolidatedMetaModel | InstanceModel,
+) -> tuple[tuple[str, ...], Callable[[Floats32], Scored]]:
+    """Return the features that a tree uses, and what scores a matrix of them."""
+    encoding = model.encoding if isinstance(model, InstanceModel) else model.members[0].encoding
+    forest = forest_of(model.get_base_models(), model.features, encoding)
+
+    def scores(matrix: Floats32) -> Scored:
+        joined = forest.margins_of_used(matrix)
+        if isinstance(model, InstanceModel):
+            return calibrated(joined, model.calibrators), None
+        margins = by_member(joined, len(model.members))
+        members = model.probabilities_of_members(margins)
+        return model.join(margins, members), members
+
+    return tuple(forest.features), scores
 
 
 def _why_unknown(training: TrainingData, schema: pa.Schema, keys: Collection[str], file: str) -> str:
@@ -396,7 +417,7 @@ def _facts(task: _Task, files: Sequence[DataFile], stamps: Sequence[Stamp]) -> d
         "rows_of_a_part": ROWS,
         "packages": {"numpy": np.__version__, "pyarrow": pa.__version__, "xgboost": version("xgboost")},
         "kind": type(task.model).__name__,
-        "model": model_sha256(task.model),
+        "model": task.model.sha256 if isinstance(task.model, MatrixModel) else model_sha256(task.model),
         "files": [
             [resolved(file), *stamp_of_file, hashlib.sha256(footer(file)).hexdigest()]
             for file, stamp_of_file in zip(files, stamps, strict=True)
@@ -406,12 +427,12 @@ def _facts(task: _Task, files: Sequence[DataFile], stamps: Sequence[Stamp]) -> d
 
 def _parts_from(task: _Task, files: Sequence[DataFile], first_row: int, threads: int) -> Iterator[pa.Table]:
     """Yield the results of all rows from ``first_row`` on, `ROWS` at a time and then the rest; see `NEW_MISSING`."""
-    columns = [*task.kept, *task.forest.features]
+    columns = [*task.kept, *task.features]
     row_bytes = 2 * 4 * len(task.model.features)  # in Arrow, and in the matrix
     batch_rows = max(256, min(BATCH_BYTES, MOST_BYTES // (threads + 2)) // row_bytes)
     batches = _batches(files, columns, task.model.levels, batch_rows, first_row)
     ready: list[pa.Table] = []
-    missing = np.zeros(len(task.forest.features), dtype=np.int64)
+    missing = np.zeros(len(task.features), dtype=np.int64)
     levels: Counter[str] = Counter()
     done, total = first_row, sum(metadata_of(file).num_rows for file in files)
     for table, n_missing, n_levels in in_order(lambda some: _predicted(task, *some), batches, threads):
@@ -420,7 +441,7 @@ def _parts_from(task: _Task, files: Sequence[DataFile], first_row: int, threads:
         levels.update(n_levels)
         done += len(table)
         if done % ROWS == 0 or done == total:
-            counts = {name: int(n) for name, n in zip(task.forest.features, missing, strict=True) if n}
+            counts = {name: int(n) for name, n in zip(task.features, missing, strict=True) if n}
             # copied into one chunk per column, so that the bytes do not depend on how rows were batched
             several = pa.concat_tables(ready).combine_chunks()
             yield several.replace_schema_metadata({NEW_MISSING: json.dumps(counts), NEW_LEVELS: json.dumps(levels)})
@@ -512,30 +533,24 @@ def _batches(
 def _predicted(
     task: _Task, number: int, first_row: int, file: DataFile, batch: pa.RecordBatch
 ) -> tuple[pa.Table, NDArray[np.int64], dict[str, int]]:
-    """Return ids and predictions of one batch, the new missing values of each feature of the forest, and new levels."""
+    """Return ids and predictions of one batch, the new missing values of each feature that is read, and new levels."""
     begun = time.perf_counter()
     model = task.model
     try:
-        matrix = feature_matrix(batch, task.forest.features)
+        matrix = feature_matrix(batch, task.features)
     except DataError as error:
         raise DataError(f"{error}, in {file}") from error
     n_missing = np.count_nonzero(np.isnan(matrix), axis=0) * task.complete
-    joined = task.forest.margins_of_used(matrix)
     of_folders = folder_values(file, task.names)
     columns = {name: batch[name] for name in task.kept}
     columns |= {name: pa.repeat(pa.scalar(value, pa.string()), len(batch)) for name, value in of_folders.items()}
     of_file = pa.DictionaryArray.from_arrays(pa.array(np.full(len(batch), number, np.int32)), pa.array(task.file_names))
     columns |= dict(zip(SOURCE, (of_file, pa.array(np.arange(first_row, first_row + len(batch)))), strict=True))
-    if isinstance(model, ConsolidatedMetaModel):
-        margins = by_member(joined, len(model.members))
-        members = model.probabilities_of_members(margins)
-        probabilities = model.join(margins, members)
-    else:
-        probabilities = calibrated(joined, model.calibrators)
+    probabilities, members = task.scores(matrix)
     singles = probabilities.astype(np.float32)
     columns |= {f"p_{name}": pa.array(singles[:, index]) for index, name in enumerate(model.classes)}
     columns["prediction"] = pa.array(model.classes).take(pa.array(probabilities.argmax(axis=1)))
-    if isinstance(model, ConsolidatedMetaModel):
+    if members is not None:
         spread = members.std(axis=0).astype(np.float32)
         columns |= {f"spread_{name}": pa.array(spread[:, index]) for index, name in enumerate(model.classes)}
     genes = None if task.gene_column is None else columns[task.gene_column]

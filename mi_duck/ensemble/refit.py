@@ -36,7 +36,6 @@ from scipy.special import expit
 from mi_duck.archive import pack, read_parts
 from mi_duck.atomic_files import storage_errors, write_file
 from mi_duck.boosting.forest import complement, forest_of, tree_sizes, with_leaves
-from mi_duck.boosting.train import stopping_groups
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.errors import CheckpointError
 from mi_duck.metrics.ranking import Booleans, Floats32, Floats64
@@ -45,7 +44,7 @@ from mi_duck.resources import machine_budget
 from mi_duck.rows.segments import LEFT_OUT, SegmentReader, segments_of, training_weights
 from mi_duck.run.costs import refit_bytes
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import Genes
+from mi_duck.run.genes import Genes, stopping_groups
 from mi_duck.run.plan import Instance, Plan, fitted_classes
 
 BATCH_BYTES = 64 << 20  # of features and leaf numbers together

@@ -85,7 +85,7 @@ def evaluate_holdout(*, run: str, threads: int, report: Report) -> None:
             evaluated_on="holdout",
             is_chosen=scope == "ensemble",
         )
-    _add_lines(folder.metrics, lines)
+    add_lines(folder.metrics, lines, instead_of="holdout")
 
 
 def _predictions(
@@ -129,12 +129,12 @@ def _base_model(folder: RunFolder, plan: Plan) -> BaseModel:
     return base_model_of_run(plan, scores, scored_rows(plan, read_genes(folder, plan), scores, 0))
 
 
-def _add_lines(path: Path, lines: list[dict[str, Any]]) -> None:
-    """Add lines to a table of scores, instead of those that an earlier evaluation added; its columns stay."""
+def add_lines(path: Path, lines: list[dict[str, Any]], *, instead_of: str) -> None:
+    """Add lines to a table of scores, instead of those whose ``evaluated_on`` is given; its columns stay."""
     with storage_errors(path), path.open(newline="", encoding="utf-8") as file:
         table = csv.DictReader(file)
         names = list(table.fieldnames or [])
-        kept = [{name: _typed(row[name]) for name in names} for row in table if row["evaluated_on"] != "holdout"]
+        kept = [{name: _typed(row[name]) for name in names} for row in table if row["evaluated_on"] != instead_of]
     write_csv(path, kept + [{name: line.get(name, "") for name in names} for line in lines])
 
 

@@ -18,7 +18,7 @@ from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Plan
 
 TEXTS = {"gene_id", "scope", "class", "kind", "feature", "comparison", "constant", "equal_to", "verdict", "reason"}
-TEXTS |= {"evaluated_on", "variant", "metric", "too_narrow"}
+TEXTS |= {"evaluated_on", "variant", "metric", "too_narrow", "run"}
 WHOLE = re.compile(r"n_.+|fold|round|rank|bin|instance_id|errors_.+")
 FLAG = re.compile(r"(is|has)_.+")
 
@@ -39,7 +39,7 @@ def report_tables(folder: RunFolder, plan: Plan) -> Iterator[tuple[str, pa.Table
     curves = [
         _with_instance(read_typed(file), one.instance_id)
         for one in plan.cut.instances
-        if (file := folder.instance(one) / "learning_curves.csv").is_file()
+        if (file := folder.instance(one) / "learning_curves.csv").is_file() and file.stat().st_size > 1  # it has lines
     ]
     if curves:
         yield "learning_curves", pa.concat_tables(curves)

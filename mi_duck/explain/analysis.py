@@ -21,7 +21,8 @@ from mi_duck.atomic_files import file_sha256, storage_errors, sync_folder, write
 from mi_duck.data.database import Database
 from mi_duck.data.dataset import Dataset, open_dataset, open_planned
 from mi_duck.data.parquet import UNREADABLE, DataFile, damaged, data_file, metadata_of, row_group_batches, schema_of
-from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, check_features, feature_matrix
+from mi_duck.ensemble.feature_matrix import check_features, feature_matrix
+from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel
 from mi_duck.ensemble.model_file import load_unified_model, model_file
 from mi_duck.ensemble.shap import TOLERANCE, Contributions, explain
 from mi_duck.errors import CheckpointError, DataError

@@ -4,6 +4,7 @@
 """
 
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,7 @@ def make_plan(
     *,
     is_elsewhere: bool = False,
     n_sizes: int | None = None,
+    rest: Callable[[Indexed, Budget], Plan] | None = None,
 ) -> Plan:
     """Index genes, assign folds, predict memory, cut instances; write ``genes.parquet`` and ``plan.json``.
 
@@ -140,6 +142,8 @@ def make_plan(
     n_sizes
         Plan so many nested instances, each with twice the genes of the one before and the last with all, for a learning
         curve; None: instances as asked.
+    rest
+        Makes the plan once data and features are known, where it is not boosted trees that are to be trained.
 
     Raises
     ------
@@ -160,12 +164,7 @@ def make_plan(
             is_elsewhere=is_elsewhere,
         )
         indexed = screen_features(indexed, folder, asked, context)
-        laid_out = lay_out(indexed, folder, asked, budget, context)
-        costs = measure_costs(indexed, laid_out, folder, asked, context)
-        cut = cut_instances(indexed, laid_out, costs, asked, budget, context, n_sizes=n_sizes)
-        if not laid_out.is_probed:  # nothing is written for a plan that is refused
-            write_memory(folder, costs.model, costs.rates)
-        plan = Plan(asked, indexed.data, laid_out.settings, costs, cut)
+        plan = rest(indexed, budget) if rest else _of_trees(indexed, folder, asked, budget, context, n_sizes)
         write_file(folder.plan, plan.to_json().encode())
     finally:
         if not folder.plan.exists():  # it may be there whole although writing it failed at last
@@ -176,6 +175,17 @@ def make_plan(
             out.rmdir()
     _say_plan(plan, context)
     return plan
+
+
+def _of_trees(
+    indexed: Indexed, folder: RunFolder, asked: Asked, budget: Budget, context: Context, n_sizes: int | None
+) -> Plan:
+    laid_out = lay_out(indexed, folder, asked, budget, context)
+    costs = measure_costs(indexed, laid_out, folder, asked, context)
+    cut = cut_instances(indexed, laid_out, costs, asked, budget, context, n_sizes=n_sizes)
+    if not laid_out.is_probed:  # nothing is written for a plan that is refused
+        write_memory(folder, costs.model, costs.rates)
+    return Plan(asked, indexed.data, laid_out.settings, costs, cut)
 
 
 def plan_data(
@@ -439,7 +449,7 @@ def cut_instances(
         window_instance(number, first, stop, indexed.genes, model, seconds_of)
         for number, (first, stop) in enumerate(windows.ranges)
     )
-    _check_classes(instances, indexed, settings)
+    check_classes(instances, indexed, settings)
     if settings.device != "cpu":
         context.say(check_graphics_memory(instances, model.layout))
     return Cut(
@@ -479,7 +489,7 @@ def _nested(indexed: Indexed, request: CutRequest, model: MemoryModel, budget: B
     return Windows(ranges, len(before), 0, ())
 
 
-def _check_classes(instances: tuple[Instance, ...], indexed: Indexed, settings: Settings) -> None:
+def check_classes(instances: tuple[Instance, ...], indexed: Indexed, settings: Settings) -> None:
     """Refuse a plan in which some fold of some instance would train without a class."""
     genes = indexed.genes
     for instance in instances:

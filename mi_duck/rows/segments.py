@@ -6,7 +6,7 @@ the whole-number features as one byte each and then the others as float32, ``key
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -139,14 +139,32 @@ class SegmentReader:
             Columns in the order of ``plan.data.features``, NaN where a value is missing; valid until the next is taken. Never
             empty.
         """
-        data = self.plan.data
-        small, wide = (_columns(data.features, names) for names in (data.small_features, data.wide_features))
-        matrix = np.empty((batch_rows, len(data.features)), dtype=np.float32)
+        small, wide = self._positions()
+        matrix = np.empty((batch_rows, len(self.plan.data.features)), dtype=np.float32)
         for small_columns, wide_columns in self.records(batch_rows, wanted):
             n = len(small_columns)
             matrix[:n, small] = small_columns
             matrix[:n, wide] = wide_columns
             yield matrix[:n]
+
+    def blocks(self, first_rows: Iterable[int], block_rows: int) -> Iterator[NDArray[np.float32]]:
+        """Yield blocks of consecutive rows of the one segment, in any order, features as `matrices` gives them.
+
+        Each begins at one of the first rows and has ``block_rows`` rows, fewer at the end of the segment; each is its own array.
+        """
+        (segment,) = self.segments
+        record, (small, wide) = record_type(self.plan), self._positions()
+        with (self.folder / segment.name / "features.bin").open("rb", buffering=0) as file:
+            for first in first_rows:
+                rows = read_at(file.fileno(), record, first, min(block_rows, segment.n_rows - first))
+                matrix = np.empty((len(rows), len(self.plan.data.features)), dtype=np.float32)
+                matrix[:, small], matrix[:, wide] = rows["small"], rows["wide"]
+                yield matrix
+
+    def _positions(self) -> "tuple[slice | NDArray[np.int64], slice | NDArray[np.int64]]":
+        """Return where the byte columns and the float32 columns stand among the features."""
+        data = self.plan.data
+        return _columns(data.features, data.small_features), _columns(data.features, data.wide_features)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

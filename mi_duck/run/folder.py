@@ -65,6 +65,7 @@ class RunFolder:
     base_vs_meta = _Inside("base_vs_meta.json")  # errors of the base model and of the ensemble
     gene_deltas = _Inside("gene_deltas.csv")  # scores of base model and ensemble, gene by gene
     gene_coverage = _Inside("gene_coverage_report.csv")  # fold and instances of every gene
+    blend = _Inside("blend.csv")  # of a blend: weight and scores of every run, and what the blend gains over it
     instance_comparison = _Inside("instance_performance_comparison.csv")  # scores of every instance on the same rows
     calibration_analysis = _Inside("calibration_analysis")  # folder of the calibration report
     neighbours = _Inside("neighbour_diagnostics")  # folder of the scores round sampled sites
@@ -92,7 +93,7 @@ class RunFolder:
         return (
             *(self.out_of_fold, self.model, self.summary, self.metrics, self.thresholds, self.curves),
             *(self.base_vs_meta, self.gene_deltas, self.gene_coverage, self.instance_comparison, self.catalogue),
-            *(self.training_summary, self.page, self.holdout_predictions),
+            *(self.training_summary, self.page, self.holdout_predictions, self.blend),
             *self._drawn("*_base_vs_meta*"),
         )
 

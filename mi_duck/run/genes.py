@@ -1,5 +1,6 @@
-"""The genes of a run by rank: what is in ``genes.parquet``."""
+"""The genes of a run by rank: what is in ``genes.parquet``, and which of them early stopping watches."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from mi_duck.atomic_files import file_sha256
 from mi_duck.errors import CheckpointError
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Plan
+
+STOPPING_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,3 +86,15 @@ def codes_of(column: pa.ChunkedArray, code_of: Mapping[str, int]) -> NDArray[np.
     lookup = np.array([code_of[text] for text in encoded.dictionary.to_pylist()], dtype=np.int64)
     codes: NDArray[np.int64] = lookup[encoded.indices.to_numpy()]
     return codes
+
+
+def stopping_groups(groups: NDArray[np.object_], folds: NDArray[np.int64], fold: int, seed: int) -> NDArray[np.object_]:
+    """Return a tenth of the fold groups outside a fold, at least one, chosen by hash.
+
+    Early stopping looks at these: they are neither trained on nor scored in this fold.
+    """
+    candidates = sorted(set(groups[folds != fold]))
+    candidates.sort(key=lambda group: hashlib.md5(f"{seed}:stopping:{fold}:{group}".encode()).digest())
+    # with two groups or fewer none can be spared
+    n = max(1, round(STOPPING_SHARE * len(candidates))) if len(candidates) > 2 else 0
+    return np.array(candidates[:n], dtype=object)

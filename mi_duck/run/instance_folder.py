@@ -27,7 +27,10 @@ def made_of(plan: Plan, instance: Instance) -> dict[str, Any]:
     """Return all that an instance's models depend on: data, genes, folds, features, settings, format."""
     encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing, plan.data.levels)
     settings = {name: getattr(plan.settings, name) for name in Settings.__slots__ if name != IN_ENCODING}
-    settings["xgb_parameters"] = list(settings["xgb_parameters"])  # as a manifest has them
+    for name in ("xgb_parameters", "estimator_options"):
+        settings[name] = list(settings[name])  # as a manifest has them
+    if plan.settings.is_boosted:
+        settings = {name: value for name, value in settings.items() if not name.startswith("estimator")}
     return {
         "format": INSTANCE_VERSION,
         "dataset": plan.data.fingerprint,

@@ -225,6 +225,10 @@ class Settings:
         Share of the easy negatives that is trained on, with the inverse as their weight; 1 is all.
     xgb_parameters
         Further parameters of XGBoost, NAME=VALUE; see `mi_duck.run.xgboost_parameters`.
+    estimator, estimator_options, estimator_made
+        The classifier that ``mi-duck cv`` trains instead of boosted trees, or ``blend``; its options; and what a factory of
+        the user's own makes. Empty for boosted trees. Of such a classifier ``n_estimators`` and
+        ``early_stopping_patience`` are epochs.
     """
 
     seed: int
@@ -241,6 +245,14 @@ class Settings:
     easy_share: float = 1.0
     xgb_parameters: tuple[str, ...] = ()
     device: str = "cpu"
+    estimator: str = ""
+    estimator_options: tuple[str, ...] = ()
+    estimator_made: str = ""
+
+    @property
+    def is_boosted(self) -> bool:
+        """Whether the models are boosted trees, as of ``mi-duck run``."""
+        return not self.estimator
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ def run(
         folder = folder_to_write(dataset, out, asked, resuming, context.say)
         with nullcontext() if folder.root == out else run_lock(folder.root):
             plan = _plan(dataset, folder, out, asked, context, resuming)
-            started = _now()
+            started = now()
             to_do = [one for one in plan.cut.instances if not is_trained(folder, plan, one)]
             context = with_time_left(plan, to_do, diagnostics, context, workers=workers)
             n_trained, lost = train(folder, plan, context, workers=workers)
@@ -199,11 +199,10 @@ def publish(folder: RunFolder, plan: Plan, started: str, diagnostics: Diagnostic
         "plan_sha256": file_sha256(folder.plan),
         "model_sha256": file_sha256(folder.model),
         "dataset_fingerprint": plan.data.fingerprint,
-        "settings": {name: value for name, value in asdict(plan.settings).items() if name != "zero_is_missing"}
-        | {"xgb_parameters": ", ".join(plan.settings.xgb_parameters)},
+        "settings": settings_shown(plan),
         "versions": versions(),
         "started_at": started,
-        "finished_at": _now(),
+        "finished_at": now(),
         "status": "finished" if all(is_trained(folder, plan, one) for one in plan.cut.instances) else "incomplete",
     }
     write_catalogue(folder, plan, provenance)
@@ -211,6 +210,13 @@ def publish(folder: RunFolder, plan: Plan, started: str, diagnostics: Diagnostic
     write_summary(folder, plan, provenance, warnings=warnings)
     write_provenance(folder, provenance)
     delete_scratch(folder)
+
+
+def settings_shown(plan: Plan) -> dict[str, Any]:
+    """Return the decided settings as provenance and report have them: texts instead of lists, none of what does not apply."""
+    values = {name: value for name, value in asdict(plan.settings).items() if name != "zero_is_missing"}
+    values |= {name: ", ".join(values[name]) for name in ("xgb_parameters", "estimator_options")}
+    return {name: value for name, value in values.items() if value or not name.startswith("estimator")}
 
 
 def delete_scratch(folder: RunFolder) -> None:
@@ -272,7 +278,8 @@ def versions() -> dict[str, str]:
     }
 
 
-def _now() -> str:
+def now() -> str:
+    """Return the time, as provenance and report have it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -319,11 +326,29 @@ def _plan(
     return plan
 
 
+def boosted_plan(folder: RunFolder) -> Plan:
+    """Return the plan of a run of boosted trees.
+
+    Raises
+    ------
+    CheckpointError
+        It is one of another classifier, which 'mi-duck cv' trains as a whole, or a blend.
+    """
+    plan = folder.read_plan()
+    if not plan.settings.is_boosted:
+        maker = "blend" if plan.settings.estimator == "blend" else "cv"
+        raise CheckpointError(
+            f"{folder.root} is a run of {plan.settings.estimator}, not of boosted trees; 'mi-duck {maker}' with the same "
+            "arguments does all of its steps"
+        )
+    return plan
+
+
 def partition_run(root: Path, context: Context) -> None:
     """Write the rows of all instances, so that jobs that train them need not wait for the one that would."""
     folder = RunFolder(root)
     with run_lock(root, shared=True), noting(root, "train", context, suffix="_partition") as context:
-        partition(folder, folder.read_plan(), context)
+        partition(folder, boosted_plan(folder), context)
 
 
 def train_run(root: Path, context: Context, *, instance_id: int | None, workers: int = 1) -> None:
@@ -335,7 +360,7 @@ def train_run(root: Path, context: Context, *, instance_id: int | None, workers:
         The plan has no such instance.
     """
     folder = RunFolder(root)
-    plan = folder.read_plan()
+    plan = boosted_plan(folder)
     if instance_id is None:
         with run_lock(root), noting(root, "train", context) as context:
             lost = train(folder, plan, context, workers=workers)[1]
@@ -368,11 +393,11 @@ def finish_run(root: Path, diagnostics: Diagnostics, context: Context) -> None:
         Instances are not trained; all that the others give is written.
     """
     folder = RunFolder(root)
-    plan = folder.read_plan()
+    plan = boosted_plan(folder)
     if diagnostics.shap_background and not diagnostics.skip_shap:
         check_background()
     with run_lock(root), noting(root, "finish", context) as context:
-        started = _now()
+        started = now()
         lost = untrained(folder, plan)
         if len(lost) < len(plan.cut.instances):
             complete(folder, diagnostics, 0, started, context)
@@ -400,7 +425,7 @@ def consolidate_run(
         Instances are not trained; the model of the others is written.
     """
     folder = RunFolder(root)
-    plan = folder.read_plan()
+    plan = boosted_plan(folder)
     with run_lock(root), noting(root, "consolidate", context) as context:
         partition(folder, plan, context)
         with listing_files_again(folder):
@@ -416,7 +441,7 @@ def consolidate_run(
 def evaluate_run(root: Path, diagnostics: Diagnostics, context: Context) -> None:
     """Score a consolidated run and write its catalogue."""
     folder = RunFolder(root)
-    plan = folder.read_plan()
+    plan = boosted_plan(folder)
     with run_lock(root), noting(root, "evaluate", context) as context:
         if not folder.model.is_file():
             raise CheckpointError(f"{root} has no consolidated model yet; run 'mi-duck consolidate {root}'")
@@ -429,7 +454,7 @@ def evaluate_run(root: Path, diagnostics: Diagnostics, context: Context) -> None
                     f"'mi-duck consolidate {root}{_as_joined(folder)}' makes them again, then the same command goes on"
                 )
         invalidate_file_list(folder)
-        started = _now()
+        started = now()
         evaluate(folder, diagnostics, context)
         in_child(steps.describe, context)(
             run=str(root),
@@ -452,7 +477,7 @@ def _as_joined(folder: RunFolder) -> str:
 def explain_run(root: Path, diagnostics: Diagnostics, context: Context) -> dict[str, Any]:
     """Explain the model of a consolidated run; return the summary."""
     folder = RunFolder(root)
-    folder.read_plan()
+    boosted_plan(folder)
     if diagnostics.shap_background:
         check_background()
     with run_lock(root), listing_files_again(folder):

@@ -156,6 +156,17 @@ def print_comparison(found: "Versus", as_json: bool = False) -> None:
         output.print(f"These intervals are too narrow: {found.too_narrow}.")
 
 
+def print_blend(run: Path, as_json: bool = False) -> None:
+    """Print the scores of a blend, and what it gains over each of its runs."""
+    from mi_duck.workflow.views import blend_table, read_blend
+
+    if as_json:
+        print_json(read_blend(run))
+        return
+    print_scores(run)
+    print_table(blend_table(run))
+
+
 def print_predicted(summary: "PredictSummary", out: Path, seconds: float, as_json: bool = False) -> None:
     """Print what was predicted and how fast; say the warnings. As JSON also what is unknown or none."""
     for words in summary.warnings:

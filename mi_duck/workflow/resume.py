@@ -122,8 +122,14 @@ def _move(where: Path, target: Path) -> None:
     where.replace(target)
 
 
-def differences_asked(plan: Plan, dataset: Dataset, asked: Asked) -> list[str]:
-    """Return in what a request differs from the one that a plan was made for, each in words."""
+def differences_asked(plan: Plan, dataset: Dataset, asked: Asked, *, estimator: str = "") -> list[str]:
+    """Return in what a request differs from the one that a plan was made for, each in words.
+
+    ``estimator`` is as in `mi_duck.run.plan.Settings`.
+    """
+    if plan.settings.estimator != estimator:
+        names = [one or "boosted trees" for one in (plan.settings.estimator, estimator)]
+        return [f"a run of {names[0]} then, of {names[1]} now"]
     now, data = asdict(asked), plan.data
     changed = sorted(
         f"{name}: {old} then, {now[name]} now" for name, old in asdict(plan.asked).items() if now[name] != old

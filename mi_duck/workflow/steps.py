@@ -40,6 +40,15 @@ def evaluate_holdout(report: Report, run: str, threads: int) -> None:
     holdout.evaluate_holdout(run=run, threads=threads, report=report)
 
 
+def evaluate_blend(
+    report: Report, run: str, members: dict[str, str], weights: dict[str, float], is_minimal: bool
+) -> None:
+    """Score the runs of a blend; see `mi_duck.evaluate.blended.evaluate_blend`."""
+    with without_sklearn():
+        from mi_duck.evaluate import blended
+    blended.evaluate_blend(run=run, members=members, weights=weights, is_minimal=is_minimal, report=report)
+
+
 def describe(
     report: Report,
     run: str,

@@ -203,6 +203,29 @@ def headline_table(found: "ScoreTable") -> Table:
     return Table(("score", "ensemble", "base", GAIN), rows)
 
 
+def read_blend(run: Path) -> list[dict[str, Any]]:
+    """Return the lines of ``blend.csv``: for each run of a blend its weight and, of each score, what the blend gains."""
+    from mi_duck.evaluate.report_tables import read_typed
+
+    lines: list[dict[str, Any]] = read_typed(RunFolder(run).blend).to_pylist()
+    return lines
+
+
+def blend_table(run: Path) -> Table:
+    """Return a row for each run of a blend: its weight, and the blend minus the run in average precision and log loss."""
+    from mi_duck.metrics.metrics import title_of
+
+    cells: dict[str, list[str]] = {}
+    columns = ["run", "weight"]
+    for line in read_blend(run):
+        if line["metric"] in ("average_precision", "log_loss"):
+            title = f"blend - run, {title_of(line['metric'], line['class'])}"
+            columns += [title] if title not in columns else []
+            row = cells.setdefault(line["run"], [line["run"], decimal(line["weight"])])
+            row.append(interval(line["blend_minus_run"], line["low"], line["high"], signed=True))
+    return Table(columns, list(cells.values()))
+
+
 def peak_records(found: "MemoryReport") -> list[dict[str, Any]]:
     """Return predicted and measured peaks, a record for each size tried."""
     return [

@@ -1,0 +1,302 @@
+"""The commands ``cv`` and ``blend``: any classifier on the folds of a run, and several runs as one.
+
+Both leave the folder of a run: the same out-of-fold file, scores, catalogue and report, and a model that predicts. An
+interrupted one goes on with the same command, after the last fold that was complete.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mi_duck.archive import read_parts
+from mi_duck.atomic_files import file_sha256, storage_errors, write_file, write_json
+from mi_duck.classifiers import steps as classifier_steps
+from mi_duck.classifiers.blend import names_of
+from mi_duck.classifiers.estimators import Estimator, named_estimator
+from mi_duck.classifiers.planning import classifier_plan
+from mi_duck.data.dataset import Dataset, open_planned
+from mi_duck.errors import CheckpointError, MemoryBudgetError, PlanError
+from mi_duck.numbers import gibibytes
+from mi_duck.plan.make_plan import make_plan
+from mi_duck.processes import Context, in_child
+from mi_duck.resources import memory_budget
+from mi_duck.rows.partition import partition
+from mi_duck.run.folder import RunFolder, instance_lock, invalidate_file_list, run_lock
+from mi_duck.run.genes import read_gene_table
+from mi_duck.run.instance_folder import is_trained
+from mi_duck.run.plan import Cut, Instance, Plan, PlannedData, make_segments
+from mi_duck.run.progress import noting
+from mi_duck.settings import Asked, Classifying, Diagnostics
+from mi_duck.workflow import steps
+from mi_duck.workflow.pipeline import check_request, delete_scratch, evaluate, is_finished, now, publish
+from mi_duck.workflow.resume import differences_asked
+
+BLEND = "blend"
+BLEND_BYTES = 150 << 20
+"""Interpreter, NumPy, Arrow, SciPy and XGBoost."""
+
+
+def cross_validate(
+    dataset: Dataset,
+    out: Path,
+    asked: Asked,
+    classifying: Classifying,
+    context: Context,
+    diagnostics: Diagnostics = Diagnostics(),
+) -> Plan:
+    """Plan, cross-validate a classifier on the global folds, train it on all genes, score and report it.
+
+    Raises
+    ------
+    CheckpointError
+        The folder holds something else, or the run of another request.
+    PlanError, MemoryBudgetError
+        It needs more memory than the budget; the message says what would fit.
+    DataError
+        A classifier of the user's own cannot be used.
+    """
+    if classifying.estimator is None:
+        raise PlanError("name a classifier: --estimator logistic, or package.module:factory")
+    check_request(dataset, out, diagnostics)
+    estimator = named_estimator(classifying.estimator, classifying.parameters)
+    with run_lock(out), noting(out, "cv", context) as context:
+        if estimator.is_own:
+            found = in_child(classifier_steps.try_estimator, replace(context, threads=1))(
+                name=estimator.name,
+                options=list(estimator.options),
+                n_classes=len(dataset.classes),
+                seed=asked.seed,
+            ).value
+            estimator = Estimator(**found | {"options": tuple(found["options"])})
+        folder = RunFolder(out)
+        plan = _plan(folder, dataset, asked, classifying, estimator, context)
+        if _is_done(folder, plan, context):
+            return plan
+        started = now()
+        partition(folder, plan, context)
+        invalidate_file_list(folder)
+        (instance,) = plan.cut.instances
+        with instance_lock(folder, instance):
+            if not is_trained(folder, plan, instance):
+                _train(folder, plan, context)
+        in_child(classifier_steps.join_classifier, context)(run=str(folder.root))
+        evaluate(folder, diagnostics, context)
+        publish(folder, plan, started, diagnostics, context)
+    return plan
+
+
+def _plan(
+    folder: RunFolder, dataset: Dataset, asked: Asked, classifying: Classifying, estimator: Estimator, context: Context
+) -> Plan:
+    """Return the plan of the folder where it is that of the request, or make one."""
+    if folder.plan.exists():
+        plan = folder.read_plan()
+        changed = differences_asked(plan, dataset, asked, estimator=estimator.name)
+        there = (plan.settings.estimator_options, plan.settings.estimator_made)
+        epochs = (plan.settings.n_estimators, plan.settings.early_stopping_patience)
+        if not changed and there != (estimator.options, estimator.made):
+            changed = [f"the classifier was {_words(*there)} and is {_words(estimator.options, estimator.made)}"]
+        if not changed and epochs != (classifying.epochs, classifying.epoch_patience):
+            changed = ["epochs or their patience differ"]
+        if changed:
+            raise CheckpointError(
+                f"{folder.root} holds the run of another request ({'; '.join(changed[:4])}); choose another --out"
+            )
+        return plan
+
+    return make_plan(
+        dataset,
+        folder.root,
+        asked,
+        context,
+        rest=lambda indexed, budget: classifier_plan(
+            indexed, budget, asked, classifying, estimator, threads=context.threads
+        ),
+    )
+
+
+def _words(options: Sequence[str], made: str) -> str:
+    return made or ", ".join(options)
+
+
+def _is_done(folder: RunFolder, plan: Plan, context: Context) -> bool:
+    if not is_finished(folder, plan):
+        return False
+    delete_scratch(folder)  # what a kill left while it was deleted
+    context.say(f"nothing to do: {folder.root} is complete")
+    return True
+
+
+def _train(folder: RunFolder, plan: Plan, context: Context) -> None:
+    """Train the classifier in a child under its budget, and note its peak memory and time."""
+    (instance,) = plan.cut.instances
+    context.say(f"{plan.settings.estimator}: training on {instance.n_genes:,} genes, {instance.n_training_rows:,} rows")
+    budget = plan.cut.budget.budget_bytes
+    try:
+        result = in_child(classifier_steps.train_classifier, context, limit_bytes=budget, frees_at_once=True)(
+            run=str(folder.root), threads=context.threads
+        )
+    except MemoryBudgetError as error:
+        raise type(error)(
+            f"{error}; predicted were {gibibytes(instance.predicted_bytes)} GiB. Use fewer genes (--sample-genes), features "
+            "(--screen-features) or rows (--sample-negatives), or a larger --max-memory-per-instance-gb"
+        ) from error
+    found = result.value
+    peak = max(result.peak_bytes, found["peak_before"])
+    seconds = result.wall_seconds + found["seconds_before"]
+    write_json(
+        folder.instance(instance) / "measurement.json",
+        {
+            "peak_bytes": peak,
+            "phases": found["phases"],
+            "wall_seconds": round(seconds, 3),
+            "build_seconds": round(found["build_seconds"], 3),
+            "boost_seconds": round(found["boost_seconds"], 3),
+        },
+    )
+    for words in found["messages"]:
+        context.say(f"    {words}")
+    context.say(
+        f"    {seconds:.0f} s, peak {gibibytes(peak)} GiB (predicted {gibibytes(instance.predicted_bytes)})"
+        + (f"; {found['folds_before']} of its fits were saved before" if found["folds_before"] else "")
+    )
+
+
+def blend(
+    runs: Sequence[Path], out: Path, method: str, context: Context, diagnostics: Diagnostics = Diagnostics()
+) -> dict[str, float]:
+    """Join finished runs of the same rows and folds into one, by cross-fitted weights; return the weight of each run.
+
+    Raises
+    ------
+    CheckpointError
+        A run is not finished, or runs differ in data, genes, folds or seed.
+    PlanError
+        Fewer than two runs are named.
+    """
+    if len(runs) < 2 or len({run.resolve() for run in runs}) < len(runs):
+        raise PlanError("a blend needs two runs or more, each named once")
+    folders = {name: RunFolder(run) for name, run in names_of(runs).items()}
+    plans = {name: folder.read_plan() for name, folder in folders.items()}
+    for name, folder in folders.items():
+        if not is_finished(folder, plans[name]):
+            raise CheckpointError(f"{folder.root} is not finished; the command that began it goes on, then blend it")
+    first, *others = plans
+    for name in others:
+        if words := _differences(plans[first], plans[name]):
+            raise CheckpointError(
+                f"{first} and {name} differ in {words}; blend runs of the same data, genes, folds and seed"
+            )
+    dataset = open_planned(plans[first].data)
+    check_request(dataset, out, diagnostics)
+    with run_lock(out), noting(out, BLEND, context) as context:
+        folder = RunFolder(out)
+        plan = _blend_plan(folder, folders, plans, method)
+        members = {name: str(one.root) for name, one in folders.items()}
+        if _is_done(folder, plan, context):
+            return _weights(folder)
+        started = now()
+        (instance,) = plan.cut.instances
+        invalidate_file_list(folder)
+        if not is_trained(folder, plan, instance):
+            result = in_child(classifier_steps.blend_runs, context)(run=str(out), members=members, method=method)
+            peak, seconds = result.peak_bytes, round(result.wall_seconds, 3)
+            write_json(
+                folder.instance(instance) / "measurement.json",
+                {"peak_bytes": peak, "phases": {}, "wall_seconds": seconds}
+                | {"build_seconds": 0.0, "boost_seconds": seconds},
+            )
+        weights = _weights(folder)
+        context.say("weights: " + ", ".join(f"{name} {weight:.3f}" for name, weight in weights.items()))
+        partition(folder, plan, context)
+        in_child(classifier_steps.join_classifier, context)(run=str(out))
+        evaluate(folder, diagnostics, context)
+        in_child(steps.evaluate_blend, context)(
+            run=str(out), members=members, weights=weights, is_minimal=diagnostics.minimal_diagnostics
+        )
+        publish(folder, plan, started, diagnostics, context)
+    return weights
+
+
+def _differences(one: Plan, other: Plan) -> str:
+    """Return in what two plans differ so that their rows or folds would, in words, or nothing."""
+    names = ("fingerprint", "classes", "fold_column", "gene_column", "label_column", "n_genes", "n_rows")
+    found = [name.replace("_", " ") for name in names if getattr(one.data, name) != getattr(other.data, name)]
+    found += [
+        name.replace("_", " ")
+        for name in ("seed", "n_folds")
+        if getattr(one.settings, name) != getattr(other.settings, name)
+    ]
+    return ", ".join(found)
+
+
+def _blend_plan(folder: RunFolder, folders: dict[str, RunFolder], plans: dict[str, Plan], method: str) -> Plan:
+    """Return the plan of the blend, kept or written now: that of the first run, with the features and pilot genes of all.
+
+    Raises
+    ------
+    CheckpointError
+        The folder holds something else, or another blend.
+    """
+    options = (f"weights={method}", *(f"{name}={file_sha256(one.out_of_fold)[:16]}" for name, one in folders.items()))
+    if folder.plan.exists():
+        plan = folder.read_plan()
+        if (plan.settings.estimator, plan.settings.estimator_options) != (BLEND, options):
+            what = f"a blend of {', '.join(plan.settings.estimator_options)}" if _is_blend(plan) else "another run"
+            raise CheckpointError(f"{folder.root} holds {what}; choose another --out")
+        return plan
+    first = next(iter(plans.values()))
+    first_folder = next(iter(folders.values()))
+    data = _joined_data([plan.data for plan in plans.values()])
+    settings = replace(
+        first.settings,
+        layout_used="missing",
+        zero_is_missing=(),
+        easy_share=1.0,
+        xgb_parameters=(),
+        estimator=BLEND,
+        estimator_options=options,
+        estimator_made="",
+    )
+    budget = memory_budget(
+        max_gb=first.asked.max_memory_per_instance_gb, safety_factor=first.asked.memory_safety_factor
+    )
+    peak = BLEND_BYTES + data.n_rows * (120 + len(data.classes) * (8 * len(plans) + 40))
+    n_rows = read_gene_table(first_folder, first).n_rows
+    instance = Instance(0, 0, data.n_genes, data.n_genes, data.n_rows, data.n_rows, peak, 1e-4 * data.n_rows)
+    cut = Cut("single", budget, data.n_genes, 0, (instance,), make_segments((instance,), n_rows), (), ())
+    plan = Plan(first.asked, data, settings, replace(first.costs, bytes_per_row=peak / data.n_rows), cut)
+    with storage_errors(folder.root):
+        shutil.copyfile(first_folder.genes, folder.genes)
+    write_file(folder.plan, plan.to_json().encode())
+    return plan
+
+
+def _joined_data(every: Sequence[PlannedData]) -> PlannedData:
+    """Return the data of a blend: those of the first run, with the features of all, scored where all are scored."""
+    small, wide = (
+        {name for data in every for name in getattr(data, kind)} for kind in ("small_features", "wide_features")
+    )
+    features = tuple(dict.fromkeys(name for data in every for name in data.features))
+    return replace(
+        every[0],
+        features=features,
+        small_features=tuple(name for name in features if name in small),
+        wide_features=tuple(name for name in features if name in wide),
+        pilot_genes=max(data.pilot_genes for data in every),
+        levels=tuple(dict.fromkeys(one for data in every for one in data.levels)),
+        easy_below=None,
+    )
+
+
+def _is_blend(plan: Plan) -> bool:
+    return plan.settings.estimator == BLEND
+
+
+def _weights(folder: RunFolder) -> dict[str, float]:
+    """Return the weight of each run of a blend by its name, as its model has them."""
+    (where,) = folder.instances.glob("instance_*")
+    facts = json.loads(read_parts(where / "model_multiclass.miduck")["model.json"])
+    return dict(zip(facts["names"], facts["weights"], strict=True))
