@@ -63,8 +63,8 @@ def without_pandas() -> None:
 
 def with_pandas() -> None:
     """Let pandas be found again, for code of others that may need it."""
-    if NO_PANDAS in sys.meta_path:
-        sys.meta_path.remove(NO_PANDAS)
+    # a child runs this file as __main__, so its object is another one
+    sys.meta_path[:] = [one for one in sys.meta_path if getattr(one, "module", "") != "pandas"]
 
 
 @contextmanager

@@ -5,7 +5,7 @@ the report's list of settings are made from these fields (`mi_duck.options`), an
 reads. To add an option, add a field here, and use it where it acts.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, get_origin
@@ -83,13 +83,15 @@ def is_repeated(one: "Field[Any]") -> bool:
     return get_origin(one.type) is tuple
 
 
-def flags_of(record: Record, *, with_defaults: bool = False) -> Iterator[str]:
+def flags_of(record: Record, *, with_defaults: bool = False, names: Collection[str] | None = None) -> Iterator[str]:
     """Yield the words of the command line that ask for a record, options at their default left out.
 
     Parameters
     ----------
     with_defaults
         Whether to name options that are at their default too; None, which no flag says, is left out all the same.
+    names
+        The options to name; None: all.
 
     Examples
     --------
@@ -98,6 +100,8 @@ def flags_of(record: Record, *, with_defaults: bool = False) -> Iterator[str]:
     """
     for one in fields(record):
         value = getattr(record, one.name)
+        if names is not None and one.name not in names:
+            continue
         if value is None or (value == one.default and not with_defaults):
             continue
         if is_repeated(one):
@@ -291,8 +295,16 @@ class Blending:
 
 
 CV_OPTIONS = (
-    *("train_all_genes", "sample_genes", "sample_negatives", "screen_features", "group_identical"),
-    *("auto_exclude_leaky", "max_memory_per_instance_gb", "memory_safety_factor", "n_folds", "device", "seed"),
+    *("train_all_genes", "sample_genes", "sample_negatives", "screen_features", "holdout_genes"),
+    *(
+        "group_identical",
+        "auto_exclude_leaky",
+        "max_memory_per_instance_gb",
+        "memory_safety_factor",
+        "n_folds",
+        "device",
+        "seed",
+    ),
     "calibrate_per_class",
 )
 """What of `Asked` a cross-validated classifier takes."""

@@ -21,6 +21,7 @@ from mi_duck.workflow.true_rate import evaluate_sequence
 from mi_duck.workflow.views import headline_table
 
 if TYPE_CHECKING:
+    from mi_duck.ensemble.interface import MatrixModel
     from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel
     from mi_duck.genome.predict_sequence import ScanSummary
 
@@ -58,11 +59,12 @@ class Run:
         return is_finished(self._files, self.plan)
 
     @cached_property
-    def model(self) -> "ConsolidatedMetaModel | InstanceModel":
-        """The model of all instances, with ``predict`` and ``predict_proba``."""
-        from mi_duck.ensemble.model_file import load_unified_model
+    def model(self) -> "ConsolidatedMetaModel | InstanceModel | MatrixModel":
+        """The model of the run, with ``predict`` and ``predict_proba``."""
+        from mi_duck.classifiers.model import load_unified_model
 
-        return load_unified_model(self.folder)
+        model: ConsolidatedMetaModel | InstanceModel | MatrixModel = load_unified_model(self.folder)
+        return model
 
     @property
     def verdict(self) -> str:
@@ -85,7 +87,7 @@ class Run:
         return open_catalogue(self._files).relation(query)
 
     def out_of_fold(self) -> Relation:
-        """Return a row for each row of the data, with probabilities by boosters that never saw its group."""
+        """Return a row for each row of the data, with probabilities by models that never saw its group."""
         return read_parquet(self._there(self._files.out_of_fold, "'mi-duck consolidate'"))
 
     def importance(self) -> Relation:

@@ -5,7 +5,7 @@ top, fitted on what these weights join. The model takes the weights of all folds
 
 References
 ----------
-Greedy selection with replacement: Caruana, Niculescu-Mizil, Crew and Ksikes, Ensemble selection from libraries of models
+Greedy selection with replacement: Caruana et al., Ensemble selection from libraries of models
 (ICML 2004). Weights of least log loss on the simplex: `mi_duck.ensemble.voting.fitted_weights`.
 """
 

@@ -26,7 +26,7 @@ OWN_COPIES = 4.0
 """Those of a classifier of one's own: ours, one of twice the width that many make, and what they keep."""
 DEFAULTS: dict[str, dict[str, Any]] = {
     "logistic": {"C": 0.1, "max_iter": 300},
-    "sgd": {"alpha": 1e-5},
+    "sgd": {"alpha": 1e-4, "eta0": 0.03},
     "mlp": {"hidden": (128, 32), "dropout": 0.1, "learning_rate": 1e-3, "weight_decay": 1e-4, "batch_rows": 512},
 }
 """The classifiers that have a name, with what ``--set`` may set and its default."""

@@ -31,7 +31,10 @@ class Learner(Protocol):
 
 
 class SgdLearner:
-    """Logistic regressions, one against the rest, by stochastic gradient descent (scikit-learn), their weights averaged."""
+    """Logistic regressions, one against the rest, by stochastic gradient descent (scikit-learn).
+
+    Its weights are not averaged: over several calls of ``partial_fit`` scikit-learn's average got worse with every epoch.
+    """
 
     batch_rows = BATCH_ROWS
 
@@ -40,7 +43,13 @@ class SgdLearner:
 
         # blocks come in random order already
         self._model = SGDClassifier(
-            loss="log_loss", alpha=options["alpha"], average=True, shuffle=False, random_state=seed
+            loss="log_loss",
+            alpha=options["alpha"],
+            learning_rate="invscaling",
+            eta0=options["eta0"],
+            power_t=0.25,
+            shuffle=False,
+            random_state=seed,
         )
         self._classes = np.arange(n_classes)
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from mi_duck.archive import pack, read_parts, unpack
 from mi_duck.classifiers.fitted import Fitted, fitted_of
+from mi_duck.classifiers.own_objects import PICKLE
 from mi_duck.classifiers.preparation import Preparation
 from mi_duck.ensemble.interface import MatrixModel, Scored
 from mi_duck.errors import CheckpointError
@@ -271,6 +272,28 @@ def _blend(facts: _Facts, parts: Mapping[str, bytes], source: str, digest: str, 
         facts.thresholds,
         digest,
     )
+
+
+def checked_model(path: Path) -> tuple[str, TrainingData | None]:
+    """Return in words what a classifier's or a blend's file holds, and the genes of its model.
+
+    These are None where a pickle would have to be read to know them, which is not done.
+
+    Raises
+    ------
+    CheckpointError
+        The file is damaged.
+    """
+    parts = read_parts(path)
+    if _has_pickle(parts, str(path)):
+        return f"{len(parts)} parts; its classifier is a pickle, which was not read", None
+    model = model_of_parts(parts, str(path), trust_pickle=False)
+    return repr(model), model.training
+
+
+def _has_pickle(parts: Mapping[str, bytes], source: str) -> bool:
+    members = [data for name, data in parts.items() if name.startswith("member_")]
+    return PICKLE in parts or any(_has_pickle(unpack(data, source), source) for data in members)
 
 
 def with_thresholds(data: bytes, source: str, thresholds: Mapping[str, Any]) -> bytes:

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from mi_duck.atomic_files import publish, storage_errors, write_csv
 from mi_duck.boosting.write_instance import out_of_fold_table
+from mi_duck.classifiers.model import load_unified_model
+from mi_duck.ensemble.interface import MatrixModel
 from mi_duck.ensemble.member_scores import open_member_scores
 from mi_duck.ensemble.model import ConsolidatedMetaModel
-from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.errors import CheckpointError
 from mi_duck.evaluate.scored_rows import base_model_of_run, metric_lines, scored_rows
 from mi_duck.metrics.calibrate import BaseModel
@@ -41,8 +42,8 @@ def evaluate_holdout(*, run: str, threads: int, report: Report) -> None:
     """
     folder = RunFolder(Path(run))
     plan = folder.read_plan()
-    model = load_unified_model(folder.model)
-    if not isinstance(model, ConsolidatedMetaModel):
+    model = load_unified_model(folder.model, trust_pickle=True)  # this same command has just written it
+    if not isinstance(model, ConsolidatedMetaModel | MatrixModel):
         raise CheckpointError(f"{folder.model} is not an ensemble; run 'mi-duck consolidate {folder.root}'")
     reader = SegmentReader(plan, plan.cut.holdout_segments, folder.segments)
     keys = reader.keys()
@@ -59,18 +60,21 @@ def evaluate_holdout(*, run: str, threads: int, report: Report) -> None:
     def drawn(probabilities: Floats, ranked: Floats | None = None) -> Drawn:
         return drawn_scores(probabilities, label, group, plan.data.classes, weights=weights, genes=gene, ranked=ranked)
 
-    how, of_one = f"{model.voting} voting", "final model, own calibration"
-    if model.consolidation_method == "joint_refit":
-        how, of_one = "joint refit", "its part of the joint refit"
+    how, of_one, ids = "final model", "", []
+    if isinstance(model, ConsolidatedMetaModel):
+        how, of_one = f"final models, {model.voting} voting", "final model, own calibration"
+        if model.consolidation_method == "joint_refit":
+            how, of_one = "final models, joint refit", "its part of the joint refit"
+        ids = [facts["instance_id"] for facts in model.instance_metadata]
     of_ensemble = drawn(combined)
     found: list[tuple[str, int | None, str, Drawn]] = []
     if plan.data.base_scores:
         ranked, probabilities = _base_model(folder, plan).on_other_rows(base)
         of_base = drawn(probabilities, ranked)
         found.append(("base", None, "ranked as given, else calibrated on all genes that are not held out", of_base))
-    found.append(("ensemble", None, f"final models, {how}", of_ensemble))
-    for facts, of_member in zip(model.instance_metadata, members, strict=True):
-        found.append(("member", facts["instance_id"], of_one, drawn(of_member)))
+    found.append(("ensemble", None, how, of_ensemble))
+    for instance_id, of_member in zip(ids, members, strict=True):
+        found.append(("member", instance_id, of_one, drawn(of_member)))
     if plan.data.base_scores:
         found.append(("difference", None, GAIN, differences(of_ensemble, of_base)))
     lines = []
@@ -89,19 +93,28 @@ def evaluate_holdout(*, run: str, threads: int, report: Report) -> None:
 
 
 def _predictions(
-    plan: Plan, model: ConsolidatedMetaModel, reader: SegmentReader, n_rows: int, threads: int, report: Report
+    plan: Plan,
+    model: ConsolidatedMetaModel | MatrixModel,
+    reader: SegmentReader,
+    n_rows: int,
+    threads: int,
+    report: Report,
 ) -> tuple[Floats32, Floats32, Floats32]:
     """Return probabilities of the ensemble and of each member, and the base scores of all rows."""
     combined = np.empty((n_rows, len(plan.data.classes)), dtype=np.float32)
-    members = np.empty((model.total_instances, *combined.shape), dtype=np.float32)
+    n_members = model.total_instances if isinstance(model, ConsolidatedMetaModel) else 0
+    members = np.empty((n_members, *combined.shape), dtype=np.float32)
     base = np.empty((n_rows, len(plan.data.base_scores)), dtype=np.float32)
     base_columns = [plan.data.features.index(name) for name in plan.data.base_scores]
     begin = 0
     for matrix in reader.matrices(max(256, BATCH_BYTES // (4 * len(plan.data.features)))):
         rows = slice(begin, begin + len(matrix))
-        margins = model.margins_of_members(matrix, threads=threads)
-        of_members = model.probabilities_of_members(margins)
-        combined[rows], members[:, rows] = model.join(margins, of_members), of_members
+        if isinstance(model, MatrixModel):
+            combined[rows] = model.predict_proba(matrix)
+        else:
+            margins = model.margins_of_members(matrix, threads=threads)
+            of_members = model.probabilities_of_members(margins)
+            combined[rows], members[:, rows] = model.join(margins, of_members), of_members
         base[rows] = matrix[:, base_columns]
         begin += len(matrix)
         report(STAGE, begin, n_rows)

@@ -23,9 +23,9 @@ from mi_duck.wording import Noun
 WIDE = 1 / 3
 ADVICE = {
     "stopped early": "the best round was found and kept",
-    "ran out of rounds": "the last round was the best or nearly so; raise --n-estimators",
+    "ran out of rounds": "the last round was the best or nearly so; raise --n-estimators (of a classifier --epochs)",
     "wide gap": "the log loss on training rows is less than a third of that on stopping rows; use more {many} per instance, or "
-    "a lower --max-depth",
+    "a lower --max-depth (of a classifier more regularisation)",
     "no gain": "no round after the first lowered the log loss on stopping rows; the features add nothing here",
     "not watched": "without early stopping no {many} are kept aside, so overfitting is not measured",
 }

@@ -39,7 +39,7 @@ NAMES = {
     "multi_instance_training": "one folder per instance: models, predictions, scores, curves, importances",
     "consolidated_model.miduck": "the model: mi-duck predict RUN DATASET --out FILE.parquet",
     "consolidation_summary.json": "members, how they are joined, hashes, coverage",
-    "oof_predictions.parquet": "every row with probabilities by boosters that were not trained on its fold group; "
+    "oof_predictions.parquet": "every row with probabilities by models that were not trained on its fold group; "
     "is_pilot marks those that are not scored",
     "metrics.csv": "every score with its 95 % interval",
     "run.duckdb": "all of it as tables: mi-duck sql RUN",
@@ -306,7 +306,7 @@ def training_summary(folder: RunFolder, plan: Plan, provenance: dict[str, Any], 
     """
     summary = json.loads(folder.summary.read_bytes())
     scores = score_table(folder.root)
-    out_of_fold = f"Scores out of fold: {scores.n_rows:,} rows by boosters not trained on their fold groups; " + (
+    out_of_fold = f"Scores out of fold: {scores.n_rows:,} rows by models not trained on their fold groups; " + (
         "95 % intervals" if scores.has_intervals else "no intervals"
     )
     notes = [INTERVALS.format(many=plan.data.noun.many)] if scores.has_intervals else []

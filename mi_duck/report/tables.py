@@ -8,13 +8,13 @@ from itertools import pairwise
 from pathlib import PurePath
 from typing import Any
 
-from mi_duck.metrics.metrics import RANKED, TITLES, title_of
+from mi_duck.metrics.metrics import GAIN, RANKED, TITLES, title_of
 from mi_duck.numbers import decimal, interval, mebibytes, typeset
 from mi_duck.report.overfitting import FitRecord
 from mi_duck.report.records import RunRecords, read_json, value_of, with_interval
 from mi_duck.report.summary import difference
 from mi_duck.run.folder import RunFolder
-from mi_duck.settings import Columns, flags_of
+from mi_duck.settings import CV_OPTIONS, Classifying, Columns, flags_of
 from mi_duck.wording import Noun
 
 WITHOUT = "without "
@@ -150,6 +150,19 @@ def left_out_table(run: RunRecords) -> Table | None:
     ]
     headings = ("", *(title_of(*one) for one in metrics))
     return Table("What changes when one member is left out", headings, rows) if rows else None
+
+
+def gain_over_runs_table(run: RunRecords) -> Table | None:
+    """Return what a blend gains over each of its runs in every metric, or None where it is not a blend."""
+    metrics = headline_metrics(run)
+    found = [one.variant for one in run.scores if one.scope == "difference" and one.variant.startswith("ensemble - ")]
+    rows = [
+        (variant, *(with_interval(run.lookup("difference", None, variant, "oof", *one)) for one in metrics))
+        for variant in dict.fromkeys(found)
+        if variant != GAIN
+    ]
+    headings = ("", *(title_of(*one) for one in metrics))
+    return Table("What the blend gains over each of its runs, on the same rows", headings, rows) if rows else None
 
 
 def threshold_table(run: RunRecords) -> Table | None:
@@ -381,6 +394,8 @@ def settings_table(run: RunRecords) -> Table:
     """Return every setting once, as it was asked, and where that is another as it was decided."""
     decided = json.loads(run.facts["settings"])
     asked = asdict(run.plan.asked) | {"full_hash": run.plan.data.full_hash}
+    if not run.plan.settings.is_boosted:
+        asked = {name: value for name, value in asked.items() if name in CV_OPTIONS}
     rows = []
     for name in sorted({*asked, *decided} - set(DECIDED.values())):
         value, used = asked.get(name), decided.get(DECIDED.get(name, name))
@@ -421,8 +436,23 @@ def _real(value: float | None, digits: int = 4) -> str:
 
 def run_command(run: RunRecords) -> str:
     """Return the command that makes this run again: every option written out, the dataset by its last name."""
-    data, asked = run.plan.data, run.plan.asked
+    data, asked, settings = run.plan.data, run.plan.asked, run.plan.settings
+    if settings.estimator == "blend":
+        method, *names = (one.split("=")[:2] for one in settings.estimator_options)
+        return shlex.join(
+            ["mi-duck", "blend", *(name for name, _ in names), "--out", "blended", "--weights", method[1]]
+        )
     words = ["mi-duck", "run", PurePath(data.location).name, "--out", "run", *flags_of(asked, with_defaults=True)]
+    if not settings.is_boosted:
+        classifying = Classifying(
+            settings.estimator,
+            settings.estimator_options,
+            epochs=settings.n_estimators,
+            epoch_patience=settings.early_stopping_patience,
+        )
+        words = ["mi-duck", "cv", PurePath(data.location).name, "--out", "run"]
+        words += flags_of(classifying, with_defaults=True)
+        words += flags_of(asked, with_defaults=True, names=CV_OPTIONS)
     columns = Columns(
         gene_column=data.gene_column,
         label_column=data.label_column,

@@ -254,6 +254,15 @@ class Settings:
         """Whether the models are boosted trees, as of ``mi-duck run``."""
         return not self.estimator
 
+    @property
+    def what_is_scored(self) -> str:
+        """What scores called those of the ensemble are of, in words; empty of boosted trees, where they are of an ensemble."""
+        if self.is_boosted:
+            return ""
+        options = self.estimator_made or ", ".join(self.estimator_options)
+        name = "a blend of runs" if self.estimator == "blend" else f"the classifier {self.estimator}"
+        return f"{name} ({options})" if options else name
+
 
 @dataclass(frozen=True, slots=True)
 class Cut:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mi_duck.archive import read_parts
 from mi_duck.boosting.forest import without_leaves
+from mi_duck.classifiers.model import checked_model
 from mi_duck.data.database import Database
 from mi_duck.data.parquet import row_group_batches, schema_of
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel
@@ -181,10 +182,11 @@ def check_instance(db: Database, subject: Subject, instance: Instance, genes: pa
     def whole(file: str) -> bool:
         return (where / file).is_file() and subject.sha256(where / file) == manifest.get(file)
 
+    is_boosted = subject.plan.settings.is_boosted
     checks = {
         "genes.txt": lambda: _genes(where, instance, genes),
-        "model_multiclass.miduck": lambda: _model(where),
-        "fold_models.miduck": lambda: _fold_models(where),
+        "model_multiclass.miduck": lambda: _model(where) if is_boosted else _other_model(where),
+        "fold_models.miduck": lambda: _fold_models(where) if is_boosted else _other_fold_models(where),
         "oof_predictions.parquet": lambda: _predictions(db, subject, where, instance, genes),
     }
     for file, check in checks.items():
@@ -233,6 +235,32 @@ def _genes(where: Path, instance: Instance, genes: pa.Table | None) -> Verdict:
     window = [] if genes is None else genes["gene_id"].to_pylist()[instance.first_rank : instance.stop_rank]
     same = there == [*window, ""]
     return verdict([] if same else ["its genes are not those of the window in plan.json"], f"{len(window):,} genes")
+
+
+def _other_model(where: Path) -> Verdict:
+    """Check the model of a classifier or a blend; what could run code is not read."""
+    words, training = checked_model(where / "model_multiclass.miduck")
+    if (
+        training is not None
+        and not training.has_gene((where / "genes.txt").read_bytes().decode().split("\n")[:-1]).all()
+    ):
+        return DAMAGED, "it does not know a gene of genes.txt, so predictions would not be marked as trained on"
+    return OK, words
+
+
+def _other_fold_models(where: Path) -> Verdict:
+    return OK, f"{len(read_parts(where / 'fold_models.miduck'))} parts, whole by their own hash"
+
+
+def _same_parts(subject: Subject, summary: dict[str, Any]) -> Verdict:
+    """Check that the model of a classifier or a blend is that of its instance, but for the thresholds."""
+    (instance,) = subject.plan.cut.instances
+    own = subject.folder.instance(instance) / "model_multiclass.miduck"
+    there, wanted = (read_parts(path) for path in (subject.folder.model, own))
+    differ = sorted(name for name in {*there, *wanted} - {"model.json"} if there.get(name) != wanted.get(name))
+    facts = [json.loads(parts["model.json"]) | {"thresholds": {}} for parts in (there, wanted)]
+    differ += ["model.json"] if facts[0] != facts[1] else []
+    return verdict([f"{name} is not that of the instance" for name in differ], f"{len(there)} parts as of the instance")
 
 
 def _model(where: Path) -> Verdict:
@@ -285,7 +313,8 @@ def check_consolidated(subject: Subject) -> Iterator[Finding]:
         return
     yield guarded("consolidation_summary.json", lambda: _summary(subject, summary))
     if subject.is_whole(folder.model):
-        yield guarded("consolidated model: members", lambda: _same_boosters(subject, summary))
+        same = _same_boosters if subject.plan.settings.is_boosted else _same_parts
+        yield guarded("consolidated model: members", lambda: same(subject, summary))
     else:
         yield skipped("consolidated model: members", "its hash is not that of the summary, so it is not opened")
 

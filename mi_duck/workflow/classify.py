@@ -26,7 +26,7 @@ from mi_duck.rows.partition import partition
 from mi_duck.run.folder import RunFolder, instance_lock, invalidate_file_list, run_lock
 from mi_duck.run.genes import read_gene_table
 from mi_duck.run.instance_folder import is_trained
-from mi_duck.run.plan import Cut, Instance, Plan, PlannedData, make_segments
+from mi_duck.run.plan import Cut, Instance, Plan, PlannedData, holdout_segments, make_segments
 from mi_duck.run.progress import noting
 from mi_duck.settings import Asked, Classifying, Diagnostics
 from mi_duck.workflow import steps
@@ -266,7 +266,8 @@ def _blend_plan(folder: RunFolder, folders: dict[str, RunFolder], plans: dict[st
     peak = BLEND_BYTES + data.n_rows * (120 + len(data.classes) * (8 * len(plans) + 40))
     n_rows = read_gene_table(first_folder, first).n_rows
     instance = Instance(0, 0, data.n_genes, data.n_genes, data.n_rows, data.n_rows, peak, 1e-4 * data.n_rows)
-    cut = Cut("single", budget, data.n_genes, 0, (instance,), make_segments((instance,), n_rows), (), ())
+    segments = make_segments((instance,), n_rows)
+    cut = Cut("single", budget, data.n_genes, 0, (instance,), segments, holdout_segments(data), ())
     plan = Plan(first.asked, data, settings, replace(first.costs, bytes_per_row=peak / data.n_rows), cut)
     with storage_errors(folder.root):
         shutil.copyfile(first_folder.genes, folder.genes)

@@ -42,6 +42,12 @@ from mi_duck.workflow.resume import plan_of_request
 from mi_duck.workflow.time_left import with_time_left
 from mi_duck.workflow.training import Lost, loss_text, train, train_or_split
 
+OF_TREES = (
+    *("n_estimators", "early_stopping_patience", "max_depth", "learning_rate", "max_bin"),
+    *("layout_used", "cv_used", "xgb_parameters"),
+)
+"""Settings of boosted trees that other classifiers have no use for."""
+
 # ---- all steps ----------------------------------------------------------------------------------------------------------
 
 
@@ -216,7 +222,10 @@ def settings_shown(plan: Plan) -> dict[str, Any]:
     """Return the decided settings as provenance and report have them: texts instead of lists, none of what does not apply."""
     values = {name: value for name, value in asdict(plan.settings).items() if name != "zero_is_missing"}
     values |= {name: ", ".join(values[name]) for name in ("xgb_parameters", "estimator_options")}
-    return {name: value for name, value in values.items() if value or not name.startswith("estimator")}
+    if plan.settings.is_boosted:
+        return {name: value for name, value in values.items() if not name.startswith("estimator")}
+    values |= {"epochs": values["n_estimators"], "epoch_patience": values["early_stopping_patience"]}
+    return {name: value for name, value in values.items() if name not in OF_TREES}
 
 
 def delete_scratch(folder: RunFolder) -> None:

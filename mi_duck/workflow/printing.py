@@ -47,7 +47,8 @@ def print_scores(folder: Path, as_json: bool = False, **more: Any) -> None:
     from mi_duck.run.folder import RunFolder
     from mi_duck.workflow.views import headline_table
 
-    page, answer = RunFolder(folder).page, verdict(read_run(folder))
+    records = read_run(folder)
+    page, answer = RunFolder(folder).page, verdict(records)
     if as_json:
         columns, rows = query_catalogue(folder, name="scores")
         scores = [dict(zip(columns, row, strict=True)) for row in rows]
@@ -58,9 +59,11 @@ def print_scores(folder: Path, as_json: bool = False, **more: Any) -> None:
     found = score_table(folder)
     intervals = "95 % intervals over fold groups, for these trained models" if found.has_intervals else "no intervals"
     output.print(
-        f"Scores on {found.n_rows:,} rows, each by boosters that never saw the row's fold group; {intervals}:",
+        f"Scores on {found.n_rows:,} rows, each by models that never saw the row's fold group; {intervals}:",
         markup=False,
     )
+    if words := records.plan.settings.what_is_scored:
+        output.print(f"'ensemble' is {words}", markup=False)
     print_table(Table(found.columns, found.lines) if logger.isEnabledFor(logging.DEBUG) else headline_table(found))
     if found.too_narrow:
         output.print(f"These intervals are too narrow: {found.too_narrow}.")
