@@ -259,9 +259,11 @@ class Settings:
         """What scores called those of the ensemble are of, in words; empty of boosted trees, where they are of an ensemble."""
         if self.is_boosted:
             return ""
+        if self.estimator == "blend":
+            method, *runs = (one.split("=") for one in self.estimator_options)
+            return f"a blend of {', '.join(run[0] for run in runs)} ({method[0]} {method[1]})"
         options = self.estimator_made or ", ".join(self.estimator_options)
-        name = "a blend of runs" if self.estimator == "blend" else f"the classifier {self.estimator}"
-        return f"{name} ({options})" if options else name
+        return f"the classifier {self.estimator}" + (f" ({options})" if options else "")
 
 
 @dataclass(frozen=True, slots=True)
