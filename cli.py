@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from mi_duck import __version__
+from mi_duck import __version__, settings
 from mi_duck.console import (
     Commands,
     print_facts,
@@ -31,18 +31,16 @@ from mi_duck.options import (
     OutOption,
     RunArgument,
     Source,
+    TrustPickle,
     add_command,
     on_this_machine,
 )
 from mi_duck.processes import Context, free_at_once, without_pandas
 from mi_duck.resources import usable_cores
 from mi_duck.settings import (
-    CV_OPTIONS,
     PLAN,
     Asked,
-    Blending,
     Building,
-    Classifying,
     Columns,
     Diagnostics,
     Executing,
@@ -382,8 +380,8 @@ def cv(
     source: Source,
     out: OutOption = None,
     columns: Columns,
-    classifying: Classifying,
-    asked: Annotated[Asked, Only(*CV_OPTIONS)],
+    classifying: settings.Classifying,
+    asked: Annotated[Asked, Only(*settings.CV_OPTIONS)],
     diagnostics: Annotated[Diagnostics, Only("minimal_diagnostics", "calibration_analysis", "neigh_sample")],
     executing: Threads,
     as_json: JsonOption = False,
@@ -405,11 +403,10 @@ def cv(
 @command(verbose=True)
 def blend(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN ...", help="Finished runs.", show_default=False)],
-    *,
-    out: OutOption = None,
-    blending: Blending,
+    blending: settings.Blending,
     diagnostics: Annotated[Diagnostics, Only("minimal_diagnostics", "calibration_analysis")],
     executing: Threads,
+    out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Join runs of the same rows and folds into one, by weights that are fitted without the fold they are used on.
@@ -622,10 +619,7 @@ def predict(
     out: OutFile,
     scanning: Scanning,
     executing: Threads,
-    trust_pickle: Annotated[
-        bool,
-        typer.Option("--trust-pickle", help="Read a classifier of someone's own from a pickle: it may run any code."),
-    ] = False,
+    trust_pickle: TrustPickle = False,
     as_json: JsonOption = False,
 ) -> None:
     """Predict every row of a dataset, or every position of a genome; go on where a killed call stopped.

@@ -188,6 +188,9 @@ OutFile = Annotated[
 RunArgument = Annotated[
     Path, typer.Argument(metavar="RUN", help="Folder of a run.", callback=on_this_machine, show_default=False)
 ]
+TrustPickle = Annotated[
+    bool, typer.Option("--trust-pickle", help="Read a classifier of someone's own from a pickle: it may run any code.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
