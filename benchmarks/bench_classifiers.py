@@ -3,11 +3,11 @@
     python benchmarks/bench_classifiers.py [DATASET] [--out FOLDER] [--classifiers NAME ...] [options of cv]
 
 Every model is made by a command of its own, with the same genes, folds, features and sampled negatives; options such as
---sample-genes, --screen-features, --sample-negatives, --n-folds and --threads go to all of them. The trees are trained without
-SHAP values and figures. CPU seconds are those of the whole command, planning and report included; the peak is that of the training
-process, beside the predicted one. Without DATASET a small synthetic one is made. FOLDER keeps the runs, and one that is there is
-not made again. Last comes each classifier on labels that were shuffled within genes: its average precision over the share of
-the class, 1 for chance.
+--sample-genes, --screen-features, --sample-negatives, --n-folds and --threads go to all of them. The trees are trained
+without SHAP values and figures. CPU seconds are those of the whole command, planning and report included; the peak is that
+of the training process, beside the predicted one. Without DATASET a small synthetic one is made. FOLDER keeps the runs, and
+one that is there is not made again. With --shuffle, last, each classifier on labels that were shuffled within genes: its
+average precision over the share of the class, 1 for chance.
 """
 
 import argparse
