@@ -13,32 +13,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from mi_duck import __version__, settings
-from mi_duck.console import (
-    Commands,
-    print_facts,
-    print_json,
-    reporting,
-    set_up_messages,
-)
-from mi_duck.executors.elsewhere import is_elsewhere, train_elsewhere, useless_option
-from mi_duck.options import (
-    DatasetArgument,
-    JsonOption,
-    NewFolder,
-    Only,
-    OutFile,
-    OutOption,
-    RunArgument,
-    Source,
-    TrustPickle,
-    add_command,
-    on_this_machine,
-)
+from mi_duck import __version__, options, settings
+from mi_duck.console import Commands, print_facts, print_json, reporting, set_up_messages
+from mi_duck.executors.elsewhere import is_elsewhere, useless_option
 from mi_duck.processes import Context, free_at_once, without_pandas
 from mi_duck.resources import usable_cores
 from mi_duck.settings import (
-    PLAN,
     Asked,
     Building,
     Columns,
@@ -49,15 +29,7 @@ from mi_duck.settings import (
     Synthesising,
     TrueRate,
 )
-from mi_duck.workflow.printing import (
-    print_demo,
-    print_file,
-    print_learning_curve,
-    print_plan,
-    print_scores,
-    print_status,
-    print_true_rate,
-)
+from mi_duck.workflow import printing
 
 logger = logging.getLogger("mi_duck")
 
@@ -70,15 +42,15 @@ app = typer.Typer(
     help="Train, check and use gene-aware ensembles of XGBoost models on feature tables larger than memory.",
 )
 
-ColumnsOnly = Annotated[Columns, Only(*(one.name for one in fields(Columns) if one.name != "full_hash"))]
-Threads = Annotated[Executing, Only("threads")]
-Seed = Annotated[Asked, Only("seed")]
+ColumnsOnly = Annotated[Columns, options.Only(*(one.name for one in fields(Columns) if one.name != "full_hash"))]
+Threads = Annotated[Executing, options.Only("threads")]
+Seed = Annotated[Asked, options.Only("seed")]
 OTHERWISE = typer.Option(help="As for run, instead of what the run was begun with.", show_default=False)
 
 
 def command(name: str | None = None, *, verbose: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a function a command; see `mi_duck.options.add_command`."""
-    return partial(add_command, app, name=name, verbose=verbose)
+    return partial(options.add_command, app, name=name, verbose=verbose)
 
 
 def _version(value: bool) -> None:
@@ -111,7 +83,9 @@ def _required(value: Any, what: str) -> Any:
     return value
 
 
-def _dataset(source: Source, columns: Columns, *, holdout_genes: str | None = None, with_warnings: bool = False) -> Any:
+def _dataset(
+    source: options.Source, columns: Columns, *, holdout_genes: str | None = None, with_warnings: bool = False
+) -> Any:
     """Open the dataset that the options of a command name; say its warnings unless the command does so itself."""
     from mi_duck.data.dataset import open_columns
 
@@ -130,7 +104,7 @@ def _check_executing(executing: Executing) -> None:
 
 
 def _request(
-    source: Source, out: Path | None, columns: Columns, asked: Asked, executing: Executing
+    source: options.Source, out: Path | None, columns: Columns, asked: Asked, executing: Executing
 ) -> tuple[Any, Path]:
     """Check what is asked of a plan; open its dataset, say what it is, and return it with the folder of the run."""
     from mi_duck.data.dataset import announcement
@@ -152,13 +126,11 @@ def _request(
 
 @command()
 def demo(
-    out: Annotated[
-        Path, typer.Option("--out", help="Folder for dataset, run and predictions.", callback=on_this_machine)
-    ] = Path("mi_duck_demo"),
+    out: options.DemoFolder = Path("mi_duck_demo"),
     *,
     asked: Seed,
     executing: Threads,
-    as_json: JsonOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Run the main job on bundled real data: fruit fly chromosome 4, from genome to predictions.
 
@@ -168,18 +140,18 @@ def demo(
 
     with _context(executing) as context:
         paths = run_demo(out, context, seed=asked.seed)
-    print_demo(paths, as_json)
+    printing.print_demo(paths, as_json)
 
 
 @command()
 def build(
     fasta: Annotated[Path, typer.Option(help="Genome, FASTA, plain or gzip.")],
     annotation: Annotated[Path, typer.Option(help="Genes, GTF or GFF3, plain or gzip.")],
-    out: NewFolder,
+    out: options.NewFolder,
     *,
     building: Building,
     asked: Seed,
-    as_json: JsonOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Turn a genome and its annotation into a dataset of candidate splice positions.
 
@@ -195,7 +167,7 @@ def build(
 
 
 @command()
-def synth(out: NewFolder, *, size: Synthesising, asked: Seed, as_json: JsonOption = False) -> None:
+def synth(out: options.NewFolder, *, size: Synthesising, asked: Seed, as_json: options.JsonOption = False) -> None:
     """Write a dataset with planted signals at any scale, for tests and benchmarks.
 
     Example: mi-duck synth --genes 1500 --out synthetic
@@ -210,12 +182,12 @@ def synth(out: NewFolder, *, size: Synthesising, asked: Seed, as_json: JsonOptio
 @command(verbose=True)
 def prepare(
     *,
-    source: Source,
-    out: NewFolder,
+    source: options.Source,
+    out: options.NewFolder,
     columns: ColumnsOnly,
-    building: Annotated[Building, Only("genes_per_file")],
+    building: Annotated[Building, options.Only("genes_per_file")],
     executing: Threads,
-    as_json: JsonOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Write a dataset anew: sorted by gene and position, counts in one byte, page checksums; every value stays.
 
@@ -233,7 +205,12 @@ def prepare(
 
 @command()
 def inspect(
-    *, source: Source, columns: ColumnsOnly, asked: Seed, executing: Threads, as_json: JsonOption = False
+    *,
+    source: options.Source,
+    columns: ColumnsOnly,
+    asked: Seed,
+    executing: Threads,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Show genes, rows per gene, class mix, features and warnings of a dataset.
 
@@ -251,11 +228,11 @@ def inspect(
 @command()
 def memory(
     *,
-    source: Source,
+    source: options.Source,
     columns: Columns,
     asked: Annotated[
         Asked,
-        Only(
+        options.Only(
             *("genes_per_instance", "strategy", "layout", "cv", "sample_negatives"),
             *("n_folds", "max_depth", "max_bin", "seed"),
         ),
@@ -264,30 +241,29 @@ def memory(
         Path | None, typer.Option(help="Write the plot here: .pdf, .svg or .png.", show_default=False)
     ] = None,
     executing: Threads,
-    as_json: JsonOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Measure what a gene costs in memory: probes, the fit, and its check on a third of an instance and a whole one.
 
     Example: mi-duck memory dataset --genes-per-instance 1500 --plot memory.pdf
     """
     from mi_duck.plan.memory_report import measure_dataset
-    from mi_duck.workflow.printing import print_memory
 
     opened = _dataset(source, columns, with_warnings=True)
     with tempfile.TemporaryDirectory(prefix="mi_duck_memory_") as scratch, _context(executing) as context:
         (found,) = measure_dataset(opened, Path(scratch), replace(asked, early_stopping_patience=0), context)
-    print_memory(found, opened.noun, asked.genes_per_instance, plot, as_json)
+    printing.print_memory(found, opened.noun, asked.genes_per_instance, plot, as_json)
 
 
 @command(verbose=True)
 def plan(
     *,
-    source: Source,
-    out: OutOption = None,
+    source: options.Source,
+    out: options.OutOption = None,
     columns: Columns,
     asked: Asked,
-    executing: Annotated[Executing, Only("threads", "executor", "dask_scheduler")],
-    as_json: JsonOption = False,
+    executing: Annotated[Executing, options.Only("threads", "executor", "dask_scheduler")],
+    as_json: options.JsonOption = False,
 ) -> None:
     """Index genes, assign folds, and cut instances that fit the machine; write the plan of a run.
 
@@ -304,25 +280,25 @@ def plan(
     check_apart(opened, folder)
     with run_lock(folder), _context(executing) as shown, noting(folder, "plan", shown) as context:
         made = make_plan(opened, folder, asked, context, is_elsewhere=is_elsewhere(executing))
-    print_plan(made, as_json)
+    printing.print_plan(made, as_json)
 
 
 @command(verbose=True)
 def learning_curve(
     *,
-    source: Source,
-    out: OutOption = None,
+    source: options.Source,
+    out: options.OutOption = None,
     columns: Columns,
     asked: Annotated[
         Asked,
-        Only(
+        options.Only(
             *("sample_genes", "sample_negatives", "screen_features", "group_identical", "auto_exclude_leaky"),
             *("max_memory_per_instance_gb", "memory_safety_factor", "layout", "cv", "n_estimators", "n_folds"),
             *("early_stopping_patience", "max_depth", "learning_rate", "max_bin", "xgb", "seed", "calibrate_per_class"),
         ),
     ],
-    executing: Annotated[Executing, Only("threads", "workers")],
-    as_json: JsonOption = False,
+    executing: Annotated[Executing, options.Only("threads", "workers")],
+    as_json: options.JsonOption = False,
 ) -> None:
     """Would more genes help? Train on 1/16, 1/8, 1/4, 1/2 and all of them, score all on the same rows, and look ahead.
 
@@ -335,23 +311,21 @@ def learning_curve(
     opened, folder = _request(source, out, columns, asked, executing)
     with _context(executing) as context:
         found = curve.learning_curve(opened, folder, asked, context, workers=executing.workers or 1)
-    print_json(found) if as_json else print_learning_curve(found)
+    print_json(found) if as_json else printing.print_learning_curve(found)
 
 
 @command(verbose=True)
 def run(
     *,
-    source: Source,
-    out: OutOption = None,
+    source: options.Source,
+    out: options.OutOption = None,
     columns: Columns,
     asked: Asked,
     diagnostics: Diagnostics,
     executing: Executing,
     resuming: Resuming,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan and write nothing.", rich_help_panel=PLAN)
-    ] = False,
-    as_json: JsonOption = False,
+    dry_run: options.DryRunOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Plan, train, consolidate and evaluate; the same command goes on after an interruption.
 
@@ -364,27 +338,27 @@ def run(
     opened, folder = _request(source, out, columns, asked, executing)
     if dry_run:
         with _context(executing) as context:
-            print_plan(tried_plan(opened, asked, context, executing), as_json)
+            printing.print_plan(tried_plan(opened, asked, context, executing), as_json)
         return
     with _context(executing) as context:
         jobs = run_request(opened, folder, asked, context, resuming, diagnostics, executing)
     if jobs:
         print_facts(jobs, as_json)
         return
-    print_scores(folder, as_json)
+    printing.print_scores(folder, as_json)
 
 
 @command(verbose=True)
 def cv(
     *,
-    source: Source,
-    out: OutOption = None,
+    source: options.Source,
+    out: options.OutOption = None,
     columns: Columns,
     classifying: settings.Classifying,
-    asked: Annotated[Asked, Only(*settings.CV_OPTIONS)],
-    diagnostics: Annotated[Diagnostics, Only("minimal_diagnostics", "calibration_analysis", "neigh_sample")],
+    asked: Annotated[Asked, options.Only(*settings.CV_OPTIONS)],
+    diagnostics: Annotated[Diagnostics, options.Only("minimal_diagnostics", "calibration_analysis", "neigh_sample")],
     executing: Threads,
-    as_json: JsonOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Cross-validate any classifier on the folds of a run, train it on all genes, and score it as a run is scored.
 
@@ -397,46 +371,38 @@ def cv(
     opened, folder = _request(source, out, columns, asked, executing)
     with _context(executing) as context:
         cross_validate(opened, folder, asked, classifying, context, diagnostics)
-    print_scores(folder, as_json)
+    printing.print_scores(folder, as_json)
 
 
 @command(verbose=True)
 def blend(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN ...", help="Finished runs.", show_default=False)],
+    runs: options.RunsArgument,
     blending: settings.Blending,
-    diagnostics: Annotated[Diagnostics, Only("minimal_diagnostics", "calibration_analysis")],
+    diagnostics: Annotated[Diagnostics, options.Only("minimal_diagnostics", "calibration_analysis")],
     executing: Threads,
-    out: OutOption = None,
-    as_json: JsonOption = False,
+    out: options.OutOption = None,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Join runs of the same rows and folds into one, by weights that are fitted without the fold they are used on.
 
     Example: mi-duck blend run logistic_run --out blended
     """
     from mi_duck.workflow.classify import blend as blend_runs
-    from mi_duck.workflow.printing import print_blend
 
     folder = _required(out, "--out RUN")
     with _context(executing) as context:
         blend_runs(runs, folder, blending.blend_weights, context, diagnostics)
-    print_blend(folder, as_json)
+    printing.print_blend(folder, as_json)
 
 
 @command(verbose=True)
 def train(
-    run: RunArgument,
-    instance: Annotated[
-        int | None, typer.Option(help="This instance alone; by default all that are to do.", min=0, show_default=False)
-    ] = None,
-    partition_only: Annotated[
-        bool,
-        typer.Option(
-            "--partition-only", help="Only write the rows of all instances, so that no job waits for another."
-        ),
-    ] = False,
+    run: options.RunArgument,
+    instance: options.InstanceOption = None,
+    partition_only: options.PartitionOption = False,
     *,
     executing: Executing,
-    as_json: JsonOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Train the instances of a plan that are not done yet, or one alone; doing it twice or at once does no harm.
 
@@ -446,8 +412,9 @@ def train(
 
     Examples: mi-duck train run --instance 3, or mi-duck train run --workers 2
     """
+    from mi_duck.executors.anywhere import train_request
     from mi_duck.executors.elsewhere import array_index
-    from mi_duck.workflow.pipeline import check_trained, partition_run, train_run
+    from mi_duck.workflow.views import run_status
 
     _check_executing(executing)
     is_many = executing.workers is not None or executing.executor != "local"
@@ -459,38 +426,32 @@ def train(
         found = None if instance is not None or partition_only or is_many else array_index(os.environ)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    if found is not None:
+        logger.info("%s is %s: instance %d alone", found.variable, found.value, found.instance_id)
+        instance = found.instance_id
     with _context(executing) as context:
-        if partition_only:
-            partition_run(run, context)
-        elif executing.executor != "local":
-            if jobs := train_elsewhere(run, executing, context):
-                print_facts(jobs, as_json)
-                return
-            check_trained(run)
-        else:
-            if found is not None:
-                logger.info("%s is %s: instance %d alone", found.variable, found.value, found.instance_id)
-                instance = found.instance_id
-            train_run(run, context, instance_id=instance, workers=executing.workers or 1)
-    if as_json:
-        from mi_duck.workflow.views import run_status
-
-        print_status(run, run_status(run), as_json)
+        jobs = train_request(run, context, executing, instance_id=instance, partition_only=partition_only)
+    if jobs:
+        print_facts(jobs, as_json)
+    elif as_json:
+        printing.print_status(run, run_status(run), as_json)
 
 
 @command()
-def status(run: RunArgument, as_json: JsonOption = False) -> None:
+def status(run: options.RunArgument, as_json: options.JsonOption = False) -> None:
     """Show which instances of a run are done, running, lost or still to do.
 
     Example: mi-duck status run
     """
     from mi_duck.workflow.views import run_status
 
-    print_status(run, run_status(run), as_json)
+    printing.print_status(run, run_status(run), as_json)
 
 
 @command(verbose=True)
-def finish(run: RunArgument, *, diagnostics: Diagnostics, executing: Threads, as_json: JsonOption = False) -> None:
+def finish(
+    run: options.RunArgument, *, diagnostics: Diagnostics, executing: Threads, as_json: options.JsonOption = False
+) -> None:
     """Consolidate, evaluate, explain and report what is trained: all that run does after training.
 
     Exit code 69 where instances are not trained: all that the others give is written.
@@ -501,18 +462,18 @@ def finish(run: RunArgument, *, diagnostics: Diagnostics, executing: Threads, as
 
     with _context(executing) as context:
         finish_run(run, diagnostics, context)
-    print_scores(run, as_json)
+    printing.print_scores(run, as_json)
 
 
 @command(verbose=True)
 def consolidate(
-    run: RunArgument,
+    run: options.RunArgument,
     consolidation: Annotated[Literal["auto", "refit", "voting"] | None, OTHERWISE] = None,
     voting: Annotated[Literal["probability", "margin", "auto"] | None, OTHERWISE] = None,
     weights: Annotated[Literal["uniform", "f1", "fitted", "auto"] | None, OTHERWISE] = None,
     *,
     executing: Threads,
-    as_json: JsonOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Join the trained instances of a run into one model, with thresholds from out-of-fold scores.
 
@@ -522,18 +483,18 @@ def consolidate(
 
     with _context(executing) as context:
         consolidate_run(run, context, consolidation=consolidation, voting=voting, weights=weights)
-    print_file("model", run / "consolidated_model.miduck", as_json)
+    printing.print_file("model", run / "consolidated_model.miduck", as_json)
 
 
 @command(verbose=True)
 def evaluate(
-    run: RunArgument,
+    run: options.RunArgument,
     *,
-    diagnostics: Annotated[Diagnostics, Only("calibration_analysis", "neigh_sample")],
-    scanning: Annotated[Scanning, Only("fasta", "annotation", "base_scores", "base_score_offset")],
+    diagnostics: Annotated[Diagnostics, options.Only("calibration_analysis", "neigh_sample")],
+    scanning: Annotated[Scanning, options.Only("fasta", "annotation", "base_scores", "base_score_offset")],
     true_rate: TrueRate,
     executing: Threads,
-    as_json: JsonOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Score base model, members and ensemble of a run out of fold; write metrics and catalogue.
 
@@ -548,19 +509,19 @@ def evaluate(
         if scanning.fasta is None or scanning.annotation is None:
             raise typer.BadParameter("every position of genes is scored of a genome: give --fasta and --annotation")
         with _context(executing) as context:
-            print_true_rate(evaluate_sequence(run, scanning, true_rate.true_rate_genes, context), as_json)
+            printing.print_true_rate(evaluate_sequence(run, scanning, true_rate.true_rate_genes, context), as_json)
         return
     with _context(executing) as context:
         evaluate_run(run, diagnostics, context)
-    print_scores(run, as_json)
+    printing.print_scores(run, as_json)
 
 
 @command("report")
 def write_report(
-    run: RunArgument,
+    run: options.RunArgument,
     *,
-    diagnostics: Annotated[Diagnostics, Only("monitor_overfitting", "figure_format")],
-    as_json: JsonOption = False,
+    diagnostics: Annotated[Diagnostics, options.Only("monitor_overfitting", "figure_format")],
+    as_json: options.JsonOption = False,
 ) -> None:
     """Write report.html of an evaluated run anew, with every figure, and print what it warns of.
 
@@ -575,52 +536,48 @@ def write_report(
 
 @command()
 def explain(
-    run: RunArgument,
+    run: options.RunArgument,
     *,
-    diagnostics: Annotated[Diagnostics, Only("shap_sample", "shap_background", "figure_format")],
+    diagnostics: Annotated[Diagnostics, options.Only("shap_sample", "shap_background", "figure_format")],
     executing: Threads,
-    as_json: JsonOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Explain the model of a run by SHAP values: what each feature moves, in all classes, instances and together.
 
     Example: mi-duck explain run --shap-sample 1000
     """
     from mi_duck.workflow.pipeline import explain_run
-    from mi_duck.workflow.printing import print_explained
 
     with _context(executing) as context:
         facts = explain_run(run, diagnostics, context)
-    print_explained(facts, run, as_json)
+    printing.print_explained(facts, run, as_json)
 
 
 @command()
 def compare(
-    run: RunArgument,
-    other: Annotated[Path, typer.Argument(metavar="OTHER", help="Folder of another run.", show_default=False)],
-    as_json: JsonOption = False,
+    run: options.RunArgument,
+    other: options.OtherRunArgument,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Compare the out-of-fold scores of two runs of the same data, by the same draws of fold groups.
 
     Example: mi-duck compare run run_single
     """
     from mi_duck.evaluate.compare import compare_runs
-    from mi_duck.workflow.printing import print_comparison
 
-    print_comparison(compare_runs(run, other), as_json)
+    printing.print_comparison(compare_runs(run, other), as_json)
 
 
 @command(verbose=True)
 def predict(
-    model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="Model file, run folder or instance folder.", show_default=False)
-    ],
-    dataset: DatasetArgument = None,
+    model: options.ModelArgument,
+    dataset: options.DatasetArgument = None,
     *,
-    out: OutFile,
+    out: options.OutFile,
     scanning: Scanning,
     executing: Threads,
-    trust_pickle: TrustPickle = False,
-    as_json: JsonOption = False,
+    trust_pickle: options.TrustPickle = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Predict every row of a dataset, or every position of a genome; go on where a killed call stopped.
 
@@ -636,7 +593,6 @@ def predict(
     from mi_duck.classifiers.model import load_unified_model
     from mi_duck.ensemble.predict import predict_file
     from mi_duck.genome.predict_sequence import predict_sequence
-    from mi_duck.workflow.printing import print_predicted, print_scanned
 
     if (dataset is None) == (scanning.fasta is None):
         raise typer.BadParameter("give a DATASET, or a genome with --fasta")
@@ -651,25 +607,17 @@ def predict(
         else:
             scanned = predict_sequence(loaded, scanning, out, source=str(model), **how)
     if dataset is not None:
-        print_predicted(summary, out, time.monotonic() - begun, as_json)
+        printing.print_predicted(summary, out, time.monotonic() - begun, as_json)
     else:
-        print_scanned(scanned, time.monotonic() - begun, as_json)
+        printing.print_scanned(scanned, time.monotonic() - begun, as_json)
 
 
 @command()
 def export(
-    run: RunArgument,
-    form: Annotated[
-        Literal["pickle", "xgboost", "onnx"],
-        typer.Option("--format", help="A pickle, native boosters with a recipe, or one ONNX file."),
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", help="File or folder to write; by default in RUN.", callback=on_this_machine, show_default=False
-        ),
-    ] = None,
-    as_json: JsonOption = False,
+    run: options.RunArgument,
+    form: options.FormatOption,
+    out: options.ExportFile = None,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Write the consolidated model for other programs, after a check that it predicts the same.
 
@@ -677,16 +625,14 @@ def export(
     """
     from mi_duck.export.export import export_model
 
-    print_file(form, export_model(run, form, out=out), as_json)
+    printing.print_file(form, export_model(run, form, out=out), as_json)
 
 
 @command()
 def verify(
-    run: RunArgument,
-    data: Annotated[
-        bool, typer.Option("--data", help="Check the dataset too: the same files, every page whole; reads all of it.")
-    ] = False,
-    as_json: JsonOption = False,
+    run: options.RunArgument,
+    data: options.DataOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Check all that a finished or broken run claims: hashes, coverage, folds, windows, scores; write nothing.
 
@@ -695,29 +641,22 @@ def verify(
     Example: mi-duck verify run
     """
     from mi_duck.verify.verify import exit_code, verify_run, worst_first
-    from mi_duck.workflow.printing import print_findings
 
     with reporting() as report:
         findings = verify_run(run, with_data=data, report=report)
-    print_findings(worst_first(findings), as_json)
+    printing.print_findings(worst_first(findings), as_json)
     raise typer.Exit(exit_code(findings))
 
 
 @command()
 def sql(
-    run: RunArgument,
+    run: options.RunArgument,
     query: Annotated[str | None, typer.Argument(metavar="QUERY", help="SQL text.", show_default=False)] = None,
     name: Annotated[str | None, typer.Option(help="A named query instead.", show_default=False)] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(help="Most rows to print, 0 all; by default 50 on a terminal.", min=0, show_default=False),
-    ] = None,
+    limit: options.LimitOption = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
-    parquet: Annotated[
-        Path | None,
-        typer.Option(help="Write the answer here, as Parquet.", callback=on_this_machine, show_default=False),
-    ] = None,
-    as_json: JsonOption = False,
+    parquet: options.ParquetOption = None,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Ask SQL of a run's catalogue; without a query, a console on a terminal, and from a pipe the query is read.
 

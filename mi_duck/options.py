@@ -15,14 +15,14 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 import typer.core
 
 from mi_duck.errors import PlanError
 from mi_duck.file_kinds import HEAD_BYTES, wrong_kind
-from mi_duck.settings import DATA, PANELS, RARE, flag_of, is_repeated, is_switch, option_of
+from mi_duck.settings import DATA, PANELS, PLAN, RARE, flag_of, is_repeated, is_switch, option_of
 
 LARGEST_FILE = 1 << 20
 MOST_DOTS = 100  # in a line: a key of 200,000 parts took minutes and gigabytes, tomllib keeps every prefix of it
@@ -188,6 +188,45 @@ OutFile = Annotated[
 RunArgument = Annotated[
     Path, typer.Argument(metavar="RUN", help="Folder of a run.", callback=on_this_machine, show_default=False)
 ]
+InstanceOption = Annotated[
+    int | None, typer.Option(help="This instance alone; by default all that are to do.", min=0, show_default=False)
+]
+PartitionOption = Annotated[
+    bool,
+    typer.Option("--partition-only", help="Only write the rows of all instances, so that no job waits for another."),
+]
+LimitOption = Annotated[
+    int | None,
+    typer.Option(help="Most rows to print, 0 all; by default 50 on a terminal.", min=0, show_default=False),
+]
+ParquetOption = Annotated[
+    Path | None,
+    typer.Option(help="Write the answer here, as Parquet.", callback=on_this_machine, show_default=False),
+]
+DemoFolder = Annotated[
+    Path, typer.Option("--out", help="Folder for dataset, run and predictions.", callback=on_this_machine)
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Print the plan and write nothing.", rich_help_panel=PLAN)
+]
+ModelArgument = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="Model file, run folder or instance folder.", show_default=False)
+]
+FormatOption = Annotated[
+    Literal["pickle", "xgboost", "onnx"],
+    typer.Option("--format", help="A pickle, native boosters with a recipe, or one ONNX file."),
+]
+ExportFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", help="File or folder to write; by default in RUN.", callback=on_this_machine, show_default=False
+    ),
+]
+DataOption = Annotated[
+    bool, typer.Option("--data", help="Check the dataset too: the same files, every page whole; reads all of it.")
+]
+OtherRunArgument = Annotated[Path, typer.Argument(metavar="OTHER", help="Folder of another run.", show_default=False)]
+RunsArgument = Annotated[list[Path], typer.Argument(metavar="RUN RUN ...", help="Finished runs.", show_default=False)]
 TrustPickle = Annotated[
     bool, typer.Option("--trust-pickle", help="Read a classifier of someone's own from a pickle: it may run any code.")
 ]

@@ -39,6 +39,28 @@ def run_request(
     return jobs
 
 
+def train_request(
+    run: Path, context: Context, executing: Executing, *, instance_id: int | None, partition_only: bool
+) -> dict[str, str]:
+    """Train the instances of a plan that are not done, or one alone, or only write their rows.
+
+    Returns
+    -------
+    dict[str, str]
+        Numbers of the jobs of Slurm that train later; empty where all is done.
+    """
+    if partition_only:
+        pipeline.partition_run(run, context)
+    elif executing.executor != "local":
+        jobs = train_elsewhere(run, executing, context)
+        if jobs:
+            return jobs
+        pipeline.check_trained(run)
+    else:
+        pipeline.train_run(run, context, instance_id=instance_id, workers=executing.workers or 1)
+    return {}
+
+
 def tried_plan(dataset: Dataset, asked: Asked, context: Context, executing: Executing) -> Plan:
     """Return the plan of a request; what it writes while it measures is deleted."""
     with tempfile.TemporaryDirectory(prefix="mi_duck_plan_") as folder:

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from mi_duck.atomic_files import file_sha256, storage_errors
+from mi_duck.ensemble.interface import MatrixModel
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, by_member
 from mi_duck.ensemble.model_file import model_sha256
 from mi_duck.ensemble.predict import Parts
@@ -72,7 +73,7 @@ class ScanSummary:
 
 
 def predict_sequence(
-    model: ConsolidatedMetaModel | InstanceModel,
+    model: ConsolidatedMetaModel | InstanceModel | MatrixModel,
     scanning: Scanning,
     out: Path,
     *,
@@ -99,6 +100,11 @@ def predict_sequence(
     CheckpointError
         The model does not say how its features are made of sequence.
     """
+    if not isinstance(model, ConsolidatedMetaModel | InstanceModel):
+        raise DataError(
+            f"the model of {source} is not of boosted trees, and only these predict a genome; make features with 'mi-duck build "
+            "--like', and predict that dataset"
+        )
     fasta = _checked(scanning)
     form = file_form(out)
     recipe = recipe_of(model.recipe, source)
