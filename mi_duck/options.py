@@ -219,7 +219,7 @@ FormatOption = Annotated[
 ExportFile = Annotated[
     Path | None,
     typer.Option(
-        "--out", help="File or folder to write; by default in RUN.", callback=on_this_machine, show_default=False
+        "--out", help="File or folder; by default beside the model.", callback=on_this_machine, show_default=False
     ),
 ]
 DataOption = Annotated[
@@ -227,6 +227,10 @@ DataOption = Annotated[
 ]
 OtherRunArgument = Annotated[Path, typer.Argument(metavar="OTHER", help="Folder of another run.", show_default=False)]
 RunsArgument = Annotated[list[Path], typer.Argument(metavar="RUN RUN ...", help="Finished runs.", show_default=False)]
+ModelFile = Annotated[Path, typer.Option("--out", help="File of the model, .miduck.", callback=on_this_machine)]
+ModelOfRunArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Run folder, or file of a model.", callback=on_this_machine)
+]
 TrustPickle = Annotated[
     bool, typer.Option("--trust-pickle", help="Read a classifier of someone's own from a pickle: it may run any code.")
 ]

@@ -158,6 +158,13 @@ class Columns:
         DATA,
         metavar="NAMES",
     )
+    weight_column: str | None = option(
+        None,
+        "Column with the weight of each row in training, early stopping, refit, calibration and thresholds, 0 or more; scores "
+        "count every row once.",
+        DATA,
+        metavar="NAME",
+    )
     full_hash: bool = option(
         False, "Hash every byte of the dataset, and check that again before its rows are read.", RARE
     )
@@ -486,3 +493,10 @@ def scanning_of(values: Mapping[str, Any]) -> Scanning:
     paths = {name: None if values[name] is None else Path(values[name]) for name in ("fasta", "annotation", "regions")}
     lists = {name: tuple(values[name]) for name in ("base_scores", "base_score_offset")}
     return Scanning(**{**values, **paths, **lists})
+
+
+@dataclass(frozen=True, slots=True)
+class Distilling:
+    """How large a distilled model is."""
+
+    trees: int = option(200, "Trees of each class.", TRAINING, least=1, most=100_000)

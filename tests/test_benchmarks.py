@@ -11,6 +11,7 @@ TOYS = {
     "bench_classifiers.py": ["--classifiers", "sgd", "--n-folds", "2", "--threads", "1"],
     "bench_bit_flips.py": ["1", "pyarrow, checksums"],
     "bench_coverage.py": ["2", "12"],
+    "bench_distil.py": ["toy"],
     "bench_growth.py": ["--features", "40", "--rows-per-gene", "20", "--instance-genes", "60", "--all", "90"],
     "bench_matrix.py": ["20", "60"],
     "bench_memory_formula.py": ["toy"],

@@ -160,6 +160,7 @@ ELSEWHERE = {
     "--quiet": "test_quiet",
     "--max-levels": "test_levels",
     "--keep": "test_kept",
+    "--weight-column": "test_weight_column",
     "--dry-run": "test_dry_run",
     "--dataset": "test_names_of_the_seeds",
     "--out": "every test",

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mi_duck.data.database import Database, named_queries, named_text, quoted, sql_folder
+from mi_duck.data.database import Database, quoted
+from mi_duck.data.sql_files import named_queries, named_text, sql_folder
 from mi_duck.errors import DataError, MemoryBudgetError, StorageError
 
 COUNTS = {"gene_id": ["A", "B"], "fold_group": ["A", "B"], "label": [0, 1], "n_rows": [2, 3], "first_file": ["f", "f"]}

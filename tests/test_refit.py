@@ -8,6 +8,7 @@ import pytest
 import xgboost as xgb
 from numpy.typing import NDArray
 from runs import call, here
+from test_distil import check_taught, opened
 
 from mi_duck.archive import read_parts
 from mi_duck.atomic_files import file_sha256
@@ -178,6 +179,11 @@ def test_refit__goes_on_with_what_is_done(run: Path) -> None:
     changed = [number for number, file in enumerate(files) if file.stat().st_mtime_ns != stamps[number]]
     assert changed == [2, 5, 7]
     assert file_sha256(run / "consolidated_model.miduck") == before
+
+
+def test_distil__of_a_refit_learns_from_the_ensemble_that_never_saw_the_fold(run: Path, tmp_path: Path) -> None:
+    folder, plan, _ = opened(run, tmp_path)
+    check_taught(folder, plan)
 
 
 def test_deciding_groups__are_those_that_no_instance_trained_on(run: Path) -> None:

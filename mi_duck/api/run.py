@@ -5,9 +5,11 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mi_duck.api.distil import distil
 from mi_duck.api.showing import showing
 from mi_duck.console import Table
-from mi_duck.data.database import Relation, named_text, read_parquet, relation_of
+from mi_duck.data.database import Relation, read_parquet, relation_of
+from mi_duck.data.sql_files import named_text
 from mi_duck.errors import CheckpointError
 from mi_duck.evaluate.catalogue import open_catalogue, score_table
 from mi_duck.evaluate.report_tables import read_typed
@@ -139,6 +141,11 @@ class Run:
         scanning = _scanning({"fasta": fasta, "annotation": annotation} | options)
         with showing(threads, None) as context:
             return evaluate_sequence(self.folder, scanning, n_genes, context)
+
+    def distil(self, out: str | Path, **options: Any) -> "ConsolidatedMetaModel | InstanceModel":
+        """Fit one booster per class to the ensemble, write that model and return it; see `mi_duck.distil`."""
+        model: ConsolidatedMetaModel | InstanceModel = distil(self.folder, out, **options)
+        return model
 
     @property
     def report(self) -> Path:

@@ -42,7 +42,7 @@ CHUNK = 50  # rounds; what a kill costs at most
 
 def fit_booster(
     matrix: xgb.QuantileDMatrix,
-    truth: NDArray[np.bool_],
+    truth: NDArray[np.bool_ | np.float32],
     weight: NDArray[np.float32],
     settings: Settings,
     threads: int,
@@ -60,7 +60,7 @@ def fit_booster(
     matrix
         Quantised matrix; its labels and weights are replaced.
     truth, weight
-        Label and weight of each row of the matrix, shape (n_rows,).
+        Label and weight of each row of the matrix, shape (n_rows,); a label is true or false, or a probability to be matched.
     on_round
         Progress callback, called with the number of rounds done.
     stopping_weight
@@ -152,7 +152,7 @@ def fit_booster(
 
 
 def _log_losses(
-    truth: NDArray[np.bool_],
+    truth: NDArray[np.bool_ | np.float32],
     weight: NDArray[np.float32],
     stopping_weight: NDArray[np.float32] | None,
     curve: list[tuple[float, float]],
@@ -315,13 +315,17 @@ def final_name(index: int) -> str:
 def open_progress(folder: RunFolder, plan: Plan, instance: Instance) -> Progress:
     """Return what was saved of an instance; delete what cannot be used, and what belongs to no instance of the plan."""
     root = folder.scratch / "progress"
-    where = root / instance.name
-    key = checkpoint_key(plan, instance)
-    saved = {}
     with storage_errors(root):
         for stray in sorted(root.iterdir()) if root.is_dir() else ():
             if stray.name not in {one.name for one in plan.cut.instances}:
                 shutil.rmtree(stray, ignore_errors=True)  # others that train at the same time delete it too
+    return progress_in(root / instance.name, checkpoint_key(plan, instance))
+
+
+def progress_in(where: Path, key: str) -> Progress:
+    """Return what was saved in a folder under a key; delete what cannot be used."""
+    saved = {}
+    with storage_errors(where):
         for file in sorted(where.iterdir()) if where.is_dir() else ():
             one = _read(file, key)
             if one is None:

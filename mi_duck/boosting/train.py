@@ -41,7 +41,7 @@ from mi_duck.boosting.write_instance import (
 from mi_duck.metrics.calibrate import allowed_methods, calibrate
 from mi_duck.processes import Report, peak_bytes
 from mi_duck.resources import check_device
-from mi_duck.rows.segments import LEFT_OUT, SegmentReader, segments_of, training_weights
+from mi_duck.rows.segments import LEFT_OUT, SegmentReader, row_weights, segments_of, training_weights
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import read_genes, stopping_groups
 from mi_duck.run.plan import Instance, Plan, Settings, fitted_classes
@@ -83,11 +83,13 @@ def train_instance(*, run: str, instance_id: int, threads: int, report: Report) 
     final = training.fit_final(rounds)
     report("calibrating", 0, 1)
     methods = allowed_methods(settings.calibrate)
-    calibration = calibrate(margins, rows.label, fold, n_folds=settings.n_folds, methods=methods)
+    keys = rows.reader.keys()
+    weights = row_weights(keys)
+    calibration = calibrate(margins, rows.label, fold, n_folds=settings.n_folds, methods=methods, weights=weights)
     known = instance_training_data(folder, plan, instance, genes)
     models = booster_files(plan, instance, fold_fits, final, calibration, known)
     curves = curve_lines(plan, fold_fits)
-    write_instance(folder, plan, instance, genes, rows.reader.keys(), fold, margins, calibration, models, curves)
+    write_instance(folder, plan, instance, genes, keys, fold, margins, calibration, models, curves)
     progress.clear()
     report("calibrating", 1, 1)
     training.meter.mark("finish")
@@ -141,7 +143,7 @@ class _Rows:
 def _read_rows(folder: RunFolder, plan: Plan, instance: Instance) -> _Rows:
     reader = SegmentReader(plan, segments_of(plan, instance.first_rank, instance.stop_rank), folder.segments)
     keys = reader.keys()  # not kept: 14 bytes per row that only writing needs again
-    weight = training_weights(keys["use"], plan.settings.easy_share)
+    weight = training_weights(keys, plan.settings.easy_share)
     gene = keys["gene_rank"] - instance.first_rank
     return _Rows(reader, keys["label"].copy(), gene, keys["use"] != LEFT_OUT, weight)
 

@@ -19,7 +19,7 @@ from mi_duck.archive import pack
 from mi_duck.atomic_files import file_sha256, sealed, storage_errors, sync_files, sync_folder, write_csv, write_json
 from mi_duck.metrics.calibrate import Calibration, cross_fitted
 from mi_duck.metrics.metrics import point_scores
-from mi_duck.rows.segments import read_density, segments_of
+from mi_duck.rows.segments import has_weights, read_density, segments_of
 from mi_duck.run.encoding import encoding_of
 from mi_duck.run.feature_names import feature_kind as kind_of_name
 from mi_duck.run.folder import RunFolder
@@ -217,6 +217,8 @@ def out_of_fold_table(
 ) -> pa.Table:
     """Return the rows of an ``oof_predictions.parquet``: row_id, gene_id, position, label, fold, is_pilot, p_<class>, margins.
 
+    Where the data have weights, ``weight`` too.
+
     A row_id is the index of the row in the total order of the run, so it names the same row in every file of it. The rows
     begin at ``first_row``, or with the first gene of a segment. ``is_pilot`` marks rows of genes that chose the features: no
     booster of their fold saw them, but the choice did, so they are never scored.
@@ -235,6 +237,8 @@ def out_of_fold_table(
         "fold": pa.array(fold),
         "is_pilot": pa.array(keys["gene_rank"] < plan.data.pilot_genes),
     }
+    if has_weights(keys):
+        columns["weight"] = pa.array(np.ascontiguousarray(keys["weight"]))
     for index, name in enumerate(plan.data.classes):
         columns[f"p_{name}"] = pa.array(probabilities[:, index].astype(np.float32))
     if margins is not None:

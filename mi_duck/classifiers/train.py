@@ -304,7 +304,7 @@ class _Training:
 def _read_rows(folder: RunFolder, plan: Plan, instance: Instance, genes: Genes) -> TrainingRows:
     reader = SegmentReader(plan, segments_of(plan, instance.first_rank, instance.stop_rank), folder.segments)
     keys = reader.keys()
-    weight = training_weights(keys["use"], plan.settings.easy_share)
+    weight = training_weights(keys, plan.settings.easy_share)
     weight[keys["use"] == LEFT_OUT] = 0
     gene = keys["gene_rank"].copy()
     return TrainingRows(reader, keys["label"].astype(np.int64), gene, genes.fold[gene].astype(np.int8), weight)

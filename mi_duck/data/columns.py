@@ -102,6 +102,21 @@ def check_role(column: str, flag: str, schema: pa.Schema, files: Sequence[DataFi
     check_folders(files, ())
 
 
+def check_weight_column(column: str, schema: pa.Schema, files: Sequence[DataFile], taken: Sequence[str | None]) -> None:
+    """Refuse a column of weights that is absent, does not hold numbers, or is something else already."""
+    if column in taken:
+        raise DataError(
+            f"--weight-column names '{column}', which is the gene, the label, the fold group or the position; name another"
+        )
+    if column not in schema.names:
+        raise DataError(
+            f"no column '{column}' in {files[0]}; columns are {some_names(schema.names)} (set --weight-column)"
+        )
+    kind = schema.field(column).type
+    if not is_number(kind) or pa.types.is_boolean(kind):
+        raise DataError(f"column '{column}' of --weight-column is {kind} in {files[0]}, not a number; cast it")
+
+
 def check_folders(files: Sequence[DataFile], names: Sequence[str]) -> None:
     """Refuse files under partition folders of different keys, columns of these names apart."""
     keys = tuple(folder_values(files[0], names))

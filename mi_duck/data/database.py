@@ -18,6 +18,7 @@ import duckdb
 import pyarrow as pa
 
 from mi_duck.data.parquet import BATCH_ROWS, DataFile, ObjectFile, schema_of, sql_file_system, verify_pages
+from mi_duck.data.sql_files import sql_folder
 from mi_duck.data.values import has_fractions
 from mi_duck.errors import DataError, MemoryBudgetError, StorageError
 from mi_duck.file_kinds import odd_line
@@ -27,14 +28,8 @@ logger = logging.getLogger(__name__)
 Relation = duckdb.DuckDBPyRelation
 """A table that is not computed before it is looked at."""
 
-HERE = Path(__file__).resolve().parent
 SQL_BYTES = 1 << 30  # what the buffers of DuckDB may take while a run is planned and partitioned
 MOST_ROWS = 2_000_000  # of a query's answer, which is held as Python objects: about 1 GB
-
-
-def sql_folder() -> Path:
-    """Return the folder of the SQL files: inside an installed package, or beside it in a checkout."""
-    return next(folder for folder in (HERE.parent / "sql", HERE.parent.parent / "sql") if folder.is_dir())
 
 
 def quoted(identifier: str) -> str:
@@ -125,12 +120,14 @@ class Database:
         position_column: str | None = None,
         site_scores: Sequence[str] = (),
         content: Sequence[str] = (),
+        weight_column: str | None = None,
     ) -> None:
         """Make the view ``source_rows`` over Parquet files, local or of one bucket of an object store.
 
         Its columns are gene_id, fold_group, label_text, position (null without such a column), site_score (the largest of
         the given columns, null where one is null or NaN), content (the values of the given columns as one text, by which
-        rows are told apart; null without any), digest (a number of 64 bits made of them), file, row_number. Everything after
+        rows are told apart; null without any), digest (a number of 64 bits made of them), weight (1 without such a column),
+        file, row_number. Everything after
         reads the view, so the names of the user's columns appear in SQL here alone, quoted by one function.
 
         Folder names such as ``chrom=4`` count only where the files lack one of the first three columns, and as text: as
@@ -138,7 +135,14 @@ class Database:
 
         DuckDB verifies no checksum, so the pages of all these columns are verified first: see `verify_pages`.
         """
-        needed = [gene_column, fold_column, label_column, *filter(None, [position_column]), *site_scores, *content]
+        needed = [
+            gene_column,
+            fold_column,
+            label_column,
+            *filter(None, [position_column, weight_column]),
+            *site_scores,
+            *content,
+        ]
         verify_pages(files, list(dict.fromkeys(needed)))
         with _wrapped("source_rows", {"files": len(files)}):
             gene, group, label = self._names_of(files[0], gene_column, fold_column, label_column)
@@ -146,6 +150,7 @@ class Database:
                 f"{gene} as gene_id, {group} as fold_group, {label} as label_text, "
                 f"{_position(position_column)}, "
                 f"{_largest(site_scores)} as site_score, {_content(content)} as content, {_digest(content)} as digest, "
+                f"{quoted(weight_column) if weight_column else 1}::double as weight, "
                 "filename as file, file_row_number as row_number"
             ).create_view("source_rows")
 
@@ -580,17 +585,3 @@ def read_parquet(file: Path) -> Relation:
 def relation_of(table: pa.Table) -> Relation:
     """Return the rows of an Arrow table, in a database in memory."""
     return duckdb.connect(":memory:").from_arrow(table)
-
-
-def named_queries() -> dict[str, str]:
-    """Return the queries that ``mi-duck sql --name`` knows: name to the first sentence of its header."""
-    found = {}
-    for file in sorted((sql_folder() / "named").glob("*.sql")):
-        with file.open(encoding="utf-8") as lines:
-            found[file.stem] = lines.readline().removeprefix("--").strip().removeprefix(f"{file.stem}: ")
-    return found
-
-
-def named_text(name: str) -> str:
-    """Return the SQL of a named query."""
-    return (sql_folder() / "named" / f"{name}.sql").read_text(encoding="utf-8")

@@ -20,6 +20,7 @@ from mi_duck.data.columns import (
     NOT_FEATURES,
     base_score_columns_of,
     check_role,
+    check_weight_column,
     kept_columns,
     lost_columns,
     lost_texts,
@@ -74,6 +75,8 @@ class Dataset:
         The unit of independence; the gene column if there is no better.
     position_column
         Integer column that orders the rows of a gene, or None.
+    weight_column
+        Column with the weight of each row, or None.
     features
         In the order that models use; those that are levels of text columns last.
     levels
@@ -122,6 +125,7 @@ class Dataset:
     hashes: tuple[str, ...]
     stamps: tuple[Stamp, ...]
     recipe: Recipe | None = None
+    weight_column: str | None = None
 
     @property
     def full_hash(self) -> bool:
@@ -153,6 +157,7 @@ def open_dataset(
     max_levels: int = 64,
     levels: Sequence[Levels] | None = None,
     keep: Sequence[str] | None = None,
+    weight_column: str | None = None,
 ) -> Dataset:
     """Open a dataset and check all that its footers can tell.
 
@@ -184,6 +189,8 @@ def open_dataset(
         The levels, where they are known; by default text columns are read to find them.
     keep
         Columns that out-of-fold predictions keep; by default the gene column under its own name, and `PLACES`.
+    weight_column
+        Column with the weight of each row; it is not a feature.
 
     Raises
     ------
@@ -207,6 +214,8 @@ def open_dataset(
     for column, flag in ((gene_column, "--gene-column"), (label_column, "--label-column"), (fold_column, "--fold-by")):
         check_role(column, flag, schema, files)
     position = "position" if "position" in schema.names else None
+    if weight_column is not None:
+        check_weight_column(weight_column, schema, files, (gene_column, label_column, fold_column, position))
     if position and (not is_number(kind := schema.field(position).type) or pa.types.is_boolean(kind)):
         raise DataError(f"column 'position' in {files[0]} is {kind}, not a whole number; cast it to an integer")
     for column in dict.fromkeys((gene_column, label_column, fold_column, *filter(None, [position]))):
@@ -219,6 +228,7 @@ def open_dataset(
         gene_column: f"the {noun_of(gene_column).one}",
         label_column: "the label",
         fold_by: "--fold-by",
+        weight_column: "--weight-column",
     }
     reasons = [(field.name, reason_to_exclude(field, known, exclude)) for field in schema]
     features = tuple(name for name, reason in reasons if reason is None)
@@ -263,6 +273,7 @@ def open_dataset(
         hashes=hashes,
         stamps=stamps,
         recipe=_recipe(files),
+        weight_column=weight_column,
     )
 
 

@@ -329,6 +329,32 @@ def _check_rows(db: Database, dataset: Dataset) -> None:
         )
 
 
+def check_weights(db: Database, dataset: Dataset) -> None:
+    """Refuse weights that are none, and a class that weighs nothing in a fold, once folds are assigned.
+
+    Raises
+    ------
+    DataError
+        Names the first row, or the class and the fold.
+    """
+    if dataset.weight_column is None:
+        return
+    for row in db.rows("checks/bad_weight"):
+        raise DataError(
+            f"weight {row['weight']} in row {row['row_number']:,} (from 0) of column '{dataset.weight_column}' of {row['file']}, "
+            f"and {row['n_rows'] - 1:,} more like it; weights must be finite and not negative, and none may be missing"
+        )
+    weights = {
+        (row["fold"], row["label"]): row["weight"] for row in db.rows("weight_totals", labels=list(dataset.labels))
+    }
+    for (fold, label), weight in weights.items():
+        if not weight:
+            raise DataError(
+                f"all rows of class {dataset.classes[label]} in fold {fold} weigh 0 in column '{dataset.weight_column}'; give "
+                "some of them weight, or choose fewer --n-folds"
+            )
+
+
 def assign_folds(db: Database, dataset: Dataset, *, n_folds: int, seed: int) -> tuple[Fold, ...]:
     """Assign every fold group to one fold for the whole run, balanced by class: table ``gene_folds``.
 

@@ -74,6 +74,7 @@ def open_rows(db: Database, dataset: Dataset, content: Sequence[str]) -> None:
         position_column=dataset.position_column,
         site_scores=dataset.base_scores[1:],
         content=content,
+        weight_column=dataset.weight_column,
     )
 
 

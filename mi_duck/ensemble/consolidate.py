@@ -24,10 +24,9 @@ from mi_duck.ensemble.member_scores import MemberScores, member_table, read_memb
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, by_member, consolidate
 from mi_duck.ensemble.model_file import FoldModels, load_unified_model, read_fold_models, save_model
 from mi_duck.ensemble.refit import read_refitted, refit_run
-from mi_duck.ensemble.voting import REFIT, Variant, Voted, all_weights, variants, vote_out_of_fold
+from mi_duck.ensemble.voting import REFIT, Variant, Voted, all_weights, mean_log_loss, variants, vote_out_of_fold
 from mi_duck.errors import CheckpointError, PlanError
 from mi_duck.metrics.calibrate import Calibrator, allowed_methods, calibrated
-from mi_duck.metrics.metrics import log_loss_of_rows
 from mi_duck.metrics.ranking import Floats32, Floats64, Integers, find_thresholds, values_of
 from mi_duck.processes import Report
 from mi_duck.rows.kept import read_kept, with_kept
@@ -189,7 +188,7 @@ def vote_on_scores(
     for done, variant in enumerate(tried):
         report("joining votes", done, len(tried))
         voted = vote_out_of_fold(scores, variant.voting, every[variant.name], first_row=first_row, methods=methods)
-        losses[variant.name] = float(log_loss_of_rows(voted.probabilities[first_row:], label).mean())
+        losses[variant.name] = mean_log_loss(scores, voted.probabilities, first_row)
         if best is None or losses[variant.name] < losses[best[0].name]:
             best = variant, voted
     if best is None:
@@ -203,7 +202,11 @@ def vote_on_scores(
         "weights": list(every[chosen.name].final),
         "calibrators": [one.to_dict() for one in voted.calibration.final] if voted.calibration else [],
         "thresholds": find_thresholds(
-            voted.probabilities[first_row:], label, scores.fold[first_row:], plan.data.classes
+            voted.probabilities[first_row:],
+            label,
+            scores.fold[first_row:],
+            plan.data.classes,
+            weights=None if scores.weight is None else scores.weight[first_row:],
         ),
         "all_weights": {name: one.to_dict() for name, one in every.items()},
         "log_loss": losses,

@@ -1,6 +1,7 @@
 """The scratch file of a run with every member's out-of-fold scores of every row: how it is written and read.
 
-``.scratch/members.parquet`` has the rows in the total order of the run: ``gene_rank``, ``label``, ``fold``, ``position``;
+``.scratch/members.parquet`` has the rows in the total order of the run: ``gene_rank``, ``label``, ``fold``, ``position``, and
+``weight`` where the data have one;
 ``margin:<instance>:<class>`` and ``p:<instance>:<class>``, log-odds and calibrated probabilities by the boosters that never saw
 the row's fold group; ``refit:<instance>:<class>``, log-odds by the same boosters with leaves that were fitted anew, where they
 were; ``base:<column>``, the base scores as they are.
@@ -16,14 +17,17 @@ from numpy.typing import NDArray
 
 from mi_duck.errors import CheckpointError
 from mi_duck.metrics.ranking import Floats32, Floats64
-from mi_duck.rows.segments import KEYS
+from mi_duck.rows.segments import KEYS, WEIGHTED_KEYS, has_weights
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
 class MemberScores:
-    """Rows of the file, shape (n_rows,), and its scores on request: one member's at a time, so that memory stays bounded."""
+    """Rows of the file, shape (n_rows,), and its scores on request: one member's at a time, so that memory stays bounded.
+
+    ``weight`` is what the data say, None where all rows count the same; see `mi_duck.rows.segments.row_weights`.
+    """
 
     path: Path
     classes: tuple[str, ...]
@@ -34,6 +38,7 @@ class MemberScores:
     label: NDArray[np.uint8]
     fold: NDArray[np.int8]
     has_refit: bool = False
+    weight: Floats64 | None = None
 
     @property
     def n_rows(self) -> int:
@@ -63,8 +68,10 @@ class MemberScores:
 
     def keys(self) -> NDArray[np.void]:
         """Return the keys of all rows, as segments hold them."""
-        keys = np.zeros(self.n_rows, dtype=KEYS)
+        keys = np.zeros(self.n_rows, dtype=KEYS if self.weight is None else WEIGHTED_KEYS)
         keys["gene_rank"], keys["label"] = self.gene_rank, self.label
+        if self.weight is not None:
+            keys["weight"] = self.weight
         positions = self.positions()
         if positions is not None:
             keys["position"] = positions
@@ -88,7 +95,9 @@ def open_member_scores(folder: RunFolder, plan: Plan) -> MemberScores:
 def read_member_scores(folder: RunFolder, plan: Plan) -> MemberScores:
     """Open the file, which is known to be there."""
     names = [name.split(":") for name in pq.read_schema(folder.members).names]
-    facts = pq.read_table(folder.members, columns=["gene_rank", "label", "fold"])
+    has_weight = ["weight"] in names
+    facts = pq.read_table(folder.members, columns=["gene_rank", "label", "fold", *["weight"] * has_weight])
+    weight = facts["weight"].to_numpy() if has_weight else None
     return MemberScores(
         path=folder.members,
         classes=plan.data.classes,
@@ -99,6 +108,7 @@ def read_member_scores(folder: RunFolder, plan: Plan) -> MemberScores:
         label=facts["label"].to_numpy(),
         fold=facts["fold"].to_numpy(),
         has_refit=any(parts[0] == "refit" for parts in names),
+        weight=None if weight is None or (weight == 1).all() else weight.astype(np.float64),
     )
 
 
@@ -121,6 +131,8 @@ def member_table(
         if plan.data.position_column
         else pa.nulls(len(keys), pa.int64()),
     }
+    if has_weights(keys):
+        columns["weight"] = pa.array(np.ascontiguousarray(keys["weight"]))
     for kind, values in (("margin", margins), ("p", probabilities), ("refit", refitted)):
         if values is None:
             continue

@@ -24,7 +24,9 @@ from mi_duck.run.levels import Levels
 from mi_duck.run.recipe import Recipe
 from mi_duck.run.training_data import TrainingData, joined
 
-VOTINGS = ("probability", "margin", "refit", "single")
+VOTINGS = ("probability", "margin", "refit", "single", "distilled")
+ADDITIVE = ("margin", "refit", "distilled")
+"""Votings that join margins, before they are calibrated."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -154,6 +156,7 @@ class ConsolidatedMetaModel(NamedClasses):
         ``probability``: the weighted mean of the members' calibrated probabilities, its log-odds calibrated on top where that
         helps. ``margin``: the weighted mean of their log-odds for each class, calibrated once on top and normalised.
         ``refit``: the same with leaves that were fitted together (`mi_duck.ensemble.refit`). ``single``: one member's own.
+        ``distilled``: the same of one member that was fitted to an ensemble (`mi_duck.ensemble.distil`), calibrated on top.
     thresholds
         For each class the probability from which it is called: for the best F1, a precision of 0.9, a recall of 0.9, all
         from out-of-fold predictions; None where that is out of reach. See `mi_duck.metrics.ranking`.
@@ -179,7 +182,7 @@ class ConsolidatedMetaModel(NamedClasses):
         if self.voting not in VOTINGS:
             raise CheckpointError(f"a model of voting {self.voting!r:.40}; this program knows {', '.join(VOTINGS)}")
         all_classes = (len(self.classes),)
-        allowed = {"margin": all_classes, "refit": all_classes, "probability": (0, len(self.classes)), "single": (0,)}
+        allowed = dict.fromkeys(ADDITIVE, all_classes) | {"probability": (0, len(self.classes)), "single": (0,)}
         if len(self.calibrators) not in allowed[self.voting]:
             raise CheckpointError(f"a model of {self.voting} voting has {len(self.calibrators)} calibrators on top")
 
@@ -235,13 +238,15 @@ class ConsolidatedMetaModel(NamedClasses):
 
     @property
     def consolidation_method(self) -> str:
-        """``joint_refit`` where leaves were fitted together, else ``weighted_voting``; ``single`` of one model."""
-        return {"refit": "joint_refit", "single": "single"}.get(self.voting, "weighted_voting")
+        """``joint_refit`` where leaves were fitted together, ``weighted_voting``, ``single`` or ``distilled``."""
+        return {"refit": "joint_refit", "probability": "weighted_voting", "margin": "weighted_voting"}.get(
+            self.voting, self.voting
+        )
 
     @property
     def is_additive(self) -> bool:
         """Whether the ensemble is one sum of trees: the mean of its members' margins, calibrated on top."""
-        return self.voting in ("margin", "refit")
+        return self.voting in ADDITIVE
 
     @property
     def instance_metadata(self) -> list[dict[str, Any]]:

@@ -392,7 +392,8 @@ def _of_trees(
             return calibrated(joined, model.calibrators), None
         margins = by_member(joined, len(model.members))
         members = model.probabilities_of_members(margins)
-        return model.join(margins, members), members
+        # a distilled model has no members that could disagree
+        return model.join(margins, members), None if model.voting == "distilled" else members
 
     return tuple(forest.features), scores
 

@@ -201,6 +201,7 @@ def refit_run(
     *,
     threads: int,
     report: Report,
+    with_final: bool = True,
 ) -> None:
     """Refit the boosters of every fold and then, with the median of their passes, the final ones.
 
@@ -212,11 +213,15 @@ def refit_run(
         Those that are trained.
     fold_boosters
         ``[member][fold][class]``.
+    with_final
+        Whether the final ones are wanted too.
     """
-    finals = [load_unified_model(folder.instance(one)).instance_models[0].boosters for one in instances]
-    refitting = _Refitting(folder, plan, genes, instances, threads, report)
+    n_fits = plan.settings.n_folds + with_final
+    refitting = _Refitting(folder, plan, genes, instances, threads, report, n_fits)
     found = [refitting.refit(fold, [one[fold] for one in fold_boosters]) for fold in range(plan.settings.n_folds)]
-    refitting.refit(None, finals, passes=[int(np.median(of_class)) for of_class in zip(*found, strict=True)])
+    if with_final:
+        finals = [load_unified_model(folder.instance(one)).instance_models[0].boosters for one in instances]
+        refitting.refit(None, finals, passes=[int(np.median(of_class)) for of_class in zip(*found, strict=True)])
 
 
 class _Refitting:
@@ -230,11 +235,12 @@ class _Refitting:
         instances: Sequence[Instance],
         threads: int,
         report: Report,
+        n_fits: int,
     ) -> None:
         self.folder, self.plan, self.genes, self.instances, self.threads = folder, plan, genes, instances, threads
         self.reader = SegmentReader(plan, segments_of(plan, 0, plan.data.n_genes), folder.segments)
         self.fitted = fitted_classes(len(plan.data.classes))
-        self.n_jobs = (plan.settings.n_folds + 1) * len(self.fitted)
+        self.n_jobs = n_fits * len(self.fitted)
         n_training_rows = min(plan.data.n_rows, sum(one.n_training_rows for one in instances))
         room = machine_budget(plan.asked.memory_safety_factor).budget_bytes
         fixed, of_class = refit_bytes(plan.data.n_rows, n_training_rows)
@@ -300,7 +306,7 @@ class _Refitting:
         if fold is not None:
             groups = deciding_groups(self.genes, self.instances, fold, self.plan.settings.seed)
             deciding = np.isin(self.genes.group, groups)[keys["gene_rank"]]
-        weight = training_weights(keys["use"], self.plan.settings.easy_share)
+        weight = training_weights(keys, self.plan.settings.easy_share)
         return _Rows(
             wanted, keys["label"].copy(), weight, deciding if deciding is not None and deciding.any() else None
         )

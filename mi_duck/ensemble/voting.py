@@ -327,9 +327,14 @@ def vote_out_of_fold(
         return log_odds(_joined(scores, scores.probabilities, weights)).astype(np.float32)
 
     voted = _calibrated_on_top(scores, margins_by, weights, first_row, methods)
-    label = scores.label[first_row:]
-    losses = [log_loss_of_rows(one[first_row:], label).mean() for one in (voted.probabilities, mean)]
+    losses = [mean_log_loss(scores, one, first_row) for one in (voted.probabilities, mean)]
     return voted if losses[0] < losses[1] or "none" not in methods else Voted(mean, None, None)
+
+
+def mean_log_loss(scores: MemberScores, probabilities: Floats32, first_row: int) -> float:
+    """Return the mean log loss of rows from a first one on, weighted where the data have weights."""
+    losses = log_loss_of_rows(probabilities[first_row:], scores.label[first_row:])
+    return float(losses.mean() if scores.weight is None else np.average(losses, weights=scores.weight[first_row:]))
 
 
 def _calibrated_on_top(
@@ -353,7 +358,12 @@ def _calibrated_on_top(
         return joined[first_row:]
 
     fitted = calibrate_joined(
-        margins_without, scores.label[first_row:], scores.fold[first_row:], n_folds=scores.n_folds, methods=methods
+        margins_without,
+        scores.label[first_row:],
+        scores.fold[first_row:],
+        n_folds=scores.n_folds,
+        methods=methods,
+        weights=None if scores.weight is None else scores.weight[first_row:],
     )
     return Voted(cross_fitted(margins, fitted, scores.fold, dtype=np.float32), margins, fitted)
 

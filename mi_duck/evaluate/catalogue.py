@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mi_duck.atomic_files import file_sha256, publish, storage_errors
-from mi_duck.data.database import Database, named_queries, named_text
+from mi_duck.data.database import Database
+from mi_duck.data.sql_files import named_queries, named_text
 from mi_duck.errors import DataError
 from mi_duck.evaluate.report_tables import comments_of, read_typed, report_tables
 from mi_duck.metrics.metrics import GAIN, title_of

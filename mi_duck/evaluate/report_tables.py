@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from mi_duck.atomic_files import unguarded
-from mi_duck.data.database import sql_folder
+from mi_duck.data.sql_files import sql_folder
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Plan
 

@@ -109,6 +109,7 @@ def base_model_of_run(plan: Plan, scores: MemberScores, scored: Scored) -> BaseM
         scored.fold,
         n_folds=scores.n_folds,
         is_calibrated=plan.settings.calibrate,
+        weights=None if scores.weight is None else scores.weight[scored.first_row :],
     )
 
 

@@ -48,6 +48,7 @@ EXPLAINS = {
     "refit": "The leaves of all members were fitted together, and the ensemble averages the members' margins: the weighted sum "
     "of the members' SHAP values, whose mean the tables call mean_value, is exactly that of one merged model, before "
     "calibration. Importance is the weighted mean of the members' absolute values.",
+    "distilled": "There is one model, fitted to an ensemble, and its margins are explained, exactly, before calibration.",
     "single": "There is one model, and its margins are explained, exactly, before calibration.",
 }
 SAMPLING = (

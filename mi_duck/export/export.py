@@ -30,11 +30,8 @@ from mi_duck.export.onnx_graph import onnx_bytes, onnx_probabilities
 from mi_duck.metrics.calibrate import LEAST, Calibrator
 from mi_duck.run.folder import RunFolder
 
-FORMATS = {
-    "pickle": "consolidated_model.pkl",
-    "xgboost": "consolidated_model_xgboost",
-    "onnx": "consolidated_model.onnx",
-}
+ENDS = {"pickle": ".pkl", "xgboost": "_xgboost", "onnx": ".onnx"}
+"""What follows the name of the model in that of its export."""
 RECIPE = "recipe.json"
 N_ROWS = 10_240
 """Rows on which an export is compared with the model."""
@@ -44,15 +41,17 @@ SEED = 0
 
 
 def export_model(run: Path, kind: str, *, out: Path | None = None) -> Path:
-    """Write the consolidated model of a run in another format.
+    """Write a model in another format.
 
     Parameters
     ----------
+    run
+        Folder of a run, whose consolidated model it is; or the file of a model, such as a distilled one.
     kind
         ``pickle``: one file that ``pickle.load`` turns into the model, where mi_duck is installed. ``xgboost``: a folder
         of native boosters with ``recipe.json``, which says how their margins become probabilities. ``onnx``: one file.
     out
-        File or folder to write; by default in the run folder, under the name in `FORMATS`.
+        File or folder to write; by default beside the model, under its name and `ENDS`.
 
     Returns
     -------
@@ -66,10 +65,10 @@ def export_model(run: Path, kind: str, *, out: Path | None = None) -> Path:
     DataError
         ``out`` is a folder that is not an export, or a package is missing.
     """
-    source = RunFolder(run).model
+    source = run if run.is_file() else RunFolder(run).model
     if not source.is_file():
         raise CheckpointError(f"no consolidated model in {run}; 'mi-duck consolidate {run}' makes it")
-    target = out or run / FORMATS[kind]
+    target = out or source.with_name(source.stem + ENDS[kind])
     if kind == "xgboost":
         _write_native(source, target)
         return target

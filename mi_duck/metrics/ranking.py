@@ -38,6 +38,7 @@ MOST_POINTS = 500  # of a curve
 PRECISION = RECALL = 0.9  # of the thresholds that are not of the best F1
 KINDS = ("best_f1", "precision_0.9", "recall_0.9")
 
+Counts = NDArray[Any]
 Thresholds = dict[str, dict[str, dict[str, float | None] | None]]
 """By class and kind: ``threshold``, ``precision``, ``recall``, ``f1``."""
 
@@ -304,8 +305,20 @@ def kept_points(x: Floats64, y: Floats64, most: int) -> NDArray[np.int64]:
     return np.unique(np.append(np.minimum(even, len(x) - 1), extremes))
 
 
-def find_thresholds(probabilities: Floats, labels: Integers, folds: Integers, classes: Sequence[str]) -> Thresholds:
+def find_thresholds(
+    probabilities: Floats,
+    labels: Integers,
+    folds: Integers,
+    classes: Sequence[str],
+    *,
+    weights: Floats64 | None = None,
+) -> Thresholds:
     """Return the probabilities from which each class is called, tuned on all rows, and what such thresholds are worth.
+
+    Parameters
+    ----------
+    weights
+        Of each row, in all counts; None: all count the same.
 
     Returns
     -------
@@ -319,7 +332,9 @@ def find_thresholds(probabilities: Floats, labels: Integers, folds: Integers, cl
     -----
     Every distinct probability is tried. F1 = 2 TP / (called + true); of equal ones the highest threshold is taken.
     """
-    return {name: _of_class(probabilities[:, index], labels == index, folds) for index, name in enumerate(classes)}
+    return {
+        name: _of_class(probabilities[:, index], labels == index, folds, weights) for index, name in enumerate(classes)
+    }
 
 
 def values_of(
@@ -332,18 +347,23 @@ def values_of(
     }
 
 
-def _of_class(probability: Floats, truth: Booleans, folds: Integers) -> dict[str, dict[str, float | None] | None]:
-    n_true = int(truth.sum())
+def _of_class(
+    probability: Floats, truth: Booleans, folds: Integers, weights: Floats64 | None
+) -> dict[str, dict[str, float | None] | None]:
+    n_true = int(truth.sum()) if weights is None else float(weights[truth].sum())
     if not n_true:
         return dict.fromkeys(KINDS)
     ranks = ranking(probability)
-    every = _called(ranks, truth, np.ones(len(truth), dtype=np.bool_))
+    every = _called(ranks, truth, np.ones(len(truth), dtype=np.bool_), weights)
     final = _tuned(*every)
     # of each fold: the blocks at which the others are best, and its own called and true rows up to each block
     apart = []
     for fold in np.unique(folds):
-        own = _called(ranks, truth, folds == fold)
-        apart.append((_tuned(every[0] - own[0], every[1] - own[1]), *own))
+        own = _called(ranks, truth, folds == fold, weights)
+        # differences of sums of weights are not exact
+        is_exact = weights is None
+        rest = (every[0] - own[0], every[1] - own[1]) if is_exact else _called(ranks, truth, folds != fold, weights)
+        apart.append((_tuned(*rest), *own))
 
     def at(kind: str, block: int | None) -> dict[str, float | None] | None:
         if block is None:
@@ -352,30 +372,34 @@ def _of_class(probability: Floats, truth: Booleans, folds: Integers) -> dict[str
         cells = [(called[tuned[kind]], hits[tuned[kind]]) for tuned, called, hits in apart if tuned[kind] is not None]
         if len(cells) < len(apart):
             return facts | dict.fromkeys(("precision", "recall", "f1"))
-        n_called, n_hits = (int(sum(counts)) for counts in zip(*cells, strict=True))
+        n_called, n_hits = (sum(counts) for counts in zip(*cells, strict=True))
         return facts | {
-            "precision": n_hits / n_called if n_called else None,
-            "recall": n_hits / n_true,
-            "f1": 2 * n_hits / (n_called + n_true),
+            "precision": float(n_hits / n_called) if n_called else None,
+            "recall": float(n_hits / n_true),
+            "f1": float(2 * n_hits / (n_called + n_true)),
         }
 
     return {kind: at(kind, block) for kind, block in final.items()}
 
 
-def _called(ranks: Ranking, truth: Booleans, wanted: Booleans) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return for each block the wanted rows in it and above, and the true ones among them."""
-    rows = wanted[ranks.order]
-    called, hits = (np.cumsum(some, dtype=np.int64)[ranks.stops - 1] for some in (rows, rows & truth[ranks.order]))
+def _called(ranks: Ranking, truth: Booleans, wanted: Booleans, weights: Floats64 | None) -> tuple[Counts, Counts]:
+    """Return for each block the wanted rows in it and above, and the true ones among them, or what these weigh."""
+    rows, kind = wanted[ranks.order], np.int64 if weights is None else np.float64
+    several = rows, rows & truth[ranks.order]
+    called, hits = (
+        np.cumsum(some if weights is None else some * weights[ranks.order], dtype=kind)[ranks.stops - 1]
+        for some in several
+    )
     return called, hits
 
 
-def _tuned(called: NDArray[np.int64], hits: NDArray[np.int64]) -> dict[str, int | None]:
+def _tuned(called: Counts, hits: Counts) -> dict[str, int | None]:
     """Return for each of `KINDS` the block whose score is the threshold, None where none does it."""
-    n_true = int(hits[-1])
-    if not n_true:
+    n_true = hits[-1]
+    if not n_true > 0:
         return dict.fromkeys(KINDS)
     f1 = 2 * hits / (called + n_true)
-    precise = np.flatnonzero(hits / np.maximum(called, 1) >= PRECISION)
+    precise = np.flatnonzero(hits / np.where(called > 0, called, 1) >= PRECISION)
     complete = np.flatnonzero(hits / n_true >= RECALL)
     return {
         KINDS[0]: int(f1.argmax()),

@@ -15,7 +15,7 @@ import pyarrow as pa
 from mi_duck.atomic_files import file_sha256, storage_errors, write_file
 from mi_duck.data.database import SQL_BYTES, Database
 from mi_duck.data.dataset import Dataset, resolved, resolved_location
-from mi_duck.data.genes import GeneIndex, assign_folds, index_genes, say_selection, write_genes
+from mi_duck.data.genes import GeneIndex, assign_folds, check_weights, index_genes, say_selection, write_genes
 from mi_duck.data.identical import telling_features
 from mi_duck.data.statistics import (
     id_warnings,
@@ -209,6 +209,7 @@ def plan_data(
         content = telling_features(dataset, seed=asked.seed)
         say_selection(index, dataset, context.say)
         assign_folds(db, dataset, n_folds=asked.n_folds, seed=asked.seed)
+        check_weights(db, dataset)
         statistics = read_statistics(db, dataset)
         if unfit := unfit_values(dataset, statistics, layout=asked.layout):
             raise DataError(unfit)
@@ -265,7 +266,7 @@ def _planned_data(
         files=tuple(resolved(file) for file in dataset.files),
         **_same(dataset, "pins", "hashes", "full_hash", "fingerprint", "classes", "labels", "base_scores", "features"),
         **_same(dataset, "warnings", "gene_column", "label_column", "fold_column", "position_column", "levels", "kept"),
-        **_same(dataset, "recipe"),
+        **_same(dataset, "recipe", "weight_column"),
         small_features=small,
         wide_features=wide,
         leaky_features=tuple(name for name, why in dataset.excluded if why == LEAKY),
@@ -348,6 +349,7 @@ def formula_of(indexed: Indexed, asked: Asked, *, threads: int) -> MemoryModel:
         is_external=asked.strategy == "external",
         scored_per_row=data.n_rows / int(genes.n_training_rows.sum()),
         has_small_leaves=allows_small_leaves(settings.xgb_parameters),
+        has_weights=data.weight_column is not None,
     )
     return MemoryModel(layout, asked.memory_per_gene_mb)
 

@@ -246,8 +246,13 @@ def _read_rows(folder: RunFolder, plan: Plan, instance: Instance, genes: Genes) 
     if plan.data.base_scores and len(rank):
         columns, first = [f"base:{name}" for name in plan.data.base_scores], table["row_id"][0].as_py()
         scores = _slice(folder.members, columns, first, len(table))[is_scored]
+        weights = None
+        if "weight" in pq.read_schema(path).names:
+            weights = pq.read_table(path, columns=["weight"])["weight"].to_numpy()[is_scored].astype(np.float64)
         n_folds, is_calibrated = plan.settings.n_folds, plan.settings.calibrate
-        model = base_model(scores, label, fold, n_folds=n_folds, is_calibrated=is_calibrated, dtype=np.float64)
+        model = base_model(
+            scores, label, fold, n_folds=n_folds, is_calibrated=is_calibrated, dtype=np.float64, weights=weights
+        )
         base, ranked = model.probabilities, model.ranked
     probabilities = np.column_stack([table[name].to_numpy()[is_scored] for name in names])
     return OutOfFold(fold, label, rank, probabilities, base, ranked)

@@ -220,7 +220,9 @@ def _comparison(run: RunRecords) -> list[str]:
 
 
 def _dataset(run: RunRecords) -> list[str]:
-    return [f"{words[0].upper()}{words[1:]}." for words in run.plan.data.warnings]
+    data = run.plan.data
+    weighted = f"Models were trained with the weights of '{data.weight_column}'; the scores here count every row once."
+    return [f"{words[0].upper()}{words[1:]}." for words in data.warnings] + [weighted] * bool(data.weight_column)
 
 
 def _identical(run: RunRecords) -> list[str]:

@@ -28,7 +28,7 @@ from mi_duck.data.values import label_codes, numbers
 from mi_duck.errors import DataError, StorageError
 from mi_duck.processes import Context, Report, in_child
 from mi_duck.rows.kept import KEPT, SOURCE, write_kept
-from mi_duck.rows.segments import KEYS, USED, read_at, record_type
+from mi_duck.rows.segments import KEYS, USED, keys_type, read_at, record_type
 from mi_duck.run.encoding import SENTINEL
 from mi_duck.run.folder import RunFolder, run_lock
 from mi_duck.run.genes import genes_file
@@ -154,7 +154,8 @@ def _open(plan: Plan, segment: Segment, folder: Path) -> tuple[int, int, int]:
     """Open the files of a segment at their full size, so that a full disk is met here."""
     folder.mkdir(parents=True, exist_ok=True)
     opened = []
-    sizes = {"features.bin": record_type(plan).itemsize, "keys.bin": KEYS.itemsize, SOURCES: SOURCE.itemsize}
+    keys_size = keys_type(plan.data).itemsize
+    sizes = {"features.bin": record_type(plan).itemsize, "keys.bin": keys_size, SOURCES: SOURCE.itemsize}
     for name, size in sizes.items():
         handle = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         opened.append(handle)
@@ -183,7 +184,8 @@ def _batches(
     runs = db.arrow("row_index")
     runs = runs.filter(pa.array(is_wanted[runs["gene_rank"].to_numpy()]))
     columns = [runs[name].to_pylist() for name in ("file", "row_group", "first_row", "n_rows", "gene_rank")]
-    names = [*plan.data.features, plan.data.label_column, *filter(None, [plan.data.position_column])]
+    others = plan.data.position_column, plan.data.weight_column
+    names = [*plan.data.features, plan.data.label_column, *filter(None, others)]
     begins = {(one["file"], one["row_group"]): one["first_row"] for one in db.read("row_groups").to_pylist()}
     for file, of_file in groupby(zip(*columns, strict=True), key=itemgetter(0)):
         runs_of_group = {
@@ -223,7 +225,7 @@ def _runs_before(runs: deque[tuple[int, int, int]], first: int, stop: int) -> It
 def _records(batch: pa.RecordBatch, file: str, plan: Plan) -> tuple[NDArray[np.void], NDArray[np.void]]:
     """Return the rows of a batch as records and keys, without gene ranks."""
     data = plan.data
-    records, keys = np.empty(batch.num_rows, dtype=record_type(plan)), np.zeros(batch.num_rows, dtype=KEYS)
+    records, keys = np.empty(batch.num_rows, dtype=record_type(plan)), np.zeros(batch.num_rows, dtype=keys_type(data))
     keys["use"] = USED
     _fill(records["small"], batch, data.small_features, file)
     _fill(records["wide"], batch, data.wide_features, file)
@@ -241,6 +243,13 @@ def _records(batch: pa.RecordBatch, file: str, plan: Plan) -> tuple[NDArray[np.v
         if batch[data.position_column].null_count:
             raise DataError(f"null in column '{data.position_column}' of {file}; fill it or remove the rows")
         keys["position"] = numbers(batch[data.position_column])
+    if data.weight_column:
+        with np.errstate(over="ignore"):
+            keys["weight"] = numbers(batch[data.weight_column])
+        if not ((keys["weight"] >= 0) & np.isfinite(keys["weight"])).all():
+            raise DataError(
+                f"a weight that is negative, missing or not finite in column '{data.weight_column}' of {file}"
+            )
     return records, keys
 
 
@@ -282,7 +291,7 @@ def _finish(plan: Plan, segment: Segment, folder: Path) -> dict[str, Any]:
         begin = 0
         rows_at_once = max(1, SORT_BYTES // record.itemsize)
         while begin < segment.n_rows:
-            keys = read_at(keys_file, KEYS, begin, min(rows_at_once, segment.n_rows - begin))
+            keys = read_at(keys_file, keys_type(plan.data), begin, min(rows_at_once, segment.n_rows - begin))
             # whole genes: stop before the last gene unless it is the last of the segment or fills the chunk alone
             stop = begin + len(keys)
             if stop < segment.n_rows:
@@ -334,7 +343,8 @@ def _total_order(
     tied = np.sort(order[np.append(ties, False) | np.insert(ties, 0, False)])
     digest = np.zeros(len(rows), dtype=np.uint64)
     digest[tied] = _row_hash(plan, keys[tied], rows[tied])
-    return np.lexsort((source["row"], source["file"], digest, position, rank))
+    weight = [keys["weight"]] if plan.data.weight_column else []  # of rows that differ in nothing else
+    return np.lexsort((source["row"], source["file"], *weight, digest, position, rank))
 
 
 def _row_hash(plan: Plan, keys: NDArray[np.void], rows: NDArray[np.void]) -> NDArray[np.uint64]:

@@ -2,7 +2,8 @@
 
 A segment is a range of gene ranks. Its rows lie in the total order (gene rank, position, hash of the row), which does
 not depend on the order of files, on batches or on threads, as fixed-size records in two files: ``features.bin`` holds
-the whole-number features as one byte each and then the others as float32, ``keys.bin`` holds `KEYS`.
+the whole-number features as one byte each and then the others as float32, ``keys.bin`` holds `KEYS`, and the weight where the
+data have one.
 """
 
 import os
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from mi_duck.atomic_files import file_sha256, read_sealed
 from mi_duck.errors import CheckpointError
 from mi_duck.run.encoding import encoding_of
-from mi_duck.run.plan import Plan, Segment
+from mi_duck.run.plan import Plan, PlannedData, Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +48,34 @@ class ColumnDensity:
 
 
 KEYS = np.dtype([("position", "<i8"), ("gene_rank", "<i4"), ("label", "u1"), ("use", "u1")])
+WEIGHTED_KEYS = np.dtype([*KEYS.descr, ("weight", "<f4")])
 LEFT_OUT, USED, USED_FOR_MANY = 0, 1, 2  # of a row in training; the last stands for 1 / share of the easy negatives
 
 
-def training_weights(use: NDArray[np.uint8], easy_share: float) -> NDArray[np.float32]:
-    """Return the weight of each row in training, shape (n_rows,): an easy negative that was kept stands for those left out."""
-    return np.where(use == USED_FOR_MANY, 1 / easy_share, 1).astype(np.float32)
+def keys_type(data: PlannedData) -> np.dtype[np.void]:
+    """Return the type of one row in ``keys.bin``: `KEYS`, and the weight where the data have one."""
+    return KEYS if data.weight_column is None else WEIGHTED_KEYS
+
+
+def training_weights(keys: NDArray[np.void], easy_share: float) -> NDArray[np.float32]:
+    """Return the weight of each row in training, shape (n_rows,): an easy negative that was kept stands for those left out.
+
+    Where the data have weights it is multiplied by them.
+    """
+    weight = np.where(keys["use"] == USED_FOR_MANY, 1 / easy_share, 1).astype(np.float32)
+    return weight * keys["weight"] if has_weights(keys) else weight
+
+
+def row_weights(keys: NDArray[np.void]) -> NDArray[np.float64] | None:
+    """Return the weights that the data have, shape (n_rows,); None where they have none or all are 1."""
+    if not has_weights(keys) or (keys["weight"] == 1).all():
+        return None
+    return keys["weight"].astype(np.float64)
+
+
+def has_weights(keys: NDArray[np.void]) -> bool:
+    """Return whether keys hold the weights of their rows."""
+    return "weight" in (keys.dtype.names or ())
 
 
 def record_type(plan: Plan) -> np.dtype[np.void]:
@@ -107,8 +130,9 @@ class SegmentReader:
                 raise CheckpointError(f"{folder / name} is damaged; the same command writes it again")
 
     def keys(self) -> NDArray[np.void]:
-        """Return the keys of all rows, shape (n_rows,) of `KEYS`."""
-        parts = [np.fromfile(self.folder / segment.name / "keys.bin", dtype=KEYS) for segment in self.segments]
+        """Return the keys of all rows, shape (n_rows,) of `keys_type`."""
+        kind = keys_type(self.plan.data)
+        parts = [np.fromfile(self.folder / segment.name / "keys.bin", dtype=kind) for segment in self.segments]
         return np.concatenate(parts)
 
     def records(

@@ -56,6 +56,8 @@ class Layout:
         Whether the matrix lies on disk.
     scored_per_row
         Rows that are scored for each that is trained on; above 1 where easy negatives are sampled.
+    has_weights
+        Whether the data have weights, by which calibrators are fitted.
     has_small_leaves
         Whether ``--xgb`` lets leaves have fewer rows than by default, so that deep levels are fuller.
     """
@@ -74,6 +76,7 @@ class Layout:
     is_external: bool = False
     scored_per_row: float = 1.0
     has_small_leaves: bool = False
+    has_weights: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +183,7 @@ def growing_bytes(phase: str, n_rows: int, layout: Layout) -> int:
         return keys + _matrix_bytes(n_rows, wide) + _sketch_bytes(n_rows, layout) + batches
     margins = 4 * layout.n_classes * scored
     if phase == "finish":
+        keys += 36 * scored * layout.has_weights
         return keys + margins + scored * (14 + 26 * layout.n_classes) + 27 * layout.n_classes * min(scored, 300_000)
     matrix = _matrix_bytes(n_rows, layout)
     if layout.is_external:

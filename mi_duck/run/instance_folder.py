@@ -40,6 +40,7 @@ def made_of(plan: Plan, instance: Instance) -> dict[str, Any]:
         "classes": list(plan.data.classes),
         "encoding": key_of(encoding.to_dict()),
         "easy_below": plan.data.easy_below,
+        **({} if plan.data.weight_column is None else {"weight_column": plan.data.weight_column}),
     } | settings
 
 

@@ -131,6 +131,8 @@ class PlannedData:
         Text columns whose levels are features.
     kept
         Columns of the dataset that out-of-fold predictions keep.
+    weight_column
+        Column with the weight of each row; None where all count the same.
     leaky_features
         Features of the dataset that ``--auto-exclude-leaky`` left out.
     pilot_genes
@@ -186,6 +188,7 @@ class PlannedData:
     levels: tuple[Levels, ...] = ()
     kept: tuple[str, ...] = ()
     recipe: Recipe | None = None
+    weight_column: str | None = None
 
     @property
     def noun(self) -> Noun:
@@ -199,8 +202,8 @@ class PlannedData:
 
     @property
     def record_bytes(self) -> int:
-        """Bytes of one row in the segments."""
-        return len(self.small_features) + 4 * len(self.wide_features)
+        """Bytes of the features and of the weight of one row in the segments."""
+        return len(self.small_features) + 4 * len(self.wide_features) + 4 * (self.weight_column is not None)
 
 
 @dataclass(frozen=True, slots=True)

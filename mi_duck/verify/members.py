@@ -24,7 +24,7 @@ from mi_duck.numbers import gibibytes
 from mi_duck.report.instance_files import CURVES, IMPORTANCE, IMPORTANCE_PLOT, SCORES, UNSEEN
 from mi_duck.run.genes import codes_of
 from mi_duck.run.instance_folder import differences_of, instance_state, made_of, read_manifest
-from mi_duck.run.plan import Instance
+from mi_duck.run.plan import Instance, PlannedData
 from mi_duck.verify.subject import (
     DAMAGED,
     MISSING,
@@ -77,7 +77,7 @@ class ScoredFile:
 def read_scored(
     db: Database,
     path: Path,
-    classes: Sequence[str],
+    data: PlannedData,
     *,
     first_row: int,
     n_pilot_rows: int,
@@ -103,9 +103,11 @@ def read_scored(
     further
         Columns that must follow on these.
     """
+    classes = data.classes
     names = [f"p_{name}" for name in classes]
     margins = [f"margin_{name}" for name in classes] if has_margins else []
-    columns = ["row_id", "gene_id", "position", "label", "fold", "is_pilot", *names, *margins]
+    weight = [] if data.weight_column is None else ["weight"]
+    columns = ["row_id", "gene_id", "position", "label", "fold", "is_pilot", *weight, *names, *margins]
     index_of = {name: index for index, name in enumerate(classes)}
     lines = [LINES.empty_table()]
     labels, folds = [np.empty(0, np.uint8)], [np.empty(0, np.int8)]
@@ -281,7 +283,7 @@ def _predictions(db: Database, subject: Subject, where: Path, instance: Instance
     found = read_scored(
         db,
         where / "oof_predictions.parquet",
-        subject.plan.data.classes,
+        subject.plan.data,
         first_row=0 if genes is None else genes["first_row"][instance.first_rank].as_py(),
         n_pilot_rows=0 if genes is None else n_pilot_rows(subject, genes),
         ranks=(instance.first_rank, instance.stop_rank),

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mi_duck.data.database import Database
@@ -91,7 +92,7 @@ def _predictions(db: Database, subject: Subject, genes: pa.Table, into: list[Sco
     found = read_scored(
         db,
         path,
-        plan.data.classes,
+        plan.data,
         first_row=0,
         n_pilot_rows=n_pilot,
         ranks=ranks,
@@ -106,7 +107,11 @@ def _predictions(db: Database, subject: Subject, genes: pa.Table, into: list[Sco
 def _thresholds(
     subject: Subject, probabilities: NDArray[np.float32], label: NDArray[np.uint8], fold: NDArray[np.int8]
 ) -> Verdict:
-    found = find_thresholds(probabilities, label, fold, subject.plan.data.classes)
+    weights = None
+    if subject.plan.data.weight_column is not None:
+        found_weights = pq.read_table(subject.folder.out_of_fold, columns=["weight"])["weight"].to_numpy()
+        weights = None if (found_weights == 1).all() else found_weights[-len(label) :].astype(np.float64)
+    found = find_thresholds(probabilities, label, fold, subject.plan.data.classes, weights=weights)
     stated = json.loads(subject.folder.thresholds.read_bytes())
     file = "oof_predictions.parquet"
     wrong = [f"those of {name} differ from {file}" for name, facts in found.items() if stated.get(name) != facts]
@@ -127,7 +132,7 @@ def _members(db: Database, subject: Subject, genes: pa.Table) -> Iterator[Findin
             found = read_scored(
                 db,
                 file,
-                plan.data.classes,
+                plan.data,
                 first_row=first,
                 n_pilot_rows=n_pilot,
                 ranks=ranks,

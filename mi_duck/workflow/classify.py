@@ -59,6 +59,8 @@ def cross_validate(
     """
     if classifying.estimator is None:
         raise PlanError("name a classifier: --estimator logistic, or package.module:factory")
+    if dataset.weight_column is not None:
+        raise PlanError("cv does not take weights of rows; leave --weight-column out, or train with 'mi-duck run'")
     check_request(dataset, out, diagnostics)
     estimator = named_estimator(classifying.estimator, classifying.parameters)
     with run_lock(out), noting(out, "cv", context) as context:
@@ -189,6 +191,8 @@ def blend(
             raise CheckpointError(
                 f"{first} and {name} differ in {words}; blend runs of the same data, genes, folds and seed"
             )
+    if any(plan.data.weight_column is not None for plan in plans.values()):
+        raise CheckpointError("runs whose rows have weights cannot be blended; blend runs without --weight-column")
     dataset = open_planned(plans[first].data)
     check_request(dataset, out, diagnostics)
     with run_lock(out), noting(out, BLEND, context) as context:

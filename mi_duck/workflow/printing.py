@@ -223,3 +223,33 @@ def print_true_rate(found: dict[str, Any], as_json: bool = False) -> None:
         output.print(line, markup=False)
     if found["too_narrow"]:
         output.print(f"These intervals are too narrow: {found['too_narrow']}.")
+
+
+def print_distilled(facts: dict[str, Any], out: Path, as_json: bool = False) -> None:
+    """Print the scores of the ensemble and of the model distilled from it, how alike they are, and the answer."""
+    from mi_duck.metrics.metrics import title_of
+    from mi_duck.numbers import decimal, interval
+
+    if as_json:
+        print_json(facts)
+        return
+    kinds = ("ensemble", "distilled", "difference")
+    lines = [
+        [
+            title_of(one["metric"], one["class"]),
+            *(interval(*(one[kind][at] for at in ("value", "low", "high")), signed=kind == kinds[2]) for kind in kinds),
+        ]
+        for one in facts["scores"]
+    ]
+    print_table(Table(["score", "ensemble", "distilled", "distilled - ensemble"], lines))
+    for one in facts["fidelity"]:
+        words = f"log-odds of {one['class']}: correlation {decimal(one['correlation'])}, RMSE {decimal(one['rmse'])}"
+        output.print(words, markup=False)
+    itself, other = facts["log_loss_of_ensemble_against_itself"], facts["log_loss_against_ensemble"]
+    output.print(
+        f"Log loss against the ensemble's probabilities: {decimal(other)}, at least {decimal(itself)}", markup=False
+    )
+    if facts["too_narrow"]:
+        output.print(f"These intervals are too narrow: {facts['too_narrow']}.")
+    output.print(facts["answer"], markup=False)
+    output.print(f"The model: {out}", markup=False)

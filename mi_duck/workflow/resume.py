@@ -145,7 +145,7 @@ def differences_asked(plan: Plan, dataset: Dataset, asked: Asked, *, estimator: 
         changed.append("features are made of sequence otherwise")
     if data.classes != dataset.classes:
         changed.append("classes differ")
-    columns = ("gene_column", "label_column", "fold_column", "base_scores", "kept")
+    columns = ("gene_column", "label_column", "fold_column", "base_scores", "kept", "weight_column")
     if any(getattr(data, name) != getattr(dataset, name) for name in columns):
         changed.append("columns differ")
     if data.full_hash != dataset.full_hash:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mi_duck.console import Table, errors, output, print_facts, print_json, print_table, unique
-from mi_duck.data.database import named_queries
+from mi_duck.data.sql_files import named_queries
 from mi_duck.errors import DataError, MiDuckError
 from mi_duck.evaluate.catalogue import describe_catalogue, named_or, open_catalogue, query_catalogue, write_answer
 from mi_duck.run.folder import RunFolder

@@ -123,3 +123,10 @@ def evaluate_sequence(report: Report, run: str, scanning: dict[str, Any], n_gene
     with without_sklearn():
         from mi_duck.genome.evaluate_sequence import score_run
     return score_run(run=run, scanning=scanning_of(scanning), n_genes=n_genes, threads=threads, report=report)
+
+
+def write_distilled(report: Report, run: str, out: str, trees: int, threads: int) -> dict[str, Any]:
+    """Distil the ensemble of a run and score what that gives; see `mi_duck.evaluate.distilled.write_distilled`."""
+    with without_sklearn():
+        from mi_duck.evaluate import distilled
+    return distilled.write_distilled(run=run, out=out, trees=trees, threads=threads, report=report)

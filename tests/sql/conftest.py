@@ -28,6 +28,7 @@ MADE_ELSEWHERE = {
         "site_score": "double",
         "content": "varchar",
         "digest": "ubigint",
+        "weight": "double",
         "file": "varchar",
         "row_number": "bigint",
     },

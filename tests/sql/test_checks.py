@@ -199,3 +199,21 @@ def test_wrong_overlap__lets_halves_of_a_split_instance_share_less_but_not_more(
         {"instance_id": 0, "other_id": 3, "n_shared": 2},
         {"instance_id": 4, "other_id": 2, "n_shared": 2},
     ]
+
+
+def test_bad_weight__names_the_first_row_of_each_file(db: Database, given: Given) -> None:
+    given(
+        "source_rows",
+        """
+        weight file row_number
+        1      f1   0
+        -2     f1   1
+        -      f1   2
+        0      f2   0
+        -      f2   1
+        """,
+    )
+    assert db.rows("checks/bad_weight") == [
+        {"file": "f1", "row_number": 1, "weight": "-2.0", "n_rows": 2},
+        {"file": "f2", "row_number": 1, "weight": "null", "n_rows": 1},
+    ]

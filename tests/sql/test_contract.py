@@ -9,8 +9,9 @@ import pyarrow as pa
 import pytest
 from headers import code_of, header_of, sql_files, text_of
 
-from mi_duck.data.database import Database, named_queries, quoted
+from mi_duck.data.database import Database, quoted
 from mi_duck.data.parquet import row_groups
+from mi_duck.data.sql_files import named_queries
 
 STEPS = sql_files("*.sql", "checks/*.sql")
 NAMED = sql_files("named/*.sql")

@@ -238,3 +238,23 @@ def test_gene_folds__hold_numbers_beyond_64_bits(db: Database, given: Given) -> 
     )
     db.table("gene_folds", n_folds=2, seed=SEED)
     assert sorted(db.read("gene_folds")["fold"].to_pylist()) == [0, 1]
+
+
+def test_weight_totals__add_up_each_class_of_each_fold(db: Database, given: Given) -> None:
+    given(
+        "source_rows",
+        """
+        gene_id label_text weight
+        A       neither    0.5
+        A       neither    2
+        A       donor      0
+        B       donor      3
+        C       donor      9
+        """,
+    )
+    given("gene_folds", "gene_id fold_group fold\n A A 0\n B B 1")
+    assert db.rows("weight_totals", labels=["neither", "donor"]) == [
+        {"fold": 0, "label": 0, "weight": 2.5},
+        {"fold": 0, "label": 1, "weight": 0.0},
+        {"fold": 1, "label": 1, "weight": 3.0},
+    ]

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from mi_duck.data.database import Database, named_text
+from mi_duck.data.database import Database
+from mi_duck.data.sql_files import named_text
 
 Given = Callable[[str, str], None]
 
