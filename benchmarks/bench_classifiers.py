@@ -109,6 +109,7 @@ def main() -> None:
     parser.add_argument("dataset", type=Path, nargs="?")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--classifiers", nargs="+", default=["logistic", "sgd", "mlp"])
+    parser.add_argument("--blends", nargs="+", default=["fitted", "greedy"])
     parser.add_argument("--shuffle", action="store_true")
     arguments, options = parser.parse_known_args()
     print_machine()
@@ -123,7 +124,7 @@ def main() -> None:
         for name in arguments.classifiers:
             runs[name] = out / name
             seconds[name] = made(runs[name], "cv", dataset, "--estimator", name, *options)
-        for method in ("fitted", "greedy"):
+        for method in arguments.blends:
             folder = out / f"blend_{method}"
             seconds[folder.name] = made(folder, "blend", *runs_of(runs), "--weights", method)
             runs[folder.name] = folder
@@ -134,9 +135,9 @@ def main() -> None:
             print(row(name, folder, seconds[name]), flush=True)
         for name in arguments.classifiers:
             differences(runs, name, "trees")
-        for name in ("trees", *arguments.classifiers):
-            differences(runs, "blend_fitted", name)
-        differences(runs, "blend_greedy", "blend_fitted")
+        for method in arguments.blends:
+            for name in ("trees", *arguments.classifiers):
+                differences(runs, f"blend_{method}", name)
         if arguments.shuffle:
             of_chance = shuffled(dataset, scratch / "shuffled")
             for name in arguments.classifiers:

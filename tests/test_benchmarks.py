@@ -8,7 +8,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 TOYS = {
-    "bench_classifiers.py": ["--classifiers", "sgd", "--n-folds", "2", "--threads", "1"],
+    "bench_classifiers.py": ["--classifiers", "sgd", "--blends", "fitted", "--n-folds=2", "--threads=1"],
     "bench_bit_flips.py": ["1", "pyarrow, checksums"],
     "bench_coverage.py": ["2", "12"],
     "bench_distil.py": ["toy"],
