@@ -482,7 +482,11 @@ def complement(data: bytes) -> bytes:
     facts = model["learner"]["learner_model_param"]
     other = np.float32(1) - np.float32(facts["base_score"].strip("[]"))
     facts["base_score"] = f"[{np.format_float_scientific(np.clip(other, *MOST_CERTAIN))}]"
-    return write_object(model)
+    booster = xgb.Booster()
+    booster.load_model(bytearray(write_object(model)))
+    return bytes(
+        booster.save_raw("ubj")
+    )  # as XGBoost writes it, so that a file that is read and written again is the same
 
 
 def without_leaves(data: bytes) -> bytes:
