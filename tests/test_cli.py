@@ -480,7 +480,7 @@ def test_plan__prints_what_it_made(small_dataset: Path, tmp_path: Path) -> None:
     assert "not a feature (the gene): gene_id" in result.stderr
     assert "multi: 3 instances" in result.stdout
     assert "coverage 40/40" in result.stdout
-    assert "as good as one model of all genes" in " ".join(result.stdout.split())
+    assert "as good as one model of all rows" in " ".join(result.stdout.split())
 
 
 # ---- exit codes and bad input -----------------------------------------------------------------------------------------
@@ -544,7 +544,7 @@ def test_exit_codes__storage_busy_and_memory(
     small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
-    assert_refused(call("plan", small_dataset, "--out", tmp_path / "file"), 74, "cannot write")
+    assert_refused(call("plan", small_dataset, "--out", tmp_path / "file"), 65, "is a file, and a run is a folder")
     assert_refused(call("run", small_dataset, "--out", tmp_path / "file" / "run"), 74, "cannot write")
     with run_lock(tmp_path / "run"):
         assert_refused(call("plan", small_dataset, "--out", tmp_path / "run"), 75, "another mi-duck works on")

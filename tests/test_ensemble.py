@@ -225,7 +225,7 @@ def test_predict_proba__takes_large_tables_in_blocks(
     """A table of 3,000 rows in blocks of 256 gives what it gives at once; so do none."""
     table = pa.concat_tables([rows] * (1 + 3000 // len(rows)))
     expected = np.tile(model.predict_proba(rows), (len(table) // len(rows), 1))
-    monkeypatch.setattr("mi_duck.ensemble.model.BLOCK_BYTES", 1)
+    monkeypatch.setattr("mi_duck.ensemble.feature_matrix.BLOCK_BYTES", 1)
     for given in (table, table.combine_chunks().to_batches()[0], table.to_pandas().assign(slice=1)):
         blocks = [len(block) for block in feature_matrices(given, model.features)]
         assert blocks == [256] * (len(table) // 256) + [len(table) % 256] * (len(table) % 256 > 0)

@@ -99,7 +99,7 @@ def test_holdout_genes__file_brings_the_groups_of_its_genes(db: Database, datase
     say_selection(index, dataset, said.append)
     assert said == [
         "Holding out 4 genes of 2 fold groups, 120 rows: no instance sees them; 2 of them only share 'overlap_cluster' "
-        "with a named gene"
+        "with a named one"
     ]
 
 
@@ -139,7 +139,7 @@ def test_holdout_genes__without_a_class_are_warned_of(db: Database, dataset: Dat
     index, _, _ = indexed(db, dataset, str(tmp_path / "genes.txt"))
     said: list[str] = []
     say_selection(index, dataset, said.append)
-    assert said[-1] == "warning: no held-out row of class acceptor; scores of it on held-out genes are left out"
+    assert said[-1] == "warning: no held-out row of class acceptor; scores of it on these are left out"
 
 
 FILES: dict[str, tuple[bytes, str]] = {

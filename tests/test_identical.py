@@ -157,10 +157,7 @@ def test_copied_genes__with_random_labels_are_warned_about_and_score_by_chance_o
     for name, flags in (("apart", ()), ("joined", ("--group-identical",))):
         out = tmp_path / name
         said = here("run", tmp_path / "data", "--out", out, *FLAGS, *LEARNING, *flags).stderr
-        assert (
-            "4,800 rows of 120 genes are identical in all 3 features to rows of a gene of another fold group (60 pairs"
-            in said
-        )
+        assert "4,800 rows of 120 genes are identical in all 3 features to rows of another fold group (60 pairs" in said
         assert ("warning: 4,800" in said) == (name == "apart")
         plan = RunFolder(out).read_plan()
         assert plan.data.identical_genes == (120 if name == "apart" else 0)

@@ -81,9 +81,9 @@ def test_pilot__texts_say_how_many_rows_are_scored(
     n_scored = table["is_pilot"].to_pylist().count(False)
     assert n_scored < plan.data.n_rows
     again = here("run", small_dataset, "--out", screened, *FAST, "--screen-features", "20")
-    assert f"Scores on {n_scored:,} rows, each by boosters" in again.stdout
+    assert f"Scores on {n_scored:,} rows, each by models" in again.stdout
     summary = (screened / "unified_training_summary.txt").read_text()
-    assert f"Scores out of fold: {n_scored:,} rows by boosters" in summary
+    assert f"Scores out of fold: {n_scored:,} rows by models" in summary
     assert f"pilot        {len(pilots)} genes chose the features and are not scored" in summary
     page = (screened / "report.html").read_text()
     assert f"{n_scored:,} rows are scored, each by models" in page
@@ -115,7 +115,7 @@ def test_compare__is_of_the_rows_that_both_runs_scored(
     assert f"On the {found.n_rows:,} common rows, each scored by boosters that never saw its fold group" in " ".join(
         said.split()
     )
-    assert f"Left out: {found.n_pilot_rows:,} rows of genes by which a run chose its features" in said
+    assert f"Left out: {found.n_pilot_rows:,} rows by which a run chose its features" in said
 
 
 def test_verify__a_screened_run_holds_and_a_wrong_mark_is_found(screened: Path) -> None:

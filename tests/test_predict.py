@@ -90,7 +90,7 @@ def test_predict_file__keeps_ids_and_order_over_files_and_row_groups(
         assert found[f"spread_{name}"].to_numpy() == pytest.approx(members.std(axis=0)[:, index], abs=1e-6)
     assert found["prediction"].to_pylist() == model.predict(turned).tolist()
     assert found["source_file"].to_pylist() == [
-        f"b-{number}.parquet" for number, one in enumerate(files) for _ in range(len(one))
+        f"{number}.parquet" for number, one in enumerate(files) for _ in range(len(one))
     ]
     assert found["source_row"].to_pylist() == [row for one in files for row in range(len(one))]
     assert found.column_names == [

@@ -40,7 +40,9 @@ def test_print_scores__has_every_instance_with_verbose_and_as_json(
     assert "\ninstance_00\t" in capsys.readouterr().out
     print_scores(run, as_json=True)
     found = json.loads(capsys.readouterr().out)
-    assert [one["model"] for one in found][:2] == ["base", "instance_00"]
+    assert {(one["scope"], one["instance_id"]) for one in found["scores"]} >= {("base", None), ("member", 0)}
+    assert found["report"].endswith("report.html")
+    assert all(isinstance(one["value"], float) for one in found["scores"])
 
 
 def test_genes_improved__counts_genes_whose_log_loss_falls(run: Path) -> None:

@@ -526,7 +526,10 @@ class Page(HTMLParser):
         if tag in {"script", "img", "iframe", "link", "object", "embed", "form", "base", "foreignobject"}:
             self.found.append((tag,))
         for name, value in attributes:
-            if name.startswith("on") or (name in {"href", "src"} and not (value or "").startswith("#")):
+            is_inside = tag == "a" and re.fullmatch(r"[A-Za-z0-9_]+(/?[\w.-]+)*/?", value or "")  # a file of the run
+            if name.startswith("on") or (
+                name in {"href", "src"} and not (value or "").startswith("#") and not is_inside
+            ):
                 self.found.append((tag, name, str(value)))
 
 
