@@ -29,7 +29,17 @@ TOYS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(file.name for file in BENCHMARKS.glob("bench_*.py")))
+LONG = ("bench_classifiers.py", "bench_distil.py", "bench_scan.py")
+"""Those that take half a minute or more, of what has tests of its own."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(file.name, marks=pytest.mark.slow) if file.name in LONG else file.name
+        for file in sorted(BENCHMARKS.glob("bench_*.py"))
+    ],
+)
 def test_benchmark__runs_at_toy_size(name: str) -> None:
     done = subprocess.run([sys.executable, BENCHMARKS / name, *TOYS[name]], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
