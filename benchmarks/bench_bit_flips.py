@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
-from harness import print_machine, workplace
+from harness import print_machine, quiet, workplace
 
 from mi_duck.atomic_files import write_file
 from mi_duck.boosting.train import train_instance
@@ -64,10 +64,6 @@ ASKED = Asked(  # five rounds of depth 5
     max_bin=32,
     calibrate_per_class=False,
 )
-
-
-def quiet(*_: object) -> None:
-    """Take messages and progress."""
 
 
 def write_data(folder: Path) -> None:

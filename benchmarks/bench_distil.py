@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from harness import costs, print_machine, workplace
+from harness import costs, print_machine, quiet, workplace
 
 import mi_duck
 from mi_duck.evaluate.distilled import write_distilled
@@ -24,10 +24,6 @@ from mi_duck.rows.partition import partition_here
 from mi_duck.run.folder import RunFolder
 
 SCORES = (("average_precision", "donor"), ("average_precision", "acceptor"), ("log_loss", "all"))
-
-
-def quiet(*_: object) -> None:
-    """Take progress."""
 
 
 def main(arguments: list[str]) -> None:

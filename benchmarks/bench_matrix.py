@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
 import xgboost as xgb
-from harness import costs, print_machine, workplace
+from harness import costs, print_machine, quiet, workplace
 
 from mi_duck.boosting.matrix import build_matrix, cut_reference
 from mi_duck.data.dataset import open_dataset
@@ -24,10 +24,6 @@ from mi_duck.run.folder import RunFolder
 from mi_duck.settings import Asked
 
 THREADS = 2
-
-
-def quiet(*_: object) -> None:
-    """Take messages and progress."""
 
 
 def main(n_genes: int = 1500, n_features: int = 1167) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from harness import print_machine, workplace
+from harness import print_machine, quiet, workplace
 
 from mi_duck.data.dataset import open_dataset
 from mi_duck.drawing import save
@@ -33,10 +33,6 @@ TOY = "few wide columns"
 SIZES = (100, 500, 1500)
 TOY_SIZES = (36,)
 MIB = 1 << 20
-
-
-def quiet(*_: object) -> None:
-    """Take messages and progress."""
 
 
 def measure(name: str, place: str, sizes: Sequence[int], layouts: Sequence[str], scratch: Path) -> list[MemoryReport]:

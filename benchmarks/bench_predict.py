@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import xgboost as xgb
-from harness import Cost, costs, print_machine, workplace
+from harness import Cost, costs, print_machine, quiet, workplace
 from numpy.typing import NDArray
 
 from mi_duck.boosting.forest import forest_of
@@ -40,10 +40,6 @@ from mi_duck.metrics.calibrate import Calibrator
 
 INSTANCES = 7
 TRAINING_ROWS = 6_000
-
-
-def quiet(*_: object) -> None:
-    """Take progress."""
 
 
 def main(arguments: list[str]) -> None:

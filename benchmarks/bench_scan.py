@@ -15,20 +15,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
-from bench_true_rate import quiet
-from harness import costs, print_machine, workplace
+from harness import costs, fly_run, print_machine, workplace
 
-from mi_duck.data.dataset import open_dataset
 from mi_duck.ensemble.model_file import load_unified_model
-from mi_duck.genome.build import build
 from mi_duck.genome.like import recipe_of
 from mi_duck.genome.predict_sequence import model_scorer
 from mi_duck.genome.scan import Scorer, scan
 from mi_duck.genome.targets import Targets, gene_targets
-from mi_duck.processes import Context
-from mi_duck.settings import Asked, Diagnostics
-from mi_duck.workflow.demo import DATA
-from mi_duck.workflow.pipeline import run
 
 
 def first_positions(targets: Targets, n_positions: int) -> Targets:
@@ -76,20 +69,6 @@ def main(folder: Path, fasta: Path, annotation: Path, n_positions: int) -> None:
     print(f"{every:.1f}\t{features:.1f}\t{1e6 / every:,.0f}\t{2e6 / every:,.0f}")
 
 
-def fly(rounds: int, folder: Path) -> tuple[Path, Path, Path]:
-    """Make a run of the bundled fruit fly chromosome."""
-    (fasta,), (annotation,) = DATA.glob("*.fna.gz"), DATA.glob("*.gtf.gz")
-    build(fasta, annotation, folder / "data", report=quiet)
-    run(
-        open_dataset(str(folder / "data")),
-        folder / "run",
-        Asked(strategy="single", sample_negatives=1.0, n_estimators=rounds, early_stopping_patience=15),
-        Context(2, quiet, quiet),
-        diagnostics=Diagnostics(minimal_diagnostics=True, skip_shap=True),
-    )
-    return folder / "run", fasta, annotation
-
-
 if __name__ == "__main__":
     if len(sys.argv) >= 4:
         paths = [Path(text) for text in sys.argv[1:4]]
@@ -97,4 +76,4 @@ if __name__ == "__main__":
     else:
         rounds = int(sys.argv[1]) if len(sys.argv) == 2 else 200
         with workplace() as scratch:
-            main(*fly(rounds, scratch), 20_000 if rounds < 10 else 200_000)
+            main(*fly_run(scratch, rounds), 20_000 if rounds < 10 else 200_000)

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
 import xgboost as xgb
-from harness import costs, print_machine, workplace
+from harness import costs, print_machine, quiet, workplace
 
 from mi_duck.data.dataset import CLASSES, open_dataset
 from mi_duck.ensemble.shap import explain
@@ -27,10 +27,6 @@ from mi_duck.run.feature_names import kmer_families
 
 THREADS = 2
 INSTANCES = 7
-
-
-def quiet(*_: object) -> None:
-    """Ignore messages and progress."""
 
 
 def main(n_genes: int, rounds: int, n_features: int) -> None:

@@ -18,22 +18,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-from harness import print_machine, workplace
+from harness import fly_run, print_machine, quiet, workplace
 from numpy.typing import NDArray
 
-from mi_duck.data.dataset import open_dataset
 from mi_duck.ensemble.feature_matrix import feature_matrix
 from mi_duck.ensemble.model_file import read_fold_models
 from mi_duck.genome.build import build
 from mi_duck.metrics.calibrate import calibrated
 from mi_duck.metrics.metrics import score
-from mi_duck.processes import Context
 from mi_duck.run.encoding import encoding_of
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import read_genes
-from mi_duck.settings import Asked, Diagnostics
-from mi_duck.workflow.demo import DATA
-from mi_duck.workflow.pipeline import run
 
 ROWS_AT_ONCE = 20_000
 
@@ -106,21 +101,9 @@ def main(folder: RunFolder, place: str) -> None:
 
 def fly(rounds: int, folder: Path) -> tuple[RunFolder, str]:
     """Make run and dataset of the bundled fruit fly chromosome, every position of three genes."""
-    (fasta,), (annotation,) = DATA.glob("*.fna.gz"), DATA.glob("*.gtf.gz")
-    for name, complete in (("data", 0), ("complete", 3)):
-        build(fasta, annotation, folder / name, all_positions=complete, report=quiet)
-    run(
-        open_dataset(str(folder / "data")),
-        folder / "run",
-        Asked(strategy="single", sample_negatives=1.0, n_estimators=rounds, early_stopping_patience=15),
-        Context(2, quiet, quiet),
-        diagnostics=Diagnostics(minimal_diagnostics=True, skip_shap=True),
-    )
-    return RunFolder(folder / "run"), str(folder / "complete")
-
-
-def quiet(*_: object) -> None:
-    """Take messages and progress."""
+    where, fasta, annotation = fly_run(folder, rounds)
+    build(fasta, annotation, folder / "complete", all_positions=3, report=quiet)
+    return RunFolder(where), str(folder / "complete")
 
 
 if __name__ == "__main__":

@@ -47,3 +47,29 @@ def workplace() -> Iterator[Path]:
     """Give a folder that is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="mi_duck_bench_") as folder:
         yield Path(folder)
+
+
+def quiet(*_: object) -> None:
+    """Take messages and progress."""
+
+
+def fly_run(folder: Path, rounds: int) -> tuple[Path, Path, Path]:
+    """Make a run of the bundled fruit fly chromosome, one model without figures; return it, the genome and its annotation."""
+    # not at the top: other benchmarks measure memory
+    from mi_duck.data.dataset import open_dataset
+    from mi_duck.genome.build import build
+    from mi_duck.processes import Context
+    from mi_duck.settings import Asked, Diagnostics
+    from mi_duck.workflow.demo import DATA
+    from mi_duck.workflow.pipeline import run
+
+    (fasta,), (annotation,) = DATA.glob("*.fna.gz"), DATA.glob("*.gtf.gz")
+    build(fasta, annotation, folder / "data", report=quiet)
+    run(
+        open_dataset(str(folder / "data")),
+        folder / "run",
+        Asked(strategy="single", sample_negatives=1.0, n_estimators=rounds, early_stopping_patience=15),
+        Context(2, quiet, quiet),
+        diagnostics=Diagnostics(minimal_diagnostics=True, skip_shap=True),
+    )
+    return folder / "run", fasta, annotation

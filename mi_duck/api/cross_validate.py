@@ -6,9 +6,8 @@ from typing import Any
 
 from mi_duck.api.arguments import options_of, records_of, with_options
 from mi_duck.api.run import Run
-from mi_duck.api.showing import say, showing
-from mi_duck.api.tables import location_of
-from mi_duck.data.dataset import announcement, open_columns
+from mi_duck.api.showing import showing
+from mi_duck.api.tables import open_data
 from mi_duck.errors import DataError
 from mi_duck.settings import CV_OPTIONS, Asked, Blending, Classifying, Columns, Diagnostics, Executing
 from mi_duck.workflow import classify
@@ -59,9 +58,7 @@ def cross_validate(
         "cross_validate", options | {"estimator": _name_of(estimator)}, RECORDS, (*NAMES, "estimator")
     )
     out = Path(out)
-    dataset = open_columns(location_of(data, out), columns, holdout_genes=asked.holdout_genes)
-    for line in announcement(dataset):
-        say(line)
+    dataset = open_data(data, out, columns, asked)
     with showing(executing.threads, progress) as context:
         classify.cross_validate(dataset, out, asked, classifying, context, diagnostics)
     return Run(out)

@@ -12,12 +12,23 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mi_duck.api.showing import say
 from mi_duck.atomic_files import file_sha256, storage_errors
+from mi_duck.data.dataset import Dataset, announcement, open_columns
 from mi_duck.data.text_tables import FOLDER
 from mi_duck.data.values import plain, plain_schema
 from mi_duck.errors import DataError
+from mi_duck.settings import Asked, Columns
 
 ROW_GROUP_BYTES = 32 << 20
+
+
+def open_data(data: Any, out: Path, columns: Columns, asked: Asked) -> Dataset:
+    """Open the data of a call as a dataset, and say what it is; ``data`` and ``out`` as for `location_of`."""
+    dataset = open_columns(location_of(data, out), columns, holdout_genes=asked.holdout_genes)
+    for line in announcement(dataset):
+        say(line)
+    return dataset
 
 
 def location_of(data: Any, out: Path) -> str:

@@ -5,9 +5,8 @@ from typing import Any
 
 from mi_duck.api.arguments import records_of, with_options
 from mi_duck.api.run import Run
-from mi_duck.api.showing import say, showing
-from mi_duck.api.tables import location_of
-from mi_duck.data.dataset import announcement, open_columns
+from mi_duck.api.showing import showing
+from mi_duck.api.tables import open_data
 from mi_duck.errors import PlanError
 from mi_duck.executors.anywhere import run_request
 from mi_duck.executors.elsewhere import useless_option
@@ -64,9 +63,7 @@ def train(data: Any, out: str | Path, *, progress: bool | None = None, **options
         raise PlanError(words)
     checked_parameters(asked.xgb)  # refuses before anything is read or written
     out = Path(out)
-    dataset = open_columns(location_of(data, out), columns, holdout_genes=asked.holdout_genes)
-    for line in announcement(dataset):
-        say(line)
+    dataset = open_data(data, out, columns, asked)
     with showing(executing.threads, progress) as context:
         run_request(dataset, out, asked, context, resuming, diagnostics, executing)
     return Run(out)

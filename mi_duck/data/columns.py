@@ -23,7 +23,9 @@ NOT_FEATURES: dict[str | None, str] = {
 """Why columns of these names are not features."""
 PLACES = ("chrom", "strand", "absolute_position")
 """Columns that say where in a genome a row is."""
-PREDICTED = ("row_id", "gene_id", "position", "label", "fold", "is_pilot", "source_file", "source_row")
+SOURCE_COLUMNS = ("source_file", "source_row")
+"""Columns of predictions that say where a row of the dataset is."""
+PREDICTED = ("row_id", "gene_id", "position", "label", "fold", "is_pilot", *SOURCE_COLUMNS)
 """Columns of out-of-fold predictions, beside p_<class>."""
 
 

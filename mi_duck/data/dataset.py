@@ -28,7 +28,7 @@ from mi_duck.data.columns import (
     some_names,
     unwanted_columns,
 )
-from mi_duck.data.find_files import FoundFiles, find_files
+from mi_duck.data.find_files import FoundFiles, find_files, names_below
 from mi_duck.data.levels import check_names, find_levels
 from mi_duck.data.parquet import (
     FAILED,
@@ -71,6 +71,8 @@ class Dataset:
         What the user named: a file, a folder, or a glob pattern.
     files
         Sorted by name.
+    file_names
+        What predictions call each file.
     fold_column
         The unit of independence; the gene column if there is no better.
     position_column
@@ -107,6 +109,7 @@ class Dataset:
 
     location: str
     files: tuple[DataFile, ...]
+    file_names: tuple[str, ...]
     gene_column: str
     label_column: str
     fold_column: str
@@ -255,6 +258,7 @@ def open_dataset(
     return Dataset(
         location=location,
         files=files,
+        file_names=names_below(found, files),
         gene_column=gene_column,
         label_column=label_column,
         fold_column=fold_column,

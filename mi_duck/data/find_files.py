@@ -41,7 +41,7 @@ class FoundFiles:
         return all(is_named(file.name, TEXT) for file in self.files)
 
 
-def names_below(found: FoundFiles, files: Sequence[DataFile]) -> list[str]:
+def names_below(found: FoundFiles, files: Sequence[DataFile]) -> tuple[str, ...]:
     """Return how predictions name each file: by its path below the folder that holds all of them.
 
     ``files`` are what is read; of one table in text that is the Parquet file made of it, which goes by the name of the table.
@@ -49,7 +49,7 @@ def names_below(found: FoundFiles, files: Sequence[DataFile]) -> list[str]:
     is_one_text = found.are_texts and len(found.files) == 1
     paths = [str(file) for file in (found.files if is_one_text else files)]
     root = os.path.commonpath([os.path.dirname(path) for path in paths])
-    return [os.path.relpath(path, root) for path in paths]
+    return tuple(os.path.relpath(path, root) for path in paths)
 
 
 def is_named(name: str, endings: tuple[str, ...]) -> bool:

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from mi_duck.atomic_files import publish, read_sealed, sealed, storage_errors, write_file, write_json
 from mi_duck.boosting.forest import forest_of
+from mi_duck.data.columns import SOURCE_COLUMNS
 from mi_duck.data.dataset import as_parquet, resolved
 from mi_duck.data.find_files import find_files, names_below
 from mi_duck.data.parquet import (
@@ -74,8 +75,6 @@ FACTS = "parts.json"
 NAME = re.compile(r"(\d{6,})_([0-9a-f]{64})\.arrow")
 
 TRAINED_ON = "trained_on"
-SOURCE = ("source_file", "source_row")
-"""Columns of the result that say where a row of the input is."""
 NEW_LEVELS = b"new_levels"
 """In the schema of a part: for each text column whose levels are features, its rows with a level that training has not seen."""
 NEW_MISSING = b"new_missing"
@@ -341,7 +340,7 @@ class _Task:
     training: TrainingData
     gene_column: str | None
     why_unknown: str
-    file_names: tuple[str, ...]
+    file_names: pa.Array
     complete: NDArray[np.bool_]
 
 
@@ -355,7 +354,7 @@ def _task(model: Model, files: Sequence[DataFile], file_names: Sequence[str]) ->
     if other:
         raise DataError(f"{other} lies under other partition folders than {files[0]}; give all files the same keys")
     results = [f"{kind}_{name}" for kind in ("p", "spread") for name in model.classes]
-    results += ["prediction", TRAINED_ON, *SOURCE]
+    results += ["prediction", TRAINED_ON, *SOURCE_COLUMNS]
     doubled = sorted({*kept, *keys} & set(results))
     if doubled:
         raise DataError(f"column(s) {', '.join(doubled)} of {files[0]} would be written twice; rename them")
@@ -374,7 +373,7 @@ def _task(model: Model, files: Sequence[DataFile], file_names: Sequence[str]) ->
         training,
         gene_column,
         why_unknown,
-        tuple(file_names),
+        pa.array(file_names, pa.string()),
         complete,
     )
 
@@ -545,8 +544,8 @@ def _predicted(
     of_folders = folder_values(file, task.names)
     columns = {name: batch[name] for name in task.kept}
     columns |= {name: pa.repeat(pa.scalar(value, pa.string()), len(batch)) for name, value in of_folders.items()}
-    of_file = pa.DictionaryArray.from_arrays(pa.array(np.full(len(batch), number, np.int32)), pa.array(task.file_names))
-    columns |= dict(zip(SOURCE, (of_file, pa.array(np.arange(first_row, first_row + len(batch)))), strict=True))
+    of_file = pa.DictionaryArray.from_arrays(pa.array(np.full(len(batch), number, np.int32)), task.file_names)
+    columns |= dict(zip(SOURCE_COLUMNS, (of_file, pa.array(np.arange(first_row, first_row + len(batch)))), strict=True))
     probabilities, members = task.scores(matrix)
     singles = probabilities.astype(np.float32)
     columns |= {f"p_{name}": pa.array(singles[:, index]) for index, name in enumerate(model.classes)}

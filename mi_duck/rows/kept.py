@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mi_duck.data.columns import SOURCE_COLUMNS
 from mi_duck.data.database import Database
 from mi_duck.data.dataset import Dataset
-from mi_duck.data.find_files import find_files, names_below
 from mi_duck.data.parquet import schema_of, verify_pages
 from mi_duck.errors import DataError
 from mi_duck.run.plan import PlannedData, Segment
@@ -46,10 +46,10 @@ def write_kept(
     DataError
         A page of a kept column is damaged, or the files have other rows than before.
     """
-    names = pa.array(names_below(find_files(dataset.location), dataset.files), pa.string())
+    names = pa.array(dataset.file_names, pa.string())
     found = np.concatenate([np.fromfile(path, dtype=SOURCE) for path in sources])
-    fields = [("source_file", pa.dictionary(pa.int32(), pa.string())), ("source_row", pa.int64())]
-    kept = _Rows(iter(()))
+    fields = list(zip(SOURCE_COLUMNS, (pa.dictionary(pa.int32(), pa.string()), pa.int64()), strict=True))
+    kept = None
     if data.kept:
         types, batches = _kept_columns(db, dataset, data, found)
         kept = _Rows(batches)
@@ -63,7 +63,7 @@ def write_kept(
                 own = found[begin : min(begin + ROWS_AT_ONCE, stop)]
                 file = pa.DictionaryArray.from_arrays(pa.array(np.ascontiguousarray(own["file"])), names)
                 columns = [file, pa.array(np.ascontiguousarray(own["row"]))]
-                columns += kept.take(len(own)).columns[1:] if data.kept else []
+                columns += kept.take(len(own)).columns[1:] if kept else []
                 writer.write_table(pa.table(columns, schema=pa.schema(fields)))
 
 

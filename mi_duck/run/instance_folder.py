@@ -15,6 +15,7 @@ from mi_duck.run.plan import Instance, Plan, Settings
 
 INSTANCE_VERSION = 4
 LOST = "lost.json"
+MEASUREMENT = "measurement.json"
 TRAINED = (
     *("model_multiclass.miduck", "fold_models.miduck", "oof_predictions.parquet", "calibration.json"),
     *("learning_curves.csv", "feature_manifest.csv", "genes.txt"),
@@ -133,9 +134,27 @@ def status_of(state: State) -> str:
     return state.name if state.name in ("done", "lost") else "to do"
 
 
+def write_measurement(
+    folder: RunFolder,
+    instance: Instance,
+    *,
+    peak_bytes: int,
+    phases: Mapping[str, int],
+    wall_seconds: float,
+    build_seconds: float,
+    boost_seconds: float,
+) -> None:
+    """Note the peak memory of an instance, by phase where it is known, and what reading and training took."""
+    seconds = {"wall_seconds": wall_seconds, "build_seconds": build_seconds, "boost_seconds": boost_seconds}
+    write_json(
+        folder.instance(instance) / MEASUREMENT,
+        {"peak_bytes": peak_bytes, "phases": dict(phases)} | {name: round(value, 3) for name, value in seconds.items()},
+    )
+
+
 def measurement(folder: RunFolder, instance: Instance) -> dict[str, Any]:
     """Return peak memory and time of an instance, empty where it was not trained."""
-    path = folder.instance(instance) / "measurement.json"
+    path = folder.instance(instance) / MEASUREMENT
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError):

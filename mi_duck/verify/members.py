@@ -23,7 +23,7 @@ from mi_duck.ensemble.model_file import load_unified_model, read_fold_models
 from mi_duck.numbers import gibibytes
 from mi_duck.report.instance_files import CURVES, IMPORTANCE, IMPORTANCE_PLOT, SCORES, UNSEEN
 from mi_duck.run.genes import codes_of
-from mi_duck.run.instance_folder import differences_of, instance_state, made_of, read_manifest
+from mi_duck.run.instance_folder import MEASUREMENT, differences_of, instance_state, made_of, read_manifest
 from mi_duck.run.plan import Instance, PlannedData
 from mi_duck.verify.subject import (
     DAMAGED,
@@ -43,7 +43,7 @@ SUM_TOLERANCE = 1e-5
 LINES = pa.schema(
     [("gene_id", pa.string())] + [(name, pa.int64()) for name in ("fold", "label", "n_rows", "first_row", "last_row")]
 )
-BESIDE = ("manifest.json", "measurement.json")
+BESIDE = ("manifest.json", MEASUREMENT)
 SHAP = "shap_analysis"
 DESCRIBING = {*SCORES, *UNSEEN, *CURVES.values(), IMPORTANCE, IMPORTANCE_PLOT}
 """Files that are not in the manifest while they are written again."""
@@ -294,7 +294,7 @@ def _predictions(db: Database, subject: Subject, where: Path, instance: Instance
 
 def _peak(subject: Subject, where: Path) -> Verdict:
     try:
-        peak = json.loads((where / "measurement.json").read_bytes())["peak_bytes"]
+        peak = json.loads((where / MEASUREMENT).read_bytes())["peak_bytes"]
     except FileNotFoundError:
         return NOT_APPLICABLE, "not measured: the run ended between training and measurement"
     budget = subject.plan.cut.budget.budget_bytes

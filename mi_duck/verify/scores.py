@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mi_duck.data.columns import SOURCE_COLUMNS
 from mi_duck.data.database import Database
 from mi_duck.evaluate.catalogue import describe_catalogue, open_catalogue
 from mi_duck.metrics.metrics import drawn_scores
@@ -97,7 +98,7 @@ def _predictions(db: Database, subject: Subject, genes: pa.Table, into: list[Sco
         n_pilot_rows=n_pilot,
         ranks=ranks,
         keeps=True,
-        further=("source_file", "source_row", *plan.data.kept),
+        further=(*SOURCE_COLUMNS, *plan.data.kept),
     )
     into.append(found)
     same = [] if found.n_rows == plan.data.n_rows else [f"{found.n_rows:,} rows, the plan says {plan.data.n_rows:,}"]

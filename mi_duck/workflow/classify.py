@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mi_duck.archive import read_parts
-from mi_duck.atomic_files import file_sha256, storage_errors, write_file, write_json
+from mi_duck.atomic_files import file_sha256, storage_errors, write_file
 from mi_duck.classifiers import steps as classifier_steps
 from mi_duck.classifiers.blend import names_of
 from mi_duck.classifiers.estimators import Estimator, named_estimator
@@ -25,7 +25,7 @@ from mi_duck.resources import memory_budget
 from mi_duck.rows.partition import partition
 from mi_duck.run.folder import RunFolder, instance_lock, invalidate_file_list, run_lock
 from mi_duck.run.genes import read_gene_table
-from mi_duck.run.instance_folder import is_trained
+from mi_duck.run.instance_folder import is_trained, write_measurement
 from mi_duck.run.plan import Cut, Instance, Plan, PlannedData, holdout_segments, make_segments
 from mi_duck.run.progress import noting
 from mi_duck.settings import Asked, Classifying, Diagnostics
@@ -148,15 +148,14 @@ def _train(folder: RunFolder, plan: Plan, context: Context) -> None:
     found = result.value
     peak = max(result.peak_bytes, found["peak_before"])
     seconds = result.wall_seconds + found["seconds_before"]
-    write_json(
-        folder.instance(instance) / "measurement.json",
-        {
-            "peak_bytes": peak,
-            "phases": found["phases"],
-            "wall_seconds": round(seconds, 3),
-            "build_seconds": round(found["build_seconds"], 3),
-            "boost_seconds": round(found["boost_seconds"], 3),
-        },
+    write_measurement(
+        folder,
+        instance,
+        peak_bytes=peak,
+        phases=found["phases"],
+        wall_seconds=seconds,
+        build_seconds=found["build_seconds"],
+        boost_seconds=found["boost_seconds"],
     )
     for words in found["messages"]:
         context.say(f"    {words}")
@@ -206,11 +205,14 @@ def blend(
         invalidate_file_list(folder)
         if not is_trained(folder, plan, instance):
             result = in_child(classifier_steps.blend_runs, context)(run=str(out), members=members, method=method)
-            peak, seconds = result.peak_bytes, round(result.wall_seconds, 3)
-            write_json(
-                folder.instance(instance) / "measurement.json",
-                {"peak_bytes": peak, "phases": {}, "wall_seconds": seconds}
-                | {"build_seconds": 0.0, "boost_seconds": seconds},
+            write_measurement(
+                folder,
+                instance,
+                peak_bytes=result.peak_bytes,
+                phases={},
+                wall_seconds=result.wall_seconds,
+                build_seconds=0.0,
+                boost_seconds=result.wall_seconds,
             )
         weights = _weights(folder)
         context.say("weights: " + ", ".join(f"{name} {weight:.3f}" for name, weight in weights.items()))

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from mi_duck.atomic_files import write_json
 from mi_duck.boosting.steps import train_instance
 from mi_duck.errors import (
     CheckpointError,
@@ -29,7 +28,7 @@ from mi_duck.rows.partition import partition
 from mi_duck.rows.segments import read_density, segments_of
 from mi_duck.run.folder import RunFolder, instance_lock, invalidate_file_list, run_lock
 from mi_duck.run.genes import read_gene_table
-from mi_duck.run.instance_folder import instance_state, is_trained, measurement, write_lost
+from mi_duck.run.instance_folder import instance_state, is_trained, measurement, write_lost, write_measurement
 from mi_duck.run.plan import Instance, Plan, with_split, write_splits
 
 COUNTED_MORE = 1.05  # times the planned peak: then the user is informed
@@ -285,15 +284,14 @@ def train_one(
     peak = max([result.peak_bytes, result.value["peak_before"], *phases.values()])
     seconds = result.wall_seconds + result.value["seconds_before"]
     rounds_before = result.value["rounds_before"]
-    write_json(
-        folder.instance(instance) / "measurement.json",
-        {
-            "peak_bytes": peak,
-            "phases": phases,
-            "wall_seconds": round(seconds, 3),
-            "build_seconds": round(result.value["build_seconds"], 3),
-            "boost_seconds": round(result.value["boost_seconds"], 3),
-        },
+    write_measurement(
+        folder,
+        instance,
+        peak_bytes=peak,
+        phases=phases,
+        wall_seconds=seconds,
+        build_seconds=result.value["build_seconds"],
+        boost_seconds=result.value["boost_seconds"],
     )
     context.say(
         f"    {instance.name}: {seconds:.0f} s, peak {gibibytes(peak)} GiB (predicted "
