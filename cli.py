@@ -16,7 +16,7 @@ import typer
 from mi_duck import __version__, options, settings
 from mi_duck.console import Commands, print_facts, print_json, reporting, set_up_messages
 from mi_duck.executors.elsewhere import is_elsewhere, useless_option
-from mi_duck.processes import Context, free_at_once, without_pandas
+from mi_duck.processes import Context, share_the_machine, without_pandas
 from mi_duck.resources import usable_cores
 from mi_duck.settings import (
     Asked,
@@ -66,7 +66,7 @@ def main(
     ] = False,
 ) -> None:
     """Set up messages and memory."""
-    free_at_once()
+    share_the_machine()
     set_up_messages()
 
 

@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from harness import print_machine, workplace
 
 from mi_duck.genome.synthetic import synthesise
-from mi_duck.processes import peak_bytes
 from mi_duck.run.folder import RunFolder
+from mi_duck.usage import peak_bytes
 
 GENES_A_FILE = 100
 ROOT = Path(__file__).resolve().parent.parent

@@ -21,9 +21,9 @@ from mi_duck.data.dataset import CLASSES, open_dataset
 from mi_duck.ensemble.shap import explain
 from mi_duck.explain.analysis import run_comprehensive_ensemble_shap_analysis, sample_rows
 from mi_duck.genome.synthetic import synthesise
-from mi_duck.processes import peak_bytes
 from mi_duck.run.encoding import Encoding
 from mi_duck.run.feature_names import kmer_families
+from mi_duck.usage import peak_bytes
 
 THREADS = 2
 INSTANCES = 7

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import psutil
 
-from mi_duck.processes import peak_bytes
+from mi_duck.usage import peak_bytes
 from mi_duck.workflow.pipeline import versions
 
 T = TypeVar("T")

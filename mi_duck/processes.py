@@ -16,7 +16,6 @@ import json
 import logging
 import math
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -35,6 +34,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 from mi_duck import errors
 from mi_duck.errors import IncompleteRunError, KilledError, MemoryBudgetError, MiDuckError, OverBudgetError
 from mi_duck.numbers import gibibytes, mebibytes
+from mi_duck.usage import Meter, StageUsage, peak_bytes, records
 
 
 class _Absent(MetaPathFinder):
@@ -132,18 +132,20 @@ FOR_THE_PARENT = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 @dataclass(frozen=True, slots=True)
 class ChildResult(Generic[Result]):
-    """What a child returned, and its peak resident memory."""
+    """What a child returned, its peak resident memory, and what each of its stages used."""
 
     value: Result
     peak_bytes: int
     wall_seconds: float
+    stages: tuple[StageUsage, ...] = ()
 
 
-def free_at_once() -> None:
-    """Give freed memory back to the system, but for a little, as `ALLOCATOR` and `KEPT` do in children of this process.
+def share_the_machine() -> None:
+    """Give freed memory back to the system, but for a little, and let waiting threads sleep, as children of this process do.
 
-    To be called before Arrow is loaded. Where the C library knows no such thresholds, nothing is changed.
+    To be called before Arrow and XGBoost are loaded. Where the C library knows no such thresholds, none are set.
     """
+    os.environ |= THREADS | os.environ
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", ALLOCATOR["ARROW_DEFAULT_MEMORY_POOL"])
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None:
@@ -197,10 +199,15 @@ def run_here(step: Callable[..., Result], arguments: Mapping[str, Any], report: 
     """Run a step in this process, its arguments and result through JSON and BLAS with one thread, as in a child."""
     from threadpoolctl import threadpool_limits
 
-    begun = time.monotonic()
+    begun, meter = time.monotonic(), Meter()
+
+    def metered(stage: str, done: int, total: int) -> None:
+        meter.see(stage)
+        report(stage, done, total)
+
     with threadpool_limits(1, "blas"):
-        value = json.loads(json.dumps(step(report, **json.loads(json.dumps(arguments)))))
-    return ChildResult(value, peak_bytes(), time.monotonic() - begun)
+        value = json.loads(json.dumps(step(metered, **json.loads(json.dumps(arguments)))))
+    return ChildResult(value, peak_bytes(), time.monotonic() - begun, meter.stages())
 
 
 def run_child(
@@ -281,7 +288,7 @@ def run_child(
         raise CancelledError
     if child.returncode != 0 or "result" not in answers:
         raise _death(name, child.returncode, peak)
-    return ChildResult(answers["result"], peak, seconds)
+    return ChildResult(answers["result"], peak, seconds, tuple(StageUsage(**one) for one in answers["stages"]))
 
 
 def _begin(threads: int, *, frees_at_once: bool) -> "tuple[subprocess.Popen[bytes], int]":
@@ -411,19 +418,6 @@ def _read_lines(read_end: int, report: Report, answers: dict[str, Any]) -> None:
                 answers.update(message)
 
 
-def peak_bytes(pid: int | None = None) -> int:
-    """Return the peak resident memory of a process in bytes; 0 where it is gone or the system does not say."""
-    try:
-        status = Path(f"/proc/{pid or 'self'}/status").read_text(encoding="utf-8")
-    except OSError:
-        if pid is not None:
-            return 0
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
-    line = next((line for line in status.splitlines() if line.startswith("VmHWM:")), "VmHWM: 0")
-    return int(line.split()[1]) * 1024
-
-
 def instance_of(stage: str) -> str:
     """Return which of several instances a stage of the progress belongs to, empty where only one thing is done.
 
@@ -474,13 +468,14 @@ def main() -> int:
     """Serve one call, as a child of `run_child`."""
     _die_with_parent()
     pipe = os.fdopen(int(os.environ["MI_DUCK_PIPE"]), "w", encoding="utf-8", buffering=1)
-    last = 0.0
+    last, meter = 0.0, Meter(is_fresh=True)
 
     def send(**message: Any) -> None:
         pipe.write(json.dumps(message) + "\n")
 
     def report(stage: str, done: int, total: int) -> None:
         nonlocal last
+        meter.see(stage)
         now = time.monotonic()
         if done >= total or now - last > SECONDS_BETWEEN_REPORTS:
             last = now
@@ -510,7 +505,7 @@ def main() -> int:
         message = f"{name} could not get more memory at {gibibytes(peak_bytes())} GiB; set a smaller budget"
         send(error={"kind": "MemoryBudgetError", "message": message})
         return MemoryBudgetError.exit_code
-    send(result=result, peak_bytes=peak_bytes())
+    send(result=result, peak_bytes=peak_bytes(), stages=records(meter.stages()))
     return 0
 
 

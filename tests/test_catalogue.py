@@ -16,6 +16,7 @@ from mi_duck.errors import CheckpointError, DataError
 from mi_duck.evaluate.catalogue import describe_catalogue, query_catalogue, score_table, write_catalogue
 from mi_duck.evaluate.report_tables import table_texts
 from mi_duck.run.folder import RunFolder
+from mi_duck.run.stage_times import HOLDOUT, JOINING, READING, STEPS, TRAINING
 
 TABLES = {
     "genes": "gene_id fold_group n_rows n_neither n_donor n_acceptor fold is_holdout n_instances",
@@ -26,6 +27,7 @@ TABLES = {
     "coverage": "n_genes_dataset n_genes n_genes_trained n_rows n_rows_trained coverage_fraction",
     "memory_per_gene": "gene_id n_rows n_training_rows predicted_bytes",
     "memory_measurements": "phase instance_id n_genes n_rows n_features predicted_bytes peak_bytes",
+    "stages": "step instance_id stage wall_seconds cpu_seconds peak_bytes n_rows bytes_read",
     "metrics": "scope instance_id evaluated_on variant is_chosen fold class metric value low high too_narrow n_genes n_rows",
     "predictions": "row_id gene_id position label fold p_neither p_donor p_acceptor",
     "runs": "run_id dataset_fingerprint settings versions started_at finished_at status",
@@ -38,7 +40,7 @@ TABLES = {
     "importance": "feature class importance rank",
 }
 OF_PLAN = {"coverage", "gene_folds", "genes", "instance_genes", "instances", "leakage", "memory_measurements"}
-OF_PLAN |= {"memory_per_gene", "runs"}
+OF_PLAN |= {"memory_per_gene", "runs", "stages"}
 """Tables that are known once a run is planned."""
 
 
@@ -57,7 +59,7 @@ def test_describe_catalogue__has_the_promised_tables_and_columns(run: Path) -> N
     for name, columns in TABLES.items():
         assert set(columns.split()) <= set(tables[name]["columns"]), name
         assert tables[name]["n_rows"] > 0
-    assert {"coverage", "folds", "instances", "overlaps", "scores"} <= set(queries)
+    assert {"coverage", "folds", "instances", "overlaps", "scores", "steps"} <= set(queries)
     assert all(queries.values())
 
 
@@ -243,3 +245,18 @@ def test_query_catalogue__says_which_names_there_are(run: Path, tmp_path: Path) 
         query_catalogue(run, name="../genes")
     with pytest.raises(CheckpointError, match="no plan in"):
         query_catalogue(tmp_path, query="select 1")
+
+
+def test_stages__are_those_of_every_step_and_instance_and_add_up(run: Path) -> None:
+    rows = ask(run, "select step, instance_id, stage, wall_seconds, cpu_seconds, peak_bytes, bytes_read from stages")
+    assert {row[0] for row in rows} == {*STEPS} - {HOLDOUT}
+    assert {row[1] for row in rows if row[0] == TRAINING} == {0, 1, 2}
+    assert len({row[:3] for row in rows}) == len(rows)
+    assert "scoring every row out of fold" in {row[2] for row in rows if row[0] == JOINING}
+    seconds = {number: sum(float(str(row[3])) for row in rows if row[:2] == (TRAINING, number)) for number in (0, 1, 2)}
+    measured = dict(ask(run, "select instance_id, wall_seconds from instances"))
+    assert all(0 < seconds[number] <= float(str(measured[number])) for number in seconds)
+    n_read = {step: sum(int(str(row[6])) for row in rows if row[0] == step) for step in (READING, TRAINING)}
+    assert all(n > 0 for n in n_read.values())
+    assert all(int(str(row[5])) > 1 << 20 for row in rows)
+    assert ask(run, "select step from stages where wall_seconds < 0 or cpu_seconds < 0 or bytes_read < 0") == []

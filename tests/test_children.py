@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from mi_duck.errors import DataError, IncompleteRunError, MemoryBudgetError, PlanError
-from mi_duck.processes import ending_deferred, peak_bytes, run_child
+from mi_duck.processes import ending_deferred, run_child
+from mi_duck.usage import peak_bytes
 
 Report = Callable[[str, int, int], None]
 
@@ -271,9 +272,9 @@ def test_errors__have_the_exit_codes_that_workflow_managers_read() -> None:
 
 HELD_BEHIND_ONE = """
 import psutil
-from mi_duck.processes import free_at_once
+from mi_duck.processes import share_the_machine
 if {is_called}:
-    free_at_once()
+    share_the_machine()
 blocks = [bytes(100_000) for _ in range(2_000)]
 blocks = blocks[-1:]  # the last one lies above all others
 print(psutil.Process().memory_info().rss >> 20)
@@ -281,7 +282,7 @@ print(psutil.Process().memory_info().rss >> 20)
 
 
 @pytest.mark.skipif("glibc" not in platform.libc_ver()[0], reason="the C library has no such thresholds")
-def test_free_at_once__gives_back_what_lies_below_a_block_in_use() -> None:
+def test_share_the_machine__gives_back_what_lies_below_a_block_in_use() -> None:
     held = [
         int(subprocess.check_output([sys.executable, "-c", HELD_BEHIND_ONE.format(is_called=is_called)], timeout=60))
         for is_called in (False, True)

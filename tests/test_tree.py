@@ -7,7 +7,7 @@ import pytest
 from runs import finished_run
 
 RUN = {
-    *("plan.json", "memory.json", "genes.parquet", "run.duckdb", "report.html", "provenance.json"),
+    *("plan.json", "memory.json", "stage_times.json", "genes.parquet", "run.duckdb", "report.html", "provenance.json"),
     *("consolidated_model.miduck", "consolidation_summary.json", "gene_coverage_report.csv"),
     *("instance_performance_comparison.csv", "unified_training_summary.txt", "metrics.csv", "thresholds.json"),
     *("gene_deltas.csv", "oof_predictions.parquet", "run.log"),

@@ -55,7 +55,7 @@ def run(ready: Path, tmp_path: Path) -> Path:
 
 def hashes(run: Path) -> dict[str, str]:
     """Return the hash of every file of a run that does not tell of times and peaks."""
-    passing = ("measurement.json", "provenance.json", "run.log")
+    passing = ("measurement.json", "stage_times.json", "provenance.json", "run.log")
     files = [file for file in run.rglob("*") if file.is_file() and file.name not in passing]
     names = {file: file.relative_to(run) for file in files}
     return {

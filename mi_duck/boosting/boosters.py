@@ -29,13 +29,14 @@ from mi_duck.atomic_files import storage_errors, write_file
 from mi_duck.boosting.forest import forest_of
 from mi_duck.boosting.write_instance import Fit
 from mi_duck.errors import CheckpointError
-from mi_duck.processes import Report, ending_deferred, peak_bytes
+from mi_duck.processes import Report, ending_deferred
 from mi_duck.rows.segments import SegmentReader
 from mi_duck.run.costs import BATCH_ROWS
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.instance_folder import checkpoint_key
 from mi_duck.run.plan import Instance, Plan, Settings
 from mi_duck.run.xgboost_parameters import as_dict, is_drawing
+from mi_duck.usage import peak_bytes
 
 CHUNK = 50  # rounds; what a kill costs at most
 

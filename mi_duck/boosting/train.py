@@ -39,12 +39,13 @@ from mi_duck.boosting.write_instance import (
     write_instance,
 )
 from mi_duck.metrics.calibrate import allowed_methods, calibrate
-from mi_duck.processes import Report, peak_bytes
+from mi_duck.processes import Report
 from mi_duck.resources import check_device
 from mi_duck.rows.segments import LEFT_OUT, SegmentReader, row_weights, segments_of, training_weights
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import read_genes, stopping_groups
 from mi_duck.run.plan import Instance, Plan, Settings, fitted_classes
+from mi_duck.usage import peak_bytes
 
 
 def train_instance(*, run: str, instance_id: int, threads: int, report: Report) -> dict[str, Any]:

@@ -30,13 +30,14 @@ from mi_duck.classifiers.preparation import Moments, Preparation, level_columns,
 from mi_duck.errors import CheckpointError, DataError
 from mi_duck.metrics.calibrate import allowed_methods, calibrate, log_odds
 from mi_duck.metrics.ranking import Booleans, Floats32
-from mi_duck.processes import Report, peak_bytes
+from mi_duck.processes import Report
 from mi_duck.resources import check_device
 from mi_duck.rows.segments import LEFT_OUT, SegmentReader, segments_of, training_weights
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import Genes, read_genes, stopping_groups
 from mi_duck.run.instance_folder import checkpoint_key
 from mi_duck.run.plan import Instance, Plan
+from mi_duck.usage import peak_bytes
 
 
 @dataclass(frozen=True, slots=True)

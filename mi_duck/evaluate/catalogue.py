@@ -23,6 +23,7 @@ from mi_duck.run.costs import growing_bytes
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.instance_folder import instance_state, measurement, status_of
 from mi_duck.run.plan import Plan
+from mi_duck.run.stage_times import stage_times
 
 OLDEST_READER = "v1.2.0"
 """The oldest DuckDB that opens ``run.duckdb``."""
@@ -40,6 +41,13 @@ INSTANCES = pa.schema(
 )
 MEASURED = ("instance_id", "n_genes", "n_rows", "n_features", "predicted_bytes", "peak_bytes")
 MEASUREMENTS = pa.schema([("phase", pa.string()), *((name, pa.int64()) for name in MEASURED)])
+STAGES = pa.schema(
+    [
+        *(("step", pa.string()), ("instance_id", pa.int64()), ("stage", pa.string())),
+        *(("wall_seconds", pa.float64()), ("cpu_seconds", pa.float64())),
+        *((name, pa.int64()) for name in ("peak_bytes", "n_rows", "bytes_read")),
+    ]
+)
 
 
 def write_catalogue(folder: RunFolder, plan: Plan, provenance: dict[str, Any] | None) -> None:
@@ -54,6 +62,14 @@ def write_catalogue(folder: RunFolder, plan: Plan, provenance: dict[str, Any] | 
         publish(temporary, folder.catalogue)
 
 
+def complete_stages(folder: RunFolder, plan: Plan) -> None:
+    """Write the table of stages anew, now that the steps which read the catalogue or make it have ended too."""
+    with Database(folder.catalogue, storage_version=OLDEST_READER) as db:
+        _load_stages(db, folder, plan)
+        db.comment({"stages": comments_of("stages", STAGES.names, plan.data.classes)})
+        db.flush()
+
+
 def _fill(db: Database, folder: RunFolder, plan: Plan, provenance: dict[str, Any] | None) -> None:
     """Make the tables of a run that are known by now, each with its comments."""
     n_pilot = plan.data.pilot_genes
@@ -65,6 +81,7 @@ def _fill(db: Database, folder: RunFolder, plan: Plan, provenance: dict[str, Any
     db.load("gene_folds", db.arrow("catalogue_folds", n_pilot_genes=n_pilot))
     db.table("memory_per_gene", bytes_per_row=plan.costs.bytes_per_row)
     db.load("memory_measurements", _measurements(folder, plan))
+    _load_stages(db, folder, plan)
     if folder.metrics.is_file():
         db.load("metrics", read_typed(folder.metrics))
     if folder.out_of_fold.is_file():
@@ -121,6 +138,10 @@ def _measurements(folder: RunFolder, plan: Plan) -> pa.Table:
         for instance in plan.cut.instances
     ] + _probes(folder, plan)
     return pa.Table.from_pylist(rows, schema=MEASUREMENTS)
+
+
+def _load_stages(db: Database, folder: RunFolder, plan: Plan) -> None:
+    db.load("stages", pa.Table.from_pylist(stage_times(folder, plan), schema=STAGES))
 
 
 def _probes(folder: RunFolder, plan: Plan) -> list[dict[str, Any]]:

@@ -37,6 +37,7 @@ from mi_duck.report.records import (
 from mi_duck.report.summary import NAMES as FILES
 from mi_duck.report.summary import answer, cautions, file_text, genes_improved
 from mi_duck.run.folder import RunFolder
+from mi_duck.run.stage_times import REPORT, stage_times, step_times
 
 if TYPE_CHECKING:
     import jinja2
@@ -73,7 +74,7 @@ LINKS = {
     "curves": ("curves.csv", "pr_base_vs_meta*.*", "roc_base_vs_meta*.*"),
     "calibration": ("calibration_analysis/*",),
     "data": ("genes.parquet", "gene_coverage_report.csv", "oof_predictions.parquet", "holdout_predictions.parquet"),
-    "plan": ("plan.json", "memory.json", "memory_per_gene.*"),
+    "plan": ("plan.json", "memory.json", "stage_times.json", "memory_per_gene.*"),
     "overfitting": ("overfitting/*",),
     "importance": ("comprehensive_shap_analysis/*",),
     "leakage": ("leakage_analysis/*",),
@@ -165,6 +166,7 @@ def render(run: RunRecords, fits: Sequence[FitRecord] | None, *, with_plots: boo
                 partial(_memory_figure, run),
                 f"Peak memory of every training process, and the memory per {run.noun.one}",
             ),
+            times=_times(run, pictures),
             fits=tables.fit_table(fits, run.noun) if fits else fits,
             verdicts=counts(fits or ()),
             learning=_learning(run, fits, pictures),
@@ -236,6 +238,14 @@ def _memory_figure(run: RunRecords) -> "Figure":
     return plots.memory_figure(
         memory_dots(run), gene_bytes=run.gene_bytes, noun=run.noun, budget_bytes=run.plan.cut.budget.budget_bytes
     )
+
+
+def _times(run: RunRecords, pictures: Pictures) -> tuple[Picture | None, tables.Table] | None:
+    """Return time and memory of each step before the report, drawn and as a table; None of a run that did not note them."""
+    steps = [one for one in step_times(stage_times(RunFolder(run.root), run.plan)) if one["step"] != REPORT]
+    if not steps:
+        return None
+    return pictures.draw("times", partial(plots.time_figure, steps), "Time of each step"), tables.step_time_table(steps)
 
 
 def _curves(run: RunRecords, pictures: Pictures) -> list[tuple[str, list[Picture | None]]]:

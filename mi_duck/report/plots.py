@@ -199,6 +199,21 @@ def bar_figure(bars: Sequence[Bar], *, title: str, axis: str) -> "Figure":
     return figure
 
 
+def time_figure(steps: Sequence[Mapping[str, Any]]) -> "Figure":
+    """Draw wall and CPU seconds of steps, from the lines of `mi_duck.run.stage_times.step_times`, as horizontal bars."""
+    kinds = (("passed", "wall_seconds", -0.2, ENSEMBLE), ("of all cores", "cpu_seconds", 0.2, SERIES[1]))
+    with style():
+        figure, (axes,) = new_figure(4.6, 1.0 + 0.28 * len(steps))
+        for label, name, shift, color in kinds:
+            heights = [height + shift for height in range(len(steps))]
+            axes.barh(heights, [step[name] for step in steps], height=0.36, color=color, label=label)
+        _names(axes, [step["step"] for step in steps])
+        axes.grid(visible=False, axis="y")
+        axes.set(title="time of each step", xlabel="seconds")
+        axes.legend(loc="best")
+    return figure
+
+
 def interval_figure(panels: Sequence[tuple[str, Sequence[Bar]]]) -> "Figure":
     """Draw values as dots with intervals, one panel per metric; the models have the same rows in all panels."""
     with style():

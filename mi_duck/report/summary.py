@@ -58,6 +58,7 @@ NAMES = {
     "comprehensive_shap_analysis": "importance of features: SHAP values",
     "feature_importance_analysis": "importance of features by SHAP values, as one table",
     "memory.json": "measurements behind the memory model",
+    "stage_times.json": "time and memory of every step; the table stages of run.duckdb has training too",
     "memory_per_gene": "memory predicted and measured",
     "pr_base_vs_meta": "precision-recall curves",
     "roc_base_vs_meta": "ROC curves",

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import PurePath
@@ -250,6 +250,22 @@ def instance_table(run: RunRecords) -> Table:
     size = ("instance", "status", "ranks", run.noun.many, "rows")
     spent = ("predicted MiB", "measured MiB", "predicted / measured", "predicted s, at most", "measured s", "weight")
     return Table("Instances: peak memory and time of the process that trained each", size + spent, rows, texts=2)
+
+
+def step_time_table(steps: Sequence[Mapping[str, Any]]) -> Table:
+    """Return time, memory and bytes read of each step, from the lines of `mi_duck.run.stage_times.step_times`."""
+    rows = [
+        (
+            step["step"],
+            decimal(step["wall_seconds"], 1),
+            decimal(step["cpu_seconds"], 1),
+            mebibytes(step["peak_bytes"]),
+            mebibytes(step["bytes_read"]),
+        )
+        for step in steps
+    ]
+    titles = ("step", "seconds", "CPU seconds", "peak MiB", "read MiB")
+    return Table("Time and memory of each step; instances that were trained at once are added up", titles, rows)
 
 
 def fit_table(fits: Sequence[FitRecord], noun: Noun) -> Table:

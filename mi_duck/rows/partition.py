@@ -33,6 +33,7 @@ from mi_duck.run.encoding import SENTINEL
 from mi_duck.run.folder import RunFolder, run_lock
 from mi_duck.run.genes import genes_file
 from mi_duck.run.plan import Plan, Segment
+from mi_duck.run.stage_times import READING, keep_stages
 
 BATCH_ROWS = 4096
 SORT_BYTES = 32 << 20
@@ -380,9 +381,10 @@ def partition(
         if is_partitioned(folder, plan):
             open_planned(plan.data, with_hashes=False)  # refuses a dataset that changed meanwhile
             return
-        in_child(partition_here, context, is_cancelled=is_cancelled)(
+        done = in_child(partition_here, context, is_cancelled=is_cancelled)(
             run=str(folder.root), threads=context.threads, segments=segments
         )
+        keep_stages(folder, READING, done.stages)
 
 
 def partition_here(report: Report, run: str, threads: int, segments: Sequence[Mapping[str, Any]] | None = None) -> None:

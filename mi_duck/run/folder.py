@@ -51,6 +51,7 @@ class RunFolder:
     splits = _Inside("splits.json")  # instances that ran out of memory, and the halves instead of them
     genes = _Inside("genes.parquet")  # ranks, folds and rows of every gene
     memory = _Inside("memory.json")  # measurements of memory that the plan rests on
+    stage_times = _Inside("stage_times.json")  # what every step used, training apart
     scratch = _Inside(".scratch")  # what is deleted at the end
     segments = _Inside(".scratch/segments")  # rows in small types, one folder per segment
     members = _Inside(".scratch/members.parquet")  # out-of-fold margins of every instance and base scores, for all rows

@@ -12,6 +12,7 @@ from mi_duck.errors import CheckpointError
 from mi_duck.run.encoding import encoding_of
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Instance, Plan, Settings
+from mi_duck.usage import StageUsage, records
 
 INSTANCE_VERSION = 4
 LOST = "lost.json"
@@ -143,12 +144,15 @@ def write_measurement(
     wall_seconds: float,
     build_seconds: float,
     boost_seconds: float,
+    stages: tuple[StageUsage, ...],
 ) -> None:
-    """Note the peak memory of an instance, by phase where it is known, and what reading and training took."""
+    """Note the peak memory of an instance, by phase where it is known, and what reading and training took, also by stage."""
     seconds = {"wall_seconds": wall_seconds, "build_seconds": build_seconds, "boost_seconds": boost_seconds}
     write_json(
         folder.instance(instance) / MEASUREMENT,
-        {"peak_bytes": peak_bytes, "phases": dict(phases)} | {name: round(value, 3) for name, value in seconds.items()},
+        {"peak_bytes": peak_bytes, "phases": dict(phases)}
+        | {name: round(value, 3) for name, value in seconds.items()}
+        | {"stages": records(stages)},
     )
 
 

@@ -28,6 +28,7 @@ from mi_duck.run.genes import read_gene_table
 from mi_duck.run.instance_folder import is_trained, write_measurement
 from mi_duck.run.plan import Cut, Instance, Plan, PlannedData, holdout_segments, make_segments
 from mi_duck.run.progress import noting
+from mi_duck.run.stage_times import JOINING, PLANNING, keep_stages, metered
 from mi_duck.settings import Asked, Classifying, Diagnostics
 from mi_duck.workflow import steps
 from mi_duck.workflow.pipeline import check_request, delete_scratch, evaluate, is_finished, now, publish
@@ -83,7 +84,8 @@ def cross_validate(
         with instance_lock(folder, instance):
             if not is_trained(folder, plan, instance):
                 _train(folder, plan, context)
-        in_child(classifier_steps.join_classifier, context)(run=str(folder.root))
+        joined = in_child(classifier_steps.join_classifier, context)(run=str(folder.root))
+        keep_stages(folder, JOINING, joined.stages)
         evaluate(folder, diagnostics, context)
         publish(folder, plan, started, diagnostics, context)
     return plan
@@ -108,15 +110,18 @@ def _plan(
             )
         return plan
 
-    return make_plan(
+    meter, planning = metered(context)
+    plan = make_plan(
         dataset,
         folder.root,
         asked,
-        context,
+        planning,
         rest=lambda indexed, budget: classifier_plan(
             indexed, budget, asked, classifying, estimator, threads=context.threads
         ),
     )
+    keep_stages(folder, PLANNING, meter.stages())
+    return plan
 
 
 def _words(options: Sequence[str], made: str) -> str:
@@ -156,6 +161,7 @@ def _train(folder: RunFolder, plan: Plan, context: Context) -> None:
         wall_seconds=seconds,
         build_seconds=found["build_seconds"],
         boost_seconds=found["boost_seconds"],
+        stages=result.stages,
     )
     for words in found["messages"]:
         context.say(f"    {words}")
@@ -213,11 +219,13 @@ def blend(
                 wall_seconds=result.wall_seconds,
                 build_seconds=0.0,
                 boost_seconds=result.wall_seconds,
+                stages=result.stages,
             )
         weights = _weights(folder)
         context.say("weights: " + ", ".join(f"{name} {weight:.3f}" for name, weight in weights.items()))
         partition(folder, plan, context)
-        in_child(classifier_steps.join_classifier, context)(run=str(out))
+        joined = in_child(classifier_steps.join_classifier, context)(run=str(out))
+        keep_stages(folder, JOINING, joined.stages)
         evaluate(folder, diagnostics, context)
         in_child(steps.evaluate_blend, context)(
             run=str(out), members=members, weights=weights, is_minimal=diagnostics.minimal_diagnostics

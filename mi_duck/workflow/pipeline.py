@@ -17,7 +17,7 @@ from mi_duck import __version__
 from mi_duck.atomic_files import file_sha256
 from mi_duck.data.dataset import Dataset, check_apart
 from mi_duck.errors import CheckpointError, IncompleteRunError, StorageError
-from mi_duck.evaluate.catalogue import write_catalogue
+from mi_duck.evaluate.catalogue import complete_stages, write_catalogue
 from mi_duck.processes import Context, Task, in_child
 from mi_duck.report.summary import write_summary
 from mi_duck.rows.partition import partition
@@ -35,7 +35,19 @@ from mi_duck.run.folder import (
 from mi_duck.run.instance_folder import instance_state, is_trained
 from mi_duck.run.plan import Plan, instances_for
 from mi_duck.run.progress import noting
+from mi_duck.run.stage_times import (
+    CATALOGUE,
+    EXPLAINING,
+    HOLDOUT,
+    JOINING,
+    PLANNING,
+    REPORT,
+    SCORING,
+    keep_stages,
+    metered,
+)
 from mi_duck.settings import Asked, Diagnostics, Resuming
+from mi_duck.usage import Meter
 from mi_duck.workflow import steps
 from mi_duck.workflow.replace import change_places, check_ours, folder_to_write, link_matching, target_of
 from mi_duck.workflow.resume import plan_of_request
@@ -107,13 +119,14 @@ def complete(folder: RunFolder, diagnostics: Diagnostics, n_trained: int, starte
     consolidate(folder, plan, context)
     evaluate(folder, diagnostics, context)
     asked = explaining(diagnostics)
-    in_child(steps.describe, context)(
+    described = in_child(steps.describe, context)(
         run=str(folder.root),
         threads=context.threads,
         is_minimal=diagnostics.minimal_diagnostics,
         figure_format=diagnostics.figure_format,
         explaining=None if diagnostics.skip_shap or is_explained(folder, **asked) else asked,
     )
+    keep_stages(folder, EXPLAINING, described.stages)
     publish(folder, plan, started, diagnostics, context)
     return plan
 
@@ -151,28 +164,32 @@ def consolidate(
         consolidation=consolidation,
         voting=voting or plan.asked.voting,
         weights=weights or plan.asked.weights,
-    ).value
-    for message in joined["messages"]:
+    )
+    keep_stages(folder, JOINING, joined.stages)
+    for message in joined.value["messages"]:
         context.say(message)
 
 
 def evaluate(folder: RunFolder, diagnostics: Diagnostics, context: Context) -> None:
     """Score base model, members and ensemble on all rows out of fold, then the model on held-out genes."""
-    in_child(steps.evaluate, context)(
+    scored = in_child(steps.evaluate, context)(
         run=str(folder.root),
         calibration_analysis=diagnostics.calibration_analysis,
         neigh_sample=diagnostics.sites_shown,
         is_minimal=diagnostics.minimal_diagnostics,
     )
+    keep_stages(folder, SCORING, scored.stages)
     if folder.read_plan().data.n_holdout_genes:
-        in_child(steps.evaluate_holdout, context)(run=str(folder.root), threads=context.threads)
+        held_out = in_child(steps.evaluate_holdout, context)(run=str(folder.root), threads=context.threads)
+        keep_stages(folder, HOLDOUT, held_out.stages)
 
 
 def explain(folder: RunFolder, diagnostics: Diagnostics, context: Context) -> dict[str, Any]:
     """Explain the consolidated model, unless that is done; return the summary."""
     asked = explaining(diagnostics)
     if not is_explained(folder, **asked):
-        in_child(steps.explain, context)(run=str(folder.root), **asked, threads=context.threads)
+        explained = in_child(steps.explain, context)(run=str(folder.root), **asked, threads=context.threads)
+        keep_stages(folder, EXPLAINING, explained.stages)
         if folder.catalogue.is_file():  # its table of importances
             write_catalogue(folder, folder.read_plan(), read_provenance(folder))
     return read_shap_summary(folder)
@@ -196,6 +213,7 @@ def write_page(folder: RunFolder, diagnostics: Diagnostics, context: Context) ->
         with_overfitting=diagnostics.monitor_overfitting,
         figure_format=diagnostics.figure_format,
     )
+    keep_stages(folder, REPORT, made.stages)
     return list(made.value["warnings"])
 
 
@@ -211,8 +229,11 @@ def publish(folder: RunFolder, plan: Plan, started: str, diagnostics: Diagnostic
         "finished_at": now(),
         "status": "finished" if all(is_trained(folder, plan, one) for one in plan.cut.instances) else "incomplete",
     }
+    meter = Meter()
     write_catalogue(folder, plan, provenance)
+    keep_stages(folder, CATALOGUE, meter.stages())
     warnings = write_page(folder, diagnostics, context)
+    complete_stages(folder, plan)
     write_summary(folder, plan, provenance, warnings=warnings)
     write_provenance(folder, provenance)
     delete_scratch(folder)
@@ -325,11 +346,15 @@ def _plan(
     is_elsewhere: bool = False,
 ) -> Plan:
     """Return the plan of a request; one that is done beside a finished run takes over the instances that match."""
+    before = file_sha256(folder.plan) if folder.plan.is_file() else None
+    meter, planning = metered(context)
     try:
-        plan = plan_of_request(dataset, folder, asked, context, resuming=resuming, is_elsewhere=is_elsewhere)
+        plan = plan_of_request(dataset, folder, asked, planning, resuming=resuming, is_elsewhere=is_elsewhere)
     finally:
         if folder.root != out and not folder.plan.exists():  # it was refused
             shutil.rmtree(folder.root)
+    if file_sha256(folder.plan) != before:
+        keep_stages(folder, PLANNING, meter.stages())
     if folder.root != out and not resuming.force_retrain_all:
         link_matching(RunFolder(out), folder, plan)
     return plan

@@ -163,7 +163,16 @@ def _forget(folder: RunFolder) -> None:
 
 def _forget_plan(folder: RunFolder) -> None:
     """Delete the plan, what it rests on and all results; the instances stay."""
-    _delete(folder, folder.plan, folder.splits, folder.genes, *folder.memory_plots, folder.scratch, folder.leakage)
+    _delete(
+        folder,
+        folder.plan,
+        folder.stage_times,
+        folder.splits,
+        folder.genes,
+        *folder.memory_plots,
+        folder.scratch,
+        folder.leakage,
+    )
     _forget_results(folder)
 
 

@@ -292,6 +292,7 @@ def train_one(
         wall_seconds=seconds,
         build_seconds=result.value["build_seconds"],
         boost_seconds=result.value["boost_seconds"],
+        stages=result.stages,
     )
     context.say(
         f"    {instance.name}: {seconds:.0f} s, peak {gibibytes(peak)} GiB (predicted "

@@ -12,6 +12,7 @@ from mi_duck.run.folder import RunFolder, is_locked
 from mi_duck.run.instance_folder import instance_state, measurement, status_of
 from mi_duck.run.plan import Instance, Plan
 from mi_duck.run.progress import stages_now
+from mi_duck.run.stage_times import stage_times, step_times
 from mi_duck.workflow.pipeline import is_finished
 
 if TYPE_CHECKING:  # some bring XGBoost, which printing a table has no use for
@@ -138,6 +139,7 @@ def run_status(root: Path) -> dict[str, Any]:
         "is_consolidated": folder.model.is_file(),
         "is_finished": is_finished(folder, plan),
         "instances": instances,
+        "steps": step_times(stage_times(folder, plan)),
     }
 
 
@@ -169,7 +171,12 @@ def status_lines(facts: dict[str, Any]) -> list[str]:
         f"at most {duration(facts['seconds_left'])} of training left; consolidated: {facts['is_consolidated']}; "
         f"finished: {facts['is_finished']}",
         *(f"{name} was lost: {cause}" for name, cause in facts["causes_of_loss"].items()),
+        *([f"seconds (of CPU): {', '.join(map(_step_words, facts['steps']))}"] if facts["steps"] else []),
     ]
+
+
+def _step_words(step: dict[str, Any]) -> str:
+    return f"{step['step']} {step['wall_seconds']:.0f} ({step['cpu_seconds']:.0f})"
 
 
 def _stage_line(stage: dict[str, Any]) -> str:
