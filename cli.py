@@ -18,17 +18,7 @@ from mi_duck.console import Commands, print_facts, print_json, reporting, set_up
 from mi_duck.executors.elsewhere import is_elsewhere, useless_option
 from mi_duck.processes import Context, share_the_machine, without_pandas
 from mi_duck.resources import usable_cores
-from mi_duck.settings import (
-    Asked,
-    Building,
-    Columns,
-    Diagnostics,
-    Executing,
-    Resuming,
-    Scanning,
-    Synthesising,
-    TrueRate,
-)
+from mi_duck.settings import Asked, Building, Columns, Diagnostics, Executing, Resuming, Scanning, Synthesising
 from mi_duck.workflow import printing
 
 logger = logging.getLogger("mi_duck")
@@ -356,6 +346,7 @@ def cv(
     columns: Columns,
     classifying: settings.Classifying,
     asked: Annotated[Asked, options.Only(*settings.CV_OPTIONS)],
+    resuming: Annotated[Resuming, options.Only("replace")],
     diagnostics: Annotated[Diagnostics, options.Only("minimal_diagnostics", "calibration_analysis", "neigh_sample")],
     executing: Threads,
     as_json: options.JsonOption = False,
@@ -370,7 +361,7 @@ def cv(
 
     opened, folder = _request(source, out, columns, asked, executing)
     with _context(executing) as context:
-        cross_validate(opened, folder, asked, classifying, context, diagnostics)
+        cross_validate(opened, folder, asked, classifying, context, resuming, diagnostics)
     printing.print_scores(folder, as_json)
 
 
@@ -492,7 +483,7 @@ def evaluate(
     *,
     diagnostics: Annotated[Diagnostics, options.Only("calibration_analysis", "neigh_sample")],
     scanning: Annotated[Scanning, options.Only("fasta", "annotation", "base_scores", "base_score_offset")],
-    true_rate: TrueRate,
+    true_rate: settings.TrueRate,
     executing: Threads,
     as_json: options.JsonOption = False,
 ) -> None:
@@ -505,7 +496,7 @@ def evaluate(
     from mi_duck.workflow.pipeline import evaluate_run
     from mi_duck.workflow.true_rate import evaluate_sequence
 
-    if scanning != Scanning() or true_rate != TrueRate():
+    if scanning != Scanning() or true_rate != settings.TrueRate():
         if scanning.fasta is None or scanning.annotation is None:
             raise typer.BadParameter("every position of genes is scored of a genome: give --fasta and --annotation")
         with _context(executing) as context:

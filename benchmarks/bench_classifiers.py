@@ -108,7 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("dataset", type=Path, nargs="?")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--classifiers", nargs="+", default=["logistic", "sgd", "mlp"])
+    parser.add_argument("--classifiers", nargs="+", default=["logistic", "sgd", "mlp", "tabnet"])
     parser.add_argument("--blends", nargs="+", default=["fitted", "greedy"])
     parser.add_argument("--shuffle", action="store_true")
     arguments, options = parser.parse_known_args()

@@ -269,8 +269,8 @@ class Classifying:
 
     estimator: str | None = option(
         None,
-        "Classifier: logistic or sgd (scikit-learn), mlp (PyTorch, extra 'deep'), or package.module:factory, a function that "
-        "returns a new one of your own.",
+        "Classifier: logistic or sgd (scikit-learn), mlp or tabnet (PyTorch, extra 'deep'), or package.module:factory, a "
+        "function that returns a new one of your own.",
         TRAINING,
         metavar="NAME",
     )

@@ -64,6 +64,27 @@ def test_weights__of_2_give_the_model_of_rows_that_are_there_twice(
     assert np.abs(one - other).mean() < 0.005
 
 
+def test_weights__of_a_classifier_are_as_rows_that_are_there_twice(
+    weighted: Path, small_dataset: Path, tmp_path: Path
+) -> None:
+    """The preparation counts them too; a classifier that takes none is refused."""
+    words = ("--estimator", "logistic", "--threads", "1", "--minimal-diagnostics")
+    table = table_of(small_dataset)
+    more = np.arange(len(table)) % 2 + 1
+    data = written(tmp_path / "data", table, more)
+    here("cv", data, "--out", tmp_path / "weights", *words, "--weight-column", "w")
+    twice = written(tmp_path / "twice", table.take(np.repeat(np.arange(len(table)), more)), np.ones(more.sum()))
+    here("cv", twice, "--out", tmp_path / "rows", *words, "--exclude", "^w$")
+    one, other = (mi_duck.load_unified_model(tmp_path / run).predict_proba(table) for run in ("weights", "rows"))
+    assert np.abs(one - other).max() < 0.01
+    here("verify", tmp_path / "weights")
+    words = ("--estimator", "own_classifiers:neighbours", *words[2:], "--weight-column", "w")
+    assert_refused(
+        call("cv", data, "--out", tmp_path / "out", *words), 65, "takes no sample_weight, and rows have weights"
+    )
+    assert not (tmp_path / "out").exists()
+
+
 def test_weights__are_no_feature_and_the_run_is_verified(weighted: Path) -> None:
     here("verify", weighted / "run")
     plan = RunFolder(weighted / "run").read_plan()

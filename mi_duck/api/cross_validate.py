@@ -9,14 +9,14 @@ from mi_duck.api.run import Run
 from mi_duck.api.showing import showing
 from mi_duck.api.tables import open_data
 from mi_duck.errors import DataError
-from mi_duck.settings import CV_OPTIONS, Asked, Blending, Classifying, Columns, Diagnostics, Executing
+from mi_duck.settings import CV_OPTIONS, Asked, Blending, Classifying, Columns, Diagnostics, Executing, Resuming
 from mi_duck.workflow import classify
 
-RECORDS = (Columns, Classifying, Asked, Diagnostics, Executing)
+RECORDS = (Columns, Classifying, Asked, Resuming, Diagnostics, Executing)
 NAMES = (
     *(one.name for record in (Columns, Classifying) for one in options_of([record]) if one.name != "estimator"),
     *CV_OPTIONS,
-    *("minimal_diagnostics", "calibration_analysis", "neigh_sample", "threads"),
+    *("replace", "minimal_diagnostics", "calibration_analysis", "neigh_sample", "threads"),
 )
 BLEND_RECORDS = (Blending, Diagnostics, Executing)
 BLEND_NAMES = ("blend_weights", "minimal_diagnostics", "calibration_analysis", "threads")
@@ -36,8 +36,8 @@ def cross_validate(
     Parameters
     ----------
     estimator
-        ``logistic``, ``sgd``, ``mlp``, ``package.module:factory``, or a function of a module that can be imported; it returns a
-        new classifier of scikit-learn's contract, and is called in processes of its own.
+        ``logistic``, ``sgd``, ``mlp``, ``tabnet``, ``package.module:factory``, or a function of a module that can be imported; it
+        returns a new classifier of scikit-learn's contract, and is called in processes of its own.
     data, out, progress
         As of `mi_duck.train`.
     {options}
@@ -54,13 +54,13 @@ def cross_validate(
     mi_duck.errors.MiDuckError
         The classifier, the data, the request or the disk cannot be used as they are; the message says what to do.
     """
-    columns, classifying, asked, diagnostics, executing = records_of(
+    columns, classifying, asked, resuming, diagnostics, executing = records_of(
         "cross_validate", options | {"estimator": _name_of(estimator)}, RECORDS, (*NAMES, "estimator")
     )
     out = Path(out)
     dataset = open_data(data, out, columns, asked)
     with showing(executing.threads, progress) as context:
-        classify.cross_validate(dataset, out, asked, classifying, context, diagnostics)
+        classify.cross_validate(dataset, out, asked, classifying, context, resuming, diagnostics)
     return Run(out)
 
 

@@ -27,10 +27,19 @@ OWN_COPIES = 4.0
 DEFAULTS: dict[str, dict[str, Any]] = {
     "logistic": {"C": 0.1, "max_iter": 300},
     "sgd": {"alpha": 1e-4, "eta0": 0.03},
-    "mlp": {"hidden": (128, 32), "dropout": 0.1, "learning_rate": 1e-3, "weight_decay": 1e-4, "batch_rows": 512},
+    "mlp": {"hidden": (128,), "dropout": 0.5, "learning_rate": 1e-3, "weight_decay": 1e-4, "batch_rows": 512},
+    "tabnet": {"width": 8, "steps": 3, "gamma": 1.3, "sparsity": 1e-3, "learning_rate": 0.02, "batch_rows": 1024},
 }
 """The classifiers that have a name, with what ``--set`` may set and its default."""
-STREAMED = ("sgd", "mlp")
+RANGES: dict[str, tuple[float, float]] = {
+    **{"C": (1e-9, 1e9), "max_iter": (1, 10**6), "alpha": (0, 1e3), "eta0": (1e-9, 1e3)},
+    **{"hidden": (1, 16_384), "dropout": (0, 0.95), "learning_rate": (1e-9, 10), "weight_decay": (0, 1e3)},
+    **{"batch_rows": (2, 10**6), "width": (1, 1024), "steps": (1, 20), "gamma": (1, 10), "sparsity": (0, 10)},
+}
+"""Least and most of each option."""
+NETWORKS = {"mlp": ("torch",), "tabnet": ("torch", "pytorch_tabnet")}
+"""Those of PyTorch, with the packages that they need."""
+STREAMED = ("sgd", *NETWORKS)
 CALLED = (TypeError, ValueError, AttributeError, RuntimeError, ImportError, KeyError, IndexError, NotImplementedError)
 """What code of the user's own may raise where it is called otherwise than it was written for."""
 
@@ -81,7 +90,7 @@ def named_estimator(name: str, given: Sequence[str]) -> Estimator:
     PlanError
         There is no such name or option, an option stands twice, or its value is of another kind.
     DataError
-        PyTorch is not installed.
+        PyTorch, or what else it needs, is not installed.
     """
     values = _given(given)
     if ":" in name:
@@ -93,18 +102,24 @@ def named_estimator(name: str, given: Sequence[str]) -> Estimator:
         near = difflib.get_close_matches(name, DEFAULTS, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(DEFAULTS)}"
         raise PlanError(
-            f"--estimator {name}: no such classifier; {hint} One of your own is named package.module:factory"
+            f"--estimator {name}: no such classifier; {hint} (one of your own is named package.module:factory)"
         )
     known = DEFAULTS[name]
     for option, value in values.items():
         if option not in known:
             raise PlanError(f"--set {option}: {name} has no such option; there are {', '.join(known)}")
-        if not _fits(value, known[option]):
-            raise PlanError(f"--set {option}={value}: it must be as its default, {known[option]!r}, and not negative")
+        if not _fits(value, known[option], *RANGES[option]):
+            least, most = RANGES[option]
+            raise PlanError(
+                f"--set {option}={value}: it must be of the kind of its default, {known[option]!r}, from {least:g} to {most:g}"
+            )
         if isinstance(known[option], tuple) and isinstance(value, int):
             values[option] = (value,)
-    if name == "mlp" and importlib.util.find_spec("torch") is None:
-        raise DataError("--estimator mlp needs PyTorch: pip install 'mi-duck[deep]', or take logistic or sgd")
+    absent = [package for package in NETWORKS.get(name, ()) if importlib.util.find_spec(package) is None]
+    if absent:
+        raise DataError(
+            f"--estimator {name} needs {' and '.join(absent)}: pip install 'mi-duck[deep]', or take logistic or sgd"
+        )
     is_streamed = name in STREAMED
     return Estimator(name, _texts(known | values), is_streamed, 0 if is_streamed else ARRAY_COPIES)
 
@@ -133,13 +148,12 @@ def _texts(values: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(f"{name}={values[name]!r}" for name in sorted(values))
 
 
-def _fits(value: Any, default: Any) -> bool:
+def _fits(value: Any, default: Any, least: float, most: float) -> bool:
     if isinstance(default, tuple):
         sizes = value if isinstance(value, tuple) else (value,)
-        return bool(sizes) and all(type(one) is int and one > 0 for one in sizes)
-    if isinstance(default, int):
-        return type(value) is int and value > 0
-    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+        return bool(sizes) and all(_fits(one, 1, least, most) for one in sizes)
+    kinds = (int,) if isinstance(default, int) else (int, float)
+    return type(value) in kinds and least <= value <= most
 
 
 def estimator_of(settings: Settings) -> Estimator:

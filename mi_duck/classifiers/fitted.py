@@ -1,6 +1,6 @@
 """Classifiers as they are after training: what they make of prepared rows, and how they are written without pickle.
 
-Linear models and perceptrons are arrays, and predicting with them is arithmetic of NumPy in double precision, so neither
+Linear models and networks are arrays, and predicting with them is arithmetic of NumPy in double precision, so neither
 scikit-learn nor PyTorch is needed to use one. Any other classifier is kept as skops writes it, where skops is installed and
 trusts all that it holds; else as a pickle, which is read only where that was allowed, for reading it may run any code.
 """
@@ -14,8 +14,9 @@ import numpy as np
 
 from mi_duck.classifiers.arrays import array_bytes, read_array
 from mi_duck.classifiers.own_objects import object_from_parts, object_parts
+from mi_duck.classifiers.tabnet import TABNET, TabNet
 from mi_duck.errors import DataError
-from mi_duck.metrics.calibrate import logistic
+from mi_duck.metrics.calibrate import logistic, softmax
 from mi_duck.metrics.ranking import Floats32, Floats64
 
 LINEAR, PERCEPTRON, OBJECT = "linear", "perceptron", "object"
@@ -27,7 +28,7 @@ class Fitted(Protocol):
 
     @property
     def form(self) -> str:
-        """Its kind: `LINEAR`, `PERCEPTRON` or `OBJECT`."""
+        """Its kind: `LINEAR`, `PERCEPTRON`, `TABNET` or `OBJECT`."""
 
     def probabilities(self, prepared: Floats32) -> Floats64:
         """Return probabilities of prepared rows, shape (n_rows, n_classes)."""
@@ -129,13 +130,6 @@ class Own:
         return object_parts(self.estimator)
 
 
-def softmax(scores: Floats64) -> Floats64:
-    """Return exp(scores) with rows that sum to 1."""
-    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-    found: Floats64 = powers / powers.sum(axis=1, keepdims=True)
-    return found
-
-
 def fitted_of(
     form: str, parts: Mapping[str, bytes], *, n_columns: int, n_classes: int, trust_pickle: bool = False
 ) -> Fitted:
@@ -152,6 +146,8 @@ def fitted_of(
             raise ValueError("an unknown link")
         coefficients = read_array(parts["coefficients.npy"], np.float64, (n_classes, n_columns))
         return Linear(coefficients, read_array(parts["intercepts.npy"], np.float64, (n_classes,)), link)
+    if form == TABNET:
+        return TabNet.of_parts(parts, n_columns, n_classes)
     if form == OBJECT:
         return Own(object_from_parts(parts, trust_pickle=trust_pickle), n_classes)
     if form != PERCEPTRON:

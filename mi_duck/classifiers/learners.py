@@ -10,8 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mi_duck.classifiers.estimators import Estimator, made_by
+from mi_duck.classifiers.estimators import NETWORKS, Estimator, made_by
 from mi_duck.classifiers.fitted import ONE_AGAINST_REST, SOFTMAX, Fitted, Linear, Own, Perceptron
+from mi_duck.classifiers.tabnet import tabnet_of
 from mi_duck.metrics.ranking import Floats32, Floats64
 from mi_duck.processes import Say
 
@@ -62,40 +63,98 @@ class SgdLearner:
         return linear_of(self._model, ONE_AGAINST_REST)
 
 
-class PerceptronLearner:
-    """A perceptron with hidden layers, by PyTorch: AdamW on the weighted log loss, dropout after each hidden layer."""
+class NetworkLearner:
+    """A network of PyTorch that learns from the weighted log loss of each batch; a base for the two below."""
 
-    def __init__(self, options: dict[str, Any], n_columns: int, n_classes: int, seed: int, device: str) -> None:
+    longest_gradient = float("inf")  # longer ones are cut
+
+    def __init__(self, network: Any, optimiser: Any, batch_rows: int, device: str) -> None:
+        self.batch_rows = batch_rows
+        self._network, self._optimiser, self._device = network, optimiser, device
+
+    def learn(self, x: Floats32, y: NDArray[np.int64], weight: Floats32) -> None:
+        """Take one step."""
         import torch
 
-        torch.manual_seed(seed)
-        torch.set_num_threads(1)  # sums of several threads differ in their last digits
+        rows, label, weights = (torch.from_numpy(one).to(self._device) for one in (x, y, weight))
+        self._network.train()
+        scores, penalty = self._scores(rows)
+        losses = torch.nn.functional.cross_entropy(scores, label, reduction="none")
+        loss = (losses * weights).sum() / weights.sum() + penalty
+        self._optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self._network.parameters(), self.longest_gradient)
+        self._optimiser.step()
+
+    def _scores(self, rows: Any) -> tuple[Any, Any]:
+        """Return the scores of the classes, and what is added to the loss."""
+        return self._network(rows), 0.0
+
+
+class PerceptronLearner(NetworkLearner):
+    """A perceptron with hidden layers, by PyTorch: AdamW, dropout after each hidden layer."""
+
+    def __init__(self, options: dict[str, Any], n_columns: int, n_classes: int, seed: int, device: str) -> None:
+        torch = seeded_torch(seed)
         sizes = (n_columns, *options["hidden"], n_classes)
         layers: list[Any] = []
         for width, next_width in zip(sizes[:-1], sizes[1:], strict=True):
             layers += [torch.nn.Linear(width, next_width), torch.nn.ReLU(), torch.nn.Dropout(options["dropout"])]
-        self.batch_rows: int = options["batch_rows"]
-        self._torch, self._device = torch, device
-        self._network = torch.nn.Sequential(*layers[:-2]).to(device)
-        self._optimiser = torch.optim.AdamW(
-            self._network.parameters(), lr=options["learning_rate"], weight_decay=options["weight_decay"]
+        network = torch.nn.Sequential(*layers[:-2]).to(device)
+        optimiser = torch.optim.AdamW(
+            network.parameters(), lr=options["learning_rate"], weight_decay=options["weight_decay"]
         )
-
-    def learn(self, x: Floats32, y: NDArray[np.int64], weight: Floats32) -> None:
-        """Take one step."""
-        torch = self._torch
-        rows, label, weights = (torch.from_numpy(one).to(self._device) for one in (x, y, weight))
-        self._network.train()
-        losses = torch.nn.functional.cross_entropy(self._network(rows), label, reduction="none")
-        loss = (losses * weights).sum() / weights.sum()
-        self._optimiser.zero_grad()
-        loss.backward()
-        self._optimiser.step()
+        super().__init__(network, optimiser, options["batch_rows"], device)
 
     def fitted(self) -> Fitted:
         """Return its layers."""
         found = [one.detach().cpu().numpy().copy() for one in self._network.parameters()]
         return Perceptron(tuple(zip(found[::2], found[1::2], strict=True)))
+
+
+class TabNetLearner(NetworkLearner):
+    """The TabNet of pytorch-tabnet with its own way to learn (Adam, a penalty on masks that are not sparse), on our batches."""
+
+    longest_gradient = 1.0
+
+    def __init__(self, options: dict[str, Any], n_columns: int, n_classes: int, seed: int, device: str) -> None:
+        torch = seeded_torch(seed)
+        from pytorch_tabnet.tab_network import TabNetNoEmbeddings
+
+        self._gamma, self._sparsity = options["gamma"], options["sparsity"]
+        network = TabNetNoEmbeddings(
+            n_columns,
+            n_classes,
+            n_d=options["width"],
+            n_a=options["width"],
+            n_steps=options["steps"],
+            gamma=self._gamma,
+            group_attention_matrix=torch.eye(n_columns).to(device),
+        ).to(device)
+        optimiser = torch.optim.Adam(network.parameters(), lr=options["learning_rate"])
+        super().__init__(network, optimiser, options["batch_rows"], device)
+
+    def learn(self, x: Floats32, y: NDArray[np.int64], weight: Floats32) -> None:
+        """Take one step; a single row has no variance to be normalised by."""
+        if len(x) > 1:
+            super().learn(x, y, weight)
+
+    def _scores(self, rows: Any) -> tuple[Any, Any]:
+        scores, negative_entropy = self._network(rows)
+        return scores, -self._sparsity * negative_entropy
+
+    def fitted(self) -> Fitted:
+        """Return its layers, with running means and variances."""
+        return tabnet_of(self._network, self._gamma)
+
+
+def seeded_torch(seed: int) -> Any:
+    """Return PyTorch, its random numbers drawn from a seed, computing with one thread."""
+    import torch
+
+    torch.manual_seed(seed)
+    torch.set_num_threads(1)  # sums of several threads differ in their last digits
+    return torch
 
 
 class OwnLearner:
@@ -121,8 +180,9 @@ def learner_of(estimator: Estimator, *, n_columns: int, n_classes: int, seed: in
     """Return a new learner of a classifier that learns from batches."""
     if estimator.name == "sgd":
         return SgdLearner(estimator.values, n_classes, seed)
-    if estimator.name == "mlp":
-        return PerceptronLearner(estimator.values, n_columns, n_classes, seed, device)
+    if estimator.name in NETWORKS:
+        kind = PerceptronLearner if estimator.name == "mlp" else TabNetLearner
+        return kind(estimator.values, n_columns, n_classes, seed, device)
     return OwnLearner(estimator, n_classes, seed)
 
 

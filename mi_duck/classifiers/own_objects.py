@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mi_duck.errors import CheckpointError
+from mi_duck.processes import with_pandas
 
 SKOPS, PICKLE = "object.skops", "object.pkl"
 
@@ -53,6 +54,7 @@ def object_from_parts(parts: Mapping[str, bytes], *, trust_pickle: bool) -> Any:
         )
     try:
         with_working_folder()
+        with_pandas()  # which CatBoost and others import
         return pickle.loads(parts[PICKLE])
     except (ImportError, AttributeError) as error:
         raise CheckpointError(

@@ -1,6 +1,6 @@
 """The plan of a cross-validated classifier: data, genes and folds as of any run, one instance of all genes, memory by formula.
 
-A classifier that learns from blocks of rows needs a buffer and some bytes per row, whatever the number of features; one that
+A classifier that learns from blocks of rows needs a buffer, its own weights, and some bytes per row; one that
 needs all rows at once needs one array of them, and what it makes of that. The constants were measured
 (``benchmarks/bench_classifiers.py``) and have a margin.
 """
@@ -8,7 +8,8 @@ needs all rows at once needs one array of them, and what it makes of that. The c
 from dataclasses import asdict, replace
 
 from mi_duck.classifiers.blocks import BUFFER_BYTES
-from mi_duck.classifiers.estimators import Estimator
+from mi_duck.classifiers.estimators import NETWORKS, Estimator
+from mi_duck.classifiers.tabnet import ROWS_AT_ONCE
 from mi_duck.numbers import gibibytes
 from mi_duck.plan.make_plan import Indexed, check_classes, decided, formula_of
 from mi_duck.plan.strategies import Alternative
@@ -21,6 +22,8 @@ from mi_duck.settings import Asked, Classifying
 BASE_BYTES = 190 << 20
 """Interpreter, NumPy, Arrow, SciPy and scikit-learn."""
 TORCH_BYTES = 260 << 20
+WEIGHT_COPIES, BATCH_COPIES = 10, 6
+"""Of a network: weights, gradients, two moments, what was best, and what predicts in double precision; values and gradients."""
 BUFFERS = 5.0
 """Buffers at once: blocks as they are read, joined, shuffled, and prepared batch by batch."""
 ROW_BYTES, CLASS_BYTES = 60, 40
@@ -39,11 +42,26 @@ def predicted_bytes(estimator: Estimator, *, n_rows: int, n_training_rows: int, 
     n_columns
         Of a prepared row: features, and indicators of missing values.
     """
-    fixed = BASE_BYTES + (TORCH_BYTES if estimator.name == "mlp" else 0)
+    fixed = BASE_BYTES + network_bytes(estimator, n_columns, n_classes)
     rows = n_rows * (ROW_BYTES + CLASS_BYTES * n_classes)
     if estimator.is_streamed:
         return fixed + rows + int(BUFFERS * BUFFER_BYTES)
     return fixed + rows + BUFFER_BYTES + int(estimator.copies * 4 * n_training_rows * n_columns)
+
+
+def network_bytes(estimator: Estimator, n_columns: int, n_classes: int) -> int:
+    """Return what a network takes beside the rows: PyTorch, its weights in some copies, and a batch as each layer sees it."""
+    if estimator.name not in NETWORKS:
+        return 0
+    options = estimator.values
+    if estimator.name == "mlp":
+        sizes = (n_columns, *options["hidden"], n_classes)
+        n_weights = sum(one * other for one, other in zip(sizes[:-1], sizes[1:], strict=True))
+        batch = options["batch_rows"] * sum(sizes)
+    else:
+        n_weights = n_columns * (n_columns + 4 * options["width"] * (options["steps"] + 2))
+        batch = max(options["batch_rows"], 2 * ROWS_AT_ONCE) * n_columns * (options["steps"] + 1)
+    return TORCH_BYTES + 4 * int(WEIGHT_COPIES * n_weights + BATCH_COPIES * batch)
 
 
 def classifier_plan(

@@ -26,13 +26,13 @@ from mi_duck.classifiers.estimators import Estimator, estimator_of
 from mi_duck.classifiers.fitted import Fitted
 from mi_duck.classifiers.learners import fit_whole, learner_of, log_losses
 from mi_duck.classifiers.model import model_facts
-from mi_duck.classifiers.preparation import Moments, Preparation, level_columns, moments_of
+from mi_duck.classifiers.preparation import Moments, Preparation, columns_of, moments_of
 from mi_duck.errors import CheckpointError, DataError
 from mi_duck.metrics.calibrate import allowed_methods, calibrate, log_odds
 from mi_duck.metrics.ranking import Booleans, Floats32
 from mi_duck.processes import Report
 from mi_duck.resources import check_device
-from mi_duck.rows.segments import LEFT_OUT, SegmentReader, segments_of, training_weights
+from mi_duck.rows.segments import LEFT_OUT, SegmentReader, row_weights, segments_of, training_weights
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import Genes, read_genes, stopping_groups
 from mi_duck.run.instance_folder import checkpoint_key
@@ -90,9 +90,12 @@ def train_classifier(*, run: str, threads: int, report: Report) -> dict[str, Any
         margins[training.rows.fold == number] = fits[-1].margins
     final = training.fit_final(int(np.median([fit.epochs for fit in fits])))
     report("calibrating", 0, 1)
-    label, fold, n_folds = training.rows.label, training.rows.fold, plan.settings.n_folds
+    keys, n_folds = training.rows.reader.keys(), plan.settings.n_folds
+    label, fold = training.rows.label, training.rows.fold
     methods = allowed_methods(plan.settings.calibrate)
-    calibration = calibrate(margins, label.astype(np.uint8), fold, n_folds=n_folds, methods=methods)
+    calibration = calibrate(
+        margins, label.astype(np.uint8), fold, n_folds=n_folds, methods=methods, weights=row_weights(keys)
+    )
     known = instance_training_data(folder, plan, instance, genes)
     facts = partial(model_facts, plan, known)
     of_final = facts(form=final.form, calibrators=calibration.final, rounds=final.epochs)
@@ -105,9 +108,7 @@ def train_classifier(*, run: str, threads: int, report: Report) -> dict[str, Any
         "fold_models.miduck": pack({"model.json": _json(of_folds)} | parts),
     }
     curves = _curve_lines(fits)
-    write_instance(
-        folder, plan, instance, genes, training.rows.reader.keys(), fold, margins, calibration, models, curves
-    )
+    write_instance(folder, plan, instance, genes, keys, fold, margins, calibration, models, curves)
     training.saved.clear()
     report("calibrating", 1, 1)
     return {"rounds": [final.epochs], "phases": {}} | training.measured()
@@ -265,6 +266,9 @@ class _Training:
         self.report(f"epochs of {title}", n_epochs, n_epochs)
         if best is None:
             raise CheckpointError("a training without epochs; plan anew into another folder")
+        if curve and best[2] == n_epochs:
+            words = f"{title} still gained in the last of {n_epochs} epochs; --epochs {2 * n_epochs} allows more"
+            self.messages.append(f"{self.estimator.name} of {words}")
         return best[1], tuple(curve), best[2]
 
     def _thinned(self, wanted: Booleans, n: int) -> Booleans:
@@ -297,9 +301,14 @@ class _Training:
                     self.report("means and variances", n_done, n_all)
 
             n_folds = self.settings.n_folds
-            self._moments = moments_of(batches(), n_folds=n_folds, n_features=len(data.features))
+            self._moments = moments_of(
+                batches(),
+                n_folds=n_folds,
+                n_features=len(data.features),
+                scores=columns_of(data.features, data.base_scores),
+            )
         names = [name for one in data.levels for name in one.features]
-        return self._moments.without(number, level_columns(data.features, names))
+        return self._moments.without(number, columns_of(data.features, names))
 
 
 def _read_rows(folder: RunFolder, plan: Plan, instance: Instance, genes: Genes) -> TrainingRows:

@@ -198,6 +198,13 @@ def logistic(values: Floats64) -> Floats64:
     return result
 
 
+def softmax(scores: Floats64) -> Floats64:
+    """Return exp(scores) with rows that sum to 1."""
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    found: Floats64 = powers / powers.sum(axis=1, keepdims=True)
+    return found
+
+
 def _weighed(values: Floats64, weight: Floats64 | None) -> Floats64:
     return values if weight is None else values * weight
 

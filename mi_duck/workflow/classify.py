@@ -7,7 +7,8 @@ interrupted one goes on with the same command, after the last fold that was comp
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mi_duck.archive import read_parts
@@ -17,7 +18,7 @@ from mi_duck.classifiers.blend import names_of
 from mi_duck.classifiers.estimators import Estimator, named_estimator
 from mi_duck.classifiers.planning import classifier_plan
 from mi_duck.data.dataset import Dataset, open_planned
-from mi_duck.errors import CheckpointError, MemoryBudgetError, PlanError
+from mi_duck.errors import CheckpointError, DataError, MemoryBudgetError, PlanError
 from mi_duck.numbers import gibibytes
 from mi_duck.plan.make_plan import make_plan
 from mi_duck.processes import Context, in_child
@@ -29,13 +30,14 @@ from mi_duck.run.instance_folder import is_trained, write_measurement
 from mi_duck.run.plan import Cut, Instance, Plan, PlannedData, holdout_segments, make_segments
 from mi_duck.run.progress import noting
 from mi_duck.run.stage_times import JOINING, PLANNING, keep_stages, metered
-from mi_duck.settings import Asked, Classifying, Diagnostics
+from mi_duck.settings import Asked, Classifying, Diagnostics, Resuming
 from mi_duck.workflow import steps
 from mi_duck.workflow.pipeline import check_request, delete_scratch, evaluate, is_finished, now, publish
-from mi_duck.workflow.resume import differences_asked
+from mi_duck.workflow.replace import change_places, folder_to_write
+from mi_duck.workflow.resume import differences_asked, forget
 
 BLEND = "blend"
-BLEND_BYTES = 150 << 20
+BLEND_BYTES = 190 << 20
 """Interpreter, NumPy, Arrow, SciPy and XGBoost."""
 
 
@@ -45,6 +47,7 @@ def cross_validate(
     asked: Asked,
     classifying: Classifying,
     context: Context,
+    resuming: Resuming = Resuming(),
     diagnostics: Diagnostics = Diagnostics(),
 ) -> Plan:
     """Plan, cross-validate a classifier on the global folds, train it on all genes, score and report it.
@@ -52,72 +55,113 @@ def cross_validate(
     Raises
     ------
     CheckpointError
-        The folder holds something else, or the run of another request.
+        The folder holds something else, or the run of another request, and nothing says that it may be replaced.
     PlanError, MemoryBudgetError
         It needs more memory than the budget; the message says what would fit.
     DataError
-        A classifier of the user's own cannot be used.
+        A classifier of the user's own cannot be used, or takes no weights and the rows have some.
     """
     if classifying.estimator is None:
         raise PlanError("name a classifier: --estimator logistic, or package.module:factory")
-    if dataset.weight_column is not None:
-        raise PlanError("cv does not take weights of rows; leave --weight-column out, or train with 'mi-duck run'")
     check_request(dataset, out, diagnostics)
     estimator = named_estimator(classifying.estimator, classifying.parameters)
     with run_lock(out), noting(out, "cv", context) as context:
-        if estimator.is_own:
-            found = in_child(classifier_steps.try_estimator, replace(context, threads=1))(
-                name=estimator.name,
-                options=list(estimator.options),
-                n_classes=len(dataset.classes),
-                seed=asked.seed,
-            ).value
-            estimator = Estimator(**found | {"options": tuple(found["options"])})
-        folder = RunFolder(out)
-        plan = _plan(folder, dataset, asked, classifying, estimator, context)
-        if _is_done(folder, plan, context):
-            return plan
-        started = now()
-        partition(folder, plan, context)
-        invalidate_file_list(folder)
-        (instance,) = plan.cut.instances
-        with instance_lock(folder, instance):
-            if not is_trained(folder, plan, instance):
-                _train(folder, plan, context)
-        joined = in_child(classifier_steps.join_classifier, context)(run=str(folder.root))
-        keep_stages(folder, JOINING, joined.stages)
-        evaluate(folder, diagnostics, context)
-        publish(folder, plan, started, diagnostics, context)
+        estimator = _tried(estimator, dataset, asked, context)
+        request = _Request(dataset, asked, classifying, estimator)
+        folder = folder_to_write(out, resuming, context.say, request.differences)
+        with nullcontext() if folder.root == out else run_lock(folder.root):
+            try:
+                plan = _plan(folder, request, resuming, context)
+            finally:
+                if folder.root != out and not folder.plan.exists():  # it was refused
+                    shutil.rmtree(folder.root)
+            if _is_done(folder, plan, context):
+                return plan
+            _complete(folder, plan, diagnostics, context)
+            if folder.root != out:
+                change_places(folder.root, out)
+                context.say(f"{out} now has the new results")
     return plan
 
 
-def _plan(
-    folder: RunFolder, dataset: Dataset, asked: Asked, classifying: Classifying, estimator: Estimator, context: Context
-) -> Plan:
-    """Return the plan of the folder where it is that of the request, or make one."""
+def _tried(estimator: Estimator, dataset: Dataset, asked: Asked, context: Context) -> Estimator:
+    """Return a classifier, one of the user's own as it is known after it was tried; refuse weights that it cannot take."""
+    if estimator.is_own:
+        found = in_child(classifier_steps.try_estimator, replace(context, threads=1))(
+            name=estimator.name,
+            options=list(estimator.options),
+            n_classes=len(dataset.classes),
+            seed=asked.seed,
+        ).value
+        estimator = Estimator(**found | {"options": tuple(found["options"])})
+    if dataset.weight_column is not None and not estimator.takes_weights:
+        raise DataError(f"{estimator.name} takes no sample_weight, and rows have weights; leave --weight-column out")
+    return estimator
+
+
+def _complete(folder: RunFolder, plan: Plan, diagnostics: Diagnostics, context: Context) -> None:
+    """Do all that follows the plan, except what is done already."""
+    started = now()
+    partition(folder, plan, context)
+    invalidate_file_list(folder)
+    (instance,) = plan.cut.instances
+    with instance_lock(folder, instance):
+        if not is_trained(folder, plan, instance):
+            _train(folder, plan, context)
+    joined = in_child(classifier_steps.join_classifier, context)(run=str(folder.root))
+    keep_stages(folder, JOINING, joined.stages)
+    evaluate(folder, diagnostics, context)
+    publish(folder, plan, started, diagnostics, context)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A classifier that is asked for on some data."""
+
+    dataset: Dataset
+    asked: Asked
+    classifying: Classifying
+    estimator: Estimator
+
+    def differences(self, plan: Plan) -> list[str]:
+        """Return in what it differs from the request that a plan was made for, each in words."""
+        estimator, settings = self.estimator, plan.settings
+        if changed := differences_asked(plan, self.dataset, self.asked, estimator=estimator.name):
+            return changed
+        there = (settings.estimator_options, settings.estimator_made)
+        if there != (estimator.options, estimator.made):
+            return [f"the classifier was {_words(*there)} and is {_words(estimator.options, estimator.made)}"]
+        epochs = (settings.n_estimators, settings.early_stopping_patience)
+        is_same = epochs == (self.classifying.epochs, self.classifying.epoch_patience)
+        return [] if is_same else ["epochs or their patience differ"]
+
+
+def _plan(folder: RunFolder, request: _Request, resuming: Resuming, context: Context) -> Plan:
+    """Return the plan of the folder where it is that of the request, or make one.
+
+    Raises
+    ------
+    CheckpointError
+        The folder holds what was begun of another request, and nothing says that it may be replaced.
+    """
     if folder.plan.exists():
         plan = folder.read_plan()
-        changed = differences_asked(plan, dataset, asked, estimator=estimator.name)
-        there = (plan.settings.estimator_options, plan.settings.estimator_made)
-        epochs = (plan.settings.n_estimators, plan.settings.early_stopping_patience)
-        if not changed and there != (estimator.options, estimator.made):
-            changed = [f"the classifier was {_words(*there)} and is {_words(estimator.options, estimator.made)}"]
-        if not changed and epochs != (classifying.epochs, classifying.epoch_patience):
-            changed = ["epochs or their patience differ"]
-        if changed:
+        changed = request.differences(plan)
+        if not changed:
+            return plan
+        if not resuming.replace:
             raise CheckpointError(
-                f"{folder.root} holds the run of another request ({'; '.join(changed[:4])}); choose another --out"
+                f"{folder.root} was begun for another request ({'; '.join(changed[:4])}); choose another --out, or give --replace"
             )
-        return plan
-
+        forget(folder)
     meter, planning = metered(context)
     plan = make_plan(
-        dataset,
+        request.dataset,
         folder.root,
-        asked,
+        request.asked,
         planning,
         rest=lambda indexed, budget: classifier_plan(
-            indexed, budget, asked, classifying, estimator, threads=context.threads
+            indexed, budget, request.asked, request.classifying, request.estimator, threads=context.threads
         ),
     )
     keep_stages(folder, PLANNING, meter.stages())

@@ -10,6 +10,7 @@ import shutil
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ from mi_duck.settings import Asked, Diagnostics, Resuming
 from mi_duck.usage import Meter
 from mi_duck.workflow import steps
 from mi_duck.workflow.replace import change_places, check_ours, folder_to_write, link_matching, target_of
-from mi_duck.workflow.resume import plan_of_request
+from mi_duck.workflow.resume import differences_asked, plan_of_request
 from mi_duck.workflow.time_left import with_time_left
 from mi_duck.workflow.training import Lost, loss_text, train, train_or_split
 
@@ -82,7 +83,7 @@ def run(
     """
     check_request(dataset, out, diagnostics)
     with run_lock(out), noting(out, "run", context) as context:
-        folder = folder_to_write(dataset, out, asked, resuming, context.say)
+        folder = folder_to_write(out, resuming, context.say, partial(differences_asked, dataset=dataset, asked=asked))
         with nullcontext() if folder.root == out else run_lock(folder.root):
             plan = _plan(dataset, folder, out, asked, context, resuming)
             started = now()
@@ -329,7 +330,7 @@ def plan_run(
     """Plan a run that is to be trained by other processes, or keep its plan; return the folder in which it is done."""
     check_request(dataset, out, diagnostics)
     with run_lock(out), noting(out, "plan", context) as context:
-        folder = folder_to_write(dataset, out, asked, resuming, context.say)
+        folder = folder_to_write(out, resuming, context.say, partial(differences_asked, dataset=dataset, asked=asked))
         with nullcontext() if folder.root == out else run_lock(folder.root):
             _plan(dataset, folder, out, asked, context, resuming, is_elsewhere=is_elsewhere)
         return folder.root

@@ -11,18 +11,16 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mi_duck.atomic_files import storage_errors, sync_folder, write_file
-from mi_duck.data.dataset import Dataset
 from mi_duck.errors import CheckpointError, StorageError
 from mi_duck.processes import Say
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.instance_folder import checkpoint_key, key_of_folder
 from mi_duck.run.plan import Plan
-from mi_duck.settings import Asked, Resuming
-from mi_duck.workflow.resume import differences_asked
+from mi_duck.settings import Resuming
 
 MARK = ".replacing"
 CURVE = ".learning_curve"
@@ -63,8 +61,10 @@ def check_ours(out: Path) -> None:
         )
 
 
-def folder_to_write(dataset: Dataset, out: Path, asked: Asked, resuming: Resuming, say: Say) -> RunFolder:
+def folder_to_write(out: Path, resuming: Resuming, say: Say, differences: Callable[[Plan], Sequence[str]]) -> RunFolder:
     """Return the folder in which a request is done: ``out``, or one beside the finished run there; its lock is held.
+
+    ``differences`` returns in what the request differs from a plan, each in words.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def folder_to_write(dataset: Dataset, out: Path, asked: Asked, resuming: Resumin
         return folder
     try:
         plan = folder.read_plan()
-        changed = differences_asked(plan, dataset, asked)
+        changed = list(differences(plan))
     except CheckpointError:
         if not resuming.replaces:
             raise

@@ -35,7 +35,7 @@ def plan_of_request(
         The folder holds a run, and ``--no-resume-from-checkpoint`` is asked for.
     """
     if resuming.force_retrain_all:
-        _forget(folder)
+        forget(folder)
     if folder.plan.exists() and not resuming.resume_from_checkpoint:
         raise CheckpointError(
             f"{folder.root} holds a run already; leave --resume-from-checkpoint on or choose another --out"
@@ -155,7 +155,7 @@ def differences_asked(plan: Plan, dataset: Dataset, asked: Asked, *, estimator: 
     return changed
 
 
-def _forget(folder: RunFolder) -> None:
+def forget(folder: RunFolder) -> None:
     """Delete what an earlier run left in its folder; only names of ours, the plan first."""
     _forget_plan(folder)
     _delete(folder, folder.instances, folder.stale)
