@@ -29,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # the help of options is ours: see `mi_duck.options.Command`
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Train, check and use gene-aware ensembles of XGBoost models on feature tables larger than memory.",
+    help="Train, check and use ensembles of XGBoost models on tables larger than memory; a gene is any group never split.",
 )
 
 ColumnsOnly = Annotated[Columns, options.Only(*(one.name for one in fields(Columns) if one.name != "full_hash"))]

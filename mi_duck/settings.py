@@ -145,6 +145,13 @@ class Columns:
         least=0,
         most=10_000,
     )
+    date_columns: str | None = option(
+        None,
+        "Columns of dates or times, or text in ISO form, whose days since 1970, year, month, day and weekday become features, "
+        "comma separated; other dates are left out.",
+        DATA,
+        metavar="NAMES",
+    )
     base_score_columns: str | None = option(
         None,
         "Columns with the base model's score of each class, comma separated; by default CLASS_score.",

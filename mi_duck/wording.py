@@ -8,6 +8,9 @@ from typing import Any
 GENE = re.compile(r"(?:^|[^A-Za-z])genes?(?![a-z])|Gene(?:s|Id|ID|Name)?(?![a-z])")
 
 
+WORD = re.compile(r"(?<![\w./-])gene(s?)(?![\w/-]|\.\w)")
+
+
 @dataclass(frozen=True, slots=True)
 class Noun:
     """One of the groups that are never split, and several: ``gene`` and ``genes``, or ``group`` and ``groups``."""
@@ -24,6 +27,16 @@ class Noun:
         ('1 gene', '1,200 groups')
         """
         return f"{n:,} {self.one if n == 1 else self.many}"
+
+    def words(self, text: str) -> str:
+        """Return a sentence about genes as one about these; names of files and columns stay.
+
+        Examples
+        --------
+        >>> noun_of("patient").words("a gene of genes.parquet whose gene_id differs: 2 genes")
+        'a group of genes.parquet whose gene_id differs: 2 groups'
+        """
+        return text if self.one == "gene" else WORD.sub(rf"{self.one}\1", text)
 
     def renamed(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Return facts whose names speak of genes under names that speak of these.

@@ -20,6 +20,7 @@ TOYS = {
     "bench_predict.py": ["--rounds", "5", "--rows", "500", "--features", "80", "--repeats", "1"],
     "bench_prepare.py": ["30"],
     "bench_any_table.py": ["2400"],
+    "bench_level_codings.py": ["--rows", "1200"],
     "bench_scan.py": ["2"],
     "bench_shap.py": ["toy"],
     "bench_spread.py": ["toy"],

@@ -159,6 +159,7 @@ ELSEWHERE = {
     "--verbose": "test_verbose",
     "--quiet": "test_quiet",
     "--max-levels": "test_levels",
+    "--date-columns": "test_dates",
     "--keep": "test_kept",
     "--weight-column": "test_weight_column",
     "--dry-run": "test_dry_run",

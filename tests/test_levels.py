@@ -14,12 +14,12 @@ from runs import assert_refused, call, here
 
 from mi_duck.data.dataset import announcement, open_dataset
 from mi_duck.data.levels import find_levels
+from mi_duck.data.made import level_columns, n_new_levels
 from mi_duck.data.parquet import row_group_batches
-from mi_duck.data.values import level_columns, n_new_levels
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.errors import DataError
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.levels import Levels
+from mi_duck.run.made import Levels, levels_in
 
 QUICK = (
     *("--group-column", "patient", "--label-column", "ill", "--n-estimators", "6", "--n-folds", "2", "--threads", "1"),
@@ -71,7 +71,7 @@ def opened(table: Path, **options: Any) -> Any:
 
 def test_levels__are_features_of_their_own(table: Path) -> None:
     dataset = opened(table)
-    hospital, ward = dataset.levels
+    hospital, ward = dataset.made
     assert hospital == Levels("hospital", HOSPITALS)
     assert (ward.column, len(ward.levels), ward.other) == ("ward", len(set(visits()["ward"].to_pylist())), None)
     assert dataset.features[:4] == ("dose", *(f"hospital={name}" for name in HOSPITALS))
@@ -83,7 +83,7 @@ def test_levels__are_features_of_their_own(table: Path) -> None:
 
 
 def test_levels__beyond_the_most_frequent_share_a_feature(table: Path) -> None:
-    ward = opened(table, max_levels=5).levels[1]
+    ward = opened(table, max_levels=5).made[1]
     frequent = pd.Series(visits()["ward"].to_pylist()).value_counts().index[:5]
     assert ward == Levels("ward", tuple(sorted(frequent)), "other")
     assert ward.features[-1] == "ward=other"
@@ -101,7 +101,7 @@ def test_levels__called_other_are_not_taken_for_the_others(tmp_path: Path) -> No
 def test_levels__with_the_name_of_a_column_are_refused(tmp_path: Path) -> None:
     table = visits().append_column("hospital=city", pa.array(np.zeros(900)))
     pq.write_table(table, tmp_path / "x.parquet")
-    with pytest.raises(DataError, match="'hospital=city' of a text column has the name of another column"):
+    with pytest.raises(DataError, match="'hospital=city' of a column of texts or dates has the name of another column"):
         opened(tmp_path / "x.parquet")
 
 
@@ -125,10 +125,10 @@ def test_columns__of_any_type_of_text_are_the_same(kind: pa.DataType) -> None:
 
 
 def test_reader__makes_levels_beside_other_columns(table: Path) -> None:
-    levels = opened(table).levels
+    levels = levels_in(opened(table).made)
     expected = visits().to_pandas()
     names = ["hospital=city", "dose", "hospital"]
-    batches = [batch for _, batch in row_group_batches(table, names, batch_rows=64, levels=levels)]
+    batches = [batch for _, batch in row_group_batches(table, names, batch_rows=64, made=levels)]
     found = pa.Table.from_batches(batches).to_pandas()
     assert found.columns.tolist() == names
     assert found["hospital=city"].tolist() == (expected["hospital"] == "city").astype(int).tolist()
@@ -141,7 +141,7 @@ def test_reader__makes_levels_beside_other_columns(table: Path) -> None:
 def test_run__learns_from_levels(table: Path, run: Path, tmp_path: Path) -> None:
     """They carry most of what there is to learn here; the plan, the model and its folder know them."""
     plan = RunFolder(run).read_plan()
-    assert plan.data.levels == opened(table).levels
+    assert plan.data.levels == levels_in(opened(table).made)
     assert set(plan.data.small_features) == {name for one in plan.data.levels for name in one.features}
     here("run", table, "--out", tmp_path / "run", *QUICK, "--max-levels", "0")
     areas = [json.loads(here("sql", one, "--json", AREA).stdout)[0]["value"] for one in (run, tmp_path / "run")]
@@ -170,7 +170,7 @@ def test_model__predicts_alike_from_files_arrow_and_data_frames(table: Path, run
     expected = np.column_stack([written[f"p_{name}"] for name in model.classes])
     encoded = opened(table)
     columns = {name: frame["dose"] if name == "dose" else None for name in encoded.features}
-    for one in encoded.levels:
+    for one in encoded.made:
         columns |= {f"{one.column}={level}": (frame[one.column] == level).astype(np.uint8) for level in one.levels}
     polars = pl.from_arrow(rows)
     others = (polars, polars.with_columns(pl.col("hospital").cast(pl.Categorical)), columns)
@@ -208,9 +208,18 @@ def test_predict__of_a_table_without_the_text_is_refused(change: Any, words: str
         load_unified_model(run).predict_proba(other)
 
 
+def test_csv__of_texts_that_look_like_numbers_or_dates_is_predicted(run: Path, tmp_path: Path) -> None:
+    """In training they were texts; a table in text does not say so."""
+    for name, text in (("numbers", "7"), ("dates", "31/01/2024")):
+        frame = visits().to_pandas().assign(hospital=text)
+        frame.to_csv(tmp_path / f"{name}.csv", index=False)
+        done = here("predict", run, tmp_path / f"{name}.csv", "--out", tmp_path / f"{name}.parquet")
+        assert "levels that training has not seen: hospital in 900 of 900 rows" in done.stderr
+
+
 def test_csv__has_levels_too(tmp_path: Path) -> None:
     visits().to_pandas().to_csv(tmp_path / "visits.csv", index=False)
-    assert opened(tmp_path / "visits.csv").levels == opened_of_parquet(tmp_path).levels
+    assert opened(tmp_path / "visits.csv").made == opened_of_parquet(tmp_path).made
 
 
 def opened_of_parquet(folder: Path) -> Any:

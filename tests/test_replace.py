@@ -351,7 +351,7 @@ def test_progress__is_seen_while_it_runs_and_gone_afterwards(tmp_path: Path) -> 
         assert "has no plan yet, it is being made" in refused.stderr
         assert "has no plan yet, it is being made" in call("train", tmp_path).stderr
     assert stages_now(tmp_path) == []
-    assert "make one with 'mi-duck plan" in call("status", tmp_path).stderr
+    assert "begin one with 'mi-duck plan" in call("status", tmp_path).stderr
 
 
 def test_progress__of_a_killed_process_is_not_shown(tmp_path: Path) -> None:

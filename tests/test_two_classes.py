@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ from mi_duck.archive import read_parts
 from mi_duck.boosting.forest import complement
 from mi_duck.boosting.train import train_instance
 from mi_duck.ensemble.model_file import load_unified_model
+from mi_duck.ensemble.shap import contributions, explain
 from mi_duck.report.page import LINKS
 
 COLUMNS = ("--group-column", "patient", "--label-column", "ill", "--classes", "no,yes")
@@ -56,6 +58,8 @@ def test_complement__has_the_margins_and_shap_values_with_the_other_sign() -> No
     for kind in ({"output_margin": True}, {"pred_contribs": True}):
         assert np.allclose(booster.predict(data, **kind), -other.predict(data, **kind), atol=3e-6)
     assert np.allclose(booster.predict(data) + other.predict(data), 1, atol=3e-7)
+    of_features = [contributions(one, rows)[0] for one in (booster, other)]
+    np.testing.assert_array_equal(of_features[0], -of_features[1])
 
 
 def test_run__fits_the_second_class_and_takes_its_complement_for_the_first(run: Path) -> None:
@@ -74,6 +78,21 @@ def test_refit__of_two_classes_is_one_and_its_complement(run: Path, table: Path)
     for member in model.members:
         no, yes = (booster.predict(xgb.DMatrix(np.zeros((1, 9))), output_margin=True)[0] for booster in member.boosters)
         assert no == pytest.approx(-yes, abs=1e-5)
+    kept: dict[int, list[np.ndarray]] = {0: [], 1: []}
+    rows = np.random.default_rng(1).normal(size=(50, 9)).astype(np.float32)
+    stages: list[int] = []
+    found = explain(
+        [member.boosters for member in model.members],
+        [1.0] * len(model.members),
+        encoding=model.members[0].encoding,
+        features=model.features,
+        matrix=rows,
+        keep=lambda index, values: kept[index].append(values),
+        report=lambda _, done, total: stages.append(done),
+    )
+    np.testing.assert_array_equal(kept[0], np.negative(kept[1]))
+    np.testing.assert_array_equal(found.by_class[0].value, found.by_class[1].value)
+    assert stages[-1] == 50 * 2 * len(model.members)
 
 
 def test_train__interrupted_ends_with_the_same_bytes(table: Path, tmp_path: Path) -> None:
@@ -108,6 +127,10 @@ def test_words__of_a_table_without_genes_have_none(run: Path, table: Path, tmp_p
     texts = [re.sub(r"<[^>]*>", " ", page), (run / "unified_training_summary.txt").read_text()]
     texts += [here("inspect", table, *COLUMNS).output, here("status", run).output, here("compare", run, run).output]
     texts.append(here("plan", table, "--out", tmp_path / "plan", *COLUMNS, *SMALL, *MULTI[:4]).output)
+    texts.append(here("verify", run).output)
+    texts.append(json.dumps(json.loads((run / "leakage_analysis" / "leakage.json").read_text())["rule"]))
+    assert "groups are listed once" in texts[-2]
+    assert "within groups" in texts[-1]
     texts.append(here("predict", run, table, "--out", tmp_path / "p.parquet").output)
     for text in texts:
         assert GENOMIC.findall(text) == [], [

@@ -12,7 +12,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import (
+    check_consistent_length,
+    check_is_fitted,
+    column_or_1d,
+    validate_data,
+)
 
 from mi_duck.api.arguments import options_of, records_of, with_options, with_text
 from mi_duck.api.showing import showing
@@ -34,7 +39,7 @@ OPTIONS = (
     *("early_stopping_patience", "max_depth", "learning_rate", "max_bin", "xgb", "seed", "calibrate_per_class"),
     *("consolidation", "voting", "weights", "threads", "workers"),
 )
-GROUP, LABEL, ROW = "group", "label", "position"
+GROUP, LABEL, ROW, WEIGHT = "group", "label", "position", "weight"
 """Columns of the table that is trained on, besides the features; a column named ``position`` comes back out of fold."""
 SMALL = 64 << 20
 """Bytes of a table below which all steps run in this process: children would take most of the time."""
@@ -84,7 +89,7 @@ class EnsembleClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         for name, value in (defaults | options).items():
             setattr(self, name, value)
 
-    def fit(self, X: Any, y: Any, groups: Any = None) -> Self:  # noqa: N803
+    def fit(self, X: Any, y: Any, groups: Any = None, sample_weight: Any = None) -> Self:  # noqa: N803
         """Train on all rows.
 
         Parameters
@@ -96,6 +101,9 @@ class EnsembleClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         groups
             What must not be split between folds, such as the patient of each row, shape (n_rows,); None: every row is a group
             of its own, which is right where rows are independent.
+        sample_weight
+            Weight of each row, 0 or more, shape (n_rows,), in training, early stopping, refit, calibration and thresholds, as
+            ``--weight-column`` is; None: all the same. Each class needs some weight above 0 in each fold.
 
         Raises
         ------
@@ -110,9 +118,12 @@ class EnsembleClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if groups is not None:
             groups = column_or_1d(groups)
             check_consistent_length(X, groups)
+        if sample_weight is not None:
+            sample_weight = column_or_1d(sample_weight, dtype=np.float64)
+            check_consistent_length(X, sample_weight)
         with tempfile.TemporaryDirectory(prefix="mi_duck_") as folder:
             try:
-                self._train(Path(folder), X, codes, groups)
+                self._train(Path(folder), X, codes, groups, sample_weight)
             except (DataError, PlanError) as error:
                 raise ValueError(str(error)) from error
         return self
@@ -143,7 +154,7 @@ class EnsembleClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 gain[int(name[1:])] += value
         return gain / (gain.sum() or 1.0)
 
-    def _train(self, folder: Path, X: Any, codes: NDArray[Any], groups: Any) -> None:  # noqa: N803
+    def _train(self, folder: Path, X: Any, codes: NDArray[Any], groups: Any, weight: Any) -> None:  # noqa: N803
         """Write the table, train on it, and keep the model and the probabilities out of fold."""
         options = {name: getattr(self, name) for name in OPTIONS}
         asked, executing = records_of(type(self).__name__, options, RECORDS, OPTIONS)
@@ -154,11 +165,12 @@ class EnsembleClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         columns = {name: pa.array(X[:, index]) for index, name in enumerate(names)}
         label = pa.array(classes).take(pa.array(np.argsort(order)[codes]))
         group = np.arange(len(X)) if groups is None else np.unique(groups, return_inverse=True)[1]
-        table = pa.table(columns | {GROUP: pa.array(group), LABEL: label, ROW: pa.array(np.arange(len(X)))})
+        columns |= {GROUP: pa.array(group), LABEL: label, ROW: pa.array(np.arange(len(X)))}
+        table = pa.table(columns if weight is None else columns | {WEIGHT: pa.array(weight)})
         write_rows(table.to_reader(), folder / "data.parquet")
-        dataset = open_columns(
-            str(folder / "data.parquet"), Columns(gene_column=GROUP, label_column=LABEL, classes=",".join(classes))
-        )
+        of_weight = None if weight is None else WEIGHT
+        roles = Columns(gene_column=GROUP, label_column=LABEL, classes=",".join(classes), weight_column=of_weight)
+        dataset = open_columns(str(folder / "data.parquet"), roles)
         diagnostics = Diagnostics(minimal_diagnostics=True, skip_shap=True, calibration_analysis=False)
         is_here = table.nbytes < SMALL and threading.current_thread() is threading.main_thread()
         with showing(executing.threads, False) as context:
@@ -195,7 +207,7 @@ EnsembleClassifier.__doc__ = with_text(EnsembleClassifier.__doc__, RECORDS, OPTI
 
 def _feature_names(given: Any, n_features: int) -> list[str]:
     """Return the names of the columns in the table: the user's own, but for those that are not features there."""
-    taken = {*NOT_FEATURES, GROUP, LABEL, ROW}
+    taken = {*NOT_FEATURES, GROUP, LABEL, ROW, WEIGHT}
     names = [f"x{index}" for index in range(n_features)] if given is None else [str(name) for name in given]
     return [f"feature {name}" if name in taken or name.endswith("_score") else name for name in names]
 

@@ -110,7 +110,7 @@ def booster_files(
     training: TrainingData,
 ) -> dict[str, bytes]:
     """Return the files of the boosters of an instance by their names: the final ones, and those of the folds."""
-    encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing, plan.data.levels)
+    encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing, plan.data.made)
     facts = {"features": plan.data.features, "classes": plan.data.classes, "encoding": encoding.to_dict()}
     of_instance = facts | {
         "kind": "instance",
@@ -150,7 +150,7 @@ def _write_tables(
     """Write the scores of each fold, and what each feature is."""
     data = plan.data
     encoding, small = (
-        encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing, plan.data.levels),
+        encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing, plan.data.made),
         set(data.small_features),
     )
     scores = []

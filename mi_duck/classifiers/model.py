@@ -24,7 +24,7 @@ from mi_duck.errors import CheckpointError
 from mi_duck.metrics.calibrate import Calibrator, calibrated, log_odds
 from mi_duck.metrics.ranking import Floats32, Floats64
 from mi_duck.run.encoding import Encoding, encoding_of
-from mi_duck.run.levels import Levels
+from mi_duck.run.made import Made
 from mi_duck.run.plan import Plan
 from mi_duck.run.training_data import TrainingData, joined
 
@@ -36,7 +36,7 @@ def model_facts(
     plan: Plan, known: TrainingData, *, form: str, calibrators: Sequence[Calibrator], rounds: int
 ) -> dict[str, Any]:
     """Return ``model.json`` of a classifier."""
-    encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing, plan.data.levels)
+    encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing, plan.data.made)
     return {
         "kind": CLASSIFIER,
         "version": VERSION,
@@ -86,9 +86,9 @@ class ClassifierModel(MatrixModel):
         return f"ClassifierModel({self.estimator}, {self.n_genes:,} genes, {shape})"
 
     @property
-    def levels(self) -> tuple[Levels, ...]:  # type: ignore[override]
-        """Text columns whose levels are features."""
-        return self.encoding.levels
+    def made(self) -> tuple[Made, ...]:  # type: ignore[override]
+        """Columns of texts and dates of which features are made."""
+        return self.encoding.made
 
     def scores(self, matrix: Floats32) -> Scored:
         """Return calibrated probabilities of rows in the order of the features, NaN where a value is missing."""
@@ -105,7 +105,7 @@ class BlendModel(MatrixModel):
     names
         Of the runs, in the order of the members.
     members
-        Models with ``features``, ``levels``, ``training`` and ``predict_proba``.
+        Models with ``features``, ``made``, ``training`` and ``predict_proba``.
     """
 
     classes: tuple[str, ...]
@@ -127,9 +127,9 @@ class BlendModel(MatrixModel):
         return tuple(dict.fromkeys(name for member in self.members for name in member.features))
 
     @cached_property
-    def levels(self) -> tuple[Levels, ...]:  # type: ignore[override]
-        """Text columns whose levels are features of any member."""
-        return tuple(dict.fromkeys(one for member in self.members for one in member.levels))
+    def made(self) -> tuple[Made, ...]:  # type: ignore[override]
+        """Columns of texts and dates of which features are made of any member."""
+        return tuple(dict.fromkeys(one for member in self.members for one in member.made))
 
     @cached_property
     def training(self) -> TrainingData:  # type: ignore[override]

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +13,7 @@ from mi_duck.data.values import is_number, is_text, remedy
 from mi_duck.errors import DataError
 
 NOT_A_NUMBER = "not a number"
-LEVELS = "its levels are features"
+LEVELS, DATES = "its levels are features", "its days and parts are features"
 NOT_FEATURES: dict[str | None, str] = {
     **dict.fromkeys(("gene_id", "gene_name", "gene_type", "transcript_id", "chrom", "strand"), "an id or a position"),
     **dict.fromkeys(("position", "absolute_position", "window_start", "window_end"), "an id or a position"),
@@ -59,7 +59,14 @@ def lost_columns(schema: pa.Schema, excluded: Sequence[tuple[str, str]]) -> tupl
         if reason.endswith(NOT_A_NUMBER):
             kind = schema.field(name).type
             shown = "text" if is_text(kind) else str(kind)
-            words = "let --max-levels be above 0" if is_text(kind) else remedy(kind)
+            is_day = pa.types.is_date(kind) or pa.types.is_timestamp(kind)
+            words = (
+                "name it in --date-columns"
+                if is_day
+                else "let --max-levels be above 0"
+                if is_text(kind)
+                else remedy(kind)
+            )
             by_remedy.setdefault(words, []).append(f"{name} ({shown})")
     return tuple(
         f"{len(names)} column(s) that are not numbers are left out: {some_names(names)}; to use such a column, {words} "
@@ -117,6 +124,19 @@ def check_weight_column(column: str, schema: pa.Schema, files: Sequence[DataFile
     kind = schema.field(column).type
     if not is_number(kind) or pa.types.is_boolean(kind):
         raise DataError(f"column '{column}' of --weight-column is {kind} in {files[0]}, not a number; cast it")
+
+
+def check_there(names: Sequence[str], schema: pa.Schema, flag: str, taken: Collection[str | None]) -> None:
+    """Refuse columns that an option names where they are absent, or are something else already."""
+    for name in names:
+        if name in taken:
+            raise DataError(
+                f"{flag} names '{name}', which is the gene or group, the label, the weight or the position already"
+            )
+        if name not in schema.names:
+            near = difflib.get_close_matches(name, schema.names, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else f"; columns are {some_names(schema.names)}"
+            raise DataError(f"{flag} {name}: the dataset has no such column{hint}")
 
 
 def check_folders(files: Sequence[DataFile], names: Sequence[str]) -> None:

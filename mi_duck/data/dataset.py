@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from mi_duck.data.columns import (
+    DATES,
     LEVELS,
     NOT_A_NUMBER,
     NOT_FEATURES,
@@ -28,8 +29,10 @@ from mi_duck.data.columns import (
     some_names,
     unwanted_columns,
 )
+from mi_duck.data.dates import find_dates
 from mi_duck.data.find_files import FoundFiles, find_files, names_below
 from mi_duck.data.levels import check_names, find_levels
+from mi_duck.data.made import date_text
 from mi_duck.data.parquet import (
     FAILED,
     UNREADABLE,
@@ -49,7 +52,7 @@ from mi_duck.data.parquet import (
 from mi_duck.data.text_tables import parquet_of, source_of
 from mi_duck.data.values import has_fractions, is_number, is_text, numbers, text_counts
 from mi_duck.errors import DataError
-from mi_duck.run.levels import Levels, column_of
+from mi_duck.run.made import Levels, Made, dates_in, levels_in, made_by_feature
 from mi_duck.run.plan import PlannedData
 from mi_duck.run.recipe import Recipe, read_record, record_beside
 from mi_duck.settings import Columns
@@ -80,9 +83,9 @@ class Dataset:
     weight_column
         Column with the weight of each row, or None.
     features
-        In the order that models use; those that are levels of text columns last.
-    levels
-        Text columns whose levels are features.
+        In the order that models use; those made of texts and dates last.
+    made
+        Columns of texts and dates of which features are made.
     classes
         Class names; the index of a name is its label.
     labels
@@ -115,7 +118,7 @@ class Dataset:
     fold_column: str
     position_column: str | None
     features: tuple[str, ...]
-    levels: tuple[Levels, ...]
+    made: tuple[Made, ...]
     classes: tuple[str, ...]
     labels: tuple[str, ...]
     base_scores: tuple[str, ...]
@@ -158,7 +161,8 @@ def open_dataset(
     holdout_genes: str | None = None,
     full_hash: bool = False,
     max_levels: int = 64,
-    levels: Sequence[Levels] | None = None,
+    date_columns: Sequence[str] = (),
+    made: Sequence[Made] | None = None,
     keep: Sequence[str] | None = None,
     weight_column: str | None = None,
 ) -> Dataset:
@@ -188,8 +192,10 @@ def open_dataset(
         Whether to hash every byte of every file.
     max_levels
         Most levels of a text column that become features; 0 leaves text columns out.
-    levels
-        The levels, where they are known; by default text columns are read to find them.
+    date_columns
+        Columns of dates whose days and parts become features.
+    made
+        What is made of texts and dates, where that is known; by default these columns are read to find it.
     keep
         Columns that out-of-fold predictions keep; by default the gene column under its own name, and `PLACES`.
     weight_column
@@ -201,7 +207,9 @@ def open_dataset(
         No Parquet file, a file of another kind, schemas that differ, a missing or doubled column, no feature, no row.
     """
     found = find_files(location)
-    files = as_parquet(found, {gene_column, fold_by or gene_column}, label=label_column)
+    if made is not None:
+        date_columns = [one.column for one in dates_in(made)]
+    files = as_parquet(found, {gene_column, fold_by or gene_column, *date_columns}, label=label_column)
     stamps = tuple(stamp(file) for file in files)
     schema, n_rows, pins, fingerprint = _read_footers(files, stamps)
     hashes = tuple(whole_hash(file) for file in files) if full_hash else ()
@@ -238,12 +246,16 @@ def open_dataset(
     excluded = [(name, reason) for name, reason in reasons if reason is not None]
     texts = [name for name, reason in excluded if reason.endswith(NOT_A_NUMBER) and is_text(schema.field(name).type)]
     why_not: dict[str, str] = {}
-    if levels is None:
+    if made is None:
+        roles = (gene_column, label_column, fold_column, weight_column, position)
+        dates = find_dates(files, date_columns, schema, roles)
+        texts = [name for name in texts if name not in date_columns]
         levels, why_not = find_levels(files, texts, max_levels) if max_levels else ((), {})
-    check_names(levels, schema.names)
-    features += tuple(column_of(levels))
-    of_text = why_not | {one.column: LEVELS for one in levels}
-    excluded = [(name, of_text.get(name, reason)) for name, reason in excluded]
+        made = (*levels, *dates)
+    check_names(made, schema.names)
+    features += tuple(made_by_feature(made))
+    reason_of = why_not | {one.column: LEVELS if isinstance(one, Levels) else DATES for one in made}
+    excluded = [(name, reason_of.get(name, reason)) for name, reason in excluded]
     if not features:
         raise DataError(
             f"no feature column in {source_of(files[0])}: {some_names([f'{name} ({why})' for name, why in excluded])}; "
@@ -264,7 +276,7 @@ def open_dataset(
         fold_column=fold_column,
         position_column=position,
         features=features,
-        levels=tuple(levels),
+        made=tuple(made),
         classes=tuple(classes),
         labels=tuple(map(str, range(len(classes)))) if is_numbered else tuple(classes),
         base_scores=base_score_columns_of(base_score_columns, classes, features),
@@ -437,7 +449,7 @@ def open_planned(data: PlannedData, *, with_hashes: bool = True) -> Dataset:
         classes=data.classes,
         fold_by=None if data.fold_column in (data.gene_column, "overlap_cluster") else data.fold_column,
         full_hash=data.full_hash and with_hashes,
-        levels=data.levels,
+        made=data.made,
     )
     changed = changed_files(data, dataset)
     if changed:
@@ -486,12 +498,15 @@ def announcement(dataset: Dataset) -> list[str]:
         lines.append(
             f"    classes of column '{dataset.label_column}': {background} (the background), {', '.join(others)} (--classes)"
         )
-    if dataset.levels:
+    if levels := levels_in(dataset.made):
         of_text = (
             f"{one.column} ({len(one.levels):,} levels{', and the rarer ones together' if one.other else ''})"
-            for one in dataset.levels
+            for one in levels
         )
         lines.append(f"    text columns whose levels are features: {', '.join(of_text)} (--max-levels)")
+    if dates := dates_in(dataset.made):
+        spans = (f"{one.column} ({date_text(one.first)} to {date_text(one.last)})" for one in dates)
+        lines.append(f"    dates whose days and parts are features: {', '.join(spans)} (--date-columns)")
     if not dataset.base_scores:
         lines.append("    no base scores for every class: the comparison with a base model is left out")
     return lines + [f"warning: {words}" for words in dataset.warnings]
@@ -504,5 +519,6 @@ def open_columns(location: str, columns: Columns, *, holdout_genes: str | None =
         "classes": [name.strip() for name in columns.classes.split(",")] if columns.classes else None,
         "base_score_columns": [name.strip() for name in scores.split(",")] if scores else None,
         "keep": [name.strip() for name in columns.keep.split(",")] if columns.keep else None,
+        "date_columns": [name.strip() for name in (columns.date_columns or "").split(",") if name.strip()],
     }
     return open_dataset(location, **given, holdout_genes=holdout_genes)

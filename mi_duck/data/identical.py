@@ -17,7 +17,7 @@ from mi_duck.data.database import Database
 from mi_duck.data.dataset import Dataset
 from mi_duck.data.parquet import schema_of
 from mi_duck.data.values import has_fractions
-from mi_duck.run.levels import column_of
+from mi_duck.run.made import made_by_feature
 
 FEW_FEATURES, MANY_FEATURES = 32, 256  # of the first look and of the second
 ROWS_COMPARED = 5_000_000  # by the share of all digests that is looked at
@@ -55,7 +55,7 @@ class Identical:
 def telling_features(dataset: Dataset, *, seed: int, most: int = FEW_FEATURES) -> tuple[str, ...]:
     """Return features that tell rows apart, drawn by seed: half of them with fractions where there are so many."""
     kinds = schema_of(dataset.files[0])
-    made = column_of(dataset.levels)  # of text columns; SQL looks at numbers
+    made = made_by_feature(dataset.made)  # of text columns; SQL looks at numbers
     there = [name for name in dataset.features if name not in made]
     drawn = sorted(there, key=lambda name: md5(f"{seed}:content:{name}".encode()).digest())
     real = [name for name in drawn if has_fractions(kinds.field(name).type)]

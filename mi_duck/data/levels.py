@@ -3,10 +3,11 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from mi_duck.data.dates import are_dates
 from mi_duck.data.parquet import DataFile, column_values
 from mi_duck.data.values import text_counts
 from mi_duck.errors import DataError
-from mi_duck.run.levels import Levels
+from mi_duck.run.made import Levels, Made
 
 MOST_COUNTED = 100_000
 """Different texts of a column above which no more are counted: it holds ids or free text."""
@@ -29,7 +30,9 @@ def find_levels(
     reasons: dict[str, str] = {}
     for column in columns:
         n_rows = _counted(files, column)
-        if n_rows is None or len(n_rows) > max(SHARE_OF_TEXTS * sum(n_rows.values()), 2):
+        if n_rows and are_dates(n_rows):
+            reasons[column] = "dates in text, of which --date-columns makes features"
+        elif n_rows is None or len(n_rows) > max(SHARE_OF_TEXTS * sum(n_rows.values()), 2):
             reasons[column] = "text that differs in most rows, as ids and free text do"
         elif len(n_rows) < 2:
             reasons[column] = "text that is the same in all rows" if n_rows else "text without a value"
@@ -51,12 +54,12 @@ def _counted(files: Sequence[DataFile], column: str) -> Counter[str] | None:
     return found
 
 
-def check_names(levels: Sequence[Levels], names: Sequence[str]) -> None:
-    """Refuse levels whose features have the name of a column, or of another feature."""
-    every = [name for one in levels for name in one.features]
+def check_names(made: Sequence[Made], names: Sequence[str]) -> None:
+    """Refuse features that are made where they have the name of a column, or of another feature."""
+    every = [name for one in made for name in one.features]
     doubled = sorted({name for name in every if every.count(name) > 1} | (set(every) & set(names)))
     if doubled:
         raise DataError(
-            f"the level '{doubled[0]}' of a text column has the name of another column; rename it, or leave text columns out "
-            "(--max-levels 0)"
+            f"the feature '{doubled[0]}' of a column of texts or dates has the name of another column; rename it, or leave text "
+            "columns out (--max-levels 0)"
         )

@@ -29,10 +29,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mi_duck.data.values import level_columns, plain
+from mi_duck.data.made import made_columns
+from mi_duck.data.values import plain
 from mi_duck.errors import DataError, MiDuckError, StorageError
 from mi_duck.file_kinds import HEAD_BYTES, wrong_kind
-from mi_duck.run.levels import Levels, column_of
+from mi_duck.run.made import Made, made_by_feature
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 SECONDS_TO_CONNECT = 10.0
@@ -313,7 +314,7 @@ def row_group_batches(
     *,
     batch_rows: int = BATCH_ROWS,
     as_codes: bool = False,
-    levels: Sequence[Levels] = (),
+    made: Sequence[Made] = (),
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Yield the number of each row group of a Parquet file with its rows, batch by batch; every page is verified.
 
@@ -327,8 +328,8 @@ def row_group_batches(
         Most rows per batch; a batch lies within one row group.
     as_codes
         Whether text columns come as dictionary arrays, whose texts are not decoded.
-    levels
-        Text columns whose levels are among ``columns``: these are made here.
+    made
+        Columns of texts and dates of which features among ``columns`` are made here.
 
     Raises
     ------
@@ -337,10 +338,10 @@ def row_group_batches(
     StorageError
         The object store does not answer.
     """
-    made = column_of(levels)
-    sources = {made[name].column: made[name] for name in columns if name in made}
+    by_feature = made_by_feature(made)
+    sources = {by_feature[name].column: by_feature[name] for name in columns if name in by_feature}
     wanted = list(dict.fromkeys(columns))
-    names = list(dict.fromkeys([*(name for name in wanted if name not in made), *sources]))
+    names = list(dict.fromkeys([*(name for name in wanted if name not in by_feature), *sources]))
     group, metadata, codes = None, None, list(sources)
     try:
         if as_codes:
@@ -354,7 +355,7 @@ def row_group_batches(
                 n_rows = 0
                 for batch in parquet.iter_batches(batch_rows, row_groups=[group], columns=names, use_threads=False):
                     n_rows += batch.num_rows
-                    yield group, _with_levels(plain(batch), wanted, sources.values()) if sources else plain(batch)
+                    yield group, _with_made(plain(batch), wanted, sources.values(), file) if sources else plain(batch)
                 expected = parquet.metadata.row_group(group).num_rows
                 if n_rows != expected:
                     raise DataError(
@@ -371,11 +372,14 @@ def column_values(files: Sequence[DataFile], column: str) -> Iterator[pa.Array]:
             yield batch.column(0)
 
 
-def _with_levels(batch: pa.RecordBatch, wanted: Sequence[str], levels: Iterable[Levels]) -> pa.RecordBatch:
-    """Return the wanted columns of a batch, those that are levels made of the text columns in it."""
+def _with_made(batch: pa.RecordBatch, wanted: Sequence[str], sources: Iterable[Made], file: DataFile) -> pa.RecordBatch:
+    """Return the wanted columns of a batch, features made of the texts and dates in it among them."""
     columns: dict[str, Any] = dict(zip(batch.schema.names, batch.columns, strict=True))
-    for one in levels:
-        columns |= {name: pa.array(values) for name, values in level_columns(batch[one.column], one).items()}
+    for one in sources:
+        try:
+            columns |= {name: pa.array(values) for name, values in made_columns(batch[one.column], one).items()}
+        except (TypeError, ValueError) as error:
+            raise DataError(f"column '{one.column}' of {file}: {error}; correct it") from error
     there = [name for name in wanted if name in columns]
     return pa.RecordBatch.from_arrays([columns[name] for name in there], names=there)
 

@@ -13,11 +13,12 @@ from mi_duck.data.database import SQL_BYTES, Database
 from mi_duck.data.dataset import Dataset
 from mi_duck.data.genes import GeneIndex, index_genes
 from mi_duck.data.identical import identical_words
+from mi_duck.data.made import date_text
 from mi_duck.data.parquet import UNREADABLE, DataFile, damaged, metadata_of, row_group_batches, schema_of
 from mi_duck.data.values import numbers
 from mi_duck.errors import DataError
 from mi_duck.run.encoding import SENTINEL
-from mi_duck.run.levels import column_of
+from mi_duck.run.made import Dates, Made, dates_in, made_by_feature
 
 EXACT_IN_FLOAT32 = 1 << 24
 LARGEST_POSITION = float(1 << 62)
@@ -26,8 +27,6 @@ MOST_OF_ONE_GROUP = 0.5  # of the rows
 LEAST_EFFECTIVE = 0.1  # of the number of fold groups; genes of usual, lognormal sizes are at .25 to .5
 ROUNDING = 1e-6  # a base score may leave 0 to 1 by: sums of float32 probabilities do
 LEAST_ROWS_OF_IDS, ROWS_OF_IDS, CELLS_OF_IDS = 200, 10_000, 4_000_000  # among which ids are looked for
-OF_A_LEVEL = {"is_known": True, "low": 0, "high": 1, "n_nulls": 0}
-"""What is known of a feature that is a level of a text column."""
 ROWS_COMPARED = 50_000  # among which positions with rows of several classes are counted
 
 
@@ -64,7 +63,7 @@ def inspect(dataset: Dataset, *, threads: int, seed: int) -> Inspection:
 def read_statistics(db: Database, dataset: Dataset) -> dict[str, dict[str, Any]]:
     """Return what the footers say of the values of each column: lines of ``sql/column_statistics.sql`` by column."""
     found = {row["name"]: row for row in db.rows("column_statistics", files=Database.patterns(dataset.files))}
-    found |= {name: {"name": name} | OF_A_LEVEL for name in column_of(dataset.levels)}
+    found |= {name: _made_facts(name, one) for name, one in made_by_feature(dataset.made).items()}
     positions = [dataset.position_column] if dataset.position_column else []
     absent = [name for name in (*dataset.features, *positions) if name not in found]
     if absent:
@@ -76,8 +75,22 @@ def read_statistics(db: Database, dataset: Dataset) -> dict[str, dict[str, Any]]
 
 def _kinds(dataset: Dataset) -> dict[str, pa.DataType]:
     """Return the type of every feature."""
-    schema, made = schema_of(dataset.files[0]), column_of(dataset.levels)
-    return {name: pa.uint8() if name in made else schema.field(name).type for name in dataset.features}
+    schema, made = schema_of(dataset.files[0]), made_by_feature(dataset.made)
+    floats = {name for one in dates_in(dataset.made) for name in one.features[:2]}  # days and year
+    return {
+        name: pa.float32() if name in floats else pa.uint8() if name in made else schema.field(name).type
+        for name in dataset.features
+    }
+
+
+def _made_facts(name: str, made: Made) -> dict[str, Any]:
+    """Return what is known of a feature that is made of texts or dates, as of a column of a file."""
+    low, high, n_nulls = 0, 1, 0
+    if isinstance(made, Dates):
+        years = tuple(int(date_text(day)[:4]) for day in (made.first, made.last))
+        ranges = ((made.first, made.last + 1), years, (1, 12), (1, 31), (0, 6))
+        (low, high), n_nulls = dict(zip(made.features, ranges, strict=True))[name], made.n_missing
+    return {"name": name, "is_known": True, "low": low, "high": high, "n_nulls": n_nulls}
 
 
 def fits_byte(facts: Mapping[str, Any]) -> bool:
@@ -133,7 +146,7 @@ def id_warnings(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]]) -
 
     Only columns whose footers span at least as many numbers as there are rows are looked at.
     """
-    made = column_of(dataset.levels)
+    made = made_by_feature(dataset.made)
     names = [
         name
         for name in dataset.features

@@ -15,7 +15,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mi_duck.errors import DataError
-from mi_duck.run.levels import Levels
 
 VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 
@@ -146,32 +145,6 @@ def _countable(column: pa.Array) -> pa.Array:
         kind = column.type
         return column.cast(pa.decimal128(38, kind.scale) if kind.precision <= 38 else pa.float64())
     return column
-
-
-def level_columns(column: pa.Array, levels: Levels) -> dict[str, NDArray[np.uint8]]:
-    """Return the features of a text column by their names: 1 where a row has the level, else 0.
-
-    Raises
-    ------
-    TypeError
-        The column holds no texts.
-    """
-    if not (is_text(column.type) or pa.types.is_null(column.type)):
-        raise TypeError(f"its values are {column.type}, not text as in training")
-    texts, indices = coded(column)
-    index = {text: number for number, text in enumerate(levels.levels)}
-    n_levels = len(levels.levels)
-    of_entry = np.array([*(index.get(str(text), n_levels) if text is not None else -1 for text in texts), -1])
-    codes = of_entry[indices.cast(pa.int64()).fill_null(len(texts)).to_numpy(zero_copy_only=False)]
-    return {name: (codes == number).astype(np.uint8) for number, name in enumerate(levels.features)}
-
-
-def n_new_levels(column: pa.Array, levels: Levels) -> int:
-    """Return how many rows have a level that training has not seen; 0 where rarer levels share a feature, and may be meant."""
-    if levels.other is not None:
-        return 0
-    known = set(levels.levels)
-    return sum(n for text, n in text_counts(column).items() if text is not None and text not in known)
 
 
 def label_codes(column: pa.Array, labels: Sequence[str], where: str) -> NDArray[np.int64]:

@@ -233,7 +233,7 @@ def write_member_scores(
     report: Report,
 ) -> None:
     """Write the scratch file of `mi_duck.ensemble.member_scores`, in one pass over the segments."""
-    encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing, plan.data.levels)
+    encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing, plan.data.made)
     models = _fold_models(folder, trained)
     forests = [
         forest_of([booster for model in models for booster in model.boosters[fold]], plan.data.features, encoding)

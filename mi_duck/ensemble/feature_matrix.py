@@ -7,32 +7,33 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mi_duck.data.made import is_date, made_columns
 from mi_duck.data.text_tables import source_of
-from mi_duck.data.values import is_number, is_text, level_columns, numbers, remedy
+from mi_duck.data.values import is_number, is_text, numbers, remedy
 from mi_duck.errors import DataError
 from mi_duck.metrics.ranking import Floats32
-from mi_duck.run.levels import Levels, column_of
+from mi_duck.run.made import Dates, Levels, Made, made_by_feature
 
 BLOCK_BYTES = 28 << 20
 """Bytes of one matrix; above 32 MiB the C library maps new memory for every one."""
 
 
-def feature_matrices(rows: Any, features: Sequence[str], levels: Sequence[Levels] = ()) -> Iterator[Floats32]:
+def feature_matrices(rows: Any, features: Sequence[str], made: Sequence[Made] = ()) -> Iterator[Floats32]:
     """Yield `feature_matrix` of the rows block by block, at least one, so that no matrix is as large as the table."""
     if not (hasattr(rows, "iloc") or hasattr(rows, "slice")):
-        yield feature_matrix(rows, features, levels)
+        yield feature_matrix(rows, features, made)
         return
     at_once = max(256, BLOCK_BYTES // (4 * len(features)))
     for begin in range(0, max(len(rows), 1), at_once):
         # pandas has iloc; Arrow and Polars have slice
         part = rows.iloc[begin : begin + at_once] if hasattr(rows, "iloc") else rows.slice(begin, at_once)
-        yield feature_matrix(part, features, levels)
+        yield feature_matrix(part, features, made)
 
 
-def feature_matrix(rows: Any, features: Sequence[str], levels: Sequence[Levels] = ()) -> Floats32:
+def feature_matrix(rows: Any, features: Sequence[str], made: Sequence[Made] = ()) -> Floats32:
     """Return rows as a matrix in the order of features, shape (n_rows, n_features); missing values are NaN.
 
-    Features that are levels of text columns are made of these columns, unless they are there themselves.
+    Features that are made of texts and dates are made of these columns, unless they are there themselves.
 
     Raises
     ------
@@ -41,17 +42,23 @@ def feature_matrix(rows: Any, features: Sequence[str], levels: Sequence[Levels] 
     """
     # what is too large for float32 becomes infinite, which is refused
     with np.errstate(over="ignore"):
-        return _of_array(rows, features) if isinstance(rows, np.ndarray) else _of_columns(rows, features, levels)
+        return _of_array(rows, features) if isinstance(rows, np.ndarray) else _of_columns(rows, features, made)
 
 
-def check_features(schema: pa.Schema, features: Sequence[str], file: object, levels: Sequence[Levels] = ()) -> None:
-    """Refuse a file that lacks a feature of the model, or where one is not a number, or a text column no text."""
-    there, made = set(schema.names), column_of(levels)
-    sources = dict.fromkeys(made[name].column for name in features if name in made)
-    for name in sources:
-        if name in there and not is_text(kind := schema.field(name).type) and not pa.types.is_null(kind):
-            raise DataError(f"column '{name}' is {kind} in {file}, not text as in training; cast it to text")
-    features = [*(name for name in features if name not in made), *sources]
+def check_features(schema: pa.Schema, features: Sequence[str], file: object, made: Sequence[Made] = ()) -> None:
+    """Refuse a file that lacks a feature of the model, or where one is not a number, a text column no text, or a date none."""
+    there, by_feature = set(schema.names), made_by_feature(made)
+    sources = {by_feature[name].column: by_feature[name] for name in features if name in by_feature}
+    for name, one in sources.items():
+        if name not in there or pa.types.is_null(kind := schema.field(name).type):
+            continue
+        if isinstance(one, Levels) and not is_text(kind):
+            raise DataError(f"column '{name}' is {kind} in {source_of(file)}, not text as in training; cast it to text")
+        if isinstance(one, Dates) and not is_date(kind):
+            raise DataError(
+                f"column '{name}' is {kind} in {source_of(file)}, not a date as in training; cast it to a date"
+            )
+    features = [*(name for name in features if name not in by_feature), *sources]
     missing = [name for name in features if name not in there]
     if missing:
         raise DataError(
@@ -76,7 +83,7 @@ def _of_array(rows: NDArray[Any], features: Sequence[str]) -> Floats32:
     return matrix
 
 
-def _of_columns(rows: Any, features: Sequence[str], levels: Sequence[Levels]) -> Floats32:
+def _of_columns(rows: Any, features: Sequence[str], made: Sequence[Made]) -> Floats32:
     if isinstance(rows, pa.Table | pa.RecordBatch):
         names = set(rows.schema.names)
     elif isinstance(rows, Mapping):
@@ -87,19 +94,19 @@ def _of_columns(rows: Any, features: Sequence[str], levels: Sequence[Levels]) ->
         raise DataError(
             f"rows of type {type(rows).__name__} have no named columns; give an Arrow table or a data frame"
         )
-    made = {name: one for name, one in column_of(levels).items() if name not in names}
-    needed = dict.fromkeys(made[name].column if name in made else name for name in features)
+    by_feature = {name: one for name, one in made_by_feature(made).items() if name not in names}
+    needed = dict.fromkeys(by_feature[name].column if name in by_feature else name for name in features)
     missing = [name for name in needed if name not in names]
     if missing:
         raise DataError(f"feature(s) {', '.join(missing[:8])} missing of {len(features)} that the model was trained on")
     n_rows = len(rows) if not isinstance(rows, Mapping) else np.size(rows[next(iter(needed))])
     matrix = np.empty((n_rows, len(features)), dtype=np.float32)
-    of_text: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for index, name in enumerate(features):
         try:
-            if name in made and name not in of_text:
-                of_text |= level_columns(_texts(_column(rows, made[name].column)), made[name])
-            column = of_text[name] if name in made else _numbers(_column(rows, name))
+            if name in by_feature and name not in found:
+                found |= made_columns(_as_arrow(_column(rows, by_feature[name].column)), by_feature[name])
+            column = found[name] if name in by_feature else _numbers(_column(rows, name))
             if column.shape != (n_rows,):
                 raise ValueError(f"its shape is {column.shape}")
             matrix[:, index] = column
@@ -116,8 +123,8 @@ def _column(rows: Any, name: str) -> Any:
     return column.to_arrow() if hasattr(column, "to_arrow") else column
 
 
-def _texts(column: Any) -> pa.Array:
-    """Return a column of texts as Arrow has it."""
+def _as_arrow(column: Any) -> pa.Array:
+    """Return a column of texts or dates as Arrow has it."""
     if isinstance(column, pa.ChunkedArray):
         return column.combine_chunks()
     return column if isinstance(column, pa.Array) else pa.array(column, from_pandas=True)

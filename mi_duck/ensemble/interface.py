@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from mi_duck.ensemble.feature_matrix import feature_matrices
 from mi_duck.metrics.ranking import Floats, Floats32, Floats64
-from mi_duck.run.levels import Levels
+from mi_duck.run.made import Made
 from mi_duck.run.training_data import TrainingData
 
 Scored = tuple[Floats64, Floats | None]
@@ -54,7 +54,7 @@ class MatrixModel(NamedClasses):
     """A model that scores matrices, as a classifier of ``mi-duck cv`` and a blend do."""
 
     __slots__ = ()
-    levels: tuple[Levels, ...]
+    made: tuple[Made, ...]
     training: TrainingData
     sha256: str
 
@@ -64,5 +64,5 @@ class MatrixModel(NamedClasses):
 
     def predict_proba(self, rows: Any, *, threads: int | None = None) -> Floats32:
         """Return probabilities, shape (n_rows, n_classes); rows as for `ConsolidatedMetaModel.predict_proba`."""
-        parts = [self.scores(matrix)[0] for matrix in feature_matrices(rows, self.features, self.levels)]
+        parts = [self.scores(matrix)[0] for matrix in feature_matrices(rows, self.features, self.made)]
         return np.concatenate(parts).astype(np.float32)

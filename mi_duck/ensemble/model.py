@@ -20,7 +20,7 @@ from mi_duck.metrics.calibrate import Calibrator, calibrated, log_odds
 from mi_duck.metrics.ranking import Floats, Floats32, Floats64
 from mi_duck.resources import usable_cores
 from mi_duck.run.encoding import Encoding
-from mi_duck.run.levels import Levels
+from mi_duck.run.made import Made
 from mi_duck.run.recipe import Recipe
 from mi_duck.run.training_data import TrainingData, joined
 
@@ -78,9 +78,9 @@ class InstanceModel(NamedClasses):
         return ConsolidatedMetaModel((self,), (1.0,), "single", {}, self.metadata["n_genes"])
 
     @property
-    def levels(self) -> tuple[Levels, ...]:
-        """Text columns whose levels are features."""
-        return self.encoding.levels
+    def made(self) -> tuple[Made, ...]:
+        """Columns of texts and dates of which features are made."""
+        return self.encoding.made
 
     @property
     def total_instances(self) -> int:
@@ -121,7 +121,7 @@ class InstanceModel(NamedClasses):
 
     def margins(self, rows: Any, *, threads: int | None = None) -> Floats32:
         """Return log-odds of each class against the rest, shape (n_rows, n_classes)."""
-        return _margins(self.forest, rows, self.features, threads, self.levels)
+        return _margins(self.forest, rows, self.features, threads, self.made)
 
     def predict_proba(self, rows: Any, *, threads: int | None = None) -> Floats32:
         """Return calibrated probabilities, as an ensemble does: see `ConsolidatedMetaModel.predict_proba`."""
@@ -203,9 +203,9 @@ class ConsolidatedMetaModel(NamedClasses):
         return self.members[0].classes
 
     @property
-    def levels(self) -> tuple[Levels, ...]:
-        """Text columns whose levels are features."""
-        return self.members[0].encoding.levels
+    def made(self) -> tuple[Made, ...]:
+        """Columns of texts and dates of which features are made."""
+        return self.members[0].encoding.made
 
     @property
     def training(self) -> TrainingData:
@@ -264,7 +264,7 @@ class ConsolidatedMetaModel(NamedClasses):
 
     def margins_of_members(self, rows: Any, *, threads: int | None = None) -> Floats32:
         """Return the log-odds of every member, shape (n_members, n_rows, n_classes)."""
-        return by_member(_margins(self.forest, rows, self.features, threads, self.levels), len(self.members))
+        return by_member(_margins(self.forest, rows, self.features, threads, self.made), len(self.members))
 
     def probabilities_of_members(self, margins: Floats32) -> Floats64:
         """Return every member's calibrated probabilities from its log-odds, shape (n_members, n_rows, n_classes)."""
@@ -335,13 +335,13 @@ class ConsolidatedMetaModel(NamedClasses):
         DataError
             Values do not add up to the margins within 1e-4, or the shap package is absent and a background is given.
         """
-        background = None if background_data is None else feature_matrix(background_data, self.features, self.levels)
+        background = None if background_data is None else feature_matrix(background_data, self.features, self.made)
         found = explain(
             [member.boosters for member in self.members],
             self.weights,
             encoding=self.members[0].encoding,
             features=self.features,
-            matrix=feature_matrix(rows, self.features, self.levels),
+            matrix=feature_matrix(rows, self.features, self.made),
             background=background,
         )
         by_class = {
@@ -354,11 +354,9 @@ def _by_name(features: Sequence[str], values: Floats64) -> dict[str, float]:
     return dict(zip(features, (float(value) for value in values), strict=True))
 
 
-def _margins(
-    forest: Forest, rows: Any, features: Sequence[str], threads: int | None, levels: Sequence[Levels]
-) -> Floats32:
+def _margins(forest: Forest, rows: Any, features: Sequence[str], threads: int | None, made: Sequence[Made]) -> Floats32:
     threads = threads or usable_cores()
-    parts = [forest.margins(matrix, threads=threads) for matrix in feature_matrices(rows, features, levels)]
+    parts = [forest.margins(matrix, threads=threads) for matrix in feature_matrices(rows, features, made)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 

@@ -236,11 +236,21 @@ class CalibratorFacts:
 
 @dataclass(frozen=True, slots=True)
 class LevelFacts:
-    """A `mi_duck.run.levels.Levels` in the file."""
+    """A `mi_duck.run.made.Levels` in the file."""
 
     column: str
     levels: Annotated[tuple[str, ...], Meta(min_length=1, max_length=10_000)]
     other: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DateFacts:
+    """A `mi_duck.run.made.Dates` in the file."""
+
+    column: str
+    first: Annotated[int, Meta(ge=-(10**8), le=10**8)]
+    last: Annotated[int, Meta(ge=-(10**8), le=10**8)]
+    n_missing: Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +260,7 @@ class EncodingFacts:
     zero_is_missing: tuple[str, ...]
     sentinel: Single | None
     levels: tuple[LevelFacts, ...] = ()
+    dates: tuple[DateFacts, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ from mi_duck.boosting.forest import forest_of
 from mi_duck.data.columns import SOURCE_COLUMNS
 from mi_duck.data.dataset import as_parquet, resolved
 from mi_duck.data.find_files import find_files, names_below
+from mi_duck.data.made import date_text, n_unseen
 from mi_duck.data.parquet import (
     UNREADABLE,
     DataFile,
@@ -49,7 +50,7 @@ from mi_duck.data.parquet import (
     schema_of,
     stamp,
 )
-from mi_duck.data.values import coded, is_number, is_text, n_new_levels, text_counts
+from mi_duck.data.values import coded, is_number, is_text, text_counts
 from mi_duck.ensemble.feature_matrix import check_features, feature_matrix
 from mi_duck.ensemble.interface import MatrixModel, Scored
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, by_member
@@ -59,7 +60,7 @@ from mi_duck.metrics.calibrate import calibrated
 from mi_duck.metrics.ranking import Floats32
 from mi_duck.processes import Report
 from mi_duck.run.folder import run_lock
-from mi_duck.run.levels import Levels
+from mi_duck.run.made import Dates, Made, dates_in, levels_in, made_by_feature
 from mi_duck.run.training_data import TrainingData
 from mi_duck.wording import noun_of
 
@@ -75,8 +76,8 @@ FACTS = "parts.json"
 NAME = re.compile(r"(\d{6,})_([0-9a-f]{64})\.arrow")
 
 TRAINED_ON = "trained_on"
-NEW_LEVELS = b"new_levels"
-"""In the schema of a part: for each text column whose levels are features, its rows with a level that training has not seen."""
+UNSEEN = b"unseen"
+"""In the schema of a part: for each column of texts or dates, its rows with a level or a day that training has not seen."""
 NEW_MISSING = b"new_missing"
 """In the schema of a part: for each feature without missing values in training, the rows of the part without a value."""
 
@@ -168,6 +169,8 @@ class PredictSummary:
         Rows without a value, for each feature that was read, had a value in every row of training, and lacks some now.
     new_levels
         Rows with a level that training has not seen, for each text column whose levels are features; all these features are 0.
+    new_dates
+        Rows with a date before the first or after the last day of training, for each column of dates with these days.
     why_unknown
         Why it cannot be told which rows the model was trained on; empty where it can.
     group_column
@@ -181,6 +184,7 @@ class PredictSummary:
     n_genes_trained_on: int | None
     new_missing: dict[str, int]
     new_levels: dict[str, int]
+    new_dates: dict[str, int]
     why_unknown: str
     group_column: str | None = None
 
@@ -211,6 +215,9 @@ class PredictSummary:
             found.append(
                 f"text column(s) have levels that training has not seen: {columns}; they count as none of those known"
             )
+        if self.new_dates:
+            columns = ", ".join(f"{name} in {n:,} of {self.n_rows:,} rows" for name, n in self.new_dates.items())
+            found.append(f"dates outside those of training: {columns}; trees take them for the nearest that they know")
         return tuple(found)
 
 
@@ -243,7 +250,8 @@ def predict_file(model: Model, location: str, out: Path, *, threads: int = 1, re
     found_files = find_files(location)
     for words in found_files.left_out:
         logger.warning("warning: %s", words)
-    files = as_parquet(found_files, filter(None, [model.training.gene_column]))
+    as_text = [one.column for one in model.made]  # so that nothing is guessed of them
+    files = as_parquet(found_files, filter(None, [model.training.gene_column, *as_text]))
     stamps = [stamp(file) for file in files]
     if out.suffix != ".parquet":
         raise DataError(f"--out {out} does not end in .parquet; name one Parquet file")
@@ -285,10 +293,15 @@ def predict_file(model: Model, location: str, out: Path, *, threads: int = 1, re
         found.n_rows_trained_on if is_told else None,
         len(found.genes) if is_told else None,
         {name: n for name, n in found.missing.items() if n},
-        {name: n for name, n in sorted(found.levels.items()) if n},
+        {one.column: found.unseen[one.column] for one in levels_in(model.made) if found.unseen[one.column]},
+        {_spelled(one): found.unseen[one.column] for one in dates_in(model.made) if found.unseen[one.column]},
         task.why_unknown,
         task.training.gene_column,
     )
+
+
+def _spelled(dates: Dates) -> str:
+    return f"{dates.column} ({date_text(dates.first)} to {date_text(dates.last)})"
 
 
 class _Found:
@@ -298,13 +311,13 @@ class _Found:
         self.n_rows = self.n_rows_trained_on = 0
         self.genes: set[Any] = set()
         self.missing: Counter[str] = Counter()
-        self.levels: Counter[str] = Counter()
+        self.unseen: Counter[str] = Counter()
 
     def add(self, part: pa.Table, gene_column: str | None) -> None:
         """Add a part."""
         self.n_rows += len(part)
         self.missing.update(json.loads(part.schema.metadata[NEW_MISSING]))
-        self.levels.update(json.loads(part.schema.metadata[NEW_LEVELS]))
+        self.unseen.update(json.loads(part.schema.metadata[UNSEEN]))
         if gene_column is not None:
             genes = part[gene_column].filter(part[TRAINED_ON])
             self.n_rows_trained_on += len(genes)
@@ -346,7 +359,7 @@ class _Task:
 
 def _task(model: Model, files: Sequence[DataFile], file_names: Sequence[str]) -> _Task:
     """Check that all files have what the model needs, and no column that would be written twice."""
-    schema = _checked_schema(files, model.features, model.levels)
+    schema = _checked_schema(files, model.features, model.made)
     features = set(model.features)
     kept = [name for name in schema.names if name not in features]
     keys = set(folder_values(files[0], schema.names))
@@ -413,7 +426,7 @@ def _why_unknown(training: TrainingData, schema: pa.Schema, keys: Collection[str
 def _facts(task: _Task, files: Sequence[DataFile], stamps: Sequence[Stamp]) -> dict[str, Any]:
     """Return all that the bytes of the result depend on, as JSON."""
     return {
-        "version": 4,
+        "version": 5,
         "rows_of_a_part": ROWS,
         "packages": {"numpy": np.__version__, "pyarrow": pa.__version__, "xgboost": version("xgboost")},
         "kind": type(task.model).__name__,
@@ -430,24 +443,24 @@ def _parts_from(task: _Task, files: Sequence[DataFile], first_row: int, threads:
     columns = [*task.kept, *task.features]
     row_bytes = 2 * 4 * len(task.model.features)  # in Arrow, and in the matrix
     batch_rows = max(256, min(BATCH_BYTES, MOST_BYTES // (threads + 2)) // row_bytes)
-    batches = _batches(files, columns, task.model.levels, batch_rows, first_row)
+    batches = _batches(files, columns, task.model.made, batch_rows, first_row)
     ready: list[pa.Table] = []
     missing = np.zeros(len(task.features), dtype=np.int64)
-    levels: Counter[str] = Counter()
+    unseen: Counter[str] = Counter()
     done, total = first_row, sum(metadata_of(file).num_rows for file in files)
-    for table, n_missing, n_levels in in_order(lambda some: _predicted(task, *some), batches, threads):
+    for table, n_missing, n_unseen_of in in_order(lambda some: _predicted(task, *some), batches, threads):
         ready.append(table)
         missing += n_missing
-        levels.update(n_levels)
+        unseen.update(n_unseen_of)
         done += len(table)
         if done % ROWS == 0 or done == total:
             counts = {name: int(n) for name, n in zip(task.features, missing, strict=True) if n}
             # copied into one chunk per column, so that the bytes do not depend on how rows were batched
             several = pa.concat_tables(ready).combine_chunks()
-            yield several.replace_schema_metadata({NEW_MISSING: json.dumps(counts), NEW_LEVELS: json.dumps(levels)})
+            yield several.replace_schema_metadata({NEW_MISSING: json.dumps(counts), UNSEEN: json.dumps(unseen)})
             ready = []
             missing[:] = 0
-            levels.clear()
+            unseen.clear()
 
 
 def in_order(work: Callable[[Item], Result], items: Iterator[Item], threads: int) -> Iterator[Result]:
@@ -468,7 +481,7 @@ def in_order(work: Callable[[Item], Result], items: Iterator[Item], threads: int
         pool.shutdown(cancel_futures=True)
 
 
-def _checked_schema(files: Sequence[DataFile], features: Sequence[str], levels: Sequence[Levels]) -> pa.Schema:
+def _checked_schema(files: Sequence[DataFile], features: Sequence[str], made: Sequence[Made]) -> pa.Schema:
     """Return the first file's schema; every file must have every feature, used or not, as a number."""
     first: pa.Schema | None = None
     wanted = set(features)
@@ -478,7 +491,7 @@ def _checked_schema(files: Sequence[DataFile], features: Sequence[str], levels: 
             schema = schema_of(file)
         except UNREADABLE as error:
             raise DataError(f"{file} cannot be read as Parquet ({one_line(error)}); write it again") from error
-        check_features(schema, features, file, levels)
+        check_features(schema, features, file, made)
         there = set(schema.names)
         if len(there) < len(schema.names):
             doubled = sorted(name for name in there if schema.names.count(name) > 1)
@@ -499,7 +512,7 @@ def _checked_schema(files: Sequence[DataFile], features: Sequence[str], levels: 
 
 
 def _batches(
-    files: Sequence[DataFile], columns: Sequence[str], levels: Sequence[Levels], batch_rows: int, first_row: int
+    files: Sequence[DataFile], columns: Sequence[str], made: Sequence[Made], batch_rows: int, first_row: int
 ) -> Iterator[tuple[int, int, DataFile, pa.RecordBatch]]:
     """Yield the rows of all files from ``first_row``, where a part begins; no batch is of two parts.
 
@@ -519,7 +532,7 @@ def _batches(
                 passed += n_rows
             else:
                 groups.append(group)
-        for _, batch in row_group_batches(file, columns, groups, batch_rows=batch_rows, levels=levels):
+        for _, batch in row_group_batches(file, columns, groups, batch_rows=batch_rows, made=made):
             rest, stop = batch.slice(skipped), passed + batch.num_rows
             skipped = max(skipped - batch.num_rows, 0)
             while rest.num_rows:
@@ -533,7 +546,7 @@ def _batches(
 def _predicted(
     task: _Task, number: int, first_row: int, file: DataFile, batch: pa.RecordBatch
 ) -> tuple[pa.Table, NDArray[np.int64], dict[str, int]]:
-    """Return ids and predictions of one batch, the new missing values of each feature that is read, and new levels."""
+    """Return ids and predictions of one batch, the new missing values of each feature that is read, and the unseen ones."""
     begun = time.perf_counter()
     model = task.model
     try:
@@ -556,8 +569,9 @@ def _predicted(
     genes = None if task.gene_column is None else columns[task.gene_column]
     columns[TRAINED_ON] = pa.nulls(len(batch), pa.bool_()) if genes is None else _is_known(task.training, genes)
     logger.debug("batch of %s: %s rows, %.3f s", file, f"{len(batch):,}", time.perf_counter() - begun)
-    n_levels = {one.column: n_new_levels(batch[one.column], one) for one in model.levels if one.column in columns}
-    return pa.table(columns), n_missing, n_levels
+    used = {one.column: one for one in made_by_feature(model.made, task.features).values() if one.column in columns}
+    n_unseen_of = {name: n_unseen(batch[name], one) for name, one in used.items()}
+    return pa.table(columns), n_missing, n_unseen_of
 
 
 def _is_known(training: TrainingData, genes: pa.Array) -> pa.Array:

@@ -22,6 +22,7 @@ import xgboost as xgb
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from mi_duck.boosting.forest import complement
 from mi_duck.errors import DataError
 from mi_duck.metrics.ranking import Floats32, Floats64
 from mi_duck.resources import usable_cores
@@ -277,14 +278,20 @@ def explain(
         for booster in row:
             booster.set_param({"nthread": threads})
     batch_rows = max(256, BATCH_BYTES // (8 * n_features))
+    is_pair = [len(row) == 2 and _is_complement(*row) for row in boosters]
 
     def found_in(part: Floats32, first: int) -> Iterator[tuple[int, int, Floats64, float]]:
         """Yield member, class, values and gap of every booster on a batch."""
         encoded = encoding.apply(part, features)
         rows = xgb.DMatrix(encoded, nthread=threads)
         for member, row in enumerate(boosters):
+            values, gap = np.empty(0), 0.0
             for index, booster in enumerate(row):
-                yield member, index, *contributions(booster, encoded, background, rows=rows)
+                if index == 1 and is_pair[member]:
+                    values = -values
+                else:
+                    values, gap = contributions(booster, encoded, background, rows=rows)
+                yield member, index, values, gap
                 if report is not None:
                     done = first * n_boosters + len(part) * (member * len(row) + index + 1)
                     report("explaining rows x boosters", done, len(matrix) * n_boosters)
@@ -296,6 +303,11 @@ def explain(
             for index, values in enumerate(signed):
                 keep(index, values.astype(np.float32))
     return totals.result(len(matrix), sum(booster.num_boosted_rounds() for row in boosters for booster in row))
+
+
+def _is_complement(first: xgb.Booster, second: xgb.Booster) -> bool:
+    """Return whether the margins of two boosters differ in their sign alone, and so do their SHAP values."""
+    return bytes(first.save_raw("ubj")) == complement(bytes(second.save_raw("ubj")))
 
 
 class _Totals:

@@ -140,6 +140,6 @@ def answer(facts: Mapping[str, Any]) -> str:
     before, after = speed["ensemble_rows_per_second"], speed["distilled_rows_per_second"]
     return (
         f"{facts['trees']:,} trees per class predict {after:,} rows a second from an array instead of {before:,} "
-        f"({decimal(after / before, 1)} times as many, {speed['threads']} threads); average precision of the sites differs by "
+        f"({decimal(after / before, 1)} times as many, {speed['threads']} threads); average precision (macro) differs by "
         f"{written(*loss['difference'].values(), signed=True)} from {decimal(loss['ensemble']['value'])}"
     )

@@ -32,7 +32,7 @@ from mi_duck.metrics.ranking import Floats32
 from mi_duck.processes import Report
 from mi_duck.run.feature_names import feature_groups, kmer_families
 from mi_duck.run.folder import SHAP_SUMMARY, SHAP_VERSION, RunFolder, read_suspects
-from mi_duck.run.levels import Levels
+from mi_duck.run.made import Made
 
 logger = logging.getLogger("mi_duck")
 
@@ -79,7 +79,7 @@ class SampledRows:
 def sample_rows(
     dataset: Dataset,
     features: Sequence[str],
-    levels: Sequence[Levels] = (),
+    made: Sequence[Made] = (),
     *,
     n_rows: Sequence[int],
     seed: int,
@@ -125,7 +125,7 @@ def sample_rows(
             db.arrow("shap_sample", seed=seed + number, n_rows=min(wanted, dataset.n_rows))
             for number, wanted in enumerate(n_rows)
         ]
-    matrix = _read_features(pa.concat_tables(tables), features, levels, report)
+    matrix = _read_features(pa.concat_tables(tables), features, made, report)
     dataset.check_unchanged()
     parts = np.split(matrix, np.cumsum([len(table) for table in tables])[:-1])
     return [_sampled(table, part) for table, part in zip(tables, parts, strict=True)]
@@ -143,7 +143,7 @@ def _sampled(table: pa.Table, matrix: Floats32) -> SampledRows:
     )
 
 
-def _read_features(chosen: pa.Table, features: Sequence[str], levels: Sequence[Levels], report: Report) -> Floats32:
+def _read_features(chosen: pa.Table, features: Sequence[str], made: Sequence[Made], report: Report) -> Floats32:
     """Read the features of chosen rows, a few thousand rows of a row group at a time."""
     matrix = np.empty((len(chosen), len(features)), dtype=np.float32)
     of_file: dict[str, list[int]] = {}
@@ -155,7 +155,7 @@ def _read_features(chosen: pa.Table, features: Sequence[str], levels: Sequence[L
         indices = np.array(found)
         indices = indices[np.argsort(row_numbers[indices], kind="stable")]
         try:
-            taken = _taken(data_file(file), row_numbers[indices], features, levels)
+            taken = _taken(data_file(file), row_numbers[indices], features, made)
             matrix[indices] = feature_matrix(taken, features)
         except UNREADABLE as error:
             raise damaged(file, error) from error
@@ -163,15 +163,15 @@ def _read_features(chosen: pa.Table, features: Sequence[str], levels: Sequence[L
     return matrix
 
 
-def _taken(file: DataFile, numbers: NDArray[np.int64], features: Sequence[str], levels: Sequence[Levels]) -> pa.Table:
+def _taken(file: DataFile, numbers: NDArray[np.int64], features: Sequence[str], made: Sequence[Made]) -> pa.Table:
     """Return rows of a file by their ascending numbers; row groups without one of them are not read."""
-    check_features(schema_of(file), features, file, levels)
+    check_features(schema_of(file), features, file, made)
     facts = metadata_of(file)
     starts = np.cumsum([0, *(facts.row_group(group).num_rows for group in range(facts.num_row_groups))])
     groups = np.unique(np.searchsorted(starts[1:], numbers, side="right")).tolist()
     batch_rows = max(256, BATCH_BYTES // (8 * len(features)))
     taken: list[pa.RecordBatch] = []
-    for group, batch in row_group_batches(file, features, groups, batch_rows=batch_rows, levels=levels):
+    for group, batch in row_group_batches(file, features, groups, batch_rows=batch_rows, made=made):
         begin = int(starts[group])
         starts[group] += batch.num_rows  # the next batch of the row group begins here
         inside = slice(*np.searchsorted(numbers, [begin, begin + batch.num_rows]))
@@ -239,7 +239,7 @@ def run_comprehensive_ensemble_shap_analysis(
         label_column=label_column,
         classes=model.classes,
         fold_by=fold_by,
-        levels=model.levels,
+        made=model.made,
     )
 
     def say(stage: str, done: int, total: int) -> None:
@@ -323,7 +323,7 @@ def analyse(
     _check_replaceable(out)
     wanted = [sample_size, background_size] if background_size else [sample_size]
     rows, *others = sample_rows(
-        dataset, ensemble.features, ensemble.levels, n_rows=wanted, seed=seed, threads=threads, report=report
+        dataset, ensemble.features, ensemble.made, n_rows=wanted, seed=seed, threads=threads, report=report
     )
     background = others[0] if others else None
     families, notes = kmer_families(ensemble.features)

@@ -150,7 +150,8 @@ def _recipe(model: ConsolidatedMetaModel, folder: Path) -> dict[str, Any]:
         "steps": [
             "Order the columns as in features; what counts as missing is NaN. Features of encoding.levels, if there are any, "
             "are COLUMN=LEVEL: 1 where the text column has that level, else 0; the last one, where other is a word, is 1 for "
-            "all other levels.",
+            "all other levels. Features of encoding.dates are COLUMN:days (since 1970-01-01, the time of day as a fraction), "
+            "COLUMN:year, :month, :day (of the month) and :weekday (0 is Monday), in UTC where times have a zone.",
             "Where encoding.sentinel is a number put it for every NaN; put NaN for the zeros of encoding.zero_is_missing.",
             "For each of parts: margins = what its files predict as margin, side by side: one column per class.",
             "Calibrate each: isotonic is linear between the points (margins, probabilities) and constant outside; else "

@@ -104,7 +104,7 @@ class Scorers:
     def _fold_scorer(self, fold: int) -> Scorer:
         plan, recipe = self._plan, self.recipe
         models = [read_fold_models(self._folder.instance(one) / "fold_models.miduck") for one in plan.cut.instances]
-        encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing, plan.data.levels)
+        encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing, plan.data.made)
         boosters = [booster for one in models for booster in one.boosters[fold]]
         calibrators = [one.calibrators[fold] for one in models]
         forest = forest_of(boosters, plan.data.features, encoding)

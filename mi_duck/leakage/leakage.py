@@ -53,7 +53,9 @@ from mi_duck.leakage.suspicion import (
     LEAST_GROUPS,
     LEAST_ROWS,
     LIMITS,
+    LIMITS_ALONE,
     RULE,
+    RULE_ALONE,
     VALUES_OF_CODE,
     Comparison,
     Evidence,
@@ -61,7 +63,8 @@ from mi_duck.leakage.suspicion import (
 )
 from mi_duck.processes import Context, Report, in_child
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.levels import Levels
+from mi_duck.run.made import Made, made_of
+from mi_duck.wording import noun_of
 
 LEAKY = "--auto-exclude-leaky"
 MOST_GENES, LEAST_GENES = 200, 60
@@ -132,8 +135,9 @@ def without_leaks(
         small=list(small),
         is_excluding=is_excluding,
         features=list(dataset.features),
-        levels=[one.to_dict() for one in dataset.levels],
+        made=[one.to_dict() for one in dataset.made],
         base_scores=list(dataset.base_scores),
+        gene_column=dataset.gene_column,
         label_column=dataset.label_column,
         classes=list(dataset.classes),
         labels=list(dataset.labels),
@@ -163,8 +167,9 @@ def report_leaks(
     small: list[str],
     is_excluding: bool,
     features: list[str],
-    levels: list[dict[str, Any]],
+    made: list[dict[str, Any]],
     base_scores: list[str],
+    gene_column: str,
     label_column: str,
     classes: list[str],
     labels: list[str],
@@ -177,9 +182,10 @@ def report_leaks(
         ``suspects``: (feature, reason) of every suspect; ``excluded``: of these the features to leave out; ``n_genes``,
         ``n_rows`` of the sample.
     """
-    of_text = tuple(Levels.from_dict(one) for one in levels)
-    sample = read_sample(runs, features, small, label_column, labels, report, levels=of_text)
+    sample = read_sample(runs, features, small, label_column, labels, report, made=tuple(map(made_of, made)))
     rows, suspects = probe(sample, classes, base_scores, report)
+    noun = noun_of(gene_column)
+    suspects = [(name, noun.words(reason)) for name, reason in suspects]
     excluded = [name for name, _ in suspects if name not in base_scores] if is_excluding else []
     folder = RunFolder(Path(run)).leakage
     write_csv(folder / "leakage.csv", rows)
@@ -189,8 +195,8 @@ def report_leaks(
         "n_rows": len(sample.label),
         "n_features": len(features),
         "n_rows_of_class": {name: int((sample.label == index).sum()) for index, name in enumerate(classes)},
-        "rule": list(RULE),
-        "limits": list(LIMITS),
+        "rule": [noun.words(one) for one in (RULE if base_scores else RULE_ALONE)],
+        "limits": list(LIMITS if base_scores else LIMITS_ALONE),
         "suspects": [{"feature": name, "reason": reason} for name, reason in suspects],
         "excluded": excluded,
         "genes": sorted({one["gene_id"] for one in runs}),
@@ -235,7 +241,7 @@ def read_sample(
     labels: Sequence[str],
     report: Report,
     *,
-    levels: Sequence[Levels] = (),
+    made: Sequence[Made] = (),
 ) -> Sample:
     """Read the rows of the sampled genes, row group by row group; ``small`` are the features that fit one byte.
 
@@ -248,7 +254,7 @@ def read_sample(
     parts: dict[str, list[Any]] = {name: [] for name in features}
     label, rank = [], []
     total, done = sum(run["n_rows"] for run in runs), 0
-    for file, batch, ranks in _batches(runs, [*features, label_column], levels):
+    for file, batch, ranks in _batches(runs, [*features, label_column], made):
         label.append(label_codes(batch[label_column], labels, f"column '{label_column}' of {file}"))
         rank.append(ranks)
         for name in features:
@@ -265,7 +271,7 @@ def read_sample(
 
 
 def _batches(
-    runs: Sequence[Mapping[str, Any]], columns: Sequence[str], levels: Sequence[Levels]
+    runs: Sequence[Mapping[str, Any]], columns: Sequence[str], made: Sequence[Made]
 ) -> Iterator[tuple[str, pa.RecordBatch, NDArray[np.int64]]]:
     """Yield the file, the wanted rows of a batch, and their gene ranks, for all batches with a wanted row."""
     for (file, row_group), of_group in groupby(runs, key=lambda run: (run["file"], run["row_group"])):
@@ -275,7 +281,7 @@ def _batches(
         for run in pieces:
             rank[run["first_row"] : run["first_row"] + run["n_rows"]] = run["gene_rank"]
         first = 0
-        batches = row_group_batches(data_file(file), columns, [row_group], batch_rows=BATCH_ROWS, levels=levels)
+        batches = row_group_batches(data_file(file), columns, [row_group], batch_rows=BATCH_ROWS, made=made)
         for _, batch in batches:
             ranks = rank[first : first + batch.num_rows]
             first += batch.num_rows

@@ -60,17 +60,19 @@ RULE = (
     "copy: whether it equals another column (in a value that most rows do not have) has an area of at least 0.9, or 0.6 and "
     "it does so in every row of one side",
     "constant: one value in every row of one side and an area of at least 0.6; for a class against the rest only",
-    "near perfect: an area of at least 0.995 over all rows or within genes, or a best cut with a coefficient of 0.85; "
-    "for features correlated with the base score within a class (0.2 or more) only among rows of similar base score",
+    "near perfect: an area of at least 0.995 over all rows or within genes, or a best cut with a coefficient of 0.85",
+    "features correlated with the base score within a class (0.2 or more) are near perfect only among rows of similar base score",
     "features correlated with the base score are not flagged as constants, nor as copies if they are correlated where the "
     "two columns differ",
-    "near perfect between two site classes counts only if neither is told from the background by an area of 0.85",
+    "near perfect between two classes other than the background counts only if neither is told from it by an area of 0.85",
     "last digits: what is left of the value after some decimals has an area of at least 0.995, the value itself below 0.98",
     "gene's share: one value per gene, with a rank correlation of at least 0.9 with the gene's share of rows of a class",
     "above the base scores: at most half as many pairs in wrong order as the best base score, which reaches 0.9; not for "
     "features correlated with the base score",
     "areas are lower ends of 95 % intervals over fold groups; at least 30 rows and 10 fold groups on each side",
 )
+RULE_ALONE = tuple(words for words in RULE if "base score" not in words)
+"""The same where there are no base scores."""
 
 LIMITS = (
     "A column that is the label with so much noise that its area stays below 0.995 looks like a good measurement. It is found "

@@ -58,6 +58,7 @@ from mi_duck.rows.segments import ColumnDensity
 from mi_duck.run.costs import Costs, Layout, MemoryModel, Rates
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import GeneTable
+from mi_duck.run.made import dates_in, levels_in
 from mi_duck.run.plan import Cut, Instance, Plan, PlannedData, Settings, holdout_segments, make_segments
 from mi_duck.run.xgboost_parameters import allows_small_leaves, checked_parameters
 from mi_duck.settings import Asked
@@ -265,7 +266,9 @@ def _planned_data(
         location=resolved_location(dataset.location),
         files=tuple(resolved(file) for file in dataset.files),
         **_same(dataset, "pins", "hashes", "full_hash", "fingerprint", "classes", "labels", "base_scores", "features"),
-        **_same(dataset, "warnings", "gene_column", "label_column", "fold_column", "position_column", "levels", "kept"),
+        **_same(dataset, "warnings", "gene_column", "label_column", "fold_column", "position_column", "kept"),
+        levels=levels_in(dataset.made),
+        dates=dates_in(dataset.made),
         **_same(dataset, "recipe", "weight_column"),
         small_features=small,
         wide_features=wide,

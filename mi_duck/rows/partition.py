@@ -195,9 +195,7 @@ def _batches(
         }
         uses = None if plan.data.easy_below is None else db.arrow("file_row_uses", file=file)["use"].to_numpy()
         begun, first = None, 0
-        batches = row_group_batches(
-            data_file(file), names, runs_of_group, batch_rows=BATCH_ROWS, levels=plan.data.levels
-        )
+        batches = row_group_batches(data_file(file), names, runs_of_group, batch_rows=BATCH_ROWS, made=plan.data.made)
         for group, batch in batches:
             first = first if group == begun else 0  # of the batch, counted in the row group
             begun, stop = group, first + batch.num_rows

@@ -112,7 +112,7 @@ class SegmentReader:
         self.segments = tuple(segments)
         self.folder = folder
         self.n_rows = sum(segment.n_rows for segment in segments)
-        self.encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing, plan.data.levels)
+        self.encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing, plan.data.made)
         for segment in segments:
             self._verify(segment)
 

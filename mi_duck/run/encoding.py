@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mi_duck.run.levels import Levels
+from mi_duck.run.made import Made, dates_in, levels_in, made_of
 
 SENTINEL = -1e30
 
@@ -28,13 +28,13 @@ class Encoding:
         Features whose zeros count as missing.
     sentinel
         Number that stands for a missing value; None where missing stays missing.
-    levels
-        Text columns whose levels are features.
+    made
+        Columns of texts and dates of which features are made.
     """
 
     zero_is_missing: tuple[str, ...] = ()
     sentinel: float | None = None
-    levels: tuple[Levels, ...] = ()
+    made: tuple[Made, ...] = ()
 
     def apply(self, matrix: NDArray[np.float32], features: Sequence[str]) -> NDArray[np.float32]:
         """Return a matrix under the rule: itself where the rule changes nothing, else a copy.
@@ -66,13 +66,14 @@ class Encoding:
     def to_dict(self) -> dict[str, Any]:
         """Return the rule for JSON."""
         values: dict[str, Any] = {"zero_is_missing": list(self.zero_is_missing), "sentinel": self.sentinel}
-        return values | ({"levels": [one.to_dict() for one in self.levels]} if self.levels else {})
+        by_kind: dict[str, Sequence[Made]] = {"levels": levels_in(self.made), "dates": dates_in(self.made)}
+        return values | {kind: [one.to_dict() for one in found] for kind, found in by_kind.items() if found}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Encoding":
         """Read the rule from JSON."""
-        levels = tuple(Levels.from_dict(one) for one in values.get("levels", ()))
-        return cls(tuple(values["zero_is_missing"]), values["sentinel"], levels)
+        made = tuple(made_of(one) for kind in ("levels", "dates") for one in values.get(kind, ()))
+        return cls(tuple(values["zero_is_missing"]), values["sentinel"], made)
 
 
 def zeros_to_nan(
@@ -87,7 +88,7 @@ def zeros_to_nan(
     return found
 
 
-def encoding_of(layout: str, zero_is_missing: Sequence[str], levels: Sequence[Levels] = ()) -> Encoding:
+def encoding_of(layout: str, zero_is_missing: Sequence[str], made: Sequence[Made] = ()) -> Encoding:
     """Return the rule of a layout: see `mi_duck.run.plan.Settings`."""
     sentinel = SENTINEL if layout == "sentinel" else None
-    return Encoding(tuple(zero_is_missing) if layout == "zeros" else (), sentinel, tuple(levels))
+    return Encoding(tuple(zero_is_missing) if layout == "zeros" else (), sentinel, tuple(made))

@@ -119,8 +119,10 @@ class RunFolder:
         except OSError as error:
             if now := activity(self.root):
                 raise CheckpointError(f"{self.root} has no plan yet, it is being made ({now}); wait for it") from error
+            absent = "" if self.root.is_dir() else ", which is not a folder"
             raise CheckpointError(
-                f"no plan in {self.root}; make one with 'mi-duck plan DATASET --out {self.root}'"
+                f"no plan in {self.root}{absent}; name the folder of a run, or begin one with "
+                f"'mi-duck plan DATASET --out {self.root}'"
             ) from error
         try:
             plan = Plan.from_json(text)

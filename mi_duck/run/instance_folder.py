@@ -27,7 +27,7 @@ IN_ENCODING = "zero_is_missing"  # the one setting that the encoding holds
 
 def made_of(plan: Plan, instance: Instance) -> dict[str, Any]:
     """Return all that an instance's models depend on: data, genes, folds, features, settings, format."""
-    encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing, plan.data.levels)
+    encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing, plan.data.made)
     settings = {name: getattr(plan.settings, name) for name in Settings.__slots__ if name != IN_ENCODING}
     for name in ("xgb_parameters", "estimator_options"):
         settings[name] = list(settings[name])  # as a manifest has them

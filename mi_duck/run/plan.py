@@ -20,7 +20,7 @@ from mi_duck.atomic_files import read_sealed, sealed, unsealed, write_json
 from mi_duck.errors import CheckpointError, PlanError
 from mi_duck.resources import Budget
 from mi_duck.run.costs import Costs
-from mi_duck.run.levels import Levels
+from mi_duck.run.made import Dates, Levels, Made
 from mi_duck.run.recipe import Recipe
 from mi_duck.settings import Asked
 from mi_duck.wording import Noun, noun_of
@@ -127,8 +127,8 @@ class PlannedData:
         All features in the order that models use.
     small_features, wide_features
         Features stored as one byte (whole numbers 0 to 255 without a null), and as float32.
-    levels
-        Text columns whose levels are features.
+    levels, dates
+        Columns of texts and of dates of which features are made.
     kept
         Columns of the dataset that out-of-fold predictions keep.
     weight_column
@@ -189,6 +189,12 @@ class PlannedData:
     kept: tuple[str, ...] = ()
     recipe: Recipe | None = None
     weight_column: str | None = None
+    dates: tuple[Dates, ...] = ()
+
+    @property
+    def made(self) -> tuple[Made, ...]:
+        """All columns of which features are made."""
+        return self.levels + self.dates
 
     @property
     def noun(self) -> Noun:

@@ -22,7 +22,7 @@ from mi_duck.errors import CheckpointError, MiDuckError
 from mi_duck.processes import Report
 from mi_duck.report.records import read_json
 from mi_duck.run.folder import ASIDE, RunFolder, own_files, read_provenance
-from mi_duck.run.levels import column_of
+from mi_duck.run.made import made_by_feature
 from mi_duck.run.plan import Instance, Plan, Segment
 
 OK, NOT_APPLICABLE, MISSING, DAMAGED = "ok", "not applicable", "missing", "damaged"
@@ -260,7 +260,7 @@ def _is_there(text: str) -> bool:
 def _pages(subject: Subject, report: Report) -> Verdict:
     data = subject.plan.data
     files = [data_file(file) for file in data.files if _is_there(file)]
-    made = column_of(data.levels)
+    made = made_by_feature(data.made)
     features = [made[name].column if name in made else name for name in data.features]
     columns = dict.fromkeys((data.gene_column, data.label_column, data.fold_column, data.position_column, *features))
     for done, file in enumerate(files):

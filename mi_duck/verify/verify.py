@@ -42,6 +42,7 @@ from mi_duck.verify.subject import (
     skipped,
     verdict,
 )
+from mi_duck.wording import Noun
 
 DAMAGED_CODE, INCOMPLETE_CODE = 65, 69
 GENES = pa.schema(
@@ -80,6 +81,12 @@ def verify_run(root: Path, *, with_data: bool = False, report: Report) -> list[F
         return list(_findings(root, with_data=with_data, report=report))
 
 
+def _in_words_of(noun: Noun, found: Iterator[Finding]) -> Iterator[Finding]:
+    """Yield findings in the words of a table whose groups may not be genes."""
+    for one in found:
+        yield Finding(noun.words(one.name), one.status, noun.words(one.detail))
+
+
 def worst_first(findings: list[Finding]) -> list[Finding]:
     """Return findings with damaged ones first, then missing ones, otherwise in their order."""
     return sorted(findings, key=lambda one: -STATUSES.index(one.status))
@@ -97,14 +104,20 @@ def _findings(root: Path, *, with_data: bool, report: Report) -> Iterator[Findin
 
     def plan() -> tuple[str, str]:
         if not folder.plan.is_file():
-            return MISSING, f"no plan in {root}; make one with 'mi-duck plan DATASET --out {root}'"
+            return (
+                MISSING,
+                f"no plan in {root}; name the folder of a run, or begin one with 'mi-duck plan DATASET --out {root}'",
+            )
         subjects.append(open_subject(folder))
         return OK, f"{len(subjects[0].plan.cut.instances)} instances, {len(subjects[0].plan.data.features):,} features"
 
     yield guarded("plan.json", plan)
-    if not subjects:
-        return
-    subject = subjects[0]
+    if subjects:
+        found = _checks(subjects[0], with_data=with_data, report=report)
+        yield from _in_words_of(subjects[0].plan.data.noun, found)
+
+
+def _checks(subject: Subject, *, with_data: bool, report: Report) -> Iterator[Finding]:
     n_steps = len(subject.plan.cut.instances) + 2
     report("verifying", 0, n_steps)
     file = guarded("genes.parquet", lambda: check_genes_file(subject))

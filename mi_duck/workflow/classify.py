@@ -346,6 +346,7 @@ def _joined_data(every: Sequence[PlannedData]) -> PlannedData:
         wide_features=tuple(name for name in features if name in wide),
         pilot_genes=max(data.pilot_genes for data in every),
         levels=tuple(dict.fromkeys(one for data in every for one in data.levels)),
+        dates=tuple(dict.fromkeys(one for data in every for one in data.dates)),
         easy_below=None,
     )
 

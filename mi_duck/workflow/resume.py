@@ -139,8 +139,8 @@ def differences_asked(plan: Plan, dataset: Dataset, asked: Asked, *, estimator: 
     kept = usable if asked.screen_features is None else [name for name in usable if name in data.features]
     if list(data.features) != kept:
         changed.append("features differ")
-    if data.levels != dataset.levels:
-        changed.append("levels of text columns differ")
+    if data.made != dataset.made:
+        changed.append("levels of text columns or dates differ")
     if data.recipe != dataset.recipe:
         changed.append("features are made of sequence otherwise")
     if data.classes != dataset.classes:
