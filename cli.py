@@ -481,9 +481,8 @@ def consolidate(
 def evaluate(
     run: options.RunArgument,
     *,
-    diagnostics: Annotated[Diagnostics, options.Only("calibration_analysis", "neigh_sample")],
+    diagnostics: Annotated[Diagnostics, options.Only("calibration_analysis", "neigh_sample", "true_rate_genes")],
     scanning: Annotated[Scanning, options.Only("fasta", "annotation", "base_scores", "base_score_offset")],
-    true_rate: settings.TrueRate,
     executing: Threads,
     as_json: options.JsonOption = False,
 ) -> None:
@@ -496,11 +495,11 @@ def evaluate(
     from mi_duck.workflow.pipeline import evaluate_run
     from mi_duck.workflow.true_rate import evaluate_sequence
 
-    if scanning != Scanning() or true_rate != settings.TrueRate():
+    if scanning != Scanning():
         if scanning.fasta is None or scanning.annotation is None:
             raise typer.BadParameter("every position of genes is scored of a genome: give --fasta and --annotation")
         with _context(executing) as context:
-            printing.print_true_rate(evaluate_sequence(run, scanning, true_rate.true_rate_genes, context), as_json)
+            printing.print_true_rate(evaluate_sequence(run, scanning, diagnostics.true_rate_genes, context), as_json)
         return
     with _context(executing) as context:
         evaluate_run(run, diagnostics, context)

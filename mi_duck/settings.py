@@ -131,7 +131,9 @@ class Columns:
         metavar="NAMES",
     )
     fold_by: str | None = option(
-        None, "Column with the unit of independence; by default overlap_cluster if present, else the gene.", DATA
+        None,
+        "Column with the unit of independence; by default paralog_group or overlap_cluster if present, else the gene.",
+        DATA,
     )
     exclude: str | None = option(None, "Regular expression of columns that are not features.", DATA)
     exclude_features: Path | None = option(
@@ -205,9 +207,11 @@ class Asked:
     )
     holdout_genes: str | None = option(
         None,
-        "Genes that nothing is trained on: a share of the fold groups, a text file of genes, or a column of 0 and 1.",
+        "Genes that nothing is trained on: a share of the fold groups, a text file of genes, a column of 0 and 1, or values of a "
+        "column, such as chrom=1,3,5,7,9.",
         PLAN,
         metavar="WHICH",
+        also="--holdout",
     )
     group_identical: bool = option(
         False,
@@ -337,6 +341,13 @@ class Diagnostics:
         "Write what calibration did and how far probabilities can be believed: calibration_analysis/.",
         DIAGNOSTICS,
     )
+    true_rate_genes: int = option(
+        100,
+        "Genes, drawn by seed, of which every position is scored out of fold, up to 500,000 in all, where the dataset was made "
+        "by build and its genome is at hand; 0 is none.",
+        DIAGNOSTICS,
+        least=0,
+    )
     neigh_sample: int = option(
         0, "True sites whose neighbourhood is written to neighbour_diagnostics/; 0 is none.", DIAGNOSTICS, least=0
     )
@@ -438,6 +449,11 @@ class Building:
         DATA,
         metavar="RUN",
     )
+    paralogs: bool = option(
+        False,
+        "Join genes whose transcripts align (identity .8, half of the shorter one) into one fold group: column paralog_group.",
+        DATA,
+    )
     all_positions: int = option(0, "Write every position of this many genes.", DATA, least=0)
     window: int = option(500, "Nucleotides around a position, even.", DATA, least=44, most=100_000)
     genes_per_file: int = option(500, "Genes per Parquet file.", DATA, least=1)
@@ -452,15 +468,6 @@ class Synthesising:
     n_features: int = option(1167, "Features.", DATA, least=20, flag="--features")
     missing_fraction: float = option(0.0, "Share of nulls in a few columns.", DATA, least=0.0, most=0.9)
     shuffle_rows: bool = option(False, "Spread the rows of a gene over files and row groups.", DATA)
-
-
-@dataclass(frozen=True, slots=True)
-class TrueRate:
-    """How many genes are scored at every position."""
-
-    true_rate_genes: int = option(
-        100, "Genes, chosen by seed, of which every position is scored; 0 is all.", DATA, least=0
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,6 @@ TOYS = {
     "bench_scan.py": ["2"],
     "bench_shap.py": ["toy"],
     "bench_spread.py": ["toy"],
-    "bench_true_rate.py": ["2"],
     "bench_whole_job.py": ["--toy", "--rounds", "3", "--folds", "2", "--contenders", "plain", "lightgbm", "mi_duck"],
     "bench_workers.py": ["24", "20", "2", "1"],
 }

@@ -183,6 +183,8 @@ ELSEWHERE = {
     "--calibration-analysis": "test_scoring",
     "--no-calibration-analysis": "test_scoring",
     "--neigh-sample": "test_scoring",
+    "--true-rate-genes": "test_true_rate",
+    "--holdout": "test_held_out, the same as --holdout-genes",
     "--monitor-overfitting": "test_page",
     "--no-monitor-overfitting": "test_page",
     "--device": "test_gpu",

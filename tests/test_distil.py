@@ -14,6 +14,7 @@ from runs import assert_refused, call, contents, end, here, plain_run, planned, 
 import mi_duck
 from mi_duck.atomic_files import file_sha256
 from mi_duck.ensemble.distil import _Students, distil
+from mi_duck.ensemble.fold_ensembles import read_fold_ensembles
 from mi_duck.ensemble.model import ConsolidatedMetaModel
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.metrics.calibrate import calibrate, cross_fitted
@@ -114,6 +115,13 @@ def check_taught(folder: RunFolder, plan: Plan) -> None:
     wanted = np.column_stack([table[f"p_{name}"].to_numpy() for name in plan.data.classes])
     assert np.abs(cross_fitted(found.taught, calibration, found.fold) - wanted).max() < 1e-5
     assert np.array_equal(found.fold, table["fold"].to_numpy())
+    reader = SegmentReader(plan, segments_of(plan, 0, plan.data.n_genes), folder.segments)
+    matrix = np.concatenate([part.copy() for part in reader.matrices(1 << 14)])
+    for fold, ensemble in enumerate(read_fold_ensembles(folder, plan)):
+        own = found.fold == fold
+        margins = ensemble.margins_of_members(matrix[own])
+        probabilities = ensemble.join(margins, ensemble.probabilities_of_members(margins)).astype(np.float32)
+        assert np.abs(probabilities - wanted[own]).max() < 1e-6
 
 
 def opened(run: Path, tmp_path: Path) -> tuple[RunFolder, Plan, SegmentReader]:

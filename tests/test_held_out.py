@@ -116,6 +116,19 @@ def test_holdout_genes__column_marks_genes_and_is_no_feature(db: Database, datas
         index_genes(db, dataset, seed=42, holdout=column)
 
 
+@pytest.mark.parametrize("text", ["overlap_cluster=c0,c5", "lane=0, 5"])
+def test_holdout_genes__are_those_with_some_values_of_a_column(text: str, db: Database, dataset: Dataset) -> None:
+    """As papers hold chromosomes out; a column of numbers is no feature then."""
+    file = Path(dataset.location) / "part.parquet"
+    rows = pq.read_table(file)
+    lane = pa.array([int(name[1:]) // 2 for name in rows["gene_id"].to_pylist()])
+    pq.write_table(rows.append_column("lane", lane), file)
+    index, _, held_out = indexed(db, dataset, text)
+    assert {gene["gene_id"] for gene in held_out} == {"g00", "g01", "g10", "g11"}
+    assert (index.n_holdout_named, index.n_holdout_groups) == (4, 2)
+    assert ("lane" in open_dataset(dataset.location, holdout_genes=text).features) == (text[0] == "o")
+
+
 def test_holdout_genes__are_drawn_from_the_sampled_ones(db: Database, dataset: Dataset, tmp_path: Path) -> None:
     index_genes(db, dataset, seed=42, sample_genes=8)
     sampled = {gene["gene_id"] for gene in db.read("gene_index").to_pylist()}
@@ -177,7 +190,11 @@ def test_holdout_genes__refuses_a_file(fault: str, db: Database, dataset: Datase
         ("empty", "is null for gene 'g05'"),
         ("partly", r"is both 0 and 1 for gene\(s\) g03"),
         ("gene_id", "which is the gene, the label or the fold group"),
-        ("absent.txt", "is neither a number nor a column of the dataset nor a file"),
+        ("overlap_cluster=c9", r"no row has overlap_cluster 'c9' of --holdout-genes; there are c0, c1"),
+        ("gene_id=g00", "values of 'gene_id', which is the gene or the label"),
+        ("partly=1", r"gene\(s\) g03 have other values of 'partly' too"),
+        ("absent=1", "is neither"),
+        ("absent.txt", "is neither a number nor a column of the dataset, nor one with values"),
     ],
 )
 def test_holdout_genes__refuses_what_names_no_genes(text: str, words: str, db: Database, dataset: Dataset) -> None:

@@ -464,6 +464,33 @@ def with_leaves(booster: xgb.Booster, leaves: Sequence[NDArray[np.float64]], int
     return write_object(model)
 
 
+def leaves_of(booster: xgb.Booster) -> tuple[NDArray[np.float32], str]:
+    """Return what `with_leaves` gave a booster: the value of each node, tree by tree, and the text of the intercept."""
+    model = _models([booster])[0]
+    values = joined_arrays([tree["base_weights"] for tree in _trees(model)]).astype(np.float32)
+    return values, model["learner"]["learner_model_param"]["base_score"]
+
+
+def with_kept_leaves(booster: xgb.Booster, values: NDArray[np.float32], base_score: str) -> bytes:
+    """Return a booster with the leaves and the intercept of another one of the same trees, as `leaves_of` returned them.
+
+    Raises
+    ------
+    CheckpointError
+        They are not of these trees, or not numbers.
+    """
+    (sizes,) = tree_sizes([booster])
+    if sum(sizes) != len(values) or not np.isfinite(values).all() or not 0 < float(base_score.strip("[]")) < 1:
+        raise CheckpointError("the leaves of a refitted booster do not belong to its trees; consolidate the run again")
+    model = _models([booster])[0]
+    leaves = np.split(values.astype(np.float64), np.cumsum(sizes)[:-1])
+    model["learner"]["gradient_booster"]["model"]["trees"] = [
+        _with_leaves(tree, partial(_instead, own)) for tree, own in zip(_trees(model), leaves, strict=True)
+    ]
+    model["learner"]["learner_model_param"]["base_score"] = base_score
+    return write_object(model)
+
+
 def tree_sizes(boosters: Sequence[xgb.Booster]) -> list[list[int]]:
     """Return how many nodes each tree of each booster has."""
     return [[len(joined_arrays([tree["left_children"]])) for tree in _trees(model)] for model in _models(boosters)]

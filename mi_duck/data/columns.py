@@ -17,7 +17,9 @@ LEVELS, DATES = "its levels are features", "its days and parts are features"
 NOT_FEATURES: dict[str | None, str] = {
     **dict.fromkeys(("gene_id", "gene_name", "gene_type", "transcript_id", "chrom", "strand"), "an id or a position"),
     **dict.fromkeys(("position", "absolute_position", "window_start", "window_end"), "an id or a position"),
-    **dict.fromkeys(("transcript_count", "overlap_cluster", "row_id", "source_row"), "an id or a position"),
+    **dict.fromkeys(
+        ("transcript_count", "overlap_cluster", "paralog_group", "row_id", "source_row"), "an id or a position"
+    ),
     **dict.fromkeys(("pred_type", "true_position", "predicted_position", "score"), "leaks the label"),
 }
 """Why columns of these names are not features."""
@@ -27,6 +29,17 @@ SOURCE_COLUMNS = ("source_file", "source_row")
 """Columns of predictions that say where a row of the dataset is."""
 PREDICTED = ("row_id", "gene_id", "position", "label", "fold", "is_pilot", *SOURCE_COLUMNS)
 """Columns of out-of-fold predictions, beside p_<class>."""
+
+
+def holdout_column(text: str | None) -> str | None:
+    """Return the column that ``--holdout-genes`` names, if it names one: all of it, or what stands before its values.
+
+    Examples
+    --------
+    >>> holdout_column("chrom=1,3,5"), holdout_column("is_test")
+    ('chrom', 'is_test')
+    """
+    return None if text is None else text.partition("=")[0]
 
 
 def kept_columns(

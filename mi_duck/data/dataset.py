@@ -22,6 +22,7 @@ from mi_duck.data.columns import (
     base_score_columns_of,
     check_role,
     check_weight_column,
+    holdout_column,
     kept_columns,
     lost_columns,
     lost_texts,
@@ -59,6 +60,8 @@ from mi_duck.settings import Columns
 from mi_duck.wording import Noun, noun_of
 
 CLASSES = ("neither", "donor", "acceptor")
+FOLD_COLUMNS = ("paralog_group", "overlap_cluster")
+"""Columns that are the unit of independence where none is named: the first that is there."""
 MOST_CLASSES = 100
 RESERVED = ("all", "macro", "rows", "instances")
 """What cannot be the name of a class: scores and tables of a run use it for something else."""
@@ -179,7 +182,7 @@ def open_dataset(
         Class names, two or more; the index of a name is its label. By default those of splice sites where the labels are
         these, else the labels that are found, the most frequent one first.
     fold_by
-        Column with the unit of independence; by default ``overlap_cluster`` if present, else the gene.
+        Column with the unit of independence; by default the first of `FOLD_COLUMNS` that is there, else the gene.
     exclude
         Regular expression; columns that it finds a match in are not features.
     exclude_features
@@ -187,7 +190,7 @@ def open_dataset(
     base_score_columns
         Columns with the base model's scores, one for each class; by default ``<class>_score`` where all exist.
     holdout_genes
-        What ``--holdout-genes`` names: a column of that name is not a feature.
+        What ``--holdout-genes`` names: a column of that name, or whose values it names, is not a feature.
     full_hash
         Whether to hash every byte of every file.
     max_levels
@@ -220,8 +223,7 @@ def open_dataset(
     if n_rows == 0:
         raise DataError(f"no rows in {location}: {len(files)} file(s), all empty")
     there = (*schema.names, *folder_values(files[0], ()))
-    has_clusters = "overlap_cluster" in there
-    fold_column = fold_by or ("overlap_cluster" if has_clusters else gene_column)
+    fold_column = fold_by or next((name for name in FOLD_COLUMNS if name in there), gene_column)
     for column, flag in ((gene_column, "--gene-column"), (label_column, "--label-column"), (fold_column, "--fold-by")):
         check_role(column, flag, schema, files)
     position = "position" if "position" in schema.names else None
@@ -235,7 +237,7 @@ def open_dataset(
     known: dict[str | None, str] = {
         **dict.fromkeys(unwanted_columns(exclude_features, schema.names), "--exclude-features"),
         **NOT_FEATURES,
-        holdout_genes: "--holdout-genes",
+        holdout_column(holdout_genes): "--holdout-genes",
         gene_column: f"the {noun_of(gene_column).one}",
         label_column: "the label",
         fold_by: "--fold-by",
@@ -447,7 +449,7 @@ def open_planned(data: PlannedData, *, with_hashes: bool = True) -> Dataset:
         gene_column=data.gene_column,
         label_column=data.label_column,
         classes=data.classes,
-        fold_by=None if data.fold_column in (data.gene_column, "overlap_cluster") else data.fold_column,
+        fold_by=data.fold_column,
         full_hash=data.full_hash and with_hashes,
         made=data.made,
     )

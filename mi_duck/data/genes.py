@@ -1,9 +1,10 @@
 """From rows to genes, in SQL: sampled genes, held-out genes, the gene index, global gene-aware folds.
 
-Held-out genes are kept from all training: a share of the fold groups, the genes of a text file, or those of a column.
+Held-out genes are kept from all training: a share of the fold groups, the genes of a text file, those of a column, or those
+that have some values of a column.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -42,8 +43,8 @@ def read_held_out(db: Database, dataset: Dataset, text: str) -> HeldOut:
     db
         Database; a column replaces its view ``source_rows``.
     text
-        A column of the dataset that is 0 or 1 for each gene, a fraction above 0 and up to 0.5, or a text file with one gene
-        per line.
+        A column of the dataset that is 0 or 1 for each gene, a column and values of it (``chrom=1,3,5``), a fraction above 0
+        and up to 0.5, or a text file with one gene per line.
 
     Raises
     ------
@@ -52,10 +53,13 @@ def read_held_out(db: Database, dataset: Dataset, text: str) -> HeldOut:
     PlanError
         The fraction is out of range.
     """
-    if text in dataset.features or text in (name for name, _ in dataset.excluded):
+    if text in _columns(dataset):
         if Path(text).is_file():
             raise DataError(f"--holdout-genes {text} is a column and a file; write ./{text} for the file")
         return HeldOut(genes=_marked_genes(db, dataset, text))
+    column, _, values = text.partition("=")
+    if values and not Path(text).is_file() and column in _columns(dataset):
+        return HeldOut(genes=_genes_with(db, dataset, column, [one.strip() for one in values.split(",")]))
     try:
         fraction = float(text)
     except ValueError:
@@ -69,7 +73,8 @@ def _listed_genes(path: Path) -> tuple[str, ...]:
     """Return the genes of a text file, one per line, without empty lines and those that begin with #."""
     if not path.is_file():
         raise DataError(
-            f"--holdout-genes {path} is neither a number nor a column of the dataset nor a file; give one of these"
+            f"--holdout-genes {path} is neither a number nor a column of the dataset, nor one with values (chrom=1,3), nor a "
+            "file; give one of these"
         )
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -91,8 +96,7 @@ def _marked_genes(db: Database, dataset: Dataset, column: str) -> tuple[str, ...
         )
     if column in dataset.features:
         raise DataError(f"column '{column}' of --holdout-genes is a feature too; exclude it")
-    db.open_source(dataset.files, gene_column=dataset.gene_column, label_column=column, fold_column=dataset.fold_column)
-    marks = [(row["gene_id"], row["mark"]) for row in db.rows("gene_marks")]
+    marks = _values_of_genes(db, dataset, column)
     for gene, mark in marks:
         if mark not in YES | NO:
             shown = "null" if mark is None else repr(mark)
@@ -106,6 +110,35 @@ def _marked_genes(db: Database, dataset: Dataset, column: str) -> tuple[str, ...
     if not yes:
         raise DataError(f"column '{column}' of --holdout-genes is 1 for no gene; mark some or leave the flag out")
     return tuple(sorted(yes))
+
+
+def _genes_with(db: Database, dataset: Dataset, column: str, wanted: Sequence[str]) -> tuple[str, ...]:
+    """Return the genes that have one of some values of a column, sorted."""
+    if column in (dataset.gene_column, dataset.label_column):
+        raise DataError(f"--holdout-genes names values of '{column}', which is the gene or the label; name another")
+    marks = _values_of_genes(db, dataset, column)
+    there = {value for _, value in marks if value is not None}
+    if absent := [value for value in wanted if value not in there]:
+        raise DataError(
+            f"no row has {column} {', '.join(map(repr, absent))} of --holdout-genes; there are {some_names(sorted(there))}"
+        )
+    yes = {gene for gene, value in marks if value in wanted}
+    if both := sorted(yes & {gene for gene, value in marks if value not in wanted}):
+        raise DataError(
+            f"gene(s) {some_names(both)} have other values of '{column}' too than those of --holdout-genes; a gene is held out "
+            "whole, so name a column that has one value for each gene"
+        )
+    return tuple(sorted(yes))
+
+
+def _values_of_genes(db: Database, dataset: Dataset, column: str) -> list[tuple[str, str | None]]:
+    """Return every gene with each of its values of a column, as text."""
+    db.open_source(dataset.files, gene_column=dataset.gene_column, label_column=column, fold_column=dataset.fold_column)
+    return [(row["gene_id"], row["mark"]) for row in db.rows("gene_marks")]
+
+
+def _columns(dataset: Dataset) -> set[str]:
+    return {*dataset.features, *(name for name, _ in dataset.excluded)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,7 @@ def find_identical(db: Database, dataset: Dataset, *, seed: int, is_joining: boo
     (found,) = db.rows("identical_summary")
     for table in ("compared_genes", "row_digests", "identical_genes"):
         db.drop(table)
-    joined = _joined(pairs if is_joining else pairs.slice(0, 0))
+    joined = joined_groups(pairs if is_joining else pairs.slice(0, 0))
     db.load("joined_groups", joined)
     return Identical(
         n_rows=found["n_rows"] * one_in,
@@ -125,8 +125,8 @@ def _compare(db: Database, *, n_genes: int, one_in: int) -> pa.Table:
     return db.read("identical_genes")
 
 
-def _joined(pairs: pa.Table) -> pa.Table:
-    """Return for each fold group of some pairs the first name, sorted, of those that it is connected with."""
+def joined_groups(pairs: pa.Table) -> pa.Table:
+    """Return for each group of some pairs (``fold_group``, ``other_group``) the first name of those that it is connected with."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

@@ -36,7 +36,7 @@ from mi_duck.data.statistics import fits_byte
 from mi_duck.errors import DataError, StorageError
 from mi_duck.numbers import decimal
 from mi_duck.processes import Context, Report, in_child
-from mi_duck.run.recipe import record_beside
+from mi_duck.run.recipe import copy_record, record_beside
 
 ROW_GROUP_ROWS = 8192
 GROUP_BYTES = 64 << 20  # per row group at most, where rows are very wide
@@ -123,7 +123,7 @@ def prepare(dataset: Dataset, out: Path, context: Context, *, genes_per_file: in
         dataset.check_unchanged()
         shutil.rmtree(folder / ".scratch")
         if record_of_build := record_beside(dataset.files):
-            shutil.copy2(record_of_build, folder / record_of_build.name)
+            copy_record(record_of_build, folder)
         narrowed = done.pop("narrowed")
         summary = PrepareSummary(
             n_rows=dataset.n_rows,

@@ -21,7 +21,7 @@ from mi_duck.data.parquet import folder_values
 from mi_duck.errors import DataError
 from mi_duck.file_kinds import GZIP, head_of, kind_of, unpacked
 
-NAMES = ("gene_id", "gene_name", "gene_type", "transcript_id", "chrom", "strand", "overlap_cluster")
+NAMES = ("gene_id", "gene_name", "gene_type", "transcript_id", "chrom", "strand", "overlap_cluster", "paralog_group")
 """Columns that are always read as texts, besides those that a command takes for genes and fold groups."""
 FOLDER = ".mi_duck"
 DIGITS = 8  # of a hash in the names of its files; those of tables in memory have more

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from mi_duck.atomic_files import file_sha256, publish, storage_errors, write_json
 from mi_duck.boosting.forest import Forest, forest_of
 from mi_duck.boosting.write_instance import out_of_fold_table
+from mi_duck.ensemble.fold_ensembles import write_fold_ensembles
 from mi_duck.ensemble.member_scores import MemberScores, member_table, read_member_scores
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, by_member, consolidate
 from mi_duck.ensemble.model_file import FoldModels, load_unified_model, read_fold_models, save_model
@@ -74,6 +75,7 @@ def join_run(
         recipe=plan.data.recipe,
     )
     save_model(folder.model, model)
+    write_fold_ensembles(folder, plan, len(trained), scored)
     write_json(folder.thresholds, scored["thresholds"])
     write_json(folder.summary, _summary(folder, plan, trained, model, scored, n_genes=len(covered)))
     share = len(covered) / plan.data.n_genes
@@ -146,8 +148,9 @@ def predict_out_of_fold(
     Returns
     -------
     dict
-        ``voting``, ``method``, ``weights`` (of the members), ``calibrators`` (on top, for margin voting), ``thresholds``
-        (see `mi_duck.metrics.ranking`), ``all_weights`` (by variant) and ``log_loss`` (by variant tried).
+        ``voting``, ``method``, ``weights`` (of the members), ``calibrators`` (on top, for margin voting),
+        ``calibrators_by_fold`` (the same, fitted without each fold), ``thresholds`` (see `mi_duck.metrics.ranking`),
+        ``all_weights`` (by variant) and ``log_loss`` (by variant tried).
 
     Raises
     ------
@@ -201,6 +204,9 @@ def vote_on_scores(
         "method": chosen.method,
         "weights": list(every[chosen.name].final),
         "calibrators": [one.to_dict() for one in voted.calibration.final] if voted.calibration else [],
+        "calibrators_by_fold": [
+            [one.to_dict() for one in of_fold] for of_fold in (voted.calibration.by_fold if voted.calibration else ())
+        ],
         "thresholds": find_thresholds(
             voted.probabilities[first_row:],
             label,

@@ -29,21 +29,20 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from mi_duck.archive import pack, read_parts
-from mi_duck.atomic_files import file_sha256, write_file
+from mi_duck.atomic_files import write_file
 from mi_duck.boosting.boosters import final_name, fit_booster, fold_name, predict_margins, progress_in
 from mi_duck.boosting.forest import complement
 from mi_duck.boosting.matrix import PASSES, build_matrix, cut_reference, trim_heap
+from mi_duck.ensemble.fold_ensembles import consolidated_model, read_fold_ensembles
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, vote
-from mi_duck.ensemble.model_file import load_unified_model, model_sha256, read_fold_models
-from mi_duck.ensemble.refit import read_refitted, refit_run
-from mi_duck.ensemble.voting import REFIT, MemberWeights
+from mi_duck.ensemble.model_file import model_sha256
 from mi_duck.errors import CheckpointError
 from mi_duck.metrics.calibrate import Calibration, Calibrator, log_odds
 from mi_duck.metrics.ranking import Floats32, Thresholds, values_of
 from mi_duck.processes import Report
 from mi_duck.rows.segments import LEFT_OUT, SegmentReader, segments_of, training_weights
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import Genes, read_genes
+from mi_duck.run.genes import read_genes
 from mi_duck.run.plan import Plan, Settings, fitted_classes
 from mi_duck.run.training_data import KEY_BYTES
 
@@ -110,7 +109,7 @@ def distil(folder: RunFolder, plan: Plan, *, trees: int, threads: int, report: R
     reader = SegmentReader(plan, segments_of(plan, 0, plan.data.n_genes), folder.segments)
     keys = reader.keys()
     fold = genes.fold[keys["gene_rank"]].astype(np.int8)
-    teachers = _teachers(folder, plan, genes, threads, report)
+    teachers = _teachers(folder, plan)
     shown = _Shown(folder, plan, reader, teachers, threads, report)
     folds: list[int | None] = [*range(plan.settings.n_folds), None]
     for number in folds:
@@ -133,40 +132,10 @@ def distil(folder: RunFolder, plan: Plan, *, trees: int, threads: int, report: R
 # ---- teachers ---------------------------------------------------------------------------------------------------------
 
 
-def _teachers(
-    folder: RunFolder, plan: Plan, genes: Genes, threads: int, report: Report
-) -> dict[int | None, ConsolidatedMetaModel]:
+def _teachers(folder: RunFolder, plan: Plan) -> dict[int | None, ConsolidatedMetaModel]:
     """Return the ensemble of the boosters of each fold and, under None, the consolidated model."""
-    final = load_unified_model(folder.model)
-    summary = json.loads(folder.summary.read_bytes())
-    if not isinstance(final, ConsolidatedMetaModel) or summary["model_sha256"] != file_sha256(folder.model):
-        raise CheckpointError(
-            f"{folder.model} is not the ensemble of this run; run 'mi-duck consolidate {folder.root}'"
-        )
-    instances = [plan.cut.instance(one["instance_id"]) for one in summary["members"]]
-    files = [folder.instance(one) / "fold_models.miduck" for one in instances]
-    for file, one in zip(files, summary["members"], strict=True):
-        if file_sha256(file) != one["fold_models_sha256"]:
-            raise CheckpointError(f"{file} is not that of the ensemble; run 'mi-duck consolidate {folder.root}'")
-    models = [read_fold_models(file) for file in files]
-    weights = MemberWeights.from_dict(summary["all_weights"][summary["variant"]])
-    is_refitted = final.voting == REFIT.voting
-    if is_refitted:
-        boosters = [one.boosters for one in models]
-        refit_run(folder, plan, genes, instances, boosters, threads=threads, report=report, with_final=False)
-    found: dict[int | None, ConsolidatedMetaModel] = {None: final}
-    for fold in range(plan.settings.n_folds):
-        anew = read_refitted(folder, fold, n_classes=len(final.classes)) if is_refitted else None
-        members = tuple(
-            replace(
-                member,
-                boosters=model.boosters[fold] if anew is None else anew[number],
-                calibrators=model.calibrators[fold] if anew is None else member.calibrators,
-            )
-            for number, (member, model) in enumerate(zip(final.members, models, strict=True))
-        )
-        found[fold] = replace(final, members=members, weights=weights.by_fold[fold])
-    return found
+    found: dict[int | None, ConsolidatedMetaModel] = {None: consolidated_model(folder)}
+    return found | dict(enumerate(read_fold_ensembles(folder, plan)))
 
 
 def joined_margins(model: ConsolidatedMetaModel, matrix: Floats32, *, threads: int) -> Floats32:

@@ -201,7 +201,6 @@ def refit_run(
     *,
     threads: int,
     report: Report,
-    with_final: bool = True,
 ) -> None:
     """Refit the boosters of every fold and then, with the median of their passes, the final ones.
 
@@ -213,15 +212,12 @@ def refit_run(
         Those that are trained.
     fold_boosters
         ``[member][fold][class]``.
-    with_final
-        Whether the final ones are wanted too.
     """
-    n_fits = plan.settings.n_folds + with_final
+    n_fits = plan.settings.n_folds + 1
     refitting = _Refitting(folder, plan, genes, instances, threads, report, n_fits)
     found = [refitting.refit(fold, [one[fold] for one in fold_boosters]) for fold in range(plan.settings.n_folds)]
-    if with_final:
-        finals = [load_unified_model(folder.instance(one)).instance_models[0].boosters for one in instances]
-        refitting.refit(None, finals, passes=[int(np.median(of_class)) for of_class in zip(*found, strict=True)])
+    finals = [load_unified_model(folder.instance(one)).instance_models[0].boosters for one in instances]
+    refitting.refit(None, finals, passes=[int(np.median(of_class)) for of_class in zip(*found, strict=True)])
 
 
 class _Refitting:

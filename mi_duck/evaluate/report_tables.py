@@ -30,6 +30,7 @@ def report_tables(folder: RunFolder, plan: Plan) -> Iterator[tuple[str, pa.Table
         "gene_deltas": folder.gene_deltas,
         "curves": folder.curves,
         "reliability": folder.calibration_analysis / "reliability.csv",
+        "scan_errors": folder.scan_errors,
     }
     for name, file in files.items():
         if file.is_file():

@@ -28,6 +28,7 @@ from mi_duck.run.folder import RunFolder, is_explained, run_lock
 from mi_duck.run.plan import Instance, Plan
 from mi_duck.settings import Diagnostics, flags_of
 from mi_duck.workflow.pipeline import explaining, is_finished, lacks_diagnostics, untrained
+from mi_duck.workflow.true_rate import lacks_true_rate
 
 JOBS = "jobs.json"
 PACKAGES = Path(__file__).resolve().parents[2]  # where Python finds mi_duck, installed or a checkout
@@ -272,6 +273,7 @@ def submit(
 def _is_complete(folder: RunFolder, plan: Plan, diagnostics: Diagnostics) -> bool:
     """Return whether a run is finished and has all that is asked for."""
     is_scored = is_finished(folder, plan) and not lacks_diagnostics(folder, diagnostics)
+    is_scored = is_scored and not lacks_true_rate(folder, diagnostics)
     return is_scored and (diagnostics.skip_shap or is_explained(folder, **explaining(diagnostics)))
 
 

@@ -5,7 +5,6 @@ belong together and fits the base scores. The second pass draws the candidates o
 windows and writes the rows; `row_columns`, which computes the columns, never sees a label.
 """
 
-import json
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,12 +22,13 @@ from mi_duck.genome.base_scores import N_FOLDS, OF_ALL, SiteMatrices, cluster_fo
 from mi_duck.genome.candidates import complete_genes, draw_candidates
 from mi_duck.genome.columns import GeneFacts, dataset_schema, feature_columns, gene_facts
 from mi_duck.genome.like import recipe_like
+from mi_duck.genome.paralogs import check_aligner, paralog_groups
 from mi_duck.genome.parts import Block, Written, row_groups, write_parts
-from mi_duck.genome.score_files import SHIFTS, ScoreTable, SiteMeans, checked_scores, file_of, read_base_scores
+from mi_duck.genome.score_files import SHIFTS, ScoreTable, SiteMeans, checked_scores, file_of, read_base_scores, side_of
 from mi_duck.genome.sequence import KMER_LENGTHS, read_fasta, windows
 from mi_duck.genome.survey import Survey, survey
 from mi_duck.processes import Report
-from mi_duck.run.recipe import RECORD, FoldMatrices, Recipe
+from mi_duck.run.recipe import FoldMatrices, Recipe, input_facts, write_record
 
 SMALLEST_WINDOW = 44
 
@@ -48,6 +48,9 @@ class BuildSummary:
         Rows per class.
     n_clusters
         Overlap clusters of genes.
+    n_paralog_groups, n_genes_with_paralogs
+        Groups of clusters with copies of the same genes, and genes of groups of several clusters; None where copies were not
+        looked for.
     n_complete_genes
         Genes of which every position is a row.
     n_introns, gt_ag_fraction
@@ -88,6 +91,8 @@ class BuildSummary:
     n_donors: int
     n_acceptors: int
     n_clusters: int
+    n_paralog_groups: int | None
+    n_genes_with_paralogs: int | None
     n_complete_genes: int
     n_introns: int
     gt_ag_fraction: float
@@ -152,11 +157,17 @@ class BuildSummary:
     def text(self) -> dict[str, str]:
         """What was used, merged and left out, in words: a line for each kind of thing."""
         pieces = self.n_transcripts_of_pieces
+        clusters = f"{self.n_genes:,} in {self.n_clusters:,} overlap clusters"
+        if self.n_paralog_groups is not None:
+            clusters += (
+                f", {self.n_paralog_groups:,} groups with paralogs joined ({self.n_genes_with_paralogs:,} genes of several "
+                "clusters)"
+            )
         return {
             "annotation": f"{self.n_exon_lines:,} exon and {self.n_coding_lines:,} coding lines, {self.n_transcripts:,} "
             f"transcripts, {pieces:,} of them without exon lines, made of coding sequence and UTR; ignored "
             f"{self.n_exons_without_strand:,} lines without a strand and {self.n_exons_without_gene:,} without a gene",
-            "genes": f"{self.n_genes:,} in {self.n_clusters:,} overlap clusters; left out {self.n_genes_without_introns:,} "
+            "genes": f"{clusters}; left out {self.n_genes_without_introns:,} "
             f"without introns, {self.n_genes_without_sequence:,} without a sequence, {self.n_genes_without_rows:,} without "
             f"rows, {len(self.genes_beyond_origin):,} beyond an origin",
             "introns": f"{self.n_introns:,}, {self.gt_ag_fraction:.1%} GT..AG; left out {self.n_short_introns:,} gaps below "
@@ -190,6 +201,7 @@ def build(
     annotation_features: bool = False,
     gene_features: bool = True,
     like: Path | None = None,
+    paralogs: bool = False,
     all_positions: int = 0,
     genes_per_file: int = 500,
     window: int = 500,
@@ -218,6 +230,9 @@ def build(
     like
         Run folder or model file: features are made as for this model, base scores by its weight matrices, and nothing is
         fitted to the labels.
+    paralogs
+        Whether clusters of genes whose transcripts align become one group of the column ``paralog_group``, which is then the
+        unit of independence: see `mi_duck.genome.paralogs`.
     all_positions
         Number of genes, of at most 20,000 nt and chosen by seed, of which every position is a row.
     window
@@ -225,7 +240,7 @@ def build(
     seed
         Any integer. The same input and settings give the same files, byte for byte.
     report
-        Called with (stage, genes done, genes); stages are "annotation", "splice sites", "rows".
+        Called with (stage, genes done, genes); stages are "annotation", "splice sites", "aligning transcripts", "rows".
 
     Raises
     ------
@@ -248,6 +263,8 @@ def build(
         raise DataError(
             "features of the annotation are features of genes; leave --annotation-features out, or genes in"
         )
+    if paralogs:
+        check_aligner()
     report = report or (lambda stage, done, total: None)
     model, model_sha256 = None, None
     if like is not None:
@@ -265,6 +282,7 @@ def build(
         "annotation_features": annotation_features,
         "gene_features": gene_features,
         "like_model_sha256": model_sha256,
+        "paralogs": paralogs,
         "all_positions": all_positions,
         "genes_per_file": genes_per_file,
         "window": window,
@@ -275,6 +293,7 @@ def build(
         annotated, found, left_out = surveyed(fasta, annotation, padding=window // 2, seed=seed, report=report)
         genes = [gene for gene in found.genes if gene.introns]
         table, means = _scores(base_scores, base_score_offset, genes)
+        groups = paralog_groups(fasta, genes, found.clusters, report=report) if paralogs else None
         rows = _gene_rows(
             fasta,
             genes,
@@ -289,10 +308,12 @@ def build(
         written = write_parts(
             folder / "master",
             row_groups(rows, genes_per_file),
-            _facts(found, genes),
+            _facts(found, genes, groups),
             matrices=_matrices(found, table, model),
             folds=np.array([cluster_fold(found.clusters[gene.gene_id], seed) * is_fitted for gene in genes], np.int64),
-            schema=dataset_schema(annotation_features=annotation_features, gene_features=gene_features),
+            schema=dataset_schema(
+                annotation_features=annotation_features, gene_features=gene_features, paralogs=paralogs
+            ),
             report=report,
         )
         if written.n_without_scores == sum(written.class_rows):
@@ -300,13 +321,13 @@ def build(
                 f"no row is among the positions of {table.name if table else fasta}; they must be 1-based, on the gene's strand"
             )
         summary = _summary(
-            annotated, found, left_out, genes, written, settings, table, means, time.monotonic() - started
+            annotated, found, left_out, genes, groups, written, settings, table, means, time.monotonic() - started
         )
         recipe = model or Recipe(
             window, KMER_LENGTHS, gene_features, annotation_features, found.matrices.of(OF_ALL) if is_fitted else None
         )
         folds = FoldMatrices(seed, tuple(map(found.matrices.of, range(N_FOLDS)))) if is_fitted else None
-        _write_record(folder / RECORD, (fasta, annotation, base_scores), settings, summary, recipe, folds)
+        _write_record(folder, (fasta, annotation, base_scores), settings, summary, recipe, folds)
     return summary
 
 
@@ -355,7 +376,7 @@ def _check_settings(
         raise DataError("0 negatives per site and 0 genes with all positions: no row would be neither; raise one")
 
 
-def _facts(found: Survey, genes: Sequence[Gene]) -> GeneFacts:
+def _facts(found: Survey, genes: Sequence[Gene], paralogs: Mapping[str, str] | None) -> GeneFacts:
     """Return the facts of the genes with introns; overlaps count those without introns too."""
     overlaps = dict(zip((gene.gene_id for gene in found.genes), count_overlaps(found.genes).tolist(), strict=True))
     return gene_facts(
@@ -363,6 +384,7 @@ def _facts(found: Survey, genes: Sequence[Gene]) -> GeneFacts:
         clusters=found.clusters,
         n_overlaps=[overlaps[gene.gene_id] for gene in genes],
         contig_lengths=found.contig_lengths,
+        paralogs=paralogs,
     )
 
 
@@ -371,6 +393,7 @@ def _summary(
     found: Survey,
     left_out: Sequence[OddIntron],
     genes: Sequence[Gene],
+    paralogs: Mapping[str, str] | None,
     written: Written,
     settings: Mapping[str, Any],
     table: ScoreTable | None,
@@ -391,6 +414,8 @@ def _summary(
         n_donors=n_donors,
         n_acceptors=n_acceptors,
         n_clusters=len(set(found.clusters.values())),
+        n_paralog_groups=None if paralogs is None else len(set(paralogs.values())),
+        n_genes_with_paralogs=None if paralogs is None else _n_of_several(found.clusters, paralogs),
         n_complete_genes=settings["all_positions"],
         n_introns=found.n_introns,
         gt_ag_fraction=found.gt_ag_fraction,
@@ -417,6 +442,14 @@ def _summary(
         base_score_offsets={} if table is None else {f"{site}{at}": n for (site, at), n in table.offsets.items()},
         seconds=seconds,
     )
+
+
+def _n_of_several(clusters: Mapping[str, str], paralogs: Mapping[str, str]) -> int:
+    """Return how many genes are in groups of several clusters."""
+    members: dict[str, set[str]] = defaultdict(set)
+    for gene_id, group in paralogs.items():
+        members[group].add(clusters[gene_id])
+    return sum(len(members[group]) > 1 for group in paralogs.values())
 
 
 def _gene_rows(
@@ -463,12 +496,8 @@ def _gene_rows(
             )
 
 
-def _file_facts(path: Path) -> dict[str, Any]:
-    return {"name": path.name, "path": str(path.absolute()), "bytes": path.stat().st_size}
-
-
 def _write_record(
-    path: Path,
+    folder: Path,
     inputs: tuple[Path, Path, Sequence[str | Path]],
     settings: Mapping[str, object],
     summary: BuildSummary,
@@ -484,9 +513,9 @@ def _write_record(
     record = {
         "format": 2,
         "inputs": {
-            "fasta": _file_facts(fasta),
-            "annotation": _file_facts(annotation),
-            "base_scores": [_file_facts(file_of(one)) for one in base_scores],
+            "fasta": input_facts(fasta, folder),
+            "annotation": input_facts(annotation, folder),
+            "base_scores": [input_facts(file_of(one), folder, side_of(one)) for one in base_scores],
         },
         "settings": settings,
         "counts": counts,
@@ -494,4 +523,4 @@ def _write_record(
         "recipe": recipe.to_dict(),
         "cross_fit": None if folds is None else asdict(folds),
     }
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_record(folder, record)

@@ -20,6 +20,8 @@ from mi_duck.run.feature_names import SCORE_FEATURES
 TEXT_COLUMNS = ("gene_id", "gene_name", "gene_type", "chrom", "strand", "overlap_cluster", "splice_type")
 POSITION_COLUMNS = ("position", "absolute_position", "window_start", "window_end")
 GENE_COLUMNS = ("gene_length", "distance_to_start", "distance_to_end", "num_overlaps")
+GROUP_COLUMNS = ("paralog_group",)
+"""Those of a dataset of ``--paralogs``."""
 ANNOTATION_COLUMNS = ("gene_start", "gene_end", "n_transcripts", "n_exons", "n_introns")
 
 _N_3MERS = 64
@@ -32,7 +34,8 @@ class GeneFacts:
     Attributes
     ----------
     texts
-        Column name to pyarrow strings: gene_id, gene_name, gene_type, chrom, strand, overlap_cluster.
+        Column name to pyarrow strings: gene_id, gene_name, gene_type, chrom, strand, overlap_cluster, and paralog_group where
+        it is known.
     numbers
         Name to (n_genes,) int64: start, end, n_transcripts, n_exons, n_introns, num_overlaps, contig_length,
         is_minus (0 or 1).
@@ -48,6 +51,7 @@ def gene_facts(
     clusters: Mapping[str, str],
     n_overlaps: Sequence[int],
     contig_lengths: Mapping[str, int],
+    paralogs: Mapping[str, str] | None = None,
 ) -> GeneFacts:
     """Return genes as columns.
 
@@ -61,13 +65,16 @@ def gene_facts(
         Number of annotated genes that overlap each gene.
     contig_lengths
         Contig to length in nt.
-
+    paralogs
+        Gene id to group of paralogs, where they are looked for.
     """
     texts = {
         name: pa.array([getattr(gene, name) for gene in genes], pa.string())
         for name in ("gene_id", "gene_name", "gene_type", "chrom", "strand")
     }
     texts["overlap_cluster"] = pa.array([clusters[gene.gene_id] for gene in genes], pa.string())
+    if paralogs is not None:
+        texts["paralog_group"] = pa.array([paralogs[gene.gene_id] for gene in genes], pa.string())
     numbers = {
         name: np.array([getattr(gene, name) for gene in genes], np.int64)
         for name in ("start", "end", "n_transcripts", "n_exons")
@@ -92,9 +99,9 @@ def feature_columns(*, annotation_features: bool, gene_features: bool = True) ->
     )
 
 
-def dataset_schema(*, annotation_features: bool, gene_features: bool = True) -> pa.Schema:
+def dataset_schema(*, annotation_features: bool, gene_features: bool = True, paralogs: bool = False) -> pa.Schema:
     """Return the Arrow schema of a built dataset: ids and positions, label, features, k-mers last."""
-    types = {name: pa.string() for name in TEXT_COLUMNS}
+    types = {name: pa.string() for name in (*TEXT_COLUMNS, *GROUP_COLUMNS)}
     types |= {name: pa.int32() for name in (*POSITION_COLUMNS, *GENE_COLUMNS, *ANNOTATION_COLUMNS)}
     types |= {name: pa.int8() if name.endswith("is_local_peak") else pa.float32() for name in SCORE_FEATURES}
     types |= {"gc_content": pa.float32(), "sequence_length": pa.int32(), "sequence_complexity": pa.float32()}
@@ -103,6 +110,7 @@ def dataset_schema(*, annotation_features: bool, gene_features: bool = True) -> 
         *TEXT_COLUMNS[:5],
         *POSITION_COLUMNS,
         *TEXT_COLUMNS[5:],
+        *(GROUP_COLUMNS if paralogs else ()),
         *feature_columns(annotation_features=annotation_features, gene_features=gene_features),
     )
     return pa.schema([(name, types[name]) for name in names])

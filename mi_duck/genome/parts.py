@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mi_duck.genome.base_scores import BaseScores, SiteMatrices, matrix_scores
 from mi_duck.genome.candidates import CLASSES
-from mi_duck.genome.columns import TEXT_COLUMNS, GeneFacts, row_columns
+from mi_duck.genome.columns import GROUP_COLUMNS, TEXT_COLUMNS, GeneFacts, row_columns
 from mi_duck.genome.sequence import Letters
 from mi_duck.processes import Report
 
@@ -145,7 +145,7 @@ def write_parts(
     A second thread compresses and writes one row group while the next is computed: 1.6 of 2 cores are busy.
     """
     folder.mkdir()
-    text = [name for name in TEXT_COLUMNS if name in schema.names]
+    text = [name for name in (*TEXT_COLUMNS, *GROUP_COLUMNS) if name in schema.names]
     class_names = pa.array(CLASSES, pa.string())
     labels = np.zeros(len(CLASSES), np.int64)
     genes: set[int] = set()

@@ -135,6 +135,12 @@ def file_of(asked: str | Path) -> Path:
     return Path(match[3] if match else asked)
 
 
+def side_of(asked: str | Path) -> str:
+    """Return class and strand of a text such as ``donor+=FILE``; empty for a plain path."""
+    match = _ASKED.fullmatch(str(asked))
+    return f"{match[1]}{match[2]}" if match else ""
+
+
 def read_base_scores(files: Sequence[str | Path], genes: Sequence[Gene], offsets: Sequence[str] = ()) -> ScoreTable:
     """Read the scores of another model at the positions of genes.
 

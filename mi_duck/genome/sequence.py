@@ -43,6 +43,7 @@ def _letter_codes() -> bytes:
 
 
 _CODES = _letter_codes()
+_LETTERS = b"ACGTN".ljust(256, b"N")
 _COMPLEMENT = np.array([3, 2, 1, 0, N], np.uint8)
 
 
@@ -179,6 +180,17 @@ def encode(text: str) -> Letters:
     [0, 1, 2, 3, 4]
     """
     return np.minimum(np.frombuffer(text.encode("ascii").translate(_CODES), np.uint8), np.uint8(N))
+
+
+def decode(letters: Letters) -> str:
+    """Return codes as letters.
+
+    Examples
+    --------
+    >>> decode(encode("ACgtN"))
+    'ACGTN'
+    """
+    return letters.tobytes().translate(_LETTERS).decode("ascii")
 
 
 def reverse_complement(letters: Letters) -> Letters:

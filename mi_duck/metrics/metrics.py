@@ -59,6 +59,11 @@ TITLES = {
     "top_2k": "top-2k",
     "top_4k": "top-4k",
     "top_k_per_gene": "top-k per gene",
+    **{f"precision_at_recall_{recall}": f"precision at recall {recall}" for recall in ("0.5", "0.8", "0.9")},
+    **{
+        f"false_positives_per_1000_nt_at_recall_{recall}": f"false positives per 1,000 nt at recall {recall}"
+        for recall in ("0.5", "0.8", "0.9")
+    },
 }
 """What people read for a metric, in the order of columns."""
 

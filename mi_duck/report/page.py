@@ -30,6 +30,7 @@ from mi_duck.report.records import (
     read_rows,
     read_run,
     reliability_panels,
+    scan_facts,
     scored_genes,
     suspects_of,
     value_of,
@@ -71,6 +72,7 @@ class Link:
 
 LINKS = {
     "scores": ("metrics.csv", "instance_performance_comparison.csv", "thresholds.json", "base_vs_meta.json"),
+    "scan": ("true_rate.json", "scan_errors.csv", "metrics.csv"),
     "curves": ("curves.csv", "pr_base_vs_meta*.*", "roc_base_vs_meta*.*"),
     "calibration": ("calibration_analysis/*",),
     "data": ("genes.parquet", "gene_coverage_report.csv", "oof_predictions.parquet", "holdout_predictions.parquet"),
@@ -146,6 +148,8 @@ def render(run: RunRecords, fits: Sequence[FitRecord] | None, *, with_plots: boo
             by_class=tables.class_tables(run),
             elsewhere=tables.elsewhere_table(run),
             left_out=tables.left_out_table(run),
+            scanned=tables.scan_tables(run),
+            scan_facts=scan_facts(run),
             of_runs=tables.gain_over_runs_table(run),
             thresholds=tables.threshold_table(run),
             curves=_curves(run, pictures),

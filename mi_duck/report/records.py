@@ -274,6 +274,12 @@ def scored_genes(run: RunRecords) -> list[dict[str, str]]:
     return [line for line in read_rows(RunFolder(run.root).gene_deltas) or [] if line["is_pilot"] == "0"]
 
 
+def scan_facts(run: RunRecords) -> dict[str, Any] | None:
+    """Return what ``true_rate.json`` says of the genes whose every position was scored, or why none was; None without it."""
+    found = read_json(RunFolder(run.root).true_rate)
+    return None if found is None else {"left_out": found.get("left_out"), **found.get("facts", {})}
+
+
 def suspects_of(run: RunRecords) -> list[str] | None:
     """Return the features that the leakage report suspects and that were not left out, or None where there is no report."""
     found = read_json(RunFolder(run.root).leakage / "leakage.json")

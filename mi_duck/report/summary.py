@@ -42,6 +42,9 @@ NAMES = {
     "oof_predictions.parquet": "every row with probabilities by models that were not trained on its fold group; "
     "is_pilot marks those that are not scored",
     "metrics.csv": "every score with its 95 % interval",
+    "true_rate.json": "scores over every position of some {many}, beside the base scores",
+    "scan_errors.csv": "what is called there by mistake, by kind",
+    "fold_ensembles.miduck": "what joins the fold models of the instances as the model joins the final ones",
     "run.duckdb": "all of it as tables: mi-duck sql RUN",
     "report.html": "the run as one page with figures",
     "unified_training_summary.txt": "this page",
@@ -203,6 +206,14 @@ def _comparison(run: RunRecords) -> list[str]:
             f"{missing:,} of {run.n_rows_scored:,} rows have no base score for every class; a missing one counts as the share "
             "of its class in the other folds."
         )
+    found += [
+        f"Over every position of whole {run.noun.many} the ensemble ranks {name}s worse than the base scores do (AP "
+        f"{interval(one.value, one.low, one.high, signed=True)}): rank the positions of a scan by the base scores."
+        for name in run.classes[1:]
+        if (one := run.lookup("difference", None, GAIN, "positions", "average_precision", name)) is not None
+        and one.high is not None
+        and one.high < 0
+    ]
     found += [
         f"For {name} the ensemble ranks rows worse than the base scores do."
         for name in run.classes[1:]  # the mean over classes hides these

@@ -11,7 +11,7 @@ from typing import Any
 from mi_duck.metrics.metrics import GAIN, RANKED, TITLES, title_of
 from mi_duck.numbers import decimal, interval, mebibytes, typeset
 from mi_duck.report.overfitting import FitRecord
-from mi_duck.report.records import RunRecords, read_json, value_of, with_interval
+from mi_duck.report.records import RunRecords, Score, read_json, read_rows, value_of, with_interval
 from mi_duck.report.summary import difference
 from mi_duck.run.folder import RunFolder
 from mi_duck.settings import CV_OPTIONS, Classifying, Columns, flags_of
@@ -25,6 +25,7 @@ PARTS = {
     "holdout": "held-out {many}",
 }
 """Parts of the genes that a score may be evaluated on, beside all that are scored out of fold."""
+SUPPORTED = "not annotated, base score 0.5 or more"
 FEWEST_IN_KINDS = 30
 """With fewer genes thirds of them say nothing."""
 THIRDS = ("lowest", "middle", "highest")
@@ -122,7 +123,7 @@ def score_table(run: RunRecords) -> Table | None:
 
 def class_tables(run: RunRecords) -> list[Table]:
     """Return every metric of every class for base model and ensemble: of the order of rows, and of probabilities and calls."""
-    found = {score.metric for score in run.scores if score.scope == "ensemble"}
+    found = {score.metric for score in run.scores if score.scope == "ensemble" and score.evaluated_on == "oof"}
     metrics = [name for name in TITLES if name in found] + sorted(found - set(TITLES))
     tables = []
     for title, is_wanted in (("Ranking, by class", True), ("Probabilities and calls, by class", False)):
@@ -204,6 +205,39 @@ def elsewhere_table(run: RunRecords) -> Table | None:
         return None
     headings = ("model", "scored on", "rows", *(title_of(*one) for one in metrics))
     return Table(f"Scores on a part of the {run.noun.many}", headings, rows, texts=2)
+
+
+def scan_tables(run: RunRecords) -> list[Table]:
+    """Return scores over every position of genes, and what is called there by mistake; none where that was not done."""
+    where = [score for score in run.scores if score.evaluated_on == "positions"]
+    names = list(dict.fromkeys(score.class_name for score in where))
+    tables = []
+    for title, is_wanted in (("Ranking", False), ("What is called by mistake", True)):
+        metrics = [name for name in TITLES if any(one.metric == name for one in where)]
+        metrics = [name for name in metrics if ("recall" in name) == is_wanted]
+        rows = []
+        for name in names:
+            for scope in ("base", "ensemble", "difference"):
+                cells = [_scanned(where, scope, metric, name) for metric in metrics]
+                rows.append((name, scope, *map(with_interval, cells)))
+        headings = ("class", "model", *(TITLES[metric] for metric in metrics))
+        if rows:
+            tables.append(Table(f"{title}, over every position, with 95 % intervals", headings, rows, texts=2))
+    lines = read_rows(RunFolder(run.root).scan_errors) or []
+    counts: dict[tuple[str, str], dict[str, str]] = {}
+    for line in lines:
+        counts.setdefault((line["class"], line["scope"]), {})[line["kind"]] = f"{int(line['n_positions']):,}"
+    if counts:
+        kinds = tuple(next(iter(counts.values())))
+        rows = [(*key, *(of_kind[kind] for kind in kinds)) for key, of_kind in counts.items()]
+        headings = ("class", "model", *(SUPPORTED if kind == "supported" else kind for kind in kinds))
+        tables.append(Table("Positions called by mistake at recall 0.8, by kind", headings, rows, texts=2))
+    return tables
+
+
+def _scanned(scores: Sequence[Score], scope: str, metric: str, class_name: str) -> Score | None:
+    wanted = (scope, metric, class_name)
+    return next((one for one in scores if (one.scope, one.metric, one.class_name) == wanted), None)
 
 
 def fold_table(run: RunRecords) -> Table:

@@ -57,6 +57,7 @@ class RunFolder:
     members = _Inside(".scratch/members.parquet")  # out-of-fold margins of every instance and base scores, for all rows
     out_of_fold = _Inside("oof_predictions.parquet")  # out-of-fold predictions of the ensemble
     model = _Inside("consolidated_model.miduck")  # the consolidated model
+    fold_ensembles = _Inside("fold_ensembles.miduck")  # the ensemble of each fold, as far as instances do not hold it
     summary = _Inside("consolidation_summary.json")  # members, weights, voting, hashes, coverage
     metrics = _Inside("metrics.csv")  # every score with its interval
     page = _Inside("report.html")  # the report that people read
@@ -67,6 +68,8 @@ class RunFolder:
     gene_deltas = _Inside("gene_deltas.csv")  # scores of base model and ensemble, gene by gene
     gene_coverage = _Inside("gene_coverage_report.csv")  # fold and instances of every gene
     blend = _Inside("blend.csv")  # of a blend: weight and scores of every run, and what the blend gains over it
+    true_rate = _Inside("true_rate.json")  # scores over every position of some genes
+    scan_errors = _Inside("scan_errors.csv")  # what is called there by mistake, by kind
     instance_comparison = _Inside("instance_performance_comparison.csv")  # scores of every instance on the same rows
     calibration_analysis = _Inside("calibration_analysis")  # folder of the calibration report
     neighbours = _Inside("neighbour_diagnostics")  # folder of the scores round sampled sites
@@ -95,6 +98,7 @@ class RunFolder:
             *(self.out_of_fold, self.model, self.summary, self.metrics, self.thresholds, self.curves),
             *(self.base_vs_meta, self.gene_deltas, self.gene_coverage, self.instance_comparison, self.catalogue),
             *(self.training_summary, self.page, self.holdout_predictions, self.blend),
+            *(self.fold_ensembles, self.true_rate, self.scan_errors),
             *self._drawn("*_base_vs_meta*"),
         )
 

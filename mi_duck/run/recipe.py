@@ -5,13 +5,15 @@ model carries it, so that new sequence gets the features of the training and not
 """
 
 import json
+import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from mi_duck.atomic_files import file_sha256
 from mi_duck.errors import DataError
 
 RECORD = "build.json"
@@ -100,10 +102,22 @@ class FoldMatrices:
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """A file that a dataset was built from: absolute path, and bytes."""
+    """A file that a dataset was built from.
+
+    Parameters
+    ----------
+    path
+        From the folder of ``build.json``, so that both can be moved together.
+    bytes, sha256
+        Of its content; empty where an earlier version wrote the record.
+    of
+        Class and strand of its scores, such as ``donor+``, where it was given so.
+    """
 
     path: str
     bytes: int
+    sha256: str = ""
+    of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +127,13 @@ class Inputs:
     fasta: InputFile
     annotation: InputFile
     base_scores: tuple[InputFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Of the counts: what was added to the positions of base scores, by class and strand (``donor+``)."""
+
+    base_score_offsets: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +148,14 @@ class BuildRecord:
         How features were made.
     cross_fit
         The matrices that scored the rows; None where the base scores came from files, or from a model (``--like``).
+    counts
+        What was found.
     """
 
     inputs: Inputs
     recipe: Recipe
     cross_fit: FoldMatrices | None
+    counts: Counts = Counts()
 
 
 def read_record(path: Path) -> BuildRecord | None:
@@ -151,6 +175,67 @@ def read_record(path: Path) -> BuildRecord | None:
         return None
     except (OSError, ValueError, TypeError, RecursionError, msgspec.ValidationError) as error:
         raise DataError(f"{path} is damaged ({error}); build the dataset again, or remove that file") from error
+
+
+def record_of_files(files: Iterable[str]) -> tuple[Path | None, BuildRecord | None]:
+    """Return ``build.json`` of the dataset that files are, and what it says; None where there is none."""
+    path = record_beside([Path(file) for file in files])
+    return path, None if path is None else read_record(path)
+
+
+def input_facts(file: Path, folder: Path, of: str = "") -> dict[str, Any]:
+    """Return an `InputFile` of a record in a folder, and the file's name, for JSON."""
+    return {
+        "name": file.name,
+        "path": os.path.relpath(file.resolve(), folder.resolve()),
+        "bytes": file.stat().st_size,
+        "sha256": file_sha256(file),
+        "of": of,
+    }
+
+
+def file_at_hand(one: InputFile, record: Path) -> Path:
+    """Return a file that a dataset was built from.
+
+    Raises
+    ------
+    DataError
+        It is gone, or not what it was.
+    """
+    file = _place(one, record)
+    if not file.is_file():
+        raise DataError(f"{file} is gone, of which the dataset was built")
+    if file.stat().st_size != one.bytes or file_sha256(file) != one.sha256:
+        raise DataError(f"{file} is no longer the file of which the dataset was built")
+    return file
+
+
+def is_at_hand(files: Iterable[str]) -> bool:
+    """Return whether genome and annotation of the dataset that files are lie where they did; their content is not compared."""
+    path, record = record_of_files(files)
+    if path is None or record is None:
+        return False
+    there = (record.inputs.fasta, record.inputs.annotation, *record.inputs.base_scores)
+    return all(one.sha256 and _place(one, path).is_file() for one in there)
+
+
+def _place(one: InputFile, record: Path) -> Path:
+    return Path(os.path.normpath(record.resolve().parent / one.path))
+
+
+def copy_record(record: Path, folder: Path) -> None:
+    """Write a record for a copy of its dataset in another folder: the same, but for the way to the files."""
+    values = json.loads(record.read_bytes())
+    inputs = values.get("inputs", {})
+    for one in (inputs.get("fasta"), inputs.get("annotation"), *inputs.get("base_scores", ())):
+        if one and "path" in one:
+            one["path"] = os.path.relpath((record.resolve().parent / one["path"]).resolve(), folder.resolve())
+    write_record(folder, values)
+
+
+def write_record(folder: Path, values: dict[str, Any]) -> None:
+    """Write ``build.json`` into the folder of a dataset."""
+    (folder / RECORD).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def record_beside(files: Iterable[object]) -> Path | None:

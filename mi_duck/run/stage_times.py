@@ -17,9 +17,9 @@ from mi_duck.run.plan import Plan
 from mi_duck.usage import Meter, StageUsage, records
 
 PLANNING, READING, TRAINING, JOINING = "planning", "reading rows", "training", "joining instances"
-SCORING, HOLDOUT, EXPLAINING = "scoring", "scoring held-out genes", "instance folders, explanation"
-REPORT, CATALOGUE = "report", "catalogue"
-STEPS = (PLANNING, READING, TRAINING, JOINING, SCORING, HOLDOUT, EXPLAINING, REPORT, CATALOGUE)
+SCORING, HOLDOUT, WHOLE_GENES = "scoring", "scoring held-out genes", "scoring whole genes"
+EXPLAINING, REPORT, CATALOGUE = "instance folders, explanation", "report", "catalogue"
+STEPS = (PLANNING, READING, TRAINING, JOINING, SCORING, HOLDOUT, WHOLE_GENES, EXPLAINING, REPORT, CATALOGUE)
 """Steps of a run, in their order."""
 
 

@@ -7,10 +7,11 @@ from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.ensemble.predict import predict_file
 from mi_duck.genome.build import build
 from mi_duck.processes import Context
-from mi_duck.settings import Asked
+from mi_duck.settings import Asked, Diagnostics
 from mi_duck.workflow.pipeline import run
 
 DATA = Path(__file__).resolve().parents[1] / "bundled" / "dmel_chr4"
+WHOLE_GENES = 20  # scored at every position; the genes of this chromosome are long
 GENES_PER_INSTANCE = 40  # 93 genes make 3 instances
 
 
@@ -31,7 +32,7 @@ def run_demo(out: Path, context: Context, *, seed: int) -> dict[str, Path]:
     asked = Asked(
         strategy="multi", genes_per_instance=GENES_PER_INSTANCE, n_estimators=200, early_stopping_patience=15, seed=seed
     )
-    run(open_dataset(str(dataset)), folder, asked, context)
+    run(open_dataset(str(dataset)), folder, asked, context, diagnostics=Diagnostics(true_rate_genes=WHOLE_GENES))
     model = load_unified_model(folder)
     predicted = predict_file(model, str(dataset), predictions, threads=context.threads, report=context.report)
     for words in predicted.warnings:

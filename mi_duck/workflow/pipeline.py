@@ -54,6 +54,7 @@ from mi_duck.workflow.replace import change_places, check_ours, folder_to_write,
 from mi_duck.workflow.resume import differences_asked, plan_of_request
 from mi_duck.workflow.time_left import with_time_left
 from mi_duck.workflow.training import Lost, loss_text, train, train_or_split
+from mi_duck.workflow.true_rate import lacks_true_rate, say_what_is_left_out, score_every_position
 
 OF_TREES = (
     *("n_estimators", "early_stopping_patience", "max_depth", "learning_rate", "max_bin"),
@@ -86,6 +87,7 @@ def run(
         folder = folder_to_write(out, resuming, context.say, partial(differences_asked, dataset=dataset, asked=asked))
         with nullcontext() if folder.root == out else run_lock(folder.root):
             plan = _plan(dataset, folder, out, asked, context, resuming)
+            say_what_is_left_out(plan, diagnostics, context)
             started = now()
             to_do = [one for one in plan.cut.instances if not is_trained(folder, plan, one)]
             context = with_time_left(plan, to_do, diagnostics, context, workers=workers)
@@ -108,11 +110,16 @@ def complete(folder: RunFolder, diagnostics: Diagnostics, n_trained: int, starte
     plan = folder.read_plan()
     if n_trained == 0 and is_finished(folder, plan) and not lacks_diagnostics(folder, diagnostics):
         delete_scratch(folder)  # what a kill left while the run deleted it
-        if diagnostics.skip_shap or is_explained(folder, **explaining(diagnostics)):
+        is_explaining = not (diagnostics.skip_shap or is_explained(folder, **explaining(diagnostics)))
+        is_scanning = lacks_true_rate(folder, diagnostics)
+        if not (is_explaining or is_scanning):
             context.say(f"nothing to do: {folder.root} is complete")
             return plan
         with listing_files_again(folder):
-            explain(folder, diagnostics, context)
+            if is_scanning:
+                scan(folder, plan, diagnostics, context)
+            if is_explaining:
+                explain(folder, diagnostics, context)
             write_page(folder, diagnostics, context)
         return plan
     partition(folder, plan, context)  # refuses a dataset that changed, before a file of the run is
@@ -172,7 +179,7 @@ def consolidate(
 
 
 def evaluate(folder: RunFolder, diagnostics: Diagnostics, context: Context) -> None:
-    """Score base model, members and ensemble on all rows out of fold, then the model on held-out genes."""
+    """Score base model, members and ensemble on all rows out of fold, the model on held-out genes, and whole genes."""
     scored = in_child(steps.evaluate, context)(
         run=str(folder.root),
         calibration_analysis=diagnostics.calibration_analysis,
@@ -183,6 +190,13 @@ def evaluate(folder: RunFolder, diagnostics: Diagnostics, context: Context) -> N
     if folder.read_plan().data.n_holdout_genes:
         held_out = in_child(steps.evaluate_holdout, context)(run=str(folder.root), threads=context.threads)
         keep_stages(folder, HOLDOUT, held_out.stages)
+    score_every_position(folder, diagnostics, context)
+
+
+def scan(folder: RunFolder, plan: Plan, diagnostics: Diagnostics, context: Context) -> None:
+    """Score every position of some genes of a run that is finished but for this."""
+    score_every_position(folder, diagnostics, context)
+    write_catalogue(folder, plan, read_provenance(folder))
 
 
 def explain(folder: RunFolder, diagnostics: Diagnostics, context: Context) -> dict[str, Any]:
@@ -482,6 +496,10 @@ def evaluate_run(root: Path, diagnostics: Diagnostics, context: Context) -> None
             raise CheckpointError(f"{root} has no consolidated model yet; run 'mi-duck consolidate {root}'")
         if is_finished(folder, plan):
             if not lacks_diagnostics(folder, diagnostics):
+                if lacks_true_rate(folder, diagnostics):
+                    with listing_files_again(folder):
+                        scan(folder, plan, diagnostics, context)
+                        write_page(folder, diagnostics, context)
                 return
             if not folder.members.is_file():
                 raise CheckpointError(

@@ -42,7 +42,7 @@ def print_scores(folder: Path, as_json: bool = False, **more: Any) -> None:
     beside ``more``.
     """
     from mi_duck.evaluate.catalogue import query_catalogue, score_table
-    from mi_duck.report.records import read_run
+    from mi_duck.report.records import read_json, read_run
     from mi_duck.report.summary import verdict
     from mi_duck.run.folder import RunFolder
     from mi_duck.workflow.views import headline_table
@@ -52,9 +52,9 @@ def print_scores(folder: Path, as_json: bool = False, **more: Any) -> None:
     if as_json:
         columns, rows = query_catalogue(folder, name="scores")
         scores = [dict(zip(columns, row, strict=True)) for row in rows]
-        print_json(
-            {"run": folder, "verdict": answer, "report": page if page.is_file() else None, "scores": scores} | more
-        )
+        shown = {"run": folder, "verdict": answer, "report": page if page.is_file() else None, "scores": scores}
+        whole = read_json(RunFolder(folder).true_rate)
+        print_json(shown | ({} if whole is None else {"true_rate": whole}) | more)
         return
     found = score_table(folder)
     intervals = "95 % intervals over fold groups, for these trained models" if found.has_intervals else "no intervals"

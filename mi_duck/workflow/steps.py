@@ -3,9 +3,11 @@
 Each is a typed front of the function that does the work, for `mi_duck.processes.in_child`.
 """
 
+from pathlib import Path
 from typing import Any
 
 from mi_duck.processes import Report, without_sklearn
+from mi_duck.run.folder import RunFolder
 from mi_duck.settings import scanning_of
 
 
@@ -123,6 +125,20 @@ def evaluate_sequence(report: Report, run: str, scanning: dict[str, Any], n_gene
     with without_sklearn():
         from mi_duck.genome.evaluate_sequence import score_run
     return score_run(run=run, scanning=scanning_of(scanning), n_genes=n_genes, threads=threads, report=report)
+
+
+def score_own_genome(report: Report, run: str, n_genes: int, most_positions: int, threads: int) -> str | None:
+    """Score a run on every position of some of its genes, and return why that was left out, if it was.
+
+    See `mi_duck.genome.evaluate_sequence.score_own_genome`.
+    """
+    with without_sklearn():
+        from mi_duck.evaluate.scan_scores import add_scan_scores
+        from mi_duck.genome.evaluate_sequence import score_own_genome as score
+    found = score(run=run, n_genes=n_genes, most_positions=most_positions, threads=threads, report=report)
+    add_scan_scores(RunFolder(Path(run)), found)
+    left_out: str | None = found.get("left_out")
+    return left_out
 
 
 def write_distilled(report: Report, run: str, out: str, trees: int, threads: int) -> dict[str, Any]:

@@ -15,11 +15,14 @@ from statistics import fmean
 from mi_duck.plan.strategies import training_seconds, usual_rounds
 from mi_duck.processes import WHOLE_RUN, Context, instance_of
 from mi_duck.run.plan import Instance, Plan, fitted_classes
+from mi_duck.run.recipe import is_at_hand
 from mi_duck.settings import Diagnostics
+from mi_duck.workflow.true_rate import MOST_POSITIONS, n_genes_wanted
 
 SECONDS_BETWEEN = 0.5
 SHARE_KNOWN = 0.05  # of a step: from here on its own speed says how long it takes
 PRIOR_SECONDS = 2.0  # planned; as if so many had been measured before, at the usual ratio
+POSITIONS_OF_GENE = 5_000
 ROUNDS = "rounds of "
 LAST = "calibrating"
 
@@ -201,6 +204,11 @@ def steps_after(plan: Plan, diagnostics: Diagnostics) -> list[tuple[str, float]]
     steps = [
         ("scoring every row out of fold", 2 + 6 * millions * n_boosters, True),
         ("scoring base, members and ensemble", 4 + 10 * millions * n_instances, True),
+        (
+            "scoring every position",
+            1 + 40e-6 * min(diagnostics.true_rate_genes * POSITIONS_OF_GENE, MOST_POSITIONS) * n_instances,
+            n_genes_wanted(plan, diagnostics) > 0 and is_at_hand(plan.data.files),
+        ),
         ("completing the folders of instances", 2.0 * n_instances, not diagnostics.minimal_diagnostics),
         ("explaining rows x boosters", 0.5 * n_boosters, not diagnostics.skip_shap),
         ("writing tables and figures", 8.0, not diagnostics.skip_shap),
