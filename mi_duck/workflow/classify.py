@@ -75,9 +75,8 @@ def cross_validate(
             finally:
                 if folder.root != out and not folder.plan.exists():  # it was refused
                     shutil.rmtree(folder.root)
-            if _is_done(folder, plan, context):
-                return plan
-            _complete(folder, plan, diagnostics, context)
+            if not _is_done(folder, plan, context):
+                _complete(folder, plan, diagnostics, context)
             if folder.root != out:
                 change_places(folder.root, out)
                 context.say(f"{out} now has the new results")
