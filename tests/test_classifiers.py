@@ -541,7 +541,9 @@ def test_memory__of_all_rows_is_planned_and_refused_with_what_would_fit(
 ) -> None:
     """A logistic regression of rows that take 40 GiB; one that reads blocks of rows needs no more for more features."""
     monkeypatch.setattr(
-        planning, "predicted_bytes", lambda estimator, **sizes: 40 << 30 if sizes["n_rows"] else 1 << 28
+        planning,
+        "predicted_bytes",
+        lambda one, **sizes: 40 << 30 if sizes["n_rows"] and not one.is_streamed else 1 << 28,
     )
     result = call(
         *("cv", small_dataset, "--out", tmp_path / "run", "--estimator", "logistic", *PLAIN),
@@ -550,6 +552,9 @@ def test_memory__of_all_rows_is_planned_and_refused_with_what_would_fit(
     for remedy in ("--sample-genes 2", "--screen-features", "--sample-negatives", "--estimator sgd"):
         assert remedy in result.stderr
     assert not (tmp_path / "run" / "plan.json").exists()
+    monkeypatch.setattr(planning, "predicted_bytes", lambda estimator, **sizes: 40 << 30)
+    result = call("cv", small_dataset, "--out", tmp_path / "run", "--estimator", "logistic", *PLAIN)
+    assert_refused(result, 78, "what would fit: a larger --max-memory-per-instance-gb")
 
 
 def test_memory__of_blocks_does_not_grow_with_the_features() -> None:

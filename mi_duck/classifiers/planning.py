@@ -8,7 +8,7 @@ needs all rows at once needs one array of them, and what it makes of that. The c
 from dataclasses import asdict, replace
 
 from mi_duck.classifiers.blocks import BUFFER_BYTES
-from mi_duck.classifiers.estimators import NETWORKS, Estimator
+from mi_duck.classifiers.estimators import NETWORKS, Estimator, named_estimator
 from mi_duck.classifiers.tabnet import ROWS_AT_ONCE
 from mi_duck.numbers import gibibytes
 from mi_duck.plan.make_plan import Indexed, check_classes, decided, formula_of
@@ -28,6 +28,7 @@ BUFFERS = 5.0
 """Buffers at once: blocks as they are read, joined, shuffled, and prepared batch by batch."""
 ROW_BYTES, CLASS_BYTES = 60, 40
 """Of each row of the run, and for each class: keys, folds, margins, and what calibration makes of them."""
+LEAST_SHARE = 0.01  # of the easy negatives, that can be asked for
 BYTES_PER_SECOND = 300e6
 """Prepared bytes that a pass takes in a second; a rough number for the time shown."""
 FITS_AT_ONCE = 60
@@ -129,7 +130,10 @@ def _refusal(
     if not estimator.is_streamed:
         n_features = int(room * sizes["n_columns"])
         remedies += [f"--screen-features {n_features:,}"] if n_features >= 1 else []
-        remedies += [f"--sample-negatives {room:.2g}", "--estimator sgd, which reads blocks of rows"]
+        remedies += [f"--sample-negatives {room:.2g}"] if room >= LEAST_SHARE else []
+        of_blocks = predicted_bytes(named_estimator("sgd", []), n_training_rows=n_training_rows, **sizes)
+        if of_blocks <= PLANNED * budget.budget_bytes:
+            remedies.append("--estimator sgd, which reads blocks of rows")
     return (
         f"{estimator.name} needs {gibibytes(peak)} GiB for {n_training_rows:,} rows of {sizes['n_columns']:,} columns, and the "
         f"budget is {gibibytes(budget.budget_bytes)} GiB ({budget.won}); what would fit: "
