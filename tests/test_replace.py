@@ -141,7 +141,7 @@ def test_replace__gives_the_bytes_of_a_run_in_a_new_folder_and_keeps_the_users_f
     same = {name for name in new if old[name] == new[name]}
     # these hold times and measured memory
     assert {name.rpartition("/")[2] for name in new.keys() - same} <= {
-        *("measurement.json", "memory.json", "run.duckdb", "provenance.json", "report.html"),
+        *("measurement.json", "stage_times.json", "memory.json", "run.duckdb", "provenance.json", "report.html"),
         *("unified_training_summary.txt", "plan.json", "consolidation_summary.json", "run_metadata.json"),
     }
     assert not beside(copy).exists()
