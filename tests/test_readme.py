@@ -279,7 +279,13 @@ def test_sql_page__lists_every_table_and_column(finished: Path) -> None:
         found[1]: set(re.findall(r"`(\w+)`", found[2]))
         for found in re.finditer(r"^\| `(\w+)` \| [^|]+ \| (.+) \|$", text_of("sql/README.md"), flags=re.M)
     }
-    assert said.pop("scan_errors") == {"scope", "class", "threshold", "kind", "n_positions"}  # of datasets of 'build' alone
+    assert said.pop("scan_errors") == {
+        "scope",
+        "class",
+        "threshold",
+        "kind",
+        "n_positions",
+    }  # of datasets of 'build' alone
     real: dict[str, set[str]] = {}
     for line in here("sql", finished).stdout.split("--name")[0].splitlines()[1:]:
         name, _, columns = line.split("\t")
