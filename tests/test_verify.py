@@ -531,6 +531,7 @@ def test_provenance__lists_every_file_of_a_run(good: Path) -> None:
     there = {file.relative_to(good).as_posix() for file in good.rglob("*") if file.is_file()}
     assert set(provenance["files"]) == {name for name in there if not name.startswith(".lock")} - {
         "provenance.json",
+        "stage_times.json",
         "run.log",
     }
 

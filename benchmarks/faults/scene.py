@@ -43,6 +43,7 @@ TIMES = {
     "run.duckdb",
     "unified_training_summary.txt",
     "memory.json",
+    "stage_times.json",
     "run.log",
 }
 """Files of a run that hold times or peaks, and so are compared by name alone."""
