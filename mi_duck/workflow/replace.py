@@ -191,7 +191,8 @@ def is_foreign(path: Path) -> bool:
     """Return whether a file or folder in a run folder is none that a run writes."""
     folder = RunFolder(path.parent)
     ours = {
-        *(folder.plan, folder.splits, folder.genes, folder.memory, *folder.memory_plots, folder.provenance),
+        *(folder.plan, folder.splits, folder.genes, folder.memory, folder.stage_times, *folder.memory_plots),
+        folder.provenance,
         *(folder.instances, folder.stale, folder.leakage, folder.root / "slurm"),
         *folder.results,
         *folder.result_folders,
