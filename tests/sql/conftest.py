@@ -61,6 +61,15 @@ MADE_ELSEWHERE = {
         "status": "varchar",
         "weight": "double",
     },
+    "stages": {
+        "step": "varchar",
+        "instance_id": "bigint",
+        "stage": "varchar",
+        "wall_seconds": "double",
+        "cpu_seconds": "double",
+        "peak_bytes": "bigint",
+        "bytes_read": "bigint",
+    },
     "metrics": {
         "scope": "varchar",
         "instance_id": "bigint",

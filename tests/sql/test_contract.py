@@ -182,6 +182,10 @@ def tables(db: Database, tiny: Path, given: Callable[[str, str], None]) -> dict[
         """,
     )
     given(
+        "stages",
+        "step instance_id stage wall_seconds cpu_seconds peak_bytes bytes_read\n planning - starting 1 0.5 1000 2000",
+    )
+    given(
         "metrics",
         "scope instance_id variant is_chosen metric class value low high evaluated_on too_narrow n_rows\n"
         " ensemble - probability/uniform true f1 macro 0.5 0.4 0.6 oof - 5",

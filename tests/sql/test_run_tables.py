@@ -21,6 +21,13 @@ INSTANCES = """
     0           0          2         2       7      1073741824      1181116006          12.34        done   0.66666
     1           1          3         2       5      536870912       -                   -            to_do  -
     """
+STAGES = """
+    step     instance_id stage    wall_seconds cpu_seconds peak_bytes bytes_read
+    planning -           starting 1.0          0.5         268435456  1000
+    training 0           starting 2.0          3.0         1073741824 536870912
+    training 1           starting 2.0          3.0         1610612736 268435456
+    training 1           rounds   0.5          0.5         1610612736 268435456
+"""
 
 
 @pytest.fixture
@@ -107,6 +114,15 @@ def test_named_instances__show_gib_and_seconds(run: Database) -> None:
     assert run.query(named_text("instances"))[1] == [
         (0, 2, 7, 1.0, 1.1, 12.3, "done", 0.6667),
         (1, 2, 5, 0.5, None, None, "to_do", None),
+    ]
+
+
+def test_named_steps__add_up_stages_and_instances(run: Database, given: Given) -> None:
+    given("stages", STAGES)
+    # of two instances seconds and bytes are added, the higher peak counts; 2^30 bytes are 1 GiB
+    assert run.query(named_text("steps"))[1] == [
+        ("training", 4.5, 6.5, 1.5, 1.0),
+        ("planning", 1.0, 0.5, 0.25, 0.0),
     ]
 
 
