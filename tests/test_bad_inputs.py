@@ -377,7 +377,8 @@ TAKEN: dict[str, Odd] = {
             "warning: features without any value: none",
             "warning: features with one value only: one, exact, half",
             "warning: whole numbers beyond 2^24 lose their last digits as float32: large",
-            "warning: 1 column(s) that are not numbers are left out: when (timestamp[us]); to use such a column, turn it into",
+            "warning: 1 column(s) that are not numbers are left out: when (timestamp[us]); to use such a column, name it in "
+            "--date-columns",
             "left out: several (list<element: int64>), nested (struct<a: int64>); to use such a column, write each of its",
             "text columns whose levels are features: coded (2 levels)",
         ),

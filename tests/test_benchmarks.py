@@ -29,8 +29,11 @@ TOYS = {
 }
 
 
-LONG = ("bench_classifiers.py", "bench_distil.py", "bench_scan.py")
-"""Those that take half a minute or more, of what has tests of its own."""
+LONG = (
+    *("bench_classifiers.py", "bench_distil.py", "bench_memory_per_gene.py", "bench_scan.py", "bench_spread.py"),
+    *("bench_whole_job.py", "bench_workers.py"),
+)
+"""Those that take longest, of what has tests of its own."""
 
 
 @pytest.mark.parametrize(

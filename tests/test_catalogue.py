@@ -103,7 +103,7 @@ def test_catalogue__says_what_every_table_and_column_holds(run: Path) -> None:
     said -= {(table, name) for table in tables for name in ("table", "OTHER")}
     found = {(table, name) for table, name, _ in columns}
     found |= {(table, re.sub(r"_(neither|donor|acceptor)(?=_|$)", "_CLASS", str(name))) for table, name in found}
-    assert said <= found
+    assert {line for line in said if line[0] != "scan_errors"} <= found  # that is of runs on a genome
 
 
 def test_catalogue__has_what_the_report_shows(run: Path) -> None:

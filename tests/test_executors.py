@@ -233,7 +233,17 @@ def test_flags_of__ask_for_the_same_diagnostics() -> None:
     """What `mi-duck finish` makes of the flags is what was asked of `mi-duck run`, for every diagnostic."""
     command = typer.main.get_command(app).commands["finish"]  # type: ignore[attr-defined]
     plain = command.make_context("finish", ["run"]).params
-    changed = Diagnostics(True, False, False, 3, True, shap_sample=50, shap_background=20, figure_format="png")
+    changed = Diagnostics(
+        minimal_diagnostics=True,
+        monitor_overfitting=False,
+        calibration_analysis=False,
+        true_rate_genes=7,
+        neigh_sample=3,
+        skip_shap=True,
+        shap_sample=50,
+        shap_background=20,
+        figure_format="png",
+    )
     assert list(flags_of(Diagnostics())) == []
     asked = command.make_context("finish", ["run", *flags_of(changed)]).params
     differing = {name: value for name, value in asked.items() if value != plain[name]}
@@ -241,6 +251,7 @@ def test_flags_of__ask_for_the_same_diagnostics() -> None:
         "minimal_diagnostics": True,
         "monitor_overfitting": False,
         "calibration_analysis": False,
+        "true_rate_genes": 7,
         "neigh_sample": 3,
         "skip_shap": True,
         "shap_sample": 50,

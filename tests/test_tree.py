@@ -10,7 +10,7 @@ RUN = {
     *("plan.json", "memory.json", "stage_times.json", "genes.parquet", "run.duckdb", "report.html", "provenance.json"),
     *("consolidated_model.miduck", "consolidation_summary.json", "gene_coverage_report.csv"),
     *("instance_performance_comparison.csv", "unified_training_summary.txt", "metrics.csv", "thresholds.json"),
-    *("gene_deltas.csv", "oof_predictions.parquet", "run.log"),
+    *("gene_deltas.csv", "oof_predictions.parquet", "fold_ensembles.miduck", "run.log"),
 }
 """Files of a run that its documentation names."""
 

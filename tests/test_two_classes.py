@@ -171,6 +171,6 @@ def figures(run: Path) -> list[Path]:
 
 
 def test_links__of_every_section_are_of_files_that_a_run_has(run: Path) -> None:
-    optional = {"holdout_predictions.parquet", "base_vs_meta.json"}
+    optional = {"holdout_predictions.parquet", "base_vs_meta.json", "true_rate.json", "scan_errors.csv"}
     missing = {one for patterns in LINKS.values() for one in patterns if not list(run.glob(one))}
     assert missing <= optional

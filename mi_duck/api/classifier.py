@@ -121,6 +121,8 @@ class EnsembleClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if sample_weight is not None:
             sample_weight = column_or_1d(sample_weight, dtype=np.float64)
             check_consistent_length(X, sample_weight)
+            if not sample_weight.any():
+                raise ValueError("the weight of every row is zero")
             if len(np.unique(codes[sample_weight != 0])) < 2:
                 raise ValueError("only one class of y has rows of a weight above 0; a classifier needs two or more")
         with tempfile.TemporaryDirectory(prefix="mi_duck_") as folder:
