@@ -200,13 +200,8 @@ def run_here(step: Callable[..., Result], arguments: Mapping[str, Any], report: 
     from threadpoolctl import threadpool_limits
 
     begun, meter = time.monotonic(), Meter()
-
-    def metered(stage: str, done: int, total: int) -> None:
-        meter.see(stage)
-        report(stage, done, total)
-
     with threadpool_limits(1, "blas"):
-        value = json.loads(json.dumps(step(metered, **json.loads(json.dumps(arguments)))))
+        value = json.loads(json.dumps(step(meter.watching(report), **json.loads(json.dumps(arguments)))))
     return ChildResult(value, peak_bytes(), time.monotonic() - begun, meter.stages())
 
 

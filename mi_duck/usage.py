@@ -8,7 +8,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,15 @@ class Meter:
         if stage != self._stage:
             self._end_stage()
             self._stage = stage
+
+    def watching(self, report: Callable[[str, int, int], None]) -> Callable[[str, int, int], None]:
+        """Return a progress callback that notes each stage before it hands it on."""
+
+        def seen(stage: str, done: int, total: int) -> None:
+            self.see(stage)
+            report(stage, done, total)
+
+        return seen
 
     def stages(self) -> tuple[StageUsage, ...]:
         """Return what every stage used so far, in the order in which they began."""

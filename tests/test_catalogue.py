@@ -5,18 +5,21 @@ import json
 import re
 import shutil
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
 import pyarrow.parquet as pq
 import pytest
-from runs import SMALL, finished_run, here
+from runs import CONTEXT, SMALL, finished_run, here, planned
 
+from mi_duck.data.dataset import open_planned
 from mi_duck.errors import CheckpointError, DataError
 from mi_duck.evaluate.catalogue import describe_catalogue, query_catalogue, score_table, write_catalogue
 from mi_duck.evaluate.report_tables import table_texts
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.stage_times import HOLDOUT, JOINING, READING, STEPS, TRAINING, WHOLE_GENES
+from mi_duck.workflow.resume import plan_of_request
 
 TABLES = {
     "genes": "gene_id fold_group n_rows n_neither n_donor n_acceptor fold is_holdout n_instances",
@@ -260,3 +263,14 @@ def test_stages__are_those_of_every_step_and_instance_and_add_up(run: Path) -> N
     assert all(n > 0 for n in n_read.values())
     assert all(int(str(row[5])) > 1 << 20 for row in rows)
     assert ask(run, "select step from stages where wall_seconds < 0 or cpu_seconds < 0 or bytes_read < 0") == []
+
+
+def test_stages__of_planning_stay_where_a_plan_is_kept_for_another_vote(small_dataset: Path, tmp_path: Path) -> None:
+    folder = RunFolder(planned(small_dataset, tmp_path / "run", "--memory-per-gene-mb", "1"))
+    before, plan = folder.stage_times.read_bytes(), folder.read_plan()
+    assert b"looking for leaks" in before
+    asked = replace(plan.asked, voting="margin")
+    kept = plan_of_request(open_planned(plan.data), folder, asked, CONTEXT)
+    assert kept.asked.voting == folder.read_plan().asked.voting == "margin"
+    assert kept.cut == plan.cut
+    assert folder.stage_times.read_bytes() == before

@@ -12,12 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import (
-    check_consistent_length,
-    check_is_fitted,
-    column_or_1d,
-    validate_data,
-)
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
 
 from mi_duck.api.arguments import options_of, records_of, with_options, with_text
 from mi_duck.api.showing import showing

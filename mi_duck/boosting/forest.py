@@ -454,13 +454,16 @@ def _instead(values: NDArray[np.float64], _: NDArray[np.float64]) -> NDArray[np.
 
 def with_leaves(booster: xgb.Booster, leaves: Sequence[NDArray[np.float64]], intercept: float) -> bytes:
     """Return a logistic booster with other values of leaves, one array per tree with a value per node, and intercept."""
+    return _with_values(booster, leaves, f"[{np.format_float_scientific(1 / (1 + np.exp(-intercept)))}]")
+
+
+def _with_values(booster: xgb.Booster, leaves: Sequence[NDArray[np.float64]], base_score: str) -> bytes:
+    """Return a booster with other values of leaves and the text of its intercept."""
     model = _models([booster])[0]
     model["learner"]["gradient_booster"]["model"]["trees"] = [
         _with_leaves(tree, partial(_instead, values)) for tree, values in zip(_trees(model), leaves, strict=True)
     ]
-    model["learner"]["learner_model_param"]["base_score"] = (
-        f"[{np.format_float_scientific(1 / (1 + np.exp(-intercept)))}]"
-    )
+    model["learner"]["learner_model_param"]["base_score"] = base_score
     return write_object(model)
 
 
@@ -482,13 +485,7 @@ def with_kept_leaves(booster: xgb.Booster, values: NDArray[np.float32], base_sco
     (sizes,) = tree_sizes([booster])
     if sum(sizes) != len(values) or not np.isfinite(values).all() or not 0 < float(base_score.strip("[]")) < 1:
         raise CheckpointError("the leaves of a refitted booster do not belong to its trees; consolidate the run again")
-    model = _models([booster])[0]
-    leaves = np.split(values.astype(np.float64), np.cumsum(sizes)[:-1])
-    model["learner"]["gradient_booster"]["model"]["trees"] = [
-        _with_leaves(tree, partial(_instead, own)) for tree, own in zip(_trees(model), leaves, strict=True)
-    ]
-    model["learner"]["learner_model_param"]["base_score"] = base_score
-    return write_object(model)
+    return _with_values(booster, np.split(values.astype(np.float64), np.cumsum(sizes)[:-1]), base_score)
 
 
 def tree_sizes(boosters: Sequence[xgb.Booster]) -> list[list[int]]:

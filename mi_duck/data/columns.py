@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from mi_duck.data.parquet import DataFile, folder_values
 from mi_duck.data.text_tables import source_of
-from mi_duck.data.values import is_number, is_text, remedy
+from mi_duck.data.values import is_day, is_number, is_text, remedy
 from mi_duck.errors import DataError
 
 NOT_A_NUMBER = "not a number"
@@ -72,14 +72,10 @@ def lost_columns(schema: pa.Schema, excluded: Sequence[tuple[str, str]]) -> tupl
         if reason.endswith(NOT_A_NUMBER):
             kind = schema.field(name).type
             shown = "text" if is_text(kind) else str(kind)
-            is_day = pa.types.is_date(kind) or pa.types.is_timestamp(kind)
-            words = (
-                "name it in --date-columns"
-                if is_day
-                else "let --max-levels be above 0"
-                if is_text(kind)
-                else remedy(kind)
-            )
+            if is_day(kind):
+                words = "name it in --date-columns"
+            else:
+                words = "let --max-levels be above 0" if is_text(kind) else remedy(kind)
             by_remedy.setdefault(words, []).append(f"{name} ({shown})")
     return tuple(
         f"{len(names)} column(s) that are not numbers are left out: {some_names(names)}; to use such a column, {words} "

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mi_duck.data.values import coded, is_text, text_counts, value_type
+from mi_duck.data.values import coded, is_day, is_text, text_counts, value_type
 from mi_duck.run.made import Dates, Levels, Made
 
 MICROSECONDS_OF_A_DAY = 86_400_000_000
@@ -112,8 +112,7 @@ def moments(column: pa.Array) -> pa.Array:
 def is_date(kind: pa.DataType) -> bool:
     """Return whether a column of this type may hold dates: dates, times with a date, or texts."""
     values = value_type(kind)
-    is_time = pa.types.is_date(values) or pa.types.is_timestamp(values)
-    return bool(is_time or is_text(values) or pa.types.is_null(values))
+    return is_day(values) or is_text(values) or bool(pa.types.is_null(values))
 
 
 def _of_texts(column: pa.Array) -> pa.Array:

@@ -30,6 +30,11 @@ def is_text(kind: pa.DataType) -> bool:
     return values in (pa.string(), pa.large_string(), pa.string_view())
 
 
+def is_day(kind: pa.DataType) -> bool:
+    """Return whether a column of this type holds days, or days with a time."""
+    return bool(pa.types.is_date(kind) or pa.types.is_timestamp(kind))
+
+
 def is_number(kind: pa.DataType) -> bool:
     """Return whether a column of this type holds numbers, true and false among them."""
     return pa.types.is_boolean(value_type(kind)) or pa.types.is_integer(value_type(kind)) or has_fractions(kind)

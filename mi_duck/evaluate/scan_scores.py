@@ -8,6 +8,7 @@ from mi_duck.metrics.metrics import GAIN
 from mi_duck.run.folder import RunFolder
 
 EVALUATED_ON = "positions"
+VARIANTS = {"base": "base scores as given", "ensemble": "by fold", GAIN: GAIN}
 
 
 def add_scan_scores(folder: RunFolder, found: Mapping[str, Any]) -> None:
@@ -23,11 +24,7 @@ def add_scan_scores(folder: RunFolder, found: Mapping[str, Any]) -> None:
         {
             "scope": "difference" if one["model"] == GAIN else one["model"],
             "evaluated_on": EVALUATED_ON,
-            "variant": GAIN
-            if one["model"] == GAIN
-            else "base scores as given"
-            if one["model"] == "base"
-            else "by fold",
+            "variant": VARIANTS[one["model"]],
             "is_chosen": int(one["model"] == "ensemble"),
             "class": one["class"],
             "metric": one["metric"],

@@ -29,7 +29,7 @@ from mi_duck.processes import Report
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import Genes, read_genes
 from mi_duck.run.plan import Plan
-from mi_duck.run.recipe import BuildRecord, Recipe, file_at_hand, record_of_files
+from mi_duck.run.recipe import FoldMatrices, Recipe, file_at_hand, record_of_files
 from mi_duck.settings import Scanning
 
 
@@ -99,14 +99,12 @@ class Scorers:
         self._models: list[ConsolidatedMetaModel] = []
         self._of_fold: dict[int, Scorer] = {}
 
-    def scorer(self, fold: int | None, record: BuildRecord | None, matrices_fold: int) -> Scorer:
+    def scorer(self, fold: int | None, cross_fit: FoldMatrices | None, matrices_fold: int) -> Scorer:
         """Return the model, or the ensemble of a fold, with base scores by the model's matrices or by those of a fold."""
         one = self._final if fold is None else self._of_fold.get(fold)
         if one is None:
             one = self._of_fold[fold] = self._fold_scorer(fold)  # type: ignore[index, arg-type]
-        if record is None or record.cross_fit is None:
-            return one
-        return replace(one, matrices=site_matrices(record.cross_fit.folds), fold=matrices_fold)
+        return one if cross_fit is None else replace(one, matrices=site_matrices(cross_fit.folds), fold=matrices_fold)
 
     def _fold_scorer(self, fold: int) -> Scorer:
         self._models = self._models or read_fold_ensembles(self._folder, self._plan)
@@ -188,12 +186,11 @@ def _score(
     padding = scorers.recipe.window // 2
     found = surveyed(scanning.fasta, scanning.annotation, padding=padding, seed=seed, report=report)[1]
     known = known_genes(found, read_genes(folder, plan), plan.data.pilot_genes)
-    record = _record(plan, run) if known.folds_of_cluster else None
+    cross_fit = _cross_fit(plan, run) if known.folds_of_cluster else None
 
     def scorer_of(gene_id: str) -> Scorer:
-        has_matrices = record is not None and record.cross_fit is not None
-        of_matrices = cluster_fold(found.clusters[gene_id], record.cross_fit.seed) if has_matrices else 0  # type: ignore[union-attr]
-        return scorers.scorer(known.fold(gene_id), record, of_matrices)
+        of_matrices = 0 if cross_fit is None else cluster_fold(found.clusters[gene_id], cross_fit.seed)
+        return scorers.scorer(known.fold(gene_id), cross_fit, of_matrices)
 
     def is_allowed(gene: Gene) -> bool:
         return known.is_scored(gene.gene_id) and (most_positions is None or gene.gene_id in known.fold_of_gene)
@@ -217,15 +214,15 @@ def _score(
     return {"facts": facts} | _scores(positions, plan.data.classes, seed)
 
 
-def _record(plan: Plan, run: str) -> BuildRecord:
-    """Return what the dataset of a run was built by: matrices, each without the sites of a fold, that scored its rows."""
+def _cross_fit(plan: Plan, run: str) -> FoldMatrices | None:
+    """Return the matrices that scored the rows of the run, each without the sites of a fold; None where none were fitted."""
     record = record_of_files(plan.data.files)[1]
     if record is None:
         raise DataError(
             f"{run} was trained on genes of this annotation, and build.json of its dataset, with the weight matrices that did "
             "not see them, is gone; restore it, or give another genome"
         )
-    return record
+    return record.cross_fit
 
 
 def _scores(positions: Positions, classes: tuple[str, ...], seed: int) -> dict[str, Any]:

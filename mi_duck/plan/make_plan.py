@@ -60,6 +60,7 @@ from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import GeneTable
 from mi_duck.run.made import dates_in, levels_in
 from mi_duck.run.plan import Cut, Instance, Plan, PlannedData, Settings, holdout_segments, make_segments
+from mi_duck.run.stage_times import PLANNING, keep_stages, metered
 from mi_duck.run.xgboost_parameters import allows_small_leaves, checked_parameters
 from mi_duck.settings import Asked
 
@@ -130,7 +131,7 @@ def make_plan(
     n_sizes: int | None = None,
     rest: Callable[[Indexed, Budget], Plan] | None = None,
 ) -> Plan:
-    """Index genes, assign folds, predict memory, cut instances; write ``genes.parquet`` and ``plan.json``.
+    """Index genes, assign folds, predict memory, cut instances; write ``genes.parquet``, ``stage_times.json`` and ``plan.json``.
 
     Parameters
     ----------
@@ -157,6 +158,7 @@ def make_plan(
             f"{out} holds a plan already; 'mi-duck train {out}' goes on with it, or choose another --out"
         )
     is_new = not out.exists()
+    meter, context = metered(context)
     try:
         indexed = plan_data(dataset, folder, asked, context)
         budget = memory_budget(
@@ -166,10 +168,12 @@ def make_plan(
         )
         indexed = screen_features(indexed, folder, asked, context)
         plan = rest(indexed, budget) if rest else _of_trees(indexed, folder, asked, budget, context, n_sizes)
+        keep_stages(folder, PLANNING, meter.stages())
         write_file(folder.plan, plan.to_json().encode())
     finally:
         if not folder.plan.exists():  # it may be there whole although writing it failed at last
             folder.genes.unlink(missing_ok=True)
+            folder.stage_times.unlink(missing_ok=True)
             shutil.rmtree(folder.leakage, ignore_errors=True)
         shutil.rmtree(folder.scratch, ignore_errors=True)
         if is_new and out.exists() and not any(out.iterdir()):

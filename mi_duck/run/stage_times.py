@@ -31,12 +31,7 @@ def keep_stages(folder: RunFolder, step: str, stages: Sequence[StageUsage]) -> N
 def metered(context: Context) -> tuple[Meter, Context]:
     """Return a meter of what this process does from now on, and a context whose stages it sees."""
     meter = Meter()
-
-    def report(stage: str, done: int, total: int) -> None:
-        meter.see(stage)
-        context.report(stage, done, total)
-
-    return meter, replace(context, report=report)
+    return meter, replace(context, report=meter.watching(context.report))
 
 
 def stage_times(folder: RunFolder, plan: Plan) -> list[dict[str, Any]]:

@@ -29,11 +29,11 @@ from mi_duck.run.genes import read_gene_table
 from mi_duck.run.instance_folder import is_trained, write_measurement
 from mi_duck.run.plan import Cut, Instance, Plan, PlannedData, holdout_segments, make_segments
 from mi_duck.run.progress import noting
-from mi_duck.run.stage_times import JOINING, PLANNING, keep_stages, metered
+from mi_duck.run.stage_times import JOINING, keep_stages
 from mi_duck.settings import Asked, Classifying, Diagnostics, Resuming
 from mi_duck.workflow import steps
 from mi_duck.workflow.pipeline import check_request, delete_scratch, evaluate, is_finished, now, publish
-from mi_duck.workflow.replace import change_places, folder_to_write
+from mi_duck.workflow.replace import change_places, discarded_if_refused, folder_to_write
 from mi_duck.workflow.resume import differences_asked, forget
 
 BLEND = "blend"
@@ -70,11 +70,8 @@ def cross_validate(
         request = _Request(dataset, asked, classifying, estimator)
         folder = folder_to_write(out, resuming, context.say, request.differences)
         with nullcontext() if folder.root == out else run_lock(folder.root):
-            try:
+            with discarded_if_refused(folder, out):
                 plan = _plan(folder, request, resuming, context)
-            finally:
-                if folder.root != out and not folder.plan.exists():  # it was refused
-                    shutil.rmtree(folder.root)
             if not _is_done(folder, plan, context):
                 _complete(folder, plan, diagnostics, context)
             if folder.root != out:
@@ -153,18 +150,15 @@ def _plan(folder: RunFolder, request: _Request, resuming: Resuming, context: Con
                 f"{folder.root} was begun for another request ({'; '.join(changed[:4])}); choose another --out, or give --replace"
             )
         forget(folder)
-    meter, planning = metered(context)
-    plan = make_plan(
+    return make_plan(
         request.dataset,
         folder.root,
         request.asked,
-        planning,
+        context,
         rest=lambda indexed, budget: classifier_plan(
             indexed, budget, request.asked, request.classifying, request.estimator, threads=context.threads
         ),
     )
-    keep_stages(folder, PLANNING, meter.stages())
-    return plan
 
 
 def _words(options: Sequence[str], made: str) -> str:

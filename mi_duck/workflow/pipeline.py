@@ -41,16 +41,21 @@ from mi_duck.run.stage_times import (
     EXPLAINING,
     HOLDOUT,
     JOINING,
-    PLANNING,
     REPORT,
     SCORING,
     keep_stages,
-    metered,
 )
 from mi_duck.settings import Asked, Diagnostics, Resuming
 from mi_duck.usage import Meter
 from mi_duck.workflow import steps
-from mi_duck.workflow.replace import change_places, check_ours, folder_to_write, link_matching, target_of
+from mi_duck.workflow.replace import (
+    change_places,
+    check_ours,
+    discarded_if_refused,
+    folder_to_write,
+    link_matching,
+    target_of,
+)
 from mi_duck.workflow.resume import differences_asked, plan_of_request
 from mi_duck.workflow.time_left import with_time_left
 from mi_duck.workflow.training import Lost, loss_text, train, train_or_split
@@ -361,15 +366,8 @@ def _plan(
     is_elsewhere: bool = False,
 ) -> Plan:
     """Return the plan of a request; one that is done beside a finished run takes over the instances that match."""
-    before = file_sha256(folder.plan) if folder.plan.is_file() else None
-    meter, planning = metered(context)
-    try:
-        plan = plan_of_request(dataset, folder, asked, planning, resuming=resuming, is_elsewhere=is_elsewhere)
-    finally:
-        if folder.root != out and not folder.plan.exists():  # it was refused
-            shutil.rmtree(folder.root)
-    if file_sha256(folder.plan) != before:
-        keep_stages(folder, PLANNING, meter.stages())
+    with discarded_if_refused(folder, out):
+        plan = plan_of_request(dataset, folder, asked, context, resuming=resuming, is_elsewhere=is_elsewhere)
     if folder.root != out and not resuming.force_retrain_all:
         link_matching(RunFolder(out), folder, plan)
     return plan

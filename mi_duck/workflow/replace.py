@@ -11,7 +11,8 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from mi_duck.atomic_files import storage_errors, sync_folder, write_file
@@ -148,6 +149,16 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:  # a file system without links
         shutil.copy2(source, target)
+
+
+@contextmanager
+def discarded_if_refused(folder: RunFolder, out: Path) -> Iterator[None]:
+    """Delete the folder beside a finished run where planning in it ended without a plan."""
+    try:
+        yield
+    finally:
+        if folder.root != out and not folder.plan.exists():
+            shutil.rmtree(folder.root)
 
 
 def change_places(new: Path, out: Path) -> None:
