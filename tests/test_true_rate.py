@@ -174,15 +174,15 @@ def test_evaluate__scores_each_gene_as_its_out_of_fold_rows_were(place: Path) ->
     scorers = scoring.Scorers(folder, plan, "x", ())
     found = surveyed(place / "genome.fa", place / "genes.gtf", padding=250, seed=42, report=quiet)[1]
     known = scoring.known_genes(found, read_genes(folder, plan), 0)
-    record = scoring._record(plan, "x")
-    assert record.cross_fit is not None
+    cross_fit = scoring._cross_fit(plan, "x")
+    assert cross_fit is not None
     genes = chosen_genes(found, 100, lambda gene: True, 42)
     positions = scoring.score_positions(
         place / "genome.fa",
         found,
         genes,
         lambda name: scorers.scorer(
-            known.fold(name), record, scoring.cluster_fold(found.clusters[name], record.cross_fit.seed)
+            known.fold(name), cross_fit, scoring.cluster_fold(found.clusters[name], cross_fit.seed)
         ),
         known.group,
         known.fold,
