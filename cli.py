@@ -122,7 +122,7 @@ def demo(
     executing: Threads,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Run the main job on bundled real data: fruit fly chromosome 4, from genome to predictions.
+    """Run the main job on bundled real data: a part of thale cress chromosome 1, from genome to predictions.
 
     Example: mi-duck demo --out mi_duck_demo
     """
@@ -300,7 +300,7 @@ def learning_curve(
 
     opened, folder = _request(source, out, columns, asked, executing)
     with _context(executing) as context:
-        found = curve.learning_curve(opened, folder, asked, context, workers=executing.workers or 1)
+        found = curve.learning_curve(opened, folder, asked, context, workers=executing.workers)
     print_json(found) if as_json else printing.print_learning_curve(found)
 
 

@@ -1,7 +1,7 @@
 """How fast are positions of a genome scored? CPU microseconds per position: making features, walking trees, all of it.
 
 Usage: python benchmarks/bench_scan.py RUN FASTA ANNOTATION [POSITIONS]
-       python benchmarks/bench_scan.py [ROUNDS]      (the bundled fruit fly chromosome)
+       python benchmarks/bench_scan.py [ROUNDS]      (the bundled part of thale cress chromosome 1)
 
 One thread scores positions of the annotated genes (by default 200,000 of them), then the same features are made alone. CPU
 seconds, because they depend little on who else uses the machine.
@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
-from harness import costs, fly_run, print_machine, workplace
+from harness import costs, demo_run, print_machine, workplace
 
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.genome.like import recipe_of
@@ -76,4 +76,4 @@ if __name__ == "__main__":
     else:
         rounds = int(sys.argv[1]) if len(sys.argv) == 2 else 200
         with workplace() as scratch:
-            main(*fly_run(scratch, rounds), 20_000 if rounds < 10 else 200_000)
+            main(*demo_run(scratch, rounds), 20_000 if rounds < 10 else 200_000)

@@ -53,8 +53,8 @@ def quiet(*_: object) -> None:
     """Take messages and progress."""
 
 
-def fly_run(folder: Path, rounds: int) -> tuple[Path, Path, Path]:
-    """Make a run of the bundled fruit fly chromosome, one model without figures; return it, the genome and its annotation."""
+def demo_run(folder: Path, rounds: int) -> tuple[Path, Path, Path]:
+    """Make a run of the bundled part of a plant chromosome, one model without figures; return it, the genome and its annotation."""
     # not at the top: other benchmarks measure memory
     from mi_duck.data.dataset import open_dataset
     from mi_duck.genome.build import build

@@ -391,8 +391,8 @@ class Executing:
     threads: int | None = option(None, "Threads; by default all cores of this process.", WHERE, least=1, most=1024)
     workers: int | None = option(
         None,
-        "Most instances to train at once, as memory allows; here they share the threads. By default one here, and with "
-        "--executor as many as there is room for.",
+        "Most instances to train at once, as memory allows; here they share the threads. By default as many as there are "
+        "threads and memory for.",
         WHERE,
         least=1,
         most=1024,

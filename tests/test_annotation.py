@@ -15,7 +15,7 @@ from mi_duck.genome.annotation import (
     strand_sites,
 )
 
-DMEL = Path(__file__).parent.parent / "mi_duck" / "bundled" / "dmel_chr4" / "DmelanDM6_4.exons.gtf.gz"
+CRESS = Path(__file__).parent.parent / "mi_duck" / "bundled" / "athaliana_chr1_start" / "AthaTAIR10_chr1_1-1500000.exons.gtf.gz"
 
 
 def lines(*rows: str) -> str:
@@ -33,11 +33,11 @@ def shape(annotation: Annotation) -> list[tuple[str, str, str, int, int, tuple[t
     return [(gene.gene_id, gene.chrom, gene.strand, gene.start, gene.end, gene.introns) for gene in annotation.genes]
 
 
-def test_fruit_fly__has_93_genes_with_899_introns() -> None:
-    annotation = read_annotation(DMEL)
+def test_thale_cress__has_386_genes_with_introns() -> None:
+    annotation = read_annotation(CRESS)
     spliced = [gene for gene in annotation.genes if gene.introns]
-    assert (len(annotation.genes), len(spliced)) == (107, 93)
-    assert sum(len(gene.introns) for gene in spliced) == 899
+    assert (len(annotation.genes), len(spliced)) == (554, 386)
+    assert sum(len(gene.introns) for gene in spliced) == 2_435
 
 
 def test_gtf__exons_in_any_order_give_the_same_introns(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_missing_file_folder_and_torn_gzip__are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is a folder"):
         read_annotation(tmp_path)
     torn = tmp_path / "torn.gtf.gz"
-    torn.write_bytes(DMEL.read_bytes()[:9000])
+    torn.write_bytes(CRESS.read_bytes()[:9000])
     with pytest.raises(DataError, match="damaged gzip data"):
         read_annotation(torn)
 

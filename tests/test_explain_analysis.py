@@ -40,7 +40,7 @@ FILES = {
     *(f"{name}_shap_importance.csv" for name in CLASSES),
     *(f"per_instance_results/instance_{number:02d}_shap_importance.csv" for number in range(3)),
     *(f"{name}.png" for name in FIGURES),
-    *("shap_figures.pdf", "beeswarm.parquet"),
+    "beeswarm.parquet",
 }
 
 

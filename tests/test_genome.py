@@ -13,9 +13,9 @@ import pytest
 from mi_duck.errors import DataError, StorageError
 from mi_duck.genome.build import BuildSummary, build
 
-DATA = Path(__file__).parent.parent / "mi_duck" / "bundled" / "dmel_chr4"
-DMEL_FASTA = DATA / "DmelanDM6_4_GCF_000001215.4_Release_6_plus_ISO1_MT_genomic.fna.gz"
-DMEL_GTF = DATA / "DmelanDM6_4.exons.gtf.gz"
+DATA = Path(__file__).parent.parent / "mi_duck" / "bundled" / "athaliana_chr1_start"
+CRESS_FASTA = DATA / "AthaTAIR10_chr1_1-1500000.fna.gz"
+CRESS_GTF = DATA / "AthaTAIR10_chr1_1-1500000.exons.gtf.gz"
 COMPLEMENT = str.maketrans("ACGT", "TGCA")
 
 
@@ -201,12 +201,12 @@ def test_order_of_annotation_lines__changes_nothing(genome: Path) -> None:
 
 
 def test_files__have_checksums_and_small_row_groups(tmp_path: Path) -> None:
-    """Fruit fly chromosome 4: 93 genes, 899 introns; 27 genes of it complete make more than one row group."""
-    summary = build(DMEL_FASTA, DMEL_GTF, tmp_path / "fly", all_positions=10)
-    assert (summary.n_genes, summary.n_introns) == (93, 899)
+    """A part of thale cress chromosome 1: 386 genes, 2,434 introns; 10 of them complete make more than one row group."""
+    summary = build(CRESS_FASTA, CRESS_GTF, tmp_path / "cress", all_positions=10)
+    assert (summary.n_genes, summary.n_introns) == (386, 2_434)
     assert 0.97 < summary.gt_ag_fraction < 0.99
     assert summary.n_complete_genes == 10
-    file = pq.ParquetFile(tmp_path / "fly" / "master" / "part-00000.parquet", page_checksum_verification=True)
+    file = pq.ParquetFile(tmp_path / "cress" / "master" / "part-00000.parquet", page_checksum_verification=True)
     sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
     assert len(sizes) > 1
     assert set(sizes[:-1]) == {8_192}
@@ -224,7 +224,7 @@ def test_files__have_checksums_and_small_row_groups(tmp_path: Path) -> None:
     for index, name in ((1, "donor"), (2, "acceptor")):
         inside, outside = scores[index][labels == name], scores[index][labels == "neither"]
         assert np.median(inside) > np.quantile(outside, 0.99)
-    record = json.loads((tmp_path / "fly" / "build.json").read_text())
+    record = json.loads((tmp_path / "cress" / "build.json").read_text())
     assert record["counts"]["n_rows"] == table.num_rows
     assert record["settings"]["all_positions"] == 10
 

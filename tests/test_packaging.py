@@ -65,7 +65,7 @@ def test_wheel__runs_from_another_folder(installed: Path, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     covered = call(installed, folder, "sql", "run", "--name", "coverage")
     assert covered.stdout.splitlines()[1].split("\t")[-1] == "1.0"
-    assert (installed / "mi_duck" / "bundled" / "dmel_chr4" / "SOURCE.md").is_file()
+    assert (installed / "mi_duck" / "bundled" / "athaliana_chr1_start" / "SOURCE.md").is_file()
 
 
 def test_wheel__holds_every_sql_file(installed: Path) -> None:

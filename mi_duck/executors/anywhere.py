@@ -30,7 +30,7 @@ def run_request(
     """
     request = (dataset, out, asked, context, resuming, diagnostics)
     if executing.executor == "local":
-        pipeline.run(*request, workers=executing.workers or 1)
+        pipeline.run(*request, workers=executing.workers)
         return {}
     where = pipeline.plan_run(*request, is_elsewhere=is_elsewhere(executing))
     jobs = train_elsewhere(where, executing, context, diagnostics)
@@ -57,7 +57,7 @@ def train_request(
             return jobs
         pipeline.check_trained(run)
     else:
-        pipeline.train_run(run, context, instance_id=instance_id, workers=executing.workers or 1)
+        pipeline.train_run(run, context, instance_id=instance_id, workers=executing.workers)
     return {}
 
 

@@ -1,10 +1,9 @@
-"""From contributions to the figures of an analysis, each as a PNG file and all in one PDF file.
+"""From contributions to the figures of an analysis.
 
 The SHAP values of single rows, which only the beeswarms need, wait on disk until it is known which features are drawn.
 """
 
 import io
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mi_duck.atomic_files import storage_errors, write_file
-from mi_duck.drawing import BASE, ENSEMBLE, INK, LOSSLESS, MUTED, SERIES, new_figure, save, short_label, style
+from mi_duck.drawing import BASE, ENSEMBLE, INK, MUTED, SERIES, new_figure, save_as, short_label, style
 from mi_duck.ensemble.shap import Contributions
 from mi_duck.errors import CheckpointError
 from mi_duck.explain.tables import Names, class_stems, group_table, rank_order
@@ -103,7 +102,7 @@ def write_figures(
     matrix: Floats32,
     figure_format: str | None = None,
 ) -> None:
-    """Draw every figure: in the format that is asked for, else each as PNG to look at and all as pages of one PDF to print.
+    """Draw every figure, in the format that is asked for, else as PNG.
 
     What the beeswarms show is written to ``beeswarm.parquet`` too. Of two classes the second alone is drawn.
     """
@@ -146,10 +145,7 @@ def write_figures(
         drawn["kmer_motifs"] = motif_figure(motifs[:TOP_MOTIFS], names.classes, _families(found, names))
     write_swarms(folder / SWARMS, swarms_of)
     for name, figure in drawn.items():
-        save(figure, folder / f"{name}.{figure_format or 'png'}")
-        figure.set_layout_engine("none")  # keep the layout that was found: finding it again takes time
-    if figure_format is None:
-        write_file(folder / "shap_figures.pdf", _pages(list(drawn.values())))
+        save_as(figure, folder / name, (figure_format or "png",))
 
 
 def write_swarms(path: Path, swarms: Mapping[str, Sequence[Swarm]]) -> None:
@@ -190,20 +186,6 @@ def read_swarms(folder: Path, classes: Sequence[str]) -> dict[str, list[Swarm]]:
             values, column = (rows[title].to_numpy().astype(np.float32) for title in ("shap_value", "value"))
             found.setdefault(name, []).append(Swarm(feature, values, column))
     return found
-
-
-def _pages(drawn: "Sequence[Figure]") -> bytes:
-    """Return a PDF with a figure on each page; fonts, which take most of the time, are in it once."""
-    from matplotlib.backends.backend_pdf import PdfPages
-
-    target = io.BytesIO()
-    with style(), warnings.catch_warnings():
-        # a name in letters that the font lacks is drawn with boxes; the tables have it in full
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        with PdfPages(target, metadata=dict.fromkeys(LOSSLESS[".pdf"])) as pages:
-            for figure in drawn:
-                pages.savefig(figure, dpi=150)
-    return target.getvalue()
 
 
 def _shares(found: Contributions, names: Names) -> list[tuple[str, float]]:

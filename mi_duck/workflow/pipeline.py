@@ -78,7 +78,7 @@ def run(
     resuming: Resuming = Resuming(),
     diagnostics: Diagnostics = Diagnostics(),
     *,
-    workers: int = 1,
+    workers: int | None = None,
 ) -> Plan:
     """Plan, train, consolidate, evaluate, explain, report; what is done already is not done again.
 
@@ -95,7 +95,7 @@ def run(
             say_what_is_left_out(plan, diagnostics, context)
             started = now()
             to_do = [one for one in plan.cut.instances if not is_trained(folder, plan, one)]
-            context = with_time_left(plan, to_do, diagnostics, context, workers=workers)
+            context = with_time_left(plan, to_do, diagnostics, context, workers=workers or context.threads)
             n_trained, lost = train(folder, plan, context, workers=workers)
             plan = complete(folder, diagnostics, n_trained, started, context)
             if folder.root != out and not lost:
@@ -398,7 +398,7 @@ def partition_run(root: Path, context: Context) -> None:
         partition(folder, boosted_plan(folder), context)
 
 
-def train_run(root: Path, context: Context, *, instance_id: int | None, workers: int = 1) -> None:
+def train_run(root: Path, context: Context, *, instance_id: int | None, workers: int | None = None) -> None:
     """Train the instances of a plan that are not done, or one alone.
 
     Raises

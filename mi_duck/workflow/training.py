@@ -1,4 +1,4 @@
-"""Trains the instances of a plan, one child process each under the budget, several at once where asked and where they fit.
+"""Trains the instances of a plan, one child process each under the budget, several at once where they fit.
 
 An instance that runs out of memory is split in halves, once; one that dies is noted with its cause, and the others go on.
 One that the machine has too little memory for while others run is tried again beside fewer, and only what it does alone
@@ -87,13 +87,18 @@ class Outcome:
     is_crowded: bool = False
 
 
-def train(folder: RunFolder, plan: Plan, context: Context, *, workers: int = 1) -> tuple[int, tuple[Lost, ...]]:
+def train(
+    folder: RunFolder, plan: Plan, context: Context, *, workers: int | None = None
+) -> tuple[int, tuple[Lost, ...]]:
     """Train every instance that is not done, one child process each; return how many were, and those that were lost.
 
     Parameters
     ----------
     context
         Its threads are those of all children together; reports and messages come from several threads.
+    workers
+        Most instances at once; by default as many as there are threads, because the threads of one fit wait for each other
+        at every level of every tree (`benchmarks/bench_workers.py`).
 
     Raises
     ------
@@ -113,9 +118,8 @@ def train(folder: RunFolder, plan: Plan, context: Context, *, workers: int = 1) 
     over = [peak_over_prediction(folder, job.instance) for job in done]
     room = machine_budget(plan.asked.memory_safety_factor)
     at_once = _usable_workers(plan, [expected_bytes(job, over) for job in waiting], workers, room, context)
-    threads_each = max(1, context.threads // at_once)
     lost: list[tuple[Job, Lost]] = []
-    n_trained, n_jobs = 0, len(jobs)
+    n_trained, n_jobs, n_started = 0, len(jobs), 0
     with Pool[Job, Outcome]() as pool:
         while waiting or pool.running:
             one = next_job(waiting, list(pool.running), over, at_once=at_once, room_bytes=room.budget_bytes)
@@ -126,7 +130,11 @@ def train(folder: RunFolder, plan: Plan, context: Context, *, workers: int = 1) 
                     expected = expected_bytes(one, over)
                     context.say(f"{label} expected peak {gibibytes(expected)} GiB, by the instances measured so far")
                 report = partial(_report_of, context.report, one.instance.name)
-                own = Context(threads_each, report, context.say)
+                # of those that begin when others end, the last ones have no successors whose threads they could take
+                beside = at_once if n_started < at_once else min(at_once, len(waiting) + 1)
+                n_started += 1
+                # a child even where other steps are in this process: there XGBoost's threads could not be told to sleep
+                own = Context(max(1, context.threads // beside), report, context.say)
                 work = partial(train_or_split, folder, one.instance, label, context=own)
                 pool.start(one, work, is_alone=at_once == 1)
                 continue
@@ -148,13 +156,14 @@ def train(folder: RunFolder, plan: Plan, context: Context, *, workers: int = 1) 
     return n_trained, losses
 
 
-def _usable_workers(plan: Plan, expected: Sequence[int], workers: int, room: Budget, context: Context) -> int:
+def _usable_workers(plan: Plan, expected: Sequence[int], workers: int | None, room: Budget, context: Context) -> int:
     """Return how many workers may train at once; say why they are fewer than were asked for."""
-    at_once = most_at_once(expected, workers, room.budget_bytes)
+    at_once = most_at_once(expected, workers or context.threads, room.budget_bytes)
     if plan.settings.device != "cpu" and at_once > 1:
-        context.say(f"1 of {workers} workers: the memory of the device is planned for one instance at a time")
+        if workers:
+            context.say(f"1 of {workers} workers: the memory of the device is planned for one instance at a time")
         return 1
-    if at_once < min(workers, len(expected)):
+    if workers and at_once < min(workers, len(expected)):
         needed = sum(sorted(expected)[: at_once + 1])
         context.say(
             f"{at_once} of {workers} workers: {at_once + 1} instances at once need {gibibytes(needed)} GiB at least, and "
