@@ -54,7 +54,7 @@ def quiet(*_: object) -> None:
 
 
 def demo_run(folder: Path, rounds: int) -> tuple[Path, Path, Path]:
-    """Make a run of the bundled part of a plant chromosome, one model without figures; return it, the genome and its annotation."""
+    """Make a run of the bundled part of a plant chromosome, one model without figures; return it, genome and annotation."""
     # not at the top: other benchmarks measure memory
     from mi_duck.data.dataset import open_dataset
     from mi_duck.genome.build import build

@@ -120,7 +120,10 @@ class Columns:
     """What the columns of the dataset are, and how carefully its bytes are checked."""
 
     gene_column: str = option(
-        "gene_id", "Column with the gene, or the group that must not be split.", DATA, also="--group-column"
+        "gene_id",
+        "Column with the gene, or another group that must not be split, such as a patient: what options call genes.",
+        DATA,
+        also="--group-column",
     )
     label_column: str = option("splice_type", "Column with the label.", DATA)
     classes: str | None = option(

@@ -15,7 +15,13 @@ from mi_duck.genome.annotation import (
     strand_sites,
 )
 
-CRESS = Path(__file__).parent.parent / "mi_duck" / "bundled" / "athaliana_chr1_start" / "AthaTAIR10_chr1_1-1500000.exons.gtf.gz"
+CRESS = (
+    Path(__file__).parent.parent
+    / "mi_duck"
+    / "bundled"
+    / "athaliana_chr1_start"
+    / "AthaTAIR10_chr1_1-1500000.exons.gtf.gz"
+)
 
 
 def lines(*rows: str) -> str:

@@ -207,7 +207,9 @@ def test_weights__of_rows_count(fitted: EnsembleClassifier) -> None:
     turned = np.where(is_odd, np.roll(y, 1), y)
     ignored = clone(fitted).fit(x, turned, groups=groups, sample_weight=np.where(is_odd, 0.0, 1.0))
     assert log_loss(y, ignored.out_of_fold_proba_, labels=fitted.classes_) < 1.09
-    with pytest.raises(ValueError, match="weights must be finite and not negative"):
+    with pytest.raises(
+        ValueError, match=r"sample_weight of row 0 \(from 0\) is -1, .* weights must be finite and not negative"
+    ):
         clone(fitted).fit(x, y, groups=groups, sample_weight=np.where(is_odd, -1.0, 1.0))
     with pytest.raises(ValueError, match="weight"):
         clone(fitted).fit(x, y, groups=groups, sample_weight=np.where(y == "sick", 0.0, 1.0))

@@ -112,7 +112,7 @@ def test_compare__is_of_the_rows_that_both_runs_scored(
     for one in found.one:
         assert one.value == pytest.approx(wanted[one.metric, one.class_name], abs=1e-6)
     said = here("compare", plain, screened).stdout
-    assert f"On the {found.n_rows:,} common rows, each scored by boosters that never saw its fold group" in " ".join(
+    assert f"On the {found.n_rows:,} common rows, each scored by models that never saw its fold group" in " ".join(
         said.split()
     )
     assert f"Left out: {found.n_pilot_rows:,} rows by which a run chose its features" in said

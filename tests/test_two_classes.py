@@ -17,6 +17,7 @@ import pytest
 import xgboost as xgb
 from runs import here, partitioned
 
+import mi_duck
 from mi_duck.archive import read_parts
 from mi_duck.boosting.forest import complement
 from mi_duck.boosting.train import train_instance
@@ -70,6 +71,10 @@ def test_run__fits_the_second_class_and_takes_its_complement_for_the_first(run: 
     assert np.allclose(found["p_no"].to_numpy() + found["p_yes"].to_numpy(), 1, atol=1e-6)
     of_member = pq.read_table(run / "multi_instance_training" / "instance_00" / "oof_predictions.parquet")
     assert np.allclose(of_member["margin_no"].to_numpy(), -of_member["margin_yes"].to_numpy(), atol=3e-6)
+
+
+def test_importance__of_two_classes_is_one_column(run: Path) -> None:
+    assert mi_duck.Run(run).importance().columns == ["feature", "shap_importance"]
 
 
 def test_refit__of_two_classes_is_one_and_its_complement(run: Path, table: Path) -> None:

@@ -290,7 +290,7 @@ def test_train__what_lacks_memory_beside_others_is_tried_again_beside_fewer(
             monkeypatch.setattr(children, "LEAST_LEFT", enough)
 
     folder = RunFolder(run)
-    assert train(folder, folder.read_plan(), Context(1, quiet, say), workers=2) == (3, ())
+    assert train(folder, folder.read_plan(), Context(2, quiet, say)) == (3, ())  # two at once, for two threads
     again = [line for line in lines if "tried again later, with fewer beside it: train_instance was stopped: " in line]
     assert again
     assert all("MiB are left on the machine" in line for line in again)

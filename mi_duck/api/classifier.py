@@ -116,6 +116,12 @@ class EnsembleClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if sample_weight is not None:
             sample_weight = column_or_1d(sample_weight, dtype=np.float64)
             check_consistent_length(X, sample_weight)
+            bad = np.flatnonzero(~(np.isfinite(sample_weight) & (sample_weight >= 0)))
+            if len(bad):
+                raise ValueError(
+                    f"sample_weight of row {bad[0]:,} (from 0) is {sample_weight[bad[0]]:g}, and {len(bad) - 1:,} more like it; "
+                    "weights must be finite and not negative"
+                )
             if not sample_weight.any():
                 raise ValueError("the weight of every row is zero")
             if len(np.unique(codes[sample_weight != 0])) < 2:

@@ -93,8 +93,11 @@ class Run:
         return read_parquet(self._there(self._files.out_of_fold, "'mi-duck consolidate'"))
 
     def importance(self) -> Relation:
-        """Return the mean absolute SHAP value of every feature, the largest first."""
-        return relation_of(read_typed(self._there(self._files.shap_importance, "'mi-duck explain'")))
+        """Return the mean absolute SHAP value of every feature, the largest first; by class too of more than two."""
+        found = read_typed(self._there(self._files.shap_importance, "'mi-duck explain'"))
+        if len(self.plan.data.distinct_classes) == 1:  # of two classes the values are the same but for the sign
+            found = found.select(["feature", "shap_importance"])
+        return relation_of(found)
 
     def predict_sequence(self, out: str | Path, *, threads: int | None = None, **options: Any) -> "ScanSummary":
         """Predict the positions of a genome, as ``mi-duck predict RUN --fasta`` does; the same call continues.

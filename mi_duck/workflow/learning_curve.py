@@ -25,7 +25,9 @@ from mi_duck.workflow.training import loss_text, train
 N_SIZES = 5
 
 
-def learning_curve(dataset: Dataset, out: Path, asked: Asked, context: Context, *, workers: int | None = None) -> dict[str, Any]:
+def learning_curve(
+    dataset: Dataset, out: Path, asked: Asked, context: Context, *, workers: int | None = None
+) -> dict[str, Any]:
     """Train on 1/16, 1/8, 1/4, 1/2 and all of the genes and write what is in `mi_duck.evaluate.learning_curve`.
 
     Returns

@@ -69,6 +69,20 @@ def next_job(
     return next((job for job in waiting if expected_bytes(job, over) <= left), None)
 
 
+def threads_of(threads: int, *, at_once: int, n_started: int, n_waiting: int) -> int:
+    """Return how many threads an instance that begins now gets, when so many have begun and so many still wait.
+
+    Each gets its share of all; the last ones, which nothing follows, share those of the ones that end before them.
+
+    Examples
+    --------
+    >>> [threads_of(2, at_once=2, n_started=n, n_waiting=2 - n) for n in range(3)]
+    [1, 1, 2]
+    """
+    beside = at_once if n_started < at_once else min(at_once, n_waiting + 1)
+    return max(1, threads // beside)
+
+
 @dataclass(frozen=True, slots=True)
 class Lost:
     """An instance that is not trained, and why; one that was never begun is not lost, but still to do."""
@@ -130,11 +144,10 @@ def train(
                     expected = expected_bytes(one, over)
                     context.say(f"{label} expected peak {gibibytes(expected)} GiB, by the instances measured so far")
                 report = partial(_report_of, context.report, one.instance.name)
-                # of those that begin when others end, the last ones have no successors whose threads they could take
-                beside = at_once if n_started < at_once else min(at_once, len(waiting) + 1)
+                threads = threads_of(context.threads, at_once=at_once, n_started=n_started, n_waiting=len(waiting))
                 n_started += 1
                 # a child even where other steps are in this process: there XGBoost's threads could not be told to sleep
-                own = Context(max(1, context.threads // beside), report, context.say)
+                own = Context(threads, report, context.say)
                 work = partial(train_or_split, folder, one.instance, label, context=own)
                 pool.start(one, work, is_alone=at_once == 1)
                 continue

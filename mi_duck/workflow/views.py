@@ -271,7 +271,7 @@ def gene_facts(found: "MemoryReport", genes_per_instance: int) -> dict[str, Any]
 def comparison_lines(found: "Versus") -> list[str]:
     """Return on which rows two runs are compared, and which are left out."""
     lines = [
-        f"On the {found.n_rows:,} common rows, each scored by boosters that never saw its fold group; 95 % intervals over "
+        f"On the {found.n_rows:,} common rows, each scored by models that never saw its fold group; 95 % intervals over "
         f"{found.n_groups:,} fold groups, for these trained models"
     ]
     if found.n_pilot_rows:
