@@ -249,8 +249,8 @@ class Asked:
     max_bin: int = option(256, "Most histogram bins per feature.", TRAINING, least=2, most=65_536)
     xgb: tuple[str, ...] = option(
         (),
-        "A parameter of XGBoost that has no option here, such as min_child_weight=10 or colsample_bynode=0.3; repeat for "
-        "several.",
+        "A parameter of XGBoost that has no option here, such as min_child_weight=10 or monotone_constraints=dose:1,age:-1; "
+        "repeat for several.",
         TRAINING,
         metavar="NAME=VALUE",
     )

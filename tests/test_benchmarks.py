@@ -12,6 +12,7 @@ TOYS = {
     "bench_bit_flips.py": ["1", "pyarrow, checksums"],
     "bench_coverage.py": ["2", "12"],
     "bench_distil.py": ["toy"],
+    "bench_hierarchy.py": ["toy"],
     "bench_growth.py": ["--features", "40", "--rows-per-gene", "20", "--instance-genes", "60", "--all", "90"],
     "bench_matrix.py": ["20", "60"],
     "bench_memory_formula.py": ["toy"],
@@ -30,8 +31,8 @@ TOYS = {
 
 
 LONG = (
-    *("bench_classifiers.py", "bench_distil.py", "bench_memory_per_gene.py", "bench_scan.py", "bench_spread.py"),
-    *("bench_whole_job.py", "bench_workers.py"),
+    *("bench_classifiers.py", "bench_distil.py", "bench_hierarchy.py", "bench_memory_per_gene.py", "bench_scan.py"),
+    *("bench_spread.py", "bench_whole_job.py", "bench_workers.py"),
 )
 """Those that take longest, of what has tests of its own."""
 

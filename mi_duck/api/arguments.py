@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import json
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import Field, fields
@@ -102,7 +103,10 @@ def _text(value: Any) -> Any:
 def _texts(value: Any) -> tuple[str, ...]:
     """Return repeated texts from one text, several, or a mapping of names to values."""
     if isinstance(value, Mapping):
-        return tuple(f"{name}={one}" for name, one in value.items())
+        return tuple(
+            f"{name}={json.dumps(one) if isinstance(one, Mapping | list | tuple) else one}"
+            for name, one in value.items()
+        )
     if isinstance(value, str):
         return (value,)
     if not isinstance(value, list | tuple) or not all(isinstance(part, str) for part in value):

@@ -49,6 +49,7 @@ def fit_booster(
     threads: int,
     on_round: Callable[[int], None],
     *,
+    constraints: Mapping[str, str] | None = None,
     stopping_weight: NDArray[np.float32] | None = None,
     rounds: int | None = None,
     begun: Fit | None = None,
@@ -64,6 +65,8 @@ def fit_booster(
         Label and weight of each row of the matrix, shape (n_rows,); a label is true or false, or a probability to be matched.
     on_round
         Progress callback, called with the number of rounds done.
+    constraints
+        As `mi_duck.run.constraints.as_xgboost_has_them` returns them.
     stopping_weight
         Weight of each row in early stopping, shape (n_rows,); zero where a row is trained on.
     rounds
@@ -89,7 +92,8 @@ def fit_booster(
         "max_bin": settings.max_bin,
         "nthread": threads,
         "disable_default_eval_metric": True,
-    } | as_dict(settings.xgb_parameters)
+    }
+    parameters |= as_dict(settings.xgb_parameters) | dict(constraints or {})
     is_watched = rounds is None
     last = settings.n_estimators if rounds is None else rounds
     first = 0 if begun is None else begun.rounds

@@ -493,6 +493,27 @@ def tree_sizes(boosters: Sequence[xgb.Booster]) -> list[list[int]]:
     return [[len(joined_arrays([tree["left_children"]])) for tree in _trees(model)] for model in _models(boosters)]
 
 
+@dataclass(frozen=True, slots=True)
+class TreeShape:
+    """The splits of a tree, by node: its children, -1 of a leaf, and the number of the feature that it splits."""
+
+    left: NDArray[np.int32]
+    right: NDArray[np.int32]
+    feature: NDArray[np.int64]
+
+
+def tree_shapes(booster: xgb.Booster) -> list[TreeShape]:
+    """Return the splits of each tree of a booster."""
+    return [
+        TreeShape(
+            joined_arrays([tree["left_children"]]).astype(np.int32),
+            joined_arrays([tree["right_children"]]).astype(np.int32),
+            joined_arrays([tree["split_indices"]]).astype(np.int64),
+        )
+        for tree in _trees(_models([booster])[0])
+    ]
+
+
 def complement(data: bytes) -> bytes:
     """Return the bytes of a logistic booster whose margins are those of another with the other sign.
 

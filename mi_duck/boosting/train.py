@@ -42,6 +42,7 @@ from mi_duck.metrics.calibrate import allowed_methods, calibrate
 from mi_duck.processes import Report
 from mi_duck.resources import check_device
 from mi_duck.rows.segments import LEFT_OUT, SegmentReader, row_weights, segments_of, training_weights
+from mi_duck.run.constraints import as_xgboost_has_them
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import read_genes, stopping_groups
 from mi_duck.run.plan import Instance, Plan, Settings, fitted_classes
@@ -123,7 +124,16 @@ def feature_gains(*, run: str, instance_id: int, threads: int, report: Report) -
     for index in fitted_classes(len(plan.data.classes)):
         name = plan.data.classes[index]
         on_round = _on_round(report, f"pilot {name}", settings)
-        fit = fit_booster(matrix, label == index, weight, settings, threads, on_round, rounds=settings.n_estimators)
+        fit = fit_booster(
+            matrix,
+            label == index,
+            weight,
+            settings,
+            threads,
+            on_round,
+            constraints=as_xgboost_has_them(settings.xgb_parameters, plan.data, index),
+            rounds=settings.n_estimators,
+        )
         booster = xgb.Booster(model_file=bytearray(fit.raw))
         for feature, gain in booster.get_score(importance_type="total_gain").items():
             gains[plan.data.features[int(feature[1:])]] += float(gain)
@@ -182,6 +192,9 @@ class _Training:
         self.fitted = fitted_classes(len(plan.data.classes))
         classes, n_folds = [(index, plan.data.classes[index]) for index in self.fitted], plan.settings.n_folds
         self.n_classes = len(plan.data.classes)
+        self.constraints = [
+            as_xgboost_has_them(plan.settings.xgb_parameters, plan.data, index) for index in range(self.n_classes)
+        ]
         self.titles = {
             fold_name(number, index): f"fold {number + 1}/{n_folds} {name}"
             for number in range(n_folds)
@@ -263,6 +276,7 @@ class _Training:
                 self.settings,
                 self.threads,
                 _on_round(self.report, f"rounds of {self.titles[name]}", self.settings),
+                constraints=self.constraints[index],
                 stopping_weight=stopping_weight,
                 rounds=None if rounds is None else rounds[index],
                 begun=self.progress.begun_fit(name),

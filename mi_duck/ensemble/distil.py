@@ -41,6 +41,7 @@ from mi_duck.metrics.calibrate import Calibration, Calibrator, log_odds
 from mi_duck.metrics.ranking import Floats32, Thresholds, values_of
 from mi_duck.processes import Report
 from mi_duck.rows.segments import LEFT_OUT, SegmentReader, segments_of, training_weights
+from mi_duck.run.constraints import as_xgboost_has_them, constraints_in
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import read_genes
 from mi_duck.run.plan import Plan, Settings, fitted_classes
@@ -196,8 +197,9 @@ class _Shown:
 
 
 def student_settings(settings: Settings, trees: int) -> Settings:
-    """Return how a student is trained: as the run was, but for the number of trees and the step that suits it."""
-    return replace(settings, n_estimators=trees, learning_rate=STEP, xgb_parameters=())
+    """Return how a student is trained: as the run was, constraints too, but for its trees and the step that suits them."""
+    constraints = constraints_in(settings.xgb_parameters)
+    return replace(settings, n_estimators=trees, learning_rate=STEP, xgb_parameters=constraints)
 
 
 class _Students:
@@ -247,6 +249,7 @@ class _Students:
                     self.settings,
                     self.threads,
                     partial(self._on_round, stage),
+                    constraints=as_xgboost_has_them(self.settings.xgb_parameters, self.reader.plan.data, index),
                     rounds=self.settings.n_estimators,
                     begun=self.progress.begun_fit(name),
                     save=partial(self.progress.save, name),

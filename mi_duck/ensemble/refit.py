@@ -14,7 +14,8 @@ this ``refit``. Boosters of fold k are refitted on the training rows outside fol
 that fold was trained on: their log loss decides how many passes there are. The final boosters are refitted on all training rows.
 
 One pass over the rows of a fold writes the leaf numbers of all classes; then classes are fitted, as many at once as there are
-threads and memory for. What is done lies in the scratch of the run, so a killed refit goes on where it stopped.
+threads and memory for. Where ``--xgb`` has a monotone constraint, each tree is kept monotone after every move
+(`mi_duck.ensemble.monotone`). What is done lies in the scratch of the run, so a killed refit goes on where it stopped.
 """
 
 import hashlib
@@ -37,11 +38,13 @@ from mi_duck.archive import pack, read_parts
 from mi_duck.atomic_files import storage_errors, write_file
 from mi_duck.boosting.forest import complement, forest_of, tree_sizes, with_leaves
 from mi_duck.ensemble.model_file import load_unified_model
+from mi_duck.ensemble.monotone import MonotoneTree, monotone_trees
 from mi_duck.errors import CheckpointError
 from mi_duck.metrics.ranking import Booleans, Floats32, Floats64
 from mi_duck.processes import Report
 from mi_duck.resources import machine_budget
 from mi_duck.rows.segments import LEFT_OUT, SegmentReader, segments_of, training_weights
+from mi_duck.run.constraints import monotone_signs
 from mi_duck.run.costs import refit_bytes
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import Genes, stopping_groups
@@ -90,6 +93,7 @@ def refit_leaves(
     passes: int = USUAL_PASSES,
     step: float = STEP,
     penalty: float = PENALTY,
+    monotone: Mapping[int, MonotoneTree] | None = None,
 ) -> Leaves:
     """Refit the leaves of one class.
 
@@ -105,6 +109,8 @@ def refit_leaves(
         Rows that are not fitted but scored after each pass, shape (n_rows,); the passes end where their log loss rises.
     step, penalty
         Share of a Newton step that a leaf moves in a round; what is added to its hessian.
+    monotone
+        By their number the trees that stay monotone: their leaves are kept so after every move.
     """
     blocks = [slice(begin, min(begin + BLOCK_ROWS, len(truth))) for begin in range(0, len(truth), BLOCK_ROWS)]
 
@@ -124,7 +130,7 @@ def refit_leaves(
     own = np.empty(BLOCK_ROWS, dtype=np.intp)
 
     def look(moves: Mapping[int, Floats64], trees: Sequence[int]) -> dict[int, Floats64]:
-        """Look at all rows once: apply the moves of the last round's leaves, and return those of the trees of this round.
+        """Look at all rows once: apply the moves of the last round's leaves, then move the leaves of this round's trees.
 
         Block by block, so that what is computed of the rows stays in the processor's cache.
         """
@@ -147,7 +153,16 @@ def refit_leaves(
                 read_leaves(tree, block.start, here)
                 slope[tree] += np.bincount(here, gradient, n_nodes[tree])
                 curvature[tree] += np.bincount(here, hessian, n_nodes[tree])
-        return {tree: -step * slope[tree] / (curvature[tree] + penalty) for tree in trees}
+        return {tree: moved(tree, -step * slope[tree] / (curvature[tree] + penalty), curvature[tree]) for tree in trees}
+
+    def moved(tree: int, delta: Floats64, weights: Floats64) -> Floats64:
+        """Move the leaves of a tree, and return by how much."""
+        before = leaves[tree]
+        leaves[tree] = before + delta
+        if monotone is None or tree not in monotone:
+            return delta
+        leaves[tree] = monotone[tree].kept(leaves[tree], weights)
+        return leaves[tree] - before
 
     rounds = [[trees[number] for trees in members if number < len(trees)] for number in range(max(map(len, members)))]
     losses: list[float] = []
@@ -156,14 +171,12 @@ def refit_leaves(
         moves: dict[int, Floats64] = {}
         for trees in rounds:
             moves = look(moves, trees)
-            for tree, delta in moves.items():
-                leaves[tree] += delta
         look(moves, ())
         if deciding is not None:
             losses.append(_loss(joint, truth, weight, deciding, blocks))
             if losses[-1] > min(losses):
                 break
-            best = [one.copy() for one in leaves]
+            best = leaves.copy()  # a move makes new arrays
     return Leaves(intercept, leaves if deciding is None else best, tuple(losses))
 
 
@@ -288,8 +301,13 @@ class _Refitting:
         plan = self.plan
         made_of = [plan.data.fingerprint, plan.data.genes_sha256, plan.settings.seed, plan.settings.easy_share]
         made_of += [fold, index, passes, STEP, PENALTY, MOST_PASSES, USUAL_PASSES, BLOCK_ROWS]
+        if signs := self._signs(index):
+            made_of += [sorted(signs.items())]
         made_of += [hashlib.sha256(one.save_raw("ubj")).hexdigest() for one in boosters]
         return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+
+    def _signs(self, index: int) -> dict[int, int]:
+        return monotone_signs(self.plan.settings.xgb_parameters, self.plan.data, index)
 
     def _rows(self, fold: int | None) -> "_Rows":
         """Return the training rows outside a fold, or all of them."""
@@ -337,6 +355,7 @@ class _Refitting:
     ) -> int:
         """Refit the boosters of one class, write them, and return the passes that were made."""
         truth = rows.label == index
+        monotone = monotone_trees(boosters, self._signs(index))
         with file.opened():
             if rows.deciding is not None:
                 found = refit_leaves(
@@ -347,11 +366,14 @@ class _Refitting:
                     rows.weight,
                     deciding=rows.deciding,
                     passes=MOST_PASSES,
+                    monotone=monotone,
                 )
                 passes = int(np.argmin(found.losses)) + 1
             else:
                 passes = passes or USUAL_PASSES
-                found = refit_leaves(file.read, file.n_nodes, file.members, truth, rows.weight, passes=passes)
+                found = refit_leaves(
+                    file.read, file.n_nodes, file.members, truth, rows.weight, passes=passes, monotone=monotone
+                )
         parts = {
             str(number): with_leaves(booster, [found.leaves[tree] for tree in trees], found.intercept)
             for number, (booster, trees) in enumerate(zip(boosters, file.members, strict=True))

@@ -55,6 +55,7 @@ from mi_duck.plan.windows import LEAST_SIZES, Windows, missing_class, nested_ran
 from mi_duck.processes import Context
 from mi_duck.resources import GIB, Budget, check_device, memory_budget
 from mi_duck.rows.segments import ColumnDensity
+from mi_duck.run.constraints import check_constraints, unused_in
 from mi_duck.run.costs import Costs, Layout, MemoryModel, Rates
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import GeneTable
@@ -167,6 +168,8 @@ def make_plan(
             is_elsewhere=is_elsewhere,
         )
         indexed = screen_features(indexed, folder, asked, context)
+        for name in unused_in(checked_parameters(asked.xgb), dataset, indexed.data):
+            context.say(f"--xgb: {name} was left out of the features, so its constraint does nothing")
         plan = rest(indexed, budget) if rest else _of_trees(indexed, folder, asked, budget, context, n_sizes)
         keep_stages(folder, PLANNING, meter.stages())
         write_file(folder.plan, plan.to_json().encode())
@@ -200,6 +203,7 @@ def plan_data(
     if asked.train_all_genes and asked.sample_genes is not None:
         raise PlanError("--train-all-genes and --sample-genes exclude each other; give one")
     check_device(asked.device, asked.strategy)
+    check_constraints(checked_parameters(asked.xgb), dataset)
     with storage_errors(folder.root):
         folder.scratch.mkdir(parents=True, exist_ok=True)  # where DuckDB spills
     with Database(threads=context.threads, memory_bytes=SQL_BYTES, scratch=folder.scratch / "sql") as db:

@@ -21,6 +21,7 @@ from mi_duck.processes import Context, in_child
 from mi_duck.resources import Budget
 from mi_duck.rows.partition import partition
 from mi_duck.rows.segments import ColumnDensity, SegmentReader, read_density
+from mi_duck.run.constraints import monotone_features
 from mi_duck.run.costs import BATCH_ROWS, PHASES, Costs, MemoryModel, MemoryPoint, Rates, slope_ratio
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import GeneTable
@@ -163,12 +164,20 @@ def open_small_run(
 
 
 def density_of(small_run: SmallRun, n_genes: int) -> ColumnDensity:
-    """Return how the columns of the first genes of a small run are filled, and how sure that is."""
+    """Return how the columns of the first genes of a small run are filled, and how sure that is.
+
+    Zeros of columns with a monotone constraint stay numbers, for it says nothing of missing values; they are not counted.
+    """
     small, where = small_run.plan, small_run.folder.segments
     segments = [segment for segment in small.cut.segments if segment.stop_rank <= n_genes]
     errors = zero_errors(SegmentReader(small, segments, where))
     density = read_density(small, segments, where)
-    return replace(density, errors=dict(zip(small.data.small_features, errors.tolist(), strict=True)))
+    kept = monotone_features(small.settings.xgb_parameters, small.data)
+    return replace(
+        density,
+        zeros={name: count for name, count in density.zeros.items() if name not in kept},
+        errors=dict(zip(small.data.small_features, errors.tolist(), strict=True)),
+    )
 
 
 def zero_errors(reader: SegmentReader) -> NDArray[np.float64]:

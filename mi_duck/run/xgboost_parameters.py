@@ -3,7 +3,7 @@
 What has an option of its own, such as the depth of trees, is set by that, for memory and time are planned from it. Those
 here make trees smaller, or as large as their depth allows, which is planned for (`allows_small_leaves`). The joint refit of
 leaves (`mi_duck.ensemble.refit`) has its own penalty and step: parameters act on which splits are made, and there no more
-on the values of leaves.
+on the values of leaves, but for monotone constraints (`mi_duck.run.constraints`), which it keeps.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from math import inf
 
 from mi_duck.errors import PlanError
+from mi_duck.run.constraints import KINDS, constraint_in_one_form
 
 SMALLEST, LARGEST = 2.0**-126, 3e38
 
@@ -87,13 +88,14 @@ def checked_parameters(given: Sequence[str]) -> tuple[str, ...]:
             raise PlanError(f"--xgb {text}: a name and a value are needed, such as min_child_weight=10")
         if name in OWN:
             raise PlanError(f"--xgb {text}: this is an option of its own, {OWN[name]} {value}")
-        if name not in PARAMETERS:
-            near = get_close_matches(name, [*PARAMETERS, *OWN], n=1)
-            hint = f"did you mean {OWN.get(near[0], near[0])}?" if near else f"there are {', '.join(PARAMETERS)}"
+        if name not in PARAMETERS and name not in KINDS:
+            near = get_close_matches(name, [*PARAMETERS, *KINDS, *OWN], n=1)
+            there = ", ".join([*PARAMETERS, *KINDS])
+            hint = f"did you mean {OWN.get(near[0], near[0])}?" if near else f"there are {there}"
             raise PlanError(f"--xgb {text}: '{name}' is not a parameter that is handed on; {hint}")
         if name in found:
             raise PlanError(f"--xgb {text}: {name} is given twice")
-        found[name] = _checked(text, value, PARAMETERS[name])
+        found[name] = constraint_in_one_form(name, value) if name in KINDS else _checked(text, value, PARAMETERS[name])
     return tuple(f"{name}={found[name]}" for name in sorted(found))
 
 
@@ -112,12 +114,13 @@ def _checked(text: str, value: str, allowed: Range | tuple[str, ...]) -> str:
 
 
 def as_dict(checked: Sequence[str]) -> dict[str, str]:
-    """Return checked parameters by name, as `xgboost.train` takes them.
+    """Return checked parameters by name, as `xgboost.train` takes them, but for constraints, which need columns.
 
-    >>> as_dict(checked_parameters(["lambda=2", "grow_policy=lossguide"]))
+    >>> as_dict(checked_parameters(["lambda=2", "grow_policy=lossguide", "monotone_constraints=dose:1"]))
     {'grow_policy': 'lossguide', 'reg_lambda': '2.0'}
     """
-    return dict(text.split("=", 1) for text in checked)
+    values = dict(text.split("=", 1) for text in checked)
+    return {name: value for name, value in values.items() if name not in KINDS}
 
 
 def is_drawing(checked: Sequence[str]) -> bool:
