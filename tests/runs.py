@@ -1,6 +1,7 @@
 """Runs for tests: commands in this process and in processes of their own, and two finished runs that all tests share."""
 
 import contextlib
+import functools
 import hashlib
 import importlib
 import json
@@ -17,8 +18,9 @@ from typing import Any
 
 import psutil
 import pytest
+import typer.testing
 from shared import made_once
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from cli import app
 from mi_duck import processes
@@ -27,6 +29,9 @@ from mi_duck.boosting.train import train_instance
 from mi_duck.processes import ChildResult, Context, Report, run_child
 from mi_duck.rows.partition import partition_here
 from mi_duck.run.folder import RunFolder
+
+# the commands with their options are made once, not for every call: 0.04 s
+typer.testing._get_command = functools.cache(typer.testing._get_command)
 
 # small enough for seconds, large enough for three instances that learn something
 SMALL = (
@@ -48,7 +53,7 @@ CONTEXT = Context(1, quiet, lambda words: None)
 
 def call_children(*arguments: object) -> Result:
     """Run a command in this process; its children are processes, each with its imports and its memory."""
-    return CliRunner().invoke(app, [str(one) for one in arguments])
+    return typer.testing.CliRunner().invoke(app, [str(one) for one in arguments])
 
 
 def call(*arguments: object) -> Result:
@@ -132,14 +137,14 @@ def trained(dataset: Path, run: Path, *flags: str, threads: int = 1) -> Path:
 
 def finished_run(dataset: Path, factory: pytest.TempPathFactory) -> Path:
     """Return the folder of one finished run, made by real processes; every worker has a copy of it; only to be read."""
-    made = made_once(factory, "finished", lambda out: mi_duck("run", dataset, "--out", out, *SMALL))
-    return _copy(made, factory.getbasetemp() / "finished run")
+    made = made_once(factory, f"finished on {dataset.name}", lambda out: mi_duck("run", dataset, "--out", out, *SMALL))
+    return _copy(made, factory.getbasetemp() / f"finished run on {dataset.name}")
 
 
 def plain_run(dataset: Path, factory: pytest.TempPathFactory) -> Path:
     """Return the folder of one finished run without figures and explanations, made in this process; only to be read."""
-    made = made_once(factory, "plain", lambda out: here("run", dataset, "--out", out, *FAST))
-    return _copy(made, factory.getbasetemp() / "plain run")
+    made = made_once(factory, f"plain on {dataset.name}", lambda out: here("run", dataset, "--out", out, *FAST))
+    return _copy(made, factory.getbasetemp() / f"plain run on {dataset.name}")
 
 
 def _copy(made: Path, own: Path) -> Path:

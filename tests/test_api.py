@@ -18,7 +18,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from runs import FAST, finished_run, here, plain_run
+from runs import FAST, finished_run, here, plain_run, run_here
 
 import mi_duck
 from mi_duck.api.arguments import records_of
@@ -232,9 +232,13 @@ def test_train__refused_leaves_nothing(options: dict[str, Any], error: Any, word
 
 
 def test_train__says_what_it_decides_to_the_logger_and_prints_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Warnings are warnings, which Python shows by itself."""
+    monkeypatch.setattr("mi_duck.processes.run_child", run_here)  # what children print is seen where a script runs
     table = visits().append_column("when", pa.array([f"day {one}" for one in range(600)]))
     with caplog.at_level(logging.INFO, "mi_duck"):
         mi_duck.train(table, tmp_path / "run", **QUICK | {"n_estimators": 1})

@@ -68,10 +68,10 @@ def test_base_model__is_on_other_rows_what_the_final_calibrators_say() -> None:
 
 
 @pytest.fixture(scope="module")
-def run(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(lean_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a run that calibrates nothing and holds genes out."""
     out = tmp_path_factory.mktemp("uncalibrated") / "run"
-    here("run", small_dataset, "--out", out, *FAST, "--no-calibrate-per-class", "--holdout-genes", "0.25")
+    here("run", lean_dataset, "--out", out, *FAST, "--no-calibrate-per-class", "--holdout-genes", "0.25")
     return out
 
 
@@ -91,19 +91,19 @@ def uncalibrated(predictions: Path, dataset: Path) -> tuple[NDArray[np.float64],
     ("evaluated_on", "predictions"), [("oof", "oof_predictions.parquet"), ("holdout", "holdout_predictions.parquet")]
 )
 def test_no_calibration__holds_in_the_metrics_of_the_base_model(
-    run: Path, small_dataset: Path, evaluated_on: str, predictions: str
+    run: Path, lean_dataset: Path, evaluated_on: str, predictions: str
 ) -> None:
-    base, labels = uncalibrated(run / predictions, small_dataset)
+    base, labels = uncalibrated(run / predictions, lean_dataset)
     found = base_metrics(run, evaluated_on)
     assert found["log_loss", "all"] == pytest.approx(log_loss(labels, base), abs=1e-5)
     assert found["f1", "macro"] == pytest.approx(f1_score(labels, base.argmax(axis=1), average="macro"), abs=1e-6)
 
 
-def test_no_calibration__holds_for_the_base_model_beside_an_instance(run: Path, small_dataset: Path) -> None:
+def test_no_calibration__holds_for_the_base_model_beside_an_instance(run: Path, lean_dataset: Path) -> None:
     """Errors at one half depend on calibration, the ROC area hardly."""
     where = run / "multi_instance_training" / "instance_00"
     assert {one["method"] for one in json.loads((where / "calibration.json").read_bytes()).values()} == {"none"}
-    base, labels = uncalibrated(where / "oof_predictions.parquet", small_dataset)
+    base, labels = uncalibrated(where / "oof_predictions.parquet", lean_dataset)
     fold = pq.read_table(where / "oof_predictions.parquet", columns=["fold"])["fold"].to_numpy()
     with (where / "gene_cv_metrics.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
@@ -134,9 +134,9 @@ def test_base_model__missing_scores_cost_what_they_must_and_no_more() -> None:
     assert as_a_half < expected - 0.02
 
 
-def test_base_model__is_ranked_as_given_whatever_the_folds(run: Path, small_dataset: Path) -> None:
+def test_base_model__is_ranked_as_given_whatever_the_folds(run: Path, lean_dataset: Path) -> None:
     """Calibrators differ by fold; average precision, ROC area and top-k are of the scores in the dataset."""
-    rows = pq.read_table(small_dataset / "master")
+    rows = pq.read_table(lean_dataset / "master")
     names = ("gene_id", "position", "donor_score")
     of_row = {(gene, at): value for gene, at, value in zip(*(rows[name].to_pylist() for name in names), strict=True)}
     for evaluated_on, file in (("oof", "oof_predictions.parquet"), ("holdout", "holdout_predictions.parquet")):
@@ -169,31 +169,31 @@ def scaled(rows: pa.Table, factor: float) -> pa.Table:
     return rows.set_column(at, "donor_score", pc.multiply(rows["donor_score"].cast("float64"), factor))
 
 
-def test_plan__refuses_base_scores_that_are_no_probabilities(small_dataset: Path, tmp_path: Path) -> None:
+def test_plan__refuses_base_scores_that_are_no_probabilities(lean_dataset: Path, tmp_path: Path) -> None:
     """They were clipped to 1, so the base model seemed far worse than it is."""
-    percent = with_scores(small_dataset, tmp_path / "percent", lambda rows: scaled(rows, 100))
+    percent = with_scores(lean_dataset, tmp_path / "percent", lambda rows: scaled(rows, 100))
     refused = call("plan", percent, "--out", tmp_path / "run", *SMALL)
     assert_refused(refused, 65, "in column 'donor_score'")
     assert "base scores from" in refused.stderr
-    signed = with_scores(small_dataset, tmp_path / "signed", lambda rows: scaled(rows, -0.5))
+    signed = with_scores(lean_dataset, tmp_path / "signed", lambda rows: scaled(rows, -0.5))
     assert_refused(call("plan", signed, "--out", tmp_path / "run", *SMALL), 65, "in column 'donor_score'")
     assert "a plan would be refused: base scores from" in call("inspect", signed).output
-    rounding = with_scores(small_dataset, tmp_path / "rounding", lambda rows: scaled(rows, 1.0000001))
+    rounding = with_scores(lean_dataset, tmp_path / "rounding", lambda rows: scaled(rows, 1.0000001))
     here("plan", rounding, "--out", tmp_path / "run", *SMALL)
 
 
-def test_run__refuses_them_where_the_footers_do_not_tell(small_dataset: Path, tmp_path: Path) -> None:
-    data = with_scores(small_dataset, tmp_path / "data", lambda rows: scaled(rows, 100), write_statistics=False)
+def test_run__refuses_them_where_the_footers_do_not_tell(lean_dataset: Path, tmp_path: Path) -> None:
+    data = with_scores(lean_dataset, tmp_path / "data", lambda rows: scaled(rows, 100), write_statistics=False)
     assert_refused(call("run", data, "--out", tmp_path / "run", *FAST), 65, "in column 'donor_score'")
 
 
-def test_run__says_how_many_rows_have_no_base_score(small_dataset: Path, tmp_path: Path) -> None:
+def test_run__says_how_many_rows_have_no_base_score(lean_dataset: Path, tmp_path: Path) -> None:
     def without_some(rows: pa.Table) -> pa.Table:
         at = rows.column_names.index("donor_score")
         is_known = pa.array(np.arange(len(rows)) % 10 > 0)
         return rows.set_column(at, "donor_score", pc.if_else(is_known, rows["donor_score"], None))
 
-    data = with_scores(small_dataset, tmp_path / "data", without_some)
+    data = with_scores(lean_dataset, tmp_path / "data", without_some)
     here("run", data, "--out", tmp_path / "run", *FAST, "--strategy", "single", "--n-estimators", "4")
     n_rows = pq.ParquetFile(data / "a.parquet").metadata.num_rows
     words = f"{-(-n_rows // 10):,} of {n_rows:,} rows have no base score for every class"

@@ -43,22 +43,22 @@ PLAIN = ("--threads", "1", "--minimal-diagnostics", "--max-memory-per-instance-g
 
 
 @pytest.fixture(scope="module")
-def logistic(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def logistic(lean_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("cv") / "logistic"
-    here("cv", small_dataset, "--out", out, "--estimator", "logistic", *PLAIN)
+    here("cv", lean_dataset, "--out", out, "--estimator", "logistic", *PLAIN)
     return out
 
 
 @pytest.fixture(scope="module")
-def sgd(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sgd(lean_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("cv") / "sgd"
-    here("cv", small_dataset, "--out", out, "--estimator", "sgd", "--epochs", "4", *PLAIN)
+    here("cv", lean_dataset, "--out", out, "--estimator", "sgd", "--epochs", "4", *PLAIN)
     return out
 
 
 @pytest.fixture(scope="module")
-def trees(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return plain_run(small_dataset, tmp_path_factory)
+def trees(lean_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return plain_run(lean_dataset, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
@@ -114,24 +114,24 @@ def test_measured_peak__stands_beside_the_predicted_one(sgd: Path) -> None:
     assert instance.predicted_bytes > 0
 
 
-def test_cv__done_twice_does_nothing_and_another_request_is_refused(small_dataset: Path, logistic: Path) -> None:
-    words = ("cv", small_dataset, "--out", logistic, "--estimator")
+def test_cv__done_twice_does_nothing_and_another_request_is_refused(lean_dataset: Path, logistic: Path) -> None:
+    words = ("cv", lean_dataset, "--out", logistic, "--estimator")
     before = fingerprint(logistic)
     assert "nothing to do" in here(*words, "logistic", *PLAIN).stderr
     assert_refused(
         call(*words, "logistic", "--set", "C=1", *PLAIN), 65, "the classifier was C=0.1, max_iter=300 and is C=1"
     )
     assert_refused(call(*words, "sgd", *PLAIN), 65, "a run of logistic then, of sgd now")
-    assert_refused(call("run", small_dataset, "--out", logistic), 65, "a run of logistic then, of boosted trees now")
+    assert_refused(call("run", lean_dataset, "--out", logistic), 65, "a run of logistic then, of boosted trees now")
     assert fingerprint(logistic) == before
 
 
 def test_cv__replace_keeps_the_old_results_until_the_new_ones_are_complete(
-    small_dataset: Path, sgd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lean_dataset: Path, sgd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
     shutil.copytree(sgd, out)
-    words = ("cv", small_dataset, "--out", out, "--estimator", "logistic", *PLAIN)
+    words = ("cv", lean_dataset, "--out", out, "--estimator", "logistic", *PLAIN)
     assert_refused(call(*words), 65, "a run of sgd then, of logistic now); choose another --out, or give --replace")
     with monkeypatch.context() as patched:
         patched.setattr(train._Training, "fit_final", interrupted)
@@ -152,9 +152,9 @@ def interrupted(*arguments: Any) -> None:
 
 
 def test_cv__begun_otherwise_goes_on_only_where_it_may_be_replaced(
-    small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lean_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ("cv", small_dataset, "--out", tmp_path / "run", "--estimator")
+    words = ("cv", lean_dataset, "--out", tmp_path / "run", "--estimator")
     with monkeypatch.context() as patched:
         patched.setattr(train._Training, "fit_fold", interrupted)
         assert call(*words, "sgd", *PLAIN).exit_code == 130
@@ -177,11 +177,11 @@ def test_status__shows_a_classifier_as_any_run(logistic: Path) -> None:
 
 
 def test_predict__of_the_final_model_marks_rows_it_was_trained_on(
-    logistic: Path, blended: Path, small_dataset: Path, tmp_path: Path
+    logistic: Path, blended: Path, lean_dataset: Path, tmp_path: Path
 ) -> None:
     for run, has_spread in ((logistic, False), (blended, True)):
         out = tmp_path / f"{run.name}.parquet"
-        here("predict", run, small_dataset, "--out", out)
+        here("predict", run, lean_dataset, "--out", out)
         found = pq.read_table(out)
         assert found["trained_on"].to_pylist() == [True] * len(found)
         total = sum(found[f"p_{name}"].to_numpy().astype(float) for name in ("neither", "donor", "acceptor"))
@@ -190,9 +190,9 @@ def test_predict__of_the_final_model_marks_rows_it_was_trained_on(
 
 
 @pytest.mark.slow
-def test_holdout_genes__are_scored_by_the_final_classifier(small_dataset: Path, tmp_path: Path) -> None:
+def test_holdout_genes__are_scored_by_the_final_classifier(lean_dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    here("cv", small_dataset, "--out", out, "--estimator", "logistic", "--holdout-genes", "0.2", *PLAIN)
+    here("cv", lean_dataset, "--out", out, "--estimator", "logistic", "--holdout-genes", "0.2", *PLAIN)
     plan = RunFolder(out).read_plan()
     assert len(pq.read_table(RunFolder(out).holdout_predictions)) == plan.data.n_holdout_rows > 0
     here("verify", out)
@@ -230,7 +230,7 @@ def test_shuffled_labels__leave_chance(shuffled: Path, tmp_path: Path, name: str
 
 @pytest.mark.parametrize("n_done", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_cv__killed_after_a_fold_goes_on_to_the_same_bytes(
-    small_dataset: Path, sgd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_done: int
+    lean_dataset: Path, sgd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_done: int
 ) -> None:
     out, fits = tmp_path / "run", []
     own = train._Training._fit
@@ -242,7 +242,7 @@ def test_cv__killed_after_a_fold_goes_on_to_the_same_bytes(
         return own(*arguments)
 
     monkeypatch.setattr(train._Training, "_fit", fit)
-    words = ("cv", small_dataset, "--out", out, "--estimator", "sgd", "--epochs", "4", *PLAIN)
+    words = ("cv", lean_dataset, "--out", out, "--estimator", "sgd", "--epochs", "4", *PLAIN)
     assert call(*words).exit_code == 130
     saved = sorted(file.name for file in (out / ".scratch" / "classifier").glob("*.miduck"))
     assert saved == [f"fold_{number}.miduck" for number in range(n_done)]
@@ -273,22 +273,22 @@ def killed_inside_a_fold(out: Path, words: tuple[object, ...], n_saved: int, wai
 
 
 @pytest.mark.parametrize(
-    ("name", "epochs"), [("sgd", 100), pytest.param("logistic", 20, marks=SLOW), pytest.param("mlp", 30, marks=SLOW)]
+    ("name", "epochs"), [("sgd", 40), pytest.param("logistic", 20, marks=SLOW), pytest.param("mlp", 30, marks=SLOW)]
 )
 def test_cv__killed_inside_folds_goes_on_to_the_same_bytes(
-    small_dataset: Path, tmp_path: Path, name: str, epochs: int
+    lean_dataset: Path, tmp_path: Path, name: str, epochs: int
 ) -> None:
     """Kill -9 of the child alone in the second fit, of the whole command in the third; each is fitted anew from its start."""
     if name == "mlp":
         pytest.importorskip("torch")
     draw, out, kills = random.Random(11), tmp_path / "run", 0
     words = ("--estimator", name, "--epochs", epochs, "--epoch-patience", 0, *PLAIN)
-    here("cv", small_dataset, "--out", tmp_path / "whole", *words)
+    here("cv", lean_dataset, "--out", tmp_path / "whole", *words)
     for n_saved, only_child in ((1, True), (2, False)):
-        command = ("cv", small_dataset, "--out", out, *words)
+        command = ("cv", lean_dataset, "--out", out, *words)
         kills += killed_inside_a_fold(out, command, n_saved, draw.uniform(0, 0.3), only_child=only_child)
     assert kills or name == "logistic"  # whose fits take less than a look at the folder
-    here("cv", small_dataset, "--out", out, *words)
+    here("cv", lean_dataset, "--out", out, *words)
     assert fingerprint(out) == fingerprint(tmp_path / "whole")
 
 
@@ -479,22 +479,22 @@ def test_model_file__with_arrays_of_other_shapes_is_refused(logistic: Path, tmp_
     ],
 )
 def test_estimator__that_cannot_be_used_is_refused_in_a_sentence(
-    small_dataset: Path, tmp_path: Path, words: tuple[str, ...], code: int, message: str
+    lean_dataset: Path, tmp_path: Path, words: tuple[str, ...], code: int, message: str
 ) -> None:
-    assert_refused(call("cv", small_dataset, "--out", tmp_path / "run", *words, *PLAIN), code, message)
+    assert_refused(call("cv", lean_dataset, "--out", tmp_path / "run", *words, *PLAIN), code, message)
 
 
 def test_own_factory__trains_predicts_and_is_read_only_where_it_is_trusted(
-    small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lean_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mi_duck.classifiers import own_objects
 
     monkeypatch.setattr(own_objects.importlib.util, "find_spec", lambda name: None)  # as where skops is not installed
     out = tmp_path / "run"
-    here("cv", small_dataset, "--out", out, "--estimator", "own_classifiers:forest", *PLAIN)
+    here("cv", lean_dataset, "--out", out, "--estimator", "own_classifiers:forest", *PLAIN)
     settings = RunFolder(out).read_plan().settings
     assert "random_state=42" in settings.estimator_made
-    words = ("predict", out, small_dataset, "--out", tmp_path / "predictions.parquet")
+    words = ("predict", out, lean_dataset, "--out", tmp_path / "predictions.parquet")
     assert_refused(call(*words), 65, "--trust-pickle reads it")
     here(*words, "--trust-pickle")
     assert "is a pickle, which was not read" in here("verify", out).stdout
@@ -526,18 +526,18 @@ def test_own_factory__with_partial_fit_learns_from_blocks() -> None:
     assert learner.batch_rows == BATCH_ROWS
 
 
-def test_cross_validate__takes_a_function_of_a_module_and_refuses_others(small_dataset: Path, tmp_path: Path) -> None:
+def test_cross_validate__takes_a_function_of_a_module_and_refuses_others(lean_dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be imported by another process"):
-        mi_duck.cross_validate(lambda: None, small_dataset, tmp_path / "run")
+        mi_duck.cross_validate(lambda: None, lean_dataset, tmp_path / "run")
     with pytest.raises(TypeError, match="did you mean 'epochs'"):
-        mi_duck.cross_validate("sgd", small_dataset, tmp_path / "run", epoch=3)
+        mi_duck.cross_validate("sgd", lean_dataset, tmp_path / "run", epoch=3)
     with pytest.raises(PlanError, match="no such classifier"):
-        mi_duck.cross_validate("trees", small_dataset, tmp_path / "run")
+        mi_duck.cross_validate("trees", lean_dataset, tmp_path / "run")
     assert "parameters" in (mi_duck.cross_validate.__doc__ or "")
 
 
 def test_memory__of_all_rows_is_planned_and_refused_with_what_would_fit(
-    small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lean_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A logistic regression of rows that take 40 GiB; one that reads blocks of rows needs no more for more features."""
     monkeypatch.setattr(
@@ -546,14 +546,14 @@ def test_memory__of_all_rows_is_planned_and_refused_with_what_would_fit(
         lambda one, **sizes: 40 << 30 if sizes["n_rows"] and not one.is_streamed else 1 << 28,
     )
     result = call(
-        *("cv", small_dataset, "--out", tmp_path / "run", "--estimator", "logistic", *PLAIN),
+        *("cv", lean_dataset, "--out", tmp_path / "run", "--estimator", "logistic", *PLAIN),
     )
     assert_refused(result, 78, "logistic needs 40.00 GiB for")
     for remedy in ("--sample-genes 2", "--screen-features", "--sample-negatives", "--estimator sgd"):
         assert remedy in result.stderr
     assert not (tmp_path / "run" / "plan.json").exists()
     monkeypatch.setattr(planning, "predicted_bytes", lambda estimator, **sizes: 40 << 30)
-    result = call("cv", small_dataset, "--out", tmp_path / "run", "--estimator", "logistic", *PLAIN)
+    result = call("cv", lean_dataset, "--out", tmp_path / "run", "--estimator", "logistic", *PLAIN)
     assert_refused(result, 78, "what would fit: a larger --max-memory-per-instance-gb")
 
 
@@ -606,12 +606,12 @@ def test_greedy_weights__select_what_lowers_the_log_loss() -> None:
 
 
 def test_blend__refuses_runs_of_other_rows_and_too_few(
-    logistic: Path, small_dataset: Path, tmp_path: Path, blended: Path, sgd: Path
+    logistic: Path, lean_dataset: Path, tmp_path: Path, blended: Path, sgd: Path
 ) -> None:
     assert_refused(call("blend", logistic, "--out", tmp_path / "out"), 78, "two runs or more")
     assert_refused(call("blend", logistic, logistic, "--out", tmp_path / "out"), 78, "each named once")
     other = tmp_path / "other"
-    here("cv", small_dataset, "--out", other, "--estimator", "logistic", "--seed", "7", *PLAIN)
+    here("cv", lean_dataset, "--out", other, "--estimator", "logistic", "--seed", "7", *PLAIN)
     assert_refused(call("blend", logistic, other, "--out", tmp_path / "out"), 65, "differ in seed")
     assert_refused(call("blend", logistic, sgd, "--out", blended), 65, "holds a blend of weights=fitted")
     assert not (tmp_path / "out").exists()

@@ -192,9 +192,9 @@ ELSEWHERE = {
 
 
 @pytest.fixture(scope="module")
-def plain(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
+def plain(lean_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
     out = tmp_path_factory.mktemp("plain") / "run"
-    assert call("plan", small_dataset, "--out", out, *BASE).exit_code == 0
+    assert call("plan", lean_dataset, "--out", out, *BASE).exit_code == 0
     return RunFolder(out).read_plan()
 
 
@@ -205,11 +205,11 @@ def test_flags__every_one_of_plan_and_run_is_tested() -> None:
 
 
 @pytest.mark.parametrize("flag", sorted(ACTS))
-def test_flags__each_changes_the_plan(flag: str, small_dataset: Path, plain: Plan, tmp_path: Path) -> None:
+def test_flags__each_changes_the_plan(flag: str, lean_dataset: Path, plain: Plan, tmp_path: Path) -> None:
     values, read, expected = ACTS[flag]
     extra = ("--max-memory-per-instance-gb", "1000000") if flag == "--memory-safety-factor" else ()
     arguments = values if values and values[0].startswith("--") else (flag, *values)
-    result = call("plan", small_dataset, "--out", tmp_path / "run", *BASE, *extra, *arguments)
+    result = call("plan", lean_dataset, "--out", tmp_path / "run", *BASE, *extra, *arguments)
     assert result.exit_code == 0, result.output
     found = read(RunFolder(tmp_path / "run").read_plan())
     if flag != "--calibrate-per-class":
@@ -243,18 +243,18 @@ def test_flags__settings_change_the_trained_models(small_dataset: Path, run: Pat
     assert (where / "model_multiclass.miduck").stat().st_size < 10_000
 
 
-def test_names_of_the_seeds__are_accepted(small_dataset: Path, plain: Plan, tmp_path: Path) -> None:
-    result = call("plan", "--dataset", small_dataset, "--out-dir", tmp_path / "run", *BASE)
+def test_names_of_the_seeds__are_accepted(lean_dataset: Path, plain: Plan, tmp_path: Path) -> None:
+    result = call("plan", "--dataset", lean_dataset, "--out-dir", tmp_path / "run", *BASE)
     assert result.exit_code == 0
     assert shape(RunFolder(tmp_path / "run").read_plan()) == shape(plain)
-    twice = call("plan", small_dataset, "--dataset", small_dataset, "--out", tmp_path / "b")
+    twice = call("plan", lean_dataset, "--dataset", lean_dataset, "--out", tmp_path / "b")
     assert_refused(twice, 2, "name the dataset once")
     assert_refused(call("plan", "--out", tmp_path / "b"), 2, "missing DATASET")
-    assert_refused(call("run", small_dataset), 2, "missing --out RUN")
+    assert_refused(call("run", lean_dataset), 2, "missing --out RUN")
 
 
-def test_columns__gene_label_and_classes_may_have_other_names(small_dataset: Path, plain: Plan, tmp_path: Path) -> None:
-    rows = pq.read_table(small_dataset / "master")
+def test_columns__gene_label_and_classes_may_have_other_names(lean_dataset: Path, plain: Plan, tmp_path: Path) -> None:
+    rows = pq.read_table(lean_dataset / "master")
     label = pa.array([plain.data.classes.index(text) for text in rows["splice_type"].to_pylist()])
     rows = rows.drop_columns(["splice_type"]).append_column("y", label).rename_columns({"gene_id": "locus"})
     (tmp_path / "data").mkdir()
@@ -274,9 +274,9 @@ def test_columns__gene_label_and_classes_may_have_other_names(small_dataset: Pat
     assert RunFolder(tmp_path / "again").read_plan() == made
 
 
-def test_exclude_features__names_columns_in_a_file(small_dataset: Path, plain: Plan, tmp_path: Path) -> None:
+def test_exclude_features__names_columns_in_a_file(lean_dataset: Path, plain: Plan, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text(f"# two\n{plain.data.features[0]}\n\n{plain.data.features[5]}\n")
-    result = call("plan", small_dataset, "--out", tmp_path / "run", *BASE, "--exclude-features", tmp_path / "names.txt")
+    result = call("plan", lean_dataset, "--out", tmp_path / "run", *BASE, "--exclude-features", tmp_path / "names.txt")
     assert result.exit_code == 0
     left = set(plain.data.features) - set(RunFolder(tmp_path / "run").read_plan().data.features)
     assert left == {plain.data.features[0], plain.data.features[5]}
@@ -398,9 +398,9 @@ def test_status__shows_what_is_done(run: Path) -> None:
     assert "; consolidated: True; finished: True" in result.stdout
 
 
-def test_status__knows_running_and_lost_instances(small_dataset: Path, tmp_path: Path) -> None:
+def test_status__knows_running_and_lost_instances(lean_dataset: Path, tmp_path: Path) -> None:
     """A lock of the instance is held; then it is noted as lost, and tried again."""
-    folder = RunFolder(planned(small_dataset, tmp_path / "run"))
+    folder = RunFolder(planned(lean_dataset, tmp_path / "run"))
     instance = folder.read_plan().cut.instances[1]
 
     def status() -> dict[str, Any]:
@@ -444,17 +444,17 @@ def test_verbose__shows_where_an_error_came_from(arguments: tuple[str, ...], tmp
         assert call(*arguments).stderr == short.stderr  # it ends with its command
 
 
-def test_verbose__tells_of_sql_and_changes_no_plan(small_dataset: Path, plain: Plan, tmp_path: Path) -> None:
-    result = call("plan", small_dataset, "--out", tmp_path / "run", *BASE, "--verbose")
+def test_verbose__tells_of_sql_and_changes_no_plan(lean_dataset: Path, plain: Plan, tmp_path: Path) -> None:
+    result = call("plan", lean_dataset, "--out", tmp_path / "run", *BASE, "--verbose")
     assert re.search(r"^sql/gene_index\.sql: 60 rows, \d+\.\d{3} s$", result.stderr, re.MULTILINE)
     assert re.search(r"^sql/checks/null_gene\.sql: 0 rows, ", result.stderr, re.MULTILINE)
     assert RunFolder(tmp_path / "run").read_plan().data.genes_sha256 == plain.data.genes_sha256
-    assert "sql/" not in call("plan", small_dataset, "--out", tmp_path / "other", *BASE).stderr
+    assert "sql/" not in call("plan", lean_dataset, "--out", tmp_path / "other", *BASE).stderr
 
 
-def test_verbose__tells_of_child_processes_and_what_they_do(small_dataset: Path, tmp_path: Path) -> None:
+def test_verbose__tells_of_child_processes_and_what_they_do(lean_dataset: Path, tmp_path: Path) -> None:
     """Train, consolidate and predict, with their children; the SQL that runs inside of them; where they fail."""
-    data = shutil.copytree(small_dataset, tmp_path / "data")
+    data = shutil.copytree(lean_dataset, tmp_path / "data")
     out = planned(data, tmp_path / "run", "--strategy", "single", "--n-estimators", "2")
     away = data.rename(tmp_path / "away")
     failed = call_children("train", out, "--threads", "1", "--verbose")
@@ -476,8 +476,8 @@ def test_verbose__tells_of_child_processes_and_what_they_do(small_dataset: Path,
         assert "exit code" not in result.stderr
 
 
-def test_plan__prints_what_it_made(small_dataset: Path, tmp_path: Path) -> None:
-    result = call("plan", small_dataset, "--out", tmp_path / "run", *BASE, "--sample-genes", "40")
+def test_plan__prints_what_it_made(lean_dataset: Path, tmp_path: Path) -> None:
+    result = call("plan", lean_dataset, "--out", tmp_path / "run", *BASE, "--sample-genes", "40")
     assert "Sampling 40 genes out of 60" in result.stderr
     assert "rows from 40 genes" in result.stderr
     assert "not a feature (the gene): gene_id" in result.stderr
@@ -520,9 +520,9 @@ def test_plan__prints_what_it_made(small_dataset: Path, tmp_path: Path) -> None:
         ("--no-such-flag",),
     ],
 )
-def test_plan__a_value_outside_its_range_is_2(flags: tuple[str, ...], small_dataset: Path, tmp_path: Path) -> None:
+def test_plan__a_value_outside_its_range_is_2(flags: tuple[str, ...], lean_dataset: Path, tmp_path: Path) -> None:
     for command in ("plan", "run"):
-        assert_refused(call(command, small_dataset, "--out", tmp_path / "run", *flags), 2, flags[0])
+        assert_refused(call(command, lean_dataset, "--out", tmp_path / "run", *flags), 2, flags[0])
     assert not (tmp_path / "run").exists()
 
 
@@ -532,11 +532,9 @@ def test_synth__nan_is_2(tmp_path: Path) -> None:
     assert not (tmp_path / "s").exists()
 
 
-def test_overlap__none_and_half_are_fine(small_dataset: Path, tmp_path: Path) -> None:
+def test_overlap__none_and_half_are_fine(lean_dataset: Path, tmp_path: Path) -> None:
     for name, overlap, shared in (("a", "0", 0), ("b", "0.5", 12)):
-        assert (
-            call("plan", small_dataset, "--out", tmp_path / name, *BASE, "--instance-overlap", overlap).exit_code == 0
-        )
+        assert call("plan", lean_dataset, "--out", tmp_path / name, *BASE, "--instance-overlap", overlap).exit_code == 0
         plan = RunFolder(tmp_path / name).read_plan()
         pairs = zip(plan.cut.instances, plan.cut.instances[1:], strict=False)
         assert {one.stop_rank - other.first_rank for one, other in pairs} == {plan.cut.overlap_genes}
@@ -544,15 +542,15 @@ def test_overlap__none_and_half_are_fine(small_dataset: Path, tmp_path: Path) ->
 
 
 def test_exit_codes__storage_busy_and_memory(
-    small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lean_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
-    assert_refused(call("plan", small_dataset, "--out", tmp_path / "file"), 65, "is a file, and a run is a folder")
-    assert_refused(call("run", small_dataset, "--out", tmp_path / "file" / "run"), 74, "cannot write")
+    assert_refused(call("plan", lean_dataset, "--out", tmp_path / "file"), 65, "is a file, and a run is a folder")
+    assert_refused(call("run", lean_dataset, "--out", tmp_path / "file" / "run"), 74, "cannot write")
     with run_lock(tmp_path / "run"):
-        assert_refused(call("plan", small_dataset, "--out", tmp_path / "run"), 75, "another mi-duck works on")
+        assert_refused(call("plan", lean_dataset, "--out", tmp_path / "run"), 75, "another mi-duck works on")
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "200")
-    refused = call("plan", small_dataset, "--out", tmp_path / "run", "--strategy", "multi")
+    refused = call("plan", lean_dataset, "--out", tmp_path / "run", "--strategy", "multi")
     assert_refused(refused, 137, "SLURM_MEM_PER_NODE")
     assert contents(tmp_path) == ["file"]
 
@@ -636,8 +634,8 @@ def test_output__a_reader_that_leaves_at_once_does_not_matter(run: Path, small_d
         assert left_alone(arguments, lines=0) == (0, "")
 
 
-def test_train__goes_on_when_nobody_reads_its_messages(small_dataset: Path, tmp_path: Path) -> None:
-    out = planned(small_dataset, tmp_path / "run", "--strategy", "single", "--n-estimators", "2")
+def test_train__goes_on_when_nobody_reads_its_messages(lean_dataset: Path, tmp_path: Path) -> None:
+    out = planned(lean_dataset, tmp_path / "run", "--strategy", "single", "--n-estimators", "2")
     with subprocess.Popen([*COMMAND, "train", str(out), "--threads", "1"], stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         process.stderr.close()
@@ -658,9 +656,9 @@ def test_output__works_on_a_narrow_terminal_without_unicode(tmp_path: Path) -> N
     assert "wei\\xdf" in done.stdout
 
 
-def test_paths__with_spaces_quotes_and_pattern_characters(small_dataset: Path, tmp_path: Path) -> None:
+def test_paths__with_spaces_quotes_and_pattern_characters(lean_dataset: Path, tmp_path: Path) -> None:
     place = tmp_path / "it's a [place]; --x *?"
-    shutil.copytree(small_dataset, place / "d's [1]")
+    shutil.copytree(lean_dataset, place / "d's [1]")
     file = next((place / "d's [1]").rglob("*.parquet"))
     file.rename(file.with_name("part 0 %20 ;drop.parquet"))
     out = partitioned(place / "d's [1]", place / "run *", "--strategy", "single", "--n-estimators", "1")
@@ -671,10 +669,10 @@ def test_paths__with_spaces_quotes_and_pattern_characters(small_dataset: Path, t
 # ---- what a terminal and the log say --------------------------------------------------------------------------------------
 
 
-def test_log__has_what_a_run_said_and_did_with_its_time(small_dataset: Path, tmp_path: Path) -> None:
+def test_log__has_what_a_run_said_and_did_with_its_time(lean_dataset: Path, tmp_path: Path) -> None:
     """Of every command on the run, also of one that fails; not a file of the run that hashes vouch for."""
     out = tmp_path / "run"
-    done = here("run", small_dataset, "--out", out, *FAST)
+    done = here("run", lean_dataset, "--out", out, *FAST)
     log = (out / "run.log").read_text(encoding="utf-8").splitlines()
     assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00 run: ", line) for line in log)
     assert log[0].endswith("run: begun")
@@ -684,22 +682,22 @@ def test_log__has_what_a_run_said_and_did_with_its_time(small_dataset: Path, tmp
         assert any(words in line for line in said), words
     assert [line for line in done.stderr.splitlines() if "[Instance" in line and line.strip() not in said] == []
     assert "run.log" not in json.loads((out / "provenance.json").read_bytes())["files"]
-    assert_refused(call("run", small_dataset, "--out", out, *FAST, "--n-estimators", "3"), 65, "another request")
+    assert_refused(call("run", lean_dataset, "--out", out, *FAST, "--n-estimators", "3"), 65, "another request")
     last = (out / "run.log").read_text(encoding="utf-8").splitlines()[-1]
     assert "ended by CheckpointError: " in last
     assert here("verify", out)
 
 
-def test_quiet__leaves_results_and_warnings(small_dataset: Path, tmp_path: Path) -> None:
-    done = here("plan", small_dataset, "--out", tmp_path / "run", *BASE, "--quiet")
+def test_quiet__leaves_results_and_warnings(lean_dataset: Path, tmp_path: Path) -> None:
+    done = here("plan", lean_dataset, "--out", tmp_path / "run", *BASE, "--quiet")
     assert done.stdout.startswith("instance\t")
     assert [line for line in done.stderr.splitlines() if not line.startswith("warning: ")] == []
     assert "budget" in (tmp_path / "run" / "run.log").read_text(encoding="utf-8")
-    assert "budget" in here("plan", small_dataset, "--out", tmp_path / "other", *BASE).stderr
+    assert "budget" in here("plan", lean_dataset, "--out", tmp_path / "other", *BASE).stderr
 
 
-def test_dry_run__prints_the_plan_and_writes_nothing(small_dataset: Path, tmp_path: Path) -> None:
-    asked = ("run", small_dataset, "--out", tmp_path / "run", *FAST)
+def test_dry_run__prints_the_plan_and_writes_nothing(lean_dataset: Path, tmp_path: Path) -> None:
+    asked = ("run", lean_dataset, "--out", tmp_path / "run", *FAST)
     tried = here(*asked, "--dry-run").stdout
     assert list(tmp_path.iterdir()) == []
     assert tried.splitlines()[0].startswith("instance\t")

@@ -28,9 +28,9 @@ TREES = 12
 
 
 @pytest.fixture(scope="module")
-def run(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(lean_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a run of three instances that vote by probability."""
-    return plain_run(small_dataset, tmp_path_factory)
+    return plain_run(lean_dataset, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def made(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_distil__writes_a_model_of_the_same_kind(run: Path, made: Path, small_dataset: Path, tmp_path: Path) -> None:
+def test_distil__writes_a_model_of_the_same_kind(run: Path, made: Path, lean_dataset: Path, tmp_path: Path) -> None:
     model, ensemble = load_unified_model(made), load_unified_model(run)
     assert isinstance(model, ConsolidatedMetaModel)
     assert isinstance(ensemble, ConsolidatedMetaModel)
@@ -53,14 +53,14 @@ def test_distil__writes_a_model_of_the_same_kind(run: Path, made: Path, small_da
     assert [one.num_boosted_rounds() for one in model.get_base_models()] == [TREES] * 3
     assert (model.features, model.classes, model.training) == (ensemble.features, ensemble.classes, ensemble.training)
     assert set(model.thresholds) == set(ensemble.thresholds)
-    rows = pq.read_table(next(small_dataset.rglob("*.parquet"))).slice(0, 200)
+    rows = pq.read_table(next(lean_dataset.rglob("*.parquet"))).slice(0, 200)
     assert np.abs(model.predict_proba(rows) - ensemble.predict_proba(rows)).mean() < 0.05
     values = model.compute_ensemble_shap_importance(rows)  # which checks that values add up to the margins
     assert set(values) == {"neither", "donor", "acceptor", "ensemble"}
     for kind in ("xgboost", "onnx", "pickle"):
         here("export", made, "--format", kind)  # which compares the predictions
     assert load_unified_model(made.with_suffix(".pkl")).consolidation_method == "distilled"
-    here("predict", made, small_dataset, "--out", tmp_path / "p.parquet")
+    here("predict", made, lean_dataset, "--out", tmp_path / "p.parquet")
     names = pq.read_schema(tmp_path / "p.parquet").names
     assert "p_donor" in names
     assert not [name for name in names if name.startswith("spread")]  # there is nothing that could disagree
@@ -87,7 +87,7 @@ def test_distil__says_what_it_is_worth(run: Path, made: Path) -> None:
     assert f"{speed['distilled_rows_per_second']:,} rows a second" in facts["answer"]
 
 
-def test_distil__students_never_see_their_fold(small_dataset: Path, run: Path, tmp_path: Path) -> None:
+def test_distil__students_never_see_their_fold(lean_dataset: Path, run: Path, tmp_path: Path) -> None:
     """What the teacher says of the rows of a fold does not change the student of the fold, and it changes that of another."""
     folder, plan, reader = opened(run, tmp_path)
     fold = read_genes(folder, plan).fold[reader.keys()["gene_rank"]].astype(np.int8)
@@ -159,12 +159,12 @@ def test_distil__again_does_nothing_and_with_other_trees_does_it_anew(run: Path,
     assert json.loads(out.with_suffix(".json").read_bytes())["trees"] == 2
 
 
-def test_distil__refuses_what_is_no_distilled_model(run: Path, small_dataset: Path, tmp_path: Path) -> None:
+def test_distil__refuses_what_is_no_distilled_model(run: Path, lean_dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.json").write_text("{}")
     (tmp_path / "model.miduck").write_bytes((run / "consolidated_model.miduck").read_bytes())
     for name, words in (("notes.miduck", "notes.json"), ("model.miduck", "choose another --out"), ("x.bin", ".miduck")):
         assert_refused(call("distil", run, "--out", tmp_path / name), 65, words)
     assert_refused(
-        call("distil", planned(small_dataset, tmp_path / "new"), "--out", tmp_path / "a.miduck"), 65, "consolidate"
+        call("distil", planned(lean_dataset, tmp_path / "new"), "--out", tmp_path / "a.miduck"), 65, "consolidate"
     )
     assert call("distil", run, "--out", tmp_path / "a.miduck", "--trees", 0).exit_code == 2

@@ -241,7 +241,7 @@ def test_control_group__half_the_need_is_refused_and_a_tenth_more_is_enough(tmp_
     plan = ("plan", tmp_path / "data", "--strategy", "single", "--memory-safety-factor", "1", "--threads", "1")
     plan += (
         "--n-estimators",
-        "3",
+        "1",
         "--early-stopping-patience",
         "0",
         "--n-folds",

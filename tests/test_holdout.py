@@ -31,9 +31,9 @@ FEW_ROUNDS = ("--n-estimators", "8", "--genes-per-instance", "20", "--holdout-ge
 
 
 @pytest.fixture(scope="module")
-def run(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+def run(lean_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """Return a run with a quarter of the fold groups held out, scored; its scratch is still there."""
-    folder = RunFolder(trained(small_dataset, tmp_path_factory.mktemp("holdout") / "run", *FEW_ROUNDS))
+    folder = RunFolder(trained(lean_dataset, tmp_path_factory.mktemp("holdout") / "run", *FEW_ROUNDS))
     consolidate(folder, folder.read_plan(), CONTEXT)
     evaluate_run(run=str(folder.root), is_minimal=True, calibration_analysis=False, report=quiet)
     evaluate_holdout(run=str(folder.root), threads=1, report=quiet)
@@ -114,9 +114,9 @@ def test_coverage__is_whole_without_held_out_genes(run: RunFolder, plan: Plan) -
 
 
 def test_predictions__are_those_of_the_model_file(
-    run: RunFolder, plan: Plan, genes: list[dict[str, Any]], small_dataset: Path
+    run: RunFolder, plan: Plan, genes: list[dict[str, Any]], lean_dataset: Path
 ) -> None:
-    rows = held_out_rows(small_dataset, genes)
+    rows = held_out_rows(lean_dataset, genes)
     found = pq.read_table(run.holdout_predictions)
     assert found["row_id"].to_pylist() == list(range(plan.data.n_rows, plan.data.n_rows + plan.data.n_holdout_rows))
     for name, column in (("gene_id", "gene_id"), ("position", "position"), ("label", "splice_type")):
@@ -127,9 +127,9 @@ def test_predictions__are_those_of_the_model_file(
 
 
 def test_metrics__equal_direct_prediction_of_the_held_out_rows(
-    run: RunFolder, plan: Plan, genes: list[dict[str, Any]], small_dataset: Path
+    run: RunFolder, plan: Plan, genes: list[dict[str, Any]], lean_dataset: Path
 ) -> None:
-    rows = held_out_rows(small_dataset, genes)
+    rows = held_out_rows(lean_dataset, genes)
     label = np.array([plan.data.classes.index(text) for text in rows["splice_type"].to_pylist()])
     groups = np.unique(rows["overlap_cluster"].to_pylist(), return_inverse=True)[1]
     models: dict[tuple[str, str], Any] = {("ensemble", ""): load_unified_model(run.root)}
@@ -173,9 +173,9 @@ def test_metrics__ensemble_minus_base_are_paired(run: RunFolder) -> None:
 
 
 def test_metrics__of_the_base_model_order_rows_as_its_scores_do(
-    run: RunFolder, plan: Plan, genes: list[dict[str, Any]], small_dataset: Path
+    run: RunFolder, plan: Plan, genes: list[dict[str, Any]], lean_dataset: Path
 ) -> None:
-    rows = held_out_rows(small_dataset, genes)
+    rows = held_out_rows(lean_dataset, genes)
     is_donor = np.array(rows["splice_type"].to_pylist()) == "donor"
     line = lines_of(run, scope="base", evaluated_on="holdout")["average_precision", "donor"]
     expected = average_precision_score(is_donor, rows["donor_score"].to_numpy())
@@ -214,18 +214,18 @@ def test_catalogue__marks_held_out_genes_and_leaves_them_out_of_coverage(run: Ru
 
 
 def test_predict__held_out_genes_are_not_marked_as_trained_on(
-    run: RunFolder, plan: Plan, genes: list[dict[str, Any]], small_dataset: Path, tmp_path: Path
+    run: RunFolder, plan: Plan, genes: list[dict[str, Any]], lean_dataset: Path, tmp_path: Path
 ) -> None:
-    found = predict_file(load_unified_model(run.model), str(small_dataset), tmp_path / "p.parquet", report=quiet)
+    found = predict_file(load_unified_model(run.model), str(lean_dataset), tmp_path / "p.parquet", report=quiet)
     table = pq.read_table(tmp_path / "p.parquet", columns=["gene_id", "trained_on"])
     held_out = {gene["gene_id"] for gene in genes if gene["is_holdout"]}
     assert table["trained_on"].to_pylist() == [gene not in held_out for gene in table["gene_id"].to_pylist()]
     assert (found.n_genes_trained_on, found.n_rows_trained_on) == (plan.data.n_genes, plan.data.n_rows)
 
 
-def test_plan__of_sampled_genes_holds_out_some_of_them(small_dataset: Path, tmp_path: Path) -> None:
+def test_plan__of_sampled_genes_holds_out_some_of_them(lean_dataset: Path, tmp_path: Path) -> None:
     flags = ("--sample-genes", "40", "--holdout-genes", "0.2", "--strategy", "single", "--threads", "1")
-    result = call("plan", small_dataset, "--out", tmp_path / "run", *flags)
+    result = call("plan", lean_dataset, "--out", tmp_path / "run", *flags)
     assert result.exit_code == 0, result.output
     plan = RunFolder(tmp_path / "run").read_plan()
     assert plan.data.n_genes + plan.data.n_holdout_genes == 40

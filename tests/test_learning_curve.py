@@ -101,10 +101,10 @@ def test_sentences__say_what_rises_and_what_falls_and_whether_it_is_known() -> N
 
 
 @pytest.fixture(scope="module")
-def curve(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def curve(lean_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a learning curve of 60 genes; only to be read."""
     out = tmp_path_factory.mktemp("curve") / "out"
-    here("learning-curve", small_dataset, "--out", out, *FLAGS)
+    here("learning-curve", lean_dataset, "--out", out, *FLAGS)
     return out
 
 
@@ -117,17 +117,17 @@ def test_learning_curve__sizes_double_and_rows_are_the_same(curve: Path) -> None
     sizes = [int(row["n_genes"]) for row in table(curve) if (row["kind"], row["metric"]) == (MEASURED, "log_loss")]
     assert sizes in ([4, 8, 15, 30, 60], [8, 15, 30, 60])  # of four genes some fold may lack a class
     facts = json.loads((curve / "learning_curve.json").read_bytes())
-    assert facts["n_rows_scored"] == 3506
+    assert facts["n_rows_scored"] == 2634
     assert len(points_of(facts)) == len(table(curve))
     assert not (curve / ".learning_curve" / ".scratch").exists()
     assert not (curve / ".learning_curve" / "multi_instance_training").exists()
 
 
 def test_learning_curve__the_largest_size_scores_as_one_model_of_all_genes(
-    curve: Path, small_dataset: Path, tmp_path: Path
+    curve: Path, lean_dataset: Path, tmp_path: Path
 ) -> None:
     flags = ("--strategy", "single", "--skip-shap", "--minimal-diagnostics")
-    here("run", small_dataset, "--out", tmp_path / "run", *FLAGS, *flags)
+    here("run", lean_dataset, "--out", tmp_path / "run", *FLAGS, *flags)
     with (tmp_path / "run" / "metrics.csv").open(newline="") as lines:
         single = {
             (row["metric"], row["class"]): float(row["value"])
@@ -143,9 +143,9 @@ def test_learning_curve__the_largest_size_scores_as_one_model_of_all_genes(
     assert largest == pytest.approx({key: single[key] for key in largest}, abs=1e-12)
 
 
-def test_learning_curve__page_and_terminal_say_the_same(curve: Path, small_dataset: Path) -> None:
+def test_learning_curve__page_and_terminal_say_the_same(curve: Path, lean_dataset: Path) -> None:
     page = (curve / "report.html").read_text()
-    again = here("learning-curve", small_dataset, "--out", curve, *FLAGS)
+    again = here("learning-curve", lean_dataset, "--out", curve, *FLAGS)
     assert "nothing to do" in again.stderr
     facts = json.loads((curve / "learning_curve.json").read_bytes())
     for sentence in facts["sentences"]:
@@ -153,7 +153,7 @@ def test_learning_curve__page_and_terminal_say_the_same(curve: Path, small_datas
         assert sentence in again.stdout
     assert "<svg" in page
     assert "http" not in page.replace("http://www.w3.org", "").replace("http-equiv", "")
-    as_json = here("learning-curve", small_dataset, "--out", curve, *FLAGS, "--json")
+    as_json = here("learning-curve", lean_dataset, "--out", curve, *FLAGS, "--json")
     assert json.loads(as_json.stdout) == facts
     columns, rows = size_lines(points_of(facts), [("log_loss", "all")])
     assert columns == ("", "genes", "training rows", "log loss", "gain")
@@ -161,24 +161,24 @@ def test_learning_curve__page_and_terminal_say_the_same(curve: Path, small_datas
 
 
 def test_learning_curve__another_request_or_a_run_in_the_folder_is_refused(
-    curve: Path, small_dataset: Path, tmp_path: Path
+    curve: Path, lean_dataset: Path, tmp_path: Path
 ) -> None:
     before = {file: file.read_bytes() for file in curve.iterdir() if file.is_file()}
-    refused = call("learning-curve", small_dataset, "--out", curve, *FLAGS, "--seed", "7")
+    refused = call("learning-curve", lean_dataset, "--out", curve, *FLAGS, "--seed", "7")
     assert refused.exit_code == 65
     assert "another request (seed: 42 then, 7 now)" in refused.stderr
     assert {file: file.read_bytes() for file in curve.iterdir() if file.is_file()} == before
-    here("plan", small_dataset, "--out", tmp_path / "run", *SMALL)
-    refused = call("learning-curve", small_dataset, "--out", tmp_path / "run", *FLAGS)
+    here("plan", lean_dataset, "--out", tmp_path / "run", *SMALL)
+    refused = call("learning-curve", lean_dataset, "--out", tmp_path / "run", *FLAGS)
     assert refused.exit_code == 65
     assert "holds a run" in refused.stderr
-    refused = call("run", small_dataset, "--out", curve, *SMALL)
+    refused = call("run", lean_dataset, "--out", curve, *SMALL)
     assert refused.exit_code == 65
     assert "holds a learning curve" in refused.stderr
 
 
 def test_learning_curve__too_few_genes_or_too_little_memory_is_refused_with_what_works(
-    small_dataset: Path, tmp_path: Path
+    lean_dataset: Path, tmp_path: Path
 ) -> None:
     # of twelve genes the sizes are 1, 2, 3, 6 and 12; sites are in four genes only, so small sizes lack them in some fold
     gene = np.repeat(np.arange(12), 60)
@@ -198,22 +198,22 @@ def test_learning_curve__too_few_genes_or_too_little_memory_is_refused_with_what
         *FLAGS[FLAGS.index("--max-memory-per-instance-gb") + 2 :],
     ]
     small = call(
-        "learning-curve", small_dataset, "--out", tmp_path / "small", *options, "--max-memory-per-instance-gb", "0.1"
+        "learning-curve", lean_dataset, "--out", tmp_path / "small", *options, "--max-memory-per-instance-gb", "0.1"
     )
     assert small.exit_code == 78
     assert "ends with one model of all 60 genes" in small.stderr
     assert not (tmp_path / "few" / "learning_curve.json").exists()
 
 
-def test_learning_curve__killed_goes_on_to_the_same_bytes(curve: Path, small_dataset: Path, tmp_path: Path) -> None:
+def test_learning_curve__killed_goes_on_to_the_same_bytes(curve: Path, lean_dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    process = started("learning-curve", small_dataset, "--out", out, *FLAGS)
+    process = started("learning-curve", lean_dataset, "--out", out, *FLAGS)
     try:
         wait_for_line(process, "[Instance 3/")
     finally:
         end(process)
     assert not (out / "learning_curve.csv").exists()
-    again = here("learning-curve", small_dataset, "--out", out, *FLAGS)
+    again = here("learning-curve", lean_dataset, "--out", out, *FLAGS)
     assert "existing instances to reuse" in again.stderr
     for name in ("learning_curve.csv", "learning_curve.json", "report.html", "learning_curve.pdf"):
         assert (out / name).read_bytes() == (curve / name).read_bytes(), name

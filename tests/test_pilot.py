@@ -16,10 +16,10 @@ from mi_duck.run.plan import Plan
 
 
 @pytest.fixture(scope="module")
-def screened(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def screened(lean_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a run on the 20 best of 60 features; a quarter of the genes chose them."""
     out = tmp_path_factory.mktemp("pilot") / "run"
-    here("run", small_dataset, "--out", out, *FAST, "--screen-features", "20")
+    here("run", lean_dataset, "--out", out, *FAST, "--screen-features", "20")
     return out
 
 
@@ -68,19 +68,19 @@ def test_pilot__genes_are_marked_in_tables_and_catalogue(screened: Path, pilots:
         assert {row["gene_id"] for row in found} == pilots
 
 
-def test_pilot__no_gene_is_one_without_screening(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    run = plain_run(small_dataset, tmp_path_factory)
+def test_pilot__no_gene_is_one_without_screening(lean_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    run = plain_run(lean_dataset, tmp_path_factory)
     assert ask(run, "select count(*) as n from predictions where is_pilot") == [{"n": 0}]
     assert {line["is_pilot"] for line in lines(run / "gene_deltas.csv")} == {"0"}
 
 
 def test_pilot__texts_say_how_many_rows_are_scored(
-    small_dataset: Path, screened: Path, plan: Plan, pilots: set[str]
+    lean_dataset: Path, screened: Path, plan: Plan, pilots: set[str]
 ) -> None:
     table = pq.read_table(screened / "oof_predictions.parquet", columns=["is_pilot"])
     n_scored = table["is_pilot"].to_pylist().count(False)
     assert n_scored < plan.data.n_rows
-    again = here("run", small_dataset, "--out", screened, *FAST, "--screen-features", "20")
+    again = here("run", lean_dataset, "--out", screened, *FAST, "--screen-features", "20")
     assert f"Scores on {n_scored:,} rows, each by models" in again.stdout
     summary = (screened / "unified_training_summary.txt").read_text()
     assert f"Scores out of fold: {n_scored:,} rows by models" in summary
@@ -93,10 +93,10 @@ def test_pilot__texts_say_how_many_rows_are_scored(
 
 
 def test_compare__is_of_the_rows_that_both_runs_scored(
-    screened: Path, plan: Plan, small_dataset: Path, tmp_path_factory: pytest.TempPathFactory
+    screened: Path, plan: Plan, lean_dataset: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """The run without screening scored the rows of the pilot too: they are left out of both."""
-    plain = plain_run(small_dataset, tmp_path_factory)
+    plain = plain_run(lean_dataset, tmp_path_factory)
     found = compare_runs(plain, screened)
     whole = pq.read_table(plain / "oof_predictions.parquet")
     is_pilot = pq.read_table(screened / "oof_predictions.parquet")["is_pilot"].to_numpy()

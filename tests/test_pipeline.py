@@ -26,10 +26,12 @@ from runs import (
     partitioned,
     plain_run,
     planned,
+    quiet,
     started,
     wait_for_line,
 )
 
+from mi_duck.evaluate.evaluate import evaluate_run
 from mi_duck.run.folder import RunFolder, run_lock
 from mi_duck.settings import Diagnostics
 from mi_duck.workflow.pipeline import lacks_diagnostics
@@ -164,7 +166,7 @@ def test_run__an_interrupt_leaves_with_its_code_and_no_child(
 def test_stages__alone_and_in_any_order_equal_the_run(
     small_dataset: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Plan, train --instance from the last to the first, consolidate, evaluate."""
+    """Plan, train --instance from the last to the first, consolidate, evaluate, with what is asked for beside the scores."""
     out = planned(small_dataset, tmp_path / "run")
     n = len(RunFolder(out).read_plan().cut.instances)
     assert call("evaluate", out).exit_code == 65
@@ -174,13 +176,23 @@ def test_stages__alone_and_in_any_order_equal_the_run(
     assert f"[Instance 1/{n}] reusing instance_00" in again.stderr
     status = json.loads(call("status", out, "--json").stdout)
     assert (status["n_done"], status["is_consolidated"], status["is_finished"]) == (n, False, False)
-    for command in ("consolidate", "evaluate"):
-        here(command, out, "--threads", 1)
+    here("consolidate", out, "--threads", 1)
+    evaluate_run(run=str(out), is_minimal=True, calibration_analysis=False, report=quiet)  # without intervals
+    asked = ("--calibration-analysis", "--neigh-sample", 7)
+    assert "95 % intervals" in here("evaluate", out, *asked, "--threads", 1).stdout
     assert fingerprint(out) == fingerprint(finished_run(small_dataset, tmp_path_factory))
     assert json.loads(call("status", out, "--json").stdout)["is_finished"]
+    folder = RunFolder(out)
+    assert folder.curves.is_file()
+    assert (folder.calibration_analysis / "calibration.json").is_file()
+    with (folder.neighbours / "neighbours.csv").open(newline="") as lines:
+        assert len({row["site"] for row in csv.DictReader(lines)}) == 7
+    assert not lacks_diagnostics(folder, Diagnostics(neigh_sample=7))
+    assert lacks_diagnostics(folder, Diagnostics(neigh_sample=8))
+    assert not lacks_diagnostics(folder, Diagnostics(calibration_analysis=False))
 
 
-def test_evaluate__of_a_run_without_intervals_makes_what_is_asked_for_once_the_scores_of_members_are_there(
+def test_evaluate__of_a_run_without_the_scores_of_members_says_how_to_have_them(
     small_dataset: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     out = tmp_path / "run"
@@ -195,17 +207,8 @@ def test_evaluate__of_a_run_without_intervals_makes_what_is_asked_for_once_the_s
     assert fingerprint(out) == before
     assert "nothing to do" in here("run", small_dataset, "--out", out, *FAST).stderr  # refusing took nothing away
     here("consolidate", out, "--threads", 1)
-    asked = ("--calibration-analysis", "--neigh-sample", 7)
-    assert "95 % intervals" in here("evaluate", out, *asked, "--threads", 1).stdout
-    folder = RunFolder(out)
-    assert folder.curves.is_file()
-    assert (folder.calibration_analysis / "calibration.json").is_file()
-    with (folder.neighbours / "neighbours.csv").open(newline="") as lines:
-        assert len({row["site"] for row in csv.DictReader(lines)}) == 7
-    assert not lacks_diagnostics(folder, Diagnostics(neigh_sample=7))
-    assert lacks_diagnostics(folder, Diagnostics(neigh_sample=8))
-    assert not lacks_diagnostics(folder, Diagnostics(calibration_analysis=False))
     assert fingerprint(out)["consolidated_model.miduck"] == before["consolidated_model.miduck"]
+    assert RunFolder(out).members.is_file()  # from here evaluate goes on, as above
 
 
 def test_consolidate__of_some_instances_says_so_and_leaves_69(run: Path, tmp_path: Path) -> None:

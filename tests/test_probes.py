@@ -154,8 +154,8 @@ def test_filling_of__sees_nan_that_footers_do_not_count(wide_dataset: Path, tmp_
     assert density.errors[first] == pytest.approx(shares.std(), rel=0.1)
 
 
-def test_open_small_run__holds_the_genes_of_lowest_rank_alone(small_dataset: Path, tmp_path: Path) -> None:
-    small = Small.open(small_dataset, tmp_path / "run", [5, 12])
+def test_open_small_run__holds_the_genes_of_lowest_rank_alone(lean_dataset: Path, tmp_path: Path) -> None:
+    small = Small.open(lean_dataset, tmp_path / "run", [5, 12])
     assert [(one.first_rank, one.stop_rank) for one in small.plan.cut.instances] == [(0, 5), (0, 12)]
     assert [(one.first_rank, one.stop_rank) for one in small.plan.cut.segments] == [(0, 5), (5, 12)]
     assert small.run.folder.root.is_relative_to(small.folder.scratch)
@@ -167,8 +167,8 @@ def test_open_small_run__holds_the_genes_of_lowest_rank_alone(small_dataset: Pat
         assert keys == 14 * int(gene_rows[segment.first_rank : segment.stop_rank].sum())
 
 
-def test_probe__of_sampled_negatives_counts_the_rows_that_are_trained_on(small_dataset: Path, tmp_path: Path) -> None:
-    small = Small.open(small_dataset, tmp_path / "run", [30], sample_negatives=0.2)
+def test_probe__of_sampled_negatives_counts_the_rows_that_are_trained_on(lean_dataset: Path, tmp_path: Path) -> None:
+    small = Small.open(lean_dataset, tmp_path / "run", [30], sample_negatives=0.2)
     (instance,) = small.plan.cut.instances
     assert instance.n_training_rows < instance.n_rows
     points, seconds = probe(small.run, instance, small.model(), CONTEXT)
@@ -186,8 +186,8 @@ def test_probe_sizes__are_parts_of_an_instance_within_bounds() -> None:
     assert probe_sizes(np.full(29, 400), 1500) == []
 
 
-def test_is_worth_probing__where_it_takes_a_tenth_of_the_run_at_most(small_dataset: Path, tmp_path: Path) -> None:
-    indexed = plan_data(open_dataset(str(small_dataset)), RunFolder(tmp_path), ASKED, CONTEXT, with_leakage=False)
+def test_is_worth_probing__where_it_takes_a_tenth_of_the_run_at_most(lean_dataset: Path, tmp_path: Path) -> None:
+    indexed = plan_data(open_dataset(str(lean_dataset)), RunFolder(tmp_path), ASKED, CONTEXT, with_leakage=False)
     worth = partial(is_worth_probing, decided(indexed, ASKED), n_features=len(indexed.data.features), n_classes=3)
     rows = indexed.genes.n_training_rows
     # two starts of a child alone take longer than a tenth of a run of seconds
@@ -197,8 +197,8 @@ def test_is_worth_probing__where_it_takes_a_tenth_of_the_run_at_most(small_datas
     assert not worth(many, [])
 
 
-def test_memory__of_a_tiny_dataset_says_that_the_formula_is_used(small_dataset: Path) -> None:
-    result = CliRunner().invoke(app, ["memory", str(small_dataset)])
+def test_memory__of_a_tiny_dataset_says_that_the_formula_is_used(lean_dataset: Path) -> None:
+    result = CliRunner().invoke(app, ["memory", str(lean_dataset)])
     assert result.exit_code == PlanError.exit_code
     assert "too few to measure memory on" in result.stderr
 

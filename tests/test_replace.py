@@ -37,8 +37,8 @@ def contents(root: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def run(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return plain_run(small_dataset, tmp_path_factory)
+def run(lean_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return plain_run(lean_dataset, tmp_path_factory)
 
 
 @pytest.fixture
@@ -81,10 +81,10 @@ def copy(run: Path, tmp_path: Path) -> Path:
     ],
 )
 def test_finished_run__asked_for_something_else_is_refused_untouched(
-    run: Path, small_dataset: Path, flags: tuple[str, ...], words: str
+    run: Path, lean_dataset: Path, flags: tuple[str, ...], words: str
 ) -> None:
     before = contents(run)
-    result = call("run", small_dataset, "--out", run, *FAST, *flags)
+    result = call("run", lean_dataset, "--out", run, *FAST, *flags)
     assert result.exit_code == 65, result.output
     assert f"is a finished run of another request ({words}" in result.stderr
     assert "choose another --out, or give --replace" in result.stderr
@@ -106,10 +106,10 @@ def test_finished_run__asked_for_something_else_is_refused_untouched(
     ],
 )
 def test_finished_run__stays_whole_when_what_is_to_replace_it_cannot_be_planned(
-    copy: Path, small_dataset: Path, flags: tuple[str, ...], code: int
+    copy: Path, lean_dataset: Path, flags: tuple[str, ...], code: int
 ) -> None:
     before = contents(copy)
-    result = call("run", small_dataset, "--out", copy, *FAST, *flags, "--replace")
+    result = call("run", lean_dataset, "--out", copy, *FAST, *flags, "--replace")
     assert result.exit_code == code, result.output
     assert contents(copy) == before
     assert not beside(copy).exists()
@@ -120,21 +120,21 @@ def test_finished_run__stays_whole_when_what_is_to_replace_it_cannot_be_planned(
     [(("--sample-genes", "2"), 78), (("--n-folds", "100"), 78), (("--max-memory-per-instance-gb", "0.1"), 78)],
 )
 def test_unfinished_run__keeps_its_plan_when_another_cannot_be_made(
-    copy: Path, small_dataset: Path, flags: tuple[str, ...], code: int
+    copy: Path, lean_dataset: Path, flags: tuple[str, ...], code: int
 ) -> None:
     (copy / "provenance.json").unlink()
     before = contents(copy)
-    result = call("run", small_dataset, "--out", copy, *FAST, *flags)
+    result = call("run", lean_dataset, "--out", copy, *FAST, *flags)
     assert result.exit_code == code, result.output
     assert contents(copy) == before
 
 
 def test_replace__gives_the_bytes_of_a_run_in_a_new_folder_and_keeps_the_users_files(
-    copy: Path, small_dataset: Path, tmp_path: Path
+    copy: Path, lean_dataset: Path, tmp_path: Path
 ) -> None:
-    result = here("run", small_dataset, "--out", copy, *OTHER, "--replace")
+    result = here("run", lean_dataset, "--out", copy, *OTHER, "--replace")
     assert "stays as it is until the new results" in result.stderr
-    here("run", small_dataset, "--out", tmp_path / "fresh", *OTHER)
+    here("run", lean_dataset, "--out", tmp_path / "fresh", *OTHER)
     old, new = contents(copy), contents(tmp_path / "fresh")
     assert old.pop("notes.txt")
     assert old.keys() == new.keys()
@@ -145,27 +145,27 @@ def test_replace__gives_the_bytes_of_a_run_in_a_new_folder_and_keeps_the_users_f
         *("unified_training_summary.txt", "plan.json", "consolidation_summary.json", "run_metadata.json"),
     }
     assert not beside(copy).exists()
-    assert here("run", small_dataset, "--out", copy, *OTHER).stderr.count("nothing to do")
+    assert here("run", lean_dataset, "--out", copy, *OTHER).stderr.count("nothing to do")
 
 
-def test_replace__keeps_instances_that_match(copy: Path, small_dataset: Path) -> None:
+def test_replace__keeps_instances_that_match(copy: Path, lean_dataset: Path) -> None:
     models = {path: path.stat().st_ino for path in copy.rglob("multi_instance_training/*/*.ubj")}
     result = here(
-        "run", small_dataset, "--out", copy, *FAST, "--consolidation", "voting", "--voting", "margin", "--replace"
+        "run", lean_dataset, "--out", copy, *FAST, "--consolidation", "voting", "--voting", "margin", "--replace"
     )
     assert result.stderr.count("reusing") == 3
     assert {path: path.stat().st_ino for path in copy.rglob("multi_instance_training/*/*.ubj")} == models
     assert RunFolder(copy).read_plan().asked.voting == "margin"
 
 
-def test_force_retrain_all__trains_anew_beside_the_old_results(copy: Path, small_dataset: Path) -> None:
-    result = here("run", small_dataset, "--out", copy, *FAST, "--force-retrain-all")
+def test_force_retrain_all__trains_anew_beside_the_old_results(copy: Path, lean_dataset: Path) -> None:
+    result = here("run", lean_dataset, "--out", copy, *FAST, "--force-retrain-all")
     assert "reusing" not in result.stderr
     assert (copy / "notes.txt").read_text() == "mine"
 
 
 def test_replace__that_lost_an_instance_leaves_the_old_results(
-    copy: Path, small_dataset: Path, monkeypatch: pytest.MonkeyPatch
+    copy: Path, lean_dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mi_duck.errors import IncompleteRunError
     from mi_duck.workflow import training
@@ -179,11 +179,11 @@ def test_replace__that_lost_an_instance_leaves_the_old_results(
 
     with monkeypatch.context() as patched:
         patched.setattr(training, "train_one", fail)
-        result = call("run", small_dataset, "--out", copy, *OTHER, "--replace")
+        result = call("run", lean_dataset, "--out", copy, *OTHER, "--replace")
     assert result.exit_code == 69
     assert f"{copy} keeps its old results" in result.stderr
     assert contents(copy) == before
-    here("run", small_dataset, "--out", copy, *OTHER, "--replace")  # goes on
+    here("run", lean_dataset, "--out", copy, *OTHER, "--replace")  # goes on
     assert RunFolder(copy).read_plan().asked.n_estimators == 4
 
 
@@ -193,12 +193,12 @@ def test_replace__that_lost_an_instance_leaves_the_old_results(
 @pytest.mark.parametrize("command", ["run", "plan"])
 @pytest.mark.parametrize("name", ["metrics.csv", "plan.json", "notes", ".hidden", "master/part-00000.parquet"])
 def test_folder_that_is_no_run__is_refused_untouched(
-    tmp_path: Path, small_dataset: Path, command: str, name: str
+    tmp_path: Path, lean_dataset: Path, command: str, name: str
 ) -> None:
     out = tmp_path / "mine"
     (out / name).parent.mkdir(parents=True)
     (out / name).write_text('{"mine": 1}')
-    result = call(command, small_dataset, "--out", out, *(FAST if command == "run" else SMALL))
+    result = call(command, lean_dataset, "--out", out, *(FAST if command == "run" else SMALL))
     assert result.exit_code == 65, result.output
     assert "is not empty and not a run of mi-duck" in result.stderr
     assert [path.name for path in out.rglob("*") if path.is_file()] == [Path(name).name]
@@ -299,10 +299,10 @@ def test_change_places__killed_at_any_change_of_a_file_leaves_old_or_new(
     assert "new" in seen
 
 
-def test_replace__killed_at_random_leaves_the_old_results_or_the_new(copy: Path, small_dataset: Path) -> None:
+def test_replace__killed_at_random_leaves_the_old_results_or_the_new(copy: Path, lean_dataset: Path) -> None:
     """Real kills of a real command; at the end it is complete."""
     before = contents(copy)
-    words = ["run", str(small_dataset), "--out", str(copy), *OTHER, "--replace"]
+    words = ["run", str(lean_dataset), "--out", str(copy), *OTHER, "--replace"]
     rng, done = random.Random(7), None
     for _ in range(6):
         process = subprocess.Popen(
@@ -367,9 +367,9 @@ def test_progress__of_a_killed_process_is_not_shown(tmp_path: Path) -> None:
     assert stages_now(tmp_path) == []
 
 
-def test_finish__calls_instances_that_were_never_begun_not_trained_yet(small_dataset: Path, tmp_path: Path) -> None:
+def test_finish__calls_instances_that_were_never_begun_not_trained_yet(lean_dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    here("plan", small_dataset, "--out", out, *FAST[: FAST.index("--minimal-diagnostics")])
+    here("plan", lean_dataset, "--out", out, *FAST[: FAST.index("--minimal-diagnostics")])
     here("train", out, "--instance", 0, "--threads", 1)
     result = call("finish", out, "--minimal-diagnostics", "--skip-shap", "--threads", 1)
     assert result.exit_code == 69

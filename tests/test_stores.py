@@ -67,11 +67,11 @@ def upload(folder: Path, to: str) -> str:
 
 
 @pytest.mark.usefixtures("account")
-def test_run__on_a_store_reads_the_same_rows_as_on_a_disk(small_dataset: Path, tmp_path: Path) -> None:
+def test_run__on_a_store_reads_the_same_rows_as_on_a_disk(lean_dataset: Path, tmp_path: Path) -> None:
     """Segments are equal to the byte; the plan names the store's files, and no secret."""
-    url = upload(small_dataset, "small")
+    url = upload(lean_dataset, "small")
     local, remote = tmp_path / "local", tmp_path / "remote"
-    partitioned(small_dataset, local, "--seed", "7")
+    partitioned(lean_dataset, local, "--seed", "7")
     partitioned(url, remote, "--seed", "7")  # type: ignore[arg-type]
     assert segment_hashes(local) == segment_hashes(remote)
     plan = RunFolder(remote).read_plan()
@@ -83,12 +83,12 @@ def test_run__on_a_store_reads_the_same_rows_as_on_a_disk(small_dataset: Path, t
 
 
 @pytest.mark.usefixtures("account")
-def test_predict__reads_a_store(small_dataset: Path, tmp_path: Path) -> None:
+def test_predict__reads_a_store(lean_dataset: Path, tmp_path: Path) -> None:
     """Every byte of the predictions is that of a local dataset."""
-    url = upload(small_dataset, "predicted")
-    run = trained(small_dataset, tmp_path / "run", "--strategy", "single", "--n-estimators", "3")
+    url = upload(lean_dataset, "predicted")
+    run = trained(lean_dataset, tmp_path / "run", "--strategy", "single", "--n-estimators", "3")
     model = run / "multi_instance_training" / "instance_00"
-    for source, name in ((small_dataset, "a"), (url, "b")):
+    for source, name in ((lean_dataset, "a"), (url, "b")):
         result = call("predict", model, source, "--out", tmp_path / f"{name}.parquet")
         assert result.exit_code == 0, result.output
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
@@ -123,9 +123,9 @@ def test_prepare__reads_a_store(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("account")
-def test_run__notices_that_a_file_of_a_store_changed(small_dataset: Path, tmp_path: Path) -> None:
+def test_run__notices_that_a_file_of_a_store_changed(lean_dataset: Path, tmp_path: Path) -> None:
     """One byte of a page, the same size and footer: the store's tag tells."""
-    source = write(tmp_path / "in", pq.read_table(small_dataset / "master"))
+    source = write(tmp_path / "in", pq.read_table(lean_dataset / "master"))
     url = upload(source, "changing")
     planned = call("plan", url, "--out", tmp_path / "run", "--strategy", "single", "--n-estimators", "3")
     assert planned.exit_code == 0, planned.output

@@ -102,8 +102,8 @@ def model_hashes(run: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def run(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained(small_dataset, tmp_path_factory.mktemp("train") / "run")
+def run(lean_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(lean_dataset, tmp_path_factory.mktemp("train") / "run")
 
 
 @pytest.fixture(scope="module")
@@ -223,9 +223,9 @@ NARROW = ("--exclude", r"^(?!\d+mer_|(donor|acceptor|neither)_score$)")
 
 
 @pytest.fixture(scope="module")
-def by_weights(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def by_weights(lean_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     flags = ("--strategy", "single", "--cv", "weights", *NARROW)
-    found = results(trained(small_dataset, tmp_path_factory.mktemp("weights") / "run", *flags))
+    found = results(trained(lean_dataset, tmp_path_factory.mktemp("weights") / "run", *flags))
     assert len(found) == 3
     return found
 
@@ -242,13 +242,13 @@ def test_train__a_matrix_a_fold_zero_weights_and_a_matrix_on_disk_give_the_same_
     threads: int,
     flags: tuple[str, ...],
     by_weights: dict[str, str],
-    small_dataset: Path,
+    lean_dataset: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Where no value is missing: how folds are held out and where the matrix lies is a choice of time and memory alone."""
     monkeypatch.setattr("mi_duck.boosting.matrix.PAGE_ROWS", 1500)  # three pages on disk
-    run = trained(small_dataset, tmp_path / "run", *flags, *NARROW, threads=threads)
+    run = trained(lean_dataset, tmp_path / "run", *flags, *NARROW, threads=threads)
     assert results(run) == by_weights
     pages = run / ".scratch" / "pages"
     assert pages.exists() == ("external" in flags)
@@ -363,16 +363,16 @@ def test_learning_curves__equal_the_log_loss_of_the_boosters(first: Trained) -> 
 
 
 def test_train__child_processes_with_two_threads_give_the_same_bytes(
-    run: Path, small_dataset: Path, tmp_path: Path
+    run: Path, lean_dataset: Path, tmp_path: Path
 ) -> None:
-    mi_duck("train", planned(small_dataset, tmp_path / "two"), "--threads", 2)
+    mi_duck("train", planned(lean_dataset, tmp_path / "two"), "--threads", 2)
     assert model_hashes(tmp_path / "two") == model_hashes(run)
 
 
 def test_train__other_file_names_and_row_order_give_the_same_models(
-    run: Path, small_dataset: Path, tmp_path: Path
+    run: Path, lean_dataset: Path, tmp_path: Path
 ) -> None:
-    rows = pa.concat_tables([pq.read_table(file) for file in sorted(small_dataset.rglob("*.parquet"))])
+    rows = pa.concat_tables([pq.read_table(file) for file in sorted(lean_dataset.rglob("*.parquet"))])
     rows = rows.take(pa.array(np.random.default_rng(0).permutation(len(rows))))
     (tmp_path / "data").mkdir()
     for number in range(2):
@@ -383,8 +383,8 @@ def test_train__other_file_names_and_row_order_give_the_same_models(
     assert other == model_hashes(run)
 
 
-def test_train__another_seed_gives_other_models(run: Path, small_dataset: Path, tmp_path: Path) -> None:
-    other = model_hashes(trained(small_dataset, tmp_path / "run", "--seed", "7", "--strategy", "single"))
+def test_train__another_seed_gives_other_models(run: Path, lean_dataset: Path, tmp_path: Path) -> None:
+    other = model_hashes(trained(lean_dataset, tmp_path / "run", "--seed", "7", "--strategy", "single"))
     assert set(other.values()).isdisjoint(
         {digest for name, digest in model_hashes(run).items() if name.endswith((".miduck", ".parquet"))}
     )

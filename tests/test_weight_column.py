@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from runs import FAST, assert_refused, call, here
+from runs import FAST, assert_refused, call, here, run_here
 from sklearn.metrics import average_precision_score
 
 import mi_duck
@@ -34,17 +34,17 @@ def written(folder: Path, table: pa.Table, weight: object) -> Path:
 
 
 @pytest.fixture(scope="module")
-def weighted(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def weighted(lean_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a dataset in which every row weighs 2, and its run."""
     folder = tmp_path_factory.mktemp("weighted")
-    table = table_of(small_dataset)
+    table = table_of(lean_dataset)
     written(folder / "data", table, np.full(len(table), 2.0))
     here("run", folder / "data", "--out", folder / "run", *FAST, "--weight-column", "w")
     return folder
 
 
-def test_weights__of_1_change_no_byte_of_a_model(small_dataset: Path, tmp_path: Path) -> None:
-    table = table_of(small_dataset)
+def test_weights__of_1_change_no_byte_of_a_model(lean_dataset: Path, tmp_path: Path) -> None:
+    table = table_of(lean_dataset)
     data = written(tmp_path / "data", table, np.ones(len(table), dtype=np.int8))
     here("run", data, "--out", tmp_path / "with", *FAST, "--weight-column", "w")
     here("run", data, "--out", tmp_path / "without", *FAST, "--exclude", "^w$")
@@ -54,10 +54,10 @@ def test_weights__of_1_change_no_byte_of_a_model(small_dataset: Path, tmp_path: 
 
 
 def test_weights__of_2_give_the_model_of_rows_that_are_there_twice(
-    weighted: Path, small_dataset: Path, tmp_path: Path
+    weighted: Path, lean_dataset: Path, tmp_path: Path
 ) -> None:
     """Nearly: cuts of columns that are sketched may differ."""
-    table = table_of(small_dataset)
+    table = table_of(lean_dataset)
     twice = written(tmp_path / "data", pa.concat_tables([table, table]), np.ones(2 * len(table)))
     here("run", twice, "--out", tmp_path / "run", *FAST, "--exclude", "^w$")
     one, other = (load_unified_model(run).predict_proba(table) for run in (weighted / "run", tmp_path / "run"))
@@ -65,11 +65,11 @@ def test_weights__of_2_give_the_model_of_rows_that_are_there_twice(
 
 
 def test_weights__of_a_classifier_are_as_rows_that_are_there_twice(
-    weighted: Path, small_dataset: Path, tmp_path: Path
+    weighted: Path, lean_dataset: Path, tmp_path: Path
 ) -> None:
     """The preparation counts them too; a classifier that takes none is refused."""
     words = ("--estimator", "logistic", "--threads", "1", "--minimal-diagnostics")
-    table = table_of(small_dataset)
+    table = table_of(lean_dataset)
     more = np.arange(len(table)) % 2 + 1
     data = written(tmp_path / "data", table, more)
     here("cv", data, "--out", tmp_path / "weights", *words, "--weight-column", "w")
@@ -96,15 +96,18 @@ def test_weights__are_no_feature_and_the_run_is_verified(weighted: Path) -> None
     assert_refused(changed, 65, "columns differ")
 
 
-def test_weights__of_0_keep_wrong_rows_out_of_the_model(small_dataset: Path, tmp_path: Path) -> None:
+def test_weights__of_0_keep_wrong_rows_out_of_the_model(
+    lean_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Labels of two rows in five are drawn anew; a model that gives these no weight is better on all others."""
-    table, rng = table_of(small_dataset), np.random.default_rng(0)
+    table, rng = table_of(lean_dataset), np.random.default_rng(0)
     is_wrong = rng.random(len(table)) < 0.4
     label = np.array(table["splice_type"].to_pylist(), dtype=object)
     truth = label.copy()
     label[is_wrong] = rng.permutation(label[is_wrong])
     at = table.schema.get_field_index("splice_type")
     table = table.set_column(at, "splice_type", pa.array(label.tolist())).append_column("w", pa.array(~is_wrong * 1.0))
+    monkeypatch.setattr("mi_duck.processes.run_child", run_here)
     fast = {"threads": 1, "n_estimators": 20, "max_depth": 4, "learning_rate": 0.3, "n_folds": 2, "progress": False}
     found = {}
     for name in ("w", None):
@@ -143,9 +146,9 @@ def test_weights__of_0_keep_wrong_rows_out_of_the_model(small_dataset: Path, tmp
     ("value", "words"), [(-1.0, "weight -1.0 in row 7"), (float("nan"), "weight nan in row 7"), (None, "weight null")]
 )
 def test_weights__that_are_none_are_refused_with_their_row(
-    value: float | None, words: str, small_dataset: Path, tmp_path: Path
+    value: float | None, words: str, lean_dataset: Path, tmp_path: Path
 ) -> None:
-    table = table_of(small_dataset)
+    table = table_of(lean_dataset)
     weight: list[float | None] = [1.0] * len(table)
     weight[7] = value
     data = written(tmp_path / "data", table, weight)
@@ -155,8 +158,8 @@ def test_weights__that_are_none_are_refused_with_their_row(
     assert not (tmp_path / "run").exists()
 
 
-def test_weights__must_leave_something_of_each_class_in_each_fold(small_dataset: Path, tmp_path: Path) -> None:
-    table = table_of(small_dataset)
+def test_weights__must_leave_something_of_each_class_in_each_fold(lean_dataset: Path, tmp_path: Path) -> None:
+    table = table_of(lean_dataset)
     is_donor = np.array(table["splice_type"].to_pylist()) == "donor"
     data = written(tmp_path / "data", table, np.where(is_donor, 0.0, 1.0))
     result = call("plan", data, "--out", tmp_path / "run", "--weight-column", "w")
@@ -173,9 +176,9 @@ def test_weights__must_leave_something_of_each_class_in_each_fold(small_dataset:
     ],
 )
 def test_weight_column__must_be_a_column_of_numbers_of_its_own(
-    name: str, words: str, small_dataset: Path, tmp_path: Path
+    name: str, words: str, lean_dataset: Path, tmp_path: Path
 ) -> None:
-    table = table_of(small_dataset)
+    table = table_of(lean_dataset)
     data = written(tmp_path / "data", table, np.ones(len(table)))
     result = call("plan", data, "--out", tmp_path / "run", "--weight-column", name)
     assert_refused(result, 65, words)

@@ -33,9 +33,9 @@ LONG = ("--no-calibrate-per-class", "--n-estimators", "60", "--early-stopping-pa
 
 
 @pytest.fixture(scope="module")
-def ready(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ready(lean_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a planned run of three instances with its segments; only to be copied."""
-    return partitioned(small_dataset, tmp_path_factory.mktemp("ready") / "run", *LONG)
+    return partitioned(lean_dataset, tmp_path_factory.mktemp("ready") / "run", *LONG)
 
 
 @pytest.fixture(scope="module")
@@ -251,12 +251,12 @@ def test_train__killed_ended_and_crashed_at_once_goes_on_to_the_same_bytes(
 
 
 def test_run__fewer_at_once_where_memory_is_too_little_for_more(
-    small_dataset: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+    lean_dataset: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The scheduler's allocation is twice what one instance needs: six tenths of that are room for one."""
     peak = max(one.predicted_bytes for one in RunFolder(run).read_plan().cut.instances)
     monkeypatch.setenv("SLURM_MEM_PER_NODE", str(2 * peak >> 20))
-    process = started("run", small_dataset, "--out", run, *FAST, *LONG, "--workers", 2)
+    process = started("run", lean_dataset, "--out", run, *FAST, *LONG, "--workers", 2)
     try:
         lines = wait_for_line(process, "[Instance 2/3] training on")
     finally:

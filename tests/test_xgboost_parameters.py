@@ -64,18 +64,18 @@ def test_checked_parameters__are_written_in_one_form() -> None:
     assert not is_drawing(("colsample_bynode=1.0", "gamma=0.5"))
 
 
-def test_plan__a_wrong_parameter_is_refused_before_anything_is_written(small_dataset: Path, tmp_path: Path) -> None:
-    result = call("plan", small_dataset, "--out", tmp_path / "run", "--xgb", "subsample=2")
+def test_plan__a_wrong_parameter_is_refused_before_anything_is_written(lean_dataset: Path, tmp_path: Path) -> None:
+    result = call("plan", lean_dataset, "--out", tmp_path / "run", "--xgb", "subsample=2")
     assert result.exit_code == PlanError.exit_code
     assert "it must be a number of at least 0.01 and at most 1" in result.stderr
     assert not (tmp_path / "run").exists()
 
 
-def test_run__hands_every_parameter_to_xgboost_and_says_so(small_dataset: Path, tmp_path: Path) -> None:
+def test_run__hands_every_parameter_to_xgboost_and_says_so(lean_dataset: Path, tmp_path: Path) -> None:
     given = ("min_child_weight=10", "lambda=2", "max_leaves=4", "colsample_bynode=0.5")
     words = [word for text in given for word in ("--xgb", text)]
     out = tmp_path / "run"
-    here("run", small_dataset, "--out", out, *FAST, "--strategy", "single", *words)
+    here("run", lean_dataset, "--out", out, *FAST, "--strategy", "single", *words)
     plan = RunFolder(out).read_plan()
     assert plan.settings.xgb_parameters == checked_parameters(given)
     parts = read_parts(RunFolder(out).instance(plan.cut.instances[0]) / "fold_models.miduck")
@@ -90,7 +90,7 @@ def test_run__hands_every_parameter_to_xgboost_and_says_so(small_dataset: Path, 
     )
     assert "reg_lambda=2.0" in (out / "report.html").read_text()
     assert "damaged" not in here("verify", out).stdout
-    changed = call("run", small_dataset, "--out", out, *FAST, "--strategy", "single", *words[:-2])
+    changed = call("run", lean_dataset, "--out", out, *FAST, "--strategy", "single", *words[:-2])
     assert changed.exit_code == 65
     assert "xgb" in changed.stderr
 
@@ -154,9 +154,9 @@ def test_fit_booster__ended_anywhere_goes_on_to_the_same_bytes(
         assert np.array_equal(again.curve, whole.curve, equal_nan=True)
 
 
-def test_plan__of_the_same_parameters_written_otherwise_is_the_same(small_dataset: Path, tmp_path: Path) -> None:
+def test_plan__of_the_same_parameters_written_otherwise_is_the_same(lean_dataset: Path, tmp_path: Path) -> None:
     one, other = (
-        RunFolder(planned(small_dataset, tmp_path / text, "--xgb", text)).read_plan()
+        RunFolder(planned(lean_dataset, tmp_path / text, "--xgb", text)).read_plan()
         for text in ("lambda=2", "reg_lambda=2.0")
     )
     assert one.settings == other.settings

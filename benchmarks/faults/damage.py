@@ -68,7 +68,7 @@ def flip_cases(scene: Scene, is_fast: bool) -> list[str]:
     names = list(CHECKS)
     found = [f"function:{number}:{names[number % len(names)]}" for number in range(len(names) if is_fast else N_FLIPS)]
     return found + [
-        f"command:{number}:{TARGETS[number % len(TARGETS)]}" for number in range(3 if is_fast else N_COMMANDS)
+        f"command:{number}:{TARGETS[number % len(TARGETS)]}" for number in range(1 if is_fast else N_COMMANDS)
     ]
 
 

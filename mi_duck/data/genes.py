@@ -399,7 +399,10 @@ def assign_folds(db: Database, dataset: Dataset, *, n_folds: int, seed: int) -> 
     folds = _folds(db, n_folds, seed)
     if _folds_hold(folds, n_folds):
         return folds
-    works = next((n for n in range(n_folds - 1, 1, -1) if _folds_hold(_folds(db, n, seed), n)), None)
+    # more folds than these have one without a group or with too few rows of a class, however they are cut
+    rarest = min(map(sum, zip(*(fold.label_counts for fold in folds), strict=True)))
+    most = min(n_folds - 1, sum(fold.n_groups for fold in folds), rarest // ROWS_PER_CLASS)
+    works = next((n for n in range(most, 1, -1) if _folds_hold(_folds(db, n, seed), n)), None)
     thin = [
         f"fold {fold.fold} would have {count:,} rows of {name}"
         for fold in folds
