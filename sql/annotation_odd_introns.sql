@@ -8,19 +8,33 @@
 --          right_start  bigint   first base of the exon on the right
 --          gene_id      varchar  a gene that has it
 --          n_spanned    bigint   genes of the strand between its ends
+with begun as (
+    -- a gene that begins inside is rare: only there are introns and genes compared pair by pair
+    select annotation_introns.*
+    from annotation_introns
+    asof join annotation_genes as following
+        on following.chrom = annotation_introns.chrom and following.strand = annotation_introns.strand
+        and following.start > annotation_introns.left_end
+    where not annotation_introns.is_short and following.start < annotation_introns.right_start
+),
+spanned as (
+    select begun.gene_id, begun.chrom, begun.strand, begun.left_end, begun.right_start, annotation_genes.gene_id as inside
+    from begun
+    join annotation_genes
+        on annotation_genes.chrom = begun.chrom and annotation_genes.strand = begun.strand
+        and annotation_genes.start > begun.left_end and annotation_genes.stop < begun.right_start
+        and annotation_genes.gene_id <> begun.gene_id
+)
 select
-    annotation_introns.chrom,
-    annotation_introns.strand,
-    annotation_introns.left_end,
-    annotation_introns.right_start,
-    min(annotation_introns.gene_id) as gene_id,
-    count(distinct spanned.gene_id) as n_spanned
+    chrom,
+    strand,
+    left_end,
+    right_start,
+    min(gene_id) as gene_id,
+    count(distinct inside) as n_spanned
 from annotation_introns
-left join annotation_genes as spanned
-    on spanned.chrom = annotation_introns.chrom and spanned.strand = annotation_introns.strand
-    and spanned.start > annotation_introns.left_end and spanned.stop < annotation_introns.right_start
-    and spanned.gene_id <> annotation_introns.gene_id
-where not annotation_introns.is_short
+left join spanned using (gene_id, chrom, strand, left_end, right_start)
+where not is_short
 group by all
-having n_spanned > 0 or annotation_introns.right_start - annotation_introns.left_end - 1 > $longest_intron
+having n_spanned > 0 or right_start - left_end - 1 > $longest_intron
 order by all

@@ -19,7 +19,7 @@ Choices, each the same for every flavour:
 
 import io
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -147,6 +147,8 @@ class Annotation:
         Genes with overlapping exons and no transcript ids: isoforms that cannot be told apart, so that sites are missing.
     odd_introns
         Introns to look at, among those of ``genes``.
+    left_out
+        Introns that were not made.
     circular
         Contigs that the annotation says are circles.
     """
@@ -163,18 +165,21 @@ class Annotation:
     genes_in_parts: tuple[str, ...]
     mixed_genes: tuple[str, ...]
     odd_introns: tuple[OddIntron, ...]
+    left_out: tuple[OddIntron, ...]
     circular: frozenset[str]
 
 
-def read_annotation(path: Path, *, left_out: Sequence[OddIntron] = ()) -> Annotation:
+def read_annotation(
+    path: Path, *, implausible: Callable[[Sequence[OddIntron]], Sequence[OddIntron]] | None = None
+) -> Annotation:
     """Read the genes of a GTF or GFF3 file, plain or compressed.
 
     Parameters
     ----------
     path
         The annotation; lines may come in any order.
-    left_out
-        Introns not to make: where one lies, a transcript is in two parts.
+    implausible
+        Returns which of the introns that span a whole gene are not to be made: where one lies, a transcript is in two parts.
 
     Raises
     ------
@@ -187,21 +192,20 @@ def read_annotation(path: Path, *, left_out: Sequence[OddIntron] = ()) -> Annota
         db.table_from("annotation_features", "annotation_lines", lines)
         if faults:
             raise faults[0]
-        db.load("left_out_introns", _ends_of(left_out))
         db.table("annotation_ancestors")
         for row in db.read("annotation_ancestors").to_pylist():
             if row["is_endless"]:
                 raise DataError(f"feature {row['transcript']} is its own ancestor in {path}; correct its Parent")
-        for step in ("annotation_exons", "annotation_spans", "annotation_blocks"):
-            db.table(step)
-        db.table("annotation_loci", longest_gap=LONGEST_GAP)
-        db.table("annotation_introns", shortest_intron=SHORTEST_INTRON)
-        db.table("annotation_genes")
+        db.table("annotation_exons")
+        db.table("annotation_spans")
+        odd, left_out = _assemble(db, ()), tuple[OddIntron, ...]()
+        spanning = [one for one in odd if one.spans_gene]
+        if spanning and implausible is not None and (left_out := tuple(implausible(spanning))):
+            odd = _assemble(db, left_out)
         (counts,) = db.rows("annotation_counts")
         remarks: dict[str, list[str]] = defaultdict(list)
         for row in db.rows("annotation_remarks"):
             remarks[row["remark"]].append(row["gene"])
-        odd = db.rows("annotation_odd_introns", longest_intron=LONGEST_INTRON)
         circular = frozenset(row["chrom"] for row in db.rows("annotation_circles"))
         genes = tuple(_genes(db))
     ignored = counts["n_exons_without_strand"] + counts["n_exons_without_gene"]
@@ -214,18 +218,29 @@ def read_annotation(path: Path, *, left_out: Sequence[OddIntron] = ()) -> Annota
         split_genes=tuple(remarks["several_locations"]),
         genes_in_parts=tuple(remarks["in_parts"]),
         mixed_genes=tuple(remarks["mixed"]),
-        odd_introns=tuple(
-            OddIntron(
-                row["chrom"],
-                row["strand"],
-                row["left_end"],
-                row["right_start"],
-                row["gene_id"],
-                spans_gene=row["n_spanned"] > 0,
-            )
-            for row in odd
-        ),
+        odd_introns=odd,
+        left_out=left_out,
         circular=circular,
+    )
+
+
+def _assemble(db: Database, left_out: Sequence[OddIntron]) -> tuple[OddIntron, ...]:
+    """Make genes and introns of exons, without some introns; return those to look at."""
+    db.load("left_out_introns", _ends_of(left_out))
+    db.table("annotation_blocks")
+    db.table("annotation_loci", longest_gap=LONGEST_GAP)
+    db.table("annotation_introns", shortest_intron=SHORTEST_INTRON)
+    db.table("annotation_genes")
+    return tuple(
+        OddIntron(
+            row["chrom"],
+            row["strand"],
+            row["left_end"],
+            row["right_start"],
+            row["gene_id"],
+            spans_gene=row["n_spanned"] > 0,
+        )
+        for row in db.rows("annotation_odd_introns", longest_intron=LONGEST_INTRON)
     )
 
 

@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pyarrow as pa
 
 from mi_duck.atomic_files import published_folder
 from mi_duck.errors import DataError
-from mi_duck.genome.annotation import Annotation, Gene, OddIntron, count_overlaps, read_annotation, strand_sites
+from mi_duck.genome.annotation import Annotation, Gene, count_overlaps, read_annotation, strand_sites
 from mi_duck.genome.base_scores import N_FOLDS, OF_ALL, SiteMatrices, cluster_fold, site_matrices
 from mi_duck.genome.candidates import complete_genes, draw_candidates
 from mi_duck.genome.columns import GeneFacts, dataset_schema, feature_columns, gene_facts
@@ -26,7 +27,7 @@ from mi_duck.genome.paralogs import check_aligner, paralog_groups
 from mi_duck.genome.parts import Block, Written, row_groups, write_parts
 from mi_duck.genome.score_files import SHIFTS, ScoreTable, SiteMeans, checked_scores, file_of, read_base_scores, side_of
 from mi_duck.genome.sequence import KMER_LENGTHS, read_fasta, windows
-from mi_duck.genome.survey import Survey, survey
+from mi_duck.genome.survey import Survey, survey, without_known_ends
 from mi_duck.processes import Report
 from mi_duck.run.recipe import FoldMatrices, Recipe, input_facts, write_record
 
@@ -290,7 +291,7 @@ def build(
         "seed": seed,
     }
     with published_folder(out) as folder:
-        annotated, found, left_out = surveyed(fasta, annotation, padding=window // 2, seed=seed, report=report)
+        annotated, found = surveyed(fasta, annotation, padding=window // 2, seed=seed, report=report)
         genes = [gene for gene in found.genes if gene.introns]
         table, means = _scores(base_scores, base_score_offset, genes)
         groups = paralog_groups(fasta, genes, found.clusters, report=report) if paralogs else None
@@ -320,9 +321,7 @@ def build(
             raise DataError(
                 f"no row is among the positions of {table.name if table else fasta}; they must be 1-based, on the gene's strand"
             )
-        summary = _summary(
-            annotated, found, left_out, genes, groups, written, settings, table, means, time.monotonic() - started
-        )
+        summary = _summary(annotated, found, genes, groups, written, settings, table, means, time.monotonic() - started)
         recipe = model or Recipe(
             window, KMER_LENGTHS, gene_features, annotation_features, found.matrices.of(OF_ALL) if is_fitted else None
         )
@@ -338,18 +337,11 @@ def _matrices(found: Survey, table: ScoreTable | None, model: Recipe | None) -> 
     return found.matrices if model is None or model.matrices is None else site_matrices([model.matrices])
 
 
-def surveyed(
-    fasta: Path, annotation: Path, *, padding: int, seed: int, report: Report
-) -> tuple[Annotation, Survey, tuple[OddIntron, ...]]:
-    """Return annotation and survey; where introns are implausible, those without them, and the introns."""
-    annotated = read_annotation(annotation)
+def surveyed(fasta: Path, annotation: Path, *, padding: int, seed: int, report: Report) -> tuple[Annotation, Survey]:
+    """Return the annotation, without introns that the genome speaks against, and its survey."""
+    annotated = read_annotation(annotation, implausible=partial(without_known_ends, fasta))
     report("annotation", len(annotated.genes), len(annotated.genes))
-    found = survey(fasta, annotated, padding=padding, seed=seed, report=report)
-    left_out = found.implausible
-    if left_out:
-        annotated = read_annotation(annotation, left_out=left_out)
-        found = survey(fasta, annotated, padding=padding, seed=seed, report=report)
-    return annotated, found, left_out
+    return annotated, survey(fasta, annotated, padding=padding, seed=seed, report=report)
 
 
 def _scores(
@@ -391,7 +383,6 @@ def _facts(found: Survey, genes: Sequence[Gene], paralogs: Mapping[str, str] | N
 def _summary(
     annotated: Annotation,
     found: Survey,
-    left_out: Sequence[OddIntron],
     genes: Sequence[Gene],
     paralogs: Mapping[str, str] | None,
     written: Written,
@@ -436,7 +427,7 @@ def _summary(
         genes_in_parts=annotated.genes_in_parts,
         mixed_genes=annotated.mixed_genes,
         genes_beyond_origin=found.beyond_origin,
-        left_out_introns=tuple(map(str, left_out)),
+        left_out_introns=tuple(map(str, annotated.left_out)),
         long_introns=tuple(str(one) for one in annotated.odd_introns if one.is_long),
         base_score_means=tuple(means),
         base_score_offsets={} if table is None else {f"{site}{at}": n for (site, at), n in table.offsets.items()},

@@ -52,8 +52,6 @@ class Survey:
         Annotated contigs that the FASTA file lacks, and the genes on them.
     beyond_origin
         Genes that end beyond their contig, a circle: they lie over its origin and are left out.
-    implausible
-        Introns that span a whole other gene of their strand and have the ends of no known kind of intron.
     """
 
     genes: tuple[Gene, ...]
@@ -65,7 +63,6 @@ class Survey:
     n_contigs_without_sequence: int
     n_genes_without_sequence: int
     beyond_origin: tuple[str, ...]
-    implausible: tuple[OddIntron, ...]
 
 
 def survey(
@@ -99,17 +96,12 @@ def survey(
     by_contig: dict[str, list[Gene]] = defaultdict(list)
     for gene in genes:
         by_contig[gene.chrom].append(gene)
-    odd: dict[str, list[OddIntron]] = defaultdict(list)
-    for intron in annotation.odd_introns:
-        if intron.spans_gene:
-            odd[intron.chrom].append(intron)
     with_introns = [gene for gene in genes if gene.introns]
     names_of_clusters = overlap_clusters(with_introns, padding)
     clusters = {gene.gene_id: name for gene, name in zip(with_introns, names_of_clusters, strict=True)}
     folds = {gene_id: cluster_fold(cluster, seed) for gene_id, cluster in clusters.items()}
     ordered: list[Gene] = []
     beyond: list[str] = []
-    implausible: list[OddIntron] = []
     names: list[str] = []
     lengths: dict[str, int] = {}
     found = _Counts()
@@ -123,7 +115,6 @@ def survey(
             beyond += [gene.gene_id for gene in local if gene.end > contig.letters.size]
             local = [gene for gene in local if gene.end <= contig.letters.size]
         check_ends(fasta, local, contig.letters.size)
-        implausible += [one for one in odd[contig.name] if not _has_known_ends(contig.letters, one)]
         ordered.extend(sorted(local, key=lambda gene: (gene.start, gene.gene_id)))
         found.add(contig.letters, local, folds)
         if report is not None:
@@ -145,7 +136,6 @@ def survey(
         n_contigs_without_sequence=len(by_contig) - len(lengths),
         n_genes_without_sequence=len(genes) - len(ordered) - len(beyond),
         beyond_origin=tuple(beyond),
-        implausible=tuple(implausible),
     )
 
 
@@ -229,6 +219,19 @@ def _count_gt_ag(letters: Letters, introns: NDArray[np.int64], strand: str) -> i
     """Count the introns (n, 2) of a strand whose first two letters are GT and whose last two are AG."""
     begins, ends = _ends(letters, introns, strand)
     return int(((begins == encode("GT")).all(axis=1) & (ends == encode("AG")).all(axis=1)).sum())
+
+
+def without_known_ends(fasta: Path, introns: Sequence[OddIntron]) -> list[OddIntron]:
+    """Return the introns that do not begin and end as nearly all do; those beyond their contig are for `survey` to refuse."""
+    of_contig: dict[str, list[OddIntron]] = defaultdict(list)
+    for intron in introns:
+        of_contig[intron.chrom].append(intron)
+    return [
+        one
+        for contig in read_fasta(fasta)
+        for one in of_contig[contig.name]
+        if one.right <= contig.letters.size and not _has_known_ends(contig.letters, one)
+    ]
 
 
 def _has_known_ends(letters: Letters, intron: OddIntron) -> bool:
