@@ -18,7 +18,13 @@ with begun as (
     where not annotation_introns.is_short and following.start < annotation_introns.right_start
 ),
 spanned as (
-    select begun.gene_id, begun.chrom, begun.strand, begun.left_end, begun.right_start, annotation_genes.gene_id as inside
+    select
+        begun.gene_id,
+        begun.chrom,
+        begun.strand,
+        begun.left_end,
+        begun.right_start,
+        annotation_genes.gene_id as inside
     from begun
     join annotation_genes
         on annotation_genes.chrom = begun.chrom and annotation_genes.strand = begun.strand

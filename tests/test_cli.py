@@ -319,6 +319,7 @@ def test_auto_adjust__lets_the_size_follow_or_refuses(many_genes: Path, tmp_path
 
 def test_json__is_valid_and_alone_on_standard_output(run: Path, small_dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "p.parquet"
+    run = shutil.copytree(run, tmp_path / "own")  # steps are done again
     for arguments in (
         ("inspect", small_dataset, "--json"),
         ("plan", small_dataset, "--out", tmp_path / "run", "--json"),
