@@ -138,7 +138,7 @@ def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def lean_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with the same of some 2,600 rows and 24 features, for a quarter to a half less time; only to be read."""
+    """Folder with the same of some 2,600 rows and 24 features, for a sixth to a third less time; only to be read."""
     return made_once(
         tmp_path_factory, "lean dataset", lambda folder: synthesise(folder, n_genes=60, rows_per_gene=45, n_features=24)
     )

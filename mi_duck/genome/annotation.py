@@ -198,9 +198,10 @@ def read_annotation(
                 raise DataError(f"feature {row['transcript']} is its own ancestor in {path}; correct its Parent")
         db.table("annotation_exons")
         db.table("annotation_spans")
-        odd, left_out = _assemble(db, ()), tuple[OddIntron, ...]()
+        odd = _assemble(db, ())
         spanning = [one for one in odd if one.spans_gene]
-        if spanning and implausible is not None and (left_out := tuple(implausible(spanning))):
+        left_out = tuple(implausible(spanning)) if spanning and implausible is not None else ()
+        if left_out:
             odd = _assemble(db, left_out)
         (counts,) = db.rows("annotation_counts")
         remarks: dict[str, list[str]] = defaultdict(list)
