@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
 import xgboost as xgb
-from harness import costs, print_machine, quiet, workplace
+from harness import calibrated_halves, costs, print_machine, quiet, workplace
 from numpy.typing import NDArray
 
 import mi_duck
@@ -30,7 +30,6 @@ from mi_duck.boosting.train import PeakMeter
 from mi_duck.ensemble.model_file import read_fold_models
 from mi_duck.ensemble.refit import _Refitting, read_refitted
 from mi_duck.genome.synthetic import synthesise
-from mi_duck.metrics.calibrate import METHODS, calibrate, calibrated
 from mi_duck.metrics.metrics import differences, draw_weights, headline_scores, summary
 from mi_duck.rows.partition import partition_here
 from mi_duck.rows.segments import SegmentReader, segments_of
@@ -101,15 +100,10 @@ def compare(folds: Folds, n_folds: int, n_blocks: int) -> None:
     rows = np.concatenate([np.flatnonzero(folds.fold == fold) for fold in range(n_folds)])
     label, group, classes = folds.label[rows], folds.group[rows], folds.plan.data.classes
     group = np.unique(group, return_inverse=True)[1].astype(np.int32)
-    half = (group % 2).astype(np.int8)
     weights = draw_weights(group, seed=folds.plan.settings.seed, draws=DRAWS)
     drawn = {}
     for name, several in margins.items():
-        values = np.concatenate(several).astype(np.float32)
-        calibration = calibrate(values, label, half, n_folds=2, methods=METHODS)
-        found = np.empty(values.shape)
-        for one in range(2):
-            found[half == one] = calibrated(values[half == one], calibration.by_fold[one])
+        found = calibrated_halves(np.concatenate(several).astype(np.float32), label, group)
         drawn[name] = headline_scores(found, label, group, classes, weights=weights)
     n_fitted = int((folds.fold != 0).sum())
     print(f"{n} members, {n_blocks} blocks, {n_folds} folds, {len(rows):,} rows and {weights.shape[1]:,} groups scored")

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 from mi_duck.usage import peak_bytes
 from mi_duck.workflow.pipeline import versions
@@ -47,6 +49,20 @@ def workplace() -> Iterator[Path]:
     """Give a folder that is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="mi_duck_bench_") as folder:
         yield Path(folder)
+
+
+def calibrated_halves(
+    margins: NDArray[np.float32], label: NDArray[np.integer[Any]], group: NDArray[np.int32]
+) -> NDArray[np.float64]:
+    """Return log-odds as probabilities, each half of the groups calibrated by the other, shape (n_rows, n_classes)."""
+    from mi_duck.metrics.calibrate import METHODS, calibrate, calibrated
+
+    half = (group % 2).astype(np.int8)
+    calibration = calibrate(margins, label, half, n_folds=2, methods=METHODS)
+    found = np.empty(margins.shape)
+    for one in range(2):
+        found[half == one] = calibrated(margins[half == one], calibration.by_fold[one])
+    return found
 
 
 def quiet(*_: object) -> None:

@@ -69,6 +69,8 @@ STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
     "grid.color": GRID,
     "grid.linewidth": 0.6,
+    "xtick.bottom": False,  # the grid shows where values are; marks took a fifth of the time of a figure
+    "ytick.left": False,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "xtick.labelcolor": INK,

@@ -22,7 +22,20 @@ import typer.core
 
 from mi_duck.errors import PlanError
 from mi_duck.file_kinds import HEAD_BYTES, wrong_kind
-from mi_duck.settings import DATA, PANELS, PLAN, RARE, flag_of, is_repeated, is_switch, option_of
+from mi_duck.settings import (
+    DATA,
+    DEFAULT_PRESET,
+    PANELS,
+    PLAN,
+    PRESETS,
+    RARE,
+    TRAINING,
+    flag_of,
+    is_repeated,
+    is_switch,
+    joined_with,
+    option_of,
+)
 
 LARGEST_FILE = 1 << 20
 MOST_DOTS = 100  # in a line: a key of 200,000 parts took minutes and gigabytes, tomllib keeps every prefix of it
@@ -312,7 +325,9 @@ class Command(typer.core.TyperCommand):
         """Parse the words of a command."""
         given = list(args)  # parsing takes them out
         try:
-            return list(super().parse_args(ctx, args))
+            left = list(super().parse_args(ctx, args))
+            _fill_in_preset(ctx)
+            return left
         except typer.BadParameter as error:
             error.message = error.message.removeprefix("Value error, ")
             found = re.search(r"'([^']*)' is not one of (.+?)\.?$", error.message)
@@ -362,12 +377,15 @@ def add_command(
         else:
             records[one.name] = (record, list(found))
             options += [(at, hint, default) for at, (hint, default) in found.items()]
+    options += [("preset", PresetOption, DEFAULT_PRESET)] * any(at == "learning_rate" for at, *_ in options)
     options += [("verbose", VerboseOption, False)] * verbose
     options.append(("quiet", QuietOption, False))
     options.append(("config", ConfigOption, None))
     options.sort(key=lambda option: _panel_order(option[1]))
 
-    def called(*, config: Path | None, verbose: bool = False, quiet: bool = False, **values: Any) -> None:
+    def called(
+        *, config: Path | None, verbose: bool = False, quiet: bool = False, preset: str = "", **values: Any
+    ) -> None:
         _refuse_not_finite(values)
         for at, (record, names) in records.items():
             own = {field: values.pop(field) for field in names}
@@ -417,6 +435,16 @@ def _configure(ctx: typer.Context, path: Path | None) -> None:
     ctx.default_map = {name: setting.value for name, setting in settings.items()}
 
 
+def _fill_in_preset(ctx: Any) -> None:
+    """Give the options of a command that are at their default the values of its preset."""
+    for name, value in PRESETS[ctx.params.get("preset", DEFAULT_PRESET)].items():
+        if name in ctx.params:
+            is_given = ctx.get_parameter_source(name).name != "DEFAULT"
+            given = ctx.params[name]
+            given = tuple(given) if isinstance(given, list) else given
+            ctx.params[name] = joined_with(value, given) if is_given else value
+
+
 def _flags(command: Any) -> dict[str, Flag]:
     """Return the flags of a command that a file may set, by their names without dashes in front."""
     found = {}
@@ -459,6 +487,13 @@ VerboseOption = Annotated[
         callback=_be_verbose,
         rich_help_panel=RARE,
         help="Report every SQL file with its rows and seconds, every child process, and where an error came from.",
+    ),
+]
+PresetOption = Annotated[
+    Literal["fast", "balanced", "best"],
+    typer.Option(
+        rich_help_panel=TRAINING,
+        help="Values for options that are not given: fast leaves out rows and columns, best learns in smaller steps.",
     ),
 ]
 ConfigOption = Annotated[

@@ -116,9 +116,10 @@ ALLOCATOR = {
 TOP_PAD = 16 << 20  # bytes
 KEPT = {"MALLOC_TOP_PAD_": str(TOP_PAD)}
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
-# Threads that wait for each other sleep instead of spinning: on cores that others use too, training on small instances
-# took 61 s with spinning threads and 13 s with sleeping ones. The user's own OMP_WAIT_POLICY wins.
-THREADS = {"OMP_WAIT_POLICY": "passive"}
+# Threads that wait for each other spin for a tenth of a millisecond, then sleep. Where they spin longer, cores that others
+# use too are wasted; where they sleep at once, one is often woken on the core of the other, and two are as slow as one
+# (benchmarks/bench_waiting.py).
+SPINS = "10000"
 OUT_OF_MEMORY = ("bad_alloc", "bad_malloc")  # XGBoost's error is a ValueError with the words of C++
 SECONDS_BETWEEN_REPORTS = 0.2
 SECONDS_BETWEEN_LOOKS = 0.02  # new pages come at 2-4 GB/s, so a limit is passed by less than 100 MB
@@ -140,12 +141,18 @@ class ChildResult(Generic[Result]):
     stages: tuple[StageUsage, ...] = ()
 
 
+def waiting(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variable that says how long threads spin, empty where the user has said how they wait."""
+    is_said = "OMP_WAIT_POLICY" in environment or "GOMP_SPINCOUNT" in environment
+    return {} if is_said else {"GOMP_SPINCOUNT": SPINS}
+
+
 def share_the_machine() -> None:
     """Give freed memory back to the system, but for a little, and let waiting threads sleep, as children of this process do.
 
     To be called before Arrow and XGBoost are loaded. Where the C library knows no such thresholds, none are set.
     """
-    os.environ |= THREADS | os.environ
+    os.environ |= waiting(os.environ)
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", ALLOCATOR["ARROW_DEFAULT_MEMORY_POOL"])
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None:
@@ -290,8 +297,8 @@ def _begin(threads: int, *, frees_at_once: bool) -> "tuple[subprocess.Popen[byte
     """Begin a child that waits for a request; return it and the end of the pipe at which its answers are read."""
     read_end, write_end = os.pipe()
     environment = (
-        THREADS
-        | os.environ
+        os.environ
+        | waiting(os.environ)
         | ALLOCATOR
         | ({} if frees_at_once else KEPT)
         | {

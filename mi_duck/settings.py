@@ -277,6 +277,36 @@ class Asked:
     )
 
 
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "fast": {"sample_negatives": 0.1, "screen_features": 200},
+    "balanced": {},
+    "best": {
+        "screen_features": 300,
+        "n_estimators": 1600,
+        "max_depth": 8,
+        "learning_rate": 0.05,
+        "xgb": ("min_child_weight=10", "colsample_bynode=0.3"),
+    },
+}
+"""Values for the options of `Asked` that are left at their default, by name of the preset; what they give is measured in
+``benchmarks/README.md``."""
+DEFAULT_PRESET = "balanced"
+
+
+def joined_with(preset: Any, given: Any) -> Any:
+    """Return the value of an option that a preset and the user set: the user's; of ``NAME=VALUE`` the user's names alone.
+
+    Examples
+    --------
+    >>> joined_with(8, 6), joined_with(("gamma=1", "lambda=2"), ("gamma=3",))
+    (6, ('lambda=2', 'gamma=3'))
+    """
+    if not isinstance(preset, tuple):
+        return given
+    names = {one.partition("=")[0] for one in given}
+    return (*(one for one in preset if one.partition("=")[0] not in names), *given)
+
+
 @dataclass(frozen=True, slots=True)
 class Classifying:
     """Which classifier a cross-validation trains, and for how long where it learns in epochs."""

@@ -14,11 +14,10 @@ from shared import made_once
 
 from mi_duck.data.database import Database
 from mi_duck.genome.synthetic import synthesise
-from mi_duck.processes import THREADS
 
-# As in the children of a run, and before XGBoost is loaded: several tests at once share the cores, and threads that spin while
-# they wait made tests of two threads take six times as long.
-os.environ |= THREADS | os.environ
+# Before XGBoost is loaded: several tests at once share the cores, and threads that spin while they wait made tests of two
+# threads take six times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # Tests and the modules that children import are compiled once, wherever this is switched off: 8 CPU s for each worker, and
 # 0.15 s for each child.

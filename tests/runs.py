@@ -136,8 +136,15 @@ def trained(dataset: Path, run: Path, *flags: str, threads: int = 1) -> Path:
 
 
 def finished_run(dataset: Path, factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of one finished run, made by real processes; every worker has a copy of it; only to be read."""
-    made = made_once(factory, f"finished on {dataset.name}", lambda out: mi_duck("run", dataset, "--out", out, *SMALL))
+    """Return the folder of one finished run, made by real processes; every worker has a copy of it; only to be read.
+
+    With two threads instances are trained at once, and the run is scored while it is explained: the same bytes.
+    """
+    made = made_once(
+        factory,
+        f"finished on {dataset.name}",
+        lambda out: mi_duck("run", dataset, "--out", out, *SMALL, "--threads", "2"),
+    )
     return _copy(made, factory.getbasetemp() / f"finished run on {dataset.name}")
 
 

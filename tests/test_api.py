@@ -67,7 +67,7 @@ def test_train__has_every_option_of_the_command_line() -> None:
     """In its signature, and in what help() shows, with its range and its default."""
     known = [one for record in RECORDS for one in fields(record)]
     given = list(inspect.signature(mi_duck.train).parameters)
-    assert given == ["data", "out", "progress", *(one.name for one in known)]
+    assert given == ["data", "out", "progress", "preset", *(one.name for one in known)]
     text = mi_duck.train.__doc__ or ""
     assert all(option_of(one).help in text for one in known)
     assert "n_folds : a whole number (at least 2 and at most 100), default 3" in text

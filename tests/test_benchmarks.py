@@ -26,13 +26,21 @@ TOYS = {
     "bench_shap.py": ["toy"],
     "bench_spread.py": ["toy"],
     "bench_whole_job.py": ["--toy", "--rounds", "3", "--folds", "2", "--contenders", "plain", "lightgbm", "mi_duck"],
+    "bench_final_rounds.py": ["toy"],
+    "bench_waiting.py": ["200", "5", "2", "1"],
     "bench_workers.py": ["24", "20", "2", "1"],
 }
 
 
 LONG = (
-    *("bench_classifiers.py", "bench_distil.py", "bench_hierarchy.py", "bench_memory_per_gene.py", "bench_scan.py"),
-    *("bench_spread.py", "bench_whole_job.py", "bench_workers.py"),
+    *(
+        "bench_classifiers.py",
+        "bench_distil.py",
+        "bench_final_rounds.py",
+        "bench_hierarchy.py",
+        "bench_memory_per_gene.py",
+    ),
+    *("bench_scan.py", "bench_spread.py", "bench_waiting.py", "bench_whole_job.py", "bench_workers.py"),
 )
 """Those that take longest, of what has tests of its own."""
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mi_duck.errors import DataError, IncompleteRunError, MemoryBudgetError, PlanError
-from mi_duck.processes import ending_deferred, run_child
+from mi_duck.processes import SPINS, ending_deferred, run_child
 from mi_duck.usage import peak_bytes
 
 Report = Callable[[str, int, int], None]
@@ -30,7 +30,7 @@ def ignore(stage: str, done: int, total: int) -> None:
 def add(*, one: int, two: int, report: Report) -> dict[str, Any]:
     for done in range(3):
         report("adding", done + 1, 3)
-    return {"sum": one + two, "threads": os.environ["OMP_NUM_THREADS"], "policy": os.environ["OMP_WAIT_POLICY"]}
+    return {"sum": one + two, "threads": os.environ["OMP_NUM_THREADS"], "spins": os.environ.get("GOMP_SPINCOUNT")}
 
 
 def take(*, megabytes: int, report: Report) -> int:
@@ -112,9 +112,16 @@ def call(name: str, *, threads: int = 1, report: Report = ignore, **arguments: A
 def test_run_child__returns_the_result_and_the_progress() -> None:
     told: list[tuple[str, int, int]] = []
     result = call("add", threads=3, report=lambda *step: told.append(step), one=2, two=40)
-    assert result.value == {"sum": 42, "threads": "3", "policy": "passive"}
+    assert result.value == {"sum": 42, "threads": "3", "spins": None}  # the policy of the tests counts
     assert told[-1] == ("adding", 3, 3)
     assert 0 < result.wall_seconds < 60
+
+
+def test_run_child__says_how_long_threads_spin_where_the_user_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert call("add", one=2, two=40).value["spins"] == SPINS
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    assert call("add", one=2, two=40).value["spins"] == "7"
 
 
 def test_run_child__measures_the_peak_of_the_child() -> None:

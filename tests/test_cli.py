@@ -146,6 +146,7 @@ ACTS: dict[str, tuple[tuple[str, ...], Callable[[Plan], Any], Any]] = {
 ELSEWHERE = {
     "--auto-exclude-leaky": "test_leakage",
     "--slurm-options": "test_executors",
+    "--preset": "test_preset in test_config",
     "--threads": "test_flags__threads_count_in_memory",
     "--workers": "test_workers",
     "--skip-shap": "test_explain_analysis",

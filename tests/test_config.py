@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from runs import assert_refused, call, contents, finished_run
 from test_cli import BASE
+from typer.testing import CliRunner
 
+from mi_duck.api.arguments import records_of
 from mi_duck.errors import PlanError
-from mi_duck.options import Flag, Setting, read_settings
+from mi_duck.options import Flag, Setting, add_command, read_settings
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Plan
+from mi_duck.settings import PRESETS, Asked
 
 FLAGS = {
     "run": {"seed": Flag("seed", int), "n-folds": Flag("n_folds", int), "skip-shap": Flag("skip_shap", bool)},
@@ -120,6 +124,33 @@ def test_config__sets_what_the_command_line_does_not(small_dataset: Path, tmp_pa
     assert (found.n_folds, found.calibrate, found.early_stopping_patience) == (2, False, 30)
     assert plan.asked.voting == "margin"
     assert not [name for name in plan.data.features if name.startswith("5mer")]
+
+
+def test_preset__fills_in_what_is_not_given(tmp_path: Path) -> None:
+    """Command line and file win over the preset; of parameters of XGBoost the user's names alone do, as in Python."""
+    seen: list[Asked] = []
+
+    def some(*, asked: Asked) -> None:
+        """Take options."""
+        seen.append(asked)
+
+    app = typer.Typer()
+    add_command(app, some)
+    add_command(app, some, name="other")  # of one command Typer makes an app without commands
+    file = written(tmp_path, "preset = 'best'\nmax-depth = 4\nxgb = ['gamma=1', 'min_child_weight=2']\n")
+    for words in (["--config", str(file), "--n-estimators", "7", "--seed", "42"], ["--preset", "balanced"], []):
+        assert CliRunner().invoke(app, ["some", *words]).exit_code == 0
+    expected = PRESETS["best"] | {"max_depth": 4, "n_estimators": 7}
+    expected["xgb"] = ("colsample_bynode=0.3", "gamma=1", "min_child_weight=2")
+    assert seen == [Asked(**expected), Asked(), Asked()]
+    given = {"max_depth": 4, "n_estimators": 7, "xgb": {"gamma": 1, "min_child_weight": 2}}
+    assert records_of("train", given, [Asked], preset="best") == seen[:1]
+    for name, values in PRESETS.items():
+        assert records_of("train", {}, [Asked], preset=name) == records_of("train", values, [Asked])
+    with pytest.raises(
+        PlanError, match="preset must be 'fast' or 'balanced' or 'best', not 'bst'; did you mean 'best'?"
+    ):
+        records_of("train", {}, [Asked], preset="bst")
 
 
 def test_config__may_name_dataset_and_run(small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

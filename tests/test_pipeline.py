@@ -167,7 +167,7 @@ def test_stages__alone_and_in_any_order_equal_the_run(
     small_dataset: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Plan, train --instance from the last to the first, consolidate, evaluate, with what is asked for beside the scores."""
-    out = planned(small_dataset, tmp_path / "run")
+    out = planned(small_dataset, tmp_path / "run", "--threads", "2")  # as the run; all else with one
     n = len(RunFolder(out).read_plan().cut.instances)
     assert call("evaluate", out).exit_code == 65
     for number in reversed(range(n)):

@@ -9,7 +9,7 @@ from mi_duck.processes import WHOLE_RUN, Context
 from mi_duck.run.costs import Rates
 from mi_duck.run.plan import Instance, Plan
 from mi_duck.settings import Diagnostics
-from mi_duck.workflow.time_left import TimeLeft, costs_of, steps_after, with_time_left
+from mi_duck.workflow.time_left import EXPLAINING, SCORING, TimeLeft, costs_of, steps_after, with_time_left
 
 QUICK = Diagnostics(skip_shap=True, minimal_diagnostics=True)
 
@@ -38,6 +38,14 @@ def test_costs__are_those_of_the_plan(plan: Plan) -> None:
 def test_costs__of_two_classes_are_those_of_one_booster(plan: Plan) -> None:
     two = changed(plan, classes=("no", "yes"))
     assert costs_of(two, two.cut.instances[0]).classes == ("yes",) * 4
+
+
+def test_steps_after__explaining_beside_scoring_takes_only_what_it_takes_longer(plan: Plan) -> None:
+    alone, beside = (dict(steps_after(plan, Diagnostics(), is_beside=is_beside)) for is_beside in (False, True))
+    scoring = sum(alone[name] for name in SCORING if name in alone)
+    explaining = sum(alone[name] for name in EXPLAINING)
+    assert sum(beside[name] for name in EXPLAINING) == pytest.approx(max(explaining - scoring, 0))
+    assert sum(alone.values()) - sum(beside.values()) == pytest.approx(min(explaining, scoring))
 
 
 def test_time_left__follows_rounds_and_speed(plan: Plan) -> None:

@@ -184,7 +184,7 @@ def litter(out: Path) -> list[str]:
 
 
 FAULTS = {
-    "F6": (lambda scene, is_fast: ["1", "6"] if is_fast else [str(one) for one in range(1, 21)], full_disk),
+    "F6": (lambda scene, is_fast: ["6"] if is_fast else [str(one) for one in range(1, 21)], full_disk),
     "F7": (levels(5, 1), spill),
     "F9": (levels(5, 1), small_files),
     "F23": (levels(6, 1), read_only),

@@ -29,13 +29,14 @@ SLOW = (
 
 
 def import_everything() -> None:
-    """Import what commands and children import, once; numeric libraries must have been told to use one thread before."""
+    """Import what commands and children import, and compile the page; numeric libraries must have one thread already."""
     for file in sorted((ROOT / "mi_duck").rglob("*.py")):
         if file.stem not in ("__main__", "cli"):
             importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
     for name in SLOW:
         importlib.import_module(name)
     importlib.import_module("cli")
+    importlib.import_module("mi_duck.report.page").environment().get_template("report.html.j2")  # compiled once
 
 
 class ForkedChild:

@@ -10,15 +10,22 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from mi_duck.errors import PlanError
-from mi_duck.settings import is_repeated, option_of
+from mi_duck.settings import DEFAULT_PRESET, PRESETS, is_repeated, joined_with, option_of
 
 Records = Sequence[type]
 Names = Collection[str] | None
 """Which options of the records are offered; None: all."""
 
 
-def records_of(function: str, values: Mapping[str, Any], records: Records, names: Names = None) -> list[Any]:
-    """Return records of options filled with keyword arguments; what is not given keeps its default.
+def records_of(
+    function: str,
+    values: Mapping[str, Any],
+    records: Records,
+    names: Names = None,
+    *,
+    preset: str = DEFAULT_PRESET,
+) -> list[Any]:
+    """Return records of options filled with keyword arguments; what is not given has the preset's value, else its default.
 
     A list of names stands for names with commas between them, and a mapping for repeated ``NAME=VALUE``.
 
@@ -38,6 +45,12 @@ def records_of(function: str, values: Mapping[str, Any], records: Records, names
         if known[name].name in found:
             raise TypeError(f"{function}() got '{known[name].name}' twice, the second time as '{name}'")
         found[known[name].name] = _checked(known[name], value)
+    if preset not in PRESETS:
+        near = difflib.get_close_matches(str(preset), PRESETS, n=1)
+        names_of = " or ".join(map(repr, PRESETS))
+        raise PlanError(f"preset must be {names_of}, not {preset!r}" + (f"; did you mean '{near[0]}'?" if near else ""))
+    for name, value in PRESETS[preset].items():
+        found[name] = joined_with(value, found[name]) if name in found else value
     return [record(**{one.name: found[one.name] for one in fields(record) if one.name in found}) for record in records]
 
 

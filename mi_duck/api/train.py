@@ -11,13 +11,15 @@ from mi_duck.errors import PlanError
 from mi_duck.executors.anywhere import run_request
 from mi_duck.executors.elsewhere import useless_option
 from mi_duck.run.xgboost_parameters import checked_parameters
-from mi_duck.settings import Asked, Columns, Diagnostics, Executing, Resuming
+from mi_duck.settings import DEFAULT_PRESET, Asked, Columns, Diagnostics, Executing, Resuming
 
 RECORDS = (Columns, Asked, Diagnostics, Resuming, Executing)
 
 
 @with_options(RECORDS)
-def train(data: Any, out: str | Path, *, progress: bool | None = None, **options: Any) -> Run:
+def train(
+    data: Any, out: str | Path, *, progress: bool | None = None, preset: str = DEFAULT_PRESET, **options: Any
+) -> Run:
     """Plan, train, join, score and explain models of some data; the same call goes on after an interruption.
 
     Parameters
@@ -30,6 +32,8 @@ def train(data: Any, out: str | Path, *, progress: bool | None = None, **options
     progress
         Whether to show how far it is; by default in a notebook and on a terminal. Sentences about what is decided go to
         the logger ``mi_duck``.
+    preset
+        ``fast``, ``balanced`` or ``best``: values for options that are not given, see `mi_duck.settings.PRESETS`.
     {options}
 
     Returns
@@ -58,7 +62,7 @@ def train(data: Any, out: str | Path, *, progress: bool | None = None, **options
     >>> run.model.predict_proba(table).shape
     (400, 2)
     """
-    columns, asked, diagnostics, resuming, executing = records_of("train", options, RECORDS)
+    columns, asked, diagnostics, resuming, executing = records_of("train", options, RECORDS, preset=preset)
     if words := useless_option(executing):
         raise PlanError(words)
     checked_parameters(asked.xgb)  # refuses before anything is read or written

@@ -9,7 +9,7 @@ import re
 import urllib.parse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -190,8 +190,9 @@ def render(run: RunRecords, fits: Sequence[FitRecord] | None, *, with_plots: boo
     )
 
 
+@cache
 def environment() -> "jinja2.Environment":
-    """Return what renders the pages: names that are missing are errors, texts are escaped."""
+    """Return what renders the pages, and keeps its templates: names that are missing are errors, texts are escaped."""
     import jinja2
 
     made = jinja2.Environment(

@@ -7,19 +7,21 @@ runs in a child process (`mi_duck.workflow.steps`), so the memory of one never a
 import importlib.metadata
 import json
 import shutil
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from mi_duck import __version__
 from mi_duck.atomic_files import file_sha256
 from mi_duck.data.dataset import Dataset, check_apart
-from mi_duck.errors import CheckpointError, IncompleteRunError, StorageError
+from mi_duck.errors import CheckpointError, IncompleteRunError, MemoryBudgetError, StorageError
 from mi_duck.evaluate.catalogue import complete_stages, write_catalogue
-from mi_duck.processes import Context, Task, in_child
+from mi_duck.processes import ChildResult, Context, Pool, Task, in_child
 from mi_duck.report.summary import write_summary
 from mi_duck.rows.partition import partition
 from mi_duck.run.folder import (
@@ -130,18 +132,55 @@ def complete(folder: RunFolder, diagnostics: Diagnostics, n_trained: int, starte
     partition(folder, plan, context)  # refuses a dataset that changed, before a file of the run is
     invalidate_file_list(folder)
     consolidate(folder, plan, context)
+    score_and_describe(folder, diagnostics, context)
+    publish(folder, plan, started, diagnostics, context)
+    return plan
+
+
+def score_and_describe(folder: RunFolder, diagnostics: Diagnostics, context: Context) -> None:
+    """Score a consolidated run; beside it, where a second thread is free, complete its instances and explain its model.
+
+    Neither reads what the other writes. What lacks memory beside the other is done again alone.
+    """
+    if context.threads > 1 and not context.in_this_process:
+        # one thread draws and explains while the others score; a terminal shows one stage, so one of them alone reports
+        is_shown = Event()
+
+        def report(stage: str, done: int, total: int) -> None:
+            if is_shown.is_set():
+                context.report(stage, done, total)
+
+        try:
+            with Pool[str, ChildResult[None]]() as pool:
+                describe = partial(_describe, folder, diagnostics, replace(context, threads=1, report=report))
+                pool.start("describe", lambda task: describe(is_cancelled=task.is_cancelled))
+                evaluate(folder, diagnostics, replace(context, threads=context.threads - 1))
+                is_shown.set()
+                _, described = pool.next()
+        except MemoryBudgetError as error:
+            context.say(f"scoring and explaining one after the other: {error}")
+        else:
+            keep_stages(folder, EXPLAINING, described.stages)
+            return
     evaluate(folder, diagnostics, context)
+    keep_stages(folder, EXPLAINING, _describe(folder, diagnostics, context).stages)
+
+
+def _describe(
+    folder: RunFolder,
+    diagnostics: Diagnostics,
+    context: Context,
+    is_cancelled: Callable[[], bool] | None = None,
+) -> ChildResult[None]:
+    """Complete the folders of instances and explain the model, unless that is done."""
     asked = explaining(diagnostics)
-    described = in_child(steps.describe, context)(
+    return in_child(steps.describe, context, is_cancelled=is_cancelled)(
         run=str(folder.root),
         threads=context.threads,
         is_minimal=diagnostics.minimal_diagnostics,
         figure_format=diagnostics.figure_format,
         explaining=None if diagnostics.skip_shap or is_explained(folder, **asked) else asked,
     )
-    keep_stages(folder, EXPLAINING, described.stages)
-    publish(folder, plan, started, diagnostics, context)
-    return plan
 
 
 def check_request(dataset: Dataset, out: Path, diagnostics: Diagnostics) -> None:

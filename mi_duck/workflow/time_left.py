@@ -25,6 +25,8 @@ PRIOR_SECONDS = 2.0  # planned; as if so many had been measured before, at the u
 POSITIONS_OF_GENE = 5_000
 ROUNDS = "rounds of "
 LAST = "calibrating"
+SCORING = ("scoring base, members and ensemble", "scoring every position")
+EXPLAINING = ("completing the folders of instances", "explaining rows x boosters", "writing tables and figures")
 
 
 def with_time_left(
@@ -39,7 +41,8 @@ def with_time_left(
     workers
         How many instances are trained at once, at most.
     """
-    left, lock = TimeLeft(plan, to_do, diagnostics, workers), threading.Lock()
+    is_beside = context.threads > 1 and not context.in_this_process
+    left, lock = TimeLeft(plan, to_do, diagnostics, workers, is_beside=is_beside), threading.Lock()
     begun = shown = time.monotonic()
 
     def report(stage: str, done: int, total: int) -> None:
@@ -121,13 +124,21 @@ class Pace:
 class TimeLeft:
     """Keeps what was seen of a run, and says how long the rest takes; times are of one clock, in seconds."""
 
-    def __init__(self, plan: Plan, to_do: Sequence[Instance], diagnostics: Diagnostics, workers: int) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        to_do: Sequence[Instance],
+        diagnostics: Diagnostics,
+        workers: int,
+        *,
+        is_beside: bool = False,
+    ) -> None:
         self.costs = {one.name: costs_of(plan, one) for one in to_do}
         self.fits: dict[str, Fit] = {}
         self.rounds: dict[str, list[int]] = {}  # of finished fits, by class
         self.workers, self.usual = workers, usual_rounds(plan.settings)
         self.training, self.after = Pace(), Pace()
-        self.steps = dict(steps_after(plan, diagnostics))
+        self.steps = dict(steps_after(plan, diagnostics, is_beside=is_beside))
         self.stage, self.begun, self.share = "", 0.0, 0.0
         numbers = [f"fold {fold + 1}/{plan.settings.n_folds}" for fold in range(plan.settings.n_folds)]
         titles = [f"{ROUNDS}{part} {name}" for part in [*numbers, "final"] for name in fitted_names(plan)]
@@ -197,21 +208,31 @@ class TimeLeft:
         return max(self.after.ratio(self.training.ratio()) * self.steps.get(self.stage, 0.0) - passed, 0.0)
 
 
-def steps_after(plan: Plan, diagnostics: Diagnostics) -> list[tuple[str, float]]:
-    """Return the stages after training in their order, each with its seconds by rule of thumb."""
+def steps_after(plan: Plan, diagnostics: Diagnostics, *, is_beside: bool = False) -> list[tuple[str, float]]:
+    """Return the stages after training in their order, each with its seconds by rule of thumb.
+
+    ``is_beside``: a run is explained while it is scored, and only what that takes longer is left then.
+    """
     n_instances, n_boosters = len(plan.cut.instances), len(plan.cut.instances) * len(fitted_names(plan))
     millions = plan.data.n_rows / 1e6
     steps = [
         ("scoring every row out of fold", 2 + 6 * millions * n_boosters, True),
-        ("scoring base, members and ensemble", 4 + 10 * millions * n_instances, True),
+        (SCORING[0], 4 + 10 * millions * n_instances, True),
         (
-            "scoring every position",
+            SCORING[1],
             1 + 40e-6 * min(diagnostics.true_rate_genes * POSITIONS_OF_GENE, MOST_POSITIONS) * n_instances,
             n_genes_wanted(plan, diagnostics) > 0 and is_at_hand(plan.data.files),
         ),
-        ("completing the folders of instances", 2.0 * n_instances, not diagnostics.minimal_diagnostics),
-        ("explaining rows x boosters", 0.5 * n_boosters, not diagnostics.skip_shap),
-        ("writing tables and figures", 8.0, not diagnostics.skip_shap),
+        (EXPLAINING[0], 2.0 * n_instances, not diagnostics.minimal_diagnostics),
+        (EXPLAINING[1], 0.5 * n_boosters, not diagnostics.skip_shap),
+        (EXPLAINING[2], 8.0, not diagnostics.skip_shap),
         ("report", 5.0, True),
     ]
-    return [(stage, seconds) for stage, seconds, is_done in steps if is_done]
+    hidden = sum(seconds for stage, seconds, is_done in steps if is_done and stage in SCORING) if is_beside else 0.0
+    found = []
+    for stage, seconds, is_done in steps:
+        if is_done:
+            beside = min(hidden, seconds) if stage in EXPLAINING else 0.0
+            hidden -= beside
+            found.append((stage, seconds - beside))
+    return found

@@ -1,0 +1,155 @@
+"""Should final boosters, which see all rows, have more rounds than those of the folds? Scores on genes held out of all.
+
+Usage: python benchmarks/bench_final_rounds.py DATASET [--genes 2000] [--features 200] [--threads 1]
+       python benchmarks/bench_final_rounds.py toy
+
+A quarter of the fold groups is held out. Instances are trained as in a run (a tenth of the easy negatives, the best features of
+a pilot), but their final boosters get 1.5 times the median of the rounds of their folds, so that the first part of them is what
+fewer rounds would have given. For each factor, the held-out rows are scored by the mean of the cut boosters, and by those whose
+leaves are fitted together as a run does it. Log-odds are calibrated by the other half of the held-out groups.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import numpy as np
+import pyarrow.parquet as pq
+import xgboost as xgb
+from harness import calibrated_halves, print_machine, quiet, workplace
+from numpy.typing import NDArray
+
+import mi_duck.boosting.train as training
+from mi_duck.boosting.boosters import predict_margins
+from mi_duck.data.dataset import open_dataset
+from mi_duck.ensemble.model_file import load_unified_model, read_fold_models
+from mi_duck.ensemble.refit import _Refitting, read_refitted
+from mi_duck.genome.synthetic import synthesise
+from mi_duck.metrics.metrics import differences, draw_weights, headline_scores, summary
+from mi_duck.plan.make_plan import make_plan
+from mi_duck.processes import Context
+from mi_duck.rows.partition import partition_here
+from mi_duck.rows.segments import SegmentReader
+from mi_duck.run.folder import RunFolder
+from mi_duck.run.genes import genes_file, read_genes
+from mi_duck.run.plan import Plan
+from mi_duck.settings import Asked
+
+FACTORS = (1.0, 1.2, 1.35, 1.5)
+"""1.2 is what one more fold of six would add; with three folds, all rows are 1.5 times those of a fold."""
+DRAWS = 1000
+SHOWN = ("average_precision", "log_loss")
+Boosters = Sequence[Sequence[xgb.Booster]]
+
+
+def trained(dataset: Path, out: Path, asked: Asked, threads: int) -> RunFolder:
+    """Plan and train a run whose final boosters have the most rounds."""
+    folder = RunFolder(out)
+    plan = make_plan(open_dataset(str(dataset)), out, asked, Context(threads, quiet, quiet))
+    partition_here(run=str(out), threads=threads, report=quiet)
+    as_it_is = training._Training.fit_final
+    training._Training.fit_final = lambda self, rounds: as_it_is(self, [_times(n, FACTORS[-1]) for n in rounds])  # type: ignore[method-assign]
+    try:
+        for one in plan.cut.instances:
+            training.train_instance(run=str(out), instance_id=one.instance_id, threads=threads, report=quiet)
+    finally:
+        training._Training.fit_final = as_it_is  # type: ignore[method-assign]
+    return folder
+
+
+def _times(rounds: int, factor: float) -> int:
+    return max(1, math.ceil(rounds * factor))
+
+
+class HeldOut:
+    """The rows of the genes that nothing was trained on."""
+
+    def __init__(self, folder: RunFolder, plan: Plan) -> None:
+        self.reader = SegmentReader(plan, plan.cut.holdout_segments, folder.segments)
+        keys = self.reader.keys()
+        groups = pq.read_table(genes_file(folder, plan), columns=["fold_group"])["fold_group"][plan.data.n_genes :]
+        numbers = np.unique(groups.to_numpy(), return_inverse=True)[1].astype(np.int32)
+        self.label = keys["label"].copy()
+        self.group = numbers[keys["gene_rank"] - plan.data.n_genes]
+
+    def margins(self, members: Boosters, threads: int) -> NDArray[np.float32]:
+        """Return the mean log-odds of members, shape (n_rows, n_classes)."""
+        raws = [bytes(booster.save_raw("ubj")) for member in members for booster in member]
+        found = predict_margins(self.reader, np.ones(self.reader.n_rows, dtype=np.bool_), raws, threads)
+        mean: NDArray[np.float32] = found.reshape(len(found), len(members), -1).mean(axis=1)
+        return mean
+
+
+def compare(folder: RunFolder, threads: int) -> None:
+    """Print the scores of each factor, with and without a joint refit, and their differences from factor 1."""
+    plan = folder.read_plan()
+    genes, held_out, instances = read_genes(folder, plan), HeldOut(folder, plan), plan.cut.instances
+    folds = [read_fold_models(folder.instance(one) / "fold_models.miduck").boosters for one in instances]
+    finals = [load_unified_model(folder.instance(one)).instance_models[0].boosters for one in instances]
+    n_folds = plan.settings.n_folds
+    rounds = [
+        [int(np.median([of_fold[index].num_boosted_rounds() for of_fold in one])) for index in range(len(one[0]))]
+        for one in folds
+    ]
+    refitting = _Refitting(folder, plan, genes, instances, threads, quiet, n_folds + len(FACTORS))
+    passes = [refitting.refit(fold, [one[fold] for one in folds]) for fold in range(n_folds)]
+    usual = [int(np.median(of_class)) for of_class in zip(*passes, strict=True)]
+    weights = draw_weights(held_out.group, seed=plan.settings.seed, draws=DRAWS)
+    drawn = {}
+    for factor in FACTORS:
+        cut = [
+            [booster[: _times(n, factor)] for booster, n in zip(one, of_one, strict=True)]
+            for one, of_one in zip(finals, rounds, strict=True)
+        ]
+        refitting.refit(None, cut, passes=usual)
+        for how, members in (
+            ("mean", cut),
+            ("refit", read_refitted(folder, None, n_classes=len(plan.data.classes))),
+        ):
+            probabilities = calibrated_halves(held_out.margins(members, threads), held_out.label, held_out.group)
+            drawn[how, factor] = headline_scores(
+                probabilities, held_out.label, held_out.group, plan.data.classes, weights=weights
+            )
+    print(
+        f"{len(instances)} instances, {plan.data.n_genes:,} genes; {len(held_out.label):,} rows of {plan.data.n_holdout_genes:,} "
+        f"held-out genes; rounds of the folds {rounds}, passes {usual}"
+    )
+    for (how, factor), scores in drawn.items():
+        words = [f"{one.metric} {one.class_name} {one.value:.4f}" for one in summary(scores) if one.metric in SHOWN]
+        less = [
+            f"{one.metric} {one.class_name} {one.value:+.4f} ({one.low:+.4f} to {one.high:+.4f})"
+            for one in summary(differences(scores, drawn[how, 1.0]))
+            if one.metric in SHOWN
+        ]
+        print(f"{how}, {factor} times the rounds: {'; '.join(words)}")
+        if factor != 1:
+            print(f"  minus 1.0: {'; '.join(less)}")
+
+
+def main(arguments: list[str]) -> None:
+    """Print what each number of rounds gives, and the machine."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset")
+    parser.add_argument("--genes", type=int, default=2000)
+    parser.add_argument("--features", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args(arguments)
+    print_machine()
+    with workplace() as place:
+        if given.dataset == "toy":
+            synthesise(place / "data", n_genes=60, rows_per_gene=40, n_features=20)
+            options = {"genes_per_instance": 24, "n_folds": 2, "n_estimators": 6, "max_depth": 3}
+            given.dataset = place / "data"
+        else:
+            options = {"sample_genes": given.genes, "sample_negatives": 0.1, "screen_features": given.features}
+            options["genes_per_instance"] = given.genes // 3
+        asked = Asked(holdout_genes="0.25", strategy="multi", memory_per_gene_mb=1.0, **options)  # type: ignore[arg-type]
+        compare(trained(Path(given.dataset), place / "run", asked, given.threads), given.threads)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
