@@ -130,7 +130,7 @@ def of_table(table: pd.DataFrame, seed: int, *, most: int | None = None) -> None
     tried: dict[str, dict[str, Any]] = {
         "mi_duck": {},
         "mi_duck, depth 3": {"max_depth": 3, "n_estimators": 1600},
-        "mi_duck, depth 2, all levels": {"max_depth": 2, "n_estimators": 3000, "max_levels": N_WARDS},
+        "mi_duck, --preset levels": {"preset": "levels"},
         "mi_duck without text columns": {"max_levels": 0},
     }
     fold = None

@@ -490,10 +490,11 @@ VerboseOption = Annotated[
     ),
 ]
 PresetOption = Annotated[
-    Literal["fast", "balanced", "best"],
+    Literal["fast", "balanced", "best", "levels"],
     typer.Option(
         rich_help_panel=TRAINING,
-        help="Values for options that are not given: fast leaves out rows and columns, best learns in smaller steps.",
+        help="Values for options that are not given: fast leaves out rows and columns, best learns in smaller steps, "
+        "levels grows shallow trees for tables of text columns.",
     ),
 ]
 ConfigOption = Annotated[

@@ -287,8 +287,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "learning_rate": 0.05,
         "xgb": ("min_child_weight=10", "colsample_bynode=0.3"),
     },
+    "levels": {"n_estimators": 3000, "max_depth": 2, "max_levels": 128},
 }
-"""Values for the options of `Asked` that are left at their default, by name of the preset; what they give is measured in
+"""Values for options that are left at their default, by name of the preset; what they give is measured in
 ``benchmarks/README.md``."""
 DEFAULT_PRESET = "balanced"
 

@@ -16,7 +16,7 @@ from mi_duck.errors import PlanError
 from mi_duck.options import Flag, Setting, add_command, read_settings
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Plan
-from mi_duck.settings import PRESETS, Asked
+from mi_duck.settings import PRESETS, Asked, Columns
 
 FLAGS = {
     "run": {"seed": Flag("seed", int), "n-folds": Flag("n_folds", int), "skip-shap": Flag("skip_shap", bool)},
@@ -146,10 +146,9 @@ def test_preset__fills_in_what_is_not_given(tmp_path: Path) -> None:
     given = {"max_depth": 4, "n_estimators": 7, "xgb": {"gamma": 1, "min_child_weight": 2}}
     assert records_of("train", given, [Asked], preset="best") == seen[:1]
     for name, values in PRESETS.items():
-        assert records_of("train", {}, [Asked], preset=name) == records_of("train", values, [Asked])
-    with pytest.raises(
-        PlanError, match="preset must be 'fast' or 'balanced' or 'best', not 'bst'; did you mean 'best'?"
-    ):
+        records = [Columns, Asked]
+        assert records_of("train", {}, records, preset=name) == records_of("train", values, records)
+    with pytest.raises(PlanError, match="not 'bst'; did you mean 'best'?"):
         records_of("train", {}, [Asked], preset="bst")
 
 

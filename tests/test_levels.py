@@ -143,7 +143,10 @@ def test_run__learns_from_levels(table: Path, run: Path, tmp_path: Path) -> None
     plan = RunFolder(run).read_plan()
     assert plan.data.levels == levels_in(opened(table).made)
     assert set(plan.data.small_features) == {name for one in plan.data.levels for name in one.features}
-    here("run", table, "--out", tmp_path / "run", *QUICK, "--max-levels", "0")
+    hint = "try --preset levels"
+    assert hint in (run / "run.log").read_text()
+    other = here("run", table, "--out", tmp_path / "run", *QUICK, "--max-levels", "0")
+    assert hint not in other.stderr
     areas = [json.loads(here("sql", one, "--json", AREA).stdout)[0]["value"] for one in (run, tmp_path / "run")]
     assert areas[0] > 0.85
     assert areas[1] < 0.75

@@ -33,7 +33,7 @@ def train(
         Whether to show how far it is; by default in a notebook and on a terminal. Sentences about what is decided go to
         the logger ``mi_duck``.
     preset
-        ``fast``, ``balanced`` or ``best``: values for options that are not given, see `mi_duck.settings.PRESETS`.
+        ``fast``, ``balanced``, ``best`` or ``levels``: values for options that are not given, see `mi_duck.settings.PRESETS`.
     {options}
 
     Returns

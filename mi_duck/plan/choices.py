@@ -14,6 +14,7 @@ from mi_duck.plan.strategies import LAYOUTS, CutRequest, cell_factor, layout_of,
 from mi_duck.resources import GIB, Budget
 from mi_duck.rows.segments import ColumnDensity
 from mi_duck.run.costs import REFERENCE_SHARE, MemoryModel
+from mi_duck.run.made import levels_in
 from mi_duck.settings import Asked
 
 PILOT_GENES = 200
@@ -24,6 +25,21 @@ USUAL_SHARE_KEPT = 0.25  # to train on: the same scores as with all, by benchmar
 EASY_QUANTILE = 0.9  # of the negatives: those that the base model finds easiest
 EASY_GENES = 2000  # genes whose negatives decide what is easy
 ROUNDS_WORTH_A_MATRIX = 40
+SHALLOW = 3  # depth of trees that need no hint
+
+
+def hint_of_levels(dataset: Dataset, max_depth: int) -> str | None:
+    """Return what to try where most features are levels of text columns and trees are deep, as by default.
+
+    A deep tree splits off one level after the other (`benchmarks/bench_any_table.py`).
+    """
+    n_levels = sum(len(one.features) for one in levels_in(dataset.made))
+    if max_depth <= SHALLOW or 2 * n_levels <= len(dataset.features):
+        return None
+    return (
+        f"{n_levels:,} of {len(dataset.features):,} features are levels of text columns, of which shallow trees may learn more; "
+        "try --preset levels, and compare"
+    )
 
 
 def choose_layout(

@@ -27,7 +27,7 @@ from mi_duck.data.statistics import (
 )
 from mi_duck.errors import CheckpointError, DataError, PlanError
 from mi_duck.leakage.leakage import LEAKY, without_leaks
-from mi_duck.plan.choices import best_features, choose_cv, choose_layout, choose_sample, pilot_size
+from mi_duck.plan.choices import best_features, choose_cv, choose_layout, choose_sample, hint_of_levels, pilot_size
 from mi_duck.plan.probes import (
     SmallRun,
     density_of,
@@ -225,6 +225,8 @@ def plan_data(
         ids = id_warnings(dataset, statistics)
         for warning in warnings_of(db, dataset, statistics, index) + ids:
             context.say(f"warning: {warning}")
+        if hint := hint_of_levels(dataset, asked.max_depth):
+            context.say(hint)
         table = db.arrow("genes")
         held_out, table = table.slice(index.n_genes), table.slice(0, index.n_genes)
         small, wide = split_features(dataset, statistics)
