@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -32,9 +33,10 @@ from runs import (
 )
 
 from mi_duck.evaluate.evaluate import evaluate_run
+from mi_duck.processes import Context
 from mi_duck.run.folder import RunFolder, run_lock
 from mi_duck.settings import Diagnostics
-from mi_duck.workflow.pipeline import lacks_diagnostics
+from mi_duck.workflow.pipeline import lacks_diagnostics, score_and_describe
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +211,24 @@ def test_evaluate__of_a_run_without_the_scores_of_members_says_how_to_have_them(
     here("consolidate", out, "--threads", 1)
     assert fingerprint(out)["consolidated_model.miduck"] == before["consolidated_model.miduck"]
     assert RunFolder(out).members.is_file()  # from here evaluate goes on, as above
+    folder, said, killed = RunFolder(out), list[str](), list[int]()
+
+    def kill_first_child() -> None:
+        while not killed:
+            for one in psutil.Process().children():
+                if "mi_duck.processes" in one.cmdline():
+                    one.kill()
+                    killed.append(one.pid)
+                    break
+            time.sleep(0.01)
+
+    killer = threading.Thread(target=kill_first_child)
+    killer.start()
+    # what is killed while two are at work is done again alone
+    score_and_describe(folder, Diagnostics(minimal_diagnostics=True, skip_shap=True), Context(2, quiet, said.append))
+    killer.join()
+    assert "scoring and explaining one after the other: " in said[0]
+    assert fingerprint(out) == before
 
 
 def test_consolidate__of_some_instances_says_so_and_leaves_69(run: Path, tmp_path: Path) -> None:
