@@ -48,6 +48,15 @@ def test_steps_after__explaining_beside_scoring_takes_only_what_it_takes_longer(
     assert sum(alone.values()) - sum(beside.values()) == pytest.approx(min(explaining, scoring))
 
 
+def test_time_left__counts_the_instances_that_are_trained_at_once(plan: Plan) -> None:
+    """Two at once were hoped for, and memory lets one: what is left takes twice as long."""
+    left = TimeLeft(plan, plan.cut.instances, QUICK, workers=2)
+    left.see("instance_00: rounds of fold 1/3 neither", 0, 400, 0)
+    assert left.seconds(0) == pytest.approx(240 + after(plan))
+    left.see("instance_01: rounds of fold 1/3 neither", 0, 400, 0)
+    assert left.seconds(0) == pytest.approx(120 + after(plan))
+
+
 def test_time_left__follows_rounds_and_speed(plan: Plan) -> None:
     """100 rounds of a fit are usual: 2 instances x 12 fits x 10 s at first; several at once share the time."""
     instances = plan.cut.instances

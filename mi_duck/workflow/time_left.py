@@ -39,7 +39,7 @@ def with_time_left(
     to_do
         The instances that are not trained yet.
     workers
-        How many instances are trained at once, at most.
+        How many instances are trained at once, at most; how many really are is seen once they have begun.
     """
     is_beside = context.threads > 1 and not context.in_this_process
     left, lock = TimeLeft(plan, to_do, diagnostics, workers, is_beside=is_beside), threading.Lock()
@@ -137,6 +137,7 @@ class TimeLeft:
         self.fits: dict[str, Fit] = {}
         self.rounds: dict[str, list[int]] = {}  # of finished fits, by class
         self.workers, self.usual = workers, usual_rounds(plan.settings)
+        self.most_at_once = 0  # seen so far
         self.training, self.after = Pace(), Pace()
         self.steps = dict(steps_after(plan, diagnostics, is_beside=is_beside))
         self.stage, self.begun, self.share = "", 0.0, 0.0
@@ -178,11 +179,13 @@ class TimeLeft:
                 self.rounds.setdefault(costs.classes[before.position], []).append(before.rounds)
             self.training.planned += (position - before.position) * costs.fixed_seconds / len(costs.classes)
         self.fits[name] = Fit(position, done, now)
+        self.most_at_once = max(self.most_at_once, sum(one in self.fits for one in self.costs))
 
     def seconds(self, now: float) -> float:
         """Return how long all that is left takes."""
         training = [self._training_seconds(name) for name in self.costs]
-        together = max(sum(training) / min(self.workers, len(training)), *training) if training else 0.0
+        at_once = min(self.most_at_once or self.workers, len(training))
+        together = max(sum(training) / at_once, *training) if training else 0.0
         steps = sum(seconds for stage, seconds in self.steps.items() if stage != self.stage)
         pace = self.training.ratio()
         return pace * together + self.after.ratio(pace) * steps + self._stage_seconds(now)
