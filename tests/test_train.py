@@ -296,14 +296,17 @@ def test_stopping_groups__are_a_tenth_by_hash_and_none_where_none_can_be_spared(
     assert len(stopping_groups(groups[:3], np.array([0, 1, 1]), 0, 42)) == 0
 
 
-def test_train__final_rounds_are_the_median_over_folds(run: Path) -> None:
+def test_train__final_rounds_are_the_median_over_folds_times_the_root_of_more_rows(run: Path) -> None:
+    """All rows are 1 / .6 times those of a fold: three folds, of which a tenth decides when to stop."""
     for number in range(len(RunFolder(run).read_plan().cut.instances)):
         folder = RunFolder(run)
         where = folder.instance(folder.read_plan().cut.instances[number])
         folds = json.loads(read_parts(where / "fold_models.miduck")["model.json"])["rounds"]
         parts = read_parts(where / "model_multiclass.miduck")
         rounds = json.loads(parts["model.json"])["rounds"]
-        assert rounds == np.median(folds, axis=0).astype(int).tolist()
+        most = RunFolder(run).read_plan().settings.n_estimators
+        usual = np.minimum(np.median(folds, axis=0) * (1 / 0.6) ** 0.5, most)
+        assert np.abs(np.array(rounds) - usual).max() <= 1  # groups are whole, so the share is not exact
         for index, n in enumerate(rounds):
             assert xgb.Booster(model_file=bytearray(parts[f"booster_{index}.ubj"])).num_boosted_rounds() == n
 
