@@ -22,7 +22,9 @@ TOYS = {
     "bench_prepare.py": ["30"],
     "bench_any_table.py": ["2400"],
     "bench_level_codings.py": ["--rows", "1200"],
+    "bench_routing.py": ["toy"],
     "bench_scan.py": ["2"],
+    "bench_select_genes.py": ["toy"],
     "bench_shap.py": ["toy"],
     "bench_spread.py": ["toy"],
     "bench_whole_job.py": ["--toy", "--rounds", "3", "--folds", "2", "--contenders", "plain", "lightgbm", "mi_duck"],
@@ -33,14 +35,9 @@ TOYS = {
 
 
 LONG = (
-    *(
-        "bench_classifiers.py",
-        "bench_distil.py",
-        "bench_final_rounds.py",
-        "bench_hierarchy.py",
-        "bench_memory_per_gene.py",
-    ),
-    *("bench_scan.py", "bench_spread.py", "bench_waiting.py", "bench_whole_job.py", "bench_workers.py"),
+    *("bench_classifiers.py", "bench_distil.py", "bench_final_rounds.py", "bench_hierarchy.py"),
+    *("bench_memory_per_gene.py", "bench_routing.py", "bench_scan.py", "bench_select_genes.py"),
+    *("bench_spread.py", "bench_waiting.py", "bench_whole_job.py", "bench_workers.py"),
 )
 """Those that take longest, of what has tests of its own."""
 
