@@ -117,7 +117,7 @@ TOP_PAD = 16 << 20  # bytes
 KEPT = {"MALLOC_TOP_PAD_": str(TOP_PAD)}
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
 # Threads that wait for each other spin for a tenth of a millisecond, then sleep. Where they spin longer, cores that others
-# use too are wasted; where they sleep at once, one is often woken on the core of the other, and two are as slow as one
+# use too are wasted; where they sleep at once, one is sometimes woken on the core of the other, and two are as slow as one
 # (benchmarks/bench_waiting.py).
 SPINS = "10000"
 OUT_OF_MEMORY = ("bad_alloc", "bad_malloc")  # XGBoost's error is a ValueError with the words of C++
