@@ -75,15 +75,15 @@ def train_instance(*, run: str, instance_id: int, threads: int, report: Report) 
     progress = open_progress(folder, plan, instance)
     training = _Training(plan, rows, progress, threads, report, cache)
     margins = np.zeros((rows.reader.n_rows, len(plan.data.classes)), dtype=np.float32)
-    fold_fits, n_fitted = [], []
+    fold_fits, weight_of_fold = [], []
     for number in range(settings.n_folds):
         stopping = stopping_groups(genes.group, genes.fold, number, settings.seed)
         held_out, is_stopping = fold == number, np.isin(genes.group, stopping)[rows.gene]
-        n_fitted.append(np.count_nonzero(rows.is_used & ~held_out & ~is_stopping))
+        weight_of_fold.append(rows.weight[rows.is_used & ~held_out & ~is_stopping].sum(dtype=np.float64))
         fits = training.fit_fold(number, held_out, is_stopping)
         margins[held_out] = predict_margins(rows.reader, held_out, [one.raw for one in fits], threads)
         fold_fits.append(fits)
-    more_rows = np.count_nonzero(rows.is_used) / float(np.mean(n_fitted))
+    more_rows = float(rows.weight[rows.is_used].sum(dtype=np.float64) / np.mean(weight_of_fold))
     rounds = [
         final_rounds([fit.rounds for fit in of_class], more_rows, most=settings.n_estimators)
         for of_class in zip(*fold_fits, strict=True)
