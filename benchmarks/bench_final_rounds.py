@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import numpy as np
 import pyarrow.parquet as pq
 import xgboost as xgb
-from harness import calibrated_halves, print_machine, quiet, workplace
+from harness import calibrated_halves, print_machine, quiet, words_of, workplace
 from numpy.typing import NDArray
 
 import mi_duck.boosting.train as training
@@ -29,7 +29,7 @@ from mi_duck.data.dataset import open_dataset
 from mi_duck.ensemble.model_file import load_unified_model, read_fold_models
 from mi_duck.ensemble.refit import _Refitting, read_refitted
 from mi_duck.genome.synthetic import synthesise
-from mi_duck.metrics.metrics import differences, draw_weights, headline_scores, summary
+from mi_duck.metrics.metrics import differences, draw_weights, headline_scores
 from mi_duck.plan.make_plan import make_plan
 from mi_duck.processes import Context
 from mi_duck.rows.partition import partition_here
@@ -42,7 +42,6 @@ from mi_duck.settings import Asked
 FACTORS = (1.0, 1.2, 1.35, 1.5)
 """Of the median of the rounds of the folds, which have three fifths of the rows: three folds, and a tenth for early stopping."""
 DRAWS = 1000
-SHOWN = ("average_precision", "log_loss")
 Boosters = Sequence[Sequence[xgb.Booster]]
 
 
@@ -119,15 +118,9 @@ def compare(folder: RunFolder, threads: int) -> None:
         f"held-out genes; rounds of the folds {rounds}, passes {usual}"
     )
     for (how, factor), scores in drawn.items():
-        words = [f"{one.metric} {one.class_name} {one.value:.4f}" for one in summary(scores) if one.metric in SHOWN]
-        less = [
-            f"{one.metric} {one.class_name} {one.value:+.4f} ({one.low:+.4f} to {one.high:+.4f})"
-            for one in summary(differences(scores, drawn[how, 1.0]))
-            if one.metric in SHOWN
-        ]
-        print(f"{how}, {factor} times the rounds: {'; '.join(words)}")
+        print(f"{how}, {factor} times the rounds: {words_of(scores)}")
         if factor != 1:
-            print(f"  minus 1.0: {'; '.join(less)}")
+            print(f"  minus 1.0: {words_of(differences(scores, drawn[how, 1.0]), is_difference=True)}")
 
 
 def main(arguments: list[str]) -> None:

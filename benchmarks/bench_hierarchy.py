@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
 import xgboost as xgb
-from harness import calibrated_halves, costs, print_machine, quiet, workplace
+from harness import calibrated_halves, costs, print_machine, quiet, words_of, workplace
 from numpy.typing import NDArray
 
 import mi_duck
@@ -30,7 +30,7 @@ from mi_duck.boosting.train import PeakMeter
 from mi_duck.ensemble.model_file import read_fold_models
 from mi_duck.ensemble.refit import _Refitting, read_refitted
 from mi_duck.genome.synthetic import synthesise
-from mi_duck.metrics.metrics import differences, draw_weights, headline_scores, summary
+from mi_duck.metrics.metrics import differences, draw_weights, headline_scores
 from mi_duck.rows.partition import partition_here
 from mi_duck.rows.segments import SegmentReader, segments_of
 from mi_duck.run.folder import RunFolder
@@ -38,7 +38,6 @@ from mi_duck.run.genes import read_genes
 from mi_duck.run.instance_folder import is_trained
 
 DRAWS = 500
-SHOWN = ("average_precision", "log_loss")
 Boosters = Sequence[Sequence[xgb.Booster]]
 
 
@@ -108,13 +107,9 @@ def compare(folds: Folds, n_folds: int, n_blocks: int) -> None:
     n_fitted = int((folds.fold != 0).sum())
     print(f"{n} members, {n_blocks} blocks, {n_folds} folds, {len(rows):,} rows and {weights.shape[1]:,} groups scored")
     for name, scores in drawn.items():
-        words = [f"{one.metric} {one.class_name} {one.value:.4f}" for one in summary(scores) if one.metric in SHOWN]
-        less = [
-            f"{one.metric} {one.class_name} {one.value:+.4f} ({one.low:+.4f} to {one.high:+.4f})"
-            for one in summary(differences(scores, drawn["joint"]))
-            if one.metric in SHOWN
-        ]
-        print(f"{name}: {'; '.join(words)}\n  minus joint: {'; '.join(less)}")
+        print(
+            f"{name}: {words_of(scores)}\n  minus joint: {words_of(differences(scores, drawn['joint']), is_difference=True)}"
+        )
         if name in n_trees:
             cpu, peak = spent[name]
             disk = n_trees[name] * n_fitted / 1e6

@@ -19,8 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
-from by_gene import Arms, Indices, Rows, joined, margins, read_rows, splits
-from harness import costs, print_machine, workplace
+from by_gene import Arms, Indices, Rows, joined, margins, read_and_compare, splits
+from harness import print_machine, workplace
 from sklearn.cluster import KMeans
 
 from mi_duck.genome.synthetic import synthesise
@@ -78,9 +78,7 @@ def main(arguments: list[str]) -> None:
             synthesise(folder / "data", n_genes=120, rows_per_gene=20, n_features=30)
             asked.dataset, asked.by, asked.members = str(folder / "data"), ["noise_0", "3mer_AAA"], 3
             asked.rounds, asked.splits = 5, 2
-        rows = read_rows(asked.dataset, exclude=asked.exclude, by=asked.by, share=0.1, seed=asked.seed)
-        _, cost = costs(lambda: compare(rows, asked))
-        print(f"{cost.cpu:.0f} CPU s, peak {cost.peak:.0f} MiB")
+        read_and_compare(compare, asked)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ probabilities by a logistic regression fitted on the other half of the scored gr
 merely because it is calibrated.
 """
 
+import argparse
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xgboost as xgb
+from harness import costs
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import stdtrit
@@ -160,6 +162,13 @@ def _fitted(x: Floats, truth: NDArray[np.bool_]) -> Floats:
 
     bounds = [(None, None), *[(0, None)] * k]
     return minimize(objective, start, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": 500}).x
+
+
+def read_and_compare(compare: Callable[[Rows, argparse.Namespace], None], asked: argparse.Namespace) -> None:
+    """Read the dataset that is asked for, compare on it, and print what that costs."""
+    rows = read_rows(asked.dataset, exclude=asked.exclude, by=asked.by, share=0.1, seed=asked.seed)
+    _, cost = costs(lambda: compare(rows, asked))
+    print(f"{cost.cpu:.0f} CPU s, peak {cost.peak:.0f} MiB")
 
 
 class Arms:

@@ -4,7 +4,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +63,18 @@ def calibrated_halves(
     for one in range(2):
         found[half == one] = calibrated(margins[half == one], calibration.by_fold[one])
     return found
+
+
+def words_of(drawn: Mapping[tuple[str, str], Any], *, is_difference: bool = False) -> str:
+    """Return average precision and log loss as text, differences with their sign and their 95 % interval."""
+    from mi_duck.metrics.metrics import summary
+
+    found = [one for one in summary(drawn) if one.metric in ("average_precision", "log_loss")]
+    if is_difference:
+        parts = [f"{one.metric} {one.class_name} {one.value:+.4f} ({one.low:+.4f} to {one.high:+.4f})" for one in found]
+    else:
+        parts = [f"{one.metric} {one.class_name} {one.value:.4f}" for one in found]
+    return "; ".join(parts)
 
 
 def quiet(*_: object) -> None:

@@ -30,6 +30,7 @@ from mi_duck.settings import (
     PRESETS,
     RARE,
     TRAINING,
+    Preset,
     flag_of,
     is_repeated,
     is_switch,
@@ -490,7 +491,7 @@ VerboseOption = Annotated[
     ),
 ]
 PresetOption = Annotated[
-    Literal["fast", "balanced", "best", "levels"],
+    Preset,
     typer.Option(
         rich_help_panel=TRAINING,
         help="Values for options that are not given: fast leaves out rows and columns, best learns in smaller steps, "

@@ -148,7 +148,7 @@ def waiting(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def share_the_machine() -> None:
-    """Give freed memory back to the system, but for a little, and let waiting threads sleep, as children of this process do.
+    """Give freed memory back to the system, but for a little, and let waiting threads soon sleep, as children of this process do.
 
     To be called before Arrow and XGBoost are loaded. Where the C library knows no such thresholds, none are set.
     """

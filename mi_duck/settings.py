@@ -277,7 +277,8 @@ class Asked:
     )
 
 
-PRESETS: Mapping[str, Mapping[str, Any]] = {
+Preset = Literal["fast", "balanced", "best", "levels"]
+PRESETS: Mapping[Preset, Mapping[str, Any]] = {
     "fast": {"sample_negatives": 0.1, "screen_features": 200},
     "balanced": {},
     "best": {
@@ -291,7 +292,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 """Values for options that are left at their default, by name of the preset; what they give is measured in
 ``benchmarks/README.md``."""
-DEFAULT_PRESET = "balanced"
+DEFAULT_PRESET: Preset = "balanced"
 
 
 def joined_with(preset: Any, given: Any) -> Any:

@@ -149,7 +149,7 @@ def test_preset__fills_in_what_is_not_given(tmp_path: Path) -> None:
         records = [Columns, Asked]
         assert records_of("train", {}, records, preset=name) == records_of("train", values, records)
     with pytest.raises(PlanError, match="not 'bst'; did you mean 'best'?"):
-        records_of("train", {}, [Asked], preset="bst")
+        records_of("train", {}, [Asked], preset="bst")  # type: ignore[arg-type]
 
 
 def test_config__may_name_dataset_and_run(small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

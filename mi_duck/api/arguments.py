@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from mi_duck.errors import PlanError
-from mi_duck.settings import DEFAULT_PRESET, PRESETS, is_repeated, joined_with, option_of
+from mi_duck.settings import DEFAULT_PRESET, PRESETS, Preset, is_repeated, joined_with, option_of
 
 Records = Sequence[type]
 Names = Collection[str] | None
@@ -23,7 +23,7 @@ def records_of(
     records: Records,
     names: Names = None,
     *,
-    preset: str = DEFAULT_PRESET,
+    preset: Preset = DEFAULT_PRESET,
 ) -> list[Any]:
     """Return records of options filled with keyword arguments; what is not given has the preset's value, else its default.
 
@@ -46,9 +46,7 @@ def records_of(
             raise TypeError(f"{function}() got '{known[name].name}' twice, the second time as '{name}'")
         found[known[name].name] = _checked(known[name], value)
     if preset not in PRESETS:
-        near = difflib.get_close_matches(str(preset), PRESETS, n=1)
-        names_of = " or ".join(map(repr, PRESETS))
-        raise PlanError(f"preset must be {names_of}, not {preset!r}" + (f"; did you mean '{near[0]}'?" if near else ""))
+        raise PlanError(f"preset must be {' or '.join(map(repr, PRESETS))}, not {preset!r}{_nearest(preset, [Preset])}")
     for name, value in PRESETS[preset].items():
         found[name] = joined_with(value, found[name]) if name in found else value
     return [record(**{one.name: found[one.name] for one in fields(record) if one.name in found}) for record in records]

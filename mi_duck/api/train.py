@@ -11,14 +11,14 @@ from mi_duck.errors import PlanError
 from mi_duck.executors.anywhere import run_request
 from mi_duck.executors.elsewhere import useless_option
 from mi_duck.run.xgboost_parameters import checked_parameters
-from mi_duck.settings import DEFAULT_PRESET, Asked, Columns, Diagnostics, Executing, Resuming
+from mi_duck.settings import DEFAULT_PRESET, Asked, Columns, Diagnostics, Executing, Preset, Resuming
 
 RECORDS = (Columns, Asked, Diagnostics, Resuming, Executing)
 
 
 @with_options(RECORDS)
 def train(
-    data: Any, out: str | Path, *, progress: bool | None = None, preset: str = DEFAULT_PRESET, **options: Any
+    data: Any, out: str | Path, *, progress: bool | None = None, preset: Preset = DEFAULT_PRESET, **options: Any
 ) -> Run:
     """Plan, train, join, score and explain models of some data; the same call goes on after an interruption.
 
