@@ -4,7 +4,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +69,12 @@ def words_of(drawn: Mapping[tuple[str, str], Any], *, is_difference: bool = Fals
     """Return average precision and log loss as text, differences with their sign and their 95 % interval."""
     from mi_duck.metrics.metrics import summary
 
-    found = [one for one in summary(drawn) if one.metric in ("average_precision", "log_loss")]
+    return words_of_metrics(summary(drawn), is_difference=is_difference)
+
+
+def words_of_metrics(metrics: Iterable[Any], *, is_difference: bool = False) -> str:
+    """Return average precision and log loss as `words_of` does, of `mi_duck.metrics.metrics.Metric`."""
+    found = [one for one in metrics if one.metric in ("average_precision", "log_loss")]
     if is_difference:
         parts = [f"{one.metric} {one.class_name} {one.value:+.4f} ({one.low:+.4f} to {one.high:+.4f})" for one in found]
     else:

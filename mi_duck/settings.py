@@ -206,7 +206,11 @@ class Asked:
         most=1.0,
     )
     screen_features: int | None = option(
-        None, "Keep the best features of a pilot on some genes, and the base scores.", PLAN, least=1
+        None,
+        "Keep the best features of a pilot on 200 genes, which are then not scored, and the base scores; 0 keeps all. By default "
+        "300 of 450 or more, from 2,000 genes on.",
+        PLAN,
+        least=0,
     )
     holdout_genes: str | None = option(
         None,
@@ -239,18 +243,19 @@ class Asked:
     cv: Literal["auto", "matrices", "weights"] = option(
         "auto", "Hold folds out by a matrix for each, or by weight zero; auto takes the faster.", RARE
     )
-    n_estimators: int = option(800, "Most boosting rounds.", TRAINING, least=1, most=100_000)
+    n_estimators: int = option(1600, "Most boosting rounds.", TRAINING, least=1, most=100_000)
     n_folds: int = option(3, "Folds of the cross-validation.", TRAINING, least=2, most=100)
     early_stopping_patience: int = option(
         30, "Rounds without gain before a fit stops; 0 never stops.", TRAINING, least=0, most=100_000
     )
-    max_depth: int = option(6, "Depth of the trees.", TRAINING, least=1, most=16)
-    learning_rate: float = option(0.1, "Step of boosting.", TRAINING, least=1e-4, most=1.0)
+    max_depth: int = option(8, "Depth of the trees.", TRAINING, least=1, most=16)
+    learning_rate: float = option(0.05, "Step of boosting.", TRAINING, least=1e-4, most=1.0)
     max_bin: int = option(256, "Most histogram bins per feature.", TRAINING, least=2, most=65_536)
     xgb: tuple[str, ...] = option(
         (),
-        "A parameter of XGBoost that has no option here, such as min_child_weight=10 or monotone_constraints=dose:1,age:-1; "
-        "repeat for several.",
+        "A parameter of XGBoost that has no option here, such as gamma=1 or monotone_constraints=dose:1,age:-1; repeat for "
+        "several. By default min_child_weight is a thousandth of the rows, 1 to 10, and colsample_bynode .3 of 30 features or "
+        "more.",
         TRAINING,
         metavar="NAME=VALUE",
     )
@@ -279,16 +284,16 @@ class Asked:
 
 Preset = Literal["fast", "balanced", "best", "levels"]
 PRESETS: Mapping[Preset, Mapping[str, Any]] = {
-    "fast": {"sample_negatives": 0.1, "screen_features": 200},
+    "fast": {"sample_negatives": 0.1, "screen_features": 200, "n_estimators": 800, "learning_rate": 0.1},
     "balanced": {},
-    "best": {
-        "screen_features": 300,
-        "n_estimators": 1600,
-        "max_depth": 8,
-        "learning_rate": 0.05,
-        "xgb": ("min_child_weight=10", "colsample_bynode=0.3"),
+    "best": {"n_estimators": 4000, "learning_rate": 0.02},
+    "levels": {
+        "n_estimators": 3000,
+        "max_depth": 2,
+        "learning_rate": 0.1,
+        "xgb": ("min_child_weight=1", "colsample_bynode=1"),
+        "max_levels": 128,
     },
-    "levels": {"n_estimators": 3000, "max_depth": 2, "max_levels": 128},
 }
 """Values for options that are left at their default, by name of the preset; what they give is measured in
 ``benchmarks/README.md``."""

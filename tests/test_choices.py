@@ -22,7 +22,14 @@ from mi_duck.data.dataset import open_dataset
 from mi_duck.data.genes import index_genes
 from mi_duck.errors import PlanError
 from mi_duck.genome.synthetic import synthesise
-from mi_duck.plan.choices import ROOM_FOR_ZEROS, ROUNDS_WORTH_A_MATRIX, choose_cv, choose_layout, choose_sample
+from mi_duck.plan.choices import (
+    ROOM_FOR_ZEROS,
+    ROUNDS_WORTH_A_MATRIX,
+    choose_cv,
+    choose_features,
+    choose_layout,
+    choose_sample,
+)
 from mi_duck.plan.strategies import CutRequest, layout_of
 from mi_duck.resources import Budget
 from mi_duck.rows.partition import partition_here
@@ -30,7 +37,9 @@ from mi_duck.rows.segments import LEFT_OUT, USED, USED_FOR_MANY, ColumnDensity, 
 from mi_duck.run.costs import MemoryModel
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Plan, Settings
+from mi_duck.run.xgboost_parameters import as_dict
 from mi_duck.settings import Asked
+from mi_duck.workflow.resume import differences_asked
 
 SETTINGS = Settings(42, 3, 800, 30, 6, 0.1, 256, True)
 # 100 columns, ten of them real; one of these has holes
@@ -263,7 +272,7 @@ def test_sampling__boosters_are_those_of_the_kept_rows_with_their_weights(sample
             "learning_rate": settings.learning_rate,
             "seed": settings.seed,
             "nthread": 1,
-        }
+        } | as_dict(settings.xgb_parameters)
         plain = xgb.train(parameters, matrix, facts["rounds"][index])
         ours = xgb.Booster(model_file=bytearray(parts[f"booster_{index}.ubj"]))
         assert ours.get_dump(dump_format="json") == plain.get_dump(dump_format="json")
@@ -409,6 +418,27 @@ def test_screening__the_pilot_has_whole_groups_and_is_recorded(grouped: Path, tm
     assert 25 <= plan.data.pilot_genes < 25 + 7
     assert groups[plan.data.pilot_genes - 1] != groups[plan.data.pilot_genes]
     assert not set(groups[: plan.data.pilot_genes]) & set(groups[plan.data.pilot_genes :])
+
+
+def test_choose_features__takes_300_of_many_for_many_genes_unless_asked_otherwise() -> None:
+    of = choose_features
+    assert of(None, n_features=450, n_genes=2000) == 300
+    assert of(None, n_features=449, n_genes=2000) is of(None, n_features=450, n_genes=1999) is None
+    assert of(0, n_features=1000, n_genes=9000) is of(1000, n_features=1000, n_genes=9000) is None
+    assert of(20, n_features=40, n_genes=10) == 20
+
+
+def test_screening__is_usual_for_many_genes_and_features_and_can_be_forgone(tmp_path: Path) -> None:
+    synthesise(tmp_path / "data", n_genes=2000, rows_per_gene=10, n_features=450, seed=1)
+    words = ("--fold-by", "gene_id", "--n-estimators", "2")
+    plan, said = planned_with(tmp_path / "data", tmp_path / "run", *words)
+    assert 300 <= len(plan.data.features) <= 303
+    assert plan.data.pilot_genes >= 200
+    assert "--screen-features 0 keeps all" in said
+    dataset = open_dataset(str(tmp_path / "data"), fold_by="gene_id")
+    assert differences_asked(plan, dataset, plan.asked) == []
+    everything, _ = planned_with(tmp_path / "data", tmp_path / "all", *words, "--screen-features", "0")
+    assert (len(everything.data.features), everything.data.pilot_genes) == (450, 0)
 
 
 def test_screening__of_all_features_is_none(grouped: Path, tmp_path: Path) -> None:

@@ -137,14 +137,15 @@ def test_preset__fills_in_what_is_not_given(tmp_path: Path) -> None:
     app = typer.Typer()
     add_command(app, some)
     add_command(app, some, name="other")  # of one command Typer makes an app without commands
-    file = written(tmp_path, "preset = 'best'\nmax-depth = 4\nxgb = ['gamma=1', 'min_child_weight=2']\n")
+    file = written(tmp_path, "preset = 'levels'\nmax-depth = 4\nxgb = ['gamma=1', 'min_child_weight=2']\n")
     for words in (["--config", str(file), "--n-estimators", "7", "--seed", "42"], ["--preset", "balanced"], []):
         assert CliRunner().invoke(app, ["some", *words]).exit_code == 0
-    expected = PRESETS["best"] | {"max_depth": 4, "n_estimators": 7}
-    expected["xgb"] = ("colsample_bynode=0.3", "gamma=1", "min_child_weight=2")
+    expected = dict(PRESETS["levels"]) | {"max_depth": 4, "n_estimators": 7}
+    expected["xgb"] = ("colsample_bynode=1", "gamma=1", "min_child_weight=2")
+    del expected["max_levels"]  # of another record
     assert seen == [Asked(**expected), Asked(), Asked()]
     given = {"max_depth": 4, "n_estimators": 7, "xgb": {"gamma": 1, "min_child_weight": 2}}
-    assert records_of("train", given, [Asked], preset="best") == seen[:1]
+    assert records_of("train", given, [Asked], preset="levels") == seen[:1]
     for name, values in PRESETS.items():
         records = [Columns, Asked]
         assert records_of("train", {}, records, preset=name) == records_of("train", values, records)

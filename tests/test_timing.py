@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from shared import SETTINGS
 
 from mi_duck.plan.probes import TimePoint, fit_rates
-from mi_duck.plan.strategies import USUAL_ROUNDS, training_seconds, usual_rounds
+from mi_duck.plan.strategies import USUAL_PATH, training_seconds, usual_rounds
 from mi_duck.run.costs import Rates
 from mi_duck.run.plan import Settings
 
@@ -69,6 +69,6 @@ def test_training_seconds__never_fall_with_rows_or_rounds(
 
 
 def test_usual_rounds__are_those_of_early_stopping_or_all() -> None:
-    assert usual_rounds(WEIGHTS) == USUAL_ROUNDS
+    assert usual_rounds(WEIGHTS) == round(USUAL_PATH / WEIGHTS.learning_rate)
     assert usual_rounds(replace(WEIGHTS, n_estimators=7)) == 7
     assert usual_rounds(replace(WEIGHTS, early_stopping_patience=0)) == 800

@@ -18,6 +18,8 @@ from mi_duck.run.made import levels_in
 from mi_duck.settings import Asked
 
 PILOT_GENES = 200
+GENES_WORTH_SCREENING = 10 * PILOT_GENES  # so that one in ten at most is not scored
+FEATURES_WORTH_SCREENING, USUAL_FEATURES = 450, 300
 TIME_WORTH_ZEROS = 0.8  # of a round; at .92 on a real genome nothing was saved, at .56 two fifths
 ROOM_FOR_ZEROS = 0.9  # of the budget: the memory is not measured yet, and a plan that fits comes first
 ROWS_WORTH_SAMPLING = 200_000
@@ -120,6 +122,17 @@ def choose_sample(
         raise PlanError(f"--sample-negatives: no row of class {dataset.classes[0]} has a base score for every site")
     sample_negatives(db, easy_below=row["easy_below"], share=share, seed=seed, background=background)
     return share, float(row["easy_below"])
+
+
+def choose_features(asked: int | None, *, n_features: int, n_genes: int) -> int | None:
+    """Return how many features a pilot is to keep: as asked; else 300 where features and genes are many; None: all.
+
+    On three datasets 300 of 600 and more gave the same scores as all in less time (`benchmarks/bench_settings.py`).
+    """
+    if asked is None:
+        is_worth = n_features >= FEATURES_WORTH_SCREENING and n_genes >= GENES_WORTH_SCREENING
+        return USUAL_FEATURES if is_worth else None
+    return asked if 0 < asked < n_features else None
 
 
 def pilot_size(groups: Sequence[str]) -> int:

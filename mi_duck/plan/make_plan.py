@@ -27,8 +27,18 @@ from mi_duck.data.statistics import (
 )
 from mi_duck.errors import CheckpointError, DataError, PlanError
 from mi_duck.leakage.leakage import LEAKY, without_leaks
-from mi_duck.plan.choices import best_features, choose_cv, choose_layout, choose_sample, hint_of_levels, pilot_size
+from mi_duck.plan.choices import (
+    best_features,
+    choose_cv,
+    choose_features,
+    choose_layout,
+    choose_sample,
+    hint_of_levels,
+    pilot_size,
+)
 from mi_duck.plan.probes import (
+    PILOT_DEPTH,
+    PILOT_RATE,
     SmallRun,
     density_of,
     is_worth_probing,
@@ -62,7 +72,7 @@ from mi_duck.run.genes import GeneTable
 from mi_duck.run.made import dates_in, levels_in
 from mi_duck.run.plan import Cut, Instance, Plan, PlannedData, Settings, holdout_segments, make_segments
 from mi_duck.run.stage_times import PLANNING, keep_stages, metered
-from mi_duck.run.xgboost_parameters import allows_small_leaves, checked_parameters
+from mi_duck.run.xgboost_parameters import allows_small_leaves, checked_parameters, with_usual
 from mi_duck.settings import Asked
 
 
@@ -167,7 +177,15 @@ def make_plan(
             safety_factor=asked.memory_safety_factor,
             is_elsewhere=is_elsewhere,
         )
-        indexed = screen_features(indexed, folder, asked, context)
+        wanted = choose_features(
+            asked.screen_features, n_features=len(indexed.data.features), n_genes=indexed.data.n_genes
+        )
+        if wanted and (asked.screen_features or not rest):  # other classifiers keep all unless asked
+            indexed = screen_features(indexed, wanted, folder, asked, context)
+        elif asked.screen_features:
+            context.say(
+                f"--screen-features {asked.screen_features:,} keeps all {len(indexed.data.features):,} features"
+            )
         for name in unused_in(checked_parameters(asked.xgb), dataset, indexed.data):
             context.say(f"--xgb: {name} was left out of the features, so its constraint does nothing")
         plan = rest(indexed, budget) if rest else _of_trees(indexed, folder, asked, budget, context, n_sizes)
@@ -298,20 +316,20 @@ def _same(record: object, *names: str) -> dict[str, Any]:
     return {name: getattr(record, name) for name in names}
 
 
-def screen_features(indexed: Indexed, folder: RunFolder, asked: Asked, context: Context) -> Indexed:
-    """Return the data with the features that a pilot on the genes of lowest rank gained most from, if that is asked.
+def screen_features(indexed: Indexed, wanted: int, folder: RunFolder, asked: Asked, context: Context) -> Indexed:
+    """Return the data with the features that a pilot on the genes of lowest rank gained most from.
 
     Base scores stay, because they are what the model is compared with. The genes of the pilot are trained on but never
     scored: they chose the features.
     """
-    wanted, data = asked.screen_features, indexed.data
-    if wanted is None:
-        return indexed
-    if wanted >= len(data.features):
-        context.say(f"--screen-features {wanted:,} keeps all {len(data.features):,} features")
-        return indexed
+    data = indexed.data
     n_genes = pilot_size(indexed.genes.group.tolist())
-    settings = decided(indexed, asked)
+    settings = replace(
+        decided(indexed, asked),
+        learning_rate=PILOT_RATE,
+        max_depth=PILOT_DEPTH,
+        xgb_parameters=checked_parameters(asked.xgb),  # rows are few, and every feature is to be seen at every node
+    )
     model = formula_of(indexed, asked, threads=context.threads)
     small_run = open_small_run(folder, asked, data, settings, indexed.genes, [n_genes], context, model=model)
     gains = screen(small_run, context)
@@ -323,7 +341,7 @@ def screen_features(indexed: Indexed, folder: RunFolder, asked: Asked, context: 
     share = sum(gains[name] for name in features) / max(sum(gains.values()), 1e-300)
     context.say(
         f"screening: a pilot on {data.noun.count(n_genes)} keeps {len(features):,} of {len(data.features):,} features, "
-        f"{share:.1%} of the gain; these {data.noun.many} are trained on and not scored"
+        f"{share:.1%} of the gain; these {data.noun.many} are trained on and not scored (--screen-features 0 keeps all)"
     )
     fewer = replace(data, features=features, small_features=small, wide_features=wide, pilot_genes=n_genes)
     return replace(indexed, data=fewer, bins={name: indexed.bins[name] for name in features})
@@ -336,7 +354,11 @@ def decided(indexed: Indexed, asked: Asked, layout: str = "missing", zeros: tupl
         **_same(asked, "seed", "n_folds", "n_estimators", "early_stopping_patience", "max_depth", "learning_rate"),
         **_same(asked, "max_bin", "device"),
         calibrate=asked.calibrate_per_class,
-        xgb_parameters=checked_parameters(asked.xgb),
+        xgb_parameters=with_usual(
+            checked_parameters(asked.xgb),
+            n_features=len(data.features),
+            n_rows=int(indexed.genes.n_training_rows.sum()),
+        ),
         layout_used=layout,
         zero_is_missing=zeros if layout == "zeros" else (),
         cv_used=choose_cv(asked.cv, asked.n_estimators, n_features=len(data.features), n_sketched=indexed.n_sketched),

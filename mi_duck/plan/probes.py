@@ -29,7 +29,7 @@ from mi_duck.run.plan import Cut, Instance, Plan, PlannedData, Settings, fitted_
 from mi_duck.settings import Asked
 
 PROBE_ROUNDS = 2
-PILOT_ROUNDS = 60
+PILOT_ROUNDS, PILOT_RATE, PILOT_DEPTH = 60, 0.1, 6
 LARGEST_SHARE = 8  # the larger probe has an eighth of an instance's rows, the smaller a third of that
 LEAST_ROWS, MOST_ROWS = 6_000, 80_000
 WORTH = 0.1  # probes may take this share of the predicted run

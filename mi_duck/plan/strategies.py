@@ -36,7 +36,7 @@ STANDARD_ERRORS = 6.0  # of few rows: four of a difference between two such samp
 
 EXTERNAL_FACTOR = 1.3  # a round on a matrix on disk over one in memory, while the pages stay in the system's cache
 SPARSE_FACTOR = 1.25  # a stored cell of a matrix with missing values over a cell of one without
-USUAL_ROUNDS = 100
+USUAL_PATH = 10  # rounds times step, where early stopping ends
 
 CONTEXT_BYTES = 512 << 20  # of CUDA and XGBoost's kernels
 SHARE = 0.9  # of a device's memory that a plan may take
@@ -154,7 +154,9 @@ def cell_factor(missing_share: float) -> float:
 
 def usual_rounds(settings: Settings) -> int:
     """Return roughly how many rounds early stopping leaves; all of them without it."""
-    return min(settings.n_estimators, USUAL_ROUNDS) if settings.early_stopping_patience else settings.n_estimators
+    if not settings.early_stopping_patience:
+        return settings.n_estimators
+    return min(settings.n_estimators, round(USUAL_PATH / settings.learning_rate))
 
 
 def training_seconds(rates: Rates, n_cells: float, settings: Settings, n_classes: int, rounds: int) -> float:

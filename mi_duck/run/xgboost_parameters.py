@@ -56,6 +56,9 @@ DRAWING = tuple(name for name, allowed in PARAMETERS.items() if allowed is SHARE
 ALSO = {"lambda": "reg_lambda", "alpha": "reg_alpha", "min_split_loss": "gamma"}
 """XGBoost's other names."""
 
+ROWS_OF_A_UNIT, HEAVIEST_LEAF = 1000, 10
+FEWEST_TO_DRAW_FROM, SHARE_DRAWN = 30, 0.3
+
 OWN = {
     "max_depth": "--max-depth",
     "eta": "--learning-rate",
@@ -111,6 +114,28 @@ def _checked(text: str, value: str, allowed: Range | tuple[str, ...]) -> str:
     if not allowed.holds(number):
         raise PlanError(f"--xgb {text}: it must be {allowed}")
     return str(int(number)) if allowed.is_whole else repr(number)
+
+
+def with_usual(checked: Sequence[str], *, n_features: int, n_rows: int) -> tuple[str, ...]:
+    """Return checked parameters with values for two that are not given: the weight of leaves and the columns of a node.
+
+    Leaves weigh a thousandth of the rows at least, 1 to 10, and each node has .3 of the columns to choose from where there
+    are 30 or more and columns are not drawn otherwise. Both are measured in ``benchmarks/bench_settings.py``.
+
+    Examples
+    --------
+    >>> with_usual((), n_features=100, n_rows=4000)
+    ('colsample_bynode=0.3', 'min_child_weight=4.0')
+    >>> with_usual(("colsample_bytree=0.5", "min_child_weight=1.0"), n_features=100, n_rows=10**6)
+    ('colsample_bytree=0.5', 'min_child_weight=1.0')
+    """
+    names = {text.split("=", 1)[0] for text in checked}
+    usual = []
+    if n_features >= FEWEST_TO_DRAW_FROM and not any(name.startswith("colsample_") for name in names):
+        usual.append(f"colsample_bynode={SHARE_DRAWN}")
+    if "min_child_weight" not in names:
+        usual.append(f"min_child_weight={min(max(n_rows / ROWS_OF_A_UNIT, 1.0), float(HEAVIEST_LEAF))!r}")
+    return tuple(sorted((*checked, *usual)))
 
 
 def as_dict(checked: Sequence[str]) -> dict[str, str]:

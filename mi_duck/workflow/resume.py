@@ -136,7 +136,7 @@ def differences_asked(plan: Plan, dataset: Dataset, asked: Asked, *, estimator: 
     )
     # of the dataset's features a plan may leave out leaks, and those that a pilot found useless
     usable = [name for name in dataset.features if name not in data.leaky_features]
-    kept = usable if asked.screen_features is None else [name for name in usable if name in data.features]
+    kept = usable if not data.pilot_genes else [name for name in usable if name in data.features]
     if list(data.features) != kept:
         changed.append("features differ")
     if data.made != dataset.made:
