@@ -24,19 +24,30 @@ from mi_duck.evaluate.compare import compare_runs
 from mi_duck.genome.synthetic import synthesise
 
 ROOT = Path(__file__).resolve().parent.parent
-SLOW = ("--learning-rate", ".05", "--n-estimators", "1600")
-DEEP = ("--max-depth", "8")
-COLUMNS = ("--xgb", "colsample_bynode=.3")
+
+
+def of(rate: str, rounds: int, depth: int, leaf: int, columns: str, features: int = 0) -> tuple[str, ...]:
+    """Return the flags of a line."""
+    trees = ("--learning-rate", rate, "--n-estimators", str(rounds), "--max-depth", str(depth))
+    parameters = ("--xgb", f"min_child_weight={leaf}", "--xgb", f"colsample_bynode={columns}")
+    return (*trees, *parameters, "--screen-features", str(features))
+
+
 TRIED: dict[str, tuple[str, ...]] = {
-    "rate .1, depth 6": (),
-    "rate .05": SLOW,
-    "columns": COLUMNS,
-    "depth 8, columns, leaves of 10": (*DEEP, *COLUMNS, "--xgb", "min_child_weight=10"),
-    "rate .05, columns": (*SLOW, *COLUMNS),
-    "rate .05, depth 8, columns, leaves of 1": (*SLOW, *DEEP, *COLUMNS),
-    "rate .05, depth 8, columns, leaves of 3": (*SLOW, *DEEP, *COLUMNS, "--xgb", "min_child_weight=3"),
-    "rate .05, depth 8, columns, leaves of 10": (*SLOW, *DEEP, *COLUMNS, "--xgb", "min_child_weight=10"),
-    "the same, 300 features": (*SLOW, *DEEP, *COLUMNS, "--xgb", "min_child_weight=10", "--screen-features", "300"),
+    "rate .1, depth 6, leaves of 1": of(".1", 800, 6, 1, "1"),
+    "rate .1, depth 8, leaves of 10, columns": of(".1", 800, 8, 10, ".3"),
+    "rate .05, depth 6, leaves of 1, columns": of(".05", 1600, 6, 1, ".3"),
+    "rate .05, depth 8, leaves of 1, columns": of(".05", 1600, 8, 1, ".3"),
+    "rate .05, depth 8, leaves of 3, columns": of(".05", 1600, 8, 3, ".3"),
+    "rate .05, depth 8, leaves of 10, columns": of(".05", 1600, 8, 10, ".3"),
+    "rate .05, depth 8, leaves of 10": of(".05", 1600, 8, 10, "1"),
+    "300 features": of(".05", 1600, 8, 10, ".3", 300),
+    "300 features, rate .02": of(".02", 4000, 8, 10, ".3", 300),
+    "300 features, leaves of 30": of(".05", 1600, 8, 30, ".3", 300),
+    "300 features, rate .02, depth 10, leaves of 20": of(".02", 4000, 10, 20, ".3", 300),
+    "defaults": (),
+    "fast": ("--preset", "fast"),
+    "best": ("--preset", "best"),
 }
 """What each line asks for; the first is what the others are compared with."""
 

@@ -25,6 +25,7 @@ TOYS = {
     "bench_routing.py": ["toy"],
     "bench_scan.py": ["2"],
     "bench_select_genes.py": ["toy"],
+    "bench_settings.py": ["24", "1", "--only", "rate .1, depth 6, leaves of 1", "defaults"],
     "bench_shap.py": ["toy"],
     "bench_spread.py": ["toy"],
     "bench_whole_job.py": ["--toy", "--rounds", "3", "--folds", "2", "--contenders", "plain", "lightgbm", "mi_duck"],
@@ -37,7 +38,7 @@ TOYS = {
 LONG = (
     *("bench_classifiers.py", "bench_distil.py", "bench_final_rounds.py", "bench_hierarchy.py"),
     *("bench_memory_per_gene.py", "bench_routing.py", "bench_scan.py", "bench_select_genes.py"),
-    *("bench_spread.py", "bench_waiting.py", "bench_whole_job.py", "bench_workers.py"),
+    *("bench_settings.py", "bench_spread.py", "bench_waiting.py", "bench_whole_job.py", "bench_workers.py"),
 )
 """Those that take longest, of what has tests of its own."""
 

@@ -103,7 +103,11 @@ ACTS: dict[str, tuple[tuple[str, ...], Callable[[Plan], Any], Any]] = {
     "--max-depth": (("3",), setting("max_depth"), 3),
     "--learning-rate": (("0.25",), setting("learning_rate"), 0.25),
     "--max-bin": (("32",), setting("max_bin"), 32),
-    "--xgb": (("lambda=2",), setting("xgb_parameters"), ("reg_lambda=2.0",)),
+    "--xgb": (
+        ("lambda=2",),
+        setting("xgb_parameters"),
+        ("min_child_weight=2.634", "reg_lambda=2.0"),
+    ),
     "--no-calibrate-per-class": ((), setting("calibrate"), False),
     "--calibrate-per-class": (("--no-calibrate-per-class", "--calibrate-per-class"), setting("calibrate"), True),
     "--seed": (("1",), field("data.genes_sha256"), None),

@@ -29,6 +29,8 @@ COLUMNS = ("--group-column", "patient", "--label-column", "state")
 SMALL = (
     "--n-estimators",
     "15",
+    "--learning-rate",
+    "0.1",
     "--n-folds",
     "2",
     "--threads",
@@ -138,7 +140,7 @@ def test_run__has_no_tree_in_which_groups_meet(two: Path) -> None:
 def test_run__says_which_constraints_it_has(two: Path) -> None:
     plan = RunFolder(two / "run").read_plan()
     wanted = (f'{INTERACTION}=[["dose","age"],["weight","ward"]]', f'{MONOTONE}={{"dose":1,"well.age":1}}')
-    assert plan.settings.xgb_parameters == wanted
+    assert set(wanted) < set(plan.settings.xgb_parameters)
     manifest = json.loads((RunFolder(two / "run").instance(plan.cut.instances[0]) / "manifest.json").read_bytes())
     assert wanted[1] in json.dumps(manifest, ensure_ascii=False).replace('\\"', '"')
     assert "well.age" in (two / "run" / "report.html").read_text()

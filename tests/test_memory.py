@@ -42,7 +42,7 @@ layouts = st.builds(
     cv=st.sampled_from(["matrices", "weights"]),
     is_external=st.booleans(),
     scored_per_row=st.floats(1, 20),
-    has_small_leaves=st.booleans(),
+    leaf_weight=st.sampled_from([0.0, 1.0, 10.0]),
 )
 WORK = replace(DENSE, cv="weights")
 
@@ -53,13 +53,27 @@ WORK = replace(DENSE, cv="weights")
 def test_growing_bytes__of_leaves_that_may_be_small_counts_full_trees() -> None:
     """20,000 rows with a twentieth of true ones had up to 641 nodes above the last of 10 levels; 313 with the defaults."""
     deep = replace(WORK, max_depth=10)
-    usual, full = (growing_bytes("boost", 20_000, one) for one in (deep, replace(deep, has_small_leaves=True)))
+    usual, full = (growing_bytes("boost", 20_000, one) for one in (deep, replace(deep, leaf_weight=0.0)))
     per_node = 1.2 * 16 * deep.bins
     assert 641 < (full - usual) / per_node + 365 <= 1023 + 1
     shallow = replace(WORK, max_depth=6)
-    assert growing_bytes("boost", 20_000, shallow) == growing_bytes(
-        "boost", 20_000, replace(shallow, has_small_leaves=True)
-    )
+    assert growing_bytes("boost", 20_000, shallow) == growing_bytes("boost", 20_000, replace(shallow, leaf_weight=0.0))
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "leaf_weight", "measured"),
+    [
+        *((6_500, 1, 121), (6_500, 3, 79), (6_500, 10, 41), (6_500, 30, 17)),
+        *((20_030, 1, 171), (20_030, 3, 161), (20_030, 10, 91), (20_030, 30, 45)),
+        *((70_400, 1, 229), (70_400, 3, 193), (70_400, 10, 169), (70_400, 30, 111)),
+    ],
+)
+def test_growing_bytes__counts_fewer_nodes_of_heavier_leaves(n_rows: int, leaf_weight: int, measured: int) -> None:
+    """The most nodes above the last of 8 levels in 60 rounds on so many rows of a plant, of any class."""
+    deep, single = (replace(WORK, max_depth=depth, leaf_weight=leaf_weight) for depth in (8, 1))
+    of_one_node = 1.2 * 16 * deep.bins
+    difference = growing_bytes("boost", n_rows, deep) - growing_bytes("boost", n_rows, single)
+    assert 0.85 * measured <= difference / of_one_node + 1 <= 1.25 * measured
 
 
 @pytest.mark.parametrize(("cv", "by_row"), [("weights", 88), ("matrices", 48)])
@@ -125,8 +139,8 @@ def test_growing_bytes__one_missing_value_takes_three_bytes_a_cell_more() -> Non
 def test_growing_bytes__rows_that_are_scored_and_not_trained_on_cost_their_keys_and_margins() -> None:
     """Ten rows scored for each that is trained on: 9 more of 12 bytes of labels and folds and 12 of margins."""
     sampled = replace(WORK, scored_per_row=10.0)
-    more = growing_bytes("boost", 1000, sampled) - growing_bytes("boost", 1000, WORK)
-    assert more == 9 * 1000 * (12 + 12)
+    more = growing_bytes("boost", 10_000, sampled) - growing_bytes("boost", 10_000, WORK)
+    assert more == 9 * 10_000 * (12 + 12)
 
 
 def test_growing_bytes__of_a_matrix_on_disk_holds_two_pages_and_a_quarter() -> None:

@@ -23,6 +23,7 @@ from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import read_genes, stopping_groups
 from mi_duck.run.instance_folder import TRAINED, is_trained
 from mi_duck.run.plan import Instance, Plan
+from mi_duck.run.xgboost_parameters import as_dict
 
 
 @dataclasses.dataclass
@@ -77,7 +78,7 @@ class Trained:
             "max_bin": settings.max_bin,
             "seed": settings.seed,
             "nthread": 1,
-        }
+        } | as_dict(settings.xgb_parameters)
 
     def stopping(self, fold: int) -> np.ndarray:
         """Return which rows early stopping looks at in a fold."""

@@ -362,8 +362,10 @@ def _check_rows(db: Database, dataset: Dataset) -> None:
         )
 
 
-def check_weights(db: Database, dataset: Dataset) -> None:
-    """Refuse weights that are none, and a class that weighs nothing in a fold, once folds are assigned.
+def check_weights(db: Database, dataset: Dataset, *, n_rows: int) -> float:
+    """Return the sum of all weights, or of as many ones as there are rows; to be called once folds are assigned.
+
+    Refused are weights that are none, and a class that weighs nothing in a fold.
 
     Raises
     ------
@@ -371,7 +373,7 @@ def check_weights(db: Database, dataset: Dataset) -> None:
         Names the first row, or the class and the fold.
     """
     if dataset.weight_column is None:
-        return
+        return float(n_rows)
     for row in db.rows("checks/bad_weight"):
         raise DataError(
             f"weight {row['weight']} in row {row['row_number']:,} (from 0) of column '{dataset.weight_column}' of {row['file']}, "
@@ -386,6 +388,7 @@ def check_weights(db: Database, dataset: Dataset) -> None:
                 f"all rows of class {dataset.classes[label]} in fold {fold} weigh 0 in column '{dataset.weight_column}'; give "
                 "some of them weight, or choose fewer --n-folds"
             )
+    return float(sum(weights.values()))
 
 
 def assign_folds(db: Database, dataset: Dataset, *, n_folds: int, seed: int) -> tuple[Fold, ...]:

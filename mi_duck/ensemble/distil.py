@@ -49,7 +49,7 @@ from mi_duck.run.training_data import KEY_BYTES
 
 FOLDER = "distil"  # in the scratch of the run
 BATCH_BYTES = 64 << 20  # of features
-STEP = 0.2
+STEP, DEEPEST = 0.2, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +197,10 @@ class _Shown:
 
 
 def student_settings(settings: Settings, trees: int) -> Settings:
-    """Return how a student is trained: as the run was, constraints too, but for its trees and the step that suits them."""
+    """Return how a student is trained: as the run was, constraints too, but for its trees and the step and depth that suit."""
     constraints = constraints_in(settings.xgb_parameters)
-    return replace(settings, n_estimators=trees, learning_rate=STEP, xgb_parameters=constraints)
+    depth = min(settings.max_depth, DEEPEST)
+    return replace(settings, n_estimators=trees, learning_rate=STEP, max_depth=depth, xgb_parameters=constraints)
 
 
 class _Students:

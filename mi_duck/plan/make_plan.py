@@ -6,6 +6,7 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ from mi_duck.run.genes import GeneTable
 from mi_duck.run.made import dates_in, levels_in
 from mi_duck.run.plan import Cut, Instance, Plan, PlannedData, Settings, holdout_segments, make_segments
 from mi_duck.run.stage_times import PLANNING, keep_stages, metered
-from mi_duck.run.xgboost_parameters import allows_small_leaves, checked_parameters, with_usual
+from mi_duck.run.xgboost_parameters import checked_parameters, leaf_weight, with_usual
 from mi_duck.settings import Asked
 
 
@@ -92,6 +93,8 @@ class Indexed:
         Share of the easy negatives that is trained on.
     missing_share, has_sparse_column
         Of the cells of all columns, by the footers, and whether a column is filled to less than a fifth.
+    weight
+        Of all rows together, 1 each where they have no weights.
     """
 
     data: PlannedData
@@ -101,6 +104,7 @@ class Indexed:
     easy_share: float
     missing_share: float
     has_sparse_column: bool
+    weight: float
 
     @property
     def n_sketched(self) -> int:
@@ -236,7 +240,7 @@ def plan_data(
         content = telling_features(dataset, seed=asked.seed)
         say_selection(index, dataset, context.say)
         assign_folds(db, dataset, n_folds=asked.n_folds, seed=asked.seed)
-        check_weights(db, dataset)
+        weight = check_weights(db, dataset, n_rows=index.n_rows)
         statistics = read_statistics(db, dataset)
         if unfit := unfit_values(dataset, statistics, layout=asked.layout):
             raise DataError(unfit)
@@ -278,6 +282,7 @@ def plan_data(
         easy_share=share,
         missing_share=sum(nulls.values()) / (dataset.n_rows * len(dataset.features)),
         has_sparse_column=any(count > (1 - SPARSE) * dataset.n_rows for count in nulls.values()),
+        weight=weight,
     )
 
 
@@ -357,7 +362,7 @@ def decided(indexed: Indexed, asked: Asked, layout: str = "missing", zeros: tupl
         xgb_parameters=with_usual(
             checked_parameters(asked.xgb),
             n_features=len(data.features),
-            n_rows=int(indexed.genes.n_training_rows.sum()),
+            weight=indexed.weight,
         ),
         layout_used=layout,
         zero_is_missing=zeros if layout == "zeros" else (),
@@ -383,7 +388,8 @@ def formula_of(indexed: Indexed, asked: Asked, *, threads: int) -> MemoryModel:
         cv=settings.cv_used,
         is_external=asked.strategy == "external",
         scored_per_row=data.n_rows / int(genes.n_training_rows.sum()),
-        has_small_leaves=allows_small_leaves(settings.xgb_parameters),
+        # weights of the user's own may be as small as they like
+        leaf_weight=min(leaf_weight(settings.xgb_parameters), 1.0 if data.weight_column else inf),
         has_weights=data.weight_column is not None,
     )
     return MemoryModel(layout, asked.memory_per_gene_mb)

@@ -22,8 +22,8 @@ WIDE_BATCH_ROWS = 16_384  # a batch of few columns must be long to be worth XGBo
 PAGE_ROWS = 16_384  # of a matrix on disk: a page is read whole in every pass over the data
 PAGES_HELD = 2.25  # of a matrix on disk while boosting: one in use, the next being read (measured from .7 to 12 pages)
 PAGES_BUILT = 1.65  # of it while it is built
-FULL_LEVELS = 6  # of a tree: some tree has all nodes of these, in 5,000 rows and more
-ROWS_PER_NODE = 150  # with as many rows on average, half of the nodes of a deeper level are there
+FULL_LEVELS = 6  # of a tree at most: some tree has all nodes of these where rows are enough
+ROWS_PER_NODE, ROWS_PER_WEIGHT = 150, 56  # with as many rows on average half of the nodes of a level are there
 REFERENCE_SHARE = 0.5  # with more wide columns than this, sketching them apart would take as much as the whole
 PHASES = ("cuts", "matrix", "boost", "finish")
 
@@ -58,8 +58,8 @@ class Layout:
         Rows that are scored for each that is trained on; above 1 where easy negatives are sampled.
     has_weights
         Whether the data have weights, by which calibrators are fitted.
-    has_small_leaves
-        Whether ``--xgb`` lets leaves have fewer rows than by default, so that deep levels are fuller.
+    leaf_weight
+        Least sum of hessians of a leaf (``min_child_weight``); 0 where leaves may be as small as rows, so that trees are full.
     """
 
     n_features: int
@@ -75,7 +75,7 @@ class Layout:
     cv: str
     is_external: bool = False
     scored_per_row: float = 1.0
-    has_small_leaves: bool = False
+    leaf_weight: float = 1.0
     has_weights: bool = False
 
 
@@ -201,14 +201,18 @@ def growing_bytes(phase: str, n_rows: int, layout: Layout) -> int:
 
 def _nodes(n_rows: int, layout: Layout) -> float:
     """Return how many nodes the largest tree has a histogram of; deep levels are sparse where rows are few."""
-    max_depth = layout.max_depth
-    if layout.has_small_leaves:
-        return min((1 << max_depth) - 1, max(n_rows, 1), 65_536)
-    full = min(max_depth, FULL_LEVELS)
-    return min(
-        (1 << full) - 1 + sum(n_rows / (n_rows / (1 << level) + ROWS_PER_NODE) for level in range(full, max_depth)),
-        65_536,
-    )
+    if layout.leaf_weight < 1:
+        return min((1 << layout.max_depth) - 1, max(n_rows, 1), 65_536)
+    rows = n_rows * layout.scored_per_row  # a row that stands for several weighs as much
+    rows_per_node = ROWS_PER_NODE + ROWS_PER_WEIGHT * (layout.leaf_weight - 1)
+
+    def of_level(level: int) -> float:
+        average = rows / (1 << level)
+        if level < FULL_LEVELS and average >= rows_per_node:
+            return 1 << level
+        return rows / (average + rows_per_node)
+
+    return min(sum(of_level(level) for level in range(layout.max_depth)), 65_536)
 
 
 def _fixed_bytes(phase: str, layout: Layout) -> int:

@@ -1,7 +1,7 @@
 """The parameters of XGBoost that ``--xgb NAME=VALUE`` hands on: their types, their ranges, and how they are written in a plan.
 
 What has an option of its own, such as the depth of trees, is set by that, for memory and time are planned from it. Those
-here make trees smaller, or as large as their depth allows, which is planned for (`allows_small_leaves`). The joint refit of
+here make trees smaller, or as large as their depth allows, which is planned for (`leaf_weight`). The joint refit of
 leaves (`mi_duck.ensemble.refit`) has its own penalty and step: parameters act on which splits are made, and there no more
 on the values of leaves, but for monotone constraints (`mi_duck.run.constraints`), which it keeps.
 """
@@ -116,17 +116,17 @@ def _checked(text: str, value: str, allowed: Range | tuple[str, ...]) -> str:
     return str(int(number)) if allowed.is_whole else repr(number)
 
 
-def with_usual(checked: Sequence[str], *, n_features: int, n_rows: int) -> tuple[str, ...]:
+def with_usual(checked: Sequence[str], *, n_features: int, weight: float) -> tuple[str, ...]:
     """Return checked parameters with values for two that are not given: the weight of leaves and the columns of a node.
 
-    Leaves weigh a thousandth of the rows at least, 1 to 10, and each node has .3 of the columns to choose from where there
+    Leaves weigh a thousandth of all rows at least, 1 to 10, and each node has .3 of the columns to choose from where there
     are 30 or more and columns are not drawn otherwise. Both are measured in ``benchmarks/bench_settings.py``.
 
     Examples
     --------
-    >>> with_usual((), n_features=100, n_rows=4000)
+    >>> with_usual((), n_features=100, weight=4000)
     ('colsample_bynode=0.3', 'min_child_weight=4.0')
-    >>> with_usual(("colsample_bytree=0.5", "min_child_weight=1.0"), n_features=100, n_rows=10**6)
+    >>> with_usual(("colsample_bytree=0.5", "min_child_weight=1.0"), n_features=100, weight=1e6)
     ('colsample_bytree=0.5', 'min_child_weight=1.0')
     """
     names = {text.split("=", 1)[0] for text in checked}
@@ -134,7 +134,7 @@ def with_usual(checked: Sequence[str], *, n_features: int, n_rows: int) -> tuple
     if n_features >= FEWEST_TO_DRAW_FROM and not any(name.startswith("colsample_") for name in names):
         usual.append(f"colsample_bynode={SHARE_DRAWN}")
     if "min_child_weight" not in names:
-        usual.append(f"min_child_weight={min(max(n_rows / ROWS_OF_A_UNIT, 1.0), float(HEAVIEST_LEAF))!r}")
+        usual.append(f"min_child_weight={min(max(weight / ROWS_OF_A_UNIT, 1.0), float(HEAVIEST_LEAF))!r}")
     return tuple(sorted((*checked, *usual)))
 
 
@@ -157,11 +157,12 @@ def is_drawing(checked: Sequence[str]) -> bool:
     return any(name in DRAWING and float(value) < 1 for name, value in as_dict(checked).items())
 
 
-def allows_small_leaves(checked: Sequence[str]) -> bool:
-    """Return whether leaves may have fewer rows than XGBoost's defaults let them.
+def leaf_weight(checked: Sequence[str]) -> float:
+    """Return the least sum of hessians of a leaf; 0 where leaves may have fewer rows than XGBoost's defaults let them.
 
-    >>> [allows_small_leaves([text]) for text in ("min_child_weight=0.5", "min_child_weight=5.0", "reg_lambda=0.0")]
-    [True, False, True]
+    >>> [leaf_weight([text]) for text in ("min_child_weight=0.5", "min_child_weight=5.0", "reg_lambda=0.0")]
+    [0.0, 5.0, 0.0]
     """
     values = as_dict(checked)
-    return any(float(values.get(name, 1)) < 1 for name in ("min_child_weight", "reg_lambda"))
+    weight, penalty = (float(values.get(name, 1)) for name in ("min_child_weight", "reg_lambda"))
+    return weight if weight >= 1 and penalty >= 1 else 0.0
