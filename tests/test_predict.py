@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from runs import call, finished_run, mi_duck, quiet, restore_signals
+from runs import FAST, call, finished_run, here, mi_duck, quiet, restore_signals
 
 from mi_duck.ensemble.model import ConsolidatedMetaModel
 from mi_duck.ensemble.model_file import load_unified_model
@@ -31,6 +31,16 @@ def run(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(run: Path) -> ConsolidatedMetaModel:
     loaded = load_unified_model(run)
+    assert isinstance(loaded, ConsolidatedMetaModel)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def sparing(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> ConsolidatedMetaModel:
+    """Return a model whose trees leave some features out."""
+    out = tmp_path_factory.mktemp("sparing") / "run"
+    here("run", small_dataset, "--out", out, *FAST, "--xgb", "colsample_bynode=1", "--n-estimators", "3")
+    loaded = load_unified_model(out)
     assert isinstance(loaded, ConsolidatedMetaModel)
     return loaded
 
@@ -116,7 +126,7 @@ def test_predict_file__of_an_instance_has_no_spread(
 
 
 def test_predict_file__reads_only_the_columns_that_the_trees_use(
-    model: ConsolidatedMetaModel, rows: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sparing: ConsolidatedMetaModel, rows: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[list[str]] = []
     iterate = pq.ParquetFile.iter_batches
@@ -127,16 +137,16 @@ def test_predict_file__reads_only_the_columns_that_the_trees_use(
 
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", watched)
     data = write(tmp_path / "data", rows)
-    used = model.forest.features
-    found = predicted(model, data, tmp_path / "out.parquet")
-    assert set(read[0]) & set(model.features) == set(used)
-    assert 0 < len(used) < len(model.features)
-    trees = {name for one in model.get_base_models() for name in one.get_score(importance_type="gain")}
-    assert set(used) == {model.features[int(name[1:])] for name in trees}
+    used = sparing.forest.features
+    found = predicted(sparing, data, tmp_path / "out.parquet")
+    assert set(read[0]) & set(sparing.features) == set(used)
+    assert 0 < len(used) < len(sparing.features)
+    trees = {name for one in sparing.get_base_models() for name in one.get_score(importance_type="gain")}
+    assert set(used) == {sparing.features[int(name[1:])] for name in trees}
     # what is not read cannot matter: nonsense in an unused column changes nothing
-    unused = next(name for name in model.features if name not in used)
+    unused = next(name for name in sparing.features if name not in used)
     nonsense = rows.set_column(rows.column_names.index(unused), unused, pa.array(np.full(len(rows), np.inf)))
-    again = predicted(model, write(tmp_path / "nonsense", nonsense), tmp_path / "again.parquet")
+    again = predicted(sparing, write(tmp_path / "nonsense", nonsense), tmp_path / "again.parquet")
     assert again.equals(found)
 
 
@@ -230,25 +240,25 @@ def nulls_in(rows: pa.Table, counts: dict[str, int]) -> pa.Table:
 
 
 def test_predict_file__counts_missing_values_that_are_new(
-    model: ConsolidatedMetaModel, rows: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sparing: ConsolidatedMetaModel, rows: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over parts, before and after a kill; columns that no tree uses or that had missing values in training do not count."""
     small_parts(monkeypatch, 700)
-    used = [name for name in model.forest.features if not name.endswith("_score")][:8]
-    unused = next(name for name in model.features if name not in model.forest.features)
+    used = [name for name in sparing.forest.features if not name.endswith("_score")][:8]
+    unused = next(name for name in sparing.features if name not in sparing.forest.features)
     counts = {name: 10 * (at + 1) for at, name in enumerate(used)}
     table = with_genes(nulls_in(rows, counts | {unused: 50}), pa.array(["new"] * len(rows)))
     data, out = write(tmp_path / "data", table.slice(0, 1001), table.slice(1001)), tmp_path / "p.parquet"
     with pytest.raises(Killed):
-        predict_file(model, str(data), out, report=killed_after(1400))
-    summary = predict_file(model, str(data), out, threads=2, report=quiet)
+        predict_file(sparing, str(data), out, report=killed_after(1400))
+    summary = predict_file(sparing, str(data), out, threads=2, report=quiet)
     assert (summary.n_rows_before, summary.new_missing) == (1400, counts)
     (words,) = summary.warnings
     assert words.startswith("8 feature(s) had a value in every row of training and lack some now: ")
     assert f": {used[7]} in 80 of {len(rows):,} rows, {used[6]} in 70" in words
     assert " and 3 more; " in words
     had_some = TrainingData("gene_id", b"", tuple(used[:7]))
-    other = replace(model, members=tuple(replace(one, training=had_some) for one in model.members))
+    other = replace(sparing, members=tuple(replace(one, training=had_some) for one in sparing.members))
     assert predict_file(other, str(data), out, report=quiet).new_missing == {used[7]: 80}
     assert pq.read_schema(out).metadata is None
 

@@ -307,7 +307,7 @@ def test_train__final_rounds_are_the_median_over_folds_times_the_root_of_more_ro
         rounds = json.loads(parts["model.json"])["rounds"]
         most = RunFolder(run).read_plan().settings.n_estimators
         usual = np.minimum(np.median(folds, axis=0) * (1 / 0.6) ** 0.5, most)
-        assert np.abs(np.array(rounds) - usual).max() <= 1  # groups are whole, so the share is not exact
+        assert np.abs(np.array(rounds) - usual).max() <= 1.5  # groups are whole, so the share is not exact
         for index, n in enumerate(rounds):
             assert xgb.Booster(model_file=bytearray(parts[f"booster_{index}.ubj"])).num_boosted_rounds() == n
 

@@ -108,7 +108,16 @@ def test_weights__of_0_keep_wrong_rows_out_of_the_model(
     at = table.schema.get_field_index("splice_type")
     table = table.set_column(at, "splice_type", pa.array(label.tolist())).append_column("w", pa.array(~is_wrong * 1.0))
     monkeypatch.setattr("mi_duck.processes.run_child", run_here)
-    fast = {"threads": 1, "n_estimators": 20, "max_depth": 4, "learning_rate": 0.3, "n_folds": 2, "progress": False}
+    same = {"min_child_weight": 1, "colsample_bynode": 1}  # by default leaves follow the weight of all rows
+    fast = {
+        "xgb": same,
+        "threads": 1,
+        "n_estimators": 20,
+        "max_depth": 4,
+        "learning_rate": 0.3,
+        "n_folds": 2,
+        "progress": False,
+    }
     found = {}
     for name in ("w", None):
         options = {"weight_column": "w"} if name else {"exclude": "^w$"}
