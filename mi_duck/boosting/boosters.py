@@ -38,7 +38,7 @@ from mi_duck.run.plan import Instance, Plan, Settings
 from mi_duck.run.xgboost_parameters import as_dict, is_drawing
 from mi_duck.usage import peak_bytes
 
-CHUNK = 50  # rounds; what a kill costs at most
+CHUNK = 50  # rounds; what a kill costs at most, unless rows or columns are drawn (`chunk_after`)
 
 
 def fit_booster(
@@ -74,7 +74,7 @@ def fit_booster(
     begun
         The rounds and the curve to go on with, of an earlier call with the same arguments that was not finished.
     save
-        Called with (fit, is_finished) every `CHUNK` rounds, when the process is asked to end, and at the end.
+        Called with (fit, is_finished) every `CHUNK` rounds or by `chunk_after`, when the process is asked to end, and at the end.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def fit_booster(
     last = settings.n_estimators if rounds is None else rounds
     first = 0 if begun is None else begun.rounds
     draws = is_drawing(settings.xgb_parameters)
-    at_once = CHUNK if draws else last
+    start, end = first, last  # of one call of XGBoost
     patience = settings.early_stopping_patience if is_watched else 0
     stops = bool(patience and stopping_weight is not None and stopping_weight.any())
     curve: list[tuple[float, float]] = [] if begun is None else [(one, two) for one, two in begun.curve.tolist()]
@@ -115,17 +115,18 @@ def fit_booster(
             on_round(n_rounds)
             if is_done(n_rounds) or is_asked_to_end():
                 return True
-            if n_rounds % CHUNK == 0:
+            if n_rounds == end if draws else n_rounds % CHUNK == 0:
                 save(fit_of(booster, n_rounds), False)
             return False
 
         n_rounds, raw = first, None if begun is None else begun.raw
         log_losses = _log_losses(truth, weight, stopping_weight if stops else None, curve) if is_watched else None
         while True:
+            start, end = n_rounds, min(n_rounds + chunk_after(n_rounds), last) if draws else last
             booster = xgb.train(
-                parameters | {"seed": settings.seed + n_rounds // at_once},
+                parameters | {"seed": settings.seed + (start // CHUNK if draws else 0)},
                 matrix,
-                min(at_once, last - n_rounds),
+                end - start,
                 evals=[(matrix, "rows")] if is_watched else None,
                 custom_metric=log_losses,
                 callbacks=[_Watch(n_rounds, after_round)],
@@ -138,8 +139,8 @@ def fit_booster(
                 break
             raw = bytes(booster.save_raw("ubj"))
             del booster
-        if draws and not is_finished:  # the process ends: what is saved are whole chunks
-            n_rounds -= n_rounds % at_once
+        if draws and not is_finished and n_rounds != end:  # the process ends: what is saved are whole chunks
+            n_rounds = start
             del curve[n_rounds:]
             if not n_rounds:
                 return Fit(b"", 0, np.empty((0, 2)))
@@ -190,6 +191,18 @@ class _Watch(xgb.callback.TrainingCallback):  # type: ignore[misc]
     def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
         """Return whether to stop; ``epoch`` counts from where this process began."""
         return self._after_round(model, self._first + epoch + 1)
+
+
+def chunk_after(n_rounds: int) -> int:
+    """Return after how many more rounds a fit that draws rows or columns is saved, and begins to draw anew.
+
+    XGBoost saves no state of what it draws by, so a chunk is drawn by a seed of its own, whole or not at all. Each one scores all
+    rows again at its start, so later ones are longer, never more than half of what is there.
+
+    >>> [chunk_after(n_rounds) for n_rounds in (0, 50, 150, 200, 300, 400, 800)]
+    [50, 50, 50, 100, 100, 200, 400]
+    """
+    return CHUNK << max((n_rounds // CHUNK).bit_length() - 2, 0)
 
 
 def best_round(stopping: list[float]) -> int:
