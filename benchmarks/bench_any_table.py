@@ -129,7 +129,12 @@ def of_table(table: pd.DataFrame, seed: int, *, most: int | None = None) -> None
     print(f"table {seed}: {len(table):,} rows, {truth.mean():.1%} yes")
     tried: dict[str, dict[str, Any]] = {
         "mi_duck": {},
-        "mi_duck, depth 3": {"max_depth": 3, "n_estimators": 1600},
+        "mi_duck, depth 6, rate .1, leaves of 1": {
+            "max_depth": 6,
+            "learning_rate": 0.1,
+            "xgb": ("min_child_weight=1", "colsample_bynode=1"),
+        },
+        "mi_duck, depth 3": {"max_depth": 3},
         "mi_duck, --preset levels": {"preset": "levels"},
         "mi_duck without text columns": {"max_levels": 0},
     }
