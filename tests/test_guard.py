@@ -250,6 +250,8 @@ def test_control_group__half_the_need_is_refused_and_a_tenth_more_is_enough(tmp_
         "11",
         "--max-bin",
         "1024",
+        "--xgb",
+        "min_child_weight=1",
     )
     limit = 340 * MIB
     with control_group(limit) as group:

@@ -42,7 +42,8 @@ layouts = st.builds(
     cv=st.sampled_from(["matrices", "weights"]),
     is_external=st.booleans(),
     scored_per_row=st.floats(1, 20),
-    leaf_weight=st.sampled_from([0.0, 1.0, 10.0]),
+    has_small_leaves=st.booleans(),
+    more_leaf_rows=st.sampled_from([0.0, 36.0, 200.0]),
 )
 WORK = replace(DENSE, cv="weights")
 
@@ -53,27 +54,36 @@ WORK = replace(DENSE, cv="weights")
 def test_growing_bytes__of_leaves_that_may_be_small_counts_full_trees() -> None:
     """20,000 rows with a twentieth of true ones had up to 641 nodes above the last of 10 levels; 313 with the defaults."""
     deep = replace(WORK, max_depth=10)
-    usual, full = (growing_bytes("boost", 20_000, one) for one in (deep, replace(deep, leaf_weight=0.0)))
+    usual, full = (growing_bytes("boost", 20_000, one) for one in (deep, replace(deep, has_small_leaves=True)))
     per_node = 1.2 * 16 * deep.bins
     assert 641 < (full - usual) / per_node + 365 <= 1023 + 1
     shallow = replace(WORK, max_depth=6)
-    assert growing_bytes("boost", 20_000, shallow) == growing_bytes("boost", 20_000, replace(shallow, leaf_weight=0.0))
+    assert growing_bytes("boost", 20_000, shallow) == growing_bytes(
+        "boost", 20_000, replace(shallow, has_small_leaves=True)
+    )
 
 
 @pytest.mark.parametrize(
-    ("n_rows", "leaf_weight", "measured"),
+    ("n_rows", "more_leaf_rows", "light", "heavy"),
     [
-        *((6_500, 1, 121), (6_500, 3, 79), (6_500, 10, 41), (6_500, 30, 17)),
-        *((20_030, 1, 171), (20_030, 3, 161), (20_030, 10, 91), (20_030, 30, 45)),
-        *((70_400, 1, 229), (70_400, 3, 193), (70_400, 10, 169), (70_400, 30, 111)),
+        *(
+            (6_500, 9 / 0.09, 121, 41),
+            (20_030, 9 / 0.09, 171, 91),
+            (70_400, 9 / 0.09, 229, 169),
+        ),  # a plant, a tenth sites
+        *((5_000, 9 / 0.25, 191, 127), (17_000, 9 / 0.25, 223, 187), (60_000, 9 / 0.25, 243, 207)),  # half of them true
+        *((5_000, 9 / 0.0475, 105, 35), (17_000, 9 / 0.0475, 189, 83), (60_000, 9 / 0.0475, 219, 131)),  # a twentieth
     ],
 )
-def test_growing_bytes__counts_fewer_nodes_of_heavier_leaves(n_rows: int, leaf_weight: int, measured: int) -> None:
-    """The most nodes above the last of 8 levels in 60 rounds on so many rows of a plant, of any class."""
-    deep, single = (replace(WORK, max_depth=depth, leaf_weight=leaf_weight) for depth in (8, 1))
-    of_one_node = 1.2 * 16 * deep.bins
-    difference = growing_bytes("boost", n_rows, deep) - growing_bytes("boost", n_rows, single)
-    assert 0.85 * measured <= difference / of_one_node + 1 <= 1.25 * measured
+def test_growing_bytes__counts_fewer_nodes_of_heavier_leaves(
+    n_rows: int, more_leaf_rows: float, light: int, heavy: int
+) -> None:
+    """The most nodes above the last of 8 levels in 15 to 60 rounds, with leaves of 10 over leaves of 1, is not taken for less."""
+    nodes = []
+    for rows in (0.0, more_leaf_rows):
+        deep, single = (replace(WORK, max_depth=depth, more_leaf_rows=rows) for depth in (8, 1))
+        nodes.append(growing_bytes("boost", n_rows, deep) - growing_bytes("boost", n_rows, single))
+    assert 0.9 <= nodes[1] / nodes[0] / (heavy / light) <= 1.5
 
 
 @pytest.mark.parametrize(("cv", "by_row"), [("weights", 88), ("matrices", 48)])

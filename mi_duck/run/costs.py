@@ -23,7 +23,8 @@ PAGE_ROWS = 16_384  # of a matrix on disk: a page is read whole in every pass ov
 PAGES_HELD = 2.25  # of a matrix on disk while boosting: one in use, the next being read (measured from .7 to 12 pages)
 PAGES_BUILT = 1.65  # of it while it is built
 FULL_LEVELS = 6  # of a tree at most: some tree has all nodes of these where rows are enough
-ROWS_PER_NODE, ROWS_PER_WEIGHT = 150, 56  # with as many rows on average half of the nodes of a level are there
+ROWS_PER_NODE = 150  # with as many rows on average half of the nodes of a level are there
+ROWS_PER_LEAF_ROW = 3  # that much more for each row that the smallest leaf has more
 REFERENCE_SHARE = 0.5  # with more wide columns than this, sketching them apart would take as much as the whole
 PHASES = ("cuts", "matrix", "boost", "finish")
 
@@ -58,8 +59,11 @@ class Layout:
         Rows that are scored for each that is trained on; above 1 where easy negatives are sampled.
     has_weights
         Whether the data have weights, by which calibrators are fitted.
-    leaf_weight
-        Least sum of hessians of a leaf (``min_child_weight``); 0 where leaves may be as small as rows, so that trees are full.
+    has_small_leaves
+        Whether ``--xgb`` lets leaves have fewer rows than by XGBoost's defaults, so that trees are full.
+    more_leaf_rows
+        Rows that the smallest leaf has more than with XGBoost's ``min_child_weight`` of 1 while nothing is learned: what it
+        exceeds 1 by, over the largest variance of a class's label.
     """
 
     n_features: int
@@ -75,7 +79,8 @@ class Layout:
     cv: str
     is_external: bool = False
     scored_per_row: float = 1.0
-    leaf_weight: float = 1.0
+    has_small_leaves: bool = False
+    more_leaf_rows: float = 0.0
     has_weights: bool = False
 
 
@@ -201,10 +206,10 @@ def growing_bytes(phase: str, n_rows: int, layout: Layout) -> int:
 
 def _nodes(n_rows: int, layout: Layout) -> float:
     """Return how many nodes the largest tree has a histogram of; deep levels are sparse where rows are few."""
-    if layout.leaf_weight < 1:
+    if layout.has_small_leaves:
         return min((1 << layout.max_depth) - 1, max(n_rows, 1), 65_536)
     rows = n_rows * layout.scored_per_row  # a row that stands for several weighs as much
-    rows_per_node = ROWS_PER_NODE + ROWS_PER_WEIGHT * (layout.leaf_weight - 1)
+    rows_per_node = ROWS_PER_NODE + ROWS_PER_LEAF_ROW * layout.more_leaf_rows
 
     def of_level(level: int) -> float:
         average = rows / (1 << level)
