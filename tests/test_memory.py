@@ -149,8 +149,8 @@ def test_growing_bytes__one_missing_value_takes_three_bytes_a_cell_more() -> Non
 def test_growing_bytes__rows_that_are_scored_and_not_trained_on_cost_their_keys_and_margins() -> None:
     """Ten rows scored for each that is trained on: 9 more of 12 bytes of labels and folds and 12 of margins."""
     sampled = replace(WORK, scored_per_row=10.0)
-    more = growing_bytes("boost", 10_000, sampled) - growing_bytes("boost", 10_000, WORK)
-    assert more == 9 * 10_000 * (12 + 12)
+    more = growing_bytes("boost", 1000, sampled) - growing_bytes("boost", 1000, WORK)
+    assert more == 9 * 1000 * (12 + 12)
 
 
 def test_growing_bytes__of_a_matrix_on_disk_holds_two_pages_and_a_quarter() -> None:

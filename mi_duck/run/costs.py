@@ -25,6 +25,9 @@ PAGES_BUILT = 1.65  # of it while it is built
 FULL_LEVELS = 6  # of a tree at most: some tree has all nodes of these where rows are enough
 ROWS_PER_NODE = 150  # with as many rows on average half of the nodes of a level are there
 ROWS_PER_LEAF_ROW = 3  # that much more for each row that the smallest leaf has more
+ROWS_WHERE_FULL = (
+    10  # or so many for each such row, if that is less, and all nodes of a level below the seventh are there
+)
 REFERENCE_SHARE = 0.5  # with more wide columns than this, sketching them apart would take as much as the whole
 PHASES = ("cuts", "matrix", "boost", "finish")
 
@@ -210,10 +213,11 @@ def _nodes(n_rows: int, layout: Layout) -> float:
         return min((1 << layout.max_depth) - 1, max(n_rows, 1), 65_536)
     rows = n_rows * layout.scored_per_row  # a row that stands for several weighs as much
     rows_per_node = ROWS_PER_NODE + ROWS_PER_LEAF_ROW * layout.more_leaf_rows
+    rows_where_full = min(rows_per_node, ROWS_WHERE_FULL * layout.more_leaf_rows)
 
     def of_level(level: int) -> float:
         average = rows / (1 << level)
-        if level < FULL_LEVELS and average >= rows_per_node:
+        if level < FULL_LEVELS and average >= rows_where_full:
             return 1 << level
         return rows / (average + rows_per_node)
 

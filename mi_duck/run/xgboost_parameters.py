@@ -120,7 +120,8 @@ def with_usual(checked: Sequence[str], *, n_features: int, weight: float) -> tup
     """Return checked parameters with values for two that are not given: the weight of leaves and the columns of a node.
 
     Leaves weigh a thousandth of all rows at least, 1 to 10, and each node has .3 of the columns to choose from where there
-    are 30 or more and columns are not drawn otherwise. Both are measured in ``benchmarks/bench_settings.py``.
+    are 30 or more and columns are not drawn otherwise. Weights of 1, 3 and 10 and this share were measured by
+    ``benchmarks/bench_settings.py``; where fewer rows or columns begin was not.
 
     Examples
     --------
