@@ -14,6 +14,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -42,6 +43,8 @@ from mi_duck.settings import Asked
 FACTORS = (1.0, 1.2, 1.35, 1.5)
 """Of the median of the rounds of the folds, which have three fifths of the rows: three folds, and a tenth for early stopping."""
 DRAWS = 1000
+FIRST = f", {FACTORS[0]} times the rounds"
+Drawn = dict[tuple[str, str], Any]
 Boosters = Sequence[Sequence[xgb.Booster]]
 
 
@@ -99,28 +102,32 @@ def compare(folder: RunFolder, threads: int) -> None:
     usual = [int(np.median(of_class)) for of_class in zip(*passes, strict=True)]
     weights = draw_weights(held_out.group, seed=plan.settings.seed, draws=DRAWS)
     drawn = {}
+
+    def score(members: Boosters) -> Drawn:
+        probabilities = calibrated_halves(held_out.margins(members, threads), held_out.label, held_out.group)
+        return headline_scores(probabilities, held_out.label, held_out.group, plan.data.classes, weights=weights)
+
     for factor in FACTORS:
         cut = [
             [booster[: _times(n, factor)] for booster, n in zip(one, of_one, strict=True)]
             for one, of_one in zip(finals, rounds, strict=True)
         ]
         refitting.refit(None, cut, passes=usual)
-        for how, members in (
-            ("mean", cut),
-            ("refit", read_refitted(folder, None, n_classes=len(plan.data.classes))),
-        ):
-            probabilities = calibrated_halves(held_out.margins(members, threads), held_out.label, held_out.group)
-            drawn[how, factor] = headline_scores(
-                probabilities, held_out.label, held_out.group, plan.data.classes, weights=weights
-            )
+        refitted = read_refitted(folder, None, n_classes=len(plan.data.classes))
+        drawn[f"mean, {factor} times the rounds"] = score(cut)
+        drawn[f"refit, {factor} times the rounds"] = score(refitted)
+    of_one_fold = [of_folds[number % n_folds] for number, of_folds in enumerate(folds)]
+    of_all_folds = [of_fold for of_folds in folds for of_fold in of_folds]
+    for how, trees in (("of one fold", of_one_fold), ("of all folds", of_all_folds)):
+        refitting.refit(None, trees, passes=usual)
+        drawn[f"refit, the trees {how}"] = score(read_refitted(folder, None, n_classes=len(plan.data.classes)))
     print(
         f"{len(instances)} instances, {plan.data.n_genes:,} genes; {len(held_out.label):,} rows of {plan.data.n_holdout_genes:,} "
         f"held-out genes; rounds of the folds {rounds}, passes {usual}"
     )
-    for (how, factor), scores in drawn.items():
-        print(f"{how}, {factor} times the rounds: {words_of(scores)}")
-        if factor != 1:
-            print(f"  minus 1.0: {words_of(differences(scores, drawn[how, 1.0]), is_difference=True)}")
+    for how, scores in drawn.items():
+        print(f"{how}: {words_of(scores)}")
+        print(f"  minus 1.0 times: {words_of(differences(scores, drawn[how.split(',')[0] + FIRST]), is_difference=True)}")
 
 
 def main(arguments: list[str]) -> None:
@@ -129,6 +136,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("dataset")
     parser.add_argument("--genes", type=int, default=2000)
     parser.add_argument("--features", type=int, default=200)
+    parser.add_argument("--instances", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args(arguments)
     print_machine()
@@ -139,7 +147,7 @@ def main(arguments: list[str]) -> None:
             given.dataset = place / "data"
         else:
             options = {"sample_genes": given.genes, "sample_negatives": 0.1, "screen_features": given.features}
-            options["genes_per_instance"] = given.genes // 3
+            options["genes_per_instance"] = math.ceil(given.genes * 0.75 / given.instances * 1.1) + 1
         asked = Asked(holdout_genes="0.25", strategy="multi", memory_per_gene_mb=1.0, **options)  # type: ignore[arg-type]
         compare(trained(Path(given.dataset), place / "run", asked, given.threads), given.threads)
 

@@ -42,8 +42,7 @@ layouts = st.builds(
     cv=st.sampled_from(["matrices", "weights"]),
     is_external=st.booleans(),
     scored_per_row=st.floats(1, 20),
-    has_small_leaves=st.booleans(),
-    more_leaf_rows=st.sampled_from([0.0, 36.0, 200.0]),
+    leaf_rows=st.sampled_from([0.0, 4.0, 36.0, 200.0]),
 )
 WORK = replace(DENSE, cv="weights")
 
@@ -51,39 +50,42 @@ WORK = replace(DENSE, cv="weights")
 # ---- arithmetic -------------------------------------------------------------------------------------------------------
 
 
+def nodes_of(n_rows: int, max_depth: int, leaf_rows: float) -> float:
+    """Return how many nodes above the last level are planned for."""
+    deep, single = (replace(WORK, max_depth=depth, leaf_rows=leaf_rows) for depth in (max_depth, 1))
+    bytes_per_node = 1.2 * 16 * deep.bins
+    return 1 + (growing_bytes("boost", n_rows, deep) - growing_bytes("boost", n_rows, single)) / bytes_per_node
+
+
 def test_growing_bytes__of_leaves_that_may_be_small_counts_full_trees() -> None:
     """20,000 rows with a twentieth of true ones had up to 641 nodes above the last of 10 levels; 313 with the defaults."""
-    deep = replace(WORK, max_depth=10)
-    usual, full = (growing_bytes("boost", 20_000, one) for one in (deep, replace(deep, has_small_leaves=True)))
-    per_node = 1.2 * 16 * deep.bins
-    assert 641 < (full - usual) / per_node + 365 <= 1023 + 1
-    shallow = replace(WORK, max_depth=6)
-    assert growing_bytes("boost", 20_000, shallow) == growing_bytes(
-        "boost", 20_000, replace(shallow, has_small_leaves=True)
-    )
+    assert nodes_of(20_000, 10, 0.0) == pytest.approx(1023)
+    assert 313 < nodes_of(20_000, 10, 1 / 0.0475) < 641
+    assert nodes_of(20_000, 6, 0.0) == pytest.approx(nodes_of(20_000, 6, 1 / 0.0475)) == pytest.approx(63)
+    assert nodes_of(10, 10, 0.0) <= 10
 
 
 @pytest.mark.parametrize(
-    ("n_rows", "more_leaf_rows", "light", "heavy"),
+    ("n_rows", "weight", "share", "nodes"),
     [
-        *(
-            (6_500, 9 / 0.09, 121, 41),
-            (20_030, 9 / 0.09, 171, 91),
-            (70_400, 9 / 0.09, 229, 169),
-        ),  # a plant, a tenth sites
-        *((5_000, 9 / 0.25, 191, 127), (17_000, 9 / 0.25, 223, 187), (60_000, 9 / 0.25, 243, 207)),  # half of them true
-        *((5_000, 9 / 0.0475, 105, 35), (17_000, 9 / 0.0475, 189, 83), (60_000, 9 / 0.0475, 219, 131)),  # a twentieth
+        (16_200, 1, 0.0501, 117),  # a plant's sites, all rows
+        (110_990, 1, 0.0498, 201),
+        (110_990, 5, 0.0498, 153),
+        (110_990, 10, 0.0498, 121),
+        (1_000, 1, 0.5, 119),  # labels that are even
+        (2_000, 2, 0.5, 131),
+        (5_000, 1, 0.5, 197),
+        (5_000, 5, 0.5, 141),
+        (20_000, 5, 0.5, 193),
+        (20_000, 10, 0.5, 173),
+        (3_000, 5, 0.3363, 137),  # a third of them true, at random
+        (10_000, 1, 0.1, 153),  # a tenth
+        (40_000, 10, 0.1, 175),
     ],
 )
-def test_growing_bytes__counts_fewer_nodes_of_heavier_leaves(
-    n_rows: int, more_leaf_rows: float, light: int, heavy: int
-) -> None:
-    """The most nodes above the last of 8 levels in 15 to 60 rounds, with leaves of 10 over leaves of 1, is not taken for less."""
-    nodes = []
-    for rows in (0.0, more_leaf_rows):
-        deep, single = (replace(WORK, max_depth=depth, more_leaf_rows=rows) for depth in (8, 1))
-        nodes.append(growing_bytes("boost", n_rows, deep) - growing_bytes("boost", n_rows, single))
-    assert 0.9 <= nodes[1] / nodes[0] / (heavy / light) <= 1.5
+def test_growing_bytes__counts_fewer_nodes_of_heavier_leaves(n_rows: int, weight: float, share: float, nodes: int) -> None:
+    """The most nodes above the last of 8 levels in 60 or 100 rounds: few less are planned for, and never twice as many."""
+    assert 0.85 <= nodes_of(n_rows, 8, weight / (share * (1 - share))) / nodes <= 1.75
 
 
 @pytest.mark.parametrize(("cv", "by_row"), [("weights", 88), ("matrices", 48)])
@@ -166,8 +168,8 @@ def test_growing_bytes__of_a_matrix_on_disk_holds_two_pages_and_a_quarter() -> N
 
 
 def test_growing_bytes__histograms_of_deep_trees_by_hand() -> None:
-    """9,000 rows: the seventh level has 64 nodes for 141 rows each, of which 141 / (141 + 150) are there."""
-    six = replace(WORK, max_depth=6)
+    """9,000 rows: the seventh level has 64 nodes for 141 rows each, of which 141 / (141 + 3 x 50) are there."""
+    six = replace(WORK, max_depth=6, leaf_rows=50.0)
     seven = growing_bytes("boost", 9_000, replace(six, max_depth=7)) - growing_bytes("boost", 9_000, six)
     assert seven == pytest.approx(1.2 * 16 * 40_000 * 64 * 9_000 / (9_000 + 150 * 64), abs=1)
     # of a tree without end no more are kept than XGBoost keeps

@@ -375,8 +375,8 @@ def formula_of(indexed: Indexed, asked: Asked, *, threads: int) -> MemoryModel:
     data, genes, settings = indexed.data, indexed.genes, decided(indexed, asked)
     shares = genes.label_counts.sum(axis=0) / genes.label_counts.sum()
     least = leaf_weight(settings.xgb_parameters)
-    # weights of the user's own may let leaves have few rows all the same
-    above_one = max(least - 1, 0.0) if data.weight_column is None else 0.0
+    if data.weight_column is not None:
+        least = min(least, 1.0)  # weights of the user's own may let leaves have few rows all the same
     layout = Layout(
         n_features=len(data.features),
         n_wide=indexed.n_sketched,
@@ -391,8 +391,7 @@ def formula_of(indexed: Indexed, asked: Asked, *, threads: int) -> MemoryModel:
         cv=settings.cv_used,
         is_external=asked.strategy == "external",
         scored_per_row=data.n_rows / int(genes.n_training_rows.sum()),
-        has_small_leaves=least < 1,
-        more_leaf_rows=above_one / float((shares * (1 - shares)).max()),
+        leaf_rows=least / float((shares * (1 - shares)).max()),
         has_weights=data.weight_column is not None,
     )
     return MemoryModel(layout, asked.memory_per_gene_mb)

@@ -23,11 +23,7 @@ PAGE_ROWS = 16_384  # of a matrix on disk: a page is read whole in every pass ov
 PAGES_HELD = 2.25  # of a matrix on disk while boosting: one in use, the next being read (measured from .7 to 12 pages)
 PAGES_BUILT = 1.65  # of it while it is built
 FULL_LEVELS = 6  # of a tree at most: some tree has all nodes of these where rows are enough
-ROWS_PER_NODE = 150  # with as many rows on average half of the nodes of a level are there
-ROWS_PER_LEAF_ROW = 3  # that much more for each row that the smallest leaf has more
-ROWS_WHERE_FULL = (
-    10  # or so many for each such row, if that is less, and all nodes of a level below the seventh are there
-)
+LEAVES_PER_NODE = 3  # with rows for so many of the smallest leaves on average half of the nodes of a level are there
 REFERENCE_SHARE = 0.5  # with more wide columns than this, sketching them apart would take as much as the whole
 PHASES = ("cuts", "matrix", "boost", "finish")
 
@@ -62,11 +58,9 @@ class Layout:
         Rows that are scored for each that is trained on; above 1 where easy negatives are sampled.
     has_weights
         Whether the data have weights, by which calibrators are fitted.
-    has_small_leaves
-        Whether ``--xgb`` lets leaves have fewer rows than by XGBoost's defaults, so that trees are full.
-    more_leaf_rows
-        Rows that the smallest leaf has more than with XGBoost's ``min_child_weight`` of 1 while nothing is learned: what it
-        exceeds 1 by, over the largest variance of a class's label.
+    leaf_rows
+        Rows of the smallest leaf while nothing is learned: ``min_child_weight`` over the largest variance of a class's label;
+        0 where trees may be full.
     """
 
     n_features: int
@@ -82,8 +76,7 @@ class Layout:
     cv: str
     is_external: bool = False
     scored_per_row: float = 1.0
-    has_small_leaves: bool = False
-    more_leaf_rows: float = 0.0
+    leaf_rows: float = 0.0
     has_weights: bool = False
 
 
@@ -208,20 +201,19 @@ def growing_bytes(phase: str, n_rows: int, layout: Layout) -> int:
 
 
 def _nodes(n_rows: int, layout: Layout) -> float:
-    """Return how many nodes the largest tree has a histogram of; deep levels are sparse where rows are few."""
-    if layout.has_small_leaves:
-        return min((1 << layout.max_depth) - 1, max(n_rows, 1), 65_536)
-    rows = n_rows * layout.scored_per_row  # a row that stands for several weighs as much
-    rows_per_node = ROWS_PER_NODE + ROWS_PER_LEAF_ROW * layout.more_leaf_rows
-    rows_where_full = min(rows_per_node, ROWS_WHERE_FULL * layout.more_leaf_rows)
+    """Return how many nodes the largest tree has a histogram of; levels are sparse where rows are few for their leaves.
+
+    Fitted to counts of trees of 6, 8 and 11 levels: a plant's sites, and labels even or not, learned easily or not at all.
+    """
+    rows = max(n_rows, 1) * layout.scored_per_row  # a row that stands for several weighs as much
+    rows_per_node = LEAVES_PER_NODE * layout.leaf_rows
 
     def of_level(level: int) -> float:
         average = rows / (1 << level)
-        if level < FULL_LEVELS and average >= rows_where_full:
-            return 1 << level
-        return rows / (average + rows_per_node)
+        is_full = level < FULL_LEVELS and average >= rows_per_node
+        return 1 << level if is_full else rows / (average + rows_per_node)
 
-    return min(sum(of_level(level) for level in range(layout.max_depth)), 65_536)
+    return min(sum(of_level(level) for level in range(layout.max_depth)), rows, 65_536)
 
 
 def _fixed_bytes(phase: str, layout: Layout) -> int:
