@@ -127,7 +127,9 @@ def compare(folder: RunFolder, threads: int) -> None:
     )
     for how, scores in drawn.items():
         print(f"{how}: {words_of(scores)}")
-        print(f"  minus 1.0 times: {words_of(differences(scores, drawn[how.split(',')[0] + FIRST]), is_difference=True)}")
+        print(
+            f"  minus 1.0 times: {words_of(differences(scores, drawn[how.split(',')[0] + FIRST]), is_difference=True)}"
+        )
 
 
 def main(arguments: list[str]) -> None:

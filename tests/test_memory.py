@@ -83,7 +83,9 @@ def test_growing_bytes__of_leaves_that_may_be_small_counts_full_trees() -> None:
         (40_000, 10, 0.1, 175),
     ],
 )
-def test_growing_bytes__counts_fewer_nodes_of_heavier_leaves(n_rows: int, weight: float, share: float, nodes: int) -> None:
+def test_growing_bytes__counts_fewer_nodes_of_heavier_leaves(
+    n_rows: int, weight: float, share: float, nodes: int
+) -> None:
     """The most nodes above the last of 8 levels in 60 or 100 rounds: few less are planned for, and never twice as many."""
     assert 0.85 <= nodes_of(n_rows, 8, weight / (share * (1 - share))) / nodes <= 1.75
 
