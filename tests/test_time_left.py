@@ -11,6 +11,7 @@ from mi_duck.run.plan import Instance, Plan
 from mi_duck.settings import Diagnostics
 from mi_duck.workflow.time_left import EXPLAINING, SCORING, TimeLeft, costs_of, steps_after, with_time_left
 
+FINAL = (1 / 0.6) ** 0.5  # times the rounds of a fold's boosters final ones have, with three folds
 QUICK = Diagnostics(skip_shap=True, minimal_diagnostics=True)
 
 
@@ -52,27 +53,30 @@ def test_time_left__counts_the_instances_that_are_trained_at_once(plan: Plan) ->
     """Two at once were hoped for, and memory lets one: what is left takes twice as long."""
     left = TimeLeft(plan, plan.cut.instances, QUICK, workers=2)
     left.see("instance_00: rounds of fold 1/3 neither", 0, 400, 0)
-    assert left.seconds(0) == pytest.approx(240 + after(plan))
+    assert left.seconds(0) == pytest.approx(180 + 60 * FINAL + after(plan))
     left.see("instance_01: rounds of fold 1/3 neither", 0, 400, 0)
-    assert left.seconds(0) == pytest.approx(120 + after(plan))
+    assert left.seconds(0) == pytest.approx(90 + 30 * FINAL + after(plan))
 
 
 def test_time_left__follows_rounds_and_speed(plan: Plan) -> None:
-    """100 rounds of a fit are usual: 2 instances x 12 fits x 10 s at first; several at once share the time."""
+    """100 rounds of a fit are usual, 129 of a final one: 2 instances x (9 x 10 s + 3 x 12.9 s) at first.
+
+    Several at once share the time.
+    """
     instances = plan.cut.instances
     left = TimeLeft(plan, instances, QUICK, workers=1)
-    assert left.seconds(0) == pytest.approx(240 + after(plan))
-    assert TimeLeft(plan, instances, QUICK, workers=2).seconds(0) == pytest.approx(120 + after(plan))
-    assert TimeLeft(plan, instances[1:], QUICK, workers=1).seconds(0) == pytest.approx(120 + after(plan))
-    # the first fit ends after 40 rounds that took twice the planned time: so will the 23 that are left
+    assert left.seconds(0) == pytest.approx(180 + 60 * FINAL + after(plan))
+    assert TimeLeft(plan, instances, QUICK, workers=2).seconds(0) == pytest.approx(90 + 30 * FINAL + after(plan))
+    assert TimeLeft(plan, instances[1:], QUICK, workers=1).seconds(0) == pytest.approx(90 + 30 * FINAL + after(plan))
+    # the first fit ends after 40 rounds that took twice the planned time: so will the 23 that are left, 6 of them final
     left.see("instance_00: rounds of fold 1/3 neither", 0, 400, 0)
     left.see("instance_00: rounds of fold 1/3 neither", 40, 400, 8)
     left.see("instance_00: rounds of fold 1/3 donor", 0, 400, 8)
     pace = (8 + 2) / (4 + 2)
-    assert left.seconds(8) == pytest.approx(pace * 23 * 4 + (pace * after(plan)))
+    assert left.seconds(8) == pytest.approx(pace * (17 + 6 * FINAL) * 4 + (pace * after(plan)))
     # a donor's fit takes longer than any before, so it may end with every round
     left.see("instance_00: rounds of fold 1/3 donor", 60, 400, 14)
-    assert left.seconds(14) == pytest.approx((14 + 2) / (10 + 2) * (22 * 4 + after(plan)))
+    assert left.seconds(14) == pytest.approx((14 + 2) / (10 + 2) * ((16 + 6 * FINAL) * 4 + after(plan)))
 
 
 def test_time_left__of_a_step_comes_from_its_own_speed(plan: Plan) -> None:
@@ -97,4 +101,4 @@ def test_time_left__is_reported_beside_each_stage(plan: Plan, monkeypatch: pytes
     shown.report("sorting rows", 1, 2)
     shown.report("sorting rows", 2, 2)
     assert [stage for stage, _, _ in seen] == ["sorting rows", "sorting rows", WHOLE_RUN]
-    assert seen[-1][1:] == (10, 10 + int(240 + after(plan)))
+    assert seen[-1][1:] == (10, 10 + int(180 + 60 * FINAL + after(plan)))

@@ -18,17 +18,25 @@ RATES = Rates(start_seconds=2.0, per_cell_built=30e-9, per_round=0.01, per_cell_
 
 
 def test_training_seconds__by_hand() -> None:
-    """A million cells, 3 classes, 3 folds, 10 rounds: 12 boosters; a round of one on all cells takes .01 + .001 s."""
-    # by weights each of the 4 fits of a class passes over all rows of one matrix: 2 + .03 + 10 x 12 x .011
-    assert training_seconds(RATES, 1e6, WEIGHTS, 3, 10) == pytest.approx(3.35)
-    # by matrices 3 fits see two thirds and one all rows, 3 times all rows, in four matrices of as many:
-    # 2 + .09 + 10 x (12 x .01 + 9 x .001)
-    assert training_seconds(RATES, 1e6, MATRICES, 3, 10) == pytest.approx(3.38)
+    """A million cells, 3 classes, 3 folds, 10 rounds: 12 boosters; a round of one on all cells takes .01 + .001 s.
+
+    Final boosters have sqrt(3 / 2 / .9) = 1.291 times the rounds, for they have so many more rows, and never more than all.
+    """
+    final = (1 / 0.6) ** 0.5 * 10
+    # by weights each of the 4 fits of a class passes over all rows of one matrix: 2 + .03 + 3 x (30 + 12.91) x .011
+    assert training_seconds(RATES, 1e6, WEIGHTS, 3, 10) == pytest.approx(2.03 + 3 * (30 + final) * 0.011)
+    # by matrices 3 fits see two thirds and one all rows, in four matrices of 3 times all rows:
+    # 2 + .09 + 3 x ((30 + 12.91) x .01 + (20 + 12.91) x .001)
+    assert training_seconds(RATES, 1e6, MATRICES, 3, 10) == pytest.approx(
+        2.09 + 3 * ((30 + final) * 0.01 + (20 + final) * 0.001)
+    )
+    for settings in (replace(WEIGHTS, early_stopping_patience=0), replace(WEIGHTS, n_estimators=10)):
+        assert training_seconds(RATES, 1e6, settings, 3, 10) == pytest.approx(3.35)
 
 
 def point(rates: Rates, settings: Settings, n_rows: int, rounds: int) -> TimePoint:
     """Return what a probe of 100 columns would measure if these were the rates."""
-    none = replace(rates, start_seconds=0.0)
+    none, settings = replace(rates, start_seconds=0.0), replace(settings, early_stopping_patience=0)
     build = training_seconds(none, n_rows * 100, settings, 3, 0)
     boost = training_seconds(none, n_rows * 100, settings, 3, rounds) - build
     return TimePoint(n_rows, n_rows * 100, build, boost, rates.start_seconds, rounds)

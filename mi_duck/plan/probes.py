@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mi_duck.atomic_files import write_file, write_json
 from mi_duck.boosting.steps import feature_gains, train_instance
 from mi_duck.errors import CheckpointError
-from mi_duck.plan.strategies import builds_of_all_rows, fits_of_all_rows, training_seconds, usual_rounds
+from mi_duck.plan.strategies import builds_of_all_rows, fold_fits_of_all_rows, training_seconds, usual_rounds
 from mi_duck.processes import Context, in_child
 from mi_duck.resources import Budget
 from mi_duck.rows.partition import partition
@@ -250,7 +250,9 @@ def fit_rates(points: Sequence[TimePoint], settings: Settings, n_classes: int, *
         point.boost_seconds / (point.rounds * len(fitted_classes(n_classes)) * (settings.n_folds + 1))
         for point in (first, last)
     )
-    effective = fits_of_all_rows(settings) / (settings.n_folds + 1)
+    effective = (fold_fits_of_all_rows(settings) + 1) / (
+        settings.n_folds + 1
+    )  # all fits of a probe have the same rounds
     cells = effective * (last.n_cells - first.n_cells)
     slope = (large - small) / cells if cells else 0.0
     constant = large - slope * effective * last.n_cells

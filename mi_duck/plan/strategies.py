@@ -12,7 +12,7 @@ Memory of a graphics device follows XGBoost 3.2's ELLPACK page and has not been 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil, log2
+from math import ceil, log2, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from mi_duck.plan.windows import Windows, cut_windows, refusal_of
 from mi_duck.resources import GIB, Budget, cuda_devices
 from mi_duck.rows.segments import KEYS, ColumnDensity
 from mi_duck.run.costs import Layout, MemoryModel, Rates, growing_bytes, index_bytes
+from mi_duck.run.genes import STOPPING_SHARE
 from mi_duck.run.plan import Instance, Settings, fitted_classes
 from mi_duck.settings import Asked
 from mi_duck.wording import GENES, Noun
@@ -160,26 +161,33 @@ def usual_rounds(settings: Settings) -> int:
 
 
 def training_seconds(rates: Rates, n_cells: float, settings: Settings, n_classes: int, rounds: int) -> float:
-    """Return the seconds of training one instance: ``n_cells`` that are not missing, ``rounds`` rounds of every booster."""
-    n_fitted = len(fitted_classes(n_classes))
-    boosters = n_fitted * (settings.n_folds + 1)
+    """Return the seconds of training one instance: ``n_cells`` that are not missing, ``rounds`` rounds in every fold."""
+    rounds_of_final = rounds_of_final_boosters(rounds, settings)
+    per_class = (settings.n_folds * rounds + rounds_of_final) * rates.per_round
+    passes = fold_fits_of_all_rows(settings) * rounds + rounds_of_final
     return (
         rates.start_seconds
         + rates.per_cell_built * n_cells * builds_of_all_rows(settings)
-        + rounds
-        * (boosters * rates.per_round + rates.per_cell_and_round * n_cells * n_fitted * fits_of_all_rows(settings))
+        + len(fitted_classes(n_classes)) * (per_class + rates.per_cell_and_round * n_cells * passes)
     )
 
 
-def fits_of_all_rows(settings: Settings) -> float:
-    """Return the fits of one class, counted in passes over all rows: every fold and the last one."""
-    share = (settings.n_folds - 1) / settings.n_folds if settings.cv_used == "matrices" else 1.0
-    return settings.n_folds * share + 1
+def rounds_of_final_boosters(rounds: float, settings: Settings) -> float:
+    """Return the rounds that final boosters have where those of folds have so many; see `mi_duck.boosting.train.final_rounds`."""
+    if not settings.early_stopping_patience:
+        return rounds
+    more_rows = settings.n_folds / (settings.n_folds - 1) / (1 - STOPPING_SHARE)
+    return min(settings.n_estimators, rounds * sqrt(more_rows))
+
+
+def fold_fits_of_all_rows(settings: Settings) -> float:
+    """Return the fits of one class in all folds, counted in passes over all rows."""
+    return settings.n_folds * ((settings.n_folds - 1) / settings.n_folds if settings.cv_used == "matrices" else 1.0)
 
 
 def builds_of_all_rows(settings: Settings) -> float:
     """Return the matrices built, counted in those of all rows."""
-    return fits_of_all_rows(settings) if settings.cv_used == "matrices" else 1.0
+    return fold_fits_of_all_rows(settings) + 1 if settings.cv_used == "matrices" else 1.0
 
 
 def choose_strategy(asked: Asked, request: CutRequest, model: MemoryModel, budget: Budget) -> str:

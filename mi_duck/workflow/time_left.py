@@ -1,8 +1,8 @@
 """How long a run will still take: the plan's costs of what is left, corrected by what was measured so far in this run.
 
 It sees every stage that is reported. A fit takes the planned seconds of a round times the rounds that early stopping left
-of earlier fits of its class, times measured over planned so far. Steps after training have rough costs of their own,
-corrected by the same ratio, and by their own speed once they run.
+of earlier fits of its class (a final one more of them), times measured over planned so far. Steps after training have rough
+costs of their own, corrected by the same ratio, and by their own speed once they run.
 """
 
 import threading
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from operator import mul
 from statistics import fmean
 
-from mi_duck.plan.strategies import training_seconds, usual_rounds
+from mi_duck.plan.strategies import rounds_of_final_boosters, training_seconds, usual_rounds
 from mi_duck.processes import WHOLE_RUN, Context, instance_of
 from mi_duck.run.plan import Instance, Plan, fitted_classes
 from mi_duck.run.recipe import is_at_hand
@@ -135,14 +135,15 @@ class TimeLeft:
     ) -> None:
         self.costs = {one.name: costs_of(plan, one) for one in to_do}
         self.fits: dict[str, Fit] = {}
-        self.rounds: dict[str, list[int]] = {}  # of finished fits, by class
-        self.workers, self.usual = workers, usual_rounds(plan.settings)
+        self.rounds: dict[str, list[int]] = {}  # of finished fits of folds, by class
+        self.workers, self.settings, self.usual = workers, plan.settings, usual_rounds(plan.settings)
         self.most_at_once = 0  # seen so far
         self.training, self.after = Pace(), Pace()
         self.steps = dict(steps_after(plan, diagnostics, is_beside=is_beside))
         self.stage, self.begun, self.share = "", 0.0, 0.0
         numbers = [f"fold {fold + 1}/{plan.settings.n_folds}" for fold in range(plan.settings.n_folds)]
         titles = [f"{ROUNDS}{part} {name}" for part in [*numbers, "final"] for name in fitted_names(plan)]
+        self.first_final = plan.settings.n_folds * len(fitted_names(plan))
         self.positions = {title: position for position, title in enumerate(titles)}
 
     def see(self, stage: str, done: int, total: int, now: float) -> None:
@@ -175,7 +176,7 @@ class TimeLeft:
             done = done if title in self.positions else before.rounds
             self.training.planned += (done - before.rounds) * costs.round_seconds[position]
         else:
-            if before.rounds:
+            if before.rounds and before.position < self.first_final:
                 self.rounds.setdefault(costs.classes[before.position], []).append(before.rounds)
             self.training.planned += (position - before.position) * costs.fixed_seconds / len(costs.classes)
         self.fits[name] = Fit(position, done, now)
@@ -194,6 +195,8 @@ class TimeLeft:
         """Return the planned seconds of what is left of an instance."""
         costs, fit = self.costs[name], self.fits.get(name, Fit(-1, 0, 0.0))
         expected = [self._expected_rounds(one) for one in costs.classes]
+        of_final = expected[self.first_final :]
+        expected[self.first_final :] = [rounds_of_final_boosters(one, self.settings) for one in of_final]
         if fit.position >= 0:
             expected[: fit.position + 1] = [0.0] * fit.position + [max(expected[fit.position] - fit.rounds, 0.0)]
         share = 1 - (fit.position + 1) / len(expected)
