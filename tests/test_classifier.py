@@ -110,7 +110,7 @@ def test_checks_of_scikit_learn__pass_with_few_rows_too(monkeypatch: pytest.Monk
 
 def test_parameters__are_the_options_with_their_defaults() -> None:
     names = list(inspect.signature(EnsembleClassifier).parameters)
-    assert sorted(names) == sorted(OPTIONS)
+    assert sorted(names) == sorted(["preset", *OPTIONS])
     one = EnsembleClassifier(n_folds=5, xgb={"gamma": 1})
     assert one.get_params()["n_folds"] == 5
     assert clone(one).get_params() == one.get_params()
@@ -118,6 +118,17 @@ def test_parameters__are_the_options_with_their_defaults() -> None:
     assert repr(one) == "EnsembleClassifier(n_folds=5, xgb={'gamma': 1})"
     with pytest.raises(TypeError, match="did you mean 'n_estimators'"):
         EnsembleClassifier(n_estimator=3)
+
+
+def test_preset__fills_in_what_is_at_its_default() -> None:
+    """Trees of depth 2 with the preset `levels`, of depth 1 where that is asked for, too."""
+    x, y, groups = rows()
+    for options, depth in (({}, 2), ({"max_depth": 1}, 1)):
+        model = EnsembleClassifier(preset="levels", n_folds=2, n_estimators=10, threads=1, **options)
+        boosters = model.fit(x, y, groups=groups).model_.get_base_models()
+        lines = [line for booster in boosters for tree in booster.get_dump() for line in tree.splitlines()]
+        assert max(line.count("\t") for line in lines) == depth
+    assert clone(model).preset == "levels"
 
 
 def test_fit__again_gives_the_same(fitted: EnsembleClassifier) -> None:
@@ -236,6 +247,7 @@ def test_scikit_learn__uses_it() -> None:
     [
         ({"n_folds": 1}, "n_folds must be a whole number"),
         ({"strategy": "mutli"}, "did you mean 'multi'"),
+        ({"preset": "fats"}, "did you mean 'fast'"),
         ({"xgb": {"eta": 1}}, "option of its own"),
         ({"n_folds": 90}, "--n-folds 90 is too many"),
     ],

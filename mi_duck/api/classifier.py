@@ -25,7 +25,7 @@ from mi_duck.executors.anywhere import run_request
 from mi_duck.metrics.ranking import Floats64
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.xgboost_parameters import checked_parameters
-from mi_duck.settings import Asked, Columns, Diagnostics, Executing, Resuming
+from mi_duck.settings import DEFAULT_PRESET, Asked, Columns, Diagnostics, Executing, Preset, Resuming
 
 RECORDS = (Asked, Executing)
 OPTIONS = (
@@ -34,6 +34,7 @@ OPTIONS = (
     *("early_stopping_patience", "max_depth", "learning_rate", "max_bin", "xgb", "seed", "calibrate_per_class"),
     *("consolidation", "voting", "weights", "threads", "workers"),
 )
+DEFAULTS = {one.name: one.default for one in options_of(RECORDS, OPTIONS)}
 GROUP, LABEL, ROW, WEIGHT = "group", "label", "position", "weight"
 """Columns of the table that is trained on, besides the features; a column named ``position`` comes back out of fold."""
 SMALL = 64 << 20
@@ -48,6 +49,8 @@ class EnsembleClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Parameters
     ----------
+    preset
+        ``fast``, ``balanced``, ``best`` or ``levels``: values for options at their default, see `mi_duck.settings.PRESETS`.
     {options}
 
     Attributes
@@ -77,11 +80,11 @@ class EnsembleClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """
 
     @with_options(RECORDS, OPTIONS)
-    def __init__(self, **options: Any) -> None:
-        defaults = {one.name: one.default for one in options_of(RECORDS, OPTIONS)}
-        if unknown := next((name for name in options if name not in defaults), None):
+    def __init__(self, *, preset: Preset = DEFAULT_PRESET, **options: Any) -> None:
+        if unknown := next((name for name in options if name not in DEFAULTS), None):
             records_of(type(self).__name__, {unknown: None}, RECORDS, OPTIONS)  # raises with the nearest name
-        for name, value in (defaults | options).items():
+        self.preset = preset
+        for name, value in (DEFAULTS | options).items():
             setattr(self, name, value)
 
     def fit(self, X: Any, y: Any, groups: Any = None, sample_weight: Any = None) -> Self:  # noqa: N803
@@ -161,8 +164,8 @@ class EnsembleClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _train(self, folder: Path, X: Any, codes: NDArray[Any], groups: Any, weight: Any) -> None:  # noqa: N803
         """Write the table, train on it, and keep the model and the probabilities out of fold."""
-        options = {name: getattr(self, name) for name in OPTIONS}
-        asked, executing = records_of(type(self).__name__, options, RECORDS, OPTIONS)
+        given = {name: getattr(self, name) for name, value in DEFAULTS.items() if getattr(self, name) != value}
+        asked, executing = records_of(type(self).__name__, given, RECORDS, OPTIONS, preset=self.preset)
         checked_parameters(asked.xgb)
         names = _feature_names(getattr(self, "feature_names_in_", None), X.shape[1])
         order = np.argsort(-np.bincount(codes), kind="stable")  # of the classes: the most frequent is the background
