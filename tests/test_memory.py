@@ -53,7 +53,7 @@ WORK = replace(DENSE, cv="weights")
 def nodes_of(n_rows: int, max_depth: int, leaf_rows: float) -> float:
     """Return how many nodes above the last level are planned for."""
     deep, single = (replace(WORK, max_depth=depth, leaf_rows=leaf_rows) for depth in (max_depth, 1))
-    bytes_per_node = 1.2 * 16 * deep.bins
+    bytes_per_node = 16 * deep.bins
     return 1 + (growing_bytes("boost", n_rows, deep) - growing_bytes("boost", n_rows, single)) / bytes_per_node
 
 
@@ -98,7 +98,7 @@ def test_growing_bytes__of_a_dense_matrix_by_hand(cv: str, by_row: int) -> None:
     matrix = 1_460_382_625
     keys, margins = 12 * 587_000, 3 * 4 * 587_000
     assert growing_bytes("matrix", 587_000, layout) == matrix + keys + margins
-    nodes = int(1.2 * 16 * 40_000 * 63)  # histograms of the six levels of a tree
+    nodes = int(16 * 40_000 * 63)  # histograms of the six levels of a tree
     assert growing_bytes("boost", 587_000, layout) == matrix + keys + margins + by_row * 587_000 + nodes
     # calibrating and writing: the keys as they are on disk, and 26 bytes a class for every row, 27 more for the first
     assert growing_bytes("finish", 587_000, layout) == keys + margins + (14 + 3 * 26) * 587_000 + 3 * 27 * 300_000
@@ -161,7 +161,7 @@ def test_growing_bytes__of_a_matrix_on_disk_holds_two_pages_and_a_quarter() -> N
     """A page has 16,384 rows x 1,167 cells of a byte."""
     wide = replace(WORK, is_external=True)
     pages = int(2.25 * 16_384 * 1_167)
-    nodes = int(1.2 * 16 * 40_000 * 63)
+    nodes = int(16 * 40_000 * 63)
     assert growing_bytes("boost", 587_000, wide) == 587_000 * (12 + 12 + 88) + pages + nodes
     assert growing_bytes("boost", 8_192, wide) == 8_192 * (12 + 12 + 88) + 8_192 * 1_167 + nodes
     assert index_bytes(587_000, wide) == 685_029_000
@@ -173,10 +173,10 @@ def test_growing_bytes__histograms_of_deep_trees_by_hand() -> None:
     """9,000 rows: the seventh level has 64 nodes for 141 rows each, of which 141 / (141 + 3 x 50) are there."""
     six = replace(WORK, max_depth=6, leaf_rows=50.0)
     seven = growing_bytes("boost", 9_000, replace(six, max_depth=7)) - growing_bytes("boost", 9_000, six)
-    assert seven == pytest.approx(1.2 * 16 * 40_000 * 64 * 9_000 / (9_000 + 150 * 64), abs=1)
+    assert seven == pytest.approx(16 * 40_000 * 64 * 9_000 / (9_000 + 150 * 64), abs=1)
     # of a tree without end no more are kept than XGBoost keeps
     endless = growing_bytes("boost", 10**12, replace(six, max_depth=30))
-    assert endless - growing_bytes("boost", 10**12, six) == pytest.approx(1.2 * 16 * 40_000 * (65_536 - 63), rel=1e-6)
+    assert endless - growing_bytes("boost", 10**12, six) == pytest.approx(16 * 40_000 * (65_536 - 63), rel=1e-6)
 
 
 # ---- the model --------------------------------------------------------------------------------------------------------

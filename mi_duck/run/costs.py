@@ -196,7 +196,7 @@ def growing_bytes(phase: str, n_rows: int, layout: Layout) -> int:
         matrix = max(matrix, _sketch_bytes(n_rows, layout))
     by_row = n_rows * (88 if layout.cv == "weights" else 48)
     if phase == "boost":
-        return keys + margins + matrix + by_row + int(1.2 * 16 * layout.bins * _nodes(n_rows, layout))
+        return keys + margins + matrix + by_row + int(16 * layout.bins * _nodes(n_rows, layout))
     return keys + margins + matrix + (by_row if layout.is_external else 0)
 
 
