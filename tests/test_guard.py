@@ -247,13 +247,13 @@ def test_control_group__half_the_need_is_refused_and_a_tenth_more_is_enough(tmp_
         "--n-folds",
         "2",
         "--max-depth",
-        "11",
+        "8",
         "--max-bin",
-        "1024",
+        "4096",
         "--xgb",
         "min_child_weight=1",
     )
-    limit = 340 * MIB
+    limit = 540 * MIB
     with control_group(limit) as group:
         refused = inside(group, *plan, "--out", tmp_path / "half")
         assert refused.returncode == 137, refused.stderr

@@ -23,7 +23,8 @@ PAGE_ROWS = 16_384  # of a matrix on disk: a page is read whole in every pass ov
 PAGES_HELD = 2.25  # of a matrix on disk while boosting: one in use, the next being read (measured from .7 to 12 pages)
 PAGES_BUILT = 1.65  # of it while it is built
 FULL_LEVELS = 6  # of a tree at most: some tree has all nodes of these where rows are enough
-LEAVES_PER_NODE = 3  # with rows for so many of the smallest leaves on average half of the nodes of a level are there
+LEAVES_PER_NODE = 3  # with rows for so many of the smallest leaves on average half of the nodes of a level are there;
+# of each level below these for one more, for what ends above it is missing there too
 REFERENCE_SHARE = 0.5  # with more wide columns than this, sketching them apart would take as much as the whole
 PHASES = ("cuts", "matrix", "boost", "finish")
 
@@ -206,10 +207,10 @@ def _nodes(n_rows: int, layout: Layout) -> float:
     Fitted to counts of trees of 6, 8 and 11 levels: a plant's sites, and labels even or not, learned easily or not at all.
     """
     rows = max(n_rows, 1) * layout.scored_per_row  # a row that stands for several weighs as much
-    rows_per_node = LEAVES_PER_NODE * layout.leaf_rows
 
     def of_level(level: int) -> float:
         average = rows / (1 << level)
+        rows_per_node = (LEAVES_PER_NODE + max(level - FULL_LEVELS, 0)) * layout.leaf_rows
         is_full = level < FULL_LEVELS and average >= rows_per_node
         return 1 << level if is_full else rows / (average + rows_per_node)
 
