@@ -28,7 +28,7 @@ import xgboost as xgb
 from harness import Cost, costs, print_machine, quiet, workplace
 from numpy.typing import NDArray
 
-from mi_duck.boosting.forest import forest_of
+from mi_duck.boosting.forest import forest_of, leaf_forest_of
 from mi_duck.data.dataset import CLASSES, open_dataset
 from mi_duck.ensemble.feature_matrix import feature_matrix
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, by_member, consolidate
@@ -167,12 +167,35 @@ def compare(model: ConsolidatedMetaModel, rows: pa.Table, folder: Path, asked: a
             f"{np.abs(found[name] - found[first]).max():.1e}",
         )
         print("\t".join([name, *figures]))
+    compare_leaves(boosters, model, raw, asked)
     save_model(folder / "model.miduck", model)
     _, loading = costs(lambda: load_unified_model(folder / "model.miduck"))
     print(
         f"model file {(folder / 'model.miduck').stat().st_size / 1e6:.2f} MB, loaded and checked in {loading.cpu:.2f} s of CPU, "
         f"its forest joined in {joining.cpu:.2f} (merged for export in {merging.cpu:.2f})"
     )
+
+
+def compare_leaves(
+    boosters: list[xgb.Booster], model: ConsolidatedMetaModel, raw: NDArray[np.float32], asked: argparse.Namespace
+) -> None:
+    """Print what the number of the leaf of every tree costs: by XGBoost's own ``pred_leaf``, and as a refit asks for it."""
+    encoding = model.members[0].encoding
+    matrix = xgb.DMatrix(np.ascontiguousarray(encoding.apply(raw, model.features)), nthread=asked.threads)
+    forest = leaf_forest_of(boosters, model.features, encoding)
+    ways: dict[str, Callable[[], NDArray[Any]]] = {
+        "pred_leaf": lambda: np.column_stack([one.predict(matrix, pred_leaf=True) for one in boosters]),
+        "leaf forest": lambda: forest.margins(raw, threads=asked.threads),
+    }
+    spent: dict[str, list[float]] = {name: [] for name in ways}
+    found: dict[str, NDArray[Any]] = {}
+    for _ in range(asked.repeats):
+        for name, way in ways.items():
+            found[name], cost = costs(way)
+            spent[name].append(cost.cpu / found[name].size * 1e9)
+    numbers = ", ".join(f"{name} {median(several):.0f}" for name, several in spent.items())
+    is_same = np.array_equal(*found.values())
+    print(f"leaf numbers, CPU ns a row and tree: {numbers}; {'the same' if is_same else 'DIFFERENT'}")
 
 
 def from_file(model: ConsolidatedMetaModel, file: Path, out: Path, threads: int) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ from test_distil import check_taught, opened
 
 from mi_duck.archive import read_parts
 from mi_duck.atomic_files import file_sha256
-from mi_duck.boosting.forest import forest_of, tree_sizes, with_leaves, without_leaves
+from mi_duck.boosting.forest import leaf_forest_of, tree_sizes, with_leaves, without_leaves
 from mi_duck.ensemble.model import ConsolidatedMetaModel
 from mi_duck.ensemble.model_file import load_unified_model, read_fold_models
 from mi_duck.ensemble.refit import ReadLeaves, deciding_groups, refit_leaves
@@ -44,7 +44,7 @@ def leaves_of(boosters: list[xgb.Booster], rows: NDArray) -> tuple[ReadLeaves, l
     sizes = tree_sizes(boosters)
     ends = np.cumsum([0, *map(len, sizes)])
     members = [range(ends[number], ends[number + 1]) for number in range(len(boosters))]
-    nodes = forest_of(boosters, NAMES, Encoding()).nodes(rows, threads=2).T
+    nodes = leaf_forest_of(boosters, NAMES, Encoding()).margins(rows, threads=2).astype(int).T
 
     def read(tree: int, first_row: int, own: NDArray) -> None:
         np.copyto(own, nodes[tree, first_row : first_row + len(own)])

@@ -184,7 +184,7 @@ class Forest:
     sentinel
         The number that stands for a missing value; None where missing stays missing.
     n_outputs
-        Boosters that were joined.
+        Boosters that were joined; trees of a forest of leaves.
     """
 
     groups: tuple[tuple[xgb.Booster, int, int], ...]
@@ -206,20 +206,6 @@ class Forest:
 
         self._in_blocks(fill, len(matrix), threads)
         return margins
-
-    def nodes(self, matrix: NDArray[np.float32], *, threads: int) -> NDArray[np.int32]:
-        """Return the leaf of each tree that each row falls into, by its number in the tree, shape (n_rows, n_trees).
-
-        Trees are in the order of the boosters that were joined, and in each in that of its rounds.
-        """
-
-        def of_rows(rows: slice) -> NDArray[np.int32]:
-            used = self._encoded(matrix[rows].take(self.columns, axis=1, mode="clip"))
-            data = xgb.DMatrix(used, nthread=1)
-            found = [booster.predict(data, pred_leaf=True).reshape(len(used), -1) for booster, _, _ in self.groups]
-            return np.hstack(found).astype(np.int32)
-
-        return np.concatenate(self._in_blocks(of_rows, len(matrix), threads))
 
     def _in_blocks(self, work: Callable[[slice], T], n_rows: int, threads: int) -> list[T]:
         """Return what is found for each block of rows, in their order; of one block without a thread."""
@@ -273,6 +259,29 @@ def forest_of(
     nodes_at_once
         Most nodes of several boosters that are joined into one native one; the numbers do not depend on it.
     """
+    return _forest_of(boosters, features, encoding, nodes_at_once)
+
+
+def leaf_forest_of(boosters: Sequence[xgb.Booster], features: Sequence[str], encoding: Encoding) -> Forest:
+    """Return the trees of boosters as a forest whose margins are the numbers of the leaves that a row falls into.
+
+    Each tree is an output of its own, and the value of each leaf is its number in the tree: a whole number, exact in float32.
+    Trees are in the order of the boosters, and in each in that of its rounds.
+
+    **Why** not XGBoost's own ``pred_leaf``: it takes one row after the other through all trees, where margins take 64 rows
+    through one tree after the other (``benchmarks/bench_predict.py``).
+    """
+    return _forest_of(boosters, features, encoding, NODES_AT_ONCE, of_leaves=True)
+
+
+def _forest_of(
+    boosters: Sequence[xgb.Booster],
+    features: Sequence[str],
+    encoding: Encoding,
+    nodes_at_once: int,
+    *,
+    of_leaves: bool = False,
+) -> Forest:
     models = _models(boosters)
     trees = [_trees(model) for model in models]
     left, split = (
@@ -288,7 +297,8 @@ def forest_of(
     used = np.concatenate([used[is_zero], used[~is_zero]])
     number = np.zeros(len(features), dtype=np.int64)
     number[used] = np.arange(len(used))
-    groups = []
+    groups: list[tuple[xgb.Booster, int, int]] = []
+    n_trees = np.cumsum([0, *map(len, trees)]).tolist()
     for first, stop in _packed([len(one) for one in left], nodes_at_once):
         joined = _join([(models[output], 1.0, output - first) for output in range(first, stop)], stop - first)
         # a leaf's number of a feature means nothing, and may be any
@@ -297,17 +307,30 @@ def forest_of(
             for one, inner in zip(split[first:stop], left[first:stop], strict=True)
         ]
         _renumber(joined, np.concatenate(of_nodes), len(used))
+        if of_leaves:
+            _number_leaves(joined)
         native = load(joined)
         native.set_param({"nthread": 1})  # threads take whole blocks of rows
-        groups.append((native, first, stop))
+        groups.append((native, n_trees[first], n_trees[stop]) if of_leaves else (native, first, stop))
     return Forest(
         tuple(groups),
         tuple(features[column] for column in used.tolist()),
         used,
         int(is_zero.sum()),
         encoding.sentinel,
-        len(boosters),
+        n_trees[-1] if of_leaves else len(boosters),
     )
+
+
+def _number_leaves(model: dict[str, Any]) -> None:
+    """Make each tree an output of its own, and its number in the tree the value of each leaf."""
+    learner = model["learner"]
+    inner, facts = learner["gradient_booster"]["model"], learner["learner_model_param"]
+    inner["trees"] = [_with_leaves(tree, lambda values: np.arange(float(len(values)))) for tree in inner["trees"]]
+    n = len(inner["trees"])
+    inner["tree_info"] = list(range(n))
+    facts["num_target"] = str(n)
+    facts["base_score"] = f"[{','.join(['5E-1'] * n)}]"  # a margin of 0
 
 
 def _packed(sizes: Sequence[int], most: int) -> list[tuple[int, int]]:

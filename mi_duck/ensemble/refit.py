@@ -36,7 +36,7 @@ from scipy.special import expit
 
 from mi_duck.archive import pack, read_parts
 from mi_duck.atomic_files import storage_errors, write_file
-from mi_duck.boosting.forest import complement, forest_of, tree_sizes, with_leaves
+from mi_duck.boosting.forest import complement, leaf_forest_of, tree_sizes, with_leaves
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.ensemble.monotone import MonotoneTree, monotone_trees
 from mi_duck.errors import CheckpointError
@@ -334,11 +334,12 @@ class _Refitting:
             path = _file_of(self.folder, fold, index).with_suffix(".leaves")
             files[index] = _LeafFile(path, tree_sizes(members), len(rows.label))
         features = self.plan.data.features
-        forest = forest_of([one for members in boosters.values() for one in members], features, self.reader.encoding)
+        joined = [one for members in boosters.values() for one in members]
+        forest = leaf_forest_of(joined, features, self.reader.encoding)
         n_trees = sum(file.n_trees for file in files.values())
         batch_rows = max(256, BATCH_BYTES // (4 * (len(features) + 2 * n_trees)))  # leaf numbers are turned once
         for matrix in self.reader.matrices(batch_rows, rows.wanted):
-            nodes, begin = forest.nodes(matrix, threads=self.threads), 0
+            nodes, begin = forest.margins(matrix, threads=self.threads), 0
             for file in files.values():
                 file.append(nodes[:, begin : begin + file.n_trees])
                 begin += file.n_trees
@@ -436,8 +437,8 @@ class _LeafFile:
         """Trees of all members."""
         return len(self.n_nodes)
 
-    def append(self, nodes: NDArray[np.int32]) -> None:
-        """Write the next rows, shape (n_rows, n_trees)."""
+    def append(self, nodes: Floats32) -> None:
+        """Write the leaf numbers of the next rows, shape (n_rows, n_trees)."""
         by_tree = np.ascontiguousarray(nodes.T.astype(self.kind))
         with storage_errors(self.path), self.path.open("r+b") as file:
             for tree, own in enumerate(by_tree):
