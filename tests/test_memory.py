@@ -255,7 +255,7 @@ def test_memory_model__comes_back_through_json() -> None:
 def points(*sizes: tuple[int, int]) -> list[MemoryPoint]:
     """Return measurements of every phase: 100 MiB, what grows with the rows, and something extra, for (rows, extra)."""
     return [
-        MemoryPoint(phase, 1, rows, 1167, (100 << 20) + extra + growing_bytes(phase, rows, WORK))
+        MemoryPoint(phase, 1, rows, 1167, (100 << 20) + extra + growing_bytes(phase, rows, WORK, n_nodes=31), 31)
         for phase, (rows, extra) in product(PHASES, sizes)
     ]
 

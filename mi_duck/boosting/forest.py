@@ -516,6 +516,19 @@ def tree_sizes(boosters: Sequence[xgb.Booster]) -> list[list[int]]:
     return [[len(joined_arrays([tree["left_children"]])) for tree in _trees(model)] for model in _models(boosters)]
 
 
+def most_nodes(data: bytes, max_depth: int) -> int:
+    """Return how many nodes the largest tree of a booster has above its last level: those that had a histogram."""
+    most = 0
+    for tree in _trees(read_object(data)[0]):
+        left, right = (joined_arrays([tree[name]]) for name in ("left_children", "right_children"))
+        level, n = np.zeros(1, dtype=np.intp), 0
+        for _ in range(max_depth):
+            n += len(level)
+            level = np.concatenate([side[level[left[level] != -1]] for side in (left, right)])
+        most = max(most, n)
+    return most
+
+
 @dataclass(frozen=True, slots=True)
 class TreeShape:
     """The splits of a tree, by node: its children, -1 of a leaf, and the number of the feature that it splits."""

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from mi_duck.boosting.boosters import (
     predict_margins,
     report_resumption,
 )
-from mi_duck.boosting.forest import complement
+from mi_duck.boosting.forest import complement, most_nodes
 from mi_duck.boosting.matrix import PASSES, build_matrix, cut_reference, trim_heap
 from mi_duck.boosting.write_instance import (
     Fit,
@@ -59,7 +60,8 @@ def train_instance(*, run: str, instance_id: int, threads: int, report: Report) 
     -------
     dict
         ``rounds`` of each final booster; ``phases``: peak memory of each phase in bytes, where the system reports it and the
-        phase was not done before; ``build_seconds`` and ``boost_seconds`` of all matrices and of all rounds;
+        phase was not done before; ``nodes`` of the largest tree of any fit on the matrix of all rows, above its last level;
+        ``build_seconds`` and ``boost_seconds`` of all matrices and of all rounds;
         ``rounds_before``, ``seconds_before`` and ``peak_before``: of earlier processes.
     """
     folder = RunFolder(Path(run))
@@ -89,6 +91,7 @@ def train_instance(*, run: str, instance_id: int, threads: int, report: Report) 
         for of_class in zip(*fold_fits, strict=True)
     ]
     final = training.fit_final(rounds)
+    on_all_rows = [*final, *chain.from_iterable(fold_fits)] if training.by_weight else final
     report("calibrating", 0, 1)
     methods = allowed_methods(settings.calibrate)
     keys = rows.reader.keys()
@@ -104,6 +107,7 @@ def train_instance(*, run: str, instance_id: int, threads: int, report: Report) 
     return {
         "rounds": rounds,
         "phases": training.meter.peaks,
+        "nodes": max(most_nodes(one.raw, settings.max_depth) for one in on_all_rows),
         **training.seconds,
         "rounds_before": progress.rounds_before,
         "seconds_before": progress.seconds_before,

@@ -138,11 +138,12 @@ def measure_dataset(
 
 
 def _peaks(points: Sequence[MemoryPoint], model: MemoryModel, layout: str, is_probe: bool) -> list[Peak]:
-    """Return the peak of each process: that of its largest phase."""
+    """Return the peak of each process, that of its largest phase, and what is predicted for trees as large as its own."""
     found = []
     for n_genes in sorted({point.n_genes for point in points}):
         own = [point for point in points if point.n_genes == n_genes]
         n_rows = own[0].n_rows
         largest = max(point.peak_bytes for point in own)
-        found.append(Peak(is_probe, layout, n_genes, n_rows, model.predict_bytes(n_rows, n_genes), largest))
+        predicted = model.predict_bytes(n_rows, n_genes, n_nodes=own[0].n_nodes)
+        found.append(Peak(is_probe, layout, n_genes, n_rows, predicted, largest))
     return found

@@ -308,7 +308,7 @@ def probe(
     rows, genes, n_features = instance.n_training_rows, instance.n_genes, len(small_run.plan.data.features)
     build, boost = found["build_seconds"], found["boost_seconds"]
     return (
-        [MemoryPoint(phase, genes, rows, n_features, found["phases"][phase]) for phase in PHASES],
+        [MemoryPoint(phase, genes, rows, n_features, found["phases"][phase], found["nodes"]) for phase in PHASES],
         TimePoint(
             n_rows=rows,
             n_cells=int(rows * n_features * (1 - model.layout.missing_share)),

@@ -83,13 +83,18 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPoint:
-    """One measurement: the peak resident memory of one phase of a training process, in bytes."""
+    """One measurement: the peak resident memory of one phase of a training process, in bytes.
+
+    ``n_nodes`` are those of its largest tree that had a histogram: a few rounds have fewer than the whole training that is
+    predicted.
+    """
 
     phase: str
     n_genes: int
     n_rows: int
     n_features: int
     peak_bytes: int
+    n_nodes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +124,16 @@ class MemoryModel:
             return BASE_BYTES + _fixed_bytes(phase, self.layout)
         return self.measured_bytes[PHASES.index(phase)]
 
-    def predict_bytes(self, n_rows: int, n_genes: int) -> int:
-        """Return the peak resident memory in bytes of training ``n_rows`` rows of ``n_genes`` genes."""
+    def predict_bytes(self, n_rows: int, n_genes: int, *, n_nodes: int | None = None) -> int:
+        """Return the peak resident memory in bytes of training ``n_rows`` rows of ``n_genes`` genes.
+
+        ``n_nodes`` of its largest tree, where they are known because it was trained; by default what a whole training may reach.
+        """
         if self.megabytes_per_gene is not None:
             return BASE_BYTES + int(self.megabytes_per_gene * (1 << 20) * n_genes)
-        peak = max(self.base_bytes(phase) + growing_bytes(phase, n_rows, self.layout) for phase in PHASES)
+        peak = max(
+            self.base_bytes(phase) + growing_bytes(phase, n_rows, self.layout, n_nodes=n_nodes) for phase in PHASES
+        )
         return int((MARGIN if self.measured_bytes is None else MARGIN_MEASURED) * peak)
 
     def needed_bytes(self, n_rows: int, n_genes: int) -> int:
@@ -153,7 +163,7 @@ class MemoryModel:
             self,
             measured_bytes=tuple(
                 max(
-                    point.peak_bytes - growing_bytes(phase, point.n_rows, self.layout)
+                    point.peak_bytes - growing_bytes(phase, point.n_rows, self.layout, n_nodes=point.n_nodes)
                     for point in points
                     if point.phase == phase
                 )
@@ -162,8 +172,8 @@ class MemoryModel:
         )
 
 
-def growing_bytes(phase: str, n_rows: int, layout: Layout) -> int:
-    """Return the part of a phase's memory that grows with the rows.
+def growing_bytes(phase: str, n_rows: int, layout: Layout, *, n_nodes: int | None = None) -> int:
+    """Return the part of a phase's memory that grows with the rows; ``n_nodes``: of the largest tree, where it is known.
 
     Notes
     -----
@@ -197,7 +207,7 @@ def growing_bytes(phase: str, n_rows: int, layout: Layout) -> int:
         matrix = max(matrix, _sketch_bytes(n_rows, layout))
     by_row = n_rows * (88 if layout.cv == "weights" else 48)
     if phase == "boost":
-        return keys + margins + matrix + by_row + int(16 * layout.bins * _nodes(n_rows, layout))
+        return keys + margins + matrix + by_row + int(16 * layout.bins * (n_nodes or _nodes(n_rows, layout)))
     return keys + margins + matrix + (by_row if layout.is_external else 0)
 
 
@@ -283,8 +293,8 @@ def slope_ratio(points: Sequence[MemoryPoint], phase: str, layout: Layout) -> fl
     if len(found) < 2 or found[0].n_rows == found[-1].n_rows:
         return None
     first, last = found[0], found[-1]
-    computed = growing_bytes(phase, last.n_rows, layout) - growing_bytes(phase, first.n_rows, layout)
-    return (last.peak_bytes - first.peak_bytes) / computed
+    smaller, larger = (growing_bytes(phase, one.n_rows, layout, n_nodes=one.n_nodes) for one in (first, last))
+    return (last.peak_bytes - first.peak_bytes) / (larger - smaller)
 
 
 @dataclass(frozen=True, slots=True)
