@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from hashlib import sha256
-from itertools import chain, groupby
+from itertools import accumulate, chain, groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -124,9 +124,9 @@ def _write_rows(
             segment_of_gene[segment.first_rank : segment.stop_rank] = number
             handles.append(_open(plan, segment, folder / segment.name))
         done, total = 0, sum(segment.n_rows for segment in missing)
-        for file, first_row, records, keys, runs in _batches(db, plan, segment_of_gene >= 0):
+        for file, row, records, keys, runs in _batches(db, plan, segment_of_gene >= 0):
             source = np.empty(len(keys), dtype=SOURCE)
-            source["file"], source["row"] = number_of_file[file], np.arange(first_row, first_row + len(keys))
+            source["file"], source["row"] = number_of_file[file], row
             for begin, stop, rank in runs:
                 if next_row[rank] + stop - begin > stop_row[rank]:
                     raise DataError(f"{file} changed since the plan was made; plan anew")
@@ -176,10 +176,10 @@ def _write_at(handle: int, records: NDArray[np.void], index: int) -> None:
 
 def _batches(
     db: Database, plan: Plan, is_wanted: NDArray[np.bool_]
-) -> Iterator[tuple[str, int, NDArray[np.void], NDArray[np.void], list[tuple[int, int, int]]]]:
-    """Yield the rows of all row groups that hold a wanted gene, batch by batch, each row group once.
+) -> Iterator[tuple[str, NDArray[np.int64], NDArray[np.void], NDArray[np.void], list[tuple[int, int, int]]]]:
+    """Yield the rows of wanted genes, batch by batch; each row group that holds any is read once.
 
-    A batch is its file, the number of its first row there, records, keys without ranks, and its runs of wanted rows: (first
+    A batch is its file, the numbers of its rows there, records, keys without ranks, and its runs of rows of one gene: (first
     row, stop row, gene rank), counted in the batch.
     """
     runs = db.arrow("row_index")
@@ -199,17 +199,20 @@ def _batches(
         for group, batch in batches:
             first = first if group == begun else 0  # of the batch, counted in the row group
             begun, stop = group, first + batch.num_rows
+            own = list(_runs_before(runs_of_group[group], first, stop))
+            row = np.arange(first, stop) + begins[file, group]
+            first = stop
+            if (
+                sum(end - begin for begin, end, _ in own) < batch.num_rows
+            ):  # turning rows into records takes longer than reading
+                if not own:
+                    continue
+                kept = np.concatenate([np.arange(begin, end) for begin, end, _ in own])
+                batch, row, own = batch.take(pa.array(kept)), row[kept], _side_by_side(own)
             records, keys = _records(batch, file, plan)
             if uses is not None:
-                keys["use"] = uses[begins[file, group] + first : begins[file, group] + stop]
-            yield (
-                file,
-                begins[file, group] + first,
-                records,
-                keys,
-                list(_runs_before(runs_of_group[group], first, stop)),
-            )
-            first = stop
+                keys["use"] = uses[row]
+            yield file, row, records, keys, own
 
 
 def _runs_before(runs: deque[tuple[int, int, int]], first: int, stop: int) -> Iterator[tuple[int, int, int]]:
@@ -219,6 +222,16 @@ def _runs_before(runs: deque[tuple[int, int, int]], first: int, stop: int) -> It
         if end > stop:
             runs.appendleft((stop, end, rank))
         yield begin - first, min(end, stop) - first, rank
+
+
+def _side_by_side(runs: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Return runs as they lie when nothing is between them.
+
+    >>> _side_by_side([(3, 5, 70), (9, 10, 71)])
+    [(0, 2, 70), (2, 3, 71)]
+    """
+    ends = accumulate(end - begin for begin, end, _ in runs)
+    return [(stop - (end - begin), stop, rank) for stop, (begin, end, rank) in zip(ends, runs, strict=True)]
 
 
 def _records(batch: pa.RecordBatch, file: str, plan: Plan) -> tuple[NDArray[np.void], NDArray[np.void]]:

@@ -29,7 +29,10 @@ REFERENCE_SHARE = 0.5  # with more wide columns than this, sketching them apart 
 PHASES = ("cuts", "matrix", "boost", "finish")
 
 MARGIN = 1.05  # of predictions that are not measured
-MARGIN_MEASURED = 1.015  # for what a hundred rounds add to the two of a probe: boosters, curves, a larger heap
+MARGIN_MEASURED = 1.015  # for what a whole training adds to the two rounds of a probe: curves, a larger heap
+TREE_BYTES = (
+    34  # of a booster's file for each node above the last level, of which the mean tree has half, and leaves as many
+)
 PLANNED = 0.97  # share of a budget that a prediction may take; the process is killed where it passes the whole
 BASE_BYTES = 120 << 20  # interpreter, NumPy, Arrow and XGBoost loaded: the same to 3 MiB in all that was measured
 
@@ -62,6 +65,8 @@ class Layout:
     leaf_rows
         Rows of the smallest leaf while nothing is learned: ``min_child_weight`` over the largest variance of a class's label;
         0 where trees may be full.
+    n_trees
+        Of all fits, as many as early stopping usually leaves: they are kept until all are written.
     """
 
     n_features: int
@@ -79,6 +84,7 @@ class Layout:
     scored_per_row: float = 1.0
     leaf_rows: float = 0.0
     has_weights: bool = False
+    n_trees: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +200,12 @@ def growing_bytes(phase: str, n_rows: int, layout: Layout, *, n_nodes: int | Non
         batches = (2 + (n_rows > WIDE_BATCH_ROWS)) * min(n_rows, WIDE_BATCH_ROWS) * layout.n_features
         return keys + _matrix_bytes(n_rows, wide) + _sketch_bytes(n_rows, layout) + batches
     margins = 4 * layout.n_classes * scored
+    nodes = n_nodes or _nodes(n_rows, layout)
+    boosters = 0 if n_nodes else int(TREE_BYTES * layout.n_trees * nodes)
     if phase == "finish":
         keys += 36 * scored * layout.has_weights
-        return keys + margins + scored * (14 + 26 * layout.n_classes) + 27 * layout.n_classes * min(scored, 300_000)
+        written = scored * (14 + 26 * layout.n_classes) + 27 * layout.n_classes * min(scored, 300_000)
+        return keys + margins + boosters + written
     matrix = _matrix_bytes(n_rows, layout)
     if layout.is_external:
         pages = PAGES_HELD if phase == "boost" else PAGES_BUILT
@@ -207,7 +216,7 @@ def growing_bytes(phase: str, n_rows: int, layout: Layout, *, n_nodes: int | Non
         matrix = max(matrix, _sketch_bytes(n_rows, layout))
     by_row = n_rows * (88 if layout.cv == "weights" else 48)
     if phase == "boost":
-        return keys + margins + matrix + by_row + int(16 * layout.bins * (n_nodes or _nodes(n_rows, layout)))
+        return keys + margins + matrix + boosters + by_row + int(16 * layout.bins * nodes)
     return keys + margins + matrix + (by_row if layout.is_external else 0)
 
 
