@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 import mi_duck
 from mi_duck.boosting.boosters import predict_margins
-from mi_duck.boosting.forest import tree_sizes
+from mi_duck.boosting.forest import leaf_counts
 from mi_duck.boosting.train import PeakMeter
 from mi_duck.ensemble.model_file import read_fold_models
 from mi_duck.ensemble.refit import _Refitting, read_refitted
@@ -92,7 +92,7 @@ def compare(folds: Folds, n_folds: int, n_blocks: int) -> None:
             spent[name] = cpu + cost.cpu, max(peak, meter.peaks.get("refit", 0) / 2**20)
             margins[name].append(np.mean(found, axis=0))
             sizes = [
-                [len(one) for one in tree_sizes([booster for m in members[block] for booster in m])]
+                [len(one) for one in leaf_counts([booster for m in members[block] for booster in m])]
                 for block in several
             ]
             n_trees[name] = max(n_trees[name], *(sum(one) for one in sizes))

@@ -59,7 +59,7 @@ def trained(data: Path, run: Path, words: tuple[str, ...]) -> tuple[int, int, in
     shutil.rmtree(run, ignore_errors=True)
     usual = {"--strategy": "single", "--threads": "2"}
     settings = [word for name, value in usual.items() if name not in words for word in (name, value)]
-    rounds = ("--n-estimators", 5, "--early-stopping-patience", 0, "--max-memory-per-instance-gb", 6)
+    rounds = ("--n-estimators", 30, "--early-stopping-patience", 0, "--max-memory-per-instance-gb", 6)
     threads = words[words.index("--threads") + 1] if "--threads" in words else "2"
     failed = mi_duck("plan", data, "--out", run, *rounds, *settings, *words)
     failed = failed or mi_duck("train", run, "--instance", 0, "--threads", threads)

@@ -28,6 +28,7 @@ TOYS = {
     "bench_settings.py": ["24", "1", "--only", "rate .1, depth 6, leaves of 1", "defaults"],
     "bench_shap.py": ["toy"],
     "bench_spread.py": ["toy"],
+    "bench_tree_nodes.py": ["toy"],
     "bench_whole_job.py": ["--toy", "--rounds", "3", "--folds", "2", "--contenders", "plain", "lightgbm", "mi_duck"],
     "bench_final_rounds.py": ["toy"],
     "bench_waiting.py": ["200", "5", "2", "1"],

@@ -12,7 +12,7 @@ from test_distil import check_taught, opened
 
 from mi_duck.archive import read_parts
 from mi_duck.atomic_files import file_sha256
-from mi_duck.boosting.forest import leaf_forest_of, tree_sizes, with_leaves, without_leaves
+from mi_duck.boosting.forest import leaf_counts, leaf_forest_of, with_leaves, without_leaves
 from mi_duck.ensemble.model import ConsolidatedMetaModel
 from mi_duck.ensemble.model_file import load_unified_model, read_fold_models
 from mi_duck.ensemble.refit import ReadLeaves, deciding_groups, refit_leaves
@@ -41,7 +41,7 @@ def boosted(rows: NDArray, truth: NDArray, weight: NDArray, prior: float) -> xgb
 
 def leaves_of(boosters: list[xgb.Booster], rows: NDArray) -> tuple[ReadLeaves, list[int], list[range]]:
     """Return what reads leaf numbers, sizes and the trees of each booster, as `refit_leaves` takes them."""
-    sizes = tree_sizes(boosters)
+    sizes = leaf_counts(boosters)
     ends = np.cumsum([0, *map(len, sizes)])
     members = [range(ends[number], ends[number + 1]) for number in range(len(boosters))]
     nodes = leaf_forest_of(boosters, NAMES, Encoding()).margins(rows, threads=2).astype(int).T

@@ -265,7 +265,8 @@ def forest_of(
 def leaf_forest_of(boosters: Sequence[xgb.Booster], features: Sequence[str], encoding: Encoding) -> Forest:
     """Return the trees of boosters as a forest whose margins are the numbers of the leaves that a row falls into.
 
-    Each tree is an output of its own, and the value of each leaf is its number in the tree: a whole number, exact in float32.
+    Each tree is an output of its own, and the value of each leaf is its number among the leaves of the tree, in the order of
+    their nodes: a whole number, exact in float32, and below 256 in trees of eight levels.
     Trees are in the order of the boosters, and in each in that of its rounds.
 
     **Why** not XGBoost's own ``pred_leaf``: it takes one row after the other through all trees, where margins take 64 rows
@@ -323,10 +324,13 @@ def _forest_of(
 
 
 def _number_leaves(model: dict[str, Any]) -> None:
-    """Make each tree an output of its own, and its number in the tree the value of each leaf."""
+    """Make each tree an output of its own, and its number among the leaves of its tree the value of each leaf."""
     learner = model["learner"]
     inner, facts = learner["gradient_booster"]["model"], learner["learner_model_param"]
-    inner["trees"] = [_with_leaves(tree, lambda values: np.arange(float(len(values)))) for tree in inner["trees"]]
+    numbers = [np.cumsum(joined_arrays([tree["left_children"]]) == -1) - 1.0 for tree in inner["trees"]]
+    inner["trees"] = [
+        _with_leaves(tree, partial(_instead, own)) for tree, own in zip(inner["trees"], numbers, strict=True)
+    ]
     n = len(inner["trees"])
     inner["tree_info"] = list(range(n))
     facts["num_target"] = str(n)
@@ -476,12 +480,17 @@ def _instead(values: NDArray[np.float64], _: NDArray[np.float64]) -> NDArray[np.
 
 
 def with_leaves(booster: xgb.Booster, leaves: Sequence[NDArray[np.float64]], intercept: float) -> bytes:
-    """Return a logistic booster with other values of leaves, one array per tree with a value per node, and intercept."""
-    return _with_values(booster, leaves, f"[{np.format_float_scientific(1 / (1 + np.exp(-intercept)))}]")
+    """Return a logistic booster with other values of leaves, one array per tree in the order of its nodes, and intercept."""
+    of_nodes = []
+    for is_leaf, values in zip(_leaves_among_nodes(booster), leaves, strict=True):
+        own = np.zeros(len(is_leaf))
+        own[is_leaf] = values
+        of_nodes.append(own)
+    return _with_values(booster, of_nodes, f"[{np.format_float_scientific(1 / (1 + np.exp(-intercept)))}]")
 
 
 def _with_values(booster: xgb.Booster, leaves: Sequence[NDArray[np.float64]], base_score: str) -> bytes:
-    """Return a booster with other values of leaves and the text of its intercept."""
+    """Return a booster with other values of leaves, one array per tree with a value per node, and the text of its intercept."""
     model = _models([booster])[0]
     model["learner"]["gradient_booster"]["model"]["trees"] = [
         _with_leaves(tree, partial(_instead, values)) for tree, values in zip(_trees(model), leaves, strict=True)
@@ -505,15 +514,20 @@ def with_kept_leaves(booster: xgb.Booster, values: NDArray[np.float32], base_sco
     CheckpointError
         They are not of these trees, or not numbers.
     """
-    (sizes,) = tree_sizes([booster])
+    sizes = [len(is_leaf) for is_leaf in _leaves_among_nodes(booster)]
     if sum(sizes) != len(values) or not np.isfinite(values).all() or not 0 < float(base_score.strip("[]")) < 1:
         raise CheckpointError("the leaves of a refitted booster do not belong to its trees; consolidate the run again")
     return _with_values(booster, np.split(values.astype(np.float64), np.cumsum(sizes)[:-1]), base_score)
 
 
-def tree_sizes(boosters: Sequence[xgb.Booster]) -> list[list[int]]:
-    """Return how many nodes each tree of each booster has."""
-    return [[len(joined_arrays([tree["left_children"]])) for tree in _trees(model)] for model in _models(boosters)]
+def leaf_counts(boosters: Sequence[xgb.Booster]) -> list[list[int]]:
+    """Return how many leaves each tree of each booster has."""
+    return [[int(is_leaf.sum()) for is_leaf in _leaves_among_nodes(booster)] for booster in boosters]
+
+
+def _leaves_among_nodes(booster: xgb.Booster) -> list[NDArray[np.bool_]]:
+    """Return of each tree which of its nodes are leaves."""
+    return [joined_arrays([tree["left_children"]]) == -1 for tree in _trees(_models([booster])[0])]
 
 
 def most_nodes(data: bytes, max_depth: int) -> int:

@@ -31,7 +31,7 @@ class MonotoneTree:
         Nodes that are split, each before its children: the node, the child whose leaves must not be above those of the other,
         that other, and whether the split is constrained; where it is not the order of the children means nothing.
     leaves
-        All others that a row can reach.
+        All others, in their order.
     """
 
     inner: tuple[tuple[int, int, int, bool], ...]
@@ -43,23 +43,23 @@ class MonotoneTree:
         Parameters
         ----------
         values, weights
-            Of each node, shape (n_nodes,), those of leaves count; weights are not negative.
+            Of each leaf, shape (n_leaves,); weights are not negative.
         """
-        least, most, weight, total = values.copy(), values.copy(), weights + 1e-12, values * (weights + 1e-12)
+        own, n_nodes = list(self.leaves), len(self.inner) + len(self.leaves)
+        least, weight = np.zeros(n_nodes), np.zeros(n_nodes)
+        least[own], weight[own] = values, weights + 1e-12
+        most, total = least.copy(), least * weight
         for node, lower, upper, _ in reversed(self.inner):
             least[node], most[node] = min(least[lower], least[upper]), max(most[lower], most[upper])
             weight[node], total[node] = weight[lower] + weight[upper], total[lower] + total[upper]
-        floor, ceiling = np.full(len(values), -np.inf), np.full(len(values), np.inf)
+        floor, ceiling = np.full(n_nodes, -np.inf), np.full(n_nodes, np.inf)
         for node, lower, upper, is_constrained in self.inner:
             floor[[lower, upper]], ceiling[[lower, upper]] = floor[node], ceiling[node]
             if is_constrained and most[lower] > least[upper]:
                 middle = (total[lower] / weight[lower] + total[upper] / weight[upper]) / 2
                 middle = min(max(middle, floor[node]), ceiling[node])
                 ceiling[lower] = floor[upper] = middle
-        kept = values.copy()
-        own = list(self.leaves)
-        kept[own] = np.clip(values[own], floor[own], ceiling[own])
-        return kept
+        return np.clip(values, floor[own], ceiling[own])
 
 
 def monotone_trees(boosters: Sequence[xgb.Booster], signs: Mapping[int, int]) -> dict[int, MonotoneTree]:
@@ -75,12 +75,12 @@ def monotone_trees(boosters: Sequence[xgb.Booster], signs: Mapping[int, int]) ->
 
 
 def _monotone_tree(shape: TreeShape, signs: Mapping[int, int]) -> MonotoneTree:
-    inner, leaves, waiting = [], [], [0]
+    inner, waiting = [], [0]
     left, right, feature = shape.left.tolist(), shape.right.tolist(), shape.feature.tolist()
+    leaves = [node for node, child in enumerate(left) if child == -1]
     while waiting:
         node = waiting.pop()
         if left[node] == -1:
-            leaves.append(node)
             continue
         sign = signs.get(feature[node], 0)
         lower, upper = (right[node], left[node]) if sign < 0 else (left[node], right[node])

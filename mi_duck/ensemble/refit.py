@@ -36,7 +36,7 @@ from scipy.special import expit
 
 from mi_duck.archive import pack, read_parts
 from mi_duck.atomic_files import storage_errors, write_file
-from mi_duck.boosting.forest import complement, leaf_forest_of, tree_sizes, with_leaves
+from mi_duck.boosting.forest import complement, leaf_counts, leaf_forest_of, with_leaves
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.ensemble.monotone import MonotoneTree, monotone_trees
 from mi_duck.errors import CheckpointError
@@ -60,7 +60,7 @@ USUAL_PASSES = 5  # where no group can decide
 
 
 ReadLeaves = Callable[[int, int, NDArray[np.intp]], None]
-"""Given a tree and a first row, writes the leaves that rows from there on fall into, by their numbers in the tree."""
+"""Given a tree and a first row, writes the leaves that rows from there on fall into, by their numbers among those of the tree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Leaves:
     intercept
         Log-odds where every leaf is 0.
     leaves
-        For each tree the value of each of its nodes, 0 for those that are no leaf.
+        For each tree the values of its leaves, in the order of their nodes.
     losses
         Mean log loss on the deciding rows after each pass; empty where there are none. The leaves are those of the lowest.
     """
@@ -84,7 +84,7 @@ class Leaves:
 
 def refit_leaves(
     read_leaves: ReadLeaves,
-    n_nodes: Sequence[int],
+    n_leaves: Sequence[int],
     members: Sequence[Sequence[int]],
     truth: Booleans,
     weight: Floats32,
@@ -99,8 +99,8 @@ def refit_leaves(
 
     Parameters
     ----------
-    n_nodes
-        Nodes of each tree.
+    n_leaves
+        Leaves of each tree.
     members
         The trees of each member in the order of its rounds.
     truth, weight
@@ -126,7 +126,7 @@ def refit_leaves(
     prior = float(np.clip(prior, 1e-6, 1 - 1e-6))
     intercept = float(np.log(prior / (1 - prior)))
     joint = np.full(len(truth), intercept)
-    leaves = [np.zeros(size) for size in n_nodes]
+    leaves = [np.zeros(size) for size in n_leaves]
     own = np.empty(BLOCK_ROWS, dtype=np.intp)
 
     def look(moves: Mapping[int, Floats64], trees: Sequence[int]) -> dict[int, Floats64]:
@@ -134,7 +134,7 @@ def refit_leaves(
 
         Block by block, so that what is computed of the rows stays in the processor's cache.
         """
-        slope, curvature = ({tree: np.zeros(n_nodes[tree]) for tree in trees} for _ in range(2))
+        slope, curvature = ({tree: np.zeros(n_leaves[tree]) for tree in trees} for _ in range(2))
         for block in blocks:
             here = own[: block.stop - block.start]
             if moves:
@@ -151,8 +151,8 @@ def refit_leaves(
             hessian = probability * (1 - probability) * weights
             for tree in trees:
                 read_leaves(tree, block.start, here)
-                slope[tree] += np.bincount(here, gradient, n_nodes[tree])
-                curvature[tree] += np.bincount(here, hessian, n_nodes[tree])
+                slope[tree] += np.bincount(here, gradient, n_leaves[tree])
+                curvature[tree] += np.bincount(here, hessian, n_leaves[tree])
         return {tree: moved(tree, -step * slope[tree] / (curvature[tree] + penalty), curvature[tree]) for tree in trees}
 
     def moved(tree: int, delta: Floats64, weights: Floats64) -> Floats64:
@@ -332,7 +332,7 @@ class _Refitting:
         files = {}
         for index, members in boosters.items():
             path = _file_of(self.folder, fold, index).with_suffix(".leaves")
-            files[index] = _LeafFile(path, tree_sizes(members), len(rows.label))
+            files[index] = _LeafFile(path, leaf_counts(members), len(rows.label))
         features = self.plan.data.features
         joined = [one for members in boosters.values() for one in members]
         forest = leaf_forest_of(joined, features, self.reader.encoding)
@@ -361,7 +361,7 @@ class _Refitting:
             if rows.deciding is not None:
                 found = refit_leaves(
                     file.read,
-                    file.n_nodes,
+                    file.n_leaves,
                     file.members,
                     truth,
                     rows.weight,
@@ -373,7 +373,7 @@ class _Refitting:
             else:
                 passes = passes or USUAL_PASSES
                 found = refit_leaves(
-                    file.read, file.n_nodes, file.members, truth, rows.weight, passes=passes, monotone=monotone
+                    file.read, file.n_leaves, file.members, truth, rows.weight, passes=passes, monotone=monotone
                 )
         parts = {
             str(number): with_leaves(booster, [found.leaves[tree] for tree in trees], found.intercept)
@@ -417,15 +417,15 @@ class _LeafFile:
     Parameters
     ----------
     sizes
-        Nodes of each tree of each member.
+        Leaves of each tree of each member.
     """
 
     def __init__(self, path: Path, sizes: Sequence[Sequence[int]], n_rows: int) -> None:
         self.path, self.n_rows, self.n_written = path, n_rows, 0
-        self.n_nodes = [size for one in sizes for size in one]
+        self.n_leaves = [size for one in sizes for size in one]
         ends = np.cumsum([0, *map(len, sizes)]).tolist()
         self.members = [range(first, stop) for first, stop in pairwise(ends)]
-        self.kind = np.min_scalar_type(max(self.n_nodes))
+        self.kind = np.min_scalar_type(max(self.n_leaves) - 1)
         self._bytes = np.empty(BLOCK_ROWS, dtype=self.kind)
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -435,7 +435,7 @@ class _LeafFile:
     @property
     def n_trees(self) -> int:
         """Trees of all members."""
-        return len(self.n_nodes)
+        return len(self.n_leaves)
 
     def append(self, nodes: Floats32) -> None:
         """Write the leaf numbers of the next rows, shape (n_rows, n_trees)."""

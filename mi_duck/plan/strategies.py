@@ -321,7 +321,7 @@ def _alternative(
 
 def leaves_bytes(n_instances: int, n_rows: int, settings: Settings, layout: Layout) -> int:
     """Return what leaf numbers of all training rows take, of all classes."""
-    per_row = 1 if settings.max_depth <= 6 else 2  # 127 nodes have numbers of a byte
+    per_row = 1 if settings.max_depth <= 8 else 2  # 256 leaves have numbers of a byte
     return len(fitted_classes(layout.n_classes)) * n_instances * usual_rounds(settings) * n_rows * per_row
 
 
