@@ -1,12 +1,13 @@
 """Should final boosters, which see all rows, have more rounds than those of the folds? Scores on genes held out of all.
 
-Usage: python benchmarks/bench_final_rounds.py DATASET [--genes 2000] [--features 200] [--threads 1]
+Usage: python benchmarks/bench_final_rounds.py DATASET [--genes 2000] [--features 200] [--genes-per-instance 666] [--threads 1]
        python benchmarks/bench_final_rounds.py toy
 
 A quarter of the fold groups is held out. Instances are trained as in a run (a tenth of the easy negatives, the best features of
 a pilot), but their final boosters get 1.5 times the median of the rounds of their folds, so that the first part of them is what
 fewer rounds would have given. For each factor, the held-out rows are scored by the mean of the cut boosters, and by those whose
-leaves are fitted together as a run does it. Log-odds are calibrated by the other half of the held-out groups.
+leaves are fitted together as a run does it; so are the trees of the folds in their place, leaves fitted on all genes. Log-odds
+are calibrated by the other half of the held-out groups.
 """
 
 import argparse
@@ -43,7 +44,6 @@ from mi_duck.settings import Asked
 FACTORS = (1.0, 1.2, 1.35, 1.5)
 """Of the median of the rounds of the folds, which have three fifths of the rows: three folds, and a tenth for early stopping."""
 DRAWS = 1000
-FIRST = f", {FACTORS[0]} times the rounds"
 Drawn = dict[tuple[str, str], Any]
 Boosters = Sequence[Sequence[xgb.Booster]]
 
@@ -114,22 +114,21 @@ def compare(folder: RunFolder, threads: int) -> None:
         ]
         refitting.refit(None, cut, passes=usual)
         refitted = read_refitted(folder, None, n_classes=len(plan.data.classes))
-        drawn[f"mean, {factor} times the rounds"] = score(cut)
-        drawn[f"refit, {factor} times the rounds"] = score(refitted)
+        drawn["mean", f"{factor} times the rounds"] = score(cut)
+        drawn["refit", f"{factor} times the rounds"] = score(refitted)
     of_one_fold = [of_folds[number % n_folds] for number, of_folds in enumerate(folds)]
     of_all_folds = [of_fold for of_folds in folds for of_fold in of_folds]
     for how, trees in (("of one fold", of_one_fold), ("of all folds", of_all_folds)):
         refitting.refit(None, trees, passes=usual)
-        drawn[f"refit, the trees {how}"] = score(read_refitted(folder, None, n_classes=len(plan.data.classes)))
+        drawn["refit", f"the trees {how}"] = score(read_refitted(folder, None, n_classes=len(plan.data.classes)))
     print(
         f"{len(instances)} instances, {plan.data.n_genes:,} genes; {len(held_out.label):,} rows of {plan.data.n_holdout_genes:,} "
         f"held-out genes; rounds of the folds {rounds}, passes {usual}"
     )
-    for how, scores in drawn.items():
-        print(f"{how}: {words_of(scores)}")
-        print(
-            f"  minus 1.0 times: {words_of(differences(scores, drawn[how.split(',')[0] + FIRST]), is_difference=True)}"
-        )
+    for (how, what), scores in drawn.items():
+        difference = differences(scores, drawn[how, f"{FACTORS[0]} times the rounds"])
+        print(f"{how}, {what}: {words_of(scores)}")
+        print(f"  minus {FACTORS[0]} times: {words_of(difference, is_difference=True)}")
 
 
 def main(arguments: list[str]) -> None:
@@ -138,7 +137,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("dataset")
     parser.add_argument("--genes", type=int, default=2000)
     parser.add_argument("--features", type=int, default=200)
-    parser.add_argument("--instances", type=int, default=3)
+    parser.add_argument("--genes-per-instance", type=int)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args(arguments)
     print_machine()
@@ -149,7 +148,7 @@ def main(arguments: list[str]) -> None:
             given.dataset = place / "data"
         else:
             options = {"sample_genes": given.genes, "sample_negatives": 0.1, "screen_features": given.features}
-            options["genes_per_instance"] = math.ceil(given.genes * 0.75 / given.instances * 1.1) + 1
+            options["genes_per_instance"] = given.genes_per_instance or given.genes // 3
         asked = Asked(holdout_genes="0.25", strategy="multi", memory_per_gene_mb=1.0, **options)  # type: ignore[arg-type]
         compare(trained(Path(given.dataset), place / "run", asked, given.threads), given.threads)
 

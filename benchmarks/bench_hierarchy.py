@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 
 import mi_duck
 from mi_duck.boosting.boosters import predict_margins
-from mi_duck.boosting.forest import leaf_counts
 from mi_duck.boosting.train import PeakMeter
 from mi_duck.ensemble.model_file import read_fold_models
 from mi_duck.ensemble.refit import _Refitting, read_refitted
@@ -91,11 +90,8 @@ def compare(folds: Folds, n_folds: int, n_blocks: int) -> None:
             cpu, peak = spent.get(name, (0.0, 0.0))
             spent[name] = cpu + cost.cpu, max(peak, meter.peaks.get("refit", 0) / 2**20)
             margins[name].append(np.mean(found, axis=0))
-            sizes = [
-                [len(one) for one in leaf_counts([booster for m in members[block] for booster in m])]
-                for block in several
-            ]
-            n_trees[name] = max(n_trees[name], *(sum(one) for one in sizes))
+            sizes = [sum(one.num_boosted_rounds() for m in members[block] for one in m) for block in several]
+            n_trees[name] = max(n_trees[name], *sizes)
     rows = np.concatenate([np.flatnonzero(folds.fold == fold) for fold in range(n_folds)])
     label, group, classes = folds.label[rows], folds.group[rows], folds.plan.data.classes
     group = np.unique(group, return_inverse=True)[1].astype(np.int32)

@@ -8,6 +8,7 @@ the memory that boosting adds to a process with a matrix, over 16 bytes for each
 
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -19,10 +20,11 @@ from harness import print_machine
 from numpy.typing import NDArray
 
 from mi_duck.boosting.forest import most_nodes
-from mi_duck.run.costs import Layout, growing_bytes
+from mi_duck.boosting.train import PeakMeter
+from mi_duck.run.costs import Layout, expected_nodes
+from mi_duck.usage import peak_bytes
 
 ROUNDS = 60
-BINS = 16_384
 LABELS = ("even", "a third, at random", "a tenth", "easy")
 
 
@@ -46,12 +48,19 @@ def boosted(data: xgb.QuantileDMatrix, depth: int, leaf_weight: float, rounds: i
     return xgb.train(facts | {"max_depth": depth, "min_child_weight": leaf_weight}, data, rounds)
 
 
-def planned_nodes(n_rows: int, depth: int, leaf_rows: float) -> float:
-    """Return the nodes that the memory model expects."""
-    facts = {"n_features": 60, "n_wide": 60, "bins": BINS, "missing_share": 0.0, "stored_share": 1.0, "n_classes": 2}
-    facts |= {"has_sparse_column": False, "max_bin": 256, "threads": 1, "cv": "matrices", "leaf_rows": leaf_rows}
-    deep, single = (growing_bytes("boost", n_rows, Layout(max_depth=one, **facts)) for one in (depth, 1))  # type: ignore[arg-type]
-    return 1 + (deep - single) / (16 * BINS)
+LAYOUT = Layout(
+    n_features=60,
+    n_wide=60,
+    bins=60 * 256,
+    missing_share=0.0,
+    stored_share=1.0,
+    has_sparse_column=False,
+    n_classes=2,
+    max_bin=256,
+    max_depth=8,
+    threads=1,
+    cv="matrices",
+)
 
 
 def count_nodes(sizes: tuple[int, ...], depths: tuple[int, ...], rounds: int) -> None:
@@ -63,7 +72,8 @@ def count_nodes(sizes: tuple[int, ...], depths: tuple[int, ...], rounds: int) ->
         data, share = xgb.QuantileDMatrix(rows, truth, nthread=1), truth.mean()
         for depth, weight in product(depths, (1, 2, 5, 10)):
             nodes = most_nodes(bytes(boosted(data, depth, weight, rounds).save_raw("ubj")), depth)
-            expected = planned_nodes(n_rows, depth, weight / (share * (1 - share)))
+            leaf_rows = float(weight / (share * (1 - share)))
+            expected = expected_nodes(n_rows, replace(LAYOUT, max_depth=depth, leaf_rows=leaf_rows))
             ratios[depth].append(expected / nodes)
             print(f"| {kind} | {n_rows:,} | {depth} | {weight} | {nodes} | {expected:.0f} |", flush=True)
     for depth, several in ratios.items():
@@ -76,12 +86,11 @@ def measure_here(n_rows: int, n_features: int, depth: int, rounds: int, threads:
     rows, truth = drawn(n_rows, n_features, "even")
     data = xgb.QuantileDMatrix(rows, truth, nthread=threads)
     boosted(data, 1, 1, 1, threads)
-    status = Path("/proc/self")
-    (status / "clear_refs").write_text("5", encoding="utf-8")
-    before = int((status / "statm").read_text(encoding="utf-8").split()[1]) * 4096
+    meter = PeakMeter()
+    before = peak_bytes()
     nodes = most_nodes(bytes(boosted(data, depth, 1, rounds, threads).save_raw("ubj")), depth)
-    words = (status / "status").read_text(encoding="utf-8").split()
-    added = int(words[words.index("VmHWM:") + 1]) * 1024 - before
+    meter.mark("boosting")
+    added = meter.peaks["boosting"] - before
     bins = len(data.get_quantile_cut()[1])
     taken = f"{added / 2**20:.0f} MiB, {added / (16 * bins * nodes):.2f} of 16 bytes each"
     print(

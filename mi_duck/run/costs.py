@@ -23,16 +23,16 @@ PAGE_ROWS = 16_384  # of a matrix on disk: a page is read whole in every pass ov
 PAGES_HELD = 2.25  # of a matrix on disk while boosting: one in use, the next being read (measured from .7 to 12 pages)
 PAGES_BUILT = 1.65  # of it while it is built
 FULL_LEVELS = 6  # of a tree at most: some tree has all nodes of these where rows are enough
-LEAVES_PER_NODE = 3  # with rows for so many of the smallest leaves on average half of the nodes of a level are there;
-# of each level below these for one more, for what ends above it is missing there too
+# With rows for so many of the smallest leaves on average half of the nodes of a level are there; of each level below the full
+# ones for one more, for what ends above it is missing there too.
+LEAVES_PER_NODE = 3
 REFERENCE_SHARE = 0.5  # with more wide columns than this, sketching them apart would take as much as the whole
 PHASES = ("cuts", "matrix", "boost", "finish")
 
 MARGIN = 1.05  # of predictions that are not measured
 MARGIN_MEASURED = 1.015  # for what a whole training adds to the two rounds of a probe: curves, a larger heap
-TREE_BYTES = (
-    34  # of a booster's file for each node above the last level, of which the mean tree has half, and leaves as many
-)
+# Of a booster's file, for each node that the largest tree has above its last level: the mean tree has half, and as many leaves.
+TREE_BYTES = 34
 PLANNED = 0.97  # share of a budget that a prediction may take; the process is killed where it passes the whole
 BASE_BYTES = 120 << 20  # interpreter, NumPy, Arrow and XGBoost loaded: the same to 3 MiB in all that was measured
 
@@ -200,7 +200,7 @@ def growing_bytes(phase: str, n_rows: int, layout: Layout, *, n_nodes: int | Non
         batches = (2 + (n_rows > WIDE_BATCH_ROWS)) * min(n_rows, WIDE_BATCH_ROWS) * layout.n_features
         return keys + _matrix_bytes(n_rows, wide) + _sketch_bytes(n_rows, layout) + batches
     margins = 4 * layout.n_classes * scored
-    nodes = n_nodes or _nodes(n_rows, layout)
+    nodes = n_nodes or expected_nodes(n_rows, layout)
     boosters = 0 if n_nodes else int(TREE_BYTES * layout.n_trees * nodes)
     if phase == "finish":
         keys += 36 * scored * layout.has_weights
@@ -220,7 +220,7 @@ def growing_bytes(phase: str, n_rows: int, layout: Layout, *, n_nodes: int | Non
     return keys + margins + matrix + (by_row if layout.is_external else 0)
 
 
-def _nodes(n_rows: int, layout: Layout) -> float:
+def expected_nodes(n_rows: int, layout: Layout) -> float:
     """Return how many nodes the largest tree has a histogram of; levels are sparse where rows are few for their leaves.
 
     Fitted to counts of trees of 6, 8 and 11 levels: a plant's sites, and labels even or not, learned easily or not at all.
