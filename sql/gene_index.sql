@@ -4,7 +4,7 @@
 -- params:
 -- columns: gene_id      varchar   the gene
 --          fold_group   varchar   the unit of independence: the gene itself or a cluster of overlapping genes
---          n_rows       bigint    candidate positions of the gene
+--          n_rows       bigint    rows of the gene
 --          label_counts bigint[]  rows of each class, in the order of the classes
 --          gene_rank    bigint    0 .. number of genes - 1; genes of one group are neighbours
 --          first_row    bigint    rows of all genes of lower rank

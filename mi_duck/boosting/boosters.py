@@ -2,14 +2,15 @@
 
 What a training has done so far is kept, so that a killed one goes on inside its instance and ends with the same bytes.
 ``.scratch/progress/instance_00/`` holds a file per booster: ``fold_0_class_1.miduck``, ``final_class_1.miduck``. It is written
-every 50 rounds, when the process is asked to end, and when the fit is done. What is torn, of another key or of another XGBoost
+every 50 rounds (less often where columns or rows are drawn, see below), when the process is asked to end, and when the fit is
+done. What is torn, of another key or of another XGBoost
 is deleted and trained anew.
 
 Why boosters that go on are those that were never interrupted: XGBoost sums the margins of a loaded booster tree by tree in
 the order in which training did, and its numbers survive UBJSON exactly; early stopping is a function of the learning curve,
-which is kept in float64, and not a state of XGBoost's. Where rows or columns are drawn by chance (``--xgb subsample=0.5``),
-whose state XGBoost does not save, every training begins anew from the saved rounds every 50 rounds, with a seed of its own,
-and only such rounds are saved.
+which is kept in float64, and not a state of XGBoost's. Where columns or rows are drawn by chance (``colsample_bynode``,
+as by default from 30 features on, or ``--xgb subsample=0.5``), whose state XGBoost does not save, every training begins anew from
+the saved rounds at the rounds that `chunk_after` gives, with a seed of its own, and only such rounds are saved.
 """
 
 import json

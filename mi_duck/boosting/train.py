@@ -80,10 +80,10 @@ def train_instance(*, run: str, instance_id: int, threads: int, report: Report) 
     fold_fits, weight_of_fold = [], []
     for number in range(settings.n_folds):
         stopping = stopping_groups(genes.group, genes.fold, number, settings.seed)
-        held_out, is_stopping = fold == number, np.isin(genes.group, stopping)[rows.gene]
-        weight_of_fold.append(rows.weight[rows.is_used & ~held_out & ~is_stopping].sum(dtype=np.float64))
-        fits = training.fit_fold(number, held_out, is_stopping)
-        margins[held_out] = predict_margins(rows.reader, held_out, [one.raw for one in fits], threads)
+        in_test_fold, is_stopping = fold == number, np.isin(genes.group, stopping)[rows.gene]
+        weight_of_fold.append(rows.weight[rows.is_used & ~in_test_fold & ~is_stopping].sum(dtype=np.float64))
+        fits = training.fit_fold(number, in_test_fold, is_stopping)
+        margins[in_test_fold] = predict_margins(rows.reader, in_test_fold, [one.raw for one in fits], threads)
         fold_fits.append(fits)
     more_rows = float(rows.weight[rows.is_used].sum(dtype=np.float64) / np.mean(weight_of_fold))
     rounds = [
@@ -240,22 +240,22 @@ class _Training:
             self._build(rows.is_used, "of all rows")
             self.meter.mark("matrix")
 
-    def fit_fold(self, number: int, held_out: NDArray[np.bool_], is_stopping: NDArray[np.bool_]) -> list[Fit]:
+    def fit_fold(self, number: int, in_test_fold: NDArray[np.bool_], is_stopping: NDArray[np.bool_]) -> list[Fit]:
         """Fit the boosters of a fold, one for each class.
 
-        ``held_out`` and ``is_stopping`` mark, of all rows, those of the fold and those that early stopping watches.
+        ``in_test_fold`` and ``is_stopping`` mark, of all rows, those of the fold and those that early stopping watches.
         """
         names = [fold_name(number, index) for index in self.fitted]
         rows, weight = self.rows.is_used, self.rows.weight
         if not self.by_weight:
-            rows = rows & ~held_out
+            rows = rows & ~in_test_fold
             if not self.to_do.isdisjoint(names):
                 self._build(rows, f"of fold {number + 1}")
         fits = self._fit(
             names,
             rows,
-            (weight * (~held_out & ~is_stopping))[rows],
-            stopping_weight=(weight * (is_stopping & ~held_out))[rows],
+            (weight * (~in_test_fold & ~is_stopping))[rows],
+            stopping_weight=(weight * (is_stopping & ~in_test_fold))[rows],
         )
         if not self.by_weight:
             self._drop_matrix()

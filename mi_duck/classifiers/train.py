@@ -151,13 +151,13 @@ class _Training:
 
     def fit_fold(self, number: int) -> Fit:
         """Train without a fold, and predict the fold."""
-        held_out = self.rows.fold == number
+        in_test_fold = self.rows.fold == number
         title = f"fold {number + 1}/{self.settings.n_folds}"
 
         def fit() -> Fit:
             groups = stopping_groups(self.genes.group, self.genes.fold, number, self.settings.seed)
-            stopping = np.isin(self.genes.group, groups)[self.rows.gene] & self.is_trained_on & ~held_out
-            return self._fit(number, self.is_trained_on & ~held_out, stopping, held_out, None, title)
+            stopping = np.isin(self.genes.group, groups)[self.rows.gene] & self.is_trained_on & ~in_test_fold
+            return self._fit(number, self.is_trained_on & ~in_test_fold, stopping, in_test_fold, None, title)
 
         return self._saved_or(f"fold_{number}", fit)
 
@@ -191,7 +191,7 @@ class _Training:
         number: int | None,
         wanted: Booleans,
         stopping: Booleans,
-        held_out: Booleans,
+        in_test_fold: Booleans,
         epochs: int | None,
         title: str,
     ) -> Fit:
@@ -217,9 +217,9 @@ class _Training:
             del x
             self.report(f"fitting {title}", 1, 1)
         self._fit_seconds += time.monotonic() - read
-        margins = np.zeros((int(held_out.sum()), self.n_classes), dtype=np.float32)
+        margins = np.zeros((int(in_test_fold.sum()), self.n_classes), dtype=np.float32)
         done = 0
-        for matrix, _ in self.rows.in_order(held_out):
+        for matrix, _ in self.rows.in_order(in_test_fold):
             rows = slice(done, done + len(matrix))
             margins[rows] = log_odds(fitted.probabilities(preparation.apply(matrix)))
             done += len(matrix)

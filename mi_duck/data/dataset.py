@@ -1,6 +1,7 @@
 """Opens a folder of Parquet files: checks their schemas, chooses the features, fingerprints all.
 
-Nothing but footers is read here, except where the hash of every byte is asked for.
+Of the columns only labels, texts and dates are read here; of the others the footers of the files tell enough, unless the hash of
+every byte is asked for.
 """
 
 import hashlib
@@ -69,7 +70,7 @@ RESERVED = ("all", "macro", "rows", "instances")
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A feature table as it lies on disk; one row is one candidate position of a gene.
+    """A feature table as it lies on disk; each row belongs to one gene (group).
 
     Parameters
     ----------

@@ -5,8 +5,8 @@ number among them in the canonical order of the dataset (``sql/repeated_rows.sql
 cut of a dataset into files says which rows are kept.
 
 What is left out is missing from matrices, cuts, windows, and the memory and time that are predicted. A row that stands for others
-counts as many times in fits, early stopping and the refit of leaves. All else looks at every row once: calibrators, weights
-of members, thresholds and scores.
+counts as many times in fits, early stopping and the refit of leaves. All else looks at every row, kept or not, once (times its
+weight where the data have one): calibrators, weights of members, thresholds and scores.
 """
 
 from mi_duck.data.database import Database

@@ -62,7 +62,7 @@ class MemberScores:
         return self._columns([f"base:{name}" for name in self.base_columns])
 
     def positions(self) -> NDArray[np.int64] | None:
-        """Return the genomic position of each row, shape (n_rows,), or None where the dataset has none."""
+        """Return the position of each row, shape (n_rows,), or None where the dataset has none."""
         column = pq.read_table(self.path, columns=["position"])["position"]
         return None if column.null_count else column.to_numpy()
 

@@ -2,8 +2,8 @@
 
 A segment is a range of gene ranks. Its rows lie in the total order (gene rank, position, hash of the row), which does
 not depend on the order of files, on batches or on threads, as fixed-size records in two files: ``features.bin`` holds
-the whole-number features as one byte each and then the others as float32, ``keys.bin`` holds `KEYS`, and the weight where the
-data have one.
+features of whole numbers from 0 to 255 without missing values as one byte each and then the others as float32, ``keys.bin``
+holds `KEYS`, and the weight where the data have one.
 """
 
 import os

@@ -54,7 +54,7 @@ class RunFolder:
     stage_times = _Inside("stage_times.json")  # what every step used, training apart
     scratch = _Inside(".scratch")  # what is deleted at the end
     segments = _Inside(".scratch/segments")  # rows in small types, one folder per segment
-    members = _Inside(".scratch/members.parquet")  # out-of-fold margins of every instance and base scores, for all rows
+    members = _Inside(".scratch/members.parquet")  # out-of-fold scores of all instances, their refit and the base
     out_of_fold = _Inside("oof_predictions.parquet")  # out-of-fold predictions of the ensemble
     model = _Inside("consolidated_model.miduck")  # the consolidated model
     fold_ensembles = _Inside("fold_ensembles.miduck")  # the ensemble of each fold, as far as instances do not hold it

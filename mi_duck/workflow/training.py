@@ -324,10 +324,10 @@ def train_one(
 
 
 def recounted_peak(folder: RunFolder, plan: Plan, instance: Instance) -> int:
-    """Return what an instance needs, now that all its rows are counted; refuse one that needs more than its budget.
+    """Return the predicted peak in bytes, by the missing values and zeros of all rows; refuse one that is above the budget.
 
-    That is the peak in bytes; the plan's where a number of the user's stands for the memory model.
-    The plan knows missing values and zeros from the rows that the probes read; partitioning has counted them all.
+    The plan knows their shares from the rows that the probes read; partitioning has counted them in all. Where a number of the
+    user's stands for the memory model, the peak is that of the plan.
     """
     model = plan.costs.model
     if model.megabytes_per_gene is not None:
