@@ -321,7 +321,7 @@ def run(
 
     With --executor slurm it plans, writes the scripts of the jobs to RUN/slurm, submits them and returns.
 
-    Example: mi-duck run dataset --out run --train-all-genes
+    Example: mi-duck run dataset --out run
     """
     from mi_duck.executors.anywhere import run_request, tried_plan
 

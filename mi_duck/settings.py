@@ -186,7 +186,7 @@ class Columns:
 class Asked:
     """What is asked of a plan and of the training; what is decided is in `mi_duck.run.plan`."""
 
-    train_all_genes: bool = option(False, "Use all genes, in several instances above 1,500.", PLAN)
+    train_all_genes: bool = option(False, "Use all genes, as by default; refused beside --sample-genes.", PLAN)
     sample_genes: int | None = option(None, "Use this many whole genes, chosen by seed.", PLAN, least=2)
     genes_per_instance: int = option(
         1500, "Genes per instance: a target, see --auto-adjust-instance-size.", PLAN, least=1, most=10**7

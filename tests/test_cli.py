@@ -302,10 +302,15 @@ def many_genes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_train_all_genes__makes_several_instances_above_1500(many_genes: Path, tmp_path: Path) -> None:
-    for name, flags, strategy in (("a", (), "single"), ("b", ("--train-all-genes",), "multi")):
-        assert call("plan", many_genes, "--out", tmp_path / name, *flags).exit_code == 0
-        assert RunFolder(tmp_path / name).read_plan().cut.strategy_used == strategy
+def test_train_all_genes__excludes_a_sample_of_the_command_line_and_of_a_file(many_genes: Path, tmp_path: Path) -> None:
+    assert call("plan", many_genes, "--out", tmp_path / "a", "--train-all-genes").exit_code == 0
+    assert RunFolder(tmp_path / "a").read_plan().data.n_genes == 1600
+    (tmp_path / "some.toml").write_text("sample_genes = 50\n")
+    assert_refused(
+        call("plan", many_genes, "--out", tmp_path / "b", "--train-all-genes", "--config", tmp_path / "some.toml"),
+        2,
+        "exclude each other",
+    )
     both = call("plan", many_genes, "--out", tmp_path / "c", "--train-all-genes", "--sample-genes", "50")
     assert_refused(both, 2, "exclude each other")
 

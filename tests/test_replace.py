@@ -57,7 +57,6 @@ def copy(run: Path, tmp_path: Path) -> Path:
         (("--learning-rate", "0.2", "--seed", "1"), "learning_rate: 0.3 then, 0.2 now; seed: 42 then, 1 now"),
         (("--instance-overlap", "0.2"), "instance_overlap: 0.1 then, 0.2 now"),
         (("--sample-genes", "2"), "sample_genes: None then, 2 now"),
-        (("--train-all-genes",), "train_all_genes: False then, True now"),
         (("--n-folds", "4"), "n_folds: 3 then, 4 now"),
         (("--n-folds", "100"), "n_folds: 3 then, 100 now"),
         (("--strategy", "single"), "strategy: multi then, single now"),
@@ -88,6 +87,13 @@ def test_finished_run__asked_for_something_else_is_refused_untouched(
     assert result.exit_code == 65, result.output
     assert f"is a finished run of another request ({words}" in result.stderr
     assert "choose another --out, or give --replace" in result.stderr
+    assert contents(run) == before
+
+
+def test_finished_run__of_all_genes_is_the_same_where_that_is_said_expressly(run: Path, lean_dataset: Path) -> None:
+    before = contents(run)
+    result = call("run", lean_dataset, "--out", run, *FAST, "--train-all-genes")
+    assert result.exit_code == 0, result.output
     assert contents(run) == before
 
 

@@ -33,9 +33,7 @@ def budget(n_bytes: int, *, is_users_number: bool = True) -> Budget:
         ("external", 3, False, 1 << 60, "external"),
         ("auto", 3000, False, NEEDED, "single"),
         ("auto", 3000, False, NEEDED - 1, "multi"),
-        ("auto", 3000, True, NEEDED, "multi"),
-        ("auto", 1501, True, NEEDED, "multi"),
-        ("auto", 1500, True, NEEDED, "single"),
+        ("auto", 3000, True, NEEDED, "single"),
         ("auto", 3, False, 1, "multi"),  # which is refused, with its reason
     ],
 )

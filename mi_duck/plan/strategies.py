@@ -28,7 +28,6 @@ from mi_duck.settings import Asked
 from mi_duck.wording import GENES, Noun
 
 STRATEGIES = ("single", "multi", "external")
-MULTI_ABOVE_GENES = 1500
 
 LAYOUTS = ("missing", "zeros", "sentinel")
 SPARSE = 0.2  # XGBoost's column-major copy stores a column that is filled to less as pairs of row and bin
@@ -191,14 +190,12 @@ def builds_of_all_rows(settings: Settings) -> float:
 
 
 def choose_strategy(asked: Asked, request: CutRequest, model: MemoryModel, budget: Budget) -> str:
-    """Return the strategy: as asked, else the first of single and multi that fits.
+    """Return the strategy: as asked, else one model where it fits, else several instances.
 
-    Several instances come first where all genes are asked for expressly and are more than 1,500.
+    One model is as good as several whose leaves are fitted together, in less time (``benchmarks/README.md``).
     """
     if asked.strategy != "auto":
         return asked.strategy
-    if asked.train_all_genes and len(request.training_rows) > MULTI_ABOVE_GENES:
-        return "multi"
     single = model.needed_bytes(int(request.training_rows.sum()), len(request.training_rows))
     return "single" if single <= budget.budget_bytes else "multi"
 

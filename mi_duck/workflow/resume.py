@@ -132,7 +132,9 @@ def differences_asked(plan: Plan, dataset: Dataset, asked: Asked, *, estimator: 
         return [f"a run of {names[0]} then, of {names[1]} now"]
     now, data = asdict(asked), plan.data
     changed = sorted(
-        f"{name}: {old} then, {now[name]} now" for name, old in asdict(plan.asked).items() if now[name] != old
+        f"{name}: {old} then, {now[name]} now"
+        for name, old in asdict(plan.asked).items()
+        if now[name] != old and name != "train_all_genes"  # which says what holds without it
     )
     # of the dataset's features a plan may leave out leaks, and those that a pilot found useless
     usable = [name for name in dataset.features if name not in data.leaky_features]
