@@ -21,6 +21,7 @@ from mi_duck.run.costs import (
     Layout,
     MemoryModel,
     MemoryPoint,
+    expected_nodes,
     growing_bytes,
     index_bytes,
     slope_ratio,
@@ -272,6 +273,21 @@ def test_with_points__give_back_what_was_measured_and_add_what_grows() -> None:
     assert slope_ratio(measured, "boost", WORK) == pytest.approx(1 + (1 << 20) / grown)
     assert slope_ratio(measured[:1], "cuts", WORK) is None
     assert slope_ratio([], "boost", WORK) is None
+
+
+@pytest.mark.parametrize("n_nodes", [75, 103, 150, 250])
+def test_with_points__takes_leaves_as_heavy_as_the_nodes_of_the_largest_probe_say(n_nodes: int) -> None:
+    """The trees of a whole training have 1.3 times the nodes of a probe's two rounds, at most all that there can be."""
+    layout = replace(WORK, max_depth=8, leaf_rows=100.0)
+    own = [33, n_nodes] * len(PHASES)
+    measured = [replace(one, n_nodes=n) for one, n in zip(points((5_000, 0), (10_000, 0)), own, strict=True)]
+    found = MemoryModel(layout).with_points(measured).layout
+    if 1.3 * n_nodes > 255:
+        assert found.leaf_rows == 0
+        assert expected_nodes(10_000, found) == 255
+    else:
+        heavier = replace(found, leaf_rows=found.leaf_rows + 0.1)
+        assert expected_nodes(10_000, heavier) < 1.3 * n_nodes <= expected_nodes(10_000, found)
 
 
 def test_with_layout__keeps_measured_constants_but_not_those_of_a_matrix_elsewhere() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from shared import SETTINGS
 
 from mi_duck.plan.probes import TimePoint, fit_rates
-from mi_duck.plan.strategies import USUAL_PATH, training_seconds, usual_rounds
+from mi_duck.plan.strategies import USUAL_PATH, training_seconds, usual_rounds, usual_trees
 from mi_duck.run.costs import Rates
 from mi_duck.run.plan import Settings
 
@@ -80,3 +80,10 @@ def test_usual_rounds__are_those_of_early_stopping_or_all() -> None:
     assert usual_rounds(WEIGHTS) == round(USUAL_PATH / WEIGHTS.learning_rate)
     assert usual_rounds(replace(WEIGHTS, n_estimators=7)) == 7
     assert usual_rounds(replace(WEIGHTS, early_stopping_patience=0)) == 800
+
+
+def test_usual_trees__are_of_all_folds_and_finals_and_six_of_one_that_grows() -> None:
+    exact = replace(WEIGHTS, n_estimators=10, early_stopping_patience=0)
+    n_fits = exact.n_folds + 1
+    assert usual_trees(exact, 3) == 10 * (3 * n_fits + 5)
+    assert usual_trees(exact, 2) == 10 * (n_fits + 5)  # of two classes one is fitted

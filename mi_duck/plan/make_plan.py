@@ -57,7 +57,7 @@ from mi_duck.plan.strategies import (
     choose_strategy,
     instance_seconds,
     layout_of,
-    usual_rounds,
+    usual_trees,
     windows_of,
     without_missing,
     zeros_to_leave_out,
@@ -71,7 +71,7 @@ from mi_duck.run.costs import Costs, Layout, MemoryModel, Rates
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import GeneTable
 from mi_duck.run.made import dates_in, levels_in
-from mi_duck.run.plan import Cut, Instance, Plan, PlannedData, Settings, fitted_classes, holdout_segments, make_segments
+from mi_duck.run.plan import Cut, Instance, Plan, PlannedData, Settings, holdout_segments, make_segments
 from mi_duck.run.stage_times import PLANNING, keep_stages, metered
 from mi_duck.run.xgboost_parameters import checked_parameters, leaf_weight, with_usual
 from mi_duck.settings import Asked
@@ -394,7 +394,7 @@ def formula_of(indexed: Indexed, asked: Asked, *, threads: int) -> MemoryModel:
         scored_per_row=data.n_rows / int(genes.n_training_rows.sum()),
         leaf_rows=least / float((shares * (1 - shares)).max()),
         has_weights=data.weight_column is not None,
-        n_trees=len(fitted_classes(len(data.classes))) * (settings.n_folds + 1) * usual_rounds(settings),
+        n_trees=usual_trees(settings, len(data.classes)),
     )
     return MemoryModel(layout, asked.memory_per_gene_mb)
 

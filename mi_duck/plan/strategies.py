@@ -21,7 +21,7 @@ from mi_duck.errors import MemoryBudgetError, PlanError
 from mi_duck.plan.windows import Windows, cut_windows, refusal_of
 from mi_duck.resources import GIB, Budget, cuda_devices
 from mi_duck.rows.segments import KEYS, ColumnDensity
-from mi_duck.run.costs import Layout, MemoryModel, Rates, growing_bytes, index_bytes
+from mi_duck.run.costs import COPIES_WHILE_SAVED, Layout, MemoryModel, Rates, growing_bytes, index_bytes
 from mi_duck.run.genes import STOPPING_SHARE
 from mi_duck.run.plan import Instance, Settings, fitted_classes
 from mi_duck.settings import Asked
@@ -36,7 +36,7 @@ STANDARD_ERRORS = 6.0  # of few rows: four of a difference between two such samp
 
 EXTERNAL_FACTOR = 1.3  # a round on a matrix on disk over one in memory, while the pages stay in the system's cache
 SPARSE_FACTOR = 1.25  # a stored cell of a matrix with missing values over a cell of one without
-USUAL_PATH = 10  # rounds times step, where early stopping ends
+USUAL_PATH = 12  # rounds times step, where early stopping ends: 10 to 17 on two plants and synthetic genes
 
 CONTEXT_BYTES = 512 << 20  # of CUDA and XGBoost's kernels
 SHARE = 0.9  # of a device's memory that a plan may take
@@ -157,6 +157,15 @@ def usual_rounds(settings: Settings) -> int:
     if not settings.early_stopping_patience:
         return settings.n_estimators
     return min(settings.n_estimators, round(USUAL_PATH / settings.learning_rate))
+
+
+def usual_trees(settings: Settings, n_classes: int) -> int:
+    """Return roughly how many trees a training holds at most: of all its boosters, and of the copies of the one that grows."""
+    rounds = usual_rounds(settings)
+    of_final = rounds_of_final_boosters(rounds, settings)
+    return round(
+        len(fitted_classes(n_classes)) * (settings.n_folds * rounds + of_final) + (COPIES_WHILE_SAVED - 1) * of_final
+    )
 
 
 def training_seconds(rates: Rates, n_cells: float, settings: Settings, n_classes: int, rounds: int) -> float:

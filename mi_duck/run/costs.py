@@ -12,7 +12,7 @@ Without measurements, where probes would take longer than they are worth, the co
 source, with a margin, and the predictions say so.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
@@ -33,6 +33,8 @@ MARGIN = 1.05  # of predictions that are not measured
 MARGIN_MEASURED = 1.015  # for what a whole training adds to the two rounds of a probe: curves, a larger heap
 # Of a booster's file, for each node that the largest tree has above its last level: the mean tree has half, and as many leaves.
 TREE_BYTES = 34
+COPIES_WHILE_SAVED = 6  # of the booster that grows: XGBoost's trees, its JSON, the bytes; those it began with
+NODES_OVER_PROBE = 1.3  # of the largest tree, over that of a probe's two rounds: 1.4 on plants, 1.1 if nearly full
 PLANNED = 0.97  # share of a budget that a prediction may take; the process is killed where it passes the whole
 BASE_BYTES = 120 << 20  # interpreter, NumPy, Arrow and XGBoost loaded: the same to 3 MiB in all that was measured
 
@@ -66,7 +68,7 @@ class Layout:
         Rows of the smallest leaf while nothing is learned: ``min_child_weight`` over the largest variance of a class's label;
         0 where trees may be full.
     n_trees
-        Of all fits, as many as early stopping usually leaves: they are kept until all are written.
+        Of all fits, as many as early stopping usually leaves: they are kept until all are written; and the copies of one.
     """
 
     n_features: int
@@ -164,9 +166,13 @@ class MemoryModel:
         return replace(self, layout=layout, measured_bytes=self.measured_bytes if keeps else None)
 
     def with_points(self, points: Sequence[MemoryPoint]) -> "MemoryModel":
-        """Return the model with constants from measurements of every phase."""
+        """Return the model with constants from measurements of every phase, and leaves as heavy as the largest of them says."""
+        largest = max(points, key=lambda point: point.n_rows)
         return replace(
             self,
+            layout=replace(
+                self.layout, leaf_rows=_leaf_rows(largest.n_rows, NODES_OVER_PROBE * largest.n_nodes, self.layout)
+            ),
             measured_bytes=tuple(
                 max(
                     point.peak_bytes - growing_bytes(phase, point.n_rows, self.layout, n_nodes=point.n_nodes)
@@ -234,6 +240,15 @@ def expected_nodes(n_rows: int, layout: Layout) -> float:
         return 1 << level if is_full else rows / (average + rows_per_node)
 
     return min(sum(of_level(level) for level in range(layout.max_depth)), rows, 65_536)
+
+
+def _leaf_rows(n_rows: int, n_nodes: float, layout: Layout) -> float:
+    """Return the rows of the smallest leaf with which so many nodes are expected; 0 where they are all that there can be."""
+
+    def has_fewer(tenths: int) -> bool:
+        return expected_nodes(n_rows, replace(layout, leaf_rows=tenths / 10)) < n_nodes
+
+    return bisect_left(range(1, 1 << 30), True, key=has_fewer) / 10
 
 
 def _fixed_bytes(phase: str, layout: Layout) -> int:
