@@ -315,6 +315,17 @@ def test_train_all_genes__excludes_a_sample_of_the_command_line_and_of_a_file(ma
     assert_refused(both, 2, "exclude each other")
 
 
+def test_instance_options__that_change_nothing_are_named(many_genes: Path, tmp_path: Path) -> None:
+    flags = ("--genes-per-instance", "200", "--no-auto-adjust-instance-size")
+    result = call("plan", many_genes, "--out", tmp_path / "a", *flags)
+    words = "one model of all fits and is trained, so --genes-per-instance 200 --no-auto-adjust-instance-size changes nothing"
+    assert words in result.stderr
+    assert result.exit_code == 0
+    for strategy in ("single", "multi"):
+        result = call("plan", many_genes, "--out", tmp_path / strategy, "--strategy", strategy, *flags[:2])
+        assert "changes nothing" not in result.stderr
+
+
 def test_auto_adjust__lets_the_size_follow_or_refuses(many_genes: Path, tmp_path: Path) -> None:
     flags = ("--strategy", "multi", "--genes-per-instance", "200", "--max-instances", "4")
     assert call("plan", many_genes, "--out", tmp_path / "a", *flags, "--auto-adjust-instance-size").exit_code == 0

@@ -15,7 +15,7 @@ from mi_duck.resources import GIB, Budget
 from mi_duck.rows.segments import ColumnDensity
 from mi_duck.run.costs import REFERENCE_SHARE, MemoryModel
 from mi_duck.run.made import levels_in
-from mi_duck.settings import Asked
+from mi_duck.settings import Asked, flags_of
 
 PILOT_GENES = 200
 GENES_WORTH_SCREENING = 10 * PILOT_GENES  # so that one in ten at most is not scored
@@ -28,6 +28,17 @@ EASY_QUANTILE = 0.9  # of the negatives: those that the base model finds easiest
 EASY_GENES = 2000  # genes whose negatives decide what is easy
 ROUNDS_WORTH_A_MATRIX = 40
 SHALLOW = 3  # depth of trees that need no hint
+INSTANCE_OPTIONS = ("genes_per_instance", "max_instances", "instance_overlap", "auto_adjust_instance_size")
+
+
+def unused_instance_options(asked: Asked, strategy: str) -> str | None:
+    """Return that options about instances change nothing where ``auto`` takes one model; None where none is given."""
+    given = " ".join(flags_of(asked, names=INSTANCE_OPTIONS))
+    if asked.strategy != "auto" or strategy != "single" or not given:
+        return None
+    return (
+        f"warning: one model of all fits and is trained, so {given} changes nothing; --strategy multi makes instances"
+    )
 
 
 def hint_of_levels(dataset: Dataset, max_depth: int) -> str | None:

@@ -35,6 +35,7 @@ from mi_duck.plan.choices import (
     choose_sample,
     hint_of_levels,
     pilot_size,
+    unused_instance_options,
 )
 from mi_duck.plan.probes import (
     PILOT_DEPTH,
@@ -484,6 +485,8 @@ def cut_instances(
         else _nested(indexed, request, model, budget, n_sizes)
     )
     others = alternatives(request, model, rates, budget, laid_out.density, laid_out.zeros, strategy=strategy)
+    if unused := unused_instance_options(asked, strategy):
+        context.say(unused)
     for remark in windows.remarks:
         context.say(remark)
     if strategy == "multi" and not 500 <= windows.genes_per_instance <= 5000:
