@@ -505,7 +505,7 @@ def test_plan__prints_what_it_made(lean_dataset: Path, tmp_path: Path) -> None:
     assert "not a feature (the gene): gene_id" in result.stderr
     assert "multi: 3 instances" in result.stdout
     assert "coverage 40/40" in result.stdout
-    assert "as good as one model of all rows" in " ".join(result.stdout.split())
+    assert "the average precision of one model of all rows" in " ".join(result.stdout.split())
 
 
 # ---- exit codes and bad input -----------------------------------------------------------------------------------------

@@ -91,9 +91,10 @@ def wide_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_measure__predicts_a_size_that_was_not_probed_with_the_usual_trees(wide_dataset: Path, tmp_path: Path) -> None:
-    """Half of this is histograms of deep trees, and two rounds have some nodes less than the fullest of a training."""
-    small = Small.open(wide_dataset, tmp_path / "run", [25, 75, 300])
+    """Half of this is histograms of deep trees, and two rounds have fewer nodes than the fullest of a training of sixty."""
+    small = Small.open(wide_dataset, tmp_path / "run", [25, 75, 300], n_estimators=60)
     model, *_ = measure(small.model(), small.folder, small.probes(2), CONTEXT)
+    small.run.write_plan(rounds=60)
     predicted = model.predict_bytes(small.plan.cut.instances[2].n_rows, 300)
     assert 0.97 <= predicted / small.peak(model, 2) <= 1.15
 

@@ -19,7 +19,9 @@ QUICK = Diagnostics(skip_shap=True, minimal_diagnostics=True)
 def plan() -> Plan:
     """Return a plan of two instances of 12 fits, 4 folds' three classes less the final ones, each of .1 s per round."""
     rates = Rates(start_seconds=0.0, per_cell_built=0.0, per_round=0.1, per_cell_and_round=0.0)
-    made = changed(made_plan(), rates=rates, n_folds=3, n_estimators=400, early_stopping_patience=20)
+    made = changed(
+        made_plan(), rates=rates, n_folds=3, n_estimators=400, early_stopping_patience=20, learning_rate=0.12
+    )
     first = replace(made.cut.instances[0], predicted_seconds=0.1 * 400 * 12)
     second = Instance(1, *[getattr(first, name) for name in first.__slots__[1:]])
     return changed(made, instances=(first, second))
