@@ -14,6 +14,7 @@ from runs import CONTEXT
 from typer.testing import CliRunner
 
 from cli import app
+from mi_duck.boosting.steps import train_instance
 from mi_duck.data.dataset import open_dataset
 from mi_duck.errors import PlanError
 from mi_duck.genome.synthetic import synthesise
@@ -29,7 +30,7 @@ from mi_duck.plan.probes import (
     probe_sizes,
 )
 from mi_duck.plan.strategies import layout_of
-from mi_duck.processes import Context
+from mi_duck.processes import Context, in_child
 from mi_duck.rows.segments import ColumnDensity
 from mi_duck.run.costs import PHASES, MemoryModel
 from mi_duck.run.folder import RunFolder
@@ -94,9 +95,14 @@ def test_measure__predicts_a_size_that_was_not_probed_with_the_usual_trees(wide_
     """Half of this is histograms of deep trees, and two rounds have fewer nodes than the fullest of a training of sixty."""
     small = Small.open(wide_dataset, tmp_path / "run", [25, 75, 300], n_estimators=60)
     model, *_ = measure(small.model(), small.folder, small.probes(2), CONTEXT)
-    small.run.write_plan(rounds=60)
     predicted = model.predict_bytes(small.plan.cut.instances[2].n_rows, 300)
-    assert 0.97 <= predicted / small.peak(model, 2) <= 1.15
+    small.run.write_plan(rounds=60)
+    trained = in_child(train_instance, CONTEXT, frees_at_once=True)(
+        run=str(small.run.folder.root), instance_id=2, threads=1
+    )
+    assert trained.value["rounds"] == [60, 60, 60]
+    measured = max(trained.value["phases"].values())
+    assert 0.97 <= predicted / measured <= 1.15
 
 
 def test_measure__predicts_a_size_that_was_not_probed_and_keeps_what_it_measured(
