@@ -416,7 +416,7 @@ def test_sql__lists_queries_and_answers(run: Path) -> None:
 def test_status__shows_what_is_done(run: Path) -> None:
     result = call("status", run)
     assert result.stdout.splitlines()[1].startswith("instance_00\tdone\t24\t")
-    assert "3 of 3 instances done, 0 running, 0 lost; at most 0 s of training left; " in result.stdout
+    assert "3 of 3 instances done, 0 running, 0 lost; about 0 s of training left; " in result.stdout
     assert "; consolidated: True; finished: True" in result.stdout
 
 

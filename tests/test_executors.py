@@ -174,11 +174,8 @@ def directives(text: str) -> dict[str, str]:
 
 def test_scripts__ask_for_what_the_plan_predicts(reference: Path) -> None:
     plan = plan_of(reference)
-    large = tuple(
-        replace(one, predicted_bytes=(8 + one.instance_id) << 30, predicted_seconds=3600.0)
-        for one in plan.cut.instances
-    )
-    plan = changed(plan, instances=tuple(large))
+    large = tuple(replace(one, predicted_bytes=(8 + one.instance_id) << 30) for one in plan.cut.instances)
+    plan = changed(plan, instances=large, rates=replace(plan.costs.rates, start_seconds=3600.0))
     asked = directives(texts_of(reference, plan, at_once=2)["instances.sh"])
     assert asked["--array"] == "0-2%2"
     assert asked["--cpus-per-task"] == "3"

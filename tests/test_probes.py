@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -188,8 +187,10 @@ def test_probe__of_sampled_negatives_counts_the_rows_that_are_trained_on(lean_da
     assert instance.n_training_rows < instance.n_rows
     points, seconds = probe(small.run, instance, small.model(), CONTEXT)
     assert {point.n_rows for point in points} == {instance.n_training_rows} == {seconds.n_rows}
-    assert seconds.n_cells == instance.n_training_rows * len(small.plan.data.features)
-    assert (seconds.build_seconds > 0, seconds.boost_seconds > 0, seconds.rounds) == (True, True, 2)
+    assert {point.n_nodes for point in points} == {seconds.n_nodes}
+    assert seconds.build_seconds > 0
+    assert 0 < seconds.later_seconds < seconds.boost_seconds
+    assert seconds.rounds == 2
 
 
 def test_probe_sizes__are_parts_of_an_instance_within_bounds() -> None:
@@ -203,13 +204,13 @@ def test_probe_sizes__are_parts_of_an_instance_within_bounds() -> None:
 
 def test_is_worth_probing__where_it_takes_a_tenth_of_the_run_at_most(lean_dataset: Path, tmp_path: Path) -> None:
     indexed = plan_data(open_dataset(str(lean_dataset)), RunFolder(tmp_path), ASKED, CONTEXT, with_leakage=False)
-    worth = partial(is_worth_probing, decided(indexed, ASKED), n_features=len(indexed.data.features), n_classes=3)
+    settings, layout = decided(indexed, ASKED), formula_of(indexed, ASKED, threads=1).layout
     rows = indexed.genes.n_training_rows
     # two starts of a child alone take longer than a tenth of a run of seconds
-    assert not worth(rows, [10, 20])
+    assert not is_worth_probing(settings, rows, [10, 20], layout)
     many = np.tile(rows, 10_000)
-    assert worth(many, [10, 20])
-    assert not worth(many, [])
+    assert is_worth_probing(settings, many, [10, 20], layout)
+    assert not is_worth_probing(settings, many, [], layout)
 
 
 def test_memory__of_a_tiny_dataset_says_that_the_formula_is_used(lean_dataset: Path) -> None:

@@ -1,6 +1,12 @@
 """Leaves that are fitted together: equal to boosting where they must be, never from rows that decide or are held out."""
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +17,12 @@ from runs import call, here
 from test_distil import check_taught, opened
 
 from mi_duck.archive import read_parts
-from mi_duck.atomic_files import file_sha256
+from mi_duck.atomic_files import file_sha256, sealed, write_json
 from mi_duck.boosting.forest import leaf_counts, leaf_forest_of, with_leaves, without_leaves
+from mi_duck.ensemble.leaf_numbers import LeafNumbers
 from mi_duck.ensemble.model import ConsolidatedMetaModel
 from mi_duck.ensemble.model_file import load_unified_model, read_fold_models
-from mi_duck.ensemble.refit import ReadLeaves, deciding_groups, refit_leaves
+from mi_duck.ensemble.refit import Passes, ReadLeaves, deciding_groups, read_passes, refit_leaves, write_passes
 from mi_duck.genome.synthetic import synthesise
 from mi_duck.run.encoding import Encoding
 from mi_duck.run.folder import RunFolder
@@ -116,6 +123,74 @@ def test_refit__never_looks_at_the_labels_of_rows_that_decide() -> None:
     assert losses[0] > losses[1] > losses[2]
 
 
+@pytest.mark.parametrize("decides", [True, False])
+def test_refit__goes_on_after_any_pass_with_the_same_leaves(decides: bool, tmp_path: Path) -> None:
+    rows, truth, weight = drawn()
+    boosters = [boosted(rows, truth, weight, 0.3), boosted(rows[: N // 2], truth[: N // 2], None, 0.3)]
+    read, sizes, members = leaves_of(boosters, rows)
+    arguments = (read, sizes, members, truth, weight)
+    options = {"deciding": np.arange(N) % 7 == 0 if decides else None, "passes": 30 if decides else 4, "step": 0.5}
+    made: list[Path] = []
+
+    def save(passes: Passes) -> None:
+        made.append(tmp_path / f"{passes.n_done}.passes")
+        write_passes(made[-1], "key", passes)
+
+    whole = refit_leaves(*arguments, **options, save=save)
+    assert len(made) == (len(whole.losses) - 1 if decides else 4)
+    for number, path in enumerate(made, start=1):
+        begun = read_passes(path, "key", sizes)
+        assert begun is not None
+        assert begun.n_done == number
+        again: list[Passes] = []
+        found = refit_leaves(*arguments, **options, begun=begun, save=again.append)
+        assert len(again) == len(made) - number
+        assert found.losses == whole.losses
+        assert all((one == other).all() for one, other in zip(found.leaves, whole.leaves, strict=True))
+    # what is torn, changed or of something else is not gone on with
+    assert read_passes(made[0], "other", sizes) is None
+    whole_bytes = made[0].read_bytes()
+    for position in (len(whole_bytes) // 2, len(whole_bytes) - 1):
+        made[0].write_bytes(whole_bytes[:position])
+        assert read_passes(made[0], "key", sizes) is None
+    made[0].write_bytes(whole_bytes[: N * 4] + bytes([whole_bytes[N * 4] ^ 1]) + whole_bytes[N * 4 + 1 :])
+    assert read_passes(made[0], "key", sizes) is None
+    made[0].unlink()
+    assert read_passes(made[0], "key", sizes) is None
+
+
+def test_leaf_numbers__are_written_on_after_the_rows_that_were_noted(tmp_path: Path) -> None:
+    nodes = np.random.default_rng(0).integers(0, 5, (1_000, 7)).astype(np.float32)
+    sizes = [[5, 5, 5], [5, 5, 5, 5]]
+
+    def opened(key: str = "key", n_rows: int = 1_000) -> LeafNumbers:
+        return LeafNumbers(tmp_path / "one.leaves", key, sizes, n_rows)
+
+    first = opened()
+    first.begin(0)
+    first.append(nodes[:300])
+    assert opened().n_written == 0  # nothing is noted yet: it may not be on the disk
+    first.n_written = 0
+    first.append(nodes)
+    assert (first.is_whole, opened().is_whole) == (True, True)
+    assert (opened("other").n_written, opened(n_rows=999).n_written) == (0, 0)
+    write_json(tmp_path / "one.written", sealed({"key": "key", "n_rows": 600}))
+    second = opened()
+    assert (second.n_written, second.is_whole) == (600, False)
+    second.begin(400)
+    second.append(nodes[400:])
+    assert second.is_whole
+    own = np.empty(50, dtype=np.intp)
+    with second.opened():
+        for tree in range(7):
+            for row in (0, 390, 580, 950):
+                second.read(tree, row, own)
+                assert (own == nodes[row : row + 50, tree]).all()
+    assert second.members == [range(3), range(3, 7)]
+    (tmp_path / "one.leaves").write_bytes(b"short")
+    assert opened().n_written == 0
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a run of 150 genes in three instances, with all ways to join them."""
@@ -179,6 +254,22 @@ def test_refit__goes_on_with_what_is_done(run: Path) -> None:
     changed = [number for number, file in enumerate(files) if file.stat().st_mtime_ns != stamps[number]]
     assert changed == [2, 5, 7]
     assert file_sha256(run / "consolidated_model.miduck") == before
+
+
+@pytest.mark.parametrize("kind", ["leaves", "written", "passes"])
+def test_refit__killed_with_leaf_numbers_or_passes_on_disk_gives_the_same_bytes(run: Path, kind: str) -> None:
+    """The process is killed as soon as such a file is seen; where it was quicker, it is done."""
+    before = file_sha256(run / "consolidated_model.miduck")
+    shutil.rmtree(run / ".scratch" / "refit", ignore_errors=True)
+    command = [sys.executable, "-m", "mi_duck", "consolidate", str(run), "--consolidation", "refit", "--threads", "1"]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    while child.poll() is None and not list((run / ".scratch" / "refit").glob(f"*.{kind}")):
+        time.sleep(0.001)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    assert call("consolidate", run, "--consolidation", "refit", "--threads", 1).exit_code == 0
+    assert file_sha256(run / "consolidated_model.miduck") == before
+    assert {file.suffix for file in (run / ".scratch" / "refit").iterdir()} == {".miduck"}
 
 
 def test_distil__of_a_refit_learns_from_the_ensemble_that_never_saw_the_fold(run: Path, tmp_path: Path) -> None:

@@ -86,6 +86,10 @@ def test_windows_of__the_users_megabytes_per_gene_bind_by_genes() -> None:
         windows_of("multi", REQUEST, model, budget(120 << 20))
 
 
+def seconds_of(strategy: str, n_rows: int, *, is_external: bool = False) -> float:
+    return instance_seconds(strategy, n_rows, SETTINGS, LAYOUT, Rates(is_external=is_external), SETTINGS.n_estimators)
+
+
 def by_name(found: tuple[Alternative, ...]) -> dict[tuple[str, str], Alternative]:
     return {(one.strategy, one.layout): one for one in found}
 
@@ -103,12 +107,12 @@ def test_alternatives__tell_every_strategy_and_why_one_cannot_be() -> None:
     assert (multi.is_feasible, multi.reason, multi.n_instances) == (True, "", 3)
     assert (external.is_feasible, external.n_instances, external.genes_per_instance) == (True, 1, 3000)
     assert external.peak_bytes < single.peak_bytes
-    # 130 bytes of features and 14 of keys; the matrix on disk has a byte a cell, a refit one a tree of two classes at once
+    # 130 bytes of features and 14 of keys; the matrix on disk has a byte a cell, a refit one a tree and twice its margins
     assert single.disk_bytes == 1_200_000 * 144
-    assert multi.disk_bytes == 1_200_000 * (144 + LAYOUT.n_classes * 3 * SETTINGS.n_estimators)
+    assert multi.disk_bytes == 1_200_000 * (144 + LAYOUT.n_classes * (3 * SETTINGS.n_estimators + 16))
     assert external.disk_bytes == 1_200_000 * (144 + 400)
     # overlap costs: three windows share 100 or more genes in each pair
-    whole = instance_seconds("single", 1_200_000, REQUEST, MODEL, Rates())
+    whole = seconds_of("single", 1_200_000)
     assert multi.seconds > whole
     assert external.seconds == pytest.approx(1.3 * whole)
 
@@ -124,13 +128,10 @@ def test_alternatives__are_the_same_beside_a_plan_on_disk() -> None:
 
 
 def test_instance_seconds__are_longer_on_disk_unless_they_were_measured_there() -> None:
-    in_memory, on_disk = (
-        instance_seconds("external", 10_000, REQUEST, MODEL, Rates(is_external=is_external))
-        for is_external in (False, True)
-    )
+    in_memory, on_disk = (seconds_of("external", 10_000, is_external=is_external) for is_external in (False, True))
     assert in_memory == pytest.approx(1.3 * on_disk)
-    assert instance_seconds("single", 10_000, REQUEST, MODEL, Rates()) == on_disk
-    assert instance_seconds("multi", 10_000, REQUEST, MODEL, Rates(is_external=True)) == pytest.approx(on_disk / 1.3)
+    assert seconds_of("single", 10_000) == on_disk
+    assert seconds_of("multi", 10_000, is_external=True) == pytest.approx(on_disk / 1.3)
 
 
 def test_alternatives__tell_other_layouts_of_the_plans_strategy() -> None:

@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 from plans import changed, made_plan
 
+from mi_duck.plan.strategies import round_seconds, stored_cells
 from mi_duck.processes import WHOLE_RUN, Context
-from mi_duck.run.costs import Rates
+from mi_duck.run.costs import Rates, expected_nodes
 from mi_duck.run.plan import Instance, Plan
 from mi_duck.settings import Diagnostics
-from mi_duck.workflow.time_left import EXPLAINING, SCORING, TimeLeft, costs_of, steps_after, with_time_left
+from mi_duck.workflow.time_left import EXPLAINING, REFITTING, SCORING, TimeLeft, costs_of, steps_after, with_time_left
 
 FINAL = (1 / 0.6) ** 0.5  # times the rounds of a fold's boosters final ones have, with three folds
 QUICK = Diagnostics(skip_shap=True, minimal_diagnostics=True)
@@ -18,11 +19,13 @@ QUICK = Diagnostics(skip_shap=True, minimal_diagnostics=True)
 @pytest.fixture
 def plan() -> Plan:
     """Return a plan of two instances of 12 fits, 4 folds' three classes less the final ones, each of .1 s per round."""
-    rates = Rates(start_seconds=0.0, per_cell_built=0.0, per_round=0.1, per_cell_and_round=0.0)
     made = changed(
-        made_plan(), rates=rates, n_folds=3, n_estimators=400, early_stopping_patience=20, learning_rate=0.12
+        made_plan(), n_folds=3, n_estimators=400, early_stopping_patience=20, learning_rate=0.12, cv_used="weights"
     )
-    first = replace(made.cut.instances[0], predicted_seconds=0.1 * 400 * 12)
+    first, layout = made.cut.instances[0], made.costs.model.layout
+    free = Rates(start_seconds=0.0, per_cell_built=0.0, per_cell_begun=0.0, per_cell_and_round=1.0)
+    cells, n_nodes = stored_cells(first.n_training_rows, layout), expected_nodes(first.n_training_rows, layout)
+    made = changed(made, rates=replace(free, per_cell_and_round=0.1 / round_seconds(free, cells, n_nodes, layout)))
     second = Instance(1, *[getattr(first, name) for name in first.__slots__[1:]])
     return changed(made, instances=(first, second))
 
@@ -41,6 +44,13 @@ def test_costs__are_those_of_the_plan(plan: Plan) -> None:
 def test_costs__of_two_classes_are_those_of_one_booster(plan: Plan) -> None:
     two = changed(plan, classes=("no", "yes"))
     assert costs_of(two, two.cut.instances[0]).classes == ("yes",) * 4
+
+
+def test_steps_after__count_the_refit_where_leaves_are_fitted_together(plan: Plan) -> None:
+    """Two instances of three boosters, 100 rounds each in three folds and at the end, on 20,000 rows."""
+    assert dict(steps_after(plan, QUICK))[REFITTING] == pytest.approx(26e-9 * 6 * 100 * 4 * 20_000)
+    assert REFITTING not in dict(steps_after(changed(plan, consolidation="voting"), QUICK))
+    assert REFITTING not in dict(steps_after(changed(plan, instances=plan.cut.instances[:1]), QUICK))
 
 
 def test_steps_after__explaining_beside_scoring_takes_only_what_it_takes_longer(plan: Plan) -> None:
@@ -89,7 +99,8 @@ def test_time_left__of_a_step_comes_from_its_own_speed(plan: Plan) -> None:
     left.see("scoring every row out of fold", 0, 100, 0)
     left.see("scoring every row out of fold", 25, 100, 10)
     steps = dict(steps_after(plan, QUICK))
-    assert left.seconds(10) == pytest.approx(after(plan) - steps["scoring every row out of fold"] + 30)
+    done = steps[REFITTING] + steps["scoring every row out of fold"]
+    assert left.seconds(10) == pytest.approx(after(plan) - done + 30)
     left.see("report", 3, 3, 40)
     assert left.seconds(40) == 0
 

@@ -165,16 +165,22 @@ def _log_losses(
     curve: list[tuple[float, float]],
 ) -> Callable[[NDArray[np.float32], xgb.DMatrix], list[tuple[str, float]]]:
     """Return XGBoost's custom metric: log loss on training and on stopping rows, also kept in ``curve``."""
-    rows = (weight > 0, None if stopping_weight is None else stopping_weight > 0)
-    weights = (weight[rows[0]], None if stopping_weight is None else stopping_weight[rows[1]])
+    # once a round, on one core: a few passes over one array, weights of zero for what does not count
+    is_other = (~truth.astype(bool)).astype(np.float32)
+    log_likelihood = np.empty(len(truth), dtype=np.float32)
 
-    def mean(log_loss_of_rows: NDArray[np.float32], of: int) -> float:
-        return float(np.average(log_loss_of_rows[rows[of]].astype(np.float64), weights=weights[of]))
+    def mean_loss(weights: NDArray[np.float32], total: float) -> float:
+        return -float(np.einsum("i,i->", log_likelihood, weights, dtype=np.float64)) / total
+
+    totals = [float(one.sum(dtype=np.float64)) for one in (weight, stopping_weight) if one is not None]
 
     def log_losses(probability: NDArray[np.float32], _: xgb.DMatrix) -> list[tuple[str, float]]:
-        log_loss_of_rows = -np.log(np.clip(np.where(truth, probability, 1 - probability), 1e-7, 1))
-        training = mean(log_loss_of_rows, 0)
-        stopping = float("nan") if stopping_weight is None else mean(log_loss_of_rows, 1)
+        np.subtract(probability, is_other, out=log_likelihood)
+        np.abs(log_likelihood, out=log_likelihood)  # p of the rows that are of the class, 1 - p of the others
+        np.clip(log_likelihood, 1e-7, 1, out=log_likelihood)
+        np.log(log_likelihood, out=log_likelihood)
+        training = mean_loss(weight, totals[0])
+        stopping = float("nan") if stopping_weight is None else mean_loss(stopping_weight, totals[1])
         curve.append((training, stopping))
         return [("training", training), ("stopping", stopping)]
 

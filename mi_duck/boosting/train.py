@@ -61,7 +61,8 @@ def train_instance(*, run: str, instance_id: int, threads: int, report: Report) 
     dict
         ``rounds`` of each final booster; ``phases``: peak memory of each phase in bytes, where the system reports it and the
         phase was not done before; ``nodes`` of the largest tree of any fit on the matrix of all rows, above its last level;
-        ``build_seconds`` and ``boost_seconds`` of all matrices and of all rounds;
+        ``build_seconds`` and ``boost_seconds`` of all matrices and of all rounds, ``later_seconds`` of all rounds but the
+        first of each fit;
         ``rounds_before``, ``seconds_before`` and ``peak_before``: of earlier processes.
     """
     folder = RunFolder(Path(run))
@@ -146,14 +147,13 @@ def feature_gains(*, run: str, instance_id: int, threads: int, report: Report) -
     gains = dict.fromkeys(plan.data.features, 0.0)
     for index in fitted_classes(len(plan.data.classes)):
         name = plan.data.classes[index]
-        on_round = _on_round(report, f"pilot {name}", settings)
         fit = fit_booster(
             matrix,
             label == index,
             weight,
             settings,
             threads,
-            on_round,
+            _reporting(report, f"pilot {name}", settings),
             constraints=as_xgboost_has_them(settings.xgb_parameters, plan.data, index),
             rounds=settings.n_estimators,
         )
@@ -226,7 +226,7 @@ class _Training:
         self.to_do = {name for name in self.titles if progress.finished(name) is None}
         report_resumption(progress, self.titles, plan.settings, report)
         self.meter = PeakMeter()
-        self.seconds = {"build_seconds": 0.0, "boost_seconds": 0.0}
+        self.seconds = {"build_seconds": 0.0, "boost_seconds": 0.0, "later_seconds": 0.0}
         self._counted = time.monotonic()
         self.matrix: xgb.QuantileDMatrix | None = None
         self.reference: xgb.QuantileDMatrix | None = None
@@ -298,7 +298,7 @@ class _Training:
                 weight,
                 self.settings,
                 self.threads,
-                _on_round(self.report, f"rounds of {self.titles[name]}", self.settings),
+                self._on_round(f"rounds of {self.titles[name]}"),
                 constraints=self.constraints[index],
                 stopping_weight=stopping_weight,
                 rounds=None if rounds is None else rounds[index],
@@ -310,6 +310,21 @@ class _Training:
         if len(fits) == self.n_classes:
             return fits
         return [replace(fits[0], raw=complement(fits[0].raw)), *fits]
+
+    def _on_round(self, stage: str) -> Callable[[int], None]:
+        """Return what is called after each round of a fit: it reports them, and adds up the time since the first."""
+        report = _reporting(self.report, stage, self.settings)
+        before: float | None = None
+
+        def on_round(done: int) -> None:
+            nonlocal before
+            now = time.monotonic()
+            if before is not None:
+                self.seconds["later_seconds"] += now - before
+            before = now
+            report(done)
+
+        return on_round
 
     def _build(self, wanted: NDArray[np.bool_], title: str) -> None:
         total = PASSES * int(wanted.sum())
@@ -334,5 +349,5 @@ class _Training:
         self.seconds[name] += self._counted - before
 
 
-def _on_round(report: Report, stage: str, settings: Settings) -> Callable[[int], None]:
+def _reporting(report: Report, stage: str, settings: Settings) -> Callable[[int], None]:
     return lambda done: report(stage, done, settings.n_estimators)

@@ -15,18 +15,17 @@ that fold was trained on: their log loss decides how many passes there are. The 
 
 One pass over the rows of a fold writes the leaf numbers of all classes; then classes are fitted, as many at once as there are
 threads and memory for. Where ``--xgb`` has a monotone constraint, each tree is kept monotone after every move
-(`mi_duck.ensemble.monotone`). What is done lies in the scratch of the run, so a killed refit goes on where it stopped.
+(`mi_duck.ensemble.monotone`). Leaf numbers, margins and leaves after each pass lie in the scratch of the run, so a killed refit
+goes on with the pass that it was at.
 """
 
 import hashlib
 import json
-import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +34,9 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from mi_duck.archive import pack, read_parts
-from mi_duck.atomic_files import storage_errors, write_file
+from mi_duck.atomic_files import publish, storage_errors, write_file
 from mi_duck.boosting.forest import complement, leaf_counts, leaf_forest_of, with_leaves
+from mi_duck.ensemble.leaf_numbers import LeafNumbers
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.ensemble.monotone import MonotoneTree, monotone_trees
 from mi_duck.errors import CheckpointError
@@ -61,6 +61,26 @@ USUAL_PASSES = 5  # where no group can decide
 
 ReadLeaves = Callable[[int, int, NDArray[np.intp]], None]
 """Given a tree and a first row, writes the leaves that rows from there on fall into, by their numbers among those of the tree."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """Where the refit of one class stands after some passes.
+
+    Parameters
+    ----------
+    joint
+        Margin of each row, shape (n_rows,).
+    leaves
+        For each tree the values of its leaves.
+    losses
+        As of `Leaves`; none is larger than an earlier one.
+    """
+
+    n_done: int
+    joint: Floats64
+    leaves: list[Floats64]
+    losses: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +114,8 @@ def refit_leaves(
     step: float = STEP,
     penalty: float = PENALTY,
     monotone: Mapping[int, MonotoneTree] | None = None,
+    begun: Passes | None = None,
+    save: Callable[[Passes], None] = lambda passes: None,
 ) -> Leaves:
     """Refit the leaves of one class.
 
@@ -111,6 +133,8 @@ def refit_leaves(
         Share of a Newton step that a leaf moves in a round; what is added to its hessian.
     monotone
         By their number the trees that stay monotone: their leaves are kept so after every move.
+    begun, save
+        The passes to go on with, of an earlier call with the same arguments; and what is called after each pass.
     """
     blocks = [slice(begin, min(begin + BLOCK_ROWS, len(truth))) for begin in range(0, len(truth), BLOCK_ROWS)]
 
@@ -125,8 +149,8 @@ def refit_leaves(
     prior = sum(float(fitted(block)[truth[block]].sum()) for block in blocks) / total
     prior = float(np.clip(prior, 1e-6, 1 - 1e-6))
     intercept = float(np.log(prior / (1 - prior)))
-    joint = np.full(len(truth), intercept)
-    leaves = [np.zeros(size) for size in n_leaves]
+    start = begun or Passes(0, np.full(len(truth), intercept), [np.zeros(size) for size in n_leaves], ())
+    joint, leaves = start.joint, list(start.leaves)
     own = np.empty(BLOCK_ROWS, dtype=np.intp)
 
     def look(moves: Mapping[int, Floats64], trees: Sequence[int]) -> dict[int, Floats64]:
@@ -165,9 +189,9 @@ def refit_leaves(
         return leaves[tree] - before
 
     rounds = [[trees[number] for trees in members if number < len(trees)] for number in range(max(map(len, members)))]
-    losses: list[float] = []
-    best = leaves
-    for _ in range(passes):
+    losses = list(start.losses)
+    best = leaves.copy()  # a move makes new arrays
+    for n_done in range(start.n_done + 1, passes + 1):
         moves: dict[int, Floats64] = {}
         for trees in rounds:
             moves = look(moves, trees)
@@ -176,7 +200,8 @@ def refit_leaves(
             losses.append(_loss(joint, truth, weight, deciding, blocks))
             if losses[-1] > min(losses):
                 break
-            best = leaves.copy()  # a move makes new arrays
+            best = leaves.copy()
+        save(Passes(n_done, joint, leaves, tuple(losses)))
     return Leaves(intercept, leaves if deciding is None else best, tuple(losses))
 
 
@@ -254,7 +279,11 @@ class _Refitting:
         room = machine_budget(plan.asked.memory_safety_factor).budget_bytes
         fixed, of_class = refit_bytes(plan.data.n_rows, n_training_rows)
         self.at_once = max(1, min(threads, len(self.fitted), (room - fixed) // of_class))
-        self._n_done, self._report, self._lock = 0, report, threading.Lock()
+        self._n_done, self._report, self._lock = (
+            0,
+            report,
+            threading.Lock(),
+        )  # one for leaf numbers, and one for each pass
 
     def refit(
         self, fold: int | None, boosters: Sequence[Sequence[xgb.Booster]], *, passes: Sequence[int | None] | None = None
@@ -280,11 +309,19 @@ class _Refitting:
         keys = {index: self._key(fold, index, wanted[index], by_class[index]) for index in self.fitted}
         done = {index: _done(_file_of(self.folder, fold, index), key) for index, key in keys.items()}
         missing = [index for index, one in done.items() if one is None]
-        for _ in range(len(self.fitted) - len(missing)):
-            self._count()
+        self._count((1 + MOST_PASSES) * (len(self.fitted) - len(missing)))
         if missing:
             rows = self._rows(fold)
-            files = self._write_leaves(fold, rows, {index: by_class[index] for index in missing})
+            files = {
+                index: LeafNumbers(
+                    _file_of(self.folder, fold, index).with_suffix(".leaves"),
+                    keys[index],
+                    leaf_counts(by_class[index]),
+                    len(rows.label),
+                )
+                for index in missing
+            }
+            self._write_leaves(rows, files, by_class)
             with ThreadPoolExecutor(self.at_once) as pool:
                 jobs = {
                     index: pool.submit(
@@ -326,28 +363,35 @@ class _Refitting:
         )
 
     def _write_leaves(
-        self, fold: int | None, rows: "_Rows", boosters: Mapping[int, Sequence[xgb.Booster]]
-    ) -> "dict[int, _LeafFile]":
-        """Write the leaf numbers of some classes in one pass over the rows."""
-        files = {}
-        for index, members in boosters.items():
-            path = _file_of(self.folder, fold, index).with_suffix(".leaves")
-            files[index] = _LeafFile(path, leaf_counts(members), len(rows.label))
+        self, rows: "_Rows", files: Mapping[int, LeafNumbers], boosters: Mapping[int, Sequence[xgb.Booster]]
+    ) -> None:
+        """Write the leaf numbers that some classes lack, in one pass over the rows."""
+        written = {index: file for index, file in files.items() if not file.is_whole}
+        self._count(len(files) - len(written))
+        if not written:
+            return
+        first_row = min(file.n_written for file in written.values())
+        for file in written.values():
+            file.begin(first_row)
+        wanted = rows.wanted
+        if first_row:
+            wanted = wanted.copy()
+            wanted[np.flatnonzero(wanted)[:first_row]] = False
         features = self.plan.data.features
-        joined = [one for members in boosters.values() for one in members]
+        joined = [one for index in written for one in boosters[index]]
         forest = leaf_forest_of(joined, features, self.reader.encoding)
-        n_trees = sum(file.n_trees for file in files.values())
+        n_trees = sum(file.n_trees for file in written.values())
         batch_rows = max(256, BATCH_BYTES // (4 * (len(features) + 2 * n_trees)))  # leaf numbers are turned once
-        for matrix in self.reader.matrices(batch_rows, rows.wanted):
+        for matrix in self.reader.matrices(batch_rows, wanted):
             nodes, begin = forest.margins(matrix, threads=self.threads), 0
-            for file in files.values():
+            for file in written.values():
                 file.append(nodes[:, begin : begin + file.n_trees])
                 begin += file.n_trees
-        return files
+        self._count(len(written))
 
     def _fit(
         self,
-        file: "_LeafFile",
+        file: LeafNumbers,
         rows: "_Rows",
         index: int,
         boosters: Sequence[xgb.Booster],
@@ -355,40 +399,48 @@ class _Refitting:
         passes: int | None,
     ) -> int:
         """Refit the boosters of one class, write them, and return the passes that were made."""
-        truth = rows.label == index
-        monotone = monotone_trees(boosters, self._signs(index))
+        passes_file = file.path.with_suffix(".passes")
+        begun = read_passes(passes_file, key, file.n_leaves)
+        n_seen = 0 if begun is None else begun.n_done
+        self._count(n_seen)
+
+        def save(done: Passes) -> None:
+            nonlocal n_seen
+            n_seen = done.n_done
+            write_passes(passes_file, key, done)
+            self._count(1)
+
+        passes = MOST_PASSES if rows.deciding is not None else passes or USUAL_PASSES
         with file.opened():
-            if rows.deciding is not None:
-                found = refit_leaves(
-                    file.read,
-                    file.n_leaves,
-                    file.members,
-                    truth,
-                    rows.weight,
-                    deciding=rows.deciding,
-                    passes=MOST_PASSES,
-                    monotone=monotone,
-                )
-                passes = int(np.argmin(found.losses)) + 1
-            else:
-                passes = passes or USUAL_PASSES
-                found = refit_leaves(
-                    file.read, file.n_leaves, file.members, truth, rows.weight, passes=passes, monotone=monotone
-                )
+            found = refit_leaves(
+                file.read,
+                file.n_leaves,
+                file.members,
+                rows.label == index,
+                rows.weight,
+                deciding=rows.deciding,
+                passes=passes,
+                monotone=monotone_trees(boosters, self._signs(index)),
+                begun=begun,
+                save=save,
+            )
+        if found.losses:
+            passes = int(np.argmin(found.losses)) + 1
         parts = {
             str(number): with_leaves(booster, [found.leaves[tree] for tree in trees], found.intercept)
             for number, (booster, trees) in enumerate(zip(boosters, file.members, strict=True))
         }
         facts = json.dumps({"key": key, "passes": passes}).encode()
         write_file(file.path.with_suffix(".miduck"), pack({"facts.json": facts} | parts))
-        file.path.unlink()
-        self._count()
+        file.delete()
+        passes_file.unlink(missing_ok=True)
+        self._count(MOST_PASSES - n_seen)
         return passes
 
-    def _count(self) -> None:
+    def _count(self, n_more: int) -> None:
         with self._lock:
-            self._n_done += 1
-            self._report("refitting leaves, by fold and class", self._n_done, self.n_jobs)
+            self._n_done += n_more
+            self._report("refitting leaves, pass by pass", self._n_done, self.n_jobs * (1 + MOST_PASSES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,54 +463,32 @@ class _Rows:
     deciding: Booleans | None
 
 
-class _LeafFile:
-    """Leaf numbers of one class on disk, tree by tree, because those of all trees are larger than memory.
+def write_passes(path: Path, key: str, passes: Passes) -> None:
+    """Write where a refit stands, whole or not at all, without a copy of the margins in memory."""
+    part = path.with_suffix(".passes_part")
+    with storage_errors(path):
+        with part.open("wb") as file:
+            np.savez(
+                file,
+                key=np.array(key),
+                n_done=np.array(passes.n_done),
+                joint=passes.joint,
+                leaves=np.concatenate(passes.leaves),
+                losses=np.array(passes.losses),
+            )
+        publish(part, path)
 
-    Parameters
-    ----------
-    sizes
-        Leaves of each tree of each member.
-    """
 
-    def __init__(self, path: Path, sizes: Sequence[Sequence[int]], n_rows: int) -> None:
-        self.path, self.n_rows, self.n_written = path, n_rows, 0
-        self.n_leaves = [size for one in sizes for size in one]
-        ends = np.cumsum([0, *map(len, sizes)]).tolist()
-        self.members = [range(first, stop) for first, stop in pairwise(ends)]
-        self.kind = np.min_scalar_type(max(self.n_leaves) - 1)
-        self._bytes = np.empty(BLOCK_ROWS, dtype=self.kind)
-        with storage_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("wb") as file:  # all of it now, so that a full disk is met before any work is done
-                os.posix_fallocate(file.fileno(), 0, max(self.n_trees * n_rows * self.kind.itemsize, 1))
-
-    @property
-    def n_trees(self) -> int:
-        """Trees of all members."""
-        return len(self.n_leaves)
-
-    def append(self, nodes: Floats32) -> None:
-        """Write the leaf numbers of the next rows, shape (n_rows, n_trees)."""
-        by_tree = np.ascontiguousarray(nodes.T.astype(self.kind))
-        with storage_errors(self.path), self.path.open("r+b") as file:
-            for tree, own in enumerate(by_tree):
-                file.seek((tree * self.n_rows + self.n_written) * self.kind.itemsize)
-                file.write(own.data)
-        self.n_written += len(nodes)
-
-    @contextmanager
-    def opened(self) -> Iterator[None]:
-        """Open the file for `read`."""
-        with storage_errors(self.path), self.path.open("rb", buffering=0) as self._file:
-            yield
-
-    def read(self, tree: int, first_row: int, own: NDArray[np.intp]) -> None:
-        """Write the leaf numbers of rows from a first one on into an array, shape (n,)."""
-        part = self._bytes[: len(own)]
-        self._file.seek((tree * self.n_rows + first_row) * self.kind.itemsize)
-        if self._file.readinto(part.data) != part.nbytes:
-            raise CheckpointError(f"{self.path} is cut off; the same command writes it again")
-        np.copyto(own, part)
+def read_passes(path: Path, key: str, n_leaves: Sequence[int]) -> Passes | None:
+    """Return where a refit of the same stands; None where nothing is there, or it is torn or of another refit."""
+    try:
+        with path.open("rb") as file, np.load(file) as found:
+            if str(found["key"]) != key:
+                return None
+            leaves = np.split(found["leaves"], np.cumsum(n_leaves)[:-1])
+            return Passes(int(found["n_done"]), found["joint"], leaves, tuple(found["losses"].tolist()))
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
 
 
 def read_refitted(folder: RunFolder, fold: int | None, *, n_classes: int) -> tuple[tuple[xgb.Booster, ...], ...]:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from mi_duck.atomic_files import storage_errors, write_file, write_json
 from mi_duck.errors import PlanError, RunBusyError
+from mi_duck.plan.strategies import instance_seconds
 from mi_duck.processes import Say
 from mi_duck.rows.partition import is_partitioned
 from mi_duck.run.folder import RunFolder, is_explained, run_lock
@@ -36,7 +37,7 @@ MIB = 1 << 20
 MARGIN = 1.15  # times the predicted peak; predictions are within .97 and 1.05 where they are measured
 WATCHER_BYTES = 192 * MIB  # the command itself, beside the process that trains
 LEAST_BYTES = 2048 * MIB  # SQL takes 1 GiB, and what reads and writes Parquet beside it
-SLOWER = 2.0  # times the predicted seconds, for nodes and disks slower than here
+SLOWER = 2.0  # times the predicted seconds without early stopping, for nodes and disks slower than here
 SPARE_MINUTES = 30  # to start, to wait for disks, and to write the rows where no job did
 ROWS_WRITTEN_A_MINUTE = 300_000  # a sixth of what two cores and a disk of their own write
 ROWS_SCORED_A_MINUTE = 50_000  # a quarter of what one busy core scored
@@ -73,11 +74,17 @@ def job_sizes(plan: Plan, instances: Sequence[Instance], *, cores: int) -> dict[
     """Return what each job of `DESCRIBED` asks for; ``instances`` are those that are to be trained, and may be none."""
     n_rows = plan.data.n_rows + plan.data.n_holdout_rows
     largest = max((one.predicted_bytes for one in instances), default=0)
-    longest = max((one.predicted_seconds for one in instances), default=0.0)
+    settings, layout, rates = plan.settings, plan.costs.model.layout, plan.costs.rates
+    most = [
+        instance_seconds(
+            plan.cut.strategy_used, one.n_training_rows, settings, layout, rates, settings.n_estimators
+        )  # no fit stops early
+        for one in instances
+    ]
     training = max(MARGIN * largest + WATCHER_BYTES, LEAST_BYTES)
     scoring = max(training, LEAST_BYTES + SCORED_ROW_BYTES * n_rows)
     writing_minutes = SPARE_MINUTES + n_rows / ROWS_WRITTEN_A_MINUTE
-    training_minutes = writing_minutes + SLOWER * longest / 60
+    training_minutes = writing_minutes + SLOWER * max(most, default=0.0) / 60
     return {
         "partition": JobSize(ceil(LEAST_BYTES / MIB), ceil(writing_minutes), cores),
         "instances": JobSize(ceil(training / MIB), ceil(training_minutes), cores),

@@ -58,6 +58,7 @@ from mi_duck.plan.strategies import (
     choose_strategy,
     instance_seconds,
     layout_of,
+    usual_rounds,
     usual_trees,
     windows_of,
     without_missing,
@@ -422,9 +423,7 @@ def lay_out(indexed: Indexed, folder: RunFolder, asked: Asked, budget: Budget, c
     training_rows = indexed.genes.n_training_rows
     settings, model = decided(indexed, asked), formula_of(indexed, asked, threads=context.threads)
     sizes = probe_sizes(training_rows, asked.genes_per_instance) if asked.memory_per_gene_mb is None else []
-    is_probed = is_worth_probing(
-        settings, training_rows, sizes, n_features=len(indexed.data.features), n_classes=len(indexed.data.classes)
-    )
+    is_probed = is_worth_probing(settings, training_rows, sizes, model.layout)
     if not is_probed and asked.layout != "zeros":
         layout = "sentinel" if asked.layout == "sentinel" else "missing"
         if layout == "sentinel":
@@ -493,7 +492,7 @@ def cut_instances(
         context.say(f"warning: {request.noun.count(windows.genes_per_instance)} per instance; 500 to 5,000 are usual")
 
     def seconds_of(n_rows: int) -> float:
-        return instance_seconds(strategy, n_rows, request, model, rates)
+        return instance_seconds(strategy, n_rows, settings, model.layout, rates, usual_rounds(settings))
 
     instances = tuple(
         window_instance(number, first, stop, indexed.genes, model, seconds_of)

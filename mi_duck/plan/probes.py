@@ -16,13 +16,21 @@ from numpy.typing import NDArray
 from mi_duck.atomic_files import write_file, write_json
 from mi_duck.boosting.steps import feature_gains, train_instance
 from mi_duck.errors import CheckpointError
-from mi_duck.plan.strategies import builds_of_all_rows, fold_fits_of_all_rows, training_seconds, usual_rounds
+from mi_duck.plan.strategies import (
+    builds_of_all_rows,
+    fold_fits_of_all_rows,
+    round_seconds,
+    share_of_fold,
+    stored_cells,
+    training_seconds,
+    usual_rounds,
+)
 from mi_duck.processes import Context, in_child
 from mi_duck.resources import Budget
 from mi_duck.rows.partition import partition
 from mi_duck.rows.segments import ColumnDensity, SegmentReader, read_density
 from mi_duck.run.constraints import monotone_features
-from mi_duck.run.costs import BATCH_ROWS, PHASES, Costs, MemoryModel, MemoryPoint, Rates, slope_ratio
+from mi_duck.run.costs import BATCH_ROWS, PHASES, Costs, Layout, MemoryModel, MemoryPoint, Rates, slope_ratio
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import GeneTable
 from mi_duck.run.plan import Cut, Instance, Plan, PlannedData, Settings, fitted_classes, make_segments
@@ -41,10 +49,10 @@ class TimePoint:
 
     Parameters
     ----------
-    n_cells
-        Cells that are not missing.
-    build_seconds, boost_seconds
-        Seconds of all matrices and of all rounds.
+    n_nodes
+        Of the largest tree, as of a `MemoryPoint`.
+    build_seconds, boost_seconds, later_seconds
+        Seconds of all matrices, of all rounds, and of all rounds but the first of each fit.
     start_seconds
         The rest: starting, calibrating, writing.
     rounds
@@ -52,9 +60,10 @@ class TimePoint:
     """
 
     n_rows: int
-    n_cells: int
+    n_nodes: int
     build_seconds: float
     boost_seconds: float
+    later_seconds: float
     start_seconds: float
     rounds: int
 
@@ -86,14 +95,14 @@ def least_genes(training_rows: NDArray[np.int64]) -> int:
 
 
 def is_worth_probing(
-    settings: Settings, training_rows: NDArray[np.int64], sizes: Sequence[int], *, n_features: int, n_classes: int
+    settings: Settings, training_rows: NDArray[np.int64], sizes: Sequence[int], layout: Layout
 ) -> bool:
     """Return whether the probes take at most a tenth of the predicted run."""
     if not sizes:
         return False
 
     def seconds(n_rows: int, rounds: int) -> float:
-        return training_seconds(Rates(), n_rows * n_features, settings, n_classes, rounds)
+        return training_seconds(Rates(), n_rows, settings, layout, rounds)
 
     spent = sum(seconds(int(training_rows[:size].sum()), PROBE_ROUNDS) for size in sizes)
     return spent <= WORTH * seconds(int(training_rows.sum()), usual_rounds(settings))
@@ -235,35 +244,28 @@ def measure(
             tuple(point for points, _ in probed for point in points), tuple(seconds for _, seconds in probed)
         )
     measured = model.with_points(found.points)
-    rates = fit_rates(found.times, small.settings, len(small.data.classes), is_external=model.layout.is_external)
+    rates = fit_rates(found.times, small.settings, model.layout)
     write_memory(folder, measured, rates, key=key, found=found)
     return measured, rates, found
 
 
-def fit_rates(points: Sequence[TimePoint], settings: Settings, n_classes: int, *, is_external: bool = False) -> Rates:
-    """Return the rates that the probes measured: at least two of different size.
-
-    A line through the smallest and the largest probe; where noise tilts it below zero, one through the origin.
-    """
-    first, last = min(points, key=lambda point: point.n_rows), max(points, key=lambda point: point.n_rows)
-    small, large = (
-        point.boost_seconds / (point.rounds * len(fitted_classes(n_classes)) * (settings.n_folds + 1))
-        for point in (first, last)
-    )
-    effective = (fold_fits_of_all_rows(settings) + 1) / (
-        settings.n_folds + 1
-    )  # all fits of a probe have the same rounds
-    cells = effective * (last.n_cells - first.n_cells)
-    slope = (large - small) / cells if cells else 0.0
-    constant = large - slope * effective * last.n_cells
-    if slope <= 0 or constant < 0:
-        slope, constant = large / (effective * last.n_cells), 0.0
+def fit_rates(points: Sequence[TimePoint], settings: Settings, layout: Layout) -> Rates:
+    """Return the rates that the largest probe measured; the first round of a fit sets up what the others use."""
+    last = max(points, key=lambda point: point.n_rows)
+    n_folds, n_classes = settings.n_folds, len(fitted_classes(layout.n_classes))
+    cells = stored_cells(last.n_rows, layout)
+    # one of every fold and one of all rows, if a cell took a second
+    of_cell = replace(Rates(), per_cell_and_round=1.0)
+    looked = n_folds * round_seconds(of_cell, share_of_fold(settings) * cells, last.n_nodes, layout)
+    looked += round_seconds(of_cell, cells, last.n_nodes, layout)
+    later = last.later_seconds / (last.rounds - 1)
+    begun = max(last.boost_seconds - last.rounds * later, 0.0)
     return Rates(
         start_seconds=min(point.start_seconds for point in points),
-        per_cell_built=last.build_seconds / (last.n_cells * builds_of_all_rows(settings)),
-        per_round=constant,
-        per_cell_and_round=slope,
-        is_external=is_external,
+        per_cell_built=last.build_seconds / (cells * builds_of_all_rows(settings)),
+        per_cell_begun=begun / (n_classes * cells * (fold_fits_of_all_rows(settings) + 1)),
+        per_cell_and_round=later / (n_classes * looked),
+        is_external=layout.is_external,
     )
 
 
@@ -311,9 +313,10 @@ def probe(
         [MemoryPoint(phase, genes, rows, n_features, found["phases"][phase], found["nodes"]) for phase in PHASES],
         TimePoint(
             n_rows=rows,
-            n_cells=int(rows * n_features * (1 - model.layout.missing_share)),
+            n_nodes=found["nodes"],
             build_seconds=build,
             boost_seconds=boost,
+            later_seconds=found["later_seconds"],
             start_seconds=max(result.wall_seconds - build - boost, 0.0),
             rounds=PROBE_ROUNDS,
         ),

@@ -4,8 +4,8 @@
 (XGBoost's external memory): the same trees as ``single`` in a fraction of its memory, as fast as the disk or the system's
 cache of it. A layout says how missing values and zeros are treated; see `mi_duck.run.plan.Settings`.
 
-The time of a round is a constant (nodes, histograms) plus a part that grows with the rows. Early stopping decides how
-many rounds there are, so what is predicted is the most: every fit runs to ``n_estimators``.
+The time of a round is that of the cells and that of the nodes, whose histograms are compared bin by bin. Early stopping decides
+how many rounds there are, so times are predicted for those that it usually leaves (`usual_rounds`).
 
 Memory of a graphics device follows XGBoost 3.2's ELLPACK page and has not been compared with a device.
 """
@@ -21,7 +21,15 @@ from mi_duck.errors import MemoryBudgetError, PlanError
 from mi_duck.plan.windows import Windows, cut_windows, refusal_of
 from mi_duck.resources import GIB, Budget, cuda_devices
 from mi_duck.rows.segments import KEYS, ColumnDensity
-from mi_duck.run.costs import COPIES_WHILE_SAVED, Layout, MemoryModel, Rates, growing_bytes, index_bytes
+from mi_duck.run.costs import (
+    COPIES_WHILE_SAVED,
+    Layout,
+    MemoryModel,
+    Rates,
+    expected_nodes,
+    growing_bytes,
+    index_bytes,
+)
 from mi_duck.run.genes import STOPPING_SHARE
 from mi_duck.run.plan import Instance, Settings, fitted_classes
 from mi_duck.settings import Asked
@@ -36,7 +44,13 @@ STANDARD_ERRORS = 6.0  # of few rows: four of a difference between two such samp
 
 EXTERNAL_FACTOR = 1.3  # a round on a matrix on disk over one in memory, while the pages stay in the system's cache
 SPARSE_FACTOR = 1.25  # a stored cell of a matrix with missing values over a cell of one without
+BIN_CELLS = (
+    1.75  # a bin of a node of the largest tree over a cell: what 30,000 rows of 300 features and 56 bins each took
+)
 USUAL_PATH = 12  # rounds times step, where early stopping ends: 10 to 17 on two plants and synthetic genes
+REFIT_SECONDS = (
+    26e-9  # of a tree and a training row, in five passes, by a fold's fits and the final ones alike; on two cores
+)
 
 CONTEXT_BYTES = 512 << 20  # of CUDA and XGBoost's kernels
 SHARE = 0.9  # of a device's memory that a plan may take
@@ -83,7 +97,7 @@ class Alternative:
     peak_bytes
         Predicted peak of the largest instance.
     seconds
-        Predicted time of all instances if no fit stops early.
+        Predicted time of all instances, and of fitting their leaves together, with the usual rounds.
     disk_bytes
         Scratch: rows in small types and, of ``external``, the matrix, of several instances the leaf numbers of a refit.
     is_feasible
@@ -168,16 +182,26 @@ def usual_trees(settings: Settings, n_classes: int) -> int:
     )
 
 
-def training_seconds(rates: Rates, n_cells: float, settings: Settings, n_classes: int, rounds: int) -> float:
-    """Return the seconds of training one instance: ``n_cells`` that are not missing, ``rounds`` rounds in every fold."""
-    rounds_of_final = rounds_of_final_boosters(rounds, settings)
-    per_class = (settings.n_folds * rounds + rounds_of_final) * rates.per_round
-    passes = fold_fits_of_all_rows(settings) * rounds + rounds_of_final
-    return (
-        rates.start_seconds
-        + rates.per_cell_built * n_cells * builds_of_all_rows(settings)
-        + len(fitted_classes(n_classes)) * (per_class + rates.per_cell_and_round * n_cells * passes)
-    )
+def training_seconds(rates: Rates, n_rows: int, settings: Settings, layout: Layout, rounds: int) -> float:
+    """Return the seconds of training one instance of ``n_rows`` training rows; ``rounds`` of every fold are kept."""
+    cells = stored_cells(n_rows, layout)
+    n_nodes = expected_nodes(n_rows, layout)
+    tried = min(rounds + settings.early_stopping_patience, settings.n_estimators)
+    of_class = rates.per_cell_begun * cells * (fold_fits_of_all_rows(settings) + 1)
+    of_class += settings.n_folds * tried * round_seconds(rates, share_of_fold(settings) * cells, n_nodes, layout)
+    of_class += rounds_of_final_boosters(rounds, settings) * round_seconds(rates, cells, n_nodes, layout)
+    built = rates.per_cell_built * cells * builds_of_all_rows(settings)
+    return rates.start_seconds + built + len(fitted_classes(layout.n_classes)) * of_class
+
+
+def stored_cells(n_rows: int, layout: Layout) -> float:
+    """Return the cells of so many rows that are not missing."""
+    return n_rows * layout.n_features * (1 - layout.missing_share)
+
+
+def round_seconds(rates: Rates, n_cells: float, n_nodes: float, layout: Layout) -> float:
+    """Return the seconds of one round of one booster: it looks at every cell, and at every bin of every node."""
+    return rates.per_cell_and_round * (n_cells + BIN_CELLS * layout.bins * n_nodes)
 
 
 def rounds_of_final_boosters(rounds: float, settings: Settings) -> float:
@@ -190,7 +214,12 @@ def rounds_of_final_boosters(rounds: float, settings: Settings) -> float:
 
 def fold_fits_of_all_rows(settings: Settings) -> float:
     """Return the fits of one class in all folds, counted in passes over all rows."""
-    return settings.n_folds * ((settings.n_folds - 1) / settings.n_folds if settings.cv_used == "matrices" else 1.0)
+    return settings.n_folds * share_of_fold(settings)
+
+
+def share_of_fold(settings: Settings) -> float:
+    """Return the share of all rows in the matrix of a fold."""
+    return (settings.n_folds - 1) / settings.n_folds if settings.cv_used == "matrices" else 1.0
 
 
 def builds_of_all_rows(settings: Settings) -> float:
@@ -269,12 +298,22 @@ def windows_of(strategy: str, request: CutRequest, model: MemoryModel, budget: B
     )
 
 
-def instance_seconds(strategy: str, n_rows: int, request: CutRequest, model: MemoryModel, rates: Rates) -> float:
-    """Return the predicted time of one instance if no fit stops early."""
-    layout = model.layout
-    cells = n_rows * layout.n_features * (1 - layout.missing_share)
-    factor = EXTERNAL_FACTOR ** ((strategy == "external") - rates.is_external)
-    return factor * training_seconds(rates, cells, request.settings, request.n_classes, request.settings.n_estimators)
+def instance_seconds(
+    strategy: str, n_rows: int, settings: Settings, layout: Layout, rates: Rates, rounds: int
+) -> float:
+    """Return the predicted time of one instance of so many training rows, with so many rounds in every fold."""
+    return external_factor(strategy, rates) * training_seconds(rates, n_rows, settings, layout, rounds)
+
+
+def external_factor(strategy: str, rates: Rates) -> float:
+    """Return how many times as long a round takes by a strategy as by that whose rates were measured."""
+    return float(EXTERNAL_FACTOR ** ((strategy == "external") - rates.is_external))
+
+
+def refit_seconds(n_boosters: int, n_training_rows: int, settings: Settings) -> float:
+    """Return the predicted time of fitting the leaves of so many boosters together, by rule of thumb."""
+    trees = n_boosters * usual_rounds(settings) * (settings.n_folds + 1)
+    return REFIT_SECONDS * trees * n_training_rows
 
 
 def alternatives(
@@ -320,16 +359,18 @@ def _alternative(
         return Alternative(strategy, layout, 0, 0, peak, 0.0, scratch, False, str(error))
     sizes = [(int(request.training_rows[first:stop].sum()), stop - first) for first, stop in windows.ranges]
     peak = max(own.predict_bytes(rows, genes) for rows, genes in sizes)
-    seconds = sum(instance_seconds(strategy, rows, request, own, rates) for rows, _ in sizes)
+    settings, rounds = request.settings, usual_rounds(request.settings)
+    seconds = sum(instance_seconds(strategy, rows, settings, own.layout, rates, rounds) for rows, _ in sizes)
     if len(sizes) > 1:
-        scratch += leaves_bytes(len(sizes), total, request.settings, own.layout)
+        seconds += refit_seconds(len(sizes) * len(fitted_classes(request.n_classes)), total, settings)
+        scratch += leaves_bytes(len(sizes), total, settings, own.layout)
     return Alternative(strategy, layout, len(sizes), windows.genes_per_instance, peak, seconds, scratch, True, "")
 
 
 def leaves_bytes(n_instances: int, n_rows: int, settings: Settings, layout: Layout) -> int:
-    """Return what leaf numbers of all training rows take, of all classes."""
+    """Return what leaf numbers of all training rows take, of all classes, and their margins after this and the last pass."""
     per_row = 1 if settings.max_depth <= 8 else 2  # 256 leaves have numbers of a byte
-    return len(fitted_classes(layout.n_classes)) * n_instances * usual_rounds(settings) * n_rows * per_row
+    return len(fitted_classes(layout.n_classes)) * n_rows * (n_instances * usual_rounds(settings) * per_row + 2 * 8)
 
 
 def gpu_bytes(n_rows: int, layout: Layout) -> int:

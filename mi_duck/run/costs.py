@@ -329,15 +329,17 @@ class Rates:
     ----------
     per_cell_built
         Of building one matrix of all rows.
-    per_round
-        Of one booster, beside what grows with the rows.
+    per_cell_begun
+        Of beginning a booster: what its first round takes longer than the others.
+    per_cell_and_round
+        Of one round of one booster, for each cell that it looks at; see `mi_duck.plan.strategies.round_seconds`.
     is_external
         Whether they were measured on a matrix on disk.
     """
 
     start_seconds: float = 3.0
     per_cell_built: float = 30e-9
-    per_round: float = 0.01
+    per_cell_begun: float = 1e-9
     per_cell_and_round: float = 1.1e-9
     is_external: bool = False
 

@@ -41,7 +41,7 @@ class Instance:
     n_training_rows
         Of its rows those that it is trained on; fewer where easy negatives are sampled.
     predicted_bytes, predicted_seconds
-        Predicted peak memory of the process that trains it, and its time if no fit stops early.
+        Predicted peak memory of the process that trains it, and its time where early stopping ends as it usually does.
     """
 
     instance_id: int

@@ -28,7 +28,9 @@ def print_plan(made: "Plan", as_json: bool = False) -> None:
         return
     print_table(views.instances_table(made))
     output.print(views.plan_line(made))
-    output.print(f"Ways to train these {made.data.noun.many}, the time if no fit stops early:", markup=False)
+    output.print(
+        f"Ways to train these {made.data.noun.many}, with the time if fits stop where they usually do:", markup=False
+    )
     print_table(views.alternatives_table(made))
     output.print(views.SCORES_OF_STRATEGIES, markup=False)
     for line in views.infeasible_lines(made):

@@ -12,8 +12,18 @@ from dataclasses import dataclass, replace
 from operator import mul
 from statistics import fmean
 
-from mi_duck.plan.strategies import rounds_of_final_boosters, training_seconds, usual_rounds
+from mi_duck.plan.strategies import (
+    external_factor,
+    refit_seconds,
+    round_seconds,
+    rounds_of_final_boosters,
+    share_of_fold,
+    stored_cells,
+    training_seconds,
+    usual_rounds,
+)
 from mi_duck.processes import WHOLE_RUN, Context, instance_of
+from mi_duck.run.costs import expected_nodes
 from mi_duck.run.plan import Instance, Plan, fitted_classes
 from mi_duck.run.recipe import is_at_hand
 from mi_duck.settings import Diagnostics
@@ -25,6 +35,7 @@ PRIOR_SECONDS = 2.0  # planned; as if so many had been measured before, at the u
 POSITIONS_OF_GENE = 5_000
 ROUNDS = "rounds of "
 LAST = "calibrating"
+REFITTING = "refitting leaves, pass by pass"
 SCORING = ("scoring base, members and ensemble", "scoring every position")
 EXPLAINING = ("completing the folders of instances", "explaining rows x boosters", "writing tables and figures")
 
@@ -85,16 +96,13 @@ def fitted_names(plan: Plan) -> tuple[str, ...]:
 def costs_of(plan: Plan, instance: Instance) -> Costs:
     """Return what an instance takes by the plan."""
     settings, rates, layout, names = plan.settings, plan.costs.rates, plan.costs.model.layout, fitted_names(plan)
-    cells = instance.n_training_rows * layout.n_features * (1 - layout.missing_share)
-
-    def seconds(rounds: int) -> float:
-        return training_seconds(rates, cells, settings, len(plan.data.classes), rounds)
-
-    factor = instance.predicted_seconds / seconds(settings.n_estimators)  # of a matrix on disk
-    share = (settings.n_folds - 1) / settings.n_folds if settings.cv_used == "matrices" else 1.0
-    of_fold, of_last = (factor * (rates.per_round + rates.per_cell_and_round * cells * part) for part in (share, 1.0))
+    n_rows, factor = instance.n_training_rows, external_factor(plan.cut.strategy_used, rates)
+    cells, n_nodes = stored_cells(n_rows, layout), expected_nodes(n_rows, layout)
+    shares = (share_of_fold(settings), 1.0)
+    of_fold, of_last = (factor * round_seconds(rates, share * cells, n_nodes, layout) for share in shares)
+    without_rounds = replace(settings, early_stopping_patience=0)
     return Costs(
-        factor * seconds(0),
+        factor * training_seconds(rates, n_rows, without_rounds, layout, 0),
         (of_fold,) * settings.n_folds * len(names) + (of_last,) * len(names),
         names * (settings.n_folds + 1),
     )
@@ -221,7 +229,13 @@ def steps_after(plan: Plan, diagnostics: Diagnostics, *, is_beside: bool = False
     """
     n_instances, n_boosters = len(plan.cut.instances), len(plan.cut.instances) * len(fitted_names(plan))
     millions = plan.data.n_rows / 1e6
+    n_training_rows = min(plan.data.n_rows, sum(one.n_training_rows for one in plan.cut.instances))
     steps = [
+        (
+            REFITTING,
+            refit_seconds(n_boosters, n_training_rows, plan.settings),
+            n_instances > 1 and plan.asked.consolidation != "voting",
+        ),
         ("scoring every row out of fold", 2 + 6 * millions * n_boosters, True),
         (SCORING[0], 4 + 10 * millions * n_instances, True),
         (

@@ -51,7 +51,7 @@ def instances_table(plan: Plan) -> Table:
         for one in plan.cut.instances
     ]
     return Table(
-        ("instance", "first rank", "stop", plan.data.noun.many, "training rows", "predicted GiB", "at most"), rows
+        ("instance", "first rank", "stop", plan.data.noun.many, "training rows", "predicted GiB", "about"), rows
     )
 
 
@@ -69,7 +69,7 @@ def alternatives_table(plan: Plan) -> Table:
         )
         for one in plan.cut.alternatives
     ]
-    return Table(("strategy", "layout", "instances", "peak GiB", "at most", "disk GB", "fits"), rows)
+    return Table(("strategy", "layout", "instances", "peak GiB", "about", "disk GB", "fits"), rows)
 
 
 SCORES_OF_STRATEGIES = (
@@ -169,7 +169,7 @@ def status_lines(facts: dict[str, Any]) -> list[str]:
     return [
         *doing,
         f"{facts['n_done']} of {len(facts['instances'])} instances done, {facts['n_running']} running, {facts['n_lost']} lost; "
-        f"at most {duration(facts['seconds_left'])} of training left; consolidated: {facts['is_consolidated']}; "
+        f"about {duration(facts['seconds_left'])} of training left; consolidated: {facts['is_consolidated']}; "
         f"finished: {facts['is_finished']}",
         *(f"{name} was lost: {cause}" for name, cause in facts["causes_of_loss"].items()),
         *([f"seconds (of CPU): {', '.join(map(_step_words, facts['steps']))}"] if facts["steps"] else []),
