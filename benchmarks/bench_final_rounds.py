@@ -37,7 +37,7 @@ from mi_duck.processes import Context
 from mi_duck.rows.partition import partition_here
 from mi_duck.rows.segments import SegmentReader
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import genes_file, read_genes
+from mi_duck.run.genes import genes_file, read_gene_folds
 from mi_duck.run.plan import Plan
 from mi_duck.settings import Asked
 
@@ -89,7 +89,7 @@ class HeldOut:
 def compare(folder: RunFolder, threads: int) -> None:
     """Print the scores of each factor, with and without a joint refit, and their differences from factor 1."""
     plan = folder.read_plan()
-    genes, held_out, instances = read_genes(folder, plan), HeldOut(folder, plan), plan.cut.instances
+    genes, held_out, instances = read_gene_folds(folder, plan), HeldOut(folder, plan), plan.cut.instances
     folds = [read_fold_models(folder.instance(one) / "fold_models.miduck").boosters for one in instances]
     finals = [load_unified_model(folder.instance(one)).instance_models[0].boosters for one in instances]
     n_folds = plan.settings.n_folds

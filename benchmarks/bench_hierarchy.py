@@ -33,7 +33,7 @@ from mi_duck.metrics.metrics import differences, draw_weights, headline_scores
 from mi_duck.rows.partition import partition_here
 from mi_duck.rows.segments import SegmentReader, segments_of
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import read_genes
+from mi_duck.run.genes import read_gene_folds
 from mi_duck.run.instance_folder import is_trained
 
 DRAWS = 500
@@ -46,7 +46,7 @@ class Folds:
     def __init__(self, run: Path, threads: int) -> None:
         self.folder, self.threads = RunFolder(run), threads
         self.plan = self.folder.read_plan()
-        genes = read_genes(self.folder, self.plan)
+        genes = read_gene_folds(self.folder, self.plan)
         trained = [one for one in self.plan.cut.instances if is_trained(self.folder, self.plan, one)]
         self.models = [read_fold_models(self.folder.instance(one) / "fold_models.miduck") for one in trained]
         self.reader = SegmentReader(self.plan, segments_of(self.plan, 0, self.plan.data.n_genes), self.folder.segments)

@@ -21,7 +21,7 @@ from mi_duck.metrics.calibrate import calibrate, cross_fitted
 from mi_duck.rows.partition import partition_here
 from mi_duck.rows.segments import SegmentReader, segments_of
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import read_genes
+from mi_duck.run.genes import read_gene_folds
 from mi_duck.run.plan import Plan
 
 TREES = 12
@@ -90,7 +90,7 @@ def test_distil__says_what_it_is_worth(run: Path, made: Path) -> None:
 def test_distil__students_never_see_their_fold(lean_dataset: Path, run: Path, tmp_path: Path) -> None:
     """What the teacher says of the rows of a fold does not change the student of the fold, and it changes that of another."""
     folder, plan, reader = opened(run, tmp_path)
-    fold = read_genes(folder, plan).fold[reader.keys()["gene_rank"]].astype(np.int8)
+    fold = read_gene_folds(folder, plan).fold[reader.keys()["gene_rank"]].astype(np.int8)
     taught = np.random.default_rng(1).normal(size=(reader.n_rows, 3)).astype(np.float32)
     changed = taught.copy()
     changed[fold == 1] += 1

@@ -12,7 +12,7 @@ import pytest
 
 from mi_duck.data.database import Database
 from mi_duck.data.dataset import open_dataset
-from mi_duck.data.genes import Fold, GeneIndex, assign_folds, index_genes
+from mi_duck.data.genes import Fold, GeneCounts, assign_folds, index_genes
 from mi_duck.data.identical import Identical
 from mi_duck.data.parquet import row_groups
 from mi_duck.errors import DataError, PlanError
@@ -30,7 +30,7 @@ def many_rows(seed: int = 0, n_genes: int = 40) -> list[dict[str, Any]]:
     ]
 
 
-def indexed(db: Database, location: Path, **options: Any) -> tuple[GeneIndex, list[dict[str, Any]]]:
+def indexed(db: Database, location: Path, **options: Any) -> tuple[GeneCounts, list[dict[str, Any]]]:
     """Return the summary and the rows of the gene index."""
     index = index_genes(db, open_dataset(str(location)), seed=42, **options)
     return index, db.read("gene_index").to_pylist()
@@ -39,7 +39,7 @@ def indexed(db: Database, location: Path, **options: Any) -> tuple[GeneIndex, li
 def test_index_genes__counts_genes_rows_and_classes(db: Database, tiny: Path) -> None:
     index, rows = indexed(db, tiny)
     # genes A (neither, donor, neither), B (acceptor, neither), C (donor)
-    assert index == GeneIndex(
+    assert index == GeneCounts(
         seed=42,
         n_genes=3,
         n_rows=6,

@@ -10,7 +10,7 @@ import pytest
 
 from mi_duck.data.database import Database
 from mi_duck.data.dataset import Dataset, open_dataset
-from mi_duck.data.genes import GeneIndex, assign_folds, index_genes, say_selection
+from mi_duck.data.genes import GeneCounts, assign_folds, index_genes, say_selection
 from mi_duck.errors import DataError, PlanError
 
 WriteRows = Callable[..., Path]
@@ -43,7 +43,7 @@ def dataset(tmp_path: Path) -> Dataset:
 
 def indexed(
     db: Database, dataset: Dataset, text: str, **options: Any
-) -> tuple[GeneIndex, list[dict[str, Any]], list[dict[str, Any]]]:
+) -> tuple[GeneCounts, list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the summary, the genes that are trained on, and the held-out ones."""
     opened = open_dataset(dataset.location, holdout_genes=text)
     index = index_genes(db, opened, seed=42, holdout=text, **options)

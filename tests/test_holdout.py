@@ -23,7 +23,7 @@ from mi_duck.metrics.metrics import score
 from mi_duck.rows.partition import partition_here
 from mi_duck.rows.segments import SegmentReader, segments_of
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import read_genes, stopping_groups
+from mi_duck.run.genes import read_gene_folds, stopping_groups
 from mi_duck.run.plan import Plan
 from mi_duck.workflow.pipeline import consolidate
 
@@ -83,7 +83,7 @@ def test_plan__counts_the_genes_that_are_not_held_out(plan: Plan, genes: list[di
 def test_instances__see_no_held_out_gene(run: RunFolder, plan: Plan, genes: list[dict[str, Any]]) -> None:
     """Neither in their lists of genes, nor in their segments, nor among the genes that stop a fit."""
     names = {gene["gene_id"] for gene in genes if gene["is_holdout"]}
-    known = read_genes(run, plan)
+    known = read_gene_folds(run, plan)
     assert set(known.gene_id) == {gene["gene_id"] for gene in genes} - names
     stopping = {
         group

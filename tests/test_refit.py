@@ -26,7 +26,7 @@ from mi_duck.ensemble.refit import Passes, ReadLeaves, deciding_groups, read_pas
 from mi_duck.genome.synthetic import synthesise
 from mi_duck.run.encoding import Encoding
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import read_genes, stopping_groups
+from mi_duck.run.genes import read_gene_folds, stopping_groups
 
 N, N_FEATURES, ROUNDS = 3_000, 5, 12
 NAMES = tuple(f"x{number}" for number in range(N_FEATURES))
@@ -280,7 +280,7 @@ def test_distil__of_a_refit_learns_from_the_ensemble_that_never_saw_the_fold(run
 def test_deciding_groups__are_those_that_no_instance_trained_on(run: Path) -> None:
     folder = RunFolder(run)
     plan = folder.read_plan()
-    genes = read_genes(folder, plan)
+    genes = read_gene_folds(folder, plan)
     for fold in range(plan.settings.n_folds):
         found = set(deciding_groups(genes, plan.cut.instances, fold, plan.settings.seed))
         assert found

@@ -16,7 +16,7 @@ from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.evaluate.evaluate import evaluate_run
 from mi_duck.metrics.metrics import draw_weights
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import read_genes
+from mi_duck.run.genes import read_gene_folds
 from mi_duck.settings import Diagnostics
 from mi_duck.workflow.pipeline import consolidate, lacks_diagnostics
 
@@ -120,7 +120,7 @@ def test_evaluate_run__intervals_equal_those_of_scikit_learn_under_the_same_draw
     """Of ensemble and base model, and of their paired difference: the middle 95 % of 1,000 draws of fold groups."""
     probabilities, label, gene_ids = predictions(run)
     folder = RunFolder(run)
-    genes = read_genes(folder, folder.read_plan())
+    genes = read_gene_folds(folder, folder.read_plan())
     group_of = dict(zip(genes.gene_id, np.unique(genes.group, return_inverse=True)[1], strict=True))
     group = np.array([group_of[gene] for gene in gene_ids])
     weights = draw_weights(group, seed=42, draws=1000)
@@ -197,7 +197,7 @@ def test_evaluate_run__without_a_member_the_others_vote_alone(run: Path) -> None
 def test_evaluate_run__members_are_unseen_where_no_gene_of_the_group_is_in_the_window(run: Path) -> None:
     folder = RunFolder(run)
     plan = folder.read_plan()
-    genes = read_genes(folder, plan)
+    genes = read_gene_folds(folder, plan)
     rows = pq.read_table(folder.genes, columns=["n_rows"])["n_rows"].to_pylist()
     for instance in plan.cut.instances:
         window = set(genes.group[instance.first_rank : instance.stop_rank])

@@ -20,7 +20,7 @@ from mi_duck.archive import read_parts
 from mi_duck.rows.segments import SegmentReader, segments_of
 from mi_duck.run.encoding import encoding_of
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import read_genes, stopping_groups
+from mi_duck.run.genes import read_gene_folds, stopping_groups
 from mi_duck.run.instance_folder import TRAINED, is_trained
 from mi_duck.run.plan import Instance, Plan
 from mi_duck.run.xgboost_parameters import as_dict
@@ -45,7 +45,7 @@ class Trained:
         plan = folder.read_plan()
         instance = plan.cut.instances[instance_id]
         reader = SegmentReader(plan, segments_of(plan, instance.first_rank, instance.stop_rank), folder.segments)
-        genes, keys = read_genes(folder, plan), reader.keys()
+        genes, keys = read_gene_folds(folder, plan), reader.keys()
         return cls(
             folder,
             plan,

@@ -20,7 +20,7 @@ from mi_duck.metrics.true_rate import KINDS, drawn_true_rate, error_counts, kind
 from mi_duck.report.records import Score, read_run
 from mi_duck.report.summary import cautions
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import read_genes
+from mi_duck.run.genes import read_gene_folds
 
 CLASSES = ("neither", "donor", "acceptor")
 
@@ -173,7 +173,7 @@ def test_evaluate__scores_each_gene_as_its_out_of_fold_rows_were(place: Path) ->
     plan = folder.read_plan()
     scorers = scoring.Scorers(folder, plan, "x", ())
     found = surveyed(place / "genome.fa", place / "genes.gtf", padding=250, seed=42, report=quiet)[1]
-    known = scoring.known_genes(found, read_genes(folder, plan), 0)
+    known = scoring.known_genes(found, read_gene_folds(folder, plan), 0)
     cross_fit = scoring._cross_fit(plan, "x")
     assert cross_fit is not None
     genes = chosen_genes(found, 100, lambda gene: True, 42)

@@ -16,7 +16,7 @@ from sklearn.metrics import average_precision_score, f1_score, log_loss, roc_auc
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.evaluate.instance_scores import NO_UNSEEN, unseen_ranks, unseen_scores
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import Genes, read_genes
+from mi_duck.run.genes import GeneFolds, read_gene_folds
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def run(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_unseen_ranks__leave_out_windows_their_groups_and_pilots(run: Path) -> None:
     """Genes 0 to 7 in groups a a b b c c d d; 0 is a pilot, the window is genes 3 and 4; gene 8 is held out."""
     groups = np.array(list("aabbccdda"), dtype=object)
-    genes = Genes(groups, groups, np.zeros(9, dtype=np.int64))
+    genes = GeneFolds(groups, groups, np.zeros(9, dtype=np.int64))
     plan = RunFolder(run).read_plan()
     window = replace(plan.cut.instances[0], first_rank=3, stop_rank=5)
     plan = changed(plan, n_genes=8, pilot_genes=0)
@@ -92,7 +92,7 @@ def test_unseen_scores__without_unseen_genes_are_a_status_and_no_number(run: Pat
     columns = {"gene_rank": pa.array([], pa.int32()), "label": pa.array([], pa.uint8())}
     columns |= {f"p_{index}": pa.array([], pa.float32()) for index in range(3)}
     pq.write_table(pa.table(columns), tmp_path / "none.parquet")
-    rows, summary = unseen_scores(tmp_path / "none.parquet", plan, plan.cut.instances[0], read_genes(folder, plan))
+    rows, summary = unseen_scores(tmp_path / "none.parquet", plan, plan.cut.instances[0], read_gene_folds(folder, plan))
     assert rows == []
     assert summary["status"] == NO_UNSEEN == "no unseen genes"
     assert not [value for value in summary.values() if not isinstance(value, str)]
@@ -106,7 +106,7 @@ def test_unseen_scores__of_rows_without_a_class_have_no_number_for_it(run: Path,
     for index, values in enumerate(([0.8, 0.1, 0.7, 0.2], [0.1, 0.8, 0.2, 0.7], [0.1, 0.1, 0.1, 0.1])):
         columns[f"p_{index}"] = pa.array(values, pa.float32())
     pq.write_table(pa.table(columns), tmp_path / "two.parquet")
-    rows, summary = unseen_scores(tmp_path / "two.parquet", plan, plan.cut.instances[0], read_genes(folder, plan))
+    rows, summary = unseen_scores(tmp_path / "two.parquet", plan, plan.cut.instances[0], read_gene_folds(folder, plan))
     assert [row["acceptor_ap"] for row in rows] == [None] * len(rows)
     assert {row["donor_ap"] for row in rows} == {1.0}
     pooled = {(one["metric"], one["class"]): one["value"] for one in summary["all_rows"]}

@@ -12,7 +12,7 @@ import pytest
 from runs import finished_run, quiet
 from sklearn.metrics import f1_score
 
-from mi_duck.ensemble.consolidate import predict_out_of_fold
+from mi_duck.ensemble.consolidate import join_run, predict_out_of_fold
 from mi_duck.ensemble.member_scores import MemberScores, read_member_scores
 from mi_duck.ensemble.model import ConsolidatedMetaModel
 from mi_duck.ensemble.model_file import load_unified_model, read_fold_models
@@ -40,9 +40,16 @@ def run(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def chosen(run: Path) -> dict[str, Any]:
     """Return what is found when everything is left to the log loss."""
-    return predict_out_of_fold(
-        run=str(run), threads=1, consolidation="auto", voting="auto", weights="auto", report=quiet
-    )
+    every = {
+        "run": str(run),
+        "threads": 1,
+        "consolidation": "auto",
+        "voting": "auto",
+        "weights": "auto",
+        "report": quiet,
+    }
+    join_run(**every)  # which refits leaves
+    return predict_out_of_fold(**every)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +84,7 @@ WEIGHTS = MemberWeights((0.5, 0.3, 0.2), ((0.6, 0.4, 0.0), (0.2, 0.3, 0.5), (1.0
 
 
 def test_vote_out_of_fold__of_probabilities_is_their_mean_by_the_weights_of_the_fold(scores: MemberScores) -> None:
-    found = vote_out_of_fold(scores, "probability", WEIGHTS, first_row=0, methods=("none",))
+    found = vote_out_of_fold(scores, "probability", WEIGHTS, first_scored=0, methods=("none",))
     np.testing.assert_allclose(found.probabilities, mean_of(scores), atol=1e-6)
     assert found.calibration is None
 
@@ -92,7 +99,7 @@ def mean_of(scores: MemberScores) -> np.ndarray:
 def test_vote_out_of_fold__of_probabilities_is_calibrated_on_top_where_that_lowers_the_log_loss(
     scores: MemberScores,
 ) -> None:
-    found = vote_out_of_fold(scores, "probability", WEIGHTS, first_row=0, methods=METHODS)
+    found = vote_out_of_fold(scores, "probability", WEIGHTS, first_scored=0, methods=METHODS)
     mean = mean_of(scores)
     assert found.calibration is not None
     assert log_loss_of_rows(found.probabilities, scores.label).mean() < log_loss_of_rows(mean, scores.label).mean()
@@ -107,7 +114,7 @@ def test_vote_out_of_fold__of_probabilities_is_calibrated_on_top_where_that_lowe
         dataclasses.replace(scores, label=drawn.astype(scores.label.dtype)),
         "probability",
         WEIGHTS,
-        first_row=0,
+        first_scored=0,
         methods=METHODS,
     )
     if honest.calibration is None:
@@ -124,7 +131,7 @@ def assert_same(one: Calibrator, other: Calibrator, margins: np.ndarray) -> None
 
 
 def test_vote_out_of_fold__of_margins_is_calibrated_without_the_fold(scores: MemberScores) -> None:
-    found = vote_out_of_fold(scores, "margin", WEIGHTS, first_row=0, methods=METHODS)
+    found = vote_out_of_fold(scores, "margin", WEIGHTS, first_scored=0, methods=METHODS)
     by_row = np.array(WEIGHTS.by_fold)[scores.fold]
     margins = sum(by_row[:, [index]] * scores.margins(number) for index, number in enumerate(scores.instance_ids))
     np.testing.assert_allclose(found.margins, margins, atol=1e-5)
@@ -156,7 +163,7 @@ def test_vote_out_of_fold__of_a_fold_does_not_depend_on_its_labels(scores: Membe
         assert changed.by_fold[1] == weights.by_fold[1]
         voting = name.split("/")[0]
         one, two = (
-            vote_out_of_fold(given, voting, of, first_row=0, methods=("platt",)).probabilities[scores.fold == 1]
+            vote_out_of_fold(given, voting, of, first_scored=0, methods=("platt",)).probabilities[scores.fold == 1]
             for given, of in ((scores, weights), (other, changed))
         )
         assert np.array_equal(one, two)
@@ -192,7 +199,7 @@ def test_auto__takes_the_lowest_cross_fitted_log_loss(scores: MemberScores, chos
     weights = all_weights(scores, 0)
     losses = {
         one.name: log_loss_of_rows(
-            vote_out_of_fold(scores, one.voting, weights[one.name], first_row=0, methods=METHODS).probabilities,
+            vote_out_of_fold(scores, one.voting, weights[one.name], first_scored=0, methods=METHODS).probabilities,
             scores.label,
         ).mean()
         for one in variants("auto")
@@ -220,7 +227,7 @@ def test_consolidate__the_model_does_what_the_chosen_variant_does(
     model = load_unified_model(out)
     assert isinstance(model, ConsolidatedMetaModel)
     assert (model.voting, model.weights) == (voting, weights.final)
-    voted = vote_out_of_fold(scores, voting, weights, first_row=0, methods=METHODS)
+    voted = vote_out_of_fold(scores, voting, weights, first_scored=0, methods=METHODS)
     table = pq.read_table(folder.out_of_fold)
     found = np.column_stack([table[f"p_{name}"].to_numpy() for name in scores.classes])
     assert np.array_equal(found, voted.probabilities)

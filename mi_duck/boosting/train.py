@@ -46,7 +46,7 @@ from mi_duck.resources import check_device
 from mi_duck.rows.segments import LEFT_OUT, SegmentReader, row_weights, segments_of, training_weights
 from mi_duck.run.constraints import as_xgboost_has_them
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import read_genes, stopping_groups
+from mi_duck.run.genes import read_gene_folds, stopping_groups
 from mi_duck.run.plan import Instance, Plan, Settings, fitted_classes
 from mi_duck.usage import peak_bytes
 
@@ -68,7 +68,7 @@ def train_instance(*, run: str, instance_id: int, threads: int, report: Report) 
     folder = RunFolder(Path(run))
     plan = folder.read_plan()
     instance, settings = plan.cut.instance(instance_id), plan.settings
-    genes = read_genes(folder, plan, instance.first_rank, instance.stop_rank)
+    genes = read_gene_folds(folder, plan, instance.first_rank, instance.stop_rank)
     rows = _read_rows(folder, plan, instance)
     fold = genes.fold[rows.gene].astype(np.int8)
     check_device(settings.device, plan.cut.strategy_used)

@@ -23,7 +23,7 @@ from mi_duck.rows.segments import has_weights, read_density, segments_of
 from mi_duck.run.encoding import encoding_of
 from mi_duck.run.feature_names import feature_kind as kind_of_name
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import Genes
+from mi_duck.run.genes import GeneFolds
 from mi_duck.run.instance_folder import checkpoint_key, made_of
 from mi_duck.run.plan import Instance, Plan
 from mi_duck.run.training_data import TrainingData, training_data
@@ -50,7 +50,7 @@ def write_instance(
     folder: RunFolder,
     plan: Plan,
     instance: Instance,
-    genes: Genes,
+    genes: GeneFolds,
     keys: NDArray[np.void],
     fold: NDArray[np.int8],
     margins: NDArray[np.float32],
@@ -95,7 +95,7 @@ def write_instance(
         sync_folder(where.parent)
 
 
-def instance_training_data(folder: RunFolder, plan: Plan, instance: Instance, genes: Genes) -> TrainingData:
+def instance_training_data(folder: RunFolder, plan: Plan, instance: Instance, genes: GeneFolds) -> TrainingData:
     """Return what the model of an instance keeps of its genes, and of its features with missing values."""
     n_missing = read_density(plan, segments_of(plan, instance.first_rank, instance.stop_rank), folder.segments).missing
     return training_data(plan.data.gene_column, genes.gene_id, [name for name, n in n_missing.items() if n])
@@ -208,7 +208,7 @@ def _write_manifest(folder: Path, plan: Plan, instance: Instance) -> None:
 
 def out_of_fold_table(
     plan: Plan,
-    genes: Genes,
+    genes: GeneFolds,
     keys: NDArray[np.void],
     fold: NDArray[np.int8],
     probabilities: NDArray[np.floating[Any]],

@@ -27,7 +27,7 @@ from mi_duck.metrics.ranking import Floats32, Floats64, Integers
 from mi_duck.processes import Report
 from mi_duck.rows.segments import KEYS
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import codes_of, read_genes
+from mi_duck.run.genes import codes_of, read_gene_folds
 from mi_duck.run.plan import Plan
 
 GREEDY_STEPS = 100
@@ -59,24 +59,28 @@ def blend_runs(*, run: str, members: Mapping[str, str], method: str, report: Rep
     folder = RunFolder(Path(run))
     plan = folder.read_plan()
     (instance,) = plan.cut.instances
-    genes = read_genes(folder, plan)
+    genes = read_gene_folds(folder, plan)
     folders = {name: RunFolder(Path(path)) for name, path in members.items()}
     report("reading the runs", 0, len(folders))
     values, keys, fold = _read_runs(plan, folders, {str(gene): n for n, gene in enumerate(genes.gene_id)}, report)
-    first_row = int(np.searchsorted(keys["gene_rank"], plan.data.pilot_genes))
+    first_scored = int(np.searchsorted(keys["gene_rank"], plan.data.pilot_genes))
     label = keys["label"].astype(np.int64)
     weights = weights_of(
-        values[:, first_row:], label[first_row:], fold[first_row:].astype(np.int64), plan.settings.n_folds, method
+        values[:, first_scored:],
+        label[first_scored:],
+        fold[first_scored:].astype(np.int64),
+        plan.settings.n_folds,
+        method,
     )
     margins = np.empty(values.shape[1:], dtype=np.float32)
     for number, of_fold in enumerate(weights.by_fold):
         margins[fold == number] = joined_margins(values[:, fold == number], of_fold)
     calibration = calibrate_joined(
         lambda number: joined_margins(
-            values[:, first_row:], weights.final if number is None else weights.by_fold[number]
+            values[:, first_scored:], weights.final if number is None else weights.by_fold[number]
         ),
-        label[first_row:],
-        fold[first_row:],
+        label[first_scored:],
+        fold[first_scored:],
         n_folds=plan.settings.n_folds,
         methods=allowed_methods(plan.settings.calibrate),
     )

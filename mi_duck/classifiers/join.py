@@ -19,7 +19,7 @@ from mi_duck.metrics.ranking import Floats32
 from mi_duck.processes import Report
 from mi_duck.rows.segments import SegmentReader, segments_of
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import Genes, read_genes
+from mi_duck.run.genes import GeneFolds, read_gene_folds
 from mi_duck.run.plan import Instance, Plan
 
 
@@ -28,7 +28,7 @@ def join_classifier(*, run: str, report: Report) -> None:
     folder = RunFolder(Path(run))
     plan = folder.read_plan()
     (instance,) = plan.cut.instances
-    genes = read_genes(folder, plan)
+    genes = read_gene_folds(folder, plan)
     where = folder.instance(instance)
     names = [f"{kind}_{name}" for kind in ("margin", "p") for name in plan.data.classes]
     table = pq.read_table(where / "oof_predictions.parquet", columns=names)
@@ -46,7 +46,7 @@ def join_classifier(*, run: str, report: Report) -> None:
 
 
 def _member_tables(
-    folder: RunFolder, plan: Plan, genes: Genes, margins: Floats32, probabilities: Floats32, report: Report
+    folder: RunFolder, plan: Plan, genes: GeneFolds, margins: Floats32, probabilities: Floats32, report: Report
 ) -> Iterator[pa.Table]:
     """Yield the rows of the file of member scores, with the base scores from the segments."""
     base = [plan.data.features.index(name) for name in plan.data.base_scores]

@@ -34,7 +34,7 @@ from mi_duck.processes import Report
 from mi_duck.resources import check_device
 from mi_duck.rows.segments import LEFT_OUT, SegmentReader, row_weights, segments_of, training_weights
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import Genes, read_genes, stopping_groups
+from mi_duck.run.genes import GeneFolds, read_gene_folds, stopping_groups
 from mi_duck.run.instance_folder import checkpoint_key
 from mi_duck.run.plan import Instance, Plan
 from mi_duck.usage import peak_bytes
@@ -81,7 +81,7 @@ def train_classifier(*, run: str, threads: int, report: Report) -> dict[str, Any
     (instance,) = plan.cut.instances
     estimator = estimator_of(plan.settings)
     check_device(plan.settings.device, plan.cut.strategy_used)
-    genes = read_genes(folder, plan)
+    genes = read_gene_folds(folder, plan)
     training = _Training(folder, plan, instance, genes, estimator, report)
     margins = np.zeros((training.rows.reader.n_rows, len(plan.data.classes)), dtype=np.float32)
     fits = []
@@ -133,7 +133,7 @@ class _Training:
     """Fits the classifiers of a run, one after the other."""
 
     def __init__(
-        self, folder: RunFolder, plan: Plan, instance: Instance, genes: Genes, estimator: Estimator, report: Report
+        self, folder: RunFolder, plan: Plan, instance: Instance, genes: GeneFolds, estimator: Estimator, report: Report
     ) -> None:
         self.plan, self.genes, self.estimator, self.report = plan, genes, estimator, report
         self.settings, self.n_classes = plan.settings, len(plan.data.classes)
@@ -311,7 +311,7 @@ class _Training:
         return self._moments.without(number, columns_of(data.features, names))
 
 
-def _read_rows(folder: RunFolder, plan: Plan, instance: Instance, genes: Genes) -> TrainingRows:
+def _read_rows(folder: RunFolder, plan: Plan, instance: Instance, genes: GeneFolds) -> TrainingRows:
     reader = SegmentReader(plan, segments_of(plan, instance.first_rank, instance.stop_rank), folder.segments)
     keys = reader.keys()
     weight = training_weights(keys, plan.settings.easy_share)

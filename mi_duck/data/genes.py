@@ -142,7 +142,7 @@ def _columns(dataset: Dataset) -> set[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class GeneIndex:
+class GeneCounts:
     """What the tables ``gene_index`` and ``holdout_genes`` hold.
 
     Parameters
@@ -192,7 +192,7 @@ def index_genes(
     sample_genes: int | None = None,
     holdout: str | None = None,
     group_identical: bool = False,
-) -> GeneIndex:
+) -> GeneCounts:
     """Count the rows of every gene in one pass and order the genes by seed: tables ``gene_index``, ``holdout_genes``.
 
     Parameters
@@ -233,7 +233,7 @@ def index_genes(
     (summary,) = db.rows("gene_summary")
     if summary["n_genes"] == 0:
         raise PlanError(f"--holdout-genes {holdout} holds out all genes; hold out fewer")
-    index = GeneIndex(
+    index = GeneCounts(
         seed=seed,
         n_genes=int(summary["n_genes"]),
         n_rows=int(summary["n_rows"]),
@@ -249,7 +249,7 @@ def index_genes(
     return index
 
 
-def _check_index(index: GeneIndex, dataset: Dataset, held_out: HeldOut) -> None:
+def _check_index(index: GeneCounts, dataset: Dataset, held_out: HeldOut) -> None:
     """Refuse genes that lack a class, or one gene alone; say what would help."""
     is_held_out = held_out != HeldOut()
     empty = [name for name, count in zip(dataset.classes, index.label_counts, strict=True) if count == 0]
@@ -271,7 +271,7 @@ def _check_index(index: GeneIndex, dataset: Dataset, held_out: HeldOut) -> None:
 
 
 def _holdout_summary(db: Database, held_out: HeldOut) -> dict[str, Any]:
-    """Return what a `GeneIndex` says of held-out genes; refuse names that mean nothing."""
+    """Return what a `GeneCounts` says of held-out genes; refuse names that mean nothing."""
     if held_out == HeldOut():
         return {}
     kept = db.read("holdout_genes")
@@ -301,7 +301,7 @@ def _holdout_summary(db: Database, held_out: HeldOut) -> dict[str, Any]:
     }
 
 
-def say_selection(index: GeneIndex, dataset: Dataset, say: Callable[[str], None]) -> None:
+def say_selection(index: GeneCounts, dataset: Dataset, say: Callable[[str], None]) -> None:
     """Say which genes are sampled, which are held out, and what will not be scored on these."""
     n_genes = index.n_genes + index.n_holdout_genes
     if index.is_sample:

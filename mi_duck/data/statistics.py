@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mi_duck.data.columns import some_names
 from mi_duck.data.database import SQL_BYTES, Database
 from mi_duck.data.dataset import Dataset
-from mi_duck.data.genes import GeneIndex, index_genes
+from mi_duck.data.genes import GeneCounts, index_genes
 from mi_duck.data.identical import identical_words
 from mi_duck.data.made import date_text
 from mi_duck.data.parquet import UNREADABLE, DataFile, damaged, metadata_of, row_group_batches, schema_of
@@ -35,7 +35,7 @@ class Inspection:
     """What `inspect` found: the dataset, its genes, quantiles of rows per gene, features by kind, warnings."""
 
     dataset: Dataset
-    genes: GeneIndex
+    genes: GeneCounts
     quantiles: dict[str, int]
     kinds: dict[str, int]
     warnings: tuple[str, ...]
@@ -113,7 +113,7 @@ def split_features(
 
 
 def warnings_of(
-    db: Database, dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]], genes: GeneIndex
+    db: Database, dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]], genes: GeneCounts
 ) -> tuple[str, ...]:
     """Return what the user may want to change: in genes and positions, then in features."""
     return gene_warnings(db, dataset, genes) + data_warnings(dataset, statistics)
@@ -185,7 +185,7 @@ def id_warnings(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]]) -
     )
 
 
-def gene_warnings(db: Database, dataset: Dataset, genes: GeneIndex) -> tuple[str, ...]:
+def gene_warnings(db: Database, dataset: Dataset, genes: GeneCounts) -> tuple[str, ...]:
     """Return what the user may want to change in genes and positions."""
     found: list[str] = []
     (alike,) = db.rows("similar_genes")

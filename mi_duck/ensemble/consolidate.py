@@ -34,7 +34,7 @@ from mi_duck.rows.kept import read_kept, with_kept
 from mi_duck.rows.segments import SegmentReader, segments_of
 from mi_duck.run.encoding import encoding_of
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import Genes, read_genes
+from mi_duck.run.genes import GeneFolds, read_gene_folds
 from mi_duck.run.instance_folder import is_trained
 from mi_duck.run.plan import Instance, Plan
 
@@ -49,6 +49,11 @@ def join_run(
     folder = RunFolder(Path(run))
     plan = folder.read_plan()
     messages: list[str] = []
+    trained = trained_instances(folder, plan)
+    if consolidation != "voting":
+        boosters = [one.boosters for one in _fold_models(folder, trained)]
+        refit_run(folder, plan, read_gene_folds(folder, plan), trained, boosters, threads=threads, report=report)
+        del boosters
     scored = predict_out_of_fold(
         run=run, threads=threads, consolidation=consolidation, voting=voting, weights=weights, report=report
     )
@@ -57,7 +62,6 @@ def join_run(
     if len(losses) > 1:
         others = ", ".join(f"{other} {loss:.6f}" for other, loss in losses.items() if other != name)
         messages.append(f"Consolidation: {name} has the lowest cross-fitted log loss, {losses[name]:.6f} ({others})")
-    trained = [instance for instance in plan.cut.instances if is_trained(folder, plan, instance)]
     covered = {rank for instance in trained for rank in range(instance.first_rank, instance.stop_rank)}
     members = [load_unified_model(folder.instance(instance)) for instance in trained]
     finals = [member for member in members if isinstance(member, InstanceModel)]
@@ -135,7 +139,7 @@ def predict_out_of_fold(
     weights: str = "uniform",
     report: Report,
 ) -> dict[str, Any]:
-    """Score every row of the run with the fold boosters of all instances, and join their votes.
+    """Score every row of the run with the fold boosters of all instances, refitted or not, and join their votes.
 
     Writes ``oof_predictions.parquet`` (the ensemble) and a scratch file with every member's scores, from which
     `mi_duck.evaluate.evaluate.evaluate_run` continues.
@@ -143,7 +147,8 @@ def predict_out_of_fold(
     Parameters
     ----------
     consolidation, voting, weights
-        As in `mi_duck.settings.Asked`; ``auto`` takes what has the lowest cross-fitted log loss.
+        As in `mi_duck.settings.Asked`; ``auto`` takes what has the lowest cross-fitted log loss. Unless the consolidation is
+        by voting, the boosters are refitted already.
 
     Returns
     -------
@@ -161,37 +166,42 @@ def predict_out_of_fold(
     """
     folder = RunFolder(Path(run))
     plan = folder.read_plan()
-    genes = read_genes(folder, plan)
-    trained = [instance for instance in plan.cut.instances if is_trained(folder, plan, instance)]
-    if not trained:
-        raise CheckpointError(f"no instance of {folder.root} is trained; run 'mi-duck train {folder.root}'")
-    has_refit = consolidation != "voting"
-    if has_refit:
-        boosters = [one.boosters for one in _fold_models(folder, trained)]
-        refit_run(folder, plan, genes, trained, boosters, threads=threads, report=report)
-        del boosters
-    write_member_scores(folder, plan, genes, trained, has_refit=has_refit, threads=threads, report=report)
+    genes = read_gene_folds(folder, plan)
+    trained = trained_instances(folder, plan)
+    write_member_scores(
+        folder, plan, genes, trained, has_refit=consolidation != "voting", threads=threads, report=report
+    )
     return vote_on_scores(folder, plan, genes, variants(consolidation, voting, weights), report=report)
 
 
+def trained_instances(folder: RunFolder, plan: Plan) -> list[Instance]:
+    """Return the instances that are trained; a `CheckpointError` where none is."""
+    trained = [instance for instance in plan.cut.instances if is_trained(folder, plan, instance)]
+    if not trained:
+        raise CheckpointError(f"no instance of {folder.root} is trained; run 'mi-duck train {folder.root}'")
+    return trained
+
+
 def vote_on_scores(
-    folder: RunFolder, plan: Plan, genes: Genes, tried: Sequence[Variant], *, report: Report
+    folder: RunFolder, plan: Plan, genes: GeneFolds, tried: Sequence[Variant], *, report: Report
 ) -> dict[str, Any]:
     """Join the scores of all members that `write_member_scores` wrote, by the variant of lowest log loss.
 
     Writes ``oof_predictions.parquet``; returns what `predict_out_of_fold` does.
     """
     scores = read_member_scores(folder, plan)
-    first_row = first_scored_row(plan, scores.gene_rank)
-    every = all_weights(scores, first_row)
-    label = scores.label[first_row:]
+    first_scored = first_scored_row(plan, scores.gene_rank)
+    every = all_weights(scores, first_scored)
+    label = scores.label[first_scored:]
     methods = allowed_methods(plan.settings.calibrate)
     losses: dict[str, float] = {}
     best: tuple[Variant, Voted] | None = None
     for done, variant in enumerate(tried):
         report("joining votes", done, len(tried))
-        voted = vote_out_of_fold(scores, variant.voting, every[variant.name], first_row=first_row, methods=methods)
-        losses[variant.name] = mean_log_loss(scores, voted.probabilities, first_row)
+        voted = vote_out_of_fold(
+            scores, variant.voting, every[variant.name], first_scored=first_scored, methods=methods
+        )
+        losses[variant.name] = mean_log_loss(scores, voted.probabilities, first_scored)
         if best is None or losses[variant.name] < losses[best[0].name]:
             best = variant, voted
     if best is None:
@@ -208,11 +218,11 @@ def vote_on_scores(
             [one.to_dict() for one in of_fold] for of_fold in (voted.calibration.by_fold if voted.calibration else ())
         ],
         "thresholds": find_thresholds(
-            voted.probabilities[first_row:],
+            voted.probabilities[first_scored:],
             label,
-            scores.fold[first_row:],
+            scores.fold[first_scored:],
             plan.data.classes,
-            weights=None if scores.weight is None else scores.weight[first_row:],
+            weights=None if scores.weight is None else scores.weight[first_scored:],
         ),
         "all_weights": {name: one.to_dict() for name, one in every.items()},
         "log_loss": losses,
@@ -231,7 +241,7 @@ def _fold_models(folder: RunFolder, trained: Sequence[Instance]) -> list[FoldMod
 def write_member_scores(
     folder: RunFolder,
     plan: Plan,
-    genes: Genes,
+    genes: GeneFolds,
     trained: Sequence[Instance],
     *,
     has_refit: bool,
@@ -311,7 +321,7 @@ def _margins_of_members(
 
 
 def _write_predictions(
-    folder: RunFolder, plan: Plan, genes: Genes, scores: MemberScores, probabilities: Floats32
+    folder: RunFolder, plan: Plan, genes: GeneFolds, scores: MemberScores, probabilities: Floats32
 ) -> None:
     """Write the ensemble's out-of-fold probabilities, some rows at a time."""
     keys = scores.keys()

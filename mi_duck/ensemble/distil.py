@@ -43,7 +43,7 @@ from mi_duck.processes import Report
 from mi_duck.rows.segments import LEFT_OUT, SegmentReader, segments_of, training_weights
 from mi_duck.run.constraints import as_xgboost_has_them, constraints_in
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import read_genes
+from mi_duck.run.genes import read_gene_folds
 from mi_duck.run.plan import Plan, Settings, fitted_classes
 from mi_duck.run.training_data import KEY_BYTES
 
@@ -106,7 +106,7 @@ def distil(folder: RunFolder, plan: Plan, *, trees: int, threads: int, report: R
     CheckpointError
         There is no ensemble, or an instance of it is no longer what it was.
     """
-    genes = read_genes(folder, plan)
+    genes = read_gene_folds(folder, plan)
     reader = SegmentReader(plan, segments_of(plan, 0, plan.data.n_genes), folder.segments)
     keys = reader.keys()
     fold = genes.fold[keys["gene_rank"]].astype(np.int8)

@@ -47,7 +47,7 @@ from mi_duck.rows.segments import LEFT_OUT, SegmentReader, segments_of, training
 from mi_duck.run.constraints import monotone_signs
 from mi_duck.run.costs import refit_bytes
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import Genes, stopping_groups
+from mi_duck.run.genes import GeneFolds, stopping_groups
 from mi_duck.run.plan import Instance, Plan, fitted_classes
 
 BATCH_BYTES = 64 << 20  # of features and leaf numbers together
@@ -220,7 +220,7 @@ def _loss(margin: Floats64, truth: Booleans, weight: Floats32, wanted: Booleans,
 # ---- all rows of a run ------------------------------------------------------------------------------------------------
 
 
-def deciding_groups(genes: Genes, instances: Sequence[Instance], fold: int, seed: int) -> NDArray[np.object_]:
+def deciding_groups(genes: GeneFolds, instances: Sequence[Instance], fold: int, seed: int) -> NDArray[np.object_]:
     """Return the fold groups outside a fold that no instance trained its boosters of this fold on."""
     fitted: set[object] = set()
     for one in instances:
@@ -233,7 +233,7 @@ def deciding_groups(genes: Genes, instances: Sequence[Instance], fold: int, seed
 def refit_run(
     folder: RunFolder,
     plan: Plan,
-    genes: Genes,
+    genes: GeneFolds,
     instances: Sequence[Instance],
     fold_boosters: Sequence[Sequence[Sequence[xgb.Booster]]],
     *,
@@ -265,7 +265,7 @@ class _Refitting:
         self,
         folder: RunFolder,
         plan: Plan,
-        genes: Genes,
+        genes: GeneFolds,
         instances: Sequence[Instance],
         threads: int,
         report: Report,

@@ -279,20 +279,20 @@ def variants(consolidation: str, voting: str = "auto", method: str = "auto") -> 
     return {"voting": votes, "refit": [REFIT], "auto": [*votes, REFIT]}[consolidation]
 
 
-def all_weights(scores: MemberScores, first_row: int) -> dict[str, MemberWeights]:
+def all_weights(scores: MemberScores, first_scored: int) -> dict[str, MemberWeights]:
     """Return the weights of every variant by its name; rows before the first row are not used."""
     n_members, n_classes = len(scores.instance_ids), len(scores.classes)
-    label, fold = scores.label[first_row:].astype(np.int64), scores.fold[first_row:].astype(np.int64)
+    label, fold = scores.label[first_scored:].astype(np.int64), scores.fold[first_scored:].astype(np.int64)
     some = sampled_rows(len(label))
     confusion = np.zeros((n_members, scores.n_folds, n_classes, n_classes), dtype=np.int64)
     margins = np.empty((n_members, len(label[some]), n_classes), dtype=np.float32)
     probabilities = np.empty_like(margins)
     for member, instance_id in enumerate(scores.instance_ids):
-        probability = scores.probabilities(instance_id)[first_row:]
+        probability = scores.probabilities(instance_id)[first_scored:]
         cells = (fold * n_classes + label) * n_classes + probability.argmax(axis=1)
         confusion[member] = np.bincount(cells, minlength=confusion[member].size).reshape(confusion[member].shape)
         probabilities[member] = probability[some]
-        margins[member] = scores.margins(instance_id)[first_row:][some]
+        margins[member] = scores.margins(instance_id)[first_scored:][some]
     by_f1 = f1_weights(confusion)
     found = {}
     for voting, values in zip(VOTINGS, (probabilities, margins), strict=True):
@@ -305,20 +305,20 @@ def all_weights(scores: MemberScores, first_row: int) -> dict[str, MemberWeights
 
 
 def vote_out_of_fold(
-    scores: MemberScores, voting: str, weights: MemberWeights, *, first_row: int, methods: Sequence[str]
+    scores: MemberScores, voting: str, weights: MemberWeights, *, first_scored: int, methods: Sequence[str]
 ) -> Voted:
     """Join the members for every row by what was fitted without its fold.
 
     Parameters
     ----------
-    first_row
+    first_scored
         Calibrators are fitted without the rows before it.
     methods
         Calibrations on top to choose from.
     """
     if voting != "probability":
         margins = scores.refitted if voting == "refit" else scores.margins
-        return _calibrated_on_top(scores, lambda one: _joined(scores, margins, one), weights, first_row, methods)
+        return _calibrated_on_top(scores, lambda one: _joined(scores, margins, one), weights, first_scored, methods)
     mean = _joined(scores, scores.probabilities, weights.by_fold)
     if len(scores.instance_ids) == 1 or set(methods) == {"none"}:  # one member is calibrated itself
         return Voted(mean, None, None)
@@ -326,22 +326,22 @@ def vote_out_of_fold(
     def margins_by(weights: Weights) -> Floats32:
         return log_odds(_joined(scores, scores.probabilities, weights)).astype(np.float32)
 
-    voted = _calibrated_on_top(scores, margins_by, weights, first_row, methods)
-    losses = [mean_log_loss(scores, one, first_row) for one in (voted.probabilities, mean)]
+    voted = _calibrated_on_top(scores, margins_by, weights, first_scored, methods)
+    losses = [mean_log_loss(scores, one, first_scored) for one in (voted.probabilities, mean)]
     return voted if losses[0] < losses[1] or "none" not in methods else Voted(mean, None, None)
 
 
-def mean_log_loss(scores: MemberScores, probabilities: Floats32, first_row: int) -> float:
+def mean_log_loss(scores: MemberScores, probabilities: Floats32, first_scored: int) -> float:
     """Return the mean log loss of rows from a first one on, weighted where the data have weights."""
-    losses = log_loss_of_rows(probabilities[first_row:], scores.label[first_row:])
-    return float(losses.mean() if scores.weight is None else np.average(losses, weights=scores.weight[first_row:]))
+    losses = log_loss_of_rows(probabilities[first_scored:], scores.label[first_scored:])
+    return float(losses.mean() if scores.weight is None else np.average(losses, weights=scores.weight[first_scored:]))
 
 
 def _calibrated_on_top(
     scores: MemberScores,
     margins_by: Callable[[Weights], Floats32],
     weights: MemberWeights,
-    first_row: int,
+    first_scored: int,
     methods: Sequence[str],
 ) -> Voted:
     """Calibrate joined margins, those of every fold by what was fitted without it."""
@@ -351,19 +351,19 @@ def _calibrated_on_top(
 
     def margins_without(fold: int | None) -> Floats32:
         if every is not None:
-            return every[first_row:]
+            return every[first_scored:]
         joined = margins_by(weights.final if fold is None else weights.by_fold[fold])
         if fold is not None:
             margins[scores.fold == fold] = joined[scores.fold == fold]
-        return joined[first_row:]
+        return joined[first_scored:]
 
     fitted = calibrate_joined(
         margins_without,
-        scores.label[first_row:],
-        scores.fold[first_row:],
+        scores.label[first_scored:],
+        scores.fold[first_scored:],
         n_folds=scores.n_folds,
         methods=methods,
-        weights=None if scores.weight is None else scores.weight[first_row:],
+        weights=None if scores.weight is None else scores.weight[first_scored:],
     )
     return Voted(cross_fitted(margins, fitted, scores.fold, dtype=np.float32), margins, fitted)
 

@@ -14,7 +14,7 @@ from mi_duck.evaluate.scored_rows import metric_lines, scored_rows
 from mi_duck.metrics.metrics import DRAWS, Drawn, differences, headline_scores, summary
 from mi_duck.processes import Report
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import read_genes
+from mi_duck.run.genes import read_gene_folds
 
 
 def evaluate_blend(
@@ -27,12 +27,12 @@ def evaluate_blend(
     folder = RunFolder(Path(run))
     plan = folder.read_plan()
     scores = open_member_scores(folder, plan)
-    scored = scored_rows(plan, read_genes(folder, plan), scores, 0 if is_minimal else DRAWS)
+    scored = scored_rows(plan, read_gene_folds(folder, plan), scores, 0 if is_minimal else DRAWS)
     names = [f"p_{name}" for name in plan.data.classes]
 
     def drawn(root: Path) -> Drawn:
         table = pq.read_table(RunFolder(root).out_of_fold, columns=names)
-        values = np.column_stack([table[name].to_numpy() for name in names])[scored.first_row :]
+        values = np.column_stack([table[name].to_numpy() for name in names])[scored.first_scored :]
         return headline_scores(values, scored.label, scored.group, scored.classes, weights=scored.weights)
 
     blend = drawn(folder.root)

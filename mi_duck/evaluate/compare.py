@@ -48,7 +48,7 @@ from mi_duck.metrics.ranking import (
     top_k_shares,
 )
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import Genes, codes_of, read_genes
+from mi_duck.run.genes import GeneFolds, codes_of, read_gene_folds
 
 NEAR = 50  # nt: another true site this close makes an error one of position
 WITHIN = 100  # nt: rows this close to a sampled site are written
@@ -236,7 +236,7 @@ def gene_deltas(base: BaseModel | None, meta: Floats32, scored: Scored) -> list[
     ]
 
 
-def pilot_lines(label: Integers, rank: Integers, genes: Genes, classes: Sequence[str]) -> list[dict[str, Any]]:
+def pilot_lines(label: Integers, rank: Integers, genes: GeneFolds, classes: Sequence[str]) -> list[dict[str, Any]]:
     """Return one line per gene that chose the features: its rows and sites, ``is_pilot`` 1, and no scores.
 
     Parameters
@@ -399,7 +399,7 @@ def compare_runs(run: Path, other: Path) -> Versus:
             )
     classes, seed = plans[0].data.classes, plans[0].settings.seed
     parts, n_pilot_rows = _shared_rows(folders, classes)
-    genes = read_genes(folders[0], plans[0])
+    genes = read_gene_folds(folders[0], plans[0])
     numbers = np.unique(genes.group, return_inverse=True)[1].tolist()
     group_of = dict(zip(genes.gene_id.tolist(), numbers, strict=True))
     groups = np.unique(codes_of(parts[0]["gene_id"].cast("string"), group_of), return_inverse=True)[1]

@@ -27,7 +27,7 @@ from mi_duck.numbers import interval as written
 from mi_duck.processes import Report
 from mi_duck.rows.segments import SegmentReader, row_weights, segments_of
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import read_genes
+from mi_duck.run.genes import read_gene_folds
 from mi_duck.run.plan import Plan
 
 TIMED_ROWS, TIMES = 16_384, 3
@@ -99,7 +99,7 @@ def _cross_entropy(truth: Floats32, probability: Floats32) -> float:
 
 def _scores(folder: RunFolder, plan: Plan, found: Distilled, ensemble: Floats32, student: Floats32) -> dict[str, Any]:
     """Return the scores of both on the same rows, and student minus ensemble, by the same draws of fold groups."""
-    genes = read_genes(folder, plan)
+    genes = read_gene_folds(folder, plan)
     first = len(found.keys) - len(student)
     gene, label = found.keys["gene_rank"][first:], found.keys["label"][first:]
     group = np.unique(np.unique(genes.group, return_inverse=True)[1][gene], return_inverse=True)[1].astype(np.int32)

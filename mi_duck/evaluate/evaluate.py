@@ -41,7 +41,7 @@ from mi_duck.metrics.metrics import (
 from mi_duck.metrics.ranking import Booleans, Floats, Floats32, Floats64, curve_points
 from mi_duck.processes import Report
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import read_genes
+from mi_duck.run.genes import read_gene_folds
 
 STAGE = "scoring base, members and ensemble"
 
@@ -76,12 +76,12 @@ def evaluate_run(
     write_csv(folder.metrics, one.lines)
     write_csv(folder.instance_comparison, comparison)
     one.write_coverage()
-    meta = voted.probabilities[scored.first_row :]
-    pilot = slice(0, scored.first_row)
+    meta = voted.probabilities[scored.first_scored :]
+    pilot = slice(0, scored.first_scored)
     left_out = pilot_lines(one.scores.label[pilot], one.scores.gene_rank[pilot], one.genes, scored.classes)
     write_csv(folder.gene_deltas, gene_deltas(base, meta, scored) + left_out)
     positions = one.scores.positions()
-    positions = None if positions is None else positions[scored.first_row :]
+    positions = None if positions is None else positions[scored.first_scored :]
     write_comparison(folder, base, meta, scored, positions=positions, drawn=drawn, base_drawn=base_drawn)
     remove_diagnostics(folder)
     if not is_minimal:
@@ -100,7 +100,7 @@ class _Evaluation:
     def __init__(self, folder: RunFolder, draws: int, report: Report) -> None:
         self.folder = folder
         self.plan = folder.read_plan()
-        self.genes = read_genes(folder, self.plan)
+        self.genes = read_gene_folds(folder, self.plan)
         self.scores = open_member_scores(folder, self.plan)
         self.scored = scored_rows(self.plan, self.genes, self.scores, draws)
         self.consolidated = json.loads(folder.summary.read_bytes())
@@ -150,23 +150,23 @@ class _Evaluation:
     def vote(self, voting: str, weights: MemberWeights) -> Voted:
         """Join the members for every row."""
         methods = allowed_methods(self.plan.settings.calibrate)
-        return vote_out_of_fold(self.scores, voting, weights, first_row=self.scored.first_row, methods=methods)
+        return vote_out_of_fold(self.scores, voting, weights, first_scored=self.scored.first_scored, methods=methods)
 
     def score_variants(self) -> tuple[Voted, Drawn]:
         """Score every variant, and return what the chosen one gives and its scores."""
-        scored, first_row = self.scored, self.scored.first_row
+        scored, first_scored = self.scored, self.scored.first_scored
         own = self.chosen.voting, self.weights[self.chosen.name]
         voted = self.vote(*own)
         # variants whose weights are equal are scored once
-        found = {own: scored.drawn(voted.probabilities[first_row:])}
+        found = {own: scored.drawn(voted.probabilities[first_scored:])}
         for variant in self.variants:
             key = variant.voting, self.weights[variant.name]
             if key not in found:
                 probabilities = self.vote(*key).probabilities
-                found[key] = scored.drawn(probabilities[first_row:], sites_only=True)
+                found[key] = scored.drawn(probabilities[first_scored:], sites_only=True)
                 del probabilities  # so that no two are in memory
             is_chosen = variant == self.chosen
-            gaps = scored.gaps(voted.probabilities[first_row:]) if is_chosen else {}
+            gaps = scored.gaps(voted.probabilities[first_scored:]) if is_chosen else {}
             self.add("ensemble", {**found[key], **gaps}, variant=variant.name, is_chosen=is_chosen)
             self.count()
         return voted, found[own]
@@ -179,7 +179,7 @@ class _Evaluation:
         comparison = []
         for instance_id in self.scores.instance_ids:
             instance = self.plan.cut.instance(instance_id)
-            probabilities = self.scores.probabilities(instance_id)[scored.first_row :]
+            probabilities = self.scores.probabilities(instance_id)[scored.first_scored :]
             own = (scored.rank >= instance.first_rank) & (scored.rank < instance.stop_rank)
             window = groups[instance.first_rank : instance.stop_rank]
             unseen = ~np.isin(group_of_gene, np.unique(window))[scored.gene]
@@ -206,7 +206,7 @@ class _Evaluation:
         scored, ids = self.scored, self.scores.instance_ids
         for index, instance_id in enumerate(ids if len(ids) > 1 else ()):
             weights = self.weights[self.chosen.name].without(index)
-            rest = self.vote(self.chosen.voting, weights).probabilities[scored.first_row :]
+            rest = self.vote(self.chosen.voting, weights).probabilities[scored.first_scored :]
             left = headline_scores(rest, scored.label, scored.group, scored.classes, weights=scored.weights)
             name = f"without instance_{instance_id:02d}"
             self.add("ensemble", left, variant=name)
@@ -235,7 +235,7 @@ class _Evaluation:
         """Write ``calibration.json`` and ``reliability.csv``."""
         scored, folder = self.scored, self.folder.calibration_analysis
         rows = scored.label, scored.group, scored.classes
-        meta = voted.probabilities[scored.first_row :]
+        meta = voted.probabilities[scored.first_scored :]
         before, methods = self._before_calibration(voted)
         facts: dict[str, Any] = {"n_rows": len(scored.label), "intervals": INTERVALS, "variant": self.chosen.name}
         facts["ensemble"] = calibration_facts(before, meta, *rows, methods=methods, weights=scored.weights)
@@ -256,14 +256,14 @@ class _Evaluation:
 
     def _before_calibration(self, voted: Voted) -> tuple[Floats64, list[Any]]:
         """Return the ensemble's probabilities before calibration, and for each class the methods that were chosen."""
-        first_row, ids = self.scored.first_row, self.scores.instance_ids
+        first_scored, ids = self.scored.first_scored, self.scores.instance_ids
         if voted.margins is not None and voted.calibration is not None:
             methods = [one.method for one in voted.calibration.final]
-            return logistic(voted.margins[first_row:].astype(np.float64)), methods
+            return logistic(voted.margins[first_scored:].astype(np.float64)), methods
         before = np.zeros((len(self.scored.label), len(self.scored.classes)))
         by_fold = np.array(self.weights[self.chosen.name].by_fold)
         for index, instance_id in enumerate(ids):
-            margins = self.scores.margins(instance_id)[first_row:].astype(np.float64)
+            margins = self.scores.margins(instance_id)[first_scored:].astype(np.float64)
             before += by_fold[self.scored.fold, index][:, None] * logistic(margins)
         folders = [self.folder.instance(self.plan.cut.instance(number)) for number in ids]
         chosen = {folder.name: json.loads((folder / "calibration.json").read_bytes()) for folder in folders}

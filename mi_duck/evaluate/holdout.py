@@ -28,7 +28,7 @@ from mi_duck.processes import Report
 from mi_duck.rows.kept import read_kept, with_kept
 from mi_duck.rows.segments import SegmentReader
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import Genes, genes_file, read_genes
+from mi_duck.run.genes import GeneFolds, genes_file, read_gene_folds
 from mi_duck.run.plan import Plan
 
 BATCH_BYTES = 64 << 20
@@ -49,7 +49,7 @@ def evaluate_holdout(*, run: str, threads: int, report: Report) -> None:
     keys = reader.keys()
     table = pq.read_table(genes_file(folder, plan), columns=["gene_id", "fold_group"]).slice(plan.data.n_genes)
     gene_id, fold_group = (np.array(table[name].to_pylist(), dtype=object) for name in table.column_names)
-    genes = Genes(gene_id, fold_group, np.zeros(len(table), dtype=np.int64), first_rank=plan.data.n_genes)
+    genes = GeneFolds(gene_id, fold_group, np.zeros(len(table), dtype=np.int64), first_rank=plan.data.n_genes)
     gene = keys["gene_rank"].astype(np.int64) - plan.data.n_genes
     group = np.unique(fold_group, return_inverse=True)[1][gene]
     label = keys["label"].astype(np.int64)
@@ -122,7 +122,7 @@ def _predictions(
 
 
 def _write_predictions(
-    folder: RunFolder, plan: Plan, keys: NDArray[np.void], genes: Genes, probabilities: Floats32
+    folder: RunFolder, plan: Plan, keys: NDArray[np.void], genes: GeneFolds, probabilities: Floats32
 ) -> None:
     """Write one row per held-out row, as in ``oof_predictions.parquet`` without fold and pilot; row ids continue from there."""
     fold = np.zeros(len(keys), dtype=np.int8)
@@ -139,7 +139,7 @@ def _write_predictions(
 def _base_model(folder: RunFolder, plan: Plan) -> BaseModel:
     """Return the base model, calibrated on the rows of the run."""
     scores = open_member_scores(folder, plan)
-    return base_model_of_run(plan, scores, scored_rows(plan, read_genes(folder, plan), scores, 0))
+    return base_model_of_run(plan, scores, scored_rows(plan, read_gene_folds(folder, plan), scores, 0))
 
 
 def add_lines(path: Path, lines: list[dict[str, Any]], *, instead_of: str) -> None:

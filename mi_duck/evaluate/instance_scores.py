@@ -27,7 +27,7 @@ from mi_duck.metrics.ranking import Booleans, Floats, Floats32, Floats64, Intege
 from mi_duck.processes import Report
 from mi_duck.rows.segments import SegmentReader
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import Genes
+from mi_duck.run.genes import GeneFolds
 from mi_duck.run.plan import Instance, Plan
 
 BATCH_BYTES = 64 << 20
@@ -170,7 +170,7 @@ def aggregate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 # ---- genes never seen -------------------------------------------------------------------------------------------------
 
 
-def unseen_ranks(plan: Plan, instance: Instance, genes: Genes) -> Booleans:
+def unseen_ranks(plan: Plan, instance: Instance, genes: GeneFolds) -> Booleans:
     """Return for each gene of the plan whether its fold group has no gene in the instance's window, shape (n_genes,).
 
     Genes of a pilot that chose the features are not unseen either.
@@ -187,7 +187,7 @@ def unseen_file(folder: RunFolder, instance: Instance) -> Path:
 
 
 def predict_unseen(
-    folder: RunFolder, plan: Plan, genes: Genes, instances: Sequence[Instance], *, threads: int, report: Report
+    folder: RunFolder, plan: Plan, genes: GeneFolds, instances: Sequence[Instance], *, threads: int, report: Report
 ) -> None:
     """Predict the rows of unseen genes with the final model of each instance, in one pass over the segments.
 
@@ -237,7 +237,7 @@ def _model(folder: RunFolder, instance: Instance) -> InstanceModel:
 
 
 def unseen_scores(
-    path: Path, plan: Plan, instance: Instance, genes: Genes
+    path: Path, plan: Plan, instance: Instance, genes: GeneFolds
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Return the tables of ``holdout_evaluation_results.csv`` and ``holdout_evaluation_summary.json``.
 

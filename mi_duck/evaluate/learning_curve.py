@@ -37,7 +37,7 @@ from mi_duck.numbers import interval as written
 from mi_duck.plan.windows import LEAST_SIZES
 from mi_duck.processes import Report
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import read_genes
+from mi_duck.run.genes import read_gene_folds
 from mi_duck.run.instance_folder import is_trained
 from mi_duck.wording import GENES, Noun
 
@@ -104,7 +104,7 @@ def write_learning_curve(*, run: str, out: str, threads: int, report: Report) ->
     """
     folder = RunFolder(Path(run))
     plan = folder.read_plan()
-    genes = read_genes(folder, plan)
+    genes = read_gene_folds(folder, plan)
     instances = plan.cut.instances
     if not all(is_trained(folder, plan, one) for one in instances):
         raise CheckpointError(f"not all sizes of {folder.root} are trained; the same command goes on")
@@ -114,7 +114,7 @@ def write_learning_curve(*, run: str, out: str, threads: int, report: Report) ->
     report("scoring every size", 0, len(instances))
     found = []
     for number, one in enumerate(instances, 1):
-        probabilities = scores.probabilities(one.instance_id)[scored.first_row :]
+        probabilities = scores.probabilities(one.instance_id)[scored.first_scored :]
         found.append(headline_scores(probabilities, scored.label, scored.group, scored.classes, weights=scored.weights))
         report("scoring every size", number, len(instances))
     curves = {key: np.stack([one[key] for one in found], axis=1) for key in found[0]}

@@ -12,7 +12,7 @@ from mi_duck.ensemble.member_scores import MemberScores
 from mi_duck.metrics.calibrate import BaseModel, base_model, gaps_above
 from mi_duck.metrics.metrics import Drawn, Metric, draw_weights, drawn_scores, too_narrow
 from mi_duck.metrics.ranking import Booleans, Floats, Floats32, Integers
-from mi_duck.run.genes import Genes
+from mi_duck.run.genes import GeneFolds
 from mi_duck.run.plan import Plan
 
 
@@ -22,7 +22,7 @@ class Scored:
 
     Parameters
     ----------
-    first_row
+    first_scored
         Rows of the run before it are not scored.
     label, fold, gene, group, rank
         Of each row, shape (n_rows,): class, fold, gene from 0 in the order of ranks, fold group from 0, gene rank.
@@ -31,7 +31,7 @@ class Scored:
     """
 
     classes: tuple[str, ...]
-    first_row: int
+    first_scored: int
     label: NDArray[np.uint8]
     fold: NDArray[np.int8]
     gene: NDArray[np.int32]
@@ -80,17 +80,17 @@ def _renumbered(codes: NDArray[np.int32]) -> NDArray[np.int32]:
     return numbers
 
 
-def scored_rows(plan: Plan, genes: Genes, scores: MemberScores, draws: int) -> Scored:
+def scored_rows(plan: Plan, genes: GeneFolds, scores: MemberScores, draws: int) -> Scored:
     """Return the rows of a run that are scored: all but those of the genes that chose the features."""
-    first_row = first_scored_row(plan, scores.gene_rank)
-    rank = scores.gene_rank[first_row:]
+    first_scored = first_scored_row(plan, scores.gene_rank)
+    rank = scores.gene_rank[first_scored:]
     groups = np.unique(genes.group[plan.data.pilot_genes : plan.data.n_genes], return_inverse=True)[1].astype(np.int32)
     gene = rank - np.int32(plan.data.pilot_genes)
     return Scored(
         classes=plan.data.classes,
-        first_row=first_row,
-        label=scores.label[first_row:],
-        fold=scores.fold[first_row:],
+        first_scored=first_scored,
+        label=scores.label[first_scored:],
+        fold=scores.fold[first_scored:],
         gene=gene,
         group=groups[gene],
         rank=rank,
@@ -104,12 +104,12 @@ def scored_rows(plan: Plan, genes: Genes, scores: MemberScores, draws: int) -> S
 def base_model_of_run(plan: Plan, scores: MemberScores, scored: Scored) -> BaseModel:
     """Return the base model on the scored rows of a run."""
     return base_model(
-        scores.base()[scored.first_row :],
+        scores.base()[scored.first_scored :],
         scored.label,
         scored.fold,
         n_folds=scores.n_folds,
         is_calibrated=plan.settings.calibrate,
-        weights=None if scores.weight is None else scores.weight[scored.first_row :],
+        weights=None if scores.weight is None else scores.weight[scored.first_scored :],
     )
 
 

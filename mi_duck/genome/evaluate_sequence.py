@@ -27,7 +27,7 @@ from mi_duck.metrics.metrics import DRAWS, GAIN, differences, draw_weights, summ
 from mi_duck.metrics.true_rate import drawn_true_rate, error_counts
 from mi_duck.processes import Report
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import Genes, read_genes
+from mi_duck.run.genes import GeneFolds, read_gene_folds
 from mi_duck.run.plan import Plan
 from mi_duck.run.recipe import FoldMatrices, Recipe, file_at_hand, record_of_files
 from mi_duck.settings import Scanning
@@ -72,7 +72,7 @@ class KnownGenes:
         return not {gene_id, cluster} & self.pilot and (gene_id in self.fold_of_gene or n_folds < 2)
 
 
-def known_genes(found: Survey, own: Genes, n_pilot: int) -> KnownGenes:
+def known_genes(found: Survey, own: GeneFolds, n_pilot: int) -> KnownGenes:
     """Return which genes of an annotation a run was trained on."""
     names = own.gene_id.tolist()
     fold_of_gene = dict(zip(names, own.fold.tolist(), strict=True))
@@ -185,7 +185,7 @@ def _score(
         raise DataError("--fasta and --annotation belong together: the genome, and the genes to score; give both")
     padding = scorers.recipe.window // 2
     found = surveyed(scanning.fasta, scanning.annotation, padding=padding, seed=seed, report=report)[1]
-    known = known_genes(found, read_genes(folder, plan), plan.data.pilot_genes)
+    known = known_genes(found, read_gene_folds(folder, plan), plan.data.pilot_genes)
     cross_fit = _cross_fit(plan, run) if known.folds_of_cluster else None
 
     def scorer_of(gene_id: str) -> Scorer:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 
 from mi_duck.data.database import Database
 from mi_duck.data.dataset import Dataset
-from mi_duck.data.sampling import sample_negatives
 from mi_duck.errors import PlanError
 from mi_duck.plan.strategies import LAYOUTS, CutRequest, cell_factor, layout_of, usual_genes, zeros_to_leave_out
 from mi_duck.resources import GIB, Budget
@@ -112,26 +111,22 @@ def choose_cv(asked: str, n_estimators: int, *, n_features: int, n_sketched: int
     return "matrices" if n_estimators >= ROUNDS_WORTH_A_MATRIX else "weights"
 
 
-def choose_sample(
-    db: Database, dataset: Dataset, asked: float | None, *, n_rows: int, seed: int
-) -> tuple[float, float | None]:
+def choose_sample(db: Database, dataset: Dataset, asked: float | None, *, n_rows: int) -> tuple[float, float | None]:
     """Return the share of the easy negatives to train on, and the site score below which a negative is easy.
 
-    As asked; else a quarter where rows are many and have base scores. Where it is less than all, ``row_uses`` is made;
-    else no negative is easy. A share can be asked for only where there are base scores.
+    As asked; else a quarter where rows are many and have base scores. Where it is all, no negative is easy: None. A share can
+    be asked for only where there are base scores.
     """
     if asked == 1 or (asked is None and (not dataset.base_scores or n_rows < ROWS_WORTH_SAMPLING)):
         return 1.0, None
     if not dataset.base_scores:
         raise PlanError("--sample-negatives needs a base score for every class (--base-score-columns)")
     share = USUAL_SHARE_KEPT if asked is None else asked
-    background = dataset.labels[0]
-    (row,) = db.rows("easy_below", background=background, quantile=EASY_QUANTILE, n_genes=EASY_GENES)
+    (row,) = db.rows("easy_below", background=dataset.labels[0], quantile=EASY_QUANTILE, n_genes=EASY_GENES)
     if row["easy_below"] is None:
         if asked is None:
             return 1.0, None
         raise PlanError(f"--sample-negatives: no row of class {dataset.classes[0]} has a base score for every site")
-    sample_negatives(db, easy_below=row["easy_below"], share=share, seed=seed, background=background)
     return share, float(row["easy_below"])
 
 

@@ -15,8 +15,9 @@ import pyarrow as pa
 from mi_duck.atomic_files import file_sha256, storage_errors, write_file
 from mi_duck.data.database import SQL_BYTES, Database
 from mi_duck.data.dataset import Dataset, resolved, resolved_location
-from mi_duck.data.genes import GeneIndex, assign_folds, check_weights, index_genes, say_selection, write_genes
+from mi_duck.data.genes import GeneCounts, assign_folds, check_weights, index_genes, say_selection, write_genes
 from mi_duck.data.identical import telling_features
+from mi_duck.data.sampling import sample_negatives
 from mi_duck.data.statistics import (
     id_warnings,
     most_values,
@@ -259,9 +260,10 @@ def plan_data(
                 db, dataset, folder, small, seed=asked.seed, is_excluding=asked.auto_exclude_leaky, context=context
             )
             small, wide = split_features(dataset, statistics)
-        share, easy_below = choose_sample(db, dataset, asked.sample_negatives, n_rows=index.n_rows, seed=asked.seed)
+        share, easy_below = choose_sample(db, dataset, asked.sample_negatives, n_rows=index.n_rows)
         training_rows = table["n_rows"]
         if easy_below is not None:
+            sample_negatives(db, easy_below=easy_below, share=share, seed=asked.seed, background=dataset.labels[0])
             training_rows = db.arrow("gene_training_rows")["n_training_rows"]
             context.say(
                 f"easy negatives: those whose site score is below {easy_below:.4g}; {share:g} of them are trained on, "
@@ -290,7 +292,7 @@ def plan_data(
 
 def _planned_data(
     dataset: Dataset,
-    index: GeneIndex,
+    index: GeneCounts,
     small: tuple[str, ...],
     wide: tuple[str, ...],
     easy_below: float | None,

@@ -38,7 +38,7 @@ from mi_duck.numbers import decimal, typeset
 from mi_duck.processes import Report
 from mi_duck.report.plots import Curve, curve_figure
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import Genes, codes_of, read_genes
+from mi_duck.run.genes import GeneFolds, codes_of, read_gene_folds
 from mi_duck.run.instance_folder import is_trained, read_manifest
 from mi_duck.run.plan import Instance, Plan, distinct_classes
 
@@ -158,7 +158,7 @@ def describe_instances(
     """
     folder = RunFolder(Path(run))
     plan = folder.read_plan()
-    genes = read_genes(folder, plan)
+    genes = read_gene_folds(folder, plan)
     if not folder.members.is_file():
         raise CheckpointError(f"{folder.root} has no out-of-fold scores yet; run 'mi-duck consolidate {folder.root}'")
     trained = [instance for instance in plan.cut.instances if is_trained(folder, plan, instance)]
@@ -172,7 +172,7 @@ def describe_instances(
 
 
 def _describe(
-    folder: RunFolder, plan: Plan, instance: Instance, genes: Genes, *, is_minimal: bool, figure_format: str
+    folder: RunFolder, plan: Plan, instance: Instance, genes: GeneFolds, *, is_minimal: bool, figure_format: str
 ) -> None:
     where = folder.instance(instance)
     model = load_unified_model(where)
@@ -234,7 +234,7 @@ def amended(where: Path, names: Sequence[str], stale: Sequence[str] = ()) -> Ite
         write_json(path, sealed(manifest | {"sha256": hashes}))
 
 
-def _read_rows(folder: RunFolder, plan: Plan, instance: Instance, genes: Genes) -> OutOfFold:
+def _read_rows(folder: RunFolder, plan: Plan, instance: Instance, genes: GeneFolds) -> OutOfFold:
     names = [f"p_{name}" for name in plan.data.classes]
     path = folder.instance(instance) / "oof_predictions.parquet"
     table = pq.read_table(path, columns=["row_id", "gene_id", "label", "fold", *names]).unify_dictionaries()

@@ -41,7 +41,7 @@ class GeneTable:
 
 
 @dataclass(frozen=True, slots=True)
-class Genes:
+class GeneFolds:
     """Genes by rank, from ``first_rank``: id, fold group and fold, each of shape (n_genes,)."""
 
     gene_id: NDArray[np.object_]
@@ -59,13 +59,13 @@ def genes_file(folder: RunFolder, plan: Plan) -> Path:
     return folder.genes
 
 
-def read_genes(folder: RunFolder, plan: Plan, first_rank: int = 0, stop_rank: int | None = None) -> Genes:
+def read_gene_folds(folder: RunFolder, plan: Plan, first_rank: int = 0, stop_rank: int | None = None) -> GeneFolds:
     """Read genes of a run by rank, by default all but those that are held out from it; see `genes_file`."""
     # not read_table: it loads Arrow's query engine and starts its threads, 48 MB in the process that trains
     with pq.ParquetFile(genes_file(folder, plan)) as parquet:
         table = parquet.read(columns=["gene_id", "fold_group", "fold"], use_threads=False)
     table = table.slice(first_rank, (plan.data.n_genes if stop_rank is None else stop_rank) - first_rank)
-    return Genes(
+    return GeneFolds(
         gene_id=np.array(table["gene_id"].to_pylist(), dtype=object),
         group=np.array(table["fold_group"].to_pylist(), dtype=object),
         fold=table["fold"].to_numpy().astype(np.int64),
