@@ -462,6 +462,7 @@ def consolidate(
     consolidation: Annotated[Literal["auto", "refit", "voting"] | None, OTHERWISE] = None,
     voting: Annotated[Literal["probability", "margin", "auto"] | None, OTHERWISE] = None,
     weights: Annotated[Literal["uniform", "f1", "fitted", "auto"] | None, OTHERWISE] = None,
+    refit_part: options.RefitPartOption = None,
     *,
     executing: Threads,
     as_json: options.JsonOption = False,
@@ -471,8 +472,12 @@ def consolidate(
     Example: mi-duck consolidate run --consolidation refit
     """
     from mi_duck.workflow.pipeline import consolidate_run
+    from mi_duck.workflow.refit import refit_part as refit_one
 
     with _context(executing) as context:
+        if refit_part is not None:
+            refit_one(run, refit_part, context)
+            return
         consolidate_run(run, context, consolidation=consolidation, voting=voting, weights=weights)
     printing.print_file("model", run / "consolidated_model.miduck", as_json)
 

@@ -205,6 +205,15 @@ RunArgument = Annotated[
 InstanceOption = Annotated[
     int | None, typer.Option(help="This instance alone; by default all that are to do.", min=0, show_default=False)
 ]
+RefitPartOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Only fit the leaves of this part together, a task of a job array; what follows uses it. With three folds and "
+        "classes 0 to 8 are those of the folds, 9 to 11 the final ones, which come after.",
+        min=0,
+        show_default=False,
+    ),
+]
 PartitionOption = Annotated[
     bool,
     typer.Option("--partition-only", help="Only write the rows of all instances, so that no job waits for another."),

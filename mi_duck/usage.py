@@ -82,6 +82,21 @@ class Meter:
         self._before = now
 
 
+def joined(stages: Sequence[StageUsage]) -> tuple[StageUsage, ...]:
+    """Return stages of several processes by name: what they used added up, the highest peak."""
+    found: dict[str, StageUsage] = {}
+    for one in stages:
+        before = found.get(one.stage, StageUsage(one.stage, 0.0, 0.0, 0, 0))
+        found[one.stage] = StageUsage(
+            one.stage,
+            round(before.wall_seconds + one.wall_seconds, 3),
+            round(before.cpu_seconds + one.cpu_seconds, 3),
+            max(before.peak_bytes, one.peak_bytes),
+            before.bytes_read + one.bytes_read,
+        )
+    return tuple(found.values())
+
+
 def records(stages: Sequence[StageUsage]) -> list[dict[str, Any]]:
     """Return stages for JSON."""
     return [asdict(one) for one in stages]

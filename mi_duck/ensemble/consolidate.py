@@ -26,7 +26,7 @@ from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, by_memb
 from mi_duck.ensemble.model_file import FoldModels, load_unified_model, read_fold_models, save_model
 from mi_duck.ensemble.refit import read_refitted, refit_run
 from mi_duck.ensemble.voting import REFIT, Variant, Voted, all_weights, mean_log_loss, variants, vote_out_of_fold
-from mi_duck.errors import CheckpointError, PlanError
+from mi_duck.errors import PlanError
 from mi_duck.metrics.calibrate import Calibrator, allowed_methods, calibrated
 from mi_duck.metrics.ranking import Floats32, Floats64, Integers, find_thresholds, values_of
 from mi_duck.processes import Report
@@ -35,7 +35,7 @@ from mi_duck.rows.segments import SegmentReader, segments_of
 from mi_duck.run.encoding import encoding_of
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import GeneFolds, read_gene_folds
-from mi_duck.run.instance_folder import is_trained
+from mi_duck.run.instance_folder import trained_instances
 from mi_duck.run.plan import Instance, Plan
 
 BATCH_BYTES = 64 << 20
@@ -51,9 +51,7 @@ def join_run(
     messages: list[str] = []
     trained = trained_instances(folder, plan)
     if consolidation != "voting":
-        boosters = [one.boosters for one in _fold_models(folder, trained)]
-        refit_run(folder, plan, read_gene_folds(folder, plan), trained, boosters, threads=threads, report=report)
-        del boosters
+        refit_run(folder, plan, threads=threads, report=report)
     scored = predict_out_of_fold(
         run=run, threads=threads, consolidation=consolidation, voting=voting, weights=weights, report=report
     )
@@ -172,14 +170,6 @@ def predict_out_of_fold(
         folder, plan, genes, trained, has_refit=consolidation != "voting", threads=threads, report=report
     )
     return vote_on_scores(folder, plan, genes, variants(consolidation, voting, weights), report=report)
-
-
-def trained_instances(folder: RunFolder, plan: Plan) -> list[Instance]:
-    """Return the instances that are trained; a `CheckpointError` where none is."""
-    trained = [instance for instance in plan.cut.instances if is_trained(folder, plan, instance)]
-    if not trained:
-        raise CheckpointError(f"no instance of {folder.root} is trained; run 'mi-duck train {folder.root}'")
-    return trained
 
 
 def vote_on_scores(

@@ -486,6 +486,13 @@ def read_fold_models(path: Path) -> FoldModels:
     )
 
 
+def read_fold_booster(path: Path, fold: int, index: int) -> xgb.Booster:
+    """Read the booster of one fold and class from ``fold_models.miduck``; see `read_fold_models`."""
+    parts = read_parts(path)
+    checked_facts(parts, str(path), ("folds",), otherwise="no fold models")
+    return load_booster(parts[f"booster_{fold}_{index}.ubj"])
+
+
 def load_unified_model(path: str | Path) -> ConsolidatedMetaModel | InstanceModel:
     """Read a model: a run folder, an instance folder, a ``.miduck`` file of either, or a pickle that mi_duck exported.
 

@@ -13,18 +13,16 @@ Statistics 29, 2001; regularised as in Chen and Guestrin, XGBoost, KDD 2016) on 
 this ``refit``. Boosters of fold k are refitted on the training rows outside fold k, but for those of groups that no member of
 that fold was trained on: their log loss decides how many passes there are. The final boosters are refitted on all training rows.
 
-One pass over the rows of a fold writes the leaf numbers of all classes; then classes are fitted, as many at once as there are
-threads and memory for. Where ``--xgb`` has a monotone constraint, each tree is kept monotone after every move
-(`mi_duck.ensemble.monotone`). Leaf numbers, margins and leaves after each pass lie in the scratch of the run, so a killed refit
-goes on with the pass that it was at.
+What is refitted at once is a part: one class, of a fold or of the final boosters. The parts of folds depend on nothing else, so
+several processes or machines may do them (`mi_duck.workflow.refit`); the final ones follow. Where ``--xgb`` has a monotone
+constraint, each tree is kept monotone after every move (`mi_duck.ensemble.monotone`). Leaf numbers, margins and leaves after each
+pass lie in the scratch of the run, so a killed refit goes on with the pass that it was at.
 """
 
 import hashlib
 import json
-import threading
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,17 +35,16 @@ from mi_duck.archive import pack, read_parts
 from mi_duck.atomic_files import publish, storage_errors, write_file
 from mi_duck.boosting.forest import complement, leaf_counts, leaf_forest_of, with_leaves
 from mi_duck.ensemble.leaf_numbers import LeafNumbers
-from mi_duck.ensemble.model_file import load_unified_model
+from mi_duck.ensemble.model_file import load_unified_model, read_fold_booster
 from mi_duck.ensemble.monotone import MonotoneTree, monotone_trees
 from mi_duck.errors import CheckpointError
 from mi_duck.metrics.ranking import Booleans, Floats32, Floats64
 from mi_duck.processes import Report
-from mi_duck.resources import machine_budget
 from mi_duck.rows.segments import LEFT_OUT, SegmentReader, segments_of, training_weights
 from mi_duck.run.constraints import monotone_signs
-from mi_duck.run.costs import refit_bytes
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import GeneFolds, stopping_groups
+from mi_duck.run.genes import GeneFolds, read_gene_folds, stopping_groups
+from mi_duck.run.instance_folder import trained_instances
 from mi_duck.run.plan import Instance, Plan, fitted_classes
 
 BATCH_BYTES = 64 << 20  # of features and leaf numbers together
@@ -57,6 +54,7 @@ STEP = 0.1  # half of it gains nothing that can be seen, and takes twice the pas
 PENALTY = 30.0  # on the hessian of a leaf: of rows of probability p each counts p (1 - p)
 MOST_PASSES = 8
 USUAL_PASSES = 5  # where no group can decide
+STAGE = "refitting leaves, pass by pass"
 
 
 ReadLeaves = Callable[[int, int, NDArray[np.intp]], None]
@@ -230,115 +228,101 @@ def deciding_groups(genes: GeneFolds, instances: Sequence[Instance], fold: int, 
     return np.array(sorted(set(genes.group[genes.fold != fold]) - fitted), dtype=object)
 
 
-def refit_run(
-    folder: RunFolder,
-    plan: Plan,
-    genes: GeneFolds,
-    instances: Sequence[Instance],
-    fold_boosters: Sequence[Sequence[Sequence[xgb.Booster]]],
-    *,
-    threads: int,
-    report: Report,
-) -> None:
-    """Refit the boosters of every fold and then, with the median of their passes, the final ones.
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What is refitted at once: the boosters of one class, those of a fold or the final ones, of all members."""
 
-    `read_refitted` reads what this writes.
+    fold: int | None
+    index: int
 
-    Parameters
-    ----------
-    instances
-        Those that are trained.
-    fold_boosters
-        ``[member][fold][class]``.
+    def file(self, folder: RunFolder) -> Path:
+        """Return where its refitted boosters are written."""
+        name = "final" if self.fold is None else f"fold_{self.fold}"
+        return folder.scratch / "refit" / f"{name}_class_{self.index}.miduck"
+
+
+def parts_of(plan: Plan) -> list[Part]:
+    """Return all parts of the refit of a run: those of each fold, then the final ones, which need the passes of the others."""
+    fitted = fitted_classes(len(plan.data.classes))
+    return [Part(fold, index) for fold in (*range(plan.settings.n_folds), None) for index in fitted]
+
+
+def refit_run(folder: RunFolder, plan: Plan, *, threads: int, report: Report) -> None:
+    """Refit all parts that are not done; `read_refitted` reads what this writes."""
+    refitting, parts = _Refitting(folder, plan, threads), parts_of(plan)
+    total = (1 + MOST_PASSES) * len(parts)
+
+    def report_from(before: int) -> Callable[[int], None]:
+        return lambda done: report(STAGE, before + done, total)
+
+    for number, part in enumerate(parts):
+        refitting.refit(part, report_from((1 + MOST_PASSES) * number))
+
+
+def refit_part(report: Report, run: str, number: int, threads: int) -> None:
+    """Refit one part of a run, by its number in `parts_of`, unless that is done.
+
+    Raises
+    ------
+    CheckpointError
+        No instance is trained, or the part is a final one and a fold of its class is not refitted.
     """
-    n_fits = plan.settings.n_folds + 1
-    refitting = _Refitting(folder, plan, genes, instances, threads, report, n_fits)
-    found = [refitting.refit(fold, [one[fold] for one in fold_boosters]) for fold in range(plan.settings.n_folds)]
-    finals = [load_unified_model(folder.instance(one)).instance_models[0].boosters for one in instances]
-    refitting.refit(None, finals, passes=[int(np.median(of_class)) for of_class in zip(*found, strict=True)])
+    folder = RunFolder(Path(run))
+    plan = folder.read_plan()
+    _Refitting(folder, plan, threads).refit(parts_of(plan)[number], lambda done: report(STAGE, done, 1 + MOST_PASSES))
 
 
 class _Refitting:
-    """The rows of a run, and what refits boosters on them: one fold after the other, its classes at once."""
+    """The rows of a run and its trained instances, and what refits boosters on them."""
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        plan: Plan,
-        genes: GeneFolds,
-        instances: Sequence[Instance],
-        threads: int,
-        report: Report,
-        n_fits: int,
-    ) -> None:
-        self.folder, self.plan, self.genes, self.instances, self.threads = folder, plan, genes, instances, threads
+    def __init__(self, folder: RunFolder, plan: Plan, threads: int) -> None:
+        self.folder, self.plan, self.threads = folder, plan, threads
+        self.instances = trained_instances(folder, plan)
+        self.genes = read_gene_folds(folder, plan)
         self.reader = SegmentReader(plan, segments_of(plan, 0, plan.data.n_genes), folder.segments)
-        self.fitted = fitted_classes(len(plan.data.classes))
-        self.n_jobs = n_fits * len(self.fitted)
-        n_training_rows = min(plan.data.n_rows, sum(one.n_training_rows for one in instances))
-        room = machine_budget(plan.asked.memory_safety_factor).budget_bytes
-        fixed, of_class = refit_bytes(plan.data.n_rows, n_training_rows)
-        self.at_once = max(1, min(threads, len(self.fitted), (room - fixed) // of_class))
-        self._n_done, self._report, self._lock = (
-            0,
-            report,
-            threading.Lock(),
-        )  # one for leaf numbers, and one for each pass
 
-    def refit(
-        self, fold: int | None, boosters: Sequence[Sequence[xgb.Booster]], *, passes: Sequence[int | None] | None = None
-    ) -> list[int]:
-        """Refit the boosters of all members and write them, but for the classes that are done.
+    def refit(self, part: Part, report: Callable[[int], None]) -> None:
+        """Refit the boosters of a part and write them, unless that is done.
 
-        Parameters
-        ----------
-        fold
-            The fold whose rows are left out; None for the final boosters.
-        boosters
-            ``[member][class]``.
-        passes
-            How many for each class that is fitted; None: what is best on the groups that no member was trained on.
-
-        Returns
-        -------
-        list
-            The passes that were made for each of these classes.
+        ``report`` is called with what is done: one for leaf numbers, and one for each pass.
         """
-        by_class = {index: [one[index] for one in boosters] for index in self.fitted}
-        wanted = dict(zip(self.fitted, passes or [None] * len(self.fitted), strict=True))
-        keys = {index: self._key(fold, index, wanted[index], by_class[index]) for index in self.fitted}
-        done = {index: _done(_file_of(self.folder, fold, index), key) for index, key in keys.items()}
-        missing = [index for index, one in done.items() if one is None]
-        self._count((1 + MOST_PASSES) * (len(self.fitted) - len(missing)))
-        if missing:
-            rows = self._rows(fold)
-            files = {
-                index: LeafNumbers(
-                    _file_of(self.folder, fold, index).with_suffix(".leaves"),
-                    keys[index],
-                    leaf_counts(by_class[index]),
-                    len(rows.label),
-                )
-                for index in missing
-            }
-            self._write_leaves(rows, files, by_class)
-            with ThreadPoolExecutor(self.at_once) as pool:
-                jobs = {
-                    index: pool.submit(
-                        self._fit, files[index], rows, index, by_class[index], keys[index], wanted[index]
-                    )
-                    for index in missing
-                }
-                for index, job in jobs.items():
-                    done[index] = job.result()
-        return [one for one in done.values() if one is not None]
+        boosters, passes = self._boosters(part), None if part.fold is not None else self._usual_passes(part.index)
+        key, path = self._key(part, passes, boosters), part.file(self.folder)
+        if _done(path, key) is None:
+            rows = self._rows(part.fold)
+            numbers = LeafNumbers(path.with_suffix(".leaves"), key, leaf_counts(boosters), len(rows.label))
+            if not numbers.is_whole:
+                self._write_leaves(numbers, rows, boosters)
+            report(1)
+            self._fit(part, key, numbers, rows, boosters, passes, report)
+        report(1 + MOST_PASSES)
 
-    def _key(self, fold: int | None, index: int, passes: int | None, boosters: Sequence[xgb.Booster]) -> str:
+    def _boosters(self, part: Part) -> list[xgb.Booster]:
+        """Return the boosters of a part as they were trained, one for each member."""
+        where = [self.folder.instance(one) for one in self.instances]
+        if part.fold is None:
+            return [load_unified_model(one).instance_models[0].boosters[part.index] for one in where]
+        return [read_fold_booster(one / "fold_models.miduck", part.fold, part.index) for one in where]
+
+    def _usual_passes(self, index: int) -> int:
+        """Return the median of the passes of a class in all folds, whose refits must be done."""
+        found = []
+        for part in (Part(fold, index) for fold in range(self.plan.settings.n_folds)):
+            passes = _done(part.file(self.folder), self._key(part, None, self._boosters(part)))
+            if passes is None:
+                raise CheckpointError(
+                    f"class {self.plan.data.classes[index]} of fold {(part.fold or 0) + 1} is not refitted yet; the parts of "
+                    "folds come first"
+                )
+            found.append(passes)
+        return int(np.median(found))
+
+    def _key(self, part: Part, passes: int | None, boosters: Sequence[xgb.Booster]) -> str:
         """Return the hash of all that a refit is made of."""
         plan = self.plan
         made_of = [plan.data.fingerprint, plan.data.genes_sha256, plan.settings.seed, plan.settings.easy_share]
-        made_of += [fold, index, passes, STEP, PENALTY, MOST_PASSES, USUAL_PASSES, BLOCK_ROWS]
-        if signs := self._signs(index):
+        made_of += [part.fold, part.index, passes, STEP, PENALTY, MOST_PASSES, USUAL_PASSES, BLOCK_ROWS]
+        if signs := self._signs(part.index):
             made_of += [sorted(signs.items())]
         made_of += [hashlib.sha256(one.save_raw("ubj")).hexdigest() for one in boosters]
         return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
@@ -362,85 +346,62 @@ class _Refitting:
             wanted, keys["label"].copy(), weight, deciding if deciding is not None and deciding.any() else None
         )
 
-    def _write_leaves(
-        self, rows: "_Rows", files: Mapping[int, LeafNumbers], boosters: Mapping[int, Sequence[xgb.Booster]]
-    ) -> None:
-        """Write the leaf numbers that some classes lack, in one pass over the rows."""
-        written = {index: file for index, file in files.items() if not file.is_whole}
-        self._count(len(files) - len(written))
-        if not written:
-            return
-        first_row = min(file.n_written for file in written.values())
-        for file in written.values():
-            file.begin(first_row)
-        wanted = rows.wanted
+    def _write_leaves(self, numbers: LeafNumbers, rows: "_Rows", boosters: Sequence[xgb.Booster]) -> None:
+        """Write the leaf numbers that are missing, in one pass over the rows."""
+        first_row, wanted = numbers.n_written, rows.wanted
+        numbers.begin(first_row)
         if first_row:
             wanted = wanted.copy()
             wanted[np.flatnonzero(wanted)[:first_row]] = False
         features = self.plan.data.features
-        joined = [one for index in written for one in boosters[index]]
-        forest = leaf_forest_of(joined, features, self.reader.encoding)
-        n_trees = sum(file.n_trees for file in written.values())
-        batch_rows = max(256, BATCH_BYTES // (4 * (len(features) + 2 * n_trees)))  # leaf numbers are turned once
+        forest = leaf_forest_of(boosters, features, self.reader.encoding)
+        batch_rows = max(
+            256, BATCH_BYTES // (4 * (len(features) + 2 * numbers.n_trees))
+        )  # leaf numbers are turned once
         for matrix in self.reader.matrices(batch_rows, wanted):
-            nodes, begin = forest.margins(matrix, threads=self.threads), 0
-            for file in written.values():
-                file.append(nodes[:, begin : begin + file.n_trees])
-                begin += file.n_trees
-        self._count(len(written))
+            numbers.append(forest.margins(matrix, threads=self.threads))
 
     def _fit(
         self,
-        file: LeafNumbers,
-        rows: "_Rows",
-        index: int,
-        boosters: Sequence[xgb.Booster],
+        part: Part,
         key: str,
+        numbers: LeafNumbers,
+        rows: "_Rows",
+        boosters: Sequence[xgb.Booster],
         passes: int | None,
-    ) -> int:
-        """Refit the boosters of one class, write them, and return the passes that were made."""
-        passes_file = file.path.with_suffix(".passes")
-        begun = read_passes(passes_file, key, file.n_leaves)
-        n_seen = 0 if begun is None else begun.n_done
-        self._count(n_seen)
+        report: Callable[[int], None],
+    ) -> None:
+        """Refit the boosters of a part, pass by pass, and write them."""
+        state = numbers.path.with_suffix(".passes")
 
         def save(done: Passes) -> None:
-            nonlocal n_seen
-            n_seen = done.n_done
-            write_passes(passes_file, key, done)
-            self._count(1)
+            write_passes(state, key, done)
+            report(1 + done.n_done)
 
         passes = MOST_PASSES if rows.deciding is not None else passes or USUAL_PASSES
-        with file.opened():
+        with numbers.opened():
             found = refit_leaves(
-                file.read,
-                file.n_leaves,
-                file.members,
-                rows.label == index,
+                numbers.read,
+                numbers.n_leaves,
+                numbers.members,
+                rows.label == part.index,
                 rows.weight,
                 deciding=rows.deciding,
                 passes=passes,
-                monotone=monotone_trees(boosters, self._signs(index)),
-                begun=begun,
+                monotone=monotone_trees(boosters, self._signs(part.index)),
+                begun=read_passes(state, key, numbers.n_leaves),
                 save=save,
             )
         if found.losses:
             passes = int(np.argmin(found.losses)) + 1
-        parts = {
+        written = {
             str(number): with_leaves(booster, [found.leaves[tree] for tree in trees], found.intercept)
-            for number, (booster, trees) in enumerate(zip(boosters, file.members, strict=True))
+            for number, (booster, trees) in enumerate(zip(boosters, numbers.members, strict=True))
         }
         facts = json.dumps({"key": key, "passes": passes}).encode()
-        write_file(file.path.with_suffix(".miduck"), pack({"facts.json": facts} | parts))
-        file.delete()
-        passes_file.unlink(missing_ok=True)
-        self._count(MOST_PASSES - n_seen)
-        return passes
-
-    def _count(self, n_more: int) -> None:
-        with self._lock:
-            self._n_done += n_more
-            self._report("refitting leaves, pass by pass", self._n_done, self.n_jobs * (1 + MOST_PASSES))
+        write_file(part.file(self.folder), pack({"facts.json": facts} | written))
+        numbers.delete()
+        state.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -493,7 +454,7 @@ def read_passes(path: Path, key: str, n_leaves: Sequence[int]) -> Passes | None:
 
 def read_refitted(folder: RunFolder, fold: int | None, *, n_classes: int) -> tuple[tuple[xgb.Booster, ...], ...]:
     """Return the refitted boosters of a fold, or the final ones, ``[member][class]``."""
-    by_class = [read_parts(_file_of(folder, fold, index)) for index in fitted_classes(n_classes)]
+    by_class = [read_parts(Part(fold, index).file(folder)) for index in fitted_classes(n_classes)]
     found = []
     for member in range(len(by_class[0]) - 1):
         raws = [parts[str(member)] for parts in by_class]
@@ -501,11 +462,6 @@ def read_refitted(folder: RunFolder, fold: int | None, *, n_classes: int) -> tup
             raws.insert(0, complement(raws[0]))
         found.append(tuple(xgb.Booster(model_file=bytearray(raw)) for raw in raws))
     return tuple(found)
-
-
-def _file_of(folder: RunFolder, fold: int | None, index: int) -> Path:
-    name = "final" if fold is None else f"fold_{fold}"
-    return folder.scratch / "refit" / f"{name}_class_{index}.miduck"
 
 
 def _done(path: Path, key: str) -> int | None:

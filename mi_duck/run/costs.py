@@ -265,13 +265,13 @@ def _fixed_bytes(phase: str, layout: Layout) -> int:
     return cuts + 16 * layout.bins * layout.threads
 
 
-def refit_bytes(n_rows: int, n_training_rows: int) -> tuple[int, int]:
-    """Return the memory that refitting leaves takes: of all classes together, and of each that is fitted at once.
+def refit_bytes(n_rows: int, n_training_rows: int) -> int:
+    """Return the memory that refitting the leaves of one class takes.
 
     A key of 14 bytes a row and a mark, and the same keys of the training rows while these are chosen; label, weight and whether
-    it decides of each training row; batches of features and their leaf numbers. Of each class the joint margin and the label.
+    it decides of each training row; batches of features and their leaf numbers; the joint margin and the label.
     """
-    return (160 << 20) + 15 * n_rows + 22 * n_training_rows, (8 << 20) + 10 * n_training_rows
+    return (168 << 20) + 15 * n_rows + 32 * n_training_rows
 
 
 def index_bytes(n_rows: int, layout: Layout) -> int:

@@ -96,6 +96,14 @@ def is_trained(folder: RunFolder, plan: Plan, instance: Instance) -> bool:
     return instance_state(folder, plan, instance).name == "done"
 
 
+def trained_instances(folder: RunFolder, plan: Plan) -> list[Instance]:
+    """Return the instances that are finished for this plan; a `CheckpointError` where none is."""
+    trained = [instance for instance in plan.cut.instances if is_trained(folder, plan, instance)]
+    if not trained:
+        raise CheckpointError(f"no instance of {folder.root} is trained; run 'mi-duck train {folder.root}'")
+    return trained
+
+
 def read_manifest(where: Path) -> dict[str, Any]:
     """Read the manifest of an instance's folder: a `FileNotFoundError` where there is none, a `CheckpointError` if damaged."""
     try:

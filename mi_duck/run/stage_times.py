@@ -16,10 +16,14 @@ from mi_duck.run.instance_folder import measurement
 from mi_duck.run.plan import Plan
 from mi_duck.usage import Meter, StageUsage, records
 
-PLANNING, READING, TRAINING, JOINING = "planning", "reading rows", "training", "joining instances"
+PLANNING, READING, TRAINING = "planning", "reading rows", "training"
+REFITTING, JOINING = "refitting leaves", "joining instances"
 SCORING, HOLDOUT, WHOLE_GENES = "scoring", "scoring held-out genes", "scoring whole genes"
 EXPLAINING, REPORT, CATALOGUE = "instance folders, explanation", "report", "catalogue"
-STEPS = (PLANNING, READING, TRAINING, JOINING, SCORING, HOLDOUT, WHOLE_GENES, EXPLAINING, REPORT, CATALOGUE)
+STEPS = (
+    *(PLANNING, READING, TRAINING, REFITTING, JOINING),
+    *(SCORING, HOLDOUT, WHOLE_GENES, EXPLAINING, REPORT, CATALOGUE),
+)
 """Steps of a run, in their order."""
 
 

@@ -50,6 +50,7 @@ from mi_duck.run.stage_times import (
 from mi_duck.settings import Asked, Diagnostics, Resuming
 from mi_duck.usage import Meter
 from mi_duck.workflow import steps
+from mi_duck.workflow.refit import is_worth_parts, refit
 from mi_duck.workflow.replace import (
     change_places,
     check_ours,
@@ -60,7 +61,7 @@ from mi_duck.workflow.replace import (
 )
 from mi_duck.workflow.resume import differences_asked, plan_of_request
 from mi_duck.workflow.time_left import with_time_left
-from mi_duck.workflow.training import Lost, loss_text, train, train_or_split
+from mi_duck.workflow.training import Lost, boosted_plan, loss_text, train, train_or_split
 from mi_duck.workflow.true_rate import lacks_true_rate, say_what_is_left_out, score_every_position
 
 OF_TREES = (
@@ -210,6 +211,8 @@ def consolidate(
     consolidation = consolidation or plan.asked.consolidation
     if sum(is_trained(folder, plan, one) for one in plan.cut.instances) < 2:
         consolidation = "voting"  # of one there is nothing to fit together
+    if consolidation != "voting" and context.threads > 1 and is_worth_parts(plan):
+        refit(folder, plan, context)
     joined = in_child(steps.consolidate, context)(
         run=str(folder.root),
         threads=context.threads,
@@ -409,24 +412,6 @@ def _plan(
         plan = plan_of_request(dataset, folder, asked, context, resuming=resuming, is_elsewhere=is_elsewhere)
     if folder.root != out and not resuming.force_retrain_all:
         link_matching(RunFolder(out), folder, plan)
-    return plan
-
-
-def boosted_plan(folder: RunFolder) -> Plan:
-    """Return the plan of a run of boosted trees.
-
-    Raises
-    ------
-    CheckpointError
-        It is one of another classifier, which 'mi-duck cv' trains as a whole, or a blend.
-    """
-    plan = folder.read_plan()
-    if not plan.settings.is_boosted:
-        maker = "blend" if plan.settings.estimator == "blend" else "cv"
-        raise CheckpointError(
-            f"{folder.root} is a run of {plan.settings.estimator}, not of boosted trees; 'mi-duck {maker}' with the same "
-            "arguments does all of its steps"
-        )
     return plan
 
 

@@ -27,6 +27,7 @@ from mi_duck.run.costs import expected_nodes
 from mi_duck.run.plan import Instance, Plan, fitted_classes
 from mi_duck.run.recipe import is_at_hand
 from mi_duck.settings import Diagnostics
+from mi_duck.workflow.refit import refitted_rows
 from mi_duck.workflow.true_rate import MOST_POSITIONS, n_genes_wanted
 
 SECONDS_BETWEEN = 0.5
@@ -229,11 +230,10 @@ def steps_after(plan: Plan, diagnostics: Diagnostics, *, is_beside: bool = False
     """
     n_instances, n_boosters = len(plan.cut.instances), len(plan.cut.instances) * len(fitted_names(plan))
     millions = plan.data.n_rows / 1e6
-    n_training_rows = min(plan.data.n_rows, sum(one.n_training_rows for one in plan.cut.instances))
     steps = [
         (
             REFITTING,
-            refit_seconds(n_boosters, n_training_rows, plan.settings),
+            refit_seconds(n_boosters, refitted_rows(plan), plan.settings),
             n_instances > 1 and plan.asked.consolidation != "voting",
         ),
         ("scoring every row out of fold", 2 + 6 * millions * n_boosters, True),

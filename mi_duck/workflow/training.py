@@ -191,6 +191,24 @@ def _report_of(report: Report, name: str, stage: str, done: int, total: int) -> 
     report(f"{name}: {stage}", done, total)
 
 
+def boosted_plan(folder: RunFolder) -> Plan:
+    """Return the plan of a run of boosted trees.
+
+    Raises
+    ------
+    CheckpointError
+        It is one of another classifier, which 'mi-duck cv' trains as a whole, or a blend.
+    """
+    plan = folder.read_plan()
+    if not plan.settings.is_boosted:
+        maker = "blend" if plan.settings.estimator == "blend" else "cv"
+        raise CheckpointError(
+            f"{folder.root} is a run of {plan.settings.estimator}, not of boosted trees; 'mi-duck {maker}' with the same "
+            "arguments does all of its steps"
+        )
+    return plan
+
+
 def train_or_split(folder: RunFolder, instance: Instance, label: str, task: Task, context: Context) -> Outcome:
     """Train one instance; split it where memory ran out, note it as lost where it died; refuse one of another plan."""
     say = context.say
