@@ -386,6 +386,42 @@ def test_slurm__gives_the_models_of_a_run_here(
     assert "nothing to do" in done.stderr
 
 
+def test_slurm__fits_leaves_together_in_jobs_of_their_own(
+    slurm: FakeSlurm, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where that is worth it: six parts of two folds, three final ones, shuffled and begun twice; one that is missing is done."""
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert invoke("run", dataset, "--out", whole, *FLAGS, *QUICK).exit_code == 0
+    monkeypatch.setenv("PATH", slurm.environment["PATH"])
+    monkeypatch.setattr("mi_duck.workflow.refit.WORTH_SECONDS", 0.0)
+    submitted = invoke("run", dataset, "--out", run, *FLAGS, *QUICK, "--executor", "slurm", "--json")
+    assert submitted.exit_code == 0, submitted.output
+    assert list(json.loads(submitted.stdout)) == ["partition", "instances", "refit", "refit_final", "finish"]
+    scripts_of = {script.stem: script for _, script in slurm.jobs()}
+    assert directives(scripts_of["refit"].read_text())["--array"] == "0-5"
+    assert directives(scripts_of["refit_final"].read_text())["--array"] == "6-8"
+    assert directives(scripts_of["refit"].read_text())["--cpus-per-task"] == "1"
+    for name in ("partition", "instances"):
+        slurm.run(scripts_of[name], killed=0, doubled=0)
+    assert_refused(invoke("consolidate", run, "--refit-part", 6, "--threads", "1"), 65, "is not refitted yet")
+    slurm.run(scripts_of["refit"], killed=0, doubled=2)
+    scratch = run / ".scratch" / "refit"
+    assert len(list(scratch.glob("fold_*.miduck"))) == 6
+    slurm.run(scripts_of["refit_final"], killed=0, doubled=0)
+    assert sorted(file.name for file in scratch.iterdir()) == sorted(
+        f"{name}_class_{index}.miduck" for name in ("fold_0", "fold_1", "final") for index in range(3)
+    )
+    stamps = {file: file.stat().st_mtime_ns for file in scratch.iterdir()}
+    missing = scratch / "fold_1_class_2.miduck"
+    missing.unlink()
+    assert invoke("consolidate", run, "--threads", "1").exit_code == 0
+    changed_files = [file for file, stamp in stamps.items() if file.stat().st_mtime_ns != stamp]
+    assert changed_files == [missing]
+    assert file_sha256(RunFolder(run).model) == file_sha256(RunFolder(whole).model)
+    assert file_sha256(RunFolder(run).out_of_fold) == file_sha256(RunFolder(whole).out_of_fold)
+    assert_refused(invoke("consolidate", run, "--refit-part", 9), 78, "parts are 0 to 5, then the final ones, 6 to 8")
+
+
 def test_slurm__that_is_not_here_gets_its_scripts(
     planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -459,6 +495,20 @@ def test_dask__gives_the_models_of_a_run_here(planned: Path, reference: Path) ->
     done = mi_duck("train", planned, "--executor", "dask", "--threads", "2")
     assert "training 3 instances by Dask at tls://127.0.0.1:" in done.stderr
     assert trained_files(planned) == trained_files(reference)
+
+
+def test_dask__fits_leaves_together_by_its_workers(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("distributed", reason="pip install 'mi-duck[dask]'")
+    pytest.importorskip("cryptography", reason="pip install 'mi-duck[dask]'")
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert invoke("run", dataset, "--out", whole, *FLAGS, *QUICK).exit_code == 0
+    monkeypatch.setattr("mi_duck.workflow.refit.WORTH_SECONDS", 0.0)
+    done = invoke("run", dataset, "--out", run, *FLAGS, *QUICK, "--executor", "dask")
+    assert done.exit_code == 0, done.output
+    assert "fitting leaves together by Dask, in 9 parts" in done.stderr
+    assert file_sha256(RunFolder(run).model) == file_sha256(RunFolder(whole).model)
 
 
 def test_dask__that_is_not_installed_is_named(planned: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -238,6 +238,19 @@ def test_consolidate__again_gives_the_same_bytes_with_any_threads(run: Path) -> 
     assert not list(run.rglob("*.leaves"))
 
 
+def test_run__refits_parts_side_by_side_with_the_same_bytes(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / ".scratch", ignore_errors=True)
+    monkeypatch.setattr("mi_duck.workflow.refit.WORTH_SECONDS", 0.0)
+    assert call("consolidate", copy, "--consolidation", "refit", "--threads", 2).exit_code == 0
+    assert "refitting leaves" in json.loads((copy / "stage_times.json").read_bytes())
+    for name in ("consolidated_model.miduck", "oof_predictions.parquet", "fold_ensembles.miduck"):
+        assert file_sha256(copy / name) == file_sha256(run / name)
+
+
 def test_refit__goes_on_with_what_is_done(run: Path) -> None:
     """What is whole and of the same boosters stays; what is gone, cut off or of others is made again, with the same bytes."""
     assert call("consolidate", run, "--consolidation", "refit", "--threads", 1).exit_code == 0

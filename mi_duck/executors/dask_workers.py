@@ -1,17 +1,19 @@
 """Trains instances by workers of Dask, started here or of a cluster that runs already.
 
 A task is one instance, trained as by ``mi-duck train RUN --instance N``: in a child process of its worker, under its own lock,
-from what was saved. Only its messages come back; the instance lies in the run folder, which all workers must see. A worker has
-one task at a time, however many threads it has. Dask's limits on memory count the worker alone, not its children, which have
-limits of their own; so workers started here have none. They talk to this process alone, over TLS with keys made for it, because
-whoever reaches a scheduler of Dask can run code.
+from what was saved. Where leaves are fitted together and that takes long, the parts of that are tasks too. Only messages come
+back; what is done lies in the run folder, which all workers must see. A worker has one task at a time, however many threads it
+has. Dask's limits on memory count the worker alone, not its children, which have limits of their own; so workers started here
+have none. They talk to this process alone, over TLS with keys made for it, because whoever reaches a scheduler of Dask can run
+code.
 """
 
 import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,7 @@ from mi_duck.rows.partition import partition
 from mi_duck.run.folder import RunFolder, run_lock
 from mi_duck.run.plan import Instance, Plan
 from mi_duck.workflow.pipeline import train_run, untrained
+from mi_duck.workflow.refit import is_worth_parts, n_parts, refit_part
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -32,7 +35,13 @@ SECONDS_TO_CONNECT = 30
 
 
 def train_with_dask(
-    root: Path, context: Context, *, scheduler: str | None, threads: int | None, at_once: int | None = None
+    root: Path,
+    context: Context,
+    *,
+    scheduler: str | None,
+    threads: int | None,
+    at_once: int | None = None,
+    is_finishing: bool = False,
 ) -> None:
     """Train the instances of a plan that are not done, at most ``at_once`` at a time; the run folder shows which were lost.
 
@@ -42,6 +51,8 @@ def train_with_dask(
         Address of a scheduler; None to start workers here, as many as memory and cores allow.
     threads
         Threads that the workers started here share; or of each instance on a cluster, by default as many as its worker has.
+    is_finishing
+        Whether the run is finished afterwards, so that leaves are fitted together too.
 
     Raises
     ------
@@ -62,27 +73,43 @@ def train_with_dask(
     with run_lock(root, shared=True), _client(scheduler, n_workers) as client:
         partition(folder, plan, replace(context, threads=threads or 1))
         context.say(f"training {len(left)} instances by Dask at {client.scheduler.address}")
-        _train(client, root, left, context, threads=threads, at_once=at_once)
+        do = partial(_do, client, str(root.absolute()), context=context, threads=threads, at_once=at_once)
+        do({one.name: (train_there, one.instance_id) for one in left}, stage="training by Dask")
+        if is_finishing and plan.asked.consolidation != "voting" and is_worth_parts(plan):
+            of_folds, final = n_parts(plan)
+            context.say(f"fitting leaves together by Dask, in {of_folds + final} parts")
+            for parts in (range(of_folds), range(of_folds, of_folds + final)):
+                do({f"refit_{number}": (refit_there, number) for number in parts}, stage="refitting leaves by Dask")
 
 
-def _train(
-    client: "Client", root: Path, left: list[Instance], context: Context, *, threads: int | None, at_once: int | None
+def _do(
+    client: "Client",
+    run: str,
+    tasks: Mapping[str, tuple[Callable[[str, int, int], list[str]], int]],
+    *,
+    stage: str,
+    context: Context,
+    threads: int | None,
+    at_once: int | None,
 ) -> None:
-    """Train instances, as many at once as there are workers; new workers are used, and what dead ones had goes to others."""
+    """Do tasks, as many at once as there are workers; new workers are used, and what dead ones had goes to others.
+
+    ``tasks`` are functions and their numbers, by name.
+    """
     from distributed import as_completed
 
-    waiting, running = list(left), as_completed(loop=client.loop)
+    waiting, running = list(tasks.items()), as_completed(loop=client.loop)
     n_running, n_done = 0, 0
-    while n_done < len(left):
+    while n_done < len(tasks):
         workers = client.nthreads()
-        while waiting and n_running < max(min(len(workers), at_once or len(left)), 1):
-            instance = waiting.pop(0)
+        while waiting and n_running < max(min(len(workers), at_once or len(tasks)), 1):
+            name, (function, number) = waiting.pop(0)
             task = client.submit(
-                train_there,
-                str(root.absolute()),
-                instance.instance_id,
+                function,
+                run,
+                number,
                 threads or min(workers.values(), default=1),
-                key=f"{instance.name}-{uuid.uuid4().hex}",  # a scheduler gives old results under old names
+                key=f"{name}-{uuid.uuid4().hex}",  # a scheduler gives old results under old names
                 retries=0,
                 pure=False,
             )
@@ -90,7 +117,7 @@ def _train(
             n_running += 1
         ended = next(running)
         n_running, n_done = n_running - 1, n_done + 1
-        context.report("training by Dask", n_done, len(left))
+        context.report(stage, n_done, len(tasks))
         if ended.status == "finished":
             for line in ended.result():
                 context.say(line)
@@ -100,9 +127,19 @@ def _train(
 
 def train_there(run: str, instance_id: int, threads: int) -> list[str]:
     """Train an instance on a worker; return what was said."""
+    return _said(lambda context: train_run(Path(run), context, instance_id=instance_id), threads)
+
+
+def refit_there(run: str, number: int, threads: int) -> list[str]:
+    """Fit the leaves of a part together on a worker; return what was said."""
+    return _said(lambda context: refit_part(Path(run), number, context), threads)
+
+
+def _said(work: Callable[[Context], None], threads: int) -> list[str]:
+    """Do some work and return what it said, and why it ended if it could not be done."""
     lines: list[str] = []
     try:
-        train_run(Path(run), Context(threads, _quiet, lines.append), instance_id=instance_id)
+        work(Context(threads, _quiet, lines.append))
     except MiDuckError as error:
         lines.append(str(error))
     return lines

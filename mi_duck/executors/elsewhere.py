@@ -57,7 +57,14 @@ def train_elsewhere(
 
         scheduler = executing.dask_scheduler
         threads = context.threads if scheduler is None else executing.threads
-        train_with_dask(folder, context, scheduler=scheduler, threads=threads, at_once=executing.workers)
+        train_with_dask(
+            folder,
+            context,
+            scheduler=scheduler,
+            threads=threads,
+            at_once=executing.workers,
+            is_finishing=diagnostics is not None,
+        )
         return {}
     from mi_duck.executors.slurm import submit
 

@@ -1,9 +1,9 @@
 """Trains a run by jobs of Slurm: writes their scripts to ``RUN/slurm``, submits them, and returns.
 
 A job array trains one instance per task. Before it, one job writes the rows of all instances, so that no task holds cores
-while it waits for another that does; after it, one job finishes the run, whether all tasks ended well or not. The jobs
-follow from ``plan.json`` alone, and what is done is known from the run folder, so submitting again submits what is left, and
-nothing has to stay running meanwhile.
+while it waits for another that does; after it, one job finishes the run, whether all tasks ended well or not. Where leaves are
+fitted together and that takes long, two arrays before the last job do its parts. The jobs follow from ``plan.json`` alone, and
+what is done is known from the run folder, so submitting again submits what is left, and nothing has to stay running meanwhile.
 
 Memory is that of the largest instance with a margin, and the command that watches its child process. What a control group
 counts beside is the cache of files, which the kernel gives back before it kills, so nothing is asked for it.
@@ -22,13 +22,14 @@ from pathlib import Path
 
 from mi_duck.atomic_files import storage_errors, write_file, write_json
 from mi_duck.errors import PlanError, RunBusyError
-from mi_duck.plan.strategies import instance_seconds
+from mi_duck.plan.strategies import instance_seconds, refit_seconds
 from mi_duck.processes import Say
 from mi_duck.rows.partition import is_partitioned
 from mi_duck.run.folder import RunFolder, is_explained, run_lock
 from mi_duck.run.plan import Instance, Plan
 from mi_duck.settings import Diagnostics, flags_of
 from mi_duck.workflow.pipeline import explaining, is_finished, lacks_diagnostics, untrained
+from mi_duck.workflow.refit import array_of_parts, is_worth_parts, n_parts, part_bytes, refitted_rows
 from mi_duck.workflow.true_rate import lacks_true_rate
 
 JOBS = "jobs.json"
@@ -38,6 +39,7 @@ MARGIN = 1.15  # times the predicted peak; predictions are within .97 and 1.05 w
 WATCHER_BYTES = 192 * MIB  # the command itself, beside the process that trains
 LEAST_BYTES = 2048 * MIB  # SQL takes 1 GiB, and what reads and writes Parquet beside it
 SLOWER = 2.0  # times the predicted seconds without early stopping, for nodes and disks slower than here
+CORES_MEASURED = 2  # of the predicted seconds of a refit
 SPARE_MINUTES = 30  # to start, to wait for disks, and to write the rows where no job did
 ROWS_WRITTEN_A_MINUTE = 300_000  # a sixth of what two cores and a disk of their own write
 ROWS_SCORED_A_MINUTE = 50_000  # a quarter of what one busy core scored
@@ -47,6 +49,8 @@ MARGIN_SECONDS = 120  # between being asked to end and being killed; a round is 
 DESCRIBED = {
     "partition": "Writes the rows that each instance of the run is trained on.",
     "instances": "Trains one instance of the run, the one of this task's number.",
+    "refit": "Fits the leaves of all instances together: one class of one fold, the part of this task's number.",
+    "refit_final": "Fits the leaves of the final boosters together: one class, the part of this task's number.",
     "finish": "Makes model, scores, explanations and report of what was trained; 69 where an instance was lost.",
 }
 """The jobs of a run in their order."""
@@ -73,6 +77,10 @@ class JobSize:
 def job_sizes(plan: Plan, instances: Sequence[Instance], *, cores: int) -> dict[str, JobSize]:
     """Return what each job of `DESCRIBED` asks for; ``instances`` are those that are to be trained, and may be none."""
     n_rows = plan.data.n_rows + plan.data.n_holdout_rows
+    n_boosters = len(plan.cut.instances) * n_parts(plan)[1]
+    part_minutes = (
+        refit_seconds(n_boosters, refitted_rows(plan), plan.settings) * CORES_MEASURED / n_parts(plan)[0] / 60
+    )
     largest = max((one.predicted_bytes for one in instances), default=0)
     settings, layout, rates = plan.settings, plan.costs.model.layout, plan.costs.rates
     most = [
@@ -85,8 +93,12 @@ def job_sizes(plan: Plan, instances: Sequence[Instance], *, cores: int) -> dict[
     scoring = max(training, LEAST_BYTES + SCORED_ROW_BYTES * n_rows)
     writing_minutes = SPARE_MINUTES + n_rows / ROWS_WRITTEN_A_MINUTE
     training_minutes = writing_minutes + SLOWER * max(most, default=0.0) / 60
+    refitting = max(MARGIN * part_bytes(plan) + WATCHER_BYTES, LEAST_BYTES)
+    of_part = JobSize(ceil(refitting / MIB), ceil(writing_minutes + SLOWER * part_minutes), 1)
     return {
         "partition": JobSize(ceil(LEAST_BYTES / MIB), ceil(writing_minutes), cores),
+        "refit": of_part,
+        "refit_final": of_part,
         "instances": JobSize(ceil(training / MIB), ceil(training_minutes), cores),
         "finish": JobSize(ceil(scoring / MIB), ceil(training_minutes + n_rows / ROWS_SCORED_A_MINUTE), cores),
     }
@@ -130,19 +142,22 @@ def scripts(
     words = {
         "partition": f"train {run} --partition-only",
         "instances": f'train {run} --instance "$SLURM_ARRAY_TASK_ID"',
+        "refit": f'consolidate {run} --refit-part "$SLURM_ARRAY_TASK_ID"',
+        "refit_final": f'consolidate {run} --refit-part "$SLURM_ARRAY_TASK_ID"',
         "finish": " ".join([f"finish {run}", *flags_of(diagnostics)]),
     }
+    arrays = {"instances": array_of(instances)} | dict(zip(("refit", "refit_final"), array_of_parts(plan), strict=True))
     found = {}
     for name in names:
-        size, is_array = sizes[name], name == "instances"
+        size, is_array = sizes[name], name in arrays
         wanted = [
             f"--job-name=mi_duck_{name}_{title}",
-            *([f"--array={array_of(instances)}{f'%{at_once}' if at_once else ''}"] if is_array else []),
+            *([f"--array={arrays[name]}{f'%{at_once}' if at_once else ''}"] if is_array else []),
             "--ntasks=1",
             f"--cpus-per-task={size.cores}",
             f"--mem={size.mebibytes}M",
             f"--time={size.minutes}",
-            *(["--gres=gpu:1"] if is_array and plan.settings.device != "cpu" else []),
+            *(["--gres=gpu:1"] if name == "instances" and plan.settings.device != "cpu" else []),
             f"--signal=B:TERM@{MARGIN_SECONDS}",
             "--requeue",
             "--open-mode=append",
@@ -249,9 +264,12 @@ def submit(
             return {}
         if not left and diagnostics and _is_complete(folder, plan, diagnostics):
             return {}  # which finishing the run will say
+        is_refitting = diagnostics is not None and plan.asked.consolidation != "voting" and is_worth_parts(plan)
         needed = {
-            "partition": bool(left) and not is_partitioned(folder, plan),
+            "partition": (bool(left) or is_refitting) and not is_partitioned(folder, plan),
             "instances": bool(left),
+            "refit": is_refitting,
+            "refit_final": is_refitting,
             "finish": diagnostics is not None,
         }
         names = [name for name in DESCRIBED if needed[name]]
@@ -272,7 +290,8 @@ def submit(
         sizes = job_sizes(plan, left, cores=threads)
         for name in names:
             size = sizes[name]
-            tasks = f"{len(left)} tasks, each with " if name == "instances" else ""
+            n_tasks = dict(zip(("instances", "refit", "refit_final"), (len(left), *n_parts(plan)), strict=True))
+            tasks = f"{n_tasks[name]} tasks, each with " if name in n_tasks else ""
             say(f"job {name}: {tasks}{size.mebibytes:,} MiB, {size.cores} cores, at most {size.minutes:,} minutes")
         return _submitted(home, say)
 
