@@ -280,21 +280,25 @@ class _Refitting:
         self.instances = trained_instances(folder, plan)
         self.genes = read_gene_folds(folder, plan)
         self.reader = SegmentReader(plan, segments_of(plan, 0, plan.data.n_genes), folder.segments)
+        self.passes: dict[Part, int] = {}  # of the parts that are done
 
     def refit(self, part: Part, report: Callable[[int], None]) -> None:
         """Refit the boosters of a part and write them, unless that is done.
 
         ``report`` is called with what is done: one for leaf numbers, and one for each pass.
         """
+        report(0)
         boosters, passes = self._boosters(part), None if part.fold is not None else self._usual_passes(part.index)
         key, path = self._key(part, passes, boosters), part.file(self.folder)
-        if _done(path, key) is None:
+        done = _done(path, key)
+        if done is None:
             rows = self._rows(part.fold)
             numbers = LeafNumbers(path.with_suffix(".leaves"), key, leaf_counts(boosters), len(rows.label))
             if not numbers.is_whole:
                 self._write_leaves(numbers, rows, boosters)
             report(1)
-            self._fit(part, key, numbers, rows, boosters, passes, report)
+            done = self._fit(part, key, numbers, rows, boosters, passes, report)
+        self.passes[part] = done
         report(1 + MOST_PASSES)
 
     def _boosters(self, part: Part) -> list[xgb.Booster]:
@@ -308,7 +312,9 @@ class _Refitting:
         """Return the median of the passes of a class in all folds, whose refits must be done."""
         found = []
         for part in (Part(fold, index) for fold in range(self.plan.settings.n_folds)):
-            passes = _done(part.file(self.folder), self._key(part, None, self._boosters(part)))
+            passes = self.passes.get(part)
+            if passes is None:
+                passes = _done(part.file(self.folder), self._key(part, None, self._boosters(part)))
             if passes is None:
                 raise CheckpointError(
                     f"class {self.plan.data.classes[index]} of fold {(part.fold or 0) + 1} is not refitted yet; the parts of "
@@ -370,8 +376,8 @@ class _Refitting:
         boosters: Sequence[xgb.Booster],
         passes: int | None,
         report: Callable[[int], None],
-    ) -> None:
-        """Refit the boosters of a part, pass by pass, and write them."""
+    ) -> int:
+        """Refit the boosters of a part, pass by pass, and write them; return how many passes they have."""
         state = numbers.path.with_suffix(".passes")
 
         def save(done: Passes) -> None:
@@ -402,6 +408,7 @@ class _Refitting:
         write_file(part.file(self.folder), pack({"facts.json": facts} | written))
         numbers.delete()
         state.unlink(missing_ok=True)
+        return passes
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,18 +5,21 @@
 #   sh tests/slurm/start.sh /tmp/slurm && export SLURM_CONF=/tmp/slurm/slurm.conf
 #   sh tests/slurm/start.sh /tmp/slurm stop
 #
+# NODES=2 makes two nodes that share the cores, for Slurm's own eyes.
+#
 # As root. Nothing is written outside the folder; no service of the system is touched. Jobs that pass their memory are killed by
 # a control group where version 1 of those is mounted and writable, else by the accounting.
 set -eu
 folder=$(mkdir -p "$1" && cd "$1" && pwd)
 
 if [ "${2:-start}" = stop ]; then
-    for name in slurmctld slurmd munged; do
-        if [ -f "$folder/$name.pid" ]; then kill "$(cat "$folder/$name.pid")" || true; fi
+    for file in "$folder"/slurmctld.pid "$folder"/slurmd*.pid "$folder"/munged.pid; do
+        if [ -f "$file" ]; then kill "$(cat "$file")" || true; fi
     done
     exit 0
 fi
 
+nodes=${NODES:-1}
 mkdir -p "$folder/state" "$folder/spool"
 chmod 755 "$folder"
 [ -f "$folder/munge.key" ] || dd if=/dev/urandom of="$folder/munge.key" bs=1024 count=1 2>/dev/null
@@ -39,17 +42,16 @@ cat > "$folder/slurm.conf" <<END
 ClusterName=mi_duck
 SlurmctldHost=$host(127.0.0.1)
 SlurmctldPort=16817
-SlurmdPort=16818
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 AuthInfo=socket=$folder/munge.socket
 StateSaveLocation=$folder/state
-SlurmdSpoolDir=$folder/spool
+SlurmdSpoolDir=$folder/spool/%n
 SlurmctldPidFile=$folder/slurmctld.pid
-SlurmdPidFile=$folder/slurmd.pid
+SlurmdPidFile=$folder/slurmd.%n.pid
 SlurmctldLogFile=$folder/slurmctld.log
-SlurmdLogFile=$folder/slurmd.log
+SlurmdLogFile=$folder/slurmd.%n.log
 ProctrackType=$track
 TaskPlugin=$task
 JobAcctGatherType=$gather
@@ -64,22 +66,28 @@ MpiDefault=none
 ReturnToService=2
 KillWait=35
 MinJobAge=300
-NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$megabytes State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
 END
+for number in $(seq "$nodes"); do
+    echo "NodeName=node$number NodeHostname=$host NodeAddr=127.0.0.1 Port=$((16817 + number)) CPUs=$(($(nproc) / nodes))" \
+        "RealMemory=$((megabytes / nodes)) State=UNKNOWN" >> "$folder/slurm.conf"
+done
 
 export SLURM_CONF="$folder/slurm.conf"
 munged --force --socket="$folder/munge.socket" --key-file="$folder/munge.key" --pid-file="$folder/munged.pid" \
     --log-file="$folder/munge.log" --seed-file="$folder/munge.seed"
 slurmctld
-slurmd
+for number in $(seq "$nodes"); do
+    mkdir -p "$folder/spool/node$number"
+    slurmd -N "node$number"
+done
 for _ in $(seq 60); do
-    if [ "$(sinfo --noheader --format=%T 2>/dev/null)" = idle ]; then
+    if [ "$(sinfo --noheader --format='%T %D' 2>/dev/null)" = "idle $nodes" ]; then
         echo "Slurm runs: export SLURM_CONF=$SLURM_CONF; stop it with: sh $0 $folder stop"
         exit 0
     fi
     sleep 0.5
 done
 echo "Slurm does not start; see $folder/*.log" >&2
-for log in munge slurmctld slurmd; do tail -n 3 "$folder/$log.log" >&2; done
+tail -n 3 "$folder"/*.log >&2
 exit 1
