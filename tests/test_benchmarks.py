@@ -31,6 +31,7 @@ TOYS = {
     "bench_tree_nodes.py": ["toy"],
     "bench_whole_job.py": ["--toy", "--rounds", "3", "--folds", "2", "--contenders", "plain", "lightgbm", "mi_duck"],
     "bench_final_rounds.py": ["toy"],
+    "bench_nodes.py": ["toy"],
     "bench_waiting.py": ["200", "5", "2", "1"],
     "bench_workers.py": ["24", "20", "2", "1"],
 }

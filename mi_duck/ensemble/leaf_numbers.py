@@ -18,7 +18,7 @@ from mi_duck.atomic_files import read_sealed, sealed, storage_errors, write_json
 from mi_duck.errors import CheckpointError
 from mi_duck.metrics.ranking import Floats32
 
-SECONDS_BETWEEN = 15  # notes; what a kill costs at most
+SECONDS_BETWEEN = 5  # notes; what a kill costs at most
 
 
 class LeafNumbers:
