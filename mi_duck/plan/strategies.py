@@ -99,7 +99,8 @@ class Alternative:
     seconds
         Predicted time of all instances, and of fitting their leaves together, with the usual rounds.
     disk_bytes
-        Scratch: rows in small types and, of ``external``, the matrix, of several instances the leaf numbers of a refit.
+        Scratch: rows in small types and, of ``external``, the matrix, of several instances the leaf numbers of the classes
+        that are refitted at once, one for each thread.
     is_feasible
         Whether it fits the budget.
     reason
@@ -363,14 +364,15 @@ def _alternative(
     seconds = sum(instance_seconds(strategy, rows, settings, own.layout, rates, rounds) for rows, _ in sizes)
     if len(sizes) > 1:
         seconds += refit_seconds(len(sizes) * len(fitted_classes(request.n_classes)), total, settings)
-        scratch += leaves_bytes(len(sizes), total, settings, own.layout)
+        at_once = min(own.layout.threads, settings.n_folds * len(fitted_classes(request.n_classes)))
+        scratch += at_once * leaves_bytes(len(sizes), total, settings)
     return Alternative(strategy, layout, len(sizes), windows.genes_per_instance, peak, seconds, scratch, True, "")
 
 
-def leaves_bytes(n_instances: int, n_rows: int, settings: Settings, layout: Layout) -> int:
-    """Return what leaf numbers of all training rows take, of all classes, and their margins after this and the last pass."""
+def leaves_bytes(n_instances: int, n_rows: int, settings: Settings) -> int:
+    """Return the disk that refitting one class takes: leaf numbers of all training rows, and margins after two passes."""
     per_row = 1 if settings.max_depth <= 8 else 2  # 256 leaves have numbers of a byte
-    return len(fitted_classes(layout.n_classes)) * n_rows * (n_instances * usual_rounds(settings) * per_row + 2 * 8)
+    return n_rows * (n_instances * usual_rounds(settings) * per_row + 2 * 8)
 
 
 def gpu_bytes(n_rows: int, layout: Layout) -> int:

@@ -56,7 +56,7 @@ def refit(folder: RunFolder, plan: Plan, context: Context) -> None:
     of_folds, final = n_parts(plan)
     total = of_folds + final
     room = machine_budget(plan.asked.memory_safety_factor).budget_bytes // part_bytes(plan)
-    leaves = leaves_bytes(len(plan.cut.instances), refitted_rows(plan), plan.settings, plan.costs.model.layout) // final
+    leaves = leaves_bytes(len(plan.cut.instances), refitted_rows(plan), plan.settings)
     at_once = max(1, min(context.threads, of_folds, room, int(FREE_SHARE * free_bytes(folder.root)) // leaves))
     done = [0] * total
     stages: list[StageUsage] = []
