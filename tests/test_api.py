@@ -272,7 +272,7 @@ def test_run__shows_what_it_holds(run: mi_duck.Run) -> None:
     assert run.is_finished
     assert run.plan.asked.n_folds == 2
     assert run.report == run.folder / "report.html"
-    assert run.verdict.startswith("The ensemble reaches an average precision of")
+    assert run.verdict.startswith("The model reaches an average precision of")
     scores = run.scores.filter("scope = 'ensemble' and metric = 'roc_auc' and class = 'yes'")
     assert scores.columns[:5] == ["scope", "instance_id", "metric", "class", "value"]
     assert len(scores.fetchall()) == 1
@@ -358,7 +358,7 @@ def test_tour__runs_and_shows_what_it_says(tmp_path: Path) -> None:
     with contextlib.chdir(tmp_path):
         nbclient.NotebookClient(book, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = json.dumps([cell.get("outputs", []) for cell in book.cells])
-    assert "The ensemble" in shown
+    assert "The model" in shown
     assert "<th>ensemble</th>" in shown
     assert "Traceback" not in shown
     training = next(cell for cell in book.cells if "mi_duck.train(" in cell.source)

@@ -255,7 +255,7 @@ def test_page__has_the_numbers_of_the_tables(tmp_path: Path) -> None:
 
 def test_page__answers_first_and_warns_before_all_tables(tmp_path: Path) -> None:
     page = page_of(made_run(tmp_path, n_groups=40))
-    assert page.index("The ensemble is better than the base scores") < page.index("<h2>Warnings</h2>")
+    assert page.index("The model is better than the base scores") < page.index("<h2>Warnings</h2>")
     assert page.index("<h2>Warnings</h2>") < page.index("only 40 independent groups") < page.index("<table")
 
 
@@ -327,7 +327,7 @@ def test_answer__follows_the_intervals(tmp_path: Path) -> None:
     run = read_run(made_run(tmp_path / "mixed", scores=mixed))
     assert answer(run).verdict == "unclear"
     assert "better than the base scores in average precision and worse than them in log loss" in answer(run).sentence
-    assert any("log loss of the ensemble is higher" in text for text in cautions(run, None))
+    assert any("log loss of the model is higher" in text for text in cautions(run, None))
 
 
 def test_answer__without_base_scores_compares_nothing(tmp_path: Path) -> None:

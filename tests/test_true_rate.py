@@ -128,7 +128,7 @@ def test_report__warns_where_the_ensemble_ranks_whole_genes_worse(place: Path) -
             facts | {"metric": "average_precision", "value": -0.05, "low": -0.1, "high": high}, Score
         )
         words = " ".join(cautions(replace(records, scores=(*other, score)), None))
-        assert ("whole genes the ensemble ranks donors worse than the base scores do (AP -0.0500" in words) == is_warned
+        assert ("whole genes the model ranks donors worse than the base scores do (AP -0.0500" in words) == is_warned
 
 
 def test_run__says_where_the_genome_is_gone_and_scores_it_when_it_is_back(

@@ -77,6 +77,11 @@ class RunRecords:
         return list(self.plan.data.distinct_classes)
 
     @property
+    def kind(self) -> str:
+        """What sentences call the result: an ensemble or, of one instance, a model."""
+        return "ensemble" if len(self.plan.cut.instances) > 1 else "model"
+
+    @property
     def noun(self) -> Noun:
         """What the groups are called."""
         return self.plan.data.noun

@@ -109,7 +109,7 @@ def answer(run: RunRecords) -> Answer:
         by_chance, of_shares = chance_scores(run)
         return Answer(
             "alone",
-            f"The ensemble reaches an average precision of {precision}; a random order has {typeset(decimal(by_chance))}. Its "
+            f"The {run.kind} reaches an average precision of {precision}; a random order has {typeset(decimal(by_chance))}. Its "
             f"log loss is {loss}; that of the shares of the classes is {typeset(decimal(of_shares))}.",
         )
     base_precision, base_loss = map(with_interval, base)
@@ -122,10 +122,12 @@ def answer(run: RunRecords) -> Answer:
     words = {1: "better than", 0: "not distinguishable from", -1: "worse than"}
     ranking, probabilities = gain(run, "average_precision", "macro"), gain(run, "log_loss", "all")
     if ranking == probabilities:
-        text = f"The ensemble is {words[ranking]} the base scores, in average precision and in log loss."
+        text = f"The {run.kind} is {words[ranking]} the base scores, in average precision and in log loss."
     else:
         in_loss = words[probabilities]
-        text = f"The ensemble is {words[ranking]} the base scores in average precision and {in_loss} them in log loss."
+        text = (
+            f"The {run.kind} is {words[ranking]} the base scores in average precision and {in_loss} them in log loss."
+        )
     verdict = {2: "better", -2: "worse"}.get(ranking + probabilities, "unclear")
     return Answer(verdict, text)
 
@@ -207,7 +209,7 @@ def _comparison(run: RunRecords) -> list[str]:
             "of its class in the other folds."
         )
     found += [
-        f"Over every position of whole {run.noun.many} the ensemble ranks {name}s worse than the base scores do (AP "
+        f"Over every position of whole {run.noun.many} the {run.kind} ranks {name}s worse than the base scores do (AP "
         f"{interval(one.value, one.low, one.high, signed=True)}): rank the positions of a scan by the base scores."
         for name in run.classes[1:]
         if (one := run.lookup("difference", None, GAIN, "positions", "average_precision", name)) is not None
@@ -215,7 +217,7 @@ def _comparison(run: RunRecords) -> list[str]:
         and one.high < 0
     ]
     found += [
-        f"For {name} the ensemble ranks rows worse than the base scores do."
+        f"For {name} the {run.kind} ranks rows worse than the base scores do."
         for name in run.classes[1:]  # the mean over classes hides these
         if gain(run, "average_precision", name) < 0
     ]
@@ -226,7 +228,7 @@ def _comparison(run: RunRecords) -> list[str]:
     ]
     if gain(run, "log_loss", "all") < 0:
         found.append(
-            "The log loss of the ensemble is higher than that of the calibrated base scores: its probabilities are worse."
+            f"The log loss of the {run.kind} is higher than that of the calibrated base scores: its probabilities are worse."
         )
     return found
 

@@ -341,6 +341,12 @@ class Plan:
     version: int = PLAN_VERSION
 
     @property
+    def what_is_scored(self) -> str:
+        """What scores called those of the ensemble are of, in words; empty where they are of several instances."""
+        n_instances = len(self.cut.instances)
+        return self.settings.what_is_scored or (f"one model of all {self.data.noun.many}" if n_instances == 1 else "")
+
+    @property
     def digest(self) -> str:
         """SHA-256 of all that the windows follow from; the same before and after a split."""
         values = self._written()

@@ -64,7 +64,7 @@ def print_scores(folder: Path, as_json: bool = False, **more: Any) -> None:
         f"Scores on {found.n_rows:,} rows, each by models that never saw the row's fold group; {intervals}:",
         markup=False,
     )
-    if words := records.plan.settings.what_is_scored:
+    if words := records.plan.what_is_scored:
         output.print(f"'ensemble' is {words}", markup=False)
     print_table(Table(found.columns, found.lines) if logger.isEnabledFor(logging.DEBUG) else headline_table(found))
     if found.too_narrow:
