@@ -474,6 +474,8 @@ def consolidate(
     from mi_duck.workflow.pipeline import consolidate_run
     from mi_duck.workflow.refit import refit_part as refit_one
 
+    if refit_part is not None and (as_json or any((consolidation, voting, weights))):
+        raise typer.BadParameter("--refit-part joins nothing; leave the other options but --threads out")
     with _context(executing) as context:
         if refit_part is not None:
             refit_one(run, refit_part, context)

@@ -419,6 +419,7 @@ def test_slurm__fits_leaves_together_in_jobs_of_their_own(
     assert changed_files == [missing]
     assert file_sha256(RunFolder(run).model) == file_sha256(RunFolder(whole).model)
     assert file_sha256(RunFolder(run).out_of_fold) == file_sha256(RunFolder(whole).out_of_fold)
+    assert invoke("consolidate", run, "--refit-part", 0, "--voting", "margin").exit_code == 2
     assert_refused(invoke("consolidate", run, "--refit-part", 9), 78, "parts are 0 to 5, then the final ones, 6 to 8")
 
 

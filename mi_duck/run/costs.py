@@ -271,7 +271,7 @@ def refit_bytes(n_rows: int, n_training_rows: int) -> int:
     A key of 14 bytes a row and a mark, and the same keys of the training rows while these are chosen; label, weight and whether
     it decides of each training row; batches of features and their leaf numbers; the joint margin and the label.
     """
-    return (168 << 20) + 15 * n_rows + 32 * n_training_rows
+    return (256 << 20) + 15 * n_rows + 32 * n_training_rows
 
 
 def index_bytes(n_rows: int, layout: Layout) -> int:
