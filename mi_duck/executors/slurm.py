@@ -39,7 +39,6 @@ MARGIN = 1.15  # times the predicted peak; predictions are within .97 and 1.05 w
 WATCHER_BYTES = 192 * MIB  # the command itself, beside the process that trains
 LEAST_BYTES = 2048 * MIB  # SQL takes 1 GiB, and what reads and writes Parquet beside it
 SLOWER = 2.0  # times the predicted seconds without early stopping, for nodes and disks slower than here
-CORES_MEASURED = 2  # of the predicted seconds of a refit
 SPARE_MINUTES = 30  # to start, to wait for disks, and to write the rows where no job did
 ROWS_WRITTEN_A_MINUTE = 300_000  # a sixth of what two cores and a disk of their own write
 ROWS_SCORED_A_MINUTE = 50_000  # a quarter of what one busy core scored
@@ -78,9 +77,7 @@ def job_sizes(plan: Plan, instances: Sequence[Instance], *, cores: int) -> dict[
     """Return what each job of `DESCRIBED` asks for; ``instances`` are those that are to be trained, and may be none."""
     n_rows = plan.data.n_rows + plan.data.n_holdout_rows
     n_boosters = len(plan.cut.instances) * n_parts(plan)[1]
-    part_minutes = (
-        refit_seconds(n_boosters, refitted_rows(plan), plan.settings) * CORES_MEASURED / n_parts(plan)[0] / 60
-    )
+    part_minutes = refit_seconds(n_boosters, refitted_rows(plan), plan.settings) / n_parts(plan)[0] / 60
     largest = max((one.predicted_bytes for one in instances), default=0)
     settings, layout, rates = plan.settings, plan.costs.model.layout, plan.costs.rates
     most = [

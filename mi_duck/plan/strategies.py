@@ -47,10 +47,10 @@ SPARSE_FACTOR = 1.25  # a stored cell of a matrix with missing values over a cel
 BIN_CELLS = (
     1.75  # a bin of a node of the largest tree over a cell: what 30,000 rows of 300 features and 56 bins each took
 )
-USUAL_PATH = 12  # rounds times step, where early stopping ends: 10 to 17 on two plants and synthetic genes
-REFIT_SECONDS = (
-    26e-9  # of a tree and a training row, in five passes, by a fold's fits and the final ones alike; on two cores
+USUAL_PATH = (
+    12  # rounds times step, where early stopping ends: 9 to 17 on two plants and synthetic genes, more of more rows
 )
+REFIT_SECONDS = 31e-9  # of a core, for a tree and a training row: its leaf number, and five or six passes
 
 CONTEXT_BYTES = 512 << 20  # of CUDA and XGBoost's kernels
 SHARE = 0.9  # of a device's memory that a plan may take
@@ -312,7 +312,7 @@ def external_factor(strategy: str, rates: Rates) -> float:
 
 
 def refit_seconds(n_boosters: int, n_training_rows: int, settings: Settings) -> float:
-    """Return the predicted time of fitting the leaves of so many boosters together, by rule of thumb."""
+    """Return the predicted CPU seconds of fitting the leaves of so many boosters together, by rule of thumb."""
     trees = n_boosters * usual_rounds(settings) * (settings.n_folds + 1)
     return REFIT_SECONDS * trees * n_training_rows
 
@@ -363,8 +363,8 @@ def _alternative(
     settings, rounds = request.settings, usual_rounds(request.settings)
     seconds = sum(instance_seconds(strategy, rows, settings, own.layout, rates, rounds) for rows, _ in sizes)
     if len(sizes) > 1:
-        seconds += refit_seconds(len(sizes) * len(fitted_classes(request.n_classes)), total, settings)
         at_once = min(own.layout.threads, settings.n_folds * len(fitted_classes(request.n_classes)))
+        seconds += refit_seconds(len(sizes) * len(fitted_classes(request.n_classes)), total, settings) / at_once
         scratch += at_once * leaves_bytes(len(sizes), total, settings)
     return Alternative(strategy, layout, len(sizes), windows.genes_per_instance, peak, seconds, scratch, True, "")
 

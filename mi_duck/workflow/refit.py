@@ -24,7 +24,7 @@ from mi_duck.usage import StageUsage, joined
 from mi_duck.workflow import steps
 from mi_duck.workflow.training import boosted_plan
 
-WORTH_SECONDS = 60.0  # of the whole refit: a process for each part takes a second to begin
+WORTH_SECONDS = 90.0  # of the whole refit on one core: a process for each part takes a second to begin
 FREE_SHARE = 0.9  # of the disk that leaf numbers may take
 
 
