@@ -29,7 +29,7 @@ import mi_duck.boosting.train as training
 from mi_duck.boosting.boosters import predict_margins
 from mi_duck.data.dataset import open_dataset
 from mi_duck.ensemble.model_file import load_unified_model, read_fold_models
-from mi_duck.ensemble.refit import _Refitting, read_refitted
+from mi_duck.ensemble.refit import Part, Refitting, read_refitted
 from mi_duck.genome.synthetic import synthesise
 from mi_duck.metrics.metrics import differences, draw_weights, headline_scores
 from mi_duck.plan.make_plan import make_plan
@@ -37,8 +37,8 @@ from mi_duck.processes import Context
 from mi_duck.rows.partition import partition_here
 from mi_duck.rows.segments import SegmentReader
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import genes_file, read_gene_folds
-from mi_duck.run.plan import Plan
+from mi_duck.run.genes import genes_file
+from mi_duck.run.plan import Plan, fitted_classes
 from mi_duck.settings import Asked
 
 FACTORS = (1.0, 1.2, 1.35, 1.5)
@@ -89,7 +89,7 @@ class HeldOut:
 def compare(folder: RunFolder, threads: int) -> None:
     """Print the scores of each factor, with and without a joint refit, and their differences from factor 1."""
     plan = folder.read_plan()
-    genes, held_out, instances = read_gene_folds(folder, plan), HeldOut(folder, plan), plan.cut.instances
+    held_out, instances = HeldOut(folder, plan), plan.cut.instances
     folds = [read_fold_models(folder.instance(one) / "fold_models.miduck").boosters for one in instances]
     finals = [load_unified_model(folder.instance(one)).instance_models[0].boosters for one in instances]
     n_folds = plan.settings.n_folds
@@ -97,9 +97,21 @@ def compare(folder: RunFolder, threads: int) -> None:
         [int(np.median([of_fold[index].num_boosted_rounds() for of_fold in one])) for index in range(len(one[0]))]
         for one in folds
     ]
-    refitting = _Refitting(folder, plan, genes, instances, threads, quiet, n_folds + len(FACTORS))
-    passes = [refitting.refit(fold, [one[fold] for one in folds]) for fold in range(n_folds)]
-    usual = [int(np.median(of_class)) for of_class in zip(*passes, strict=True)]
+    refitting, classes = Refitting(folder, plan, threads), fitted_classes(len(plan.data.classes))
+    usual = {
+        index: int(
+            np.median(
+                [refitting.fit(Part(fold, index), [one[fold][index] for one in folds]) for fold in range(n_folds)]
+            )
+        )
+        for index in classes
+    }
+
+    def refit(members: Boosters) -> Boosters:
+        for index in classes:
+            refitting.fit(Part(None, index), [one[index] for one in members], usual[index])
+        return read_refitted(folder, None, n_classes=len(plan.data.classes))
+
     weights = draw_weights(held_out.group, seed=plan.settings.seed, draws=DRAWS)
     drawn = {}
 
@@ -112,15 +124,12 @@ def compare(folder: RunFolder, threads: int) -> None:
             [booster[: _times(n, factor)] for booster, n in zip(one, of_one, strict=True)]
             for one, of_one in zip(finals, rounds, strict=True)
         ]
-        refitting.refit(None, cut, passes=usual)
-        refitted = read_refitted(folder, None, n_classes=len(plan.data.classes))
         drawn["mean", f"{factor} times the rounds"] = score(cut)
-        drawn["refit", f"{factor} times the rounds"] = score(refitted)
+        drawn["refit", f"{factor} times the rounds"] = score(refit(cut))
     of_one_fold = [of_folds[number % n_folds] for number, of_folds in enumerate(folds)]
     of_all_folds = [of_fold for of_folds in folds for of_fold in of_folds]
     for how, trees in (("of one fold", of_one_fold), ("of all folds", of_all_folds)):
-        refitting.refit(None, trees, passes=usual)
-        drawn["refit", f"the trees {how}"] = score(read_refitted(folder, None, n_classes=len(plan.data.classes)))
+        drawn["refit", f"the trees {how}"] = score(refit(trees))
     print(
         f"{len(instances)} instances, {plan.data.n_genes:,} genes; {len(held_out.label):,} rows of {plan.data.n_holdout_genes:,} "
         f"held-out genes; rounds of the folds {rounds}, passes {usual}"

@@ -27,7 +27,7 @@ import mi_duck
 from mi_duck.boosting.boosters import predict_margins
 from mi_duck.boosting.train import PeakMeter
 from mi_duck.ensemble.model_file import read_fold_models
-from mi_duck.ensemble.refit import _Refitting, read_refitted
+from mi_duck.ensemble.refit import Part, Refitting, read_refitted
 from mi_duck.genome.synthetic import synthesise
 from mi_duck.metrics.metrics import differences, draw_weights, headline_scores
 from mi_duck.rows.partition import partition_here
@@ -35,6 +35,7 @@ from mi_duck.rows.segments import SegmentReader, segments_of
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import read_gene_folds
 from mi_duck.run.instance_folder import is_trained
+from mi_duck.run.plan import fitted_classes
 
 DRAWS = 500
 Boosters = Sequence[Sequence[xgb.Booster]]
@@ -54,7 +55,7 @@ class Folds:
         self.label = keys["label"].copy()
         self.group = np.unique(genes.group, return_inverse=True)[1][keys["gene_rank"]].astype(np.int32)
         self.fold = genes.fold[keys["gene_rank"]].astype(np.int8)
-        self.refitting = _Refitting(self.folder, self.plan, genes, trained, threads, quiet, 1)
+        self.refitting = Refitting(self.folder, self.plan, threads)
 
     def members(self, fold: int) -> Boosters:
         """Return the boosters of a fold, ``[member][class]``."""
@@ -62,7 +63,8 @@ class Folds:
 
     def refitted(self, fold: int, members: Boosters) -> Boosters:
         """Return members whose leaves are fitted together."""
-        self.refitting.refit(fold, members)
+        for index in fitted_classes(len(self.plan.data.classes)):
+            self.refitting.fit(Part(fold, index), [one[index] for one in members])
         return read_refitted(self.folder, fold, n_classes=len(self.plan.data.classes))
 
     def margins(self, fold: int, members: Boosters) -> NDArray[np.float64]:

@@ -24,6 +24,7 @@ import json
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -249,7 +250,7 @@ def parts_of(plan: Plan) -> list[Part]:
 
 def refit_run(folder: RunFolder, plan: Plan, *, threads: int, report: Report) -> None:
     """Refit all parts that are not done; `read_refitted` reads what this writes."""
-    refitting, parts = _Refitting(folder, plan, threads), parts_of(plan)
+    refitting, parts = Refitting(folder, plan, threads), parts_of(plan)
     total = (1 + MOST_PASSES) * len(parts)
 
     def report_from(before: int) -> Callable[[int], None]:
@@ -259,8 +260,8 @@ def refit_run(folder: RunFolder, plan: Plan, *, threads: int, report: Report) ->
         refitting.refit(part, report_from((1 + MOST_PASSES) * number))
 
 
-def refit_part(report: Report, run: str, number: int, threads: int) -> None:
-    """Refit one part of a run, by its number in `parts_of`, unless that is done.
+def refit_part(report: Report, run: str, number: int, threads: int) -> bool:
+    """Refit one part of a run, by its number in `parts_of`, unless that is done; return whether it was not.
 
     Raises
     ------
@@ -269,18 +270,25 @@ def refit_part(report: Report, run: str, number: int, threads: int) -> None:
     """
     folder = RunFolder(Path(run))
     plan = folder.read_plan()
-    _Refitting(folder, plan, threads).refit(parts_of(plan)[number], lambda done: report(STAGE, done, 1 + MOST_PASSES))
+    refitting, part = Refitting(folder, plan, threads), parts_of(plan)[number]
+    refitting.refit(part, lambda done: report(STAGE, done, 1 + MOST_PASSES))
+    return part in refitting.fitted
 
 
-class _Refitting:
+class Refitting:
     """The rows of a run and its trained instances, and what refits boosters on them."""
 
     def __init__(self, folder: RunFolder, plan: Plan, threads: int) -> None:
         self.folder, self.plan, self.threads = folder, plan, threads
         self.instances = trained_instances(folder, plan)
         self.genes = read_gene_folds(folder, plan)
-        self.reader = SegmentReader(plan, segments_of(plan, 0, plan.data.n_genes), folder.segments)
         self.passes: dict[Part, int] = {}  # of the parts that are done
+        self.fitted: set[Part] = set()  # those of them that were not done before
+
+    @cached_property
+    def reader(self) -> SegmentReader:
+        """Of all rows; their hashes are compared when it is made, so it is not where all parts are done."""
+        return SegmentReader(self.plan, segments_of(self.plan, 0, self.plan.data.n_genes), self.folder.segments)
 
     def refit(self, part: Part, report: Callable[[int], None]) -> None:
         """Refit the boosters of a part and write them, unless that is done.
@@ -288,18 +296,35 @@ class _Refitting:
         ``report`` is called with what is done: one for leaf numbers, and one for each pass.
         """
         report(0)
-        boosters, passes = self._boosters(part), None if part.fold is not None else self._usual_passes(part.index)
+        self.fit(part, self._boosters(part), None if part.fold is not None else self._usual_passes(part.index), report)
+        report(1 + MOST_PASSES)
+
+    def fit(
+        self,
+        part: Part,
+        boosters: Sequence[xgb.Booster],
+        passes: int | None = None,
+        report: Callable[[int], None] = lambda done: None,
+    ) -> int:
+        """Refit boosters, one for each member, as those of a part, unless that is done; return how many passes they have.
+
+        ``passes`` None: what is best on the groups that no member was trained on.
+        """
         key, path = self._key(part, passes, boosters), part.file(self.folder)
         done = _done(path, key)
+        leaves, state = path.with_suffix(".leaves"), path.with_suffix(".passes")
         if done is None:
             rows = self._rows(part.fold)
-            numbers = LeafNumbers(path.with_suffix(".leaves"), key, leaf_counts(boosters), len(rows.label))
+            numbers = LeafNumbers(leaves, key, leaf_counts(boosters), len(rows.label))
             if not numbers.is_whole:
                 self._write_leaves(numbers, rows, boosters)
             report(1)
             done = self._fit(part, key, numbers, rows, boosters, passes, report)
+            self.fitted.add(part)
+        for file in (leaves, leaves.with_suffix(".written"), state):  # also what a kill left of a part that is done
+            file.unlink(missing_ok=True)
         self.passes[part] = done
-        report(1 + MOST_PASSES)
+        return done
 
     def _boosters(self, part: Part) -> list[xgb.Booster]:
         """Return the boosters of a part as they were trained, one for each member."""
@@ -406,8 +431,6 @@ class _Refitting:
         }
         facts = json.dumps({"key": key, "passes": passes}).encode()
         write_file(part.file(self.folder), pack({"facts.json": facts} | written))
-        numbers.delete()
-        state.unlink(missing_ok=True)
         return passes
 
 

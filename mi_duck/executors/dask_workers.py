@@ -24,7 +24,7 @@ from mi_duck.rows.partition import partition
 from mi_duck.run.folder import RunFolder, run_lock
 from mi_duck.run.plan import Instance, Plan
 from mi_duck.workflow.pipeline import train_run, untrained
-from mi_duck.workflow.refit import is_worth_parts, n_parts, refit_part
+from mi_duck.workflow.refit import is_worth_parts, n_parts, part_bytes, refit_part
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -64,18 +64,22 @@ def train_with_dask(
     folder = RunFolder(root)
     plan = folder.read_plan()
     left = [loss.instance for loss in untrained(folder, plan)]
-    if not left:
+    is_refitting = is_finishing and plan.asked.consolidation != "voting" and is_worth_parts(plan)
+    is_refitting = is_refitting and not folder.model.is_file()
+    if not left and not is_refitting:
         return
-    n_workers = min(at_once or len(left), len(left))
+    n_tasks = max(len(left), n_parts(plan)[0] if is_refitting else 0)
+    n_workers = min(at_once or n_tasks, n_tasks)
     if scheduler is None:
         n_workers = min(n_workers, _fitting(plan, left), threads or 1)
         threads = max((threads or 1) // n_workers, 1)
     with run_lock(root, shared=True), _client(scheduler, n_workers) as client:
         partition(folder, plan, replace(context, threads=threads or 1))
-        context.say(f"training {len(left)} instances by Dask at {client.scheduler.address}")
+        if left:
+            context.say(f"training {len(left)} instances by Dask at {client.scheduler.address}")
         do = partial(_do, client, str(root.absolute()), context=context, threads=threads, at_once=at_once)
         do({one.name: (train_there, one.instance_id) for one in left}, stage="training by Dask")
-        if is_finishing and plan.asked.consolidation != "voting" and is_worth_parts(plan):
+        if is_refitting and len(plan.cut.instances) - len(untrained(folder, plan)) > 1:
             of_folds, final = n_parts(plan)
             context.say(f"fitting leaves together by Dask, in {of_folds + final} parts")
             for parts in (range(of_folds), range(of_folds, of_folds + final)):
@@ -183,4 +187,5 @@ def _client(scheduler: str | None, n_workers: int) -> Iterator["Client"]:
 def _fitting(plan: Plan, instances: list[Instance]) -> int:
     """Return how many instances fit this machine's memory at once, by the largest; at least one."""
     budget = machine_budget(plan.asked.memory_safety_factor).budget_bytes
-    return max(int(budget // (max(one.predicted_bytes for one in instances) + WORKER_BYTES)), 1)
+    largest = max([part_bytes(plan), *(one.predicted_bytes for one in instances)])
+    return max(int(budget // (largest + WORKER_BYTES)), 1)

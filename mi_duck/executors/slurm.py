@@ -29,7 +29,7 @@ from mi_duck.run.folder import RunFolder, is_explained, run_lock
 from mi_duck.run.plan import Instance, Plan
 from mi_duck.settings import Diagnostics, flags_of
 from mi_duck.workflow.pipeline import explaining, is_finished, lacks_diagnostics, untrained
-from mi_duck.workflow.refit import array_of_parts, is_worth_parts, n_parts, part_bytes, refitted_rows
+from mi_duck.workflow.refit import array_of_parts, is_worth_parts, n_parts, part_bytes, parts_on_disk, refitted_rows
 from mi_duck.workflow.true_rate import lacks_true_rate
 
 JOBS = "jobs.json"
@@ -77,7 +77,8 @@ def job_sizes(plan: Plan, instances: Sequence[Instance], *, cores: int) -> dict[
     """Return what each job of `DESCRIBED` asks for; ``instances`` are those that are to be trained, and may be none."""
     n_rows = plan.data.n_rows + plan.data.n_holdout_rows
     n_boosters = len(plan.cut.instances) * n_parts(plan)[1]
-    part_minutes = refit_seconds(n_boosters, refitted_rows(plan), plan.settings) / n_parts(plan)[0] / 60
+    most_rounds = plan.settings.n_estimators
+    part_minutes = refit_seconds(n_boosters, refitted_rows(plan), plan.settings, most_rounds) / n_parts(plan)[0] / 60
     largest = max((one.predicted_bytes for one in instances), default=0)
     settings, layout, rates = plan.settings, plan.costs.model.layout, plan.costs.rates
     most = [
@@ -109,6 +110,7 @@ def scripts(
     names: Sequence[str],
     cores: int,
     at_once: int | None,
+    refits_at_once: int | None = None,
     sbatch_options: Sequence[str],
     diagnostics: Diagnostics,
 ) -> dict[str, str]:
@@ -143,13 +145,14 @@ def scripts(
         "refit_final": f'consolidate {run} --refit-part "$SLURM_ARRAY_TASK_ID"',
         "finish": " ".join([f"finish {run}", *flags_of(diagnostics)]),
     }
+    most = {"instances": at_once} | dict.fromkeys(("refit", "refit_final"), refits_at_once)
     arrays = {"instances": array_of(instances)} | dict(zip(("refit", "refit_final"), array_of_parts(plan), strict=True))
     found = {}
     for name in names:
         size, is_array = sizes[name], name in arrays
         wanted = [
             f"--job-name=mi_duck_{name}_{title}",
-            *([f"--array={arrays[name]}{f'%{at_once}' if at_once else ''}"] if is_array else []),
+            *([f"--array={arrays[name]}{f'%{most[name]}' if most[name] else ''}"] if is_array else []),
             "--ntasks=1",
             f"--cpus-per-task={size.cores}",
             f"--mem={size.mebibytes}M",
@@ -262,6 +265,8 @@ def submit(
         if not left and diagnostics and _is_complete(folder, plan, diagnostics):
             return {}  # which finishing the run will say
         is_refitting = diagnostics is not None and plan.asked.consolidation != "voting" and is_worth_parts(plan)
+        if is_refitting and diagnostics and is_finished(folder, plan) and not lacks_diagnostics(folder, diagnostics):
+            is_refitting = False  # the model is there; what is missing comes after it
         needed = {
             "partition": (bool(left) or is_refitting) and not is_partitioned(folder, plan),
             "instances": bool(left),
@@ -277,6 +282,7 @@ def submit(
             names=names,
             cores=threads,
             at_once=at_once,
+            refits_at_once=_refits_at_once(folder, plan, at_once),
             sbatch_options=words,
             diagnostics=diagnostics or Diagnostics(),
         )
@@ -289,8 +295,16 @@ def submit(
             size = sizes[name]
             n_tasks = dict(zip(("instances", "refit", "refit_final"), (len(left), *n_parts(plan)), strict=True))
             tasks = f"{n_tasks[name]} tasks, each with " if name in n_tasks else ""
-            say(f"job {name}: {tasks}{size.mebibytes:,} MiB, {size.cores} cores, at most {size.minutes:,} minutes")
+            cores = f"{size.cores} core{'s' if size.cores > 1 else ''}"
+            say(f"job {name}: {tasks}{size.mebibytes:,} MiB, {cores}, at most {size.minutes:,} minutes")
         return _submitted(home, say)
+
+
+def _refits_at_once(folder: RunFolder, plan: Plan, at_once: int | None) -> int | None:
+    """Return how many parts of a refit may be done at once, whose leaf numbers lie side by side; None where all may."""
+    n_tasks = n_parts(plan)[0]
+    most = min(at_once or n_tasks, parts_on_disk(folder, plan))
+    return most if most < n_tasks else None
 
 
 def _is_complete(folder: RunFolder, plan: Plan, diagnostics: Diagnostics) -> bool:

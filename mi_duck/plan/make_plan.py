@@ -417,6 +417,7 @@ def cut_request(indexed: Indexed, settings: Settings, asked: Asked) -> CutReques
         record_bytes=data.record_bytes,
         n_rows_written=data.n_rows + data.n_holdout_rows,
         noun=data.noun,
+        is_refitted=asked.consolidation != "voting",
     )
 
 

@@ -72,6 +72,8 @@ class CutRequest:
         Rows that segments hold: of all genes, trained on or not, and of those held out.
     noun
         What the groups are called.
+    is_refitted
+        Whether the leaves of several instances are fitted together.
     """
 
     training_rows: NDArray[np.int64]
@@ -84,6 +86,7 @@ class CutRequest:
     record_bytes: int
     n_rows_written: int
     noun: Noun = GENES
+    is_refitted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,9 +314,12 @@ def external_factor(strategy: str, rates: Rates) -> float:
     return float(EXTERNAL_FACTOR ** ((strategy == "external") - rates.is_external))
 
 
-def refit_seconds(n_boosters: int, n_training_rows: int, settings: Settings) -> float:
-    """Return the predicted CPU seconds of fitting the leaves of so many boosters together, by rule of thumb."""
-    trees = n_boosters * usual_rounds(settings) * (settings.n_folds + 1)
+def refit_seconds(n_boosters: int, n_training_rows: int, settings: Settings, rounds: int | None = None) -> float:
+    """Return the predicted CPU seconds of fitting the leaves of so many boosters together, by rule of thumb.
+
+    ``rounds`` of each booster, by default the usual ones.
+    """
+    trees = n_boosters * (rounds or usual_rounds(settings)) * (settings.n_folds + 1)
     return REFIT_SECONDS * trees * n_training_rows
 
 
@@ -362,7 +368,7 @@ def _alternative(
     peak = max(own.predict_bytes(rows, genes) for rows, genes in sizes)
     settings, rounds = request.settings, usual_rounds(request.settings)
     seconds = sum(instance_seconds(strategy, rows, settings, own.layout, rates, rounds) for rows, _ in sizes)
-    if len(sizes) > 1:
+    if len(sizes) > 1 and request.is_refitted:
         at_once = min(own.layout.threads, settings.n_folds * len(fitted_classes(request.n_classes)))
         seconds += refit_seconds(len(sizes) * len(fitted_classes(request.n_classes)), total, settings) / at_once
         scratch += at_once * leaves_bytes(len(sizes), total, settings)
@@ -372,7 +378,8 @@ def _alternative(
 def leaves_bytes(n_instances: int, n_rows: int, settings: Settings) -> int:
     """Return the disk that refitting one class takes: leaf numbers of all training rows, and margins after two passes."""
     per_row = 1 if settings.max_depth <= 8 else 2  # 256 leaves have numbers of a byte
-    return n_rows * (n_instances * usual_rounds(settings) * per_row + 2 * 8)
+    rounds = rounds_of_final_boosters(usual_rounds(settings), settings)
+    return int(n_rows * (n_instances * rounds * per_row + 2 * 8))
 
 
 def gpu_bytes(n_rows: int, layout: Layout) -> int:

@@ -282,7 +282,7 @@ def instance_table(run: RunRecords) -> Table:
             )
         )
     size = ("instance", "status", "ranks", run.noun.many, "rows")
-    spent = ("predicted MiB", "measured MiB", "predicted / measured", "predicted s, at most", "measured s", "weight")
+    spent = ("predicted MiB", "measured MiB", "predicted / measured", "predicted s", "measured s", "weight")
     return Table("Instances: peak memory and time of the process that trained each", size + spent, rows, texts=2)
 
 

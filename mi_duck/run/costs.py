@@ -268,10 +268,10 @@ def _fixed_bytes(phase: str, layout: Layout) -> int:
 def refit_bytes(n_rows: int, n_training_rows: int) -> int:
     """Return the memory that refitting the leaves of one class takes.
 
-    A key of 14 bytes a row and a mark, and the same keys of the training rows while these are chosen; label, weight and whether
-    it decides of each training row; batches of features and their leaf numbers; the joint margin and the label.
+    A key of 14 bytes a row, twice while they are read, its fold and a mark, and the keys of the training rows; label, weight
+    and whether it decides of each training row; batches of features and their leaf numbers; the joint margin and the label.
     """
-    return (256 << 20) + 15 * n_rows + 32 * n_training_rows
+    return (168 << 20) + 40 * n_rows + 32 * n_training_rows
 
 
 def index_bytes(n_rows: int, layout: Layout) -> int:

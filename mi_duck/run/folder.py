@@ -1,6 +1,6 @@
 """The folder of a run: where its files lie, who holds it, what ``provenance.json`` lists, and whether it is explained.
 
-Locks are of the whole run, of the partition of its rows, and of each instance.
+Locks are of the whole run, of the partition of its rows, of each instance, and of each part of a refit.
 
 ``provenance.json`` holds the hash of every file that a finished run wrote. The list of files is written last and taken out
 before anything in the run changes, so it never vouches for a file that is just being written anew: a run whose provenance has

@@ -10,13 +10,14 @@ from functools import partial
 from pathlib import Path
 
 from mi_duck.atomic_files import free_bytes
-from mi_duck.errors import MemoryBudgetError, PlanError
+from mi_duck.errors import MemoryBudgetError, PlanError, StorageError
 from mi_duck.plan.strategies import leaves_bytes, refit_seconds
 from mi_duck.processes import ChildResult, Context, Pool, Report, Task, in_child
 from mi_duck.resources import machine_budget
 from mi_duck.rows.partition import partition
 from mi_duck.run.costs import refit_bytes
 from mi_duck.run.folder import RunFolder, run_lock
+from mi_duck.run.instance_folder import trained_instances
 from mi_duck.run.plan import Plan, fitted_classes
 from mi_duck.run.progress import noting
 from mi_duck.run.stage_times import REFITTING, keep_stages
@@ -51,13 +52,18 @@ def part_bytes(plan: Plan) -> int:
     return refit_bytes(plan.data.n_rows, refitted_rows(plan))
 
 
+def parts_on_disk(folder: RunFolder, plan: Plan) -> int:
+    """Return how many parts the free disk has room for, at least one: it is tried."""
+    leaves = leaves_bytes(len(plan.cut.instances), refitted_rows(plan), plan.settings)
+    return max(1, int(FREE_SHARE * free_bytes(folder.root)) // leaves)
+
+
 def refit(folder: RunFolder, plan: Plan, context: Context) -> None:
     """Refit all parts that are not done, as many at once as there are threads, memory and disk for; the run is partitioned."""
     of_folds, final = n_parts(plan)
     total = of_folds + final
     room = machine_budget(plan.asked.memory_safety_factor).budget_bytes // part_bytes(plan)
-    leaves = leaves_bytes(len(plan.cut.instances), refitted_rows(plan), plan.settings)
-    at_once = max(1, min(context.threads, of_folds, room, int(FREE_SHARE * free_bytes(folder.root)) // leaves))
+    at_once = max(1, min(context.threads, of_folds, room, parts_on_disk(folder, plan)))
     done = [0] * total
     stages: list[StageUsage] = []
 
@@ -71,7 +77,7 @@ def refit(folder: RunFolder, plan: Plan, context: Context) -> None:
     try:
         for parts in (range(of_folds), range(of_folds, total)):  # the final ones need the passes of the folds
             waiting = list(parts)
-            with Pool[int, ChildResult[None]]() as pool:
+            with Pool[int, ChildResult[bool]]() as pool:
                 while waiting or pool.running:
                     if waiting and len(pool.running) < at_once:
                         number = waiting.pop(0)
@@ -80,13 +86,15 @@ def refit(folder: RunFolder, plan: Plan, context: Context) -> None:
                         )
                         pool.start(number, partial(_refit, folder, number, own), is_alone=at_once == 1)
                         continue
-                    stages += pool.next()[1].stages
-    except MemoryBudgetError as error:
+                    _, found = pool.next()
+                    stages += found.stages if found.value else ()
+    except (MemoryBudgetError, StorageError) as error:
         context.say(f"refitting leaves part after part: {error}")
-    keep_stages(folder, REFITTING, joined(stages))
+    if stages:  # what other machines or an earlier process did is not known
+        keep_stages(folder, REFITTING, joined(stages))
 
 
-def _refit(folder: RunFolder, number: int, context: Context, task: Task) -> ChildResult[None]:
+def _refit(folder: RunFolder, number: int, context: Context, task: Task) -> ChildResult[bool]:
     """Refit one part in a child process."""
     return in_child(steps.refit_part, context, is_cancelled=task.is_cancelled)(
         run=str(folder.root), number=number, threads=context.threads
@@ -115,8 +123,11 @@ def refit_part(root: Path, number: int, context: Context) -> None:
     with (
         run_lock(root, shared=True),
         run_lock(root, name=f".lock_refit_{number}"),
-        noting(root, "consolidate", context, suffix=f"_{number}") as context,
+        noting(root, "consolidate", context, suffix=f"_refit_{number}") as context,
     ):
+        if len(trained_instances(folder, plan)) < 2:
+            context.say("one instance is trained, so there is nothing to fit together")
+            return
         partition(folder, plan, context)
         _refit(folder, number, context, Task())
 

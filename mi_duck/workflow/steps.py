@@ -11,11 +11,11 @@ from mi_duck.run.folder import RunFolder
 from mi_duck.settings import scanning_of
 
 
-def refit_part(report: Report, run: str, number: int, threads: int) -> None:
-    """Fit the leaves of one part together; see `mi_duck.ensemble.refit.refit_part`."""
+def refit_part(report: Report, run: str, number: int, threads: int) -> bool:
+    """Fit the leaves of one part together, and return whether that was to do; see `mi_duck.ensemble.refit.refit_part`."""
     with without_sklearn():
         from mi_duck.ensemble import refit
-    refit.refit_part(report, run, number, threads)
+    return refit.refit_part(report, run, number, threads)
 
 
 def consolidate(
