@@ -18,7 +18,7 @@ from mi_duck.errors import CheckpointError, DataError
 from mi_duck.evaluate.catalogue import describe_catalogue, query_catalogue, score_table, write_catalogue
 from mi_duck.evaluate.report_tables import table_texts
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.stage_times import HOLDOUT, JOINING, READING, STEPS, TRAINING, WHOLE_GENES
+from mi_duck.run.stage_times import HOLDOUT, JOINING, READING, REFITTING, STEPS, TRAINING, WHOLE_GENES
 from mi_duck.workflow.resume import plan_of_request
 
 TABLES = {
@@ -252,7 +252,7 @@ def test_query_catalogue__says_which_names_there_are(run: Path, tmp_path: Path) 
 
 def test_stages__are_those_of_every_step_and_instance_and_add_up(run: Path) -> None:
     rows = ask(run, "select step, instance_id, stage, wall_seconds, cpu_seconds, peak_bytes, bytes_read from stages")
-    assert {row[0] for row in rows} == {*STEPS} - {HOLDOUT, WHOLE_GENES}
+    assert {row[0] for row in rows} == {*STEPS} - {REFITTING, HOLDOUT, WHOLE_GENES}
     assert {row[1] for row in rows if row[0] == TRAINING} == {0, 1, 2}
     assert len({row[:3] for row in rows}) == len(rows)
     assert "scoring every row out of fold" in {row[2] for row in rows if row[0] == JOINING}

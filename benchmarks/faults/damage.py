@@ -21,7 +21,7 @@ from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.errors import MiDuckError
 from mi_duck.rows.segments import SegmentReader, read_density, segments_of
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.genes import read_genes
+from mi_duck.run.genes import read_gene_folds
 from mi_duck.run.instance_folder import TRAINED, is_trained
 
 N_FLIPS, N_CUTS, N_COMMANDS = 1500, 64, 90
@@ -205,7 +205,7 @@ def _plan(out: Path) -> Any:
 
 def _genes(out: Path) -> Any:
     folder = RunFolder(out)
-    genes = read_genes(folder, folder.read_plan())
+    genes = read_gene_folds(folder, folder.read_plan())
     return genes.gene_id.tolist(), genes.group.tolist(), genes.fold.tolist()
 
 
