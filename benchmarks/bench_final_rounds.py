@@ -132,7 +132,7 @@ def compare(folder: RunFolder, threads: int) -> None:
         drawn["refit", f"the trees {how}"] = score(refit(trees))
     print(
         f"{len(instances)} instances, {plan.data.n_genes:,} genes; {len(held_out.label):,} rows of {plan.data.n_holdout_genes:,} "
-        f"held-out genes; rounds of the folds {rounds}, passes {usual}"
+        f"held-out genes; rounds of the folds {rounds}, passes {list(usual.values())}"
     )
     for (how, what), scores in drawn.items():
         difference = differences(scores, drawn[how, f"{FACTORS[0]} times the rounds"])

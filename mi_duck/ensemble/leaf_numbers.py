@@ -41,7 +41,7 @@ class LeafNumbers:
         self.members = [range(first, stop) for first, stop in pairwise(ends)]
         self.kind = np.min_scalar_type(max(self.n_leaves) - 1)
         self._size = max(self.n_trees * n_rows * self.kind.itemsize, 1)
-        self._note, self._noted = path.with_suffix(".written"), time.monotonic()
+        self._note, self._noted = note_of(path), time.monotonic()
         self._bytes = np.empty(0, dtype=self.kind)
         self.n_written = self._rows_noted()
 
@@ -60,7 +60,7 @@ class LeafNumbers:
         self.n_written = first_row
         if first_row:
             return
-        self.delete()
+        delete_leaf_numbers(self.path)
         with storage_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("wb") as file:  # all of it now, so that a full disk is met before any work is done
@@ -97,12 +97,6 @@ class LeafNumbers:
             raise CheckpointError(f"{self.path} is cut off; the same command writes it again")
         np.copyto(own, part)
 
-    def delete(self) -> None:
-        """Delete the file and its note."""
-        with storage_errors(self.path):
-            self._note.unlink(missing_ok=True)
-            self.path.unlink(missing_ok=True)
-
     def _rows_noted(self) -> int:
         """Return how many rows are written, 0 where they are of something else."""
         try:
@@ -111,3 +105,15 @@ class LeafNumbers:
             return int(note["n_rows"]) if is_same else 0
         except (OSError, ValueError, KeyError):
             return 0
+
+
+def note_of(path: Path) -> Path:
+    """Return where it is noted how many rows of a file of leaf numbers are written."""
+    return path.with_suffix(".written")
+
+
+def delete_leaf_numbers(path: Path) -> None:
+    """Delete a file of leaf numbers and its note, where they are."""
+    with storage_errors(path):
+        note_of(path).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)

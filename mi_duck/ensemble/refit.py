@@ -35,7 +35,7 @@ from scipy.special import expit
 from mi_duck.archive import pack, read_parts
 from mi_duck.atomic_files import publish, storage_errors, write_file
 from mi_duck.boosting.forest import complement, leaf_counts, leaf_forest_of, with_leaves
-from mi_duck.ensemble.leaf_numbers import LeafNumbers
+from mi_duck.ensemble.leaf_numbers import LeafNumbers, delete_leaf_numbers
 from mi_duck.ensemble.model_file import load_unified_model, read_fold_booster
 from mi_duck.ensemble.monotone import MonotoneTree, monotone_trees
 from mi_duck.errors import CheckpointError
@@ -312,7 +312,7 @@ class Refitting:
         """
         key, path = self._key(part, passes, boosters), part.file(self.folder)
         done = _done(path, key)
-        leaves, state = path.with_suffix(".leaves"), path.with_suffix(".passes")
+        leaves, state = path.with_suffix(".leaves"), _state_of(path)
         if done is None:
             rows = self._rows(part.fold)
             numbers = LeafNumbers(leaves, key, leaf_counts(boosters), len(rows.label))
@@ -321,8 +321,8 @@ class Refitting:
             report(1)
             done = self._fit(part, key, numbers, rows, boosters, passes, report)
             self.fitted.add(part)
-        for file in (leaves, leaves.with_suffix(".written"), state):  # also what a kill left of a part that is done
-            file.unlink(missing_ok=True)
+        delete_leaf_numbers(leaves)  # also what a kill left of a part that is done
+        state.unlink(missing_ok=True)
         self.passes[part] = done
         return done
 
@@ -403,7 +403,7 @@ class Refitting:
         report: Callable[[int], None],
     ) -> int:
         """Refit the boosters of a part, pass by pass, and write them; return how many passes they have."""
-        state = numbers.path.with_suffix(".passes")
+        state = _state_of(numbers.path)
 
         def save(done: Passes) -> None:
             write_passes(state, key, done)
@@ -452,6 +452,11 @@ class _Rows:
     label: NDArray[np.uint8]
     weight: Floats32
     deciding: Booleans | None
+
+
+def _state_of(path: Path) -> Path:
+    """Return where the passes of a part are kept, whose file or leaf numbers are at a path."""
+    return path.with_suffix(".passes")
 
 
 def write_passes(path: Path, key: str, passes: Passes) -> None:

@@ -15,21 +15,21 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
 from mi_duck.atomic_files import storage_errors, write_file, write_json
 from mi_duck.errors import PlanError, RunBusyError
-from mi_duck.plan.strategies import instance_seconds, refit_seconds
+from mi_duck.plan.strategies import instance_seconds
 from mi_duck.processes import Say
 from mi_duck.rows.partition import is_partitioned
 from mi_duck.run.folder import RunFolder, is_explained, run_lock
 from mi_duck.run.plan import Instance, Plan
 from mi_duck.settings import Diagnostics, flags_of
 from mi_duck.workflow.pipeline import explaining, is_finished, lacks_diagnostics, untrained
-from mi_duck.workflow.refit import array_of_parts, is_worth_parts, n_parts, part_bytes, parts_on_disk, refitted_rows
+from mi_duck.workflow.refit import core_seconds, is_worth_parts, n_parts, part_bytes, parts_on_disk
 from mi_duck.workflow.true_rate import lacks_true_rate
 
 JOBS = "jobs.json"
@@ -76,9 +76,7 @@ class JobSize:
 def job_sizes(plan: Plan, instances: Sequence[Instance], *, cores: int) -> dict[str, JobSize]:
     """Return what each job of `DESCRIBED` asks for; ``instances`` are those that are to be trained, and may be none."""
     n_rows = plan.data.n_rows + plan.data.n_holdout_rows
-    n_boosters = len(plan.cut.instances) * n_parts(plan)[1]
-    most_rounds = plan.settings.n_estimators
-    part_minutes = refit_seconds(n_boosters, refitted_rows(plan), plan.settings, most_rounds) / n_parts(plan)[0] / 60
+    part_minutes = core_seconds(plan, plan.settings.n_estimators) / n_parts(plan)[0] / 60
     largest = max((one.predicted_bytes for one in instances), default=0)
     settings, layout, rates = plan.settings, plan.costs.model.layout, plan.costs.rates
     most = [
@@ -146,7 +144,12 @@ def scripts(
         "finish": " ".join([f"finish {run}", *flags_of(diagnostics)]),
     }
     most = {"instances": at_once} | dict.fromkeys(("refit", "refit_final"), refits_at_once)
-    arrays = {"instances": array_of(instances)} | dict(zip(("refit", "refit_final"), array_of_parts(plan), strict=True))
+    of_folds, final = n_parts(plan)
+    arrays = {
+        "instances": array_of(instances),
+        "refit": ranges_of(range(of_folds)),
+        "refit_final": ranges_of(range(of_folds, of_folds + final)),
+    }
     found = {}
     for name in names:
         size, is_array = sizes[name], name in arrays
@@ -201,8 +204,13 @@ def slurm_folder(folder: RunFolder) -> Path:
 
 def array_of(instances: Sequence[Instance]) -> str:
     """Return the numbers of instances as Slurm writes them, such as ``0-3,7``."""
+    return ranges_of(one.instance_id for one in instances)
+
+
+def ranges_of(numbers: Iterable[int]) -> str:
+    """Return numbers of tasks as Slurm writes them, such as ``0-3,7``."""
     ranges: list[list[int]] = []
-    for number in sorted(one.instance_id for one in instances):
+    for number in sorted(numbers):
         if ranges and number == ranges[-1][1] + 1:
             ranges[-1][1] = number
         else:

@@ -39,7 +39,7 @@ from mi_duck.processes import Report
 from mi_duck.report.plots import Curve, curve_figure
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import GeneFolds, codes_of, read_gene_folds
-from mi_duck.run.instance_folder import is_trained, read_manifest
+from mi_duck.run.instance_folder import read_manifest, trained_instances
 from mi_duck.run.plan import Instance, Plan, distinct_classes
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def describe_instances(
     genes = read_gene_folds(folder, plan)
     if not folder.members.is_file():
         raise CheckpointError(f"{folder.root} has no out-of-fold scores yet; run 'mi-duck consolidate {folder.root}'")
-    trained = [instance for instance in plan.cut.instances if is_trained(folder, plan, instance)]
+    trained = trained_instances(folder, plan)
     if not is_minimal:
         predict_unseen(folder, plan, genes, trained, threads=threads, report=report)
     for done, instance in enumerate(trained):

@@ -5,7 +5,6 @@ scratch of the run. Sums over leaves keep one core busy, so parts are done side 
 the whole refit is short, or memory runs out beside each other, the process that consolidates does what is left alone.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -37,9 +36,12 @@ def n_parts(plan: Plan) -> tuple[int, int]:
 
 def is_worth_parts(plan: Plan) -> bool:
     """Return whether a refit, if one is asked for, takes so long that its parts are worth processes of their own."""
-    n_instances = len(plan.cut.instances)
-    n_boosters = n_instances * n_parts(plan)[1]
-    return n_instances > 1 and refit_seconds(n_boosters, refitted_rows(plan), plan.settings) >= WORTH_SECONDS
+    return len(plan.cut.instances) > 1 and core_seconds(plan) >= WORTH_SECONDS
+
+
+def core_seconds(plan: Plan, rounds: int | None = None) -> float:
+    """Return the predicted seconds of the whole refit on one core; see `mi_duck.plan.strategies.refit_seconds`."""
+    return refit_seconds(len(plan.cut.instances) * n_parts(plan)[1], refitted_rows(plan), plan.settings, rounds)
 
 
 def refitted_rows(plan: Plan) -> int:
@@ -130,9 +132,3 @@ def refit_part(root: Path, number: int, context: Context) -> None:
             return
         partition(folder, plan, context)
         _refit(folder, number, context, Task())
-
-
-def array_of_parts(plan: Plan) -> Sequence[str]:
-    """Return the parts of folds, and the final ones, as schedulers write ranges: ``0-8`` and ``9-11``."""
-    of_folds, final = n_parts(plan)
-    return f"0-{of_folds - 1}", f"{of_folds}-{of_folds + final - 1}"

@@ -14,7 +14,6 @@ from statistics import fmean
 
 from mi_duck.plan.strategies import (
     external_factor,
-    refit_seconds,
     round_seconds,
     rounds_of_final_boosters,
     share_of_fold,
@@ -27,7 +26,7 @@ from mi_duck.run.costs import expected_nodes
 from mi_duck.run.plan import Instance, Plan, fitted_classes
 from mi_duck.run.recipe import is_at_hand
 from mi_duck.settings import Diagnostics
-from mi_duck.workflow.refit import is_worth_parts, n_parts, refitted_rows
+from mi_duck.workflow.refit import core_seconds, is_worth_parts, n_parts
 from mi_duck.workflow.true_rate import MOST_POSITIONS, n_genes_wanted
 
 SECONDS_BETWEEN = 0.5
@@ -233,7 +232,7 @@ def steps_after(plan: Plan, diagnostics: Diagnostics, *, is_beside: bool = False
     steps = [
         (
             REFITTING,
-            refit_seconds(n_boosters, refitted_rows(plan), plan.settings)
+            core_seconds(plan)
             / (min(plan.costs.model.layout.threads, n_parts(plan)[0]) if is_worth_parts(plan) else 1),
             n_instances > 1 and plan.asked.consolidation != "voting",
         ),
