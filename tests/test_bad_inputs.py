@@ -690,8 +690,8 @@ def test_readers__refuse_a_file_that_changes_while_it_is_read(
     run = moved(trained.parent, tmp_path)
     file = tmp_path / "data" / "a.parquet"
 
-    def touched(files: Sequence[Path], columns: Sequence[str]) -> None:
-        verify_pages(files, columns)
+    def touched(files: Sequence[Path], columns: Sequence[str], *, threads: int) -> None:
+        verify_pages(files, columns, threads=threads)
         os.utime(file)
 
     monkeypatch.setattr("mi_duck.data.database.verify_pages", touched)

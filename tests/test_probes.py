@@ -193,6 +193,40 @@ def test_probe__of_sampled_negatives_counts_the_rows_that_are_trained_on(lean_da
     assert seconds.rounds == 2
 
 
+def test_open_small_run__takes_rows_of_fewer_features_from_those_of_a_pilot(
+    wide_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same bytes as from the Parquet files, which are not read again."""
+    pilot = Small.open(wide_dataset, tmp_path / "pilot", [8, 5, 12])
+    data = pilot.indexed.data
+    kept = frozenset(data.features[::3])
+    features, small, wide = (
+        tuple(name for name in names if name in kept)
+        for names in (data.features, data.small_features, data.wide_features)
+    )
+    data = replace(data, features=features, small_features=small, wide_features=wide)
+    others = pilot.plan.settings, pilot.indexed.genes, [5, 12], CONTEXT
+    read = open_small_run(pilot.folder, pilot.asked, data, *others, model=pilot.model(), name="read")
+    monkeypatch.setattr("mi_duck.plan.probes.partition", None)
+    taken = open_small_run(
+        pilot.folder, pilot.asked, data, *others, model=pilot.model(), name="taken", wider=pilot.run
+    )
+    assert small and wide
+    assert [one.n_genes for one in taken.plan.cut.instances] == [5, 12]
+    for file in ("features.bin", "keys.bin"):
+        of_read, of_taken = (
+            b"".join((run.folder.segments / segment.name / file).read_bytes() for segment in run.plan.cut.segments)
+            for run in (read, taken)
+        )
+        assert of_read == of_taken
+    assert density_of(taken, 12) == density_of(read, 12)
+    with pytest.raises(TypeError):  # 7 genes are not an instance of the pilot: their rows would have to be read
+        open_small_run(
+            *(pilot.folder, pilot.asked, data, *others[:2], [7], CONTEXT),
+            **{"model": pilot.model(), "name": "other", "wider": pilot.run},
+        )
+
+
 def test_probe_sizes__are_parts_of_an_instance_within_bounds() -> None:
     # 1,500 genes of 400 rows: an eighth is 75,000 rows, a third of that 25,000; the first genes that reach them
     assert probe_sizes(np.full(9280, 400), 1500) == [63, 188]

@@ -82,6 +82,7 @@ class Database:
             # no threads that read ahead: they hold the footers of all files at once, 1 MB per thousand row groups and columns
             "async_threads": 0,
         }
+        self._threads = threads or 1
         if threads is not None:
             settings["threads"] = threads
         if storage_version is not None:
@@ -143,7 +144,7 @@ class Database:
             *site_scores,
             *content,
         ]
-        verify_pages(files, list(dict.fromkeys(needed)))
+        verify_pages(files, list(dict.fromkeys(needed)), threads=self._threads)
         with _wrapped("source_rows", {"files": len(files)}):
             gene, group, label = self._names_of(files[0], gene_column, fold_column, label_column)
             self._parquet(files, [gene_column, label_column, fold_column]).project(

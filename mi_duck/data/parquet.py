@@ -17,7 +17,9 @@ position and two scores of 4,100,000 rows takes 0.33 s.
 import hashlib
 import os
 import re
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -315,6 +317,7 @@ def row_group_batches(
     batch_rows: int = BATCH_ROWS,
     as_codes: bool = False,
     made: Sequence[Made] = (),
+    is_ahead: bool = False,
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Yield the number of each row group of a Parquet file with its rows, batch by batch; every page is verified.
 
@@ -330,6 +333,8 @@ def row_group_batches(
         Whether text columns come as dictionary arrays, whose texts are not decoded.
     made
         Columns of texts and dates of which features among ``columns`` are made here.
+    is_ahead
+        Whether the next batch is read while the last one is used, by as many threads as Arrow has.
 
     Raises
     ------
@@ -338,6 +343,26 @@ def row_group_batches(
     StorageError
         The object store does not answer.
     """
+    batches = _batches(file, columns, groups, batch_rows, as_codes, made, is_ahead)
+    if not is_ahead:
+        yield from batches
+        return
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(next, batches, None)
+        while (found := ahead.result()) is not None:
+            ahead = pool.submit(next, batches, None)
+            yield found
+
+
+def _batches(
+    file: DataFile,
+    columns: Sequence[str],
+    groups: Iterable[int] | None,
+    batch_rows: int,
+    as_codes: bool,
+    made: Sequence[Made],
+    is_parallel: bool,
+) -> Iterator[tuple[int, pa.RecordBatch]]:
     by_feature = made_by_feature(made)
     sources = {by_feature[name].column: by_feature[name] for name in columns if name in by_feature}
     wanted = list(dict.fromkeys(columns))
@@ -353,7 +378,7 @@ def row_group_batches(
         with open_parquet(file, buffer_size=buffer, metadata=metadata, read_dictionary=codes) as parquet:
             for group in range(parquet.num_row_groups) if groups is None else groups:
                 n_rows = 0
-                for batch in parquet.iter_batches(batch_rows, row_groups=[group], columns=names, use_threads=False):
+                for batch in parquet.iter_batches(batch_rows, row_groups=[group], columns=names, use_threads=is_parallel):
                     n_rows += batch.num_rows
                     yield group, _with_made(plain(batch), wanted, sources.values(), file) if sources else plain(batch)
                 expected = parquet.metadata.row_group(group).num_rows
@@ -384,11 +409,18 @@ def _with_made(batch: pa.RecordBatch, wanted: Sequence[str], sources: Iterable[M
     return pa.RecordBatch.from_arrays([columns[name] for name in there], names=there)
 
 
-def verify_pages(files: Sequence[DataFile], columns: Sequence[str]) -> None:
-    """Verify the checksum of every page of some columns that has one, and the number of rows; see `row_group_batches`."""
-    for file in files:
+def verify_pages(files: Sequence[DataFile], columns: Sequence[str], *, threads: int = 1) -> None:
+    """Verify the checksum of every page of some columns that has one, and the number of rows; see `row_group_batches`.
+
+    So many files are read at once.
+    """
+
+    def verify(file: DataFile) -> None:
         for _ in row_group_batches(file, columns, as_codes=True):
             pass
+
+    with ThreadPoolExecutor(threads) as pool:
+        deque(pool.map(verify, files), maxlen=0)  # raises what is wrong with the first file that has something wrong
 
 
 def one_line(error: Exception) -> str:

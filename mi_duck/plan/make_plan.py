@@ -98,6 +98,8 @@ class Indexed:
         Of the cells of all columns, by the footers, and whether a column is filled to less than a fifth.
     weight
         Of all rows together, 1 each where they have no weights.
+    pilot
+        The rows that features were chosen on, with all features; None where all are kept.
     """
 
     data: PlannedData
@@ -108,6 +110,7 @@ class Indexed:
     missing_share: float
     has_sparse_column: bool
     weight: float
+    pilot: SmallRun | None = None
 
     @property
     def n_sketched(self) -> int:
@@ -188,7 +191,7 @@ def make_plan(
             asked.screen_features, n_features=len(indexed.data.features), n_genes=indexed.data.n_genes
         )
         if wanted and (asked.screen_features or not rest):  # other classifiers keep all unless asked
-            indexed = screen_features(indexed, wanted, folder, asked, context)
+            indexed = screen_features(indexed, wanted, folder, asked, context, is_probed=rest is None)
         elif asked.screen_features:
             context.say(
                 f"--screen-features {asked.screen_features:,} keeps all {len(indexed.data.features):,} features"
@@ -325,11 +328,14 @@ def _same(record: object, *names: str) -> dict[str, Any]:
     return {name: getattr(record, name) for name in names}
 
 
-def screen_features(indexed: Indexed, wanted: int, folder: RunFolder, asked: Asked, context: Context) -> Indexed:
+def screen_features(
+    indexed: Indexed, wanted: int, folder: RunFolder, asked: Asked, context: Context, *, is_probed: bool
+) -> Indexed:
     """Return the data with the features that a pilot on the genes of lowest rank gained most from.
 
     Base scores stay, because they are what the model is compared with. The genes of the pilot are trained on but never
-    scored: they chose the features.
+    scored: they chose the features. Where memory is to be probed too (``is_probed``), the rows of the probes are read in the
+    same pass over the files.
     """
     data = indexed.data
     n_genes = pilot_size(indexed.genes.group.tolist())
@@ -340,8 +346,9 @@ def screen_features(indexed: Indexed, wanted: int, folder: RunFolder, asked: Ask
         xgb_parameters=checked_parameters(asked.xgb),  # rows are few, and every feature is to be seen at every node
     )
     model = formula_of(indexed, asked, threads=context.threads)
-    small_run = open_small_run(folder, asked, data, settings, indexed.genes, [n_genes], context, model=model)
-    gains = screen(small_run, context)
+    looked = [n_genes, *(_sizes_to_probe(indexed, asked) if is_probed else [])]
+    pilot = open_small_run(folder, asked, data, settings, indexed.genes, looked, context, model=model, name="pilot")
+    gains = screen(pilot, context)
     kept = best_features(gains, data.features, wanted, always=data.base_scores)
     features, small, wide = (
         tuple(name for name in names if name in kept)
@@ -353,7 +360,14 @@ def screen_features(indexed: Indexed, wanted: int, folder: RunFolder, asked: Ask
         f"{share:.1%} of the gain; these {data.noun.many} are trained on and not scored (--screen-features 0 keeps all)"
     )
     fewer = replace(data, features=features, small_features=small, wide_features=wide, pilot_genes=n_genes)
-    return replace(indexed, data=fewer, bins={name: indexed.bins[name] for name in features})
+    return replace(indexed, data=fewer, bins={name: indexed.bins[name] for name in features}, pilot=pilot)
+
+
+def _sizes_to_probe(indexed: Indexed, asked: Asked) -> list[int]:
+    """Return as `mi_duck.plan.probes.probe_sizes`; none where the user says what a gene costs."""
+    if asked.memory_per_gene_mb is not None:
+        return []
+    return probe_sizes(indexed.genes.n_training_rows, asked.genes_per_instance)
 
 
 def decided(indexed: Indexed, asked: Asked, layout: str = "missing", zeros: tuple[str, ...] = ()) -> Settings:
@@ -425,7 +439,7 @@ def lay_out(indexed: Indexed, folder: RunFolder, asked: Asked, budget: Budget, c
     """Choose the layout of missing values and zeros, by the rows of a few genes where looking at them is worth it."""
     training_rows = indexed.genes.n_training_rows
     settings, model = decided(indexed, asked), formula_of(indexed, asked, threads=context.threads)
-    sizes = probe_sizes(training_rows, asked.genes_per_instance) if asked.memory_per_gene_mb is None else []
+    sizes = _sizes_to_probe(indexed, asked)
     is_probed = is_worth_probing(settings, training_rows, sizes, model.layout)
     if not is_probed and asked.layout != "zeros":
         layout = "sentinel" if asked.layout == "sentinel" else "missing"
@@ -433,7 +447,9 @@ def lay_out(indexed: Indexed, folder: RunFolder, asked: Asked, budget: Budget, c
             model = model.with_layout(without_missing(model.layout))
         return LaidOut(decided(indexed, asked, layout), model, (), None, None, False)
     looked = sizes if is_probed else [least_genes(training_rows)]
-    small_run = open_small_run(folder, asked, indexed.data, settings, indexed.genes, looked, context, model=model)
+    small_run = open_small_run(
+        folder, asked, indexed.data, settings, indexed.genes, looked, context, model=model, wider=indexed.pilot
+    )
     density = density_of(small_run, max(looked))
     layout, reason = choose_layout(asked, cut_request(indexed, settings, asked), model, density, budget)
     context.say(f"layout '{layout}': {reason}")

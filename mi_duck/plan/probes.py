@@ -27,6 +27,7 @@ from mi_duck.plan.strategies import (
 )
 from mi_duck.processes import Context, in_child
 from mi_duck.resources import Budget
+from mi_duck.rows.narrow import write_narrow
 from mi_duck.rows.partition import partition
 from mi_duck.rows.segments import ColumnDensity, SegmentReader, read_density
 from mi_duck.run.constraints import monotone_features
@@ -136,12 +137,23 @@ def open_small_run(
     context: Context,
     *,
     model: MemoryModel,
+    name: str = "probes",
+    wider: SmallRun | None = None,
 ) -> SmallRun:
     """Write the rows of the genes of lowest rank into a small run folder, in the scratch of the run that is being planned.
 
-    ``sizes`` are the genes of its instances, all from rank 0. The run's ``genes.parquet`` must be there.
+    The run's ``genes.parquet`` must be there.
+
+    Parameters
+    ----------
+    sizes
+        Genes of its instances, all from rank 0.
+    name
+        Of the folder in the scratch.
+    wider
+        A small run of the same genes with all features and maybe more: where it has these instances, rows come from it.
     """
-    small_folder = RunFolder(folder.scratch / "probes")
+    small_folder = RunFolder(folder.scratch / name)
     shutil.rmtree(small_folder.root, ignore_errors=True)
     small_folder.root.mkdir(parents=True)
     write_file(small_folder.genes, folder.genes.read_bytes())
@@ -150,6 +162,11 @@ def open_small_run(
         for number, size in enumerate(sizes)
     )
     n_genes = max(sizes)
+    if wider is not None and not set(sizes) <= {instance.n_genes for instance in wider.plan.cut.instances}:
+        wider = None
+    segments = make_segments(instances, genes.n_rows)
+    if wider is not None:
+        segments = tuple(segment for segment in wider.plan.cut.segments if segment.stop_rank <= n_genes)
     plan = Plan(
         asked,
         replace(data, n_genes=n_genes, n_rows=int(genes.n_rows[:n_genes].sum()), n_holdout_genes=0, n_holdout_rows=0),
@@ -161,14 +178,17 @@ def open_small_run(
             most_genes=n_genes,
             overlap_genes=0,
             instances=instances,
-            segments=make_segments(instances, genes.n_rows),
+            segments=segments,
             holdout_segments=(),
             alternatives=(),
         ),
     )
     small_run = SmallRun(small_folder, plan)
     small_run.write_plan(rounds=PROBE_ROUNDS)
-    partition(small_folder, plan, context)
+    if wider is not None:
+        write_narrow(plan, small_folder.segments, wider.plan, wider.folder.segments)
+    else:
+        partition(small_folder, plan, context)
     return small_run
 
 

@@ -35,7 +35,7 @@ from mi_duck.run.genes import genes_file
 from mi_duck.run.plan import Plan, Segment
 from mi_duck.run.stage_times import READING, keep_stages
 
-BATCH_ROWS = 4096
+BATCH_ROWS = 8192  # as pyarrow's `write_dataset` and this package write row groups of many columns
 SORT_BYTES = 32 << 20
 SOURCES = "sources.bin"
 """The `SOURCE` of each row of a segment; deleted once `KEPT` is written."""
@@ -50,6 +50,7 @@ def write_segments(
     dataset: Dataset,
     report: Report,
     wanted: Sequence[Segment] | None = None,
+    threads: int = 1,
 ) -> None:
     """Write the segments that are not there yet.
 
@@ -63,6 +64,8 @@ def write_segments(
         The plan's; its files must stay as they were when it was opened until all rows are read.
     wanted
         Segments to write, by default all.
+    threads
+        With more than one, rows are read while those before them are written.
 
     Raises
     ------
@@ -83,7 +86,7 @@ def write_segments(
             raise StorageError(
                 f"the segments need {needed / 1e9:.2f} GB in {folder}, where {free / 1e9:.2f} GB are free; free the rest"
             )
-        _write_rows(db, plan, folder, dataset, missing, report)
+        _write_rows(db, plan, folder, dataset, missing, report, threads)
         dataset.check_unchanged()
         done = 0
         manifests = []
@@ -102,7 +105,13 @@ def write_segments(
 
 
 def _write_rows(
-    db: Database, plan: Plan, folder: Path, dataset: Dataset, missing: Sequence[Segment], report: Report
+    db: Database,
+    plan: Plan,
+    folder: Path,
+    dataset: Dataset,
+    missing: Sequence[Segment],
+    report: Report,
+    threads: int,
 ) -> None:
     """Read each needed row group once and write its rows among those of their genes."""
     genes = db.read("run_genes").sort_by("gene_rank")
@@ -124,7 +133,7 @@ def _write_rows(
             segment_of_gene[segment.first_rank : segment.stop_rank] = number
             handles.append(_open(plan, segment, folder / segment.name))
         done, total = 0, sum(segment.n_rows for segment in missing)
-        for file, row, records, keys, runs in _batches(db, plan, segment_of_gene >= 0):
+        for file, row, records, keys, runs in _batches(db, plan, segment_of_gene >= 0, threads):
             source = np.empty(len(keys), dtype=SOURCE)
             source["file"], source["row"] = number_of_file[file], row
             for begin, stop, rank in runs:
@@ -175,7 +184,7 @@ def _write_at(handle: int, records: NDArray[np.void], index: int) -> None:
 
 
 def _batches(
-    db: Database, plan: Plan, is_wanted: NDArray[np.bool_]
+    db: Database, plan: Plan, is_wanted: NDArray[np.bool_], threads: int
 ) -> Iterator[tuple[str, NDArray[np.int64], NDArray[np.void], NDArray[np.void], list[tuple[int, int, int]]]]:
     """Yield the rows of wanted genes, batch by batch; each row group that holds any is read once.
 
@@ -195,7 +204,12 @@ def _batches(
         }
         uses = None if plan.data.easy_below is None else db.arrow("file_row_uses", file=file)["use"].to_numpy()
         begun, first = None, 0
-        batches = row_group_batches(data_file(file), names, runs_of_group, batch_rows=BATCH_ROWS, made=plan.data.made)
+        batches = row_group_batches(
+            *(data_file(file), names, runs_of_group),
+            batch_rows=BATCH_ROWS,
+            made=plan.data.made,
+            is_ahead=threads > 1,
+        )
         for group, batch in batches:
             first = first if group == begun else 0  # of the batch, counted in the row group
             begun, stop = group, first + batch.num_rows
@@ -416,7 +430,7 @@ def partition_here(report: Report, run: str, threads: int, segments: Sequence[Ma
         )
         db.load_parquet("run_genes", genes_file(folder, plan))
         db.load("row_groups", row_groups(dataset.files))
-        write_segments(db, plan, folder.segments, dataset=dataset, report=report, wanted=wanted)
+        write_segments(db, plan, folder.segments, dataset=dataset, report=report, wanted=wanted, threads=threads)
 
 
 def is_partitioned(folder: RunFolder, plan: Plan) -> bool:

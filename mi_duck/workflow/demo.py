@@ -3,12 +3,10 @@
 from pathlib import Path
 
 from mi_duck.data.dataset import open_dataset
-from mi_duck.ensemble.model_file import load_unified_model
-from mi_duck.ensemble.predict import predict_file
-from mi_duck.genome.build import build
-from mi_duck.processes import Context
+from mi_duck.processes import Context, in_child
 from mi_duck.settings import Asked
 from mi_duck.workflow.pipeline import run
+from mi_duck.workflow.steps import build, predict
 
 DATA = Path(__file__).resolve().parents[1] / "bundled" / "athaliana_chr1_start"
 GENES_PER_INSTANCE = 150  # 386 genes make 3 instances
@@ -25,10 +23,8 @@ def run_demo(out: Path, context: Context, *, seed: int) -> dict[str, Path]:
     if not (dataset / "build.json").is_file():
         context.say("building a dataset from the first 1.5 Mb of thale cress chromosome 1")
         (fasta,), (annotation,) = DATA.glob("*.fna.gz"), DATA.glob("*.gtf.gz")
-        summary = build(fasta, annotation, dataset, seed=seed, report=context.report)
-        context.say(
-            f"{summary.n_genes:,} genes, {summary.n_donors:,} donors, {summary.n_acceptors:,} acceptors, {summary.n_rows:,} rows"
-        )
+        built = in_child(build, context)(fasta=str(fasta), annotation=str(annotation), out=str(dataset), seed=seed)
+        context.say(", ".join(f"{built.value[f'n_{what}']:,} {what}" for what in ("genes", "donors", "acceptors", "rows")))
     asked = Asked(
         strategy="multi",
         genes_per_instance=GENES_PER_INSTANCE,
@@ -38,9 +34,10 @@ def run_demo(out: Path, context: Context, *, seed: int) -> dict[str, Path]:
         seed=seed,
     )
     run(open_dataset(str(dataset), exclude=LEFT_OUT), folder, asked, context)
-    model = load_unified_model(folder)
-    predicted = predict_file(model, str(dataset), predictions, threads=context.threads, report=context.report)
-    for words in predicted.warnings:
+    predicted = in_child(predict, context)(
+        run=str(folder), dataset=str(dataset), out=str(predictions), threads=context.threads
+    )
+    for words in predicted.value:
         context.say(f"warning: {words}")
     return {
         "dataset": dataset,

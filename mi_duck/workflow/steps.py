@@ -1,4 +1,4 @@
-"""The steps of a run after training that run in a child process; what they need is loaded there, never in the parent.
+"""The steps before and after training that run in a child process; what they need is loaded there, never in the parent.
 
 Each is a typed front of the function that does the work, for `mi_duck.processes.in_child`.
 """
@@ -9,6 +9,23 @@ from typing import Any
 from mi_duck.processes import Report, without_sklearn
 from mi_duck.run.folder import RunFolder
 from mi_duck.settings import scanning_of
+
+
+def build(report: Report, fasta: str, annotation: str, out: str, seed: int) -> dict[str, int]:
+    """Build a dataset, and return what was counted; see `mi_duck.genome.build.build`."""
+    from mi_duck.genome.build import build as build_dataset
+
+    found = build_dataset(Path(fasta), Path(annotation), Path(out), seed=seed, report=report)
+    return {name: getattr(found, name) for name in ("n_genes", "n_donors", "n_acceptors", "n_rows")}
+
+
+def predict(report: Report, run: str, dataset: str, out: str, threads: int) -> list[str]:
+    """Predict a dataset by the model of a run, and return what is to be known; see `mi_duck.ensemble.predict.predict_file`."""
+    with without_sklearn():
+        from mi_duck.ensemble.model_file import load_unified_model
+        from mi_duck.ensemble.predict import predict_file
+    model = load_unified_model(Path(run))
+    return list(predict_file(model, dataset, Path(out), threads=threads, report=report).warnings)
 
 
 def refit_part(report: Report, run: str, number: int, threads: int) -> bool:
