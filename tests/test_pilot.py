@@ -17,7 +17,7 @@ from mi_duck.run.plan import Plan
 
 @pytest.fixture(scope="module")
 def screened(lean_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a run on the 20 best of 60 features; a quarter of the genes chose them."""
+    """Return the folder of a run on the 20 best of 24 features; a quarter of the genes chose them."""
     out = tmp_path_factory.mktemp("pilot") / "run"
     here("run", lean_dataset, "--out", out, *FAST, "--screen-features", "20")
     return out
@@ -116,6 +116,22 @@ def test_compare__is_of_the_rows_that_both_runs_scored(
         said.split()
     )
     assert f"Left out: {found.n_pilot_rows:,} rows by which a run chose its features" in said
+
+
+@pytest.mark.parametrize("which", ["run", "instance"])
+def test_predict__leaves_out_features_that_the_pilot_left_out_and_keeps_what_else_is_there(
+    which: str, screened: Path, plan: Plan, lean_dataset: Path, tmp_path: Path
+) -> None:
+    dataset = pq.read_table(lean_dataset / "master")
+    rows = dataset.append_column("note", [[1.5] * len(dataset)])
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    model = screened if which == "run" else next(screened.glob("multi_instance_training/instance_*"))
+    here("predict", model, tmp_path / "rows.parquet", "--out", tmp_path / "predicted.parquet")
+    there = set(pq.read_schema(tmp_path / "predicted.parquet").names)
+    features = {*plan.data.features, *plan.data.screened_features}
+    assert len(features) == 24 > len(plan.data.features)
+    assert set(rows.schema.names) - there == features & set(rows.schema.names)
+    assert {"gene_id", "position", "note", "p_donor"} <= there
 
 
 def test_verify__a_screened_run_holds_and_a_wrong_mark_is_found(screened: Path) -> None:

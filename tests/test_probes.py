@@ -208,10 +208,9 @@ def test_open_small_run__takes_rows_of_fewer_features_from_those_of_a_pilot(
     others = pilot.plan.settings, pilot.indexed.genes, [5, 12], CONTEXT
     read = open_small_run(pilot.folder, pilot.asked, data, *others, model=pilot.model(), name="read")
     monkeypatch.setattr("mi_duck.plan.probes.partition", None)
-    taken = open_small_run(
-        pilot.folder, pilot.asked, data, *others, model=pilot.model(), name="taken", wider=pilot.run
-    )
-    assert small and wide
+    taken = open_small_run(pilot.folder, pilot.asked, data, *others, model=pilot.model(), name="taken", wider=pilot.run)
+    assert small
+    assert wide
     assert [one.n_genes for one in taken.plan.cut.instances] == [5, 12]
     for file in ("features.bin", "keys.bin"):
         of_read, of_taken = (

@@ -96,9 +96,11 @@ def write_instance(
 
 
 def instance_training_data(folder: RunFolder, plan: Plan, instance: Instance, genes: GeneFolds) -> TrainingData:
-    """Return what the model of an instance keeps of its genes, and of its features with missing values."""
+    """Return what the model of an instance keeps of its genes and of the features of the dataset."""
     n_missing = read_density(plan, segments_of(plan, instance.first_rank, instance.stop_rank), folder.segments).missing
-    return training_data(plan.data.gene_column, genes.gene_id, [name for name, n in n_missing.items() if n])
+    incomplete = [name for name, n in n_missing.items() if n]
+    unused = plan.data.leaky_features + plan.data.screened_features
+    return training_data(plan.data.gene_column, genes.gene_id, incomplete, unused)
 
 
 def booster_files(
@@ -122,6 +124,7 @@ def booster_files(
         "calibrators": [one.to_dict() for one in calibration.final],
         "gene_column": training.gene_column,
         "incomplete_features": training.incomplete_features,
+        **training.unused(),
     }
     parts = {f"booster_{index}.ubj": fit.raw for index, fit in enumerate(final)} | {"genes.bin": training.gene_keys}
     of_folds = facts | {

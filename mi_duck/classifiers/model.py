@@ -48,6 +48,7 @@ def model_facts(
         "calibrators": [one.to_dict() for one in calibrators],
         "gene_column": known.gene_column,
         "incomplete_features": known.incomplete_features,
+        **known.unused(),
         "n_genes": plan.data.n_genes,
         "rounds": rounds,
         "thresholds": {},
@@ -176,6 +177,7 @@ class _Facts(msgspec.Struct, frozen=True, kw_only=True):
     encoding: dict[str, Any] = {}
     gene_column: str | None = None
     incomplete_features: list[str] = []
+    unused_features: list[str] = []
     n_genes: int = 0
     names: list[str] = []
     weights: list[float] = []
@@ -245,7 +247,9 @@ def _classifier(
         fitted,
         tuple(Calibrator.from_dict(one) for one in facts.calibrators),
         Encoding.from_dict(facts.encoding),
-        TrainingData(facts.gene_column, parts["genes.bin"], tuple(facts.incomplete_features)),
+        TrainingData(
+            *(facts.gene_column, parts["genes.bin"]), tuple(facts.incomplete_features), tuple(facts.unused_features)
+        ),
         facts.thresholds,
         facts.n_genes,
         digest,

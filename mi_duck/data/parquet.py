@@ -378,7 +378,9 @@ def _batches(
         with open_parquet(file, buffer_size=buffer, metadata=metadata, read_dictionary=codes) as parquet:
             for group in range(parquet.num_row_groups) if groups is None else groups:
                 n_rows = 0
-                for batch in parquet.iter_batches(batch_rows, row_groups=[group], columns=names, use_threads=is_parallel):
+                for batch in parquet.iter_batches(
+                    batch_rows, row_groups=[group], columns=names, use_threads=is_parallel
+                ):
                     n_rows += batch.num_rows
                     yield group, _with_made(plain(batch), wanted, sources.values(), file) if sources else plain(batch)
                 expected = parquet.metadata.row_group(group).num_rows

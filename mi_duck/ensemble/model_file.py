@@ -270,10 +270,11 @@ class CommonFacts:
     features: Annotated[tuple[str, ...], Meta(min_length=1)]
     classes: Annotated[tuple[str, ...], Meta(min_length=2, max_length=1000)]
     encoding: EncodingFacts
+    unused_features: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check what no type says."""
-        for name, values in (("features", self.features), ("classes", self.classes)):
+        for name, values in (("features", self.features + self.unused_features), ("classes", self.classes)):
             "".join(values).encode()  # half of a surrogate pair cannot be written down again
             require(len(set(values)) == len(values), f"one of {name} is there twice")
         require(set(self.encoding.zero_is_missing) <= set(self.features), "zero_is_missing names what is not a feature")
@@ -455,6 +456,7 @@ def _parts_of(model: ConsolidatedMetaModel) -> dict[str, bytes]:
             for member in model.members
         ],
     }
+    facts |= model.training.unused()
     if model.recipe is not None:
         facts["recipe"] = model.recipe.to_dict()
     parts = {"model.json": json.dumps(facts, sort_keys=True).encode()}
@@ -581,7 +583,11 @@ def _member(facts: dict[str, Any], one: dict[str, Any], parts: Mapping[str, byte
         tuple(Calibrator.from_dict(values) for values in one["calibrators"]),
         {name: one[name] for name in names},
         Encoding.from_dict(facts["encoding"]),
-        TrainingData(one["gene_column"], parts[f"genes{which}.bin"], tuple(one["incomplete_features"])),
+        TrainingData(
+            *(one["gene_column"], parts[f"genes{which}.bin"]),
+            tuple(one["incomplete_features"]),
+            tuple(facts.get("unused_features", ())),
+        ),
     )
 
 

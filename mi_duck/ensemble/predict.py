@@ -229,12 +229,12 @@ def predict_file(model: Model, location: str, out: Path, *, threads: int = 1, re
     location
         Parquet file, folder or glob, or ``s3://`` of such; files in the order of their names.
     out
-        Parquet file to write, whole or not at all: every column of the input that is not a feature, those of folder names
-        such as ``chrom=4``, as text, ``source_file`` and ``source_row`` (its number there, from 0), then ``p_<class>``,
-        ``prediction`` (class name), for an ensemble ``spread_<class>``, and ``trained_on``. The spread is the standard
-        deviation of the members' probabilities: how much they disagree. It is not the error of ``p_<class>``, and twice the
-        spread is not an interval: what all members share, such as too few genes, does not show in it. ``trained_on`` says
-        whether the model was trained on the gene of the row, null where it has none.
+        Parquet file to write, whole or not at all: every column of the input but the features of the dataset that the model
+        was trained on; those of folder names such as ``chrom=4``, as text; ``source_file`` and ``source_row`` (its number
+        there, from 0); then ``p_<class>``, ``prediction`` (class name), for an ensemble ``spread_<class>``, and
+        ``trained_on``. The spread is the standard deviation of the members' probabilities: how much they disagree. It is not
+        the error of ``p_<class>``, and twice the spread is not an interval: what all members share, such as too few genes,
+        does not show in it. ``trained_on`` says whether the model was trained on the gene of the row, null where it has none.
     threads
         Threads that predict, one batch of rows each; the bytes of the result do not depend on them.
 
@@ -360,7 +360,7 @@ class _Task:
 def _task(model: Model, files: Sequence[DataFile], file_names: Sequence[str]) -> _Task:
     """Check that all files have what the model needs, and no column that would be written twice."""
     schema = _checked_schema(files, model.features, model.made)
-    features = set(model.features)
+    features = {*model.features, *model.training.unused_features}
     kept = [name for name in schema.names if name not in features]
     keys = set(folder_values(files[0], schema.names))
     other = next((file for file in files if set(folder_values(file, schema.names)) != keys), None)

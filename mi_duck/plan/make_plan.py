@@ -359,7 +359,14 @@ def screen_features(
         f"screening: a pilot on {data.noun.count(n_genes)} keeps {len(features):,} of {len(data.features):,} features, "
         f"{share:.1%} of the gain; these {data.noun.many} are trained on and not scored (--screen-features 0 keeps all)"
     )
-    fewer = replace(data, features=features, small_features=small, wide_features=wide, pilot_genes=n_genes)
+    fewer = replace(
+        data,
+        features=features,
+        small_features=small,
+        wide_features=wide,
+        screened_features=tuple(name for name in data.features if name not in kept),
+        pilot_genes=n_genes,
+    )
     return replace(indexed, data=fewer, bins={name: indexed.bins[name] for name in features}, pilot=pilot)
 
 

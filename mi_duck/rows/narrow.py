@@ -1,6 +1,5 @@
 """Segments of some features, made of segments that hold more, so that Parquet files need not be read again."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np

@@ -135,6 +135,8 @@ class PlannedData:
         Column with the weight of each row; None where all count the same.
     leaky_features
         Features of the dataset that ``--auto-exclude-leaky`` left out.
+    screened_features
+        Features of the dataset that the pilot left out.
     pilot_genes
         Genes of the lowest ranks that chose the features; they are trained on, never scored.
     easy_below
@@ -190,6 +192,7 @@ class PlannedData:
     recipe: Recipe | None = None
     weight_column: str | None = None
     dates: tuple[Dates, ...] = ()
+    screened_features: tuple[str, ...] = ()
 
     @property
     def made(self) -> tuple[Made, ...]:

@@ -28,20 +28,33 @@ class TrainingData:
         The key of every gene, `KEY_BYTES` each (little endian), in rising order.
     incomplete_features
         Features with a missing value in a row of these genes.
+    unused_features
+        Features of the dataset that it was not trained on: suspected leaks, and those that a pilot left out.
     """
 
     gene_column: str | None = None
     gene_keys: bytes = b""
     incomplete_features: tuple[str, ...] = ()
+    unused_features: tuple[str, ...] = ()
+
+    def unused(self) -> dict[str, tuple[str, ...]]:
+        """Return ``unused_features`` as the facts of a model hold them: without an entry where there are none."""
+        return {"unused_features": self.unused_features} if self.unused_features else {}
 
     def has_gene(self, gene_ids: Sequence[str]) -> NDArray[np.bool_]:
         """Return for each gene whether the model was trained on it, shape (n_genes,)."""
         return np.isin(_keys(gene_ids), np.frombuffer(self.gene_keys, dtype="<u8"))
 
 
-def training_data(gene_column: str, gene_ids: Iterable[str], incomplete_features: Sequence[str]) -> TrainingData:
+def training_data(
+    gene_column: str,
+    gene_ids: Iterable[str],
+    incomplete_features: Sequence[str],
+    unused_features: Sequence[str] = (),
+) -> TrainingData:
     """Return what a model keeps of its genes and features."""
-    return TrainingData(gene_column, np.sort(_keys(gene_ids)).tobytes(), tuple(incomplete_features))
+    keys = np.sort(_keys(gene_ids)).tobytes()
+    return TrainingData(gene_column, keys, tuple(incomplete_features), tuple(unused_features))
 
 
 def joined(parts: Sequence[TrainingData]) -> TrainingData:
@@ -50,7 +63,8 @@ def joined(parts: Sequence[TrainingData]) -> TrainingData:
         return TrainingData()
     keys = np.unique(np.frombuffer(b"".join(one.gene_keys for one in parts), dtype="<u8"))
     names = dict.fromkeys(name for one in parts for name in one.incomplete_features)
-    return TrainingData(parts[0].gene_column, keys.tobytes(), tuple(names))
+    unused = dict.fromkeys(name for one in parts for name in one.unused_features)
+    return TrainingData(parts[0].gene_column, keys.tobytes(), tuple(names), tuple(unused))
 
 
 def _keys(gene_ids: Iterable[str]) -> NDArray[np.uint64]:

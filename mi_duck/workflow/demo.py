@@ -24,7 +24,9 @@ def run_demo(out: Path, context: Context, *, seed: int) -> dict[str, Path]:
         context.say("building a dataset from the first 1.5 Mb of thale cress chromosome 1")
         (fasta,), (annotation,) = DATA.glob("*.fna.gz"), DATA.glob("*.gtf.gz")
         built = in_child(build, context)(fasta=str(fasta), annotation=str(annotation), out=str(dataset), seed=seed)
-        context.say(", ".join(f"{built.value[f'n_{what}']:,} {what}" for what in ("genes", "donors", "acceptors", "rows")))
+        context.say(
+            ", ".join(f"{built.value[f'n_{what}']:,} {what}" for what in ("genes", "donors", "acceptors", "rows"))
+        )
     asked = Asked(
         strategy="multi",
         genes_per_instance=GENES_PER_INSTANCE,
