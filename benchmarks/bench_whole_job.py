@@ -41,8 +41,10 @@ from harness import print_machine, workplace
 from mi_duck.data.dataset import CLASSES, open_dataset
 from mi_duck.genome.synthetic import synthesise
 from mi_duck.metrics.metrics import point_scores
+from mi_duck.settings import PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent
+FAST = PRESETS["fast"]
 SAME_TREES = ("--xgb", "min_child_weight=1", "--xgb", "colsample_bynode=1", "--screen-features", "0")
 OURS = {
     "mi_duck": (*SAME_TREES, "--sample-negatives", "1"),
@@ -51,8 +53,10 @@ OURS = {
     "dense": (*SAME_TREES, "--sample-negatives", "1", "--layout", "missing"),
     "reduced": (*SAME_TREES, "--sample-negatives", ".1", "--screen-features", "200"),
     "fast": (
-        *("--n-estimators", "800", "--early-stopping-patience", "30", "--max-depth", "8", "--learning-rate", ".1"),
-        *("--sample-negatives", ".1", "--screen-features", "200"),
+        # a preset gives values for options that are not given, and the job gives these
+        *("--n-estimators", str(FAST["n_estimators"]), "--learning-rate", str(FAST["learning_rate"])),
+        *("--sample-negatives", str(FAST["sample_negatives"]), "--screen-features", str(FAST["screen_features"])),
+        *("--early-stopping-patience", "30", "--max-depth", "8"),
     ),
     "defaults": (
         *("--n-estimators", "1600", "--early-stopping-patience", "30", "--max-depth", "8", "--learning-rate", ".05"),

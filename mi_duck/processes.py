@@ -115,9 +115,6 @@ ALLOCATOR = {
 # A step whose peak nobody predicts keeps a little: fetching the same pages for every array took a fifth of its time.
 TOP_PAD = 16 << 20  # bytes
 KEPT = {"MALLOC_TOP_PAD_": str(TOP_PAD)}
-# One whose peak is predicted has one heap for all threads: where a matrix lies on disk its pages are read by ever new threads,
-# whose own heaps grew by a fifth of the peak in 300 rounds.
-ONE_HEAP = {"MALLOC_ARENA_MAX": "1"}
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
 # Threads that wait for each other spin for a tenth of a millisecond, then sleep. Where they spin longer, cores that others
 # use too are wasted; where they sleep at once, one is sometimes woken on the core of the other, and two are as slow as one
@@ -303,7 +300,7 @@ def _begin(threads: int, *, frees_at_once: bool) -> "tuple[subprocess.Popen[byte
         os.environ
         | waiting(os.environ)
         | ALLOCATOR
-        | (ONE_HEAP if frees_at_once else KEPT)
+        | ({} if frees_at_once else KEPT)
         | {
             "OMP_NUM_THREADS": str(threads),
             "OPENBLAS_NUM_THREADS": "1",  # its sums depend on its threads in the last bit, and calibrators with them

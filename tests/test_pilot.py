@@ -134,5 +134,16 @@ def test_predict__leaves_out_features_that_the_pilot_left_out_and_keeps_what_els
     assert {"gene_id", "position", "note", "p_donor"} <= there
 
 
+def test_predict__keeps_a_column_that_the_run_was_asked_to_keep(plan: Plan, lean_dataset: Path, tmp_path: Path) -> None:
+    wanted = next(name for name in plan.data.screened_features if name.startswith("5mer"))
+    here(
+        "run", lean_dataset, "--out", tmp_path / "run", *FAST, "--screen-features", "20", "--keep", f"gene_id,{wanted}"
+    )
+    file = next((lean_dataset / "master").glob("*.parquet"))
+    here("predict", tmp_path / "run", file, "--out", tmp_path / "predicted.parquet")
+    there = pq.read_schema(tmp_path / "predicted.parquet").names
+    assert [name for name in plan.data.screened_features if name in there] == [wanted]
+
+
 def test_verify__a_screened_run_holds_and_a_wrong_mark_is_found(screened: Path) -> None:
     assert call("verify", screened).exit_code == 0

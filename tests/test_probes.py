@@ -17,7 +17,7 @@ from mi_duck.boosting.steps import train_instance
 from mi_duck.data.dataset import open_dataset
 from mi_duck.errors import PlanError
 from mi_duck.genome.synthetic import synthesise
-from mi_duck.plan.make_plan import Indexed, decided, formula_of, plan_data
+from mi_duck.plan.make_plan import Indexed, decided, formula_of, make_plan, plan_data
 from mi_duck.plan.probes import (
     PROBE_ROUNDS,
     SmallRun,
@@ -30,6 +30,7 @@ from mi_duck.plan.probes import (
 )
 from mi_duck.plan.strategies import layout_of
 from mi_duck.processes import Context, in_child
+from mi_duck.rows.partition import partition
 from mi_duck.rows.segments import ColumnDensity
 from mi_duck.run.costs import PHASES, MemoryModel
 from mi_duck.run.folder import RunFolder
@@ -224,6 +225,23 @@ def test_open_small_run__takes_rows_of_fewer_features_from_those_of_a_pilot(
             *(pilot.folder, pilot.asked, data, *others[:2], [7], CONTEXT),
             **{"model": pilot.model(), "name": "other", "wider": pilot.run},
         )
+
+
+def test_make_plan__reads_the_files_once_for_pilot_and_probes(
+    wide_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[tuple[Any, ...]] = []
+
+    def counted(*arguments: Any) -> None:
+        read.append(arguments)
+        partition(*arguments)
+
+    monkeypatch.setattr("mi_duck.plan.probes.partition", counted)
+    monkeypatch.setattr("mi_duck.plan.make_plan.is_worth_probing", lambda *arguments: True)
+    plan = make_plan(open_dataset(str(wide_dataset)), tmp_path / "run", replace(ASKED, screen_features=40), CONTEXT)
+    assert 40 <= len(plan.data.features) < len(plan.data.features) + len(plan.data.screened_features)
+    assert plan.costs.model.is_measured
+    assert len(read) == 1
 
 
 def test_probe_sizes__are_parts_of_an_instance_within_bounds() -> None:

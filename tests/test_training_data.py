@@ -33,3 +33,6 @@ def test_joined__has_the_genes_of_any_member_once() -> None:
 
 def test_joined__knows_nothing_where_one_member_says_nothing() -> None:
     assert joined([training_data("gene", ["a"], []), TrainingData()]) == TrainingData()
+    some, others = training_data("gene", ["a"], [], ["x", "y"]), TrainingData(unused_features=("y", "z"))
+    assert joined([some, some]).unused_features == ("x", "y")
+    assert joined([some, others]) == TrainingData(unused_features=("x", "y", "z"))

@@ -99,7 +99,7 @@ def instance_training_data(folder: RunFolder, plan: Plan, instance: Instance, ge
     """Return what the model of an instance keeps of its genes and of the features of the dataset."""
     n_missing = read_density(plan, segments_of(plan, instance.first_rank, instance.stop_rank), folder.segments).missing
     incomplete = [name for name, n in n_missing.items() if n]
-    unused = plan.data.leaky_features + plan.data.screened_features
+    unused = [name for name in plan.data.leaky_features + plan.data.screened_features if name not in plan.data.kept]
     return training_data(plan.data.gene_column, genes.gene_id, incomplete, unused)
 
 

@@ -134,7 +134,7 @@ class BlendModel(MatrixModel):
 
     @cached_property
     def training(self) -> TrainingData:  # type: ignore[override]
-        """Which genes any member was trained on, and which features had missing values."""
+        """Which genes any member was trained on, and which features had missing values or are not used."""
         return joined([member.training for member in self.members])
 
     def scores(self, matrix: Floats32) -> Scored:

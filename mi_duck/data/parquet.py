@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from threading import Event
 from typing import Any
 from urllib.parse import unquote
 
@@ -43,6 +44,7 @@ FAILED = "AWS Error"  # in Arrow's message where a request failed, and nowhere e
 BATCH_ROWS = 1 << 16
 BUFFER_BYTES = 64 << 20  # of the read buffers of all columns together
 PIECE_BYTES = 4 << 20
+FILES_AT_ONCE = 8  # each with its footer, 12 MB where it has 80,000 chunks of columns, and with buffers
 UNREADABLE = (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError)  # what Arrow raises at bytes that make no sense
 
 Stamp = tuple[int, int, str]
@@ -334,7 +336,8 @@ def row_group_batches(
     made
         Columns of texts and dates of which features among ``columns`` are made here.
     is_ahead
-        Whether the next batch is read while the last one is used, by as many threads as Arrow has.
+        Whether the next batch is read while the last one is used, by as many threads as Arrow has. Who stops early waits
+        for the batch that is being read.
 
     Raises
     ------
@@ -414,15 +417,21 @@ def _with_made(batch: pa.RecordBatch, wanted: Sequence[str], sources: Iterable[M
 def verify_pages(files: Sequence[DataFile], columns: Sequence[str], *, threads: int = 1) -> None:
     """Verify the checksum of every page of some columns that has one, and the number of rows; see `row_group_batches`.
 
-    So many files are read at once.
+    With several threads as many files are read at once, at most `FILES_AT_ONCE`; the first in their order that is damaged is
+    named.
     """
+    ended = Event()
 
     def verify(file: DataFile) -> None:
         for _ in row_group_batches(file, columns, as_codes=True):
-            pass
+            if ended.is_set():
+                return
 
-    with ThreadPoolExecutor(threads) as pool:
-        deque(pool.map(verify, files), maxlen=0)  # raises what is wrong with the first file that has something wrong
+    with ThreadPoolExecutor(max(1, min(threads, len(files), FILES_AT_ONCE))) as pool:
+        try:
+            deque(pool.map(verify, files), maxlen=0)  # raises what is wrong with a file
+        finally:
+            ended.set()  # so that after an error or an interruption nobody waits for whole files
 
 
 def one_line(error: Exception) -> str:

@@ -209,7 +209,7 @@ class ConsolidatedMetaModel(NamedClasses):
 
     @property
     def training(self) -> TrainingData:
-        """Which genes any member was trained on, and which features had missing values."""
+        """Which genes any member was trained on, and which features had missing values or are not used."""
         return joined([member.training for member in self.members])
 
     @property

@@ -32,7 +32,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mi_duck.atomic_files import publish, read_sealed, sealed, storage_errors, write_file, write_json
-from mi_duck.boosting.forest import forest_of
 from mi_duck.data.columns import SOURCE_COLUMNS
 from mi_duck.data.dataset import as_parquet, resolved
 from mi_duck.data.find_files import find_files, names_below
@@ -229,12 +228,13 @@ def predict_file(model: Model, location: str, out: Path, *, threads: int = 1, re
     location
         Parquet file, folder or glob, or ``s3://`` of such; files in the order of their names.
     out
-        Parquet file to write, whole or not at all: every column of the input but the features of the dataset that the model
-        was trained on; those of folder names such as ``chrom=4``, as text; ``source_file`` and ``source_row`` (its number
-        there, from 0); then ``p_<class>``, ``prediction`` (class name), for an ensemble ``spread_<class>``, and
-        ``trained_on``. The spread is the standard deviation of the members' probabilities: how much they disagree. It is not
-        the error of ``p_<class>``, and twice the spread is not an interval: what all members share, such as too few genes,
-        does not show in it. ``trained_on`` says whether the model was trained on the gene of the row, null where it has none.
+        Parquet file to write, whole or not at all: every column of the input but the model's features and those that a pilot
+        or ``--auto-exclude-leaky`` left out; those of folder names such as ``chrom=4``, as text; ``source_file`` and
+        ``source_row`` (its number there, from 0); then ``p_<class>``, ``prediction`` (class name), for an ensemble
+        ``spread_<class>``, and ``trained_on``. The spread is the standard deviation of the members' probabilities: how much
+        they disagree. It is not the error of ``p_<class>``, and twice the spread is not an interval: what all members share,
+        such as too few genes, does not show in it. ``trained_on`` says whether the model was trained on the gene of the row,
+        null where it has none.
     threads
         Threads that predict, one batch of rows each; the bytes of the result do not depend on them.
 
@@ -359,9 +359,8 @@ class _Task:
 
 def _task(model: Model, files: Sequence[DataFile], file_names: Sequence[str]) -> _Task:
     """Check that all files have what the model needs, and no column that would be written twice."""
-    schema = _checked_schema(files, model.features, model.made)
-    features = {*model.features, *model.training.unused_features}
-    kept = [name for name in schema.names if name not in features]
+    schema, unused = _checked_schema(files, model), {*model.features, *model.training.unused_features}
+    kept = [name for name in schema.names if name not in unused]
     keys = set(folder_values(files[0], schema.names))
     other = next((file for file in files if set(folder_values(file, schema.names)) != keys), None)
     if other:
@@ -395,8 +394,7 @@ def _of_trees(
     model: ConsolidatedMetaModel | InstanceModel,
 ) -> tuple[tuple[str, ...], Callable[[Floats32], Scored]]:
     """Return the features that a tree uses, and what scores a matrix of them."""
-    encoding = model.encoding if isinstance(model, InstanceModel) else model.members[0].encoding
-    forest = forest_of(model.get_base_models(), model.features, encoding)
+    forest = model.forest
 
     def scores(matrix: Floats32) -> Scored:
         joined = forest.margins_of_used(matrix)
@@ -481,17 +479,17 @@ def in_order(work: Callable[[Item], Result], items: Iterator[Item], threads: int
         pool.shutdown(cancel_futures=True)
 
 
-def _checked_schema(files: Sequence[DataFile], features: Sequence[str], made: Sequence[Made]) -> pa.Schema:
+def _checked_schema(files: Sequence[DataFile], model: Model) -> pa.Schema:
     """Return the first file's schema; every file must have every feature, used or not, as a number."""
     first: pa.Schema | None = None
-    wanted = set(features)
+    not_written = {*model.features, *model.training.unused_features}
     for file in files:
         footer(file)  # its message for a file that is not Parquet is clearer than Arrow's
         try:
             schema = schema_of(file)
         except UNREADABLE as error:
             raise DataError(f"{file} cannot be read as Parquet ({one_line(error)}); write it again") from error
-        check_features(schema, features, file, made)
+        check_features(schema, model.features, file, model.made)
         there = set(schema.names)
         if len(there) < len(schema.names):
             doubled = sorted(name for name in there if schema.names.count(name) > 1)
@@ -500,7 +498,7 @@ def _checked_schema(files: Sequence[DataFile], features: Sequence[str], made: Se
             first = schema
         elif there != set(first.names):
             raise DataError(f"{file} has other columns than {files[0]}; give all files one schema")
-        for name in (name for name in first.names if name not in wanted):
+        for name in (name for name in first.names if name not in not_written):
             if schema.field(name).type != first.field(name).type:
                 raise DataError(
                     f"column '{name}' is {schema.field(name).type} in {file} but {first.field(name).type} in {files[0]}; "

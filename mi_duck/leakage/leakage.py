@@ -281,9 +281,7 @@ def _batches(
         for run in pieces:
             rank[run["first_row"] : run["first_row"] + run["n_rows"]] = run["gene_rank"]
         first = 0
-        batches = row_group_batches(
-            data_file(file), columns, [row_group], batch_rows=BATCH_ROWS, made=made, is_ahead=True
-        )
+        batches = row_group_batches(data_file(file), columns, [row_group], batch_rows=BATCH_ROWS, made=made)
         for _, batch in batches:
             ranks = rank[first : first + batch.num_rows]
             first += batch.num_rows

@@ -8,7 +8,7 @@ from mi_duck.atomic_files import file_sha256, sealed, storage_errors, write_json
 from mi_duck.rows.segments import SegmentReader, read_manifest, record_type
 from mi_duck.run.plan import Plan
 
-BATCH_ROWS = 4096
+BATCH_BYTES = 16 << 20
 
 
 def write_narrow(plan: Plan, folder: Path, wide_plan: Plan, wide_folder: Path) -> None:
@@ -26,13 +26,14 @@ def write_narrow(plan: Plan, folder: Path, wide_plan: Plan, wide_folder: Path) -
     small = [wide_plan.data.small_features.index(name) for name in plan.data.small_features]
     wide = [wide_plan.data.wide_features.index(name) for name in plan.data.wide_features]
     record = record_type(plan)
+    batch_rows = max(256, BATCH_BYTES // record_type(wide_plan).itemsize)
     for segment in plan.cut.segments:
         source, target = wide_folder / segment.name, folder / segment.name
         reader = SegmentReader(wide_plan, [segment], wide_folder)
         with storage_errors(folder):
             target.mkdir(parents=True, exist_ok=True)
             with (target / "features.bin").open("wb") as file:
-                for small_columns, wide_columns in reader.records(BATCH_ROWS):
+                for small_columns, wide_columns in reader.records(batch_rows):
                     rows = np.empty(len(small_columns), dtype=record)
                     rows["small"], rows["wide"] = small_columns[:, small], wide_columns[:, wide]
                     file.write(rows.data)

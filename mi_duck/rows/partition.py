@@ -35,7 +35,8 @@ from mi_duck.run.genes import genes_file
 from mi_duck.run.plan import Plan, Segment
 from mi_duck.run.stage_times import READING, keep_stages
 
-BATCH_ROWS = 8192  # as pyarrow's `write_dataset` and this package write row groups of many columns
+BATCH_ROWS = 8192  # as this package writes row groups of a thousand columns
+BATCH_BYTES = 128 << 20  # of a batch whose values take eight bytes each; two are held at once
 SORT_BYTES = 32 << 20
 SOURCES = "sources.bin"
 """The `SOURCE` of each row of a segment; deleted once `KEPT` is written."""
@@ -206,7 +207,7 @@ def _batches(
         begun, first = None, 0
         batches = row_group_batches(
             *(data_file(file), names, runs_of_group),
-            batch_rows=BATCH_ROWS,
+            batch_rows=min(BATCH_ROWS, max(512, BATCH_BYTES // (8 * len(names)))),
             made=plan.data.made,
             is_ahead=threads > 1,
         )

@@ -1,4 +1,4 @@
-"""What a model keeps of the data that it was trained on: enough to tell rows that it has seen, and missing values that are new.
+"""What a model keeps of the data that it was trained on: the genes it has seen, and which features it lacks.
 
 Of each gene the first 8 bytes of the SHA-256 of its id are kept, so a model of 20,000 genes grows by 160 kB and names none of
 them. An id that is not among n of them is taken for one with a probability of n / 2^64, 10^-15 for 20,000 genes.
@@ -29,7 +29,8 @@ class TrainingData:
     incomplete_features
         Features with a missing value in a row of these genes.
     unused_features
-        Features of the dataset that it was not trained on: suspected leaks, and those that a pilot left out.
+        Features of the dataset that it was not trained on: suspected leaks, and those that a pilot left out, but for columns
+        that the user wants to keep.
     """
 
     gene_column: str | None = None
@@ -59,12 +60,12 @@ def training_data(
 
 def joined(parts: Sequence[TrainingData]) -> TrainingData:
     """Return what an ensemble was trained on: the genes of any member; nothing is known where nothing is known of one."""
+    unused = tuple(dict.fromkeys(name for one in parts for name in one.unused_features))
     if any(one.gene_column is None for one in parts):
-        return TrainingData()
+        return TrainingData(unused_features=unused)
     keys = np.unique(np.frombuffer(b"".join(one.gene_keys for one in parts), dtype="<u8"))
     names = dict.fromkeys(name for one in parts for name in one.incomplete_features)
-    unused = dict.fromkeys(name for one in parts for name in one.unused_features)
-    return TrainingData(parts[0].gene_column, keys.tobytes(), tuple(names), tuple(unused))
+    return TrainingData(parts[0].gene_column, keys.tobytes(), tuple(names), unused)
 
 
 def _keys(gene_ids: Iterable[str]) -> NDArray[np.uint64]:
