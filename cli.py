@@ -581,7 +581,7 @@ def predict(
     For each class p_CLASS, and of an ensemble spread_CLASS: the standard deviation of its members' probabilities, which says how
     much they disagree and is not an interval. trained_on marks rows of genes that the model was trained on: their predictions
     look better than those of new genes. Honest ones of the run's own rows are in its oof_predictions.parquet. Other columns are
-    kept, but for features, also those that a pilot or --auto-exclude-leaky left out.
+    kept; features are not, nor those that a pilot or --auto-exclude-leaky left out.
 
     Of a genome, Parquet counts positions from 1, BED and bigWig from 0; a donor is an exon's last base, an acceptor its first.
 
