@@ -15,6 +15,8 @@ from typing import Any
 
 from mi_duck.errors import DataError, StorageError
 
+PARTIAL = ".partial"
+"""Of the folder that `published_folder` yields, whose name holds the number of the process."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -69,7 +71,7 @@ def published_folder(out: Path) -> Iterator[Path]:
         if out.exists() and any(out.iterdir()):
             raise DataError(f"{out} exists and is not empty; remove it or choose another folder")
         whole = out.absolute()
-        partial = whole.parent / f".{whole.name}.{os.getpid()}.partial"
+        partial = whole.parent / f".{whole.name}.{os.getpid()}{PARTIAL}"
         try:
             partial.mkdir(parents=True)
             yield partial
@@ -80,6 +82,13 @@ def published_folder(out: Path) -> Iterator[Path]:
             sync_folder(whole.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_partial(out: Path) -> None:
+    """Delete what killed processes left of a folder to be published; call it while no other process makes it."""
+    for path in out.absolute().parent.glob(f".*{PARTIAL}"):
+        if re.fullmatch(rf"\.{re.escape(out.name)}\.\d+{re.escape(PARTIAL)}", path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path) -> None:

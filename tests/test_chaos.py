@@ -10,7 +10,7 @@ import pytest
 from plans import changed
 from runs import FAST, planned
 
-from mi_duck.atomic_files import remove_leftovers
+from mi_duck.atomic_files import remove_leftovers, remove_partial
 from mi_duck.errors import CheckpointError, StorageError
 from mi_duck.run.folder import RunFolder, run_lock
 from mi_duck.run.plan import Plan
@@ -70,6 +70,14 @@ def test_plan__a_changed_digit_is_damage(small_dataset: Path, tmp_path: Path) ->
     with pytest.raises(CheckpointError, match="plan.json is damaged"):
         folder.read_plan()
     assert Plan.from_json(changed(plan, n_rows=7).to_json()).data.n_rows == 7
+
+
+def test_remove_partial__deletes_what_a_killed_build_left_and_nothing_else(tmp_path: Path) -> None:
+    others = [".dataset.17.tmp", ".dataset.x.partial", ".dataset2.17.partial", "dataset"]
+    for name in [".dataset.17.partial", ".dataset.4.partial", *others]:
+        (tmp_path / name / "master").mkdir(parents=True)
+    remove_partial(tmp_path / "dataset")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
 
 
 def test_remove_leftovers__deletes_what_killed_writers_left_and_nothing_else(tmp_path: Path) -> None:

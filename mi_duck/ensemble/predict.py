@@ -359,8 +359,10 @@ class _Task:
 
 def _task(model: Model, files: Sequence[DataFile], file_names: Sequence[str]) -> _Task:
     """Check that all files have what the model needs, and no column that would be written twice."""
-    schema, unused = _checked_schema(files, model), {*model.features, *model.training.unused_features}
-    kept = [name for name in schema.names if name not in unused]
+    training = model.training
+    not_written = {*model.features, *training.unused_features}
+    schema = _checked_schema(files, model, not_written)
+    kept = [name for name in schema.names if name not in not_written]
     keys = set(folder_values(files[0], schema.names))
     other = next((file for file in files if set(folder_values(file, schema.names)) != keys), None)
     if other:
@@ -371,7 +373,6 @@ def _task(model: Model, files: Sequence[DataFile], file_names: Sequence[str]) ->
     if doubled:
         raise DataError(f"column(s) {', '.join(doubled)} of {files[0]} would be written twice; rename them")
     read, scores = (model.features, model.scores) if isinstance(model, MatrixModel) else _of_trees(model)
-    training = model.training
     why_unknown = _why_unknown(training, schema, keys, str(files[0]))
     incomplete = set(training.incomplete_features)
     complete = np.array([training.gene_column is not None and name not in incomplete for name in read], dtype=bool)
@@ -479,10 +480,9 @@ def in_order(work: Callable[[Item], Result], items: Iterator[Item], threads: int
         pool.shutdown(cancel_futures=True)
 
 
-def _checked_schema(files: Sequence[DataFile], model: Model) -> pa.Schema:
+def _checked_schema(files: Sequence[DataFile], model: Model, not_written: Collection[str]) -> pa.Schema:
     """Return the first file's schema; every file must have every feature, used or not, as a number."""
     first: pa.Schema | None = None
-    not_written = {*model.features, *model.training.unused_features}
     for file in files:
         footer(file)  # its message for a file that is not Parquet is clearer than Arrow's
         try:

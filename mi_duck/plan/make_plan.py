@@ -346,7 +346,7 @@ def screen_features(
         xgb_parameters=checked_parameters(asked.xgb),  # rows are few, and every feature is to be seen at every node
     )
     model = formula_of(indexed, asked, threads=context.threads)
-    looked = [n_genes, *(_looked_at(indexed, asked, context.threads)[0] if is_probed else [])]
+    looked = [n_genes, *(_looked_at(indexed, asked, decided(indexed, asked), model.layout)[0] if is_probed else [])]
     pilot = open_small_run(folder, asked, data, settings, indexed.genes, looked, context, model=model, name="pilot")
     gains = screen(pilot, context)
     kept = best_features(gains, data.features, wanted, always=data.base_scores)
@@ -370,11 +370,11 @@ def screen_features(
     return replace(indexed, data=fewer, bins={name: indexed.bins[name] for name in features}, pilot=pilot)
 
 
-def _looked_at(indexed: Indexed, asked: Asked, threads: int) -> tuple[list[int], bool]:
+def _looked_at(indexed: Indexed, asked: Asked, settings: Settings, layout: Layout) -> tuple[list[int], bool]:
     """Return how many genes to look at, all from rank 0 and maybe none, and whether they are to be trained on to measure."""
-    training_rows, model = indexed.genes.n_training_rows, formula_of(indexed, asked, threads=threads)
+    training_rows = indexed.genes.n_training_rows
     sizes = probe_sizes(training_rows, asked.genes_per_instance) if asked.memory_per_gene_mb is None else []
-    if is_worth_probing(decided(indexed, asked), training_rows, sizes, model.layout):
+    if is_worth_probing(settings, training_rows, sizes, layout):
         return sizes, True
     return [least_genes(training_rows)] if asked.layout == "zeros" else [], False
 
@@ -447,7 +447,7 @@ def cut_request(indexed: Indexed, settings: Settings, asked: Asked) -> CutReques
 def lay_out(indexed: Indexed, folder: RunFolder, asked: Asked, budget: Budget, context: Context) -> LaidOut:
     """Choose the layout of missing values and zeros, by the rows of a few genes where looking at them is worth it."""
     settings, model = decided(indexed, asked), formula_of(indexed, asked, threads=context.threads)
-    looked, is_probed = _looked_at(indexed, asked, context.threads)
+    looked, is_probed = _looked_at(indexed, asked, settings, model.layout)
     if not looked:
         layout = "sentinel" if asked.layout == "sentinel" else "missing"
         if layout == "sentinel":

@@ -1,8 +1,8 @@
 """The main job on bundled real data: a part of thale cress chromosome 1, from genome and annotation to predictions."""
 
-import shutil
 from pathlib import Path
 
+from mi_duck.atomic_files import remove_partial
 from mi_duck.data.dataset import open_dataset
 from mi_duck.processes import Context, in_child
 from mi_duck.settings import Asked
@@ -23,8 +23,7 @@ def run_demo(out: Path, context: Context, *, seed: int) -> dict[str, Path]:
     dataset, folder, predictions = out / "dataset", out / "run", out / "predictions.parquet"
     if not (dataset / "build.json").is_file():
         context.say("building a dataset from the first 1.5 Mb of thale cress chromosome 1")
-        for left in out.glob(f".{dataset.name}.*.partial"):  # by a call that was interrupted
-            shutil.rmtree(left, ignore_errors=True)
+        remove_partial(dataset)
         (fasta,), (annotation,) = DATA.glob("*.fna.gz"), DATA.glob("*.gtf.gz")
         built = in_child(build, context)(fasta=str(fasta), annotation=str(annotation), out=str(dataset), seed=seed)
         context.say(
