@@ -34,7 +34,11 @@ from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.ensemble.predict import predict_file
 from mi_duck.errors import MiDuckError
 from mi_duck.genome.synthetic import synthesise
-from mi_duck.plan.make_plan import LaidOut, cut_instances, decided, formula_of, plan_data
+from mi_duck.plan.cut import cut_instances
+from mi_duck.plan.formula import by_formula
+from mi_duck.plan.indexing import plan_data
+from mi_duck.plan.layouts import LaidOut
+from mi_duck.plan.strategies import cut_request
 from mi_duck.processes import Context
 from mi_duck.resources import Budget
 from mi_duck.rows.partition import partition_here
@@ -87,9 +91,11 @@ def make(data: Path, root: Path, *, full_hash: bool = False) -> Plan:
     dataset = open_dataset(str(data), full_hash=full_hash)
     context = Context(1, quiet, quiet)
     indexed = plan_data(dataset, folder, ASKED, context, with_leakage=False)
-    laid_out = LaidOut(decided(indexed, ASKED), formula_of(indexed, ASKED, threads=1), (), None, None, False)
+    start = by_formula(indexed, ASKED, threads=1)
+    laid_out = LaidOut(start.settings, start.model, (), None, None, False)
     costs = Costs(laid_out.model, Rates(), 1.0)
-    cut = cut_instances(indexed, laid_out, costs, ASKED, Budget(1 << 30, "the benchmark", True), context)
+    request = cut_request(indexed, ASKED, Budget(1 << 30, "the benchmark", True))
+    cut = cut_instances(indexed, request, laid_out, costs, ASKED, context)
     plan = Plan(ASKED, indexed.data, laid_out.settings, costs, cut)
     write_file(folder.plan, plan.to_json().encode())
     return plan

@@ -23,7 +23,7 @@ from scipy.special import stdtrit
 from mi_duck.data.dataset import open_dataset
 from mi_duck.metrics.calibrate import logistic
 from mi_duck.metrics.metrics import differences, draw_weights, drawn_scores, interval
-from mi_duck.plan.choices import EASY_QUANTILE
+from mi_duck.plan.indexing import EASY_QUANTILE
 
 METRICS = ("average_precision", "log_loss")
 DRAWS = 500

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mi_duck.plan.strategies import CutRequest
+from mi_duck.resources import Budget
 from mi_duck.run.costs import Layout
 from mi_duck.run.plan import Settings
 
@@ -37,12 +38,12 @@ SETTINGS = Settings(
 )
 # 3,000 genes of 400 rows: some 1 GiB in one matrix
 REQUEST = CutRequest(
+    budget=Budget(1 << 40, "", True),
     training_rows=np.full(3000, 400),
     genes_per_instance=1500,
     overlap=0.1,
     max_instances=10,
     auto_adjust=True,
-    settings=SETTINGS,
     n_classes=3,
     record_bytes=130,
     n_rows_written=1_200_000,

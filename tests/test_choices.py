@@ -23,15 +23,10 @@ from mi_duck.data.genes import index_genes
 from mi_duck.data.sampling import sample_negatives
 from mi_duck.errors import PlanError
 from mi_duck.genome.synthetic import synthesise
-from mi_duck.plan.choices import (
-    ROOM_FOR_ZEROS,
-    ROUNDS_WORTH_A_MATRIX,
-    choose_cv,
-    choose_features,
-    choose_layout,
-    choose_sample,
-)
-from mi_duck.plan.strategies import CutRequest, layout_of
+from mi_duck.plan.formula import ROUNDS_WORTH_A_MATRIX, choose_cv
+from mi_duck.plan.indexing import choose_sample
+from mi_duck.plan.layouts import ROOM_FOR_ZEROS, choose_layout, layout_of, zeros_to_leave_out
+from mi_duck.plan.screening import choose_features
 from mi_duck.resources import Budget
 from mi_duck.rows.partition import partition_here
 from mi_duck.rows.segments import LEFT_OUT, USED, USED_FOR_MANY, ColumnDensity, SegmentReader
@@ -56,12 +51,12 @@ HOLES = replace(FULL, missing=WHOLE.missing | {"real_3": 20})
 
 
 def chosen(
-    asked: str, density: ColumnDensity, budget_bytes: int, *, strategy: str = "multi", request: CutRequest = REQUEST
+    asked: str, density: ColumnDensity, budget_bytes: int, *, strategy: str = "multi", device: str = "cpu"
 ) -> str:
-    budget = Budget(budget_bytes, "", True)
-    layout, reason = choose_layout(
-        Asked(layout=asked, strategy=strategy, train_all_genes=True), request, MODEL, density, budget
-    )
+    request = replace(REQUEST, budget=Budget(budget_bytes, "", True))
+    options = Asked(layout=asked, strategy=strategy, device=device, train_all_genes=True)
+    zeros = zeros_to_leave_out(MODEL.layout, density)
+    layout, reason = choose_layout(options, request, MODEL, density, zeros)
     assert reason
     return layout
 
@@ -98,8 +93,7 @@ def test_choose_layout__leaves_zeros_out_where_that_saves_time_and_fits_with_roo
     assert chosen("auto", WHOLE, enough, strategy="single") == "missing"  # twice the genes in it
     assert chosen("auto", WHOLE, 1 << 40, strategy="single") == "zeros"
     assert chosen("auto", WHOLE, 1 << 40, strategy="external") == "missing"
-    on_cuda = replace(REQUEST, settings=replace(REQUEST.settings, device="cuda"))
-    assert chosen("auto", WHOLE, 1 << 40, request=on_cuda) == "missing"
+    assert chosen("auto", WHOLE, 1 << 40, device="cuda") == "missing"
     nothing = replace(WHOLE, zeros={}, missing={f"real_{number}": 100 for number in range(100)})
     assert chosen("auto", nothing, 1 << 40) == "missing"
     assert chosen("auto", WHOLE, enough - 2) == "missing"
@@ -326,7 +320,7 @@ def test_sampling__is_a_quarter_by_default_where_rows_are_many(
             (len(rows), unknown, columns, 1),
         )
     ):
-        monkeypatch.setattr("mi_duck.plan.choices.ROWS_WORTH_SAMPLING", least)
+        monkeypatch.setattr("mi_duck.plan.indexing.ROWS_WORTH_SAMPLING", least)
         out = tmp_path / str(number)
         result = call("plan", data, "--out", out, "--memory-per-gene-mb", "1", *flags)
         assert result.exit_code == 0, result.output

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from shared import DENSE
 
-from mi_duck.plan.strategies import layout_of, zeros_to_leave_out
+from mi_duck.plan.layouts import layout_of, zeros_to_leave_out
 from mi_duck.rows.segments import ColumnDensity
 from mi_duck.run.costs import growing_bytes
 

@@ -8,7 +8,7 @@ from runs import assert_refused, call
 from shared import DENSE
 
 from mi_duck.errors import MemoryBudgetError, PlanError
-from mi_duck.plan.strategies import CONTEXT_BYTES, check_graphics_memory, gpu_bytes
+from mi_duck.plan.cut import CONTEXT_BYTES, check_graphics_memory, gpu_bytes
 from mi_duck.resources import check_device, cuda_devices
 from mi_duck.run.plan import Instance
 

@@ -17,7 +17,10 @@ from mi_duck.boosting.steps import train_instance
 from mi_duck.data.dataset import open_dataset
 from mi_duck.errors import PlanError
 from mi_duck.genome.synthetic import synthesise
-from mi_duck.plan.make_plan import Indexed, decided, formula_of, make_plan, plan_data
+from mi_duck.plan.formula import by_formula
+from mi_duck.plan.indexing import Indexed, plan_data
+from mi_duck.plan.layouts import layout_of
+from mi_duck.plan.make_plan import make_plan
 from mi_duck.plan.probes import (
     PROBE_ROUNDS,
     SmallRun,
@@ -28,7 +31,6 @@ from mi_duck.plan.probes import (
     probe,
     probe_sizes,
 )
-from mi_duck.plan.strategies import layout_of
 from mi_duck.processes import Context, in_child
 from mi_duck.rows.partition import partition
 from mi_duck.rows.segments import ColumnDensity
@@ -54,8 +56,10 @@ class Small:
         """Index the data and write the rows of the genes of lowest rank."""
         folder, asked = RunFolder(root), replace(ASKED, cv="weights", **options)
         indexed = plan_data(open_dataset(str(dataset)), folder, asked, CONTEXT, with_leakage=False)
-        settings, model = decided(indexed, asked), formula_of(indexed, asked, threads=CONTEXT.threads)
-        small_run = open_small_run(folder, asked, indexed.data, settings, indexed.genes, sizes, CONTEXT, model=model)
+        start = by_formula(indexed, asked, threads=CONTEXT.threads)
+        small_run = open_small_run(
+            folder, asked, indexed.data, start.settings, indexed.genes, sizes, CONTEXT, model=start.model
+        )
         return cls(folder, asked, indexed, small_run)
 
     @property
@@ -65,7 +69,7 @@ class Small:
 
     def model(self, **changes: Any) -> MemoryModel:
         """Return the model by formula in the layout that the rows have."""
-        formula = formula_of(self.indexed, self.asked, threads=1)
+        formula = by_formula(self.indexed, self.asked, threads=1).model
         layout = layout_of(formula.layout, self.density(), "missing", ())
         return formula.with_layout(replace(layout, **changes))
 
@@ -237,7 +241,7 @@ def test_make_plan__reads_the_files_once_for_pilot_and_probes(
         partition(*arguments)
 
     monkeypatch.setattr("mi_duck.plan.probes.partition", counted)
-    monkeypatch.setattr("mi_duck.plan.make_plan.is_worth_probing", lambda *arguments: True)
+    monkeypatch.setattr("mi_duck.plan.probes.is_worth_probing", lambda *arguments: True)
     plan = make_plan(open_dataset(str(wide_dataset)), tmp_path / "run", replace(ASKED, screen_features=40), CONTEXT)
     assert 40 <= len(plan.data.features) < len(plan.data.features) + len(plan.data.screened_features)
     assert plan.costs.model.is_measured
@@ -255,7 +259,8 @@ def test_probe_sizes__are_parts_of_an_instance_within_bounds() -> None:
 
 def test_is_worth_probing__where_it_takes_a_tenth_of_the_run_at_most(lean_dataset: Path, tmp_path: Path) -> None:
     indexed = plan_data(open_dataset(str(lean_dataset)), RunFolder(tmp_path), ASKED, CONTEXT, with_leakage=False)
-    settings, layout = decided(indexed, ASKED), formula_of(indexed, ASKED, threads=1).layout
+    start = by_formula(indexed, ASKED, threads=1)
+    settings, layout = start.settings, start.model.layout
     rows = indexed.genes.n_training_rows
     # two starts of a child alone take longer than a tenth of a run of seconds
     assert not is_worth_probing(settings, rows, [10, 20], layout)

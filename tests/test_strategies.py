@@ -9,7 +9,10 @@ from runs import call
 from shared import DENSE, REQUEST, SETTINGS
 
 from mi_duck.errors import MemoryBudgetError, MiDuckError, PlanError
-from mi_duck.plan.strategies import Alternative, alternatives, choose_strategy, instance_seconds, layout_of, windows_of
+from mi_duck.plan.cut import Alternative, alternatives
+from mi_duck.plan.layouts import layout_of
+from mi_duck.plan.strategies import CutRequest, choose_strategy, windows_of
+from mi_duck.plan.times import instance_seconds
 from mi_duck.resources import Budget
 from mi_duck.rows.segments import ColumnDensity
 from mi_duck.run.costs import MemoryModel, Rates
@@ -21,8 +24,9 @@ MODEL = MemoryModel(LAYOUT)
 NEEDED = MODEL.needed_bytes(1_200_000, 3000)
 
 
-def budget(n_bytes: int, *, is_users_number: bool = True) -> Budget:
-    return Budget(n_bytes, "--max-memory-per-instance-gb" if is_users_number else "the machine", is_users_number)
+def within(n_bytes: int, *, is_users_number: bool = True) -> CutRequest:
+    name = "--max-memory-per-instance-gb" if is_users_number else "the machine"
+    return replace(REQUEST, budget=Budget(n_bytes, name, is_users_number))
 
 
 @pytest.mark.parametrize(
@@ -40,50 +44,48 @@ def budget(n_bytes: int, *, is_users_number: bool = True) -> Budget:
 def test_choose_strategy__takes_the_first_that_fits(
     asked: str, n_genes: int, train_all_genes: bool, budget_bytes: int, expected: str
 ) -> None:
-    request = replace(REQUEST, training_rows=np.full(n_genes, 400))
-    found = choose_strategy(
-        Asked(strategy=asked, train_all_genes=train_all_genes), request, MODEL, budget(budget_bytes)
-    )
+    request = replace(within(budget_bytes), training_rows=np.full(n_genes, 400))
+    found = choose_strategy(Asked(strategy=asked, train_all_genes=train_all_genes), request, MODEL)
     assert found == expected
 
 
 @pytest.mark.parametrize("is_users_number", [True, False])
 def test_windows_of__a_budget_too_small_for_one_model_is_enough_for_several(is_users_number: bool) -> None:
     """A number of the user that cannot work is another error than a machine that is too small."""
-    enough, less = (budget(n_bytes, is_users_number=is_users_number) for n_bytes in (NEEDED, NEEDED - 1))
+    enough, less = (within(n_bytes, is_users_number=is_users_number) for n_bytes in (NEEDED, NEEDED - 1))
     kind: type[MiDuckError] = PlanError if is_users_number else MemoryBudgetError
-    assert windows_of("single", REQUEST, MODEL, enough).ranges == ((0, 3000),)
+    assert windows_of("single", enough, MODEL).ranges == ((0, 3000),)
     with pytest.raises(
         kind, match=r"a single model of 1,200,000 rows needs 1\.\d\d GiB, but the budget is 1\.\d\d GiB"
     ) as one:
-        windows_of("single", REQUEST, MODEL, less)
+        windows_of("single", less, MODEL)
     assert one.value.exit_code == (78 if is_users_number else 137)
     assert "--strategy multi or --strategy external" in str(one.value)
-    several = windows_of("multi", REQUEST, MODEL, less)
+    several = windows_of("multi", less, MODEL)
     assert len(several.ranges) == 3
     assert all(MODEL.needed_bytes((stop - first) * 400, 1) < NEEDED for first, stop in several.ranges)
     with pytest.raises(kind, match="holds no row; training needs .* for the largest gene alone"):
-        windows_of("multi", REQUEST, MODEL, budget(1000, is_users_number=is_users_number))
+        windows_of("multi", within(1000, is_users_number=is_users_number), MODEL)
 
 
 def test_windows_of__external_is_one_window_of_all_genes() -> None:
     on_disk = MODEL.with_layout(replace(LAYOUT, is_external=True))
     needed = on_disk.needed_bytes(1_200_000, 3000)
     assert needed < NEEDED
-    assert windows_of("external", REQUEST, on_disk, budget(needed)).ranges == ((0, 3000),)
+    assert windows_of("external", within(needed), on_disk).ranges == ((0, 3000),)
     with pytest.raises(PlanError, match=r"with its matrix on disk of 1,200,000 rows .*; set --strategy multi$"):
-        windows_of("external", REQUEST, on_disk, budget(needed - 1))
+        windows_of("external", within(needed - 1), on_disk)
 
 
 def test_windows_of__the_users_megabytes_per_gene_bind_by_genes() -> None:
     model = replace(MODEL, megabytes_per_gene=1.0)
     # 120 MiB and one for each gene: 1,120 MiB hold 1,000 genes
-    found = windows_of("multi", REQUEST, model, budget(1120 << 20))
+    found = windows_of("multi", within(1120 << 20), model)
     assert found.genes_per_instance == 1000
     with pytest.raises(PlanError, match="holds 1,000 genes"):
-        windows_of("multi", replace(REQUEST, auto_adjust=False), model, budget(1120 << 20))
+        windows_of("multi", replace(within(1120 << 20), auto_adjust=False), model)
     with pytest.raises(PlanError, match="holds 0 genes"):
-        windows_of("multi", REQUEST, model, budget(120 << 20))
+        windows_of("multi", within(120 << 20), model)
 
 
 def seconds_of(strategy: str, n_rows: int, *, is_external: bool = False) -> float:
@@ -95,7 +97,7 @@ def by_name(found: tuple[Alternative, ...]) -> dict[tuple[str, str], Alternative
 
 
 def test_alternatives__tell_every_strategy_and_why_one_cannot_be() -> None:
-    found = by_name(alternatives(REQUEST, MODEL, Rates(), budget(NEEDED - 1), None, (), strategy="multi"))
+    found = by_name(alternatives(within(NEEDED - 1), SETTINGS, MODEL, Rates(), None, (), strategy="multi"))
     assert list(found) == [("single", "missing"), ("multi", "missing"), ("external", "missing")]
     single, multi, external = found.values()
     assert (single.is_feasible, single.n_instances, single.peak_bytes) == (
@@ -121,8 +123,8 @@ def test_alternatives__tell_every_strategy_and_why_one_cannot_be() -> None:
 def test_alternatives__are_the_same_beside_a_plan_on_disk() -> None:
     """A model that was measured on disk is not slowed down again, and tells the others by the formula."""
     on_disk = MODEL.with_layout(replace(LAYOUT, is_external=True))
-    found = by_name(alternatives(REQUEST, on_disk, Rates(), budget(1 << 40), None, (), strategy="external"))
-    other = by_name(alternatives(REQUEST, MODEL, Rates(), budget(1 << 40), None, (), strategy="single"))
+    found = by_name(alternatives(REQUEST, SETTINGS, on_disk, Rates(), None, (), strategy="external"))
+    other = by_name(alternatives(REQUEST, SETTINGS, MODEL, Rates(), None, (), strategy="single"))
     for name in found:
         assert found[name].peak_bytes == other[name].peak_bytes
         assert found[name].disk_bytes == other[name].disk_bytes
@@ -140,8 +142,7 @@ def test_alternatives__tell_other_layouts_of_the_plans_strategy() -> None:
     holes = {f"real_{number}": 5 for number in range(10)}
     density = ColumnDensity(100, zeros, holes)
     model = MODEL.with_layout(layout_of(LAYOUT, density, "missing", ()))
-    enough = budget(1 << 40)
-    found = by_name(alternatives(REQUEST, model, Rates(), enough, density, tuple(zeros), strategy="single"))
+    found = by_name(alternatives(REQUEST, SETTINGS, model, Rates(), density, tuple(zeros), strategy="single"))
     assert list(found)[3:] == [("single", "zeros"), ("single", "sentinel")]
     missing, zero, sentinel = (found["single", layout] for layout in ("missing", "zeros", "sentinel"))
     assert sentinel.peak_bytes < zero.peak_bytes < missing.peak_bytes
@@ -149,7 +150,7 @@ def test_alternatives__tell_other_layouts_of_the_plans_strategy() -> None:
     assert zero.seconds < missing.seconds * 0.6
     # where nothing is missing a sentinel has nothing to stand for
     whole = ColumnDensity(100, zeros, dict.fromkeys(holes, 0))
-    found = by_name(alternatives(REQUEST, MODEL, Rates(), enough, whole, tuple(zeros), strategy="single"))
+    found = by_name(alternatives(REQUEST, SETTINGS, MODEL, Rates(), whole, tuple(zeros), strategy="single"))
     assert list(found)[3:] == [("single", "zeros")]
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from plans import changed, made_plan
 
-from mi_duck.plan.strategies import round_seconds, stored_cells
+from mi_duck.plan.times import round_seconds, stored_cells
 from mi_duck.processes import WHOLE_RUN, Context
 from mi_duck.run.costs import Rates, expected_nodes
 from mi_duck.run.plan import Instance, Plan

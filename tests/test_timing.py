@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from shared import DENSE, SETTINGS
 
 from mi_duck.plan.probes import TimePoint, fit_rates
-from mi_duck.plan.strategies import USUAL_PATH, training_seconds, usual_rounds, usual_trees
+from mi_duck.plan.times import USUAL_PATH, training_seconds, usual_rounds, usual_trees
 from mi_duck.run.costs import Rates
 from mi_duck.run.plan import Settings
 

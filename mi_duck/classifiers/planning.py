@@ -11,8 +11,9 @@ from mi_duck.classifiers.blocks import BUFFER_BYTES
 from mi_duck.classifiers.estimators import NETWORKS, Estimator, named_estimator
 from mi_duck.classifiers.tabnet import ROWS_AT_ONCE
 from mi_duck.numbers import gibibytes
-from mi_duck.plan.make_plan import Indexed, check_classes, decided, formula_of
-from mi_duck.plan.strategies import Alternative
+from mi_duck.plan.cut import Alternative, check_classes
+from mi_duck.plan.formula import by_formula
+from mi_duck.plan.indexing import Indexed
 from mi_duck.plan.windows import refusal_of
 from mi_duck.resources import Budget
 from mi_duck.run.costs import PLANNED, Costs, Rates
@@ -76,8 +77,9 @@ def classifier_plan(
         It needs more than the budget, or a fold would train without a class.
     """
     data, genes = indexed.data, indexed.genes
+    start = by_formula(indexed, asked, threads=threads)
     settings = replace(
-        decided(indexed, asked),
+        start.settings,
         n_estimators=classifying.epochs,
         early_stopping_patience=classifying.epoch_patience,
         estimator=estimator.name,
@@ -115,7 +117,7 @@ def classifier_plan(
         holdout_segments=holdout_segments(data),
         alternatives=(asdict(one),),
     )
-    model = replace(formula_of(indexed, asked, threads=threads), megabytes_per_gene=peak / (1 << 20) / data.n_genes)
+    model = replace(start.model, megabytes_per_gene=peak / (1 << 20) / data.n_genes)
     return Plan(asked, data, settings, Costs(model, Rates(), peak / n_training_rows), cut)
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from mi_duck.atomic_files import storage_errors, write_file, write_json
 from mi_duck.errors import PlanError, RunBusyError
-from mi_duck.plan.strategies import instance_seconds
+from mi_duck.plan.times import instance_seconds
 from mi_duck.processes import Say
 from mi_duck.rows.partition import is_partitioned
 from mi_duck.run.folder import RunFolder, is_explained, run_lock

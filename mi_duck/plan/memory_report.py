@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from mi_duck.data.dataset import Dataset
 from mi_duck.errors import PlanError
-from mi_duck.plan.choices import choose_layout
-from mi_duck.plan.make_plan import cut_request, decided, formula_of, plan_data
+from mi_duck.plan.formula import by_formula
+from mi_duck.plan.indexing import plan_data
+from mi_duck.plan.layouts import choose_layout, layout_of, with_layout, zeros_to_leave_out
 from mi_duck.plan.probes import SmallRun, density_of, measure, open_small_run, probe, probe_sizes
-from mi_duck.plan.strategies import layout_of, zeros_to_leave_out
+from mi_duck.plan.strategies import cut_request
 from mi_duck.processes import Context
 from mi_duck.resources import memory_budget
 from mi_duck.run.costs import PHASES, MemoryModel, MemoryPoint, Rates, slope_ratio
@@ -101,21 +102,23 @@ def measure_dataset(
         raise PlanError(f"{indexed.data.n_rows:,} rows are too few to measure memory on; a plan uses the formula")
     whole = min(asked.genes_per_instance, len(training_rows))
     checked = sorted(set(check_genes or (whole // 3, whole)))
-    settings, formula = decided(indexed, asked), formula_of(indexed, asked, threads=context.threads)
-    looked = [*sizes, *checked]
-    small_run = open_small_run(folder, asked, indexed.data, settings, indexed.genes, looked, context, model=formula)
+    start = by_formula(indexed, asked, threads=context.threads)
+    formula, looked = start.model, [*sizes, *checked]
+    small_run = open_small_run(
+        folder, asked, indexed.data, start.settings, indexed.genes, looked, context, model=formula
+    )
     density = density_of(small_run, max(sizes))
+    zeros = zeros_to_leave_out(formula.layout, density)
     if not layouts:
         budget = memory_budget(max_gb=asked.max_memory_per_instance_gb, safety_factor=asked.memory_safety_factor)
-        layout, reason = choose_layout(asked, cut_request(indexed, settings, asked), formula, density, budget)
+        layout, reason = choose_layout(asked, cut_request(indexed, asked, budget), formula, density, zeros)
         context.say(f"layout '{layout}': {reason}")
         layouts = ["external" if asked.strategy == "external" else layout]
     found = []
     for layout in layouts:
         missing_as = "missing" if layout == "external" else layout
-        zeros = zeros_to_leave_out(formula.layout, density)
         facts = replace(layout_of(formula.layout, density, missing_as, zeros), is_external=layout == "external")
-        model, run = formula.with_layout(facts), small_run.with_settings(decided(indexed, asked, missing_as, zeros))
+        model, run = formula.with_layout(facts), small_run.with_settings(with_layout(start.settings, missing_as, zeros))
         cut = replace(run.plan.cut, strategy_used="external" if layout == "external" else "single")
         run = SmallRun(run.folder, replace(run.plan, cut=cut))
         model, rates, measured = measure(

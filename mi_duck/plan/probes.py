@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mi_duck.atomic_files import write_file, write_json
-from mi_duck.boosting.steps import feature_gains, train_instance
+from mi_duck.boosting.steps import train_instance
 from mi_duck.errors import CheckpointError
-from mi_duck.plan.strategies import (
+from mi_duck.plan.times import (
     builds_of_all_rows,
     fold_fits_of_all_rows,
     round_seconds,
@@ -38,7 +38,6 @@ from mi_duck.run.plan import Cut, Instance, Plan, PlannedData, Settings, fitted_
 from mi_duck.settings import Asked
 
 PROBE_ROUNDS = 2
-PILOT_ROUNDS, PILOT_RATE, PILOT_DEPTH = 60, 0.1, 6
 LARGEST_SHARE = 8  # the larger probe has an eighth of an instance's rows, the smaller a third of that
 LEAST_ROWS, MOST_ROWS = 6_000, 80_000
 WORTH = 0.1  # probes may take this share of the predicted run
@@ -343,14 +342,6 @@ def probe(
     )
 
 
-def screen(small_run: SmallRun, context: Context) -> dict[str, float]:
-    """Return the total gain of every feature over all classes in a pilot on the genes of a small run."""
-    small_run.write_plan(rounds=PILOT_ROUNDS)
-    return in_child(feature_gains, context, frees_at_once=True)(
-        run=str(small_run.folder.root), instance_id=0, threads=context.threads
-    ).value
-
-
 def _read(folder: RunFolder, key: Mapping[str, object]) -> Measurements | None:
     """Return the measurements of an earlier plan of the same data and settings, if there are any."""
     try:
@@ -363,3 +354,16 @@ def _read(folder: RunFolder, key: Mapping[str, object]) -> Measurements | None:
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def looked_at(
+    asked: Asked, settings: Settings, training_rows: NDArray[np.int64], layout: Layout
+) -> tuple[list[int], bool]:
+    """Return how many genes to look at, all from rank 0 and maybe none, and whether they are to be trained on to measure.
+
+    ``training_rows`` are those of each gene in rank order.
+    """
+    sizes = probe_sizes(training_rows, asked.genes_per_instance) if asked.memory_per_gene_mb is None else []
+    if is_worth_probing(settings, training_rows, sizes, layout):
+        return sizes, True
+    return [least_genes(training_rows)] if asked.layout == "zeros" else [], False

@@ -26,6 +26,7 @@ FULL_LEVELS = 6  # of a tree at most: some tree has all nodes of these where row
 # With rows for so many of the smallest leaves on average half of the nodes of a level are there; of each level below the full
 # ones for one more, for what ends above it is missing there too.
 LEAVES_PER_NODE = 3
+SPARSE = 0.2  # XGBoost's column-major copy stores a column that is filled to less as pairs of row and bin
 REFERENCE_SHARE = 0.5  # with more wide columns than this, sketching them apart would take as much as the whole
 PHASES = ("cuts", "matrix", "boost", "finish")
 
@@ -337,7 +338,7 @@ class Rates:
     per_cell_begun
         Of beginning a booster: what its first round takes longer than the others.
     per_cell_and_round
-        Of one round of one booster, for each cell that it looks at; see `mi_duck.plan.strategies.round_seconds`.
+        Of one round of one booster, for each cell that it looks at; see `mi_duck.plan.times.round_seconds`.
     is_external
         Whether they were measured on a matrix on disk.
     """

@@ -295,7 +295,7 @@ class Cut:
     holdout_segments
         Where the rows of the held-out genes lie.
     alternatives
-        What every strategy and layout would take; see `mi_duck.plan.strategies.alternatives`.
+        What every strategy and layout would take; see `mi_duck.plan.cut.alternatives`.
     split_instances
         Instances that ran out of memory and were split in halves, which stand among ``instances``; never in ``plan.json``,
         see `read_splits`.

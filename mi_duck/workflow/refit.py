@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mi_duck.atomic_files import free_bytes
 from mi_duck.errors import MemoryBudgetError, PlanError, StorageError
-from mi_duck.plan.strategies import leaves_bytes, refit_seconds
+from mi_duck.plan.times import leaves_bytes, refit_seconds
 from mi_duck.processes import ChildResult, Context, Pool, Report, Task, in_child
 from mi_duck.resources import machine_budget
 from mi_duck.rows.partition import partition
@@ -40,7 +40,7 @@ def is_worth_parts(plan: Plan) -> bool:
 
 
 def core_seconds(plan: Plan, rounds: int | None = None) -> float:
-    """Return the predicted seconds of the whole refit on one core; see `mi_duck.plan.strategies.refit_seconds`."""
+    """Return the predicted seconds of the whole refit on one core; see `mi_duck.plan.times.refit_seconds`."""
     return refit_seconds(len(plan.cut.instances) * n_parts(plan)[1], refitted_rows(plan), plan.settings, rounds)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from operator import mul
 from statistics import fmean
 
-from mi_duck.plan.strategies import (
+from mi_duck.plan.times import (
     external_factor,
     round_seconds,
     rounds_of_final_boosters,

@@ -20,7 +20,7 @@ from mi_duck.errors import (
     PlanError,
 )
 from mi_duck.numbers import gibibytes
-from mi_duck.plan.strategies import layout_of
+from mi_duck.plan.layouts import layout_of
 from mi_duck.plan.windows import halves_of
 from mi_duck.processes import Context, Pool, Report, Task, in_child
 from mi_duck.resources import Budget, machine_budget
