@@ -199,8 +199,8 @@ class Asked:
     )
     sample_negatives: float | None = option(
         None,
-        "Share of the easy negatives to train on, with the inverse as weight; 1 is all. By default all of fewer than "
-        "200,000 rows or without base scores, else a quarter.",
+        "Share of the easy negatives to train on, with the inverse as weight; 1 is all, as always without base scores. By "
+        "default all of fewer than 200,000 rows, else a quarter.",
         PLAN,
         least=0.01,
         most=1.0,
@@ -260,7 +260,9 @@ class Asked:
         metavar="NAME=VALUE",
     )
     device: Literal["cpu", "cuda"] = option(
-        "cpu", "Where XGBoost trains; cuda is passed on as it is and has not been tried on a device yet.", WHERE
+        "cpu",
+        "Where trees and networks are trained; cuda is passed on as it is and has not been tried on a device yet.",
+        WHERE,
     )
     seed: int = option(42, "Seed of every choice.", TRAINING, least=0, most=2**31 - 1)
     calibrate_per_class: bool = option(True, "Calibrate each class if it lowers the log loss.", ENSEMBLE)

@@ -200,3 +200,11 @@ def test_run__says_how_many_rows_have_no_base_score(lean_dataset: Path, tmp_path
     assert words in (tmp_path / "run" / "unified_training_summary.txt").read_text()
     facts = json.loads((tmp_path / "run" / "base_vs_meta.json").read_bytes())
     assert facts["n_rows_without_base_score"] == -(-n_rows // 10)
+
+
+def test_no_calibration__changes_no_score_of_the_ensemble(run: Path) -> None:
+    """Rows are divided by their sums before and after, so what the report shows as calibration is calibration alone."""
+    facts = json.loads((run / "calibration_analysis" / "calibration.json").read_bytes())["ensemble"]
+    for name in CLASSES:
+        for metric in ("log_loss", "brier"):
+            assert facts[name]["difference"][metric]["value"] == pytest.approx(0, abs=1e-6)

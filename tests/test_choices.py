@@ -332,9 +332,16 @@ def test_sampling__is_a_quarter_by_default_where_rows_are_many(
         assert ("easy negatives: those whose site score is below" in result.stderr) == (expected < 1)
 
 
-def test_sampling__needs_base_scores(dataset: Path, tmp_path: Path) -> None:
+def test_sampling__without_base_scores_trains_on_all_rows_and_says_so(dataset: Path, tmp_path: Path) -> None:
+    """A preset may ask for it, of any table."""
+    result = call("plan", dataset, "--out", tmp_path, "--exclude", "^donor_score$", "--preset", "fast")
+    assert result.exit_code == 0, result.output
+    assert "all rows are trained on, not 0.1 of the easy negatives" in result.stderr
+    assert RunFolder(tmp_path).read_plan().settings.easy_share == 1
+
+
+def test_sampling__needs_base_scores_of_the_background(dataset: Path, tmp_path: Path) -> None:
     for flags, words in (
-        (("--exclude", "^donor_score$"), "needs a base score for every class"),
         (("--base-score-columns", "neither_score,nothing,nothing"), "no row of class neither has a base score"),
     ):
         data = tmp_path / "data"

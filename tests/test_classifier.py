@@ -262,6 +262,12 @@ def test_fit__refuses_data_that_cannot_be_used() -> None:
     x, y, groups = rows()
     with pytest.raises(ValueError, match="has one class"):
         EnsembleClassifier(**QUICK).fit(x, np.zeros(len(y)))
+    for lost in (
+        np.where(np.arange(len(y)) < 7, np.nan, groups),
+        np.where(np.arange(len(y)) < 7, None, groups.astype(str)),
+    ):
+        with pytest.raises(ValueError, match="groups has 7 missing values"):
+            EnsembleClassifier(**QUICK).fit(x, y, groups=lost)
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         EnsembleClassifier(**QUICK).fit(x, y, groups=groups[:-1])
     with pytest.raises(ValueError, match="infinity"):

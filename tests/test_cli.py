@@ -279,6 +279,15 @@ def test_columns__gene_label_and_classes_may_have_other_names(lean_dataset: Path
     assert RunFolder(tmp_path / "again").read_plan() == made
 
 
+def test_exclude__that_matches_no_column_is_refused(lean_dataset: Path, plain: Plan, tmp_path: Path) -> None:
+    """A mistyped pattern would train on the column that it is to leave out."""
+    name = plain.data.features[0]
+    result = call("plan", lean_dataset, "--out", tmp_path / "run", *BASE, "--exclude", f"^{name}x$")
+    assert result.exit_code == 65, result.output
+    assert f"--exclude '^{name}x$' matches no column; did you mean '{name}'?" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_exclude_features__names_columns_in_a_file(lean_dataset: Path, plain: Plan, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text(f"# two\n{plain.data.features[0]}\n\n{plain.data.features[5]}\n")
     result = call("plan", lean_dataset, "--out", tmp_path / "run", *BASE, "--exclude-features", tmp_path / "names.txt")

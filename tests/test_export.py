@@ -22,6 +22,7 @@ from mi_duck.errors import CheckpointError, DataError
 from mi_duck.export.export import border_rows, export_model, restore_model
 from mi_duck.metrics.calibrate import Calibrator
 from mi_duck.run.encoding import Encoding
+from mi_duck.run.folder import RunFolder
 
 CLASSES = ("neither", "donor")
 STEPS = Calibrator("isotonic", margins=(-3.0, -1.0, -0.999, 0.5, 2.0), probabilities=(1e-6, 0.1, 0.4, 0.4, 0.9))
@@ -250,6 +251,12 @@ def test_native__replaces_an_export_but_no_other_folder(tmp_path: Path) -> None:
     assert [file.name for file in other.iterdir()] == ["notes.txt"]
     with pytest.raises(DataError, match="is a folder; name a file"):
         export_model(run, "pickle", out=other)
+    model = RunFolder(run).model.read_bytes()
+    for kind in ("pickle", "onnx"):
+        for name in (RunFolder(run).model, other / "notes.txt"):
+            with pytest.raises(DataError, match="exists and its name is not one of"):
+                export_model(run, kind, out=name)
+    assert (RunFolder(run).model.read_bytes(), (other / "notes.txt").read_text()) == (model, "mine")
 
 
 # ---- ONNX -------------------------------------------------------------------------------------------------------------

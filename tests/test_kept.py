@@ -134,7 +134,7 @@ def test_sql_readme__joins_predictions_with_the_dataset(folder: Path, monkeypatc
     text = (Path(__file__).parents[1] / "sql" / "README.md").read_text(encoding="utf-8")
     query = next(one for one in re.findall(r"```sql\n(.*?)```", text, re.S) if "read_parquet" in one)
     monkeypatch.chdir(folder)
-    query = query.replace("p_donor", "p_1").replace("dataset/", "data/")
+    query = query.replace("p_donor", "p_1").replace("dataset/master/", "data/")
     *before, last = duckdb.extract_statements(query)
     with duckdb.connect() as connection:
         for statement in before:

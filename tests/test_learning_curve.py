@@ -76,6 +76,15 @@ def test_curve_points__foretell_the_largest_from_the_others() -> None:
     assert points[CHECK].gain == pytest.approx(-0.02, abs=2e-3)
 
 
+def test_curve_points__of_a_nearly_perfect_score_stay_in_its_range() -> None:
+    """A law fitted to noise near an end goes past it, where neither a score nor a gain can be."""
+    sizes = [100, 200, 400, 800]
+    points = curve_points(curves([0.95, 0.98, 0.9999, 1.0], [0.2, 0.1, 0.001, 0.0001], 0.0), sizes, sizes)
+    ahead = {one.metric: one for one in points if one.kind == AHEAD}
+    assert ahead["average_precision"].value == ahead["average_precision"].high == 1
+    assert ahead["log_loss"].value == ahead["log_loss"].low == 0
+
+
 def curves(precision: list[float], loss: list[float], spread: float) -> dict:
     around = np.array([[0.0], [spread], [-spread]]) * np.array([[0, 1, 2, 3]])
     return {
@@ -88,10 +97,12 @@ def test_sentences__say_what_rises_and_what_falls_and_whether_it_is_known() -> N
     sizes = [100, 200, 400, 800]
     rising = curve_points(curves([0.5, 0.6, 0.65, 0.675], [0.4, 0.3, 0.25, 0.225], 0.0), sizes, sizes)
     first, *others = sentences(rising, "")
-    assert first.startswith("Twice the genes (1,600 instead of 800) would raise mean average precision by 0.01")
+    assert first.startswith(
+        "By the fitted curve, twice the genes (1,600 instead of 800) would raise mean average precision by 0.01"
+    )
     assert "and lower log loss by 0.01" in first
     assert not [one for one in others if "no change" in one]
-    assert any("foretells 0.675" in one for one in others)
+    assert any("predicts 0.675" in one for one in others)
     unknown = curve_points(curves([0.5, 0.5, 0.5, 0.5], [0.3, 0.3, 0.3, 0.3], 0.05), sizes, sizes)
     assert "Neither can be distinguished from no change." in sentences(unknown, "")
     assert sentences(rising, "12 fold groups, fewer than 100")[-1].startswith("They are too narrow: 12 fold groups")

@@ -32,7 +32,7 @@ def test_fit__that_stopped_early_is_sound() -> None:
     assert (record.training_log_loss, record.stopping_log_loss) == (0.3, 0.5)
     assert record.gap == pytest.approx(0.2)
     assert record.final_gap == pytest.approx(0.6)
-    assert record.verdict == "stopped early"
+    assert record.verdict == "best round found"
 
 
 def test_fit__whose_last_round_was_the_best_ran_out_of_rounds() -> None:
@@ -40,12 +40,14 @@ def test_fit__whose_last_round_was_the_best_ran_out_of_rounds() -> None:
     assert (record.verdict, record.has_stopped_early) == ("ran out of rounds", False)
     assert verdict([0.4, 0.3, 0.2], [0.6, 0.3, 0.4], 2, n_estimators=3, patience=10).verdict == "ran out of rounds"
     # three rounds without gain of a patience of four: it would have stopped soon
-    assert verdict([0.4, 0.3, 0.3, 0.3], [0.3, 0.2, 0.4, 0.4], 2, n_estimators=4, patience=4).verdict == "stopped early"
+    assert (
+        verdict([0.4, 0.3, 0.3, 0.3], [0.3, 0.2, 0.4, 0.4], 2, n_estimators=4, patience=4).verdict == "best round found"
+    )
 
 
 def test_fit__gap_is_wide_below_a_third() -> None:
     """.1 against .3 is a third, which is not below; .09 is."""
-    assert verdict([0.4, 0.1, 0.1], [0.4, 0.3, 0.3], 2).verdict == "stopped early"
+    assert verdict([0.4, 0.1, 0.1], [0.4, 0.3, 0.3], 2).verdict == "best round found"
     assert verdict([0.4, 0.09, 0.1], [0.4, 0.3, 0.3], 2).verdict == "wide gap"
 
 
@@ -73,7 +75,10 @@ def records(root: Path) -> RunRecords:
 def test_files__say_what_the_records_say(tmp_path: Path) -> None:
     run = records(tmp_path)
     found = write_overfitting(run)
-    assert [(one.fold, one.best_round, one.verdict) for one in found] == [(0, 2, "stopped early"), (1, 2, "wide gap")]
+    assert [(one.fold, one.best_round, one.verdict) for one in found] == [
+        (0, 2, "best round found"),
+        (1, 2, "wide gap"),
+    ]
     assert read_overfitting(run) == found
     folder = tmp_path / "overfitting"
     assert sorted(file.name for file in folder.iterdir()) == [
@@ -86,7 +91,7 @@ def test_files__say_what_the_records_say(tmp_path: Path) -> None:
     assert (first["class"], first["best_round"], first["has_stopped_early"]) == ("donor", "2", "1")
     facts = json.loads((folder / "overfitting.json").read_bytes())
     assert facts == json.loads(json.dumps(summary(found, run.noun)))
-    assert facts["verdicts"] == dict.fromkeys(ADVICE, 0) | {"stopped early": 1, "wide gap": 1}
+    assert facts["verdicts"] == dict.fromkeys(ADVICE, 0) | {"best round found": 1, "wide gap": 1}
     donor = facts["by_class"]["donor"]
     assert donor["best_round"] == [2, 2]
     assert donor["mean_training_log_loss"] == pytest.approx((0.3 + 0.04) / 2)

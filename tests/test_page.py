@@ -27,7 +27,7 @@ from mi_duck.report.overfitting import fit_records
 from mi_duck.report.page import WRITTEN_LATER, file_names, render, write_report
 from mi_duck.report.records import Score, read_run, with_interval
 from mi_duck.report.summary import answer, cautions
-from mi_duck.report.tables import run_command
+from mi_duck.report.tables import gene_tables, run_command
 
 HOSTILE = "<script>alert(1)</script>&\"'"
 CLASSES = ("neither", "donor", "acceptor")
@@ -276,9 +276,42 @@ def test_page__names_what_was_not_made_and_the_command(tmp_path: Path) -> None:
         ("Reliability diagrams.", "evaluate"),
         ("The overfitting monitor.", "report"),
         ("Importance of features by SHAP values.", "explain"),
-        ("The leakage report.", "run"),
     ):
         assert f"{missing} Not made in this run; mi-duck {command} RUN makes it." in words
+    assert "The leakage report. Not made in this run." in words
+
+
+def gene_line(number: int, delta: float, *, n_rows: int, n_donor: int) -> dict[str, str]:
+    values = {"n_rows": n_rows, "n_donor": n_donor, "n_acceptor": 0, "log_loss_base": 0.2, "log_loss_meta": 0.2 - delta}
+    return {"gene_id": f"g{number:03d}"} | {
+        name: str(one) for name, one in (values | {"log_loss_delta": delta}).items()
+    }
+
+
+def test_gene_tables__list_an_increase_only_where_there_is_one(tmp_path: Path) -> None:
+    run = read_run(made_run(tmp_path))
+    lines = [gene_line(number, 0.1, n_rows=100, n_donor=20) for number in range(50)]
+    captions = [one.caption for one in gene_tables(run, lines)]
+    assert "Genes with the largest decrease in log loss" in captions
+    assert not any("increase" in one for one in captions)
+    lines[7]["log_loss_delta"] = "-0.1"
+    increase = gene_tables(run, lines)[-1]
+    assert increase.caption == "Genes with the largest increase in log loss"
+    assert [row[0] for row in increase.rows] == ["g007"]
+
+
+def test_gene_tables__kinds_are_by_size_and_equal_sizes_stay_together(tmp_path: Path) -> None:
+    """All genes have a fifth of sites, so there are no thirds by that; 30 of 50 have 10 rows, of the others 11 and more."""
+    run = read_run(made_run(tmp_path))
+    rows = [10 * (number < 10) or 20 * (number < 30) or 20 + number for number in range(60)]
+    lines = [gene_line(number, 0.1, n_rows=5 * n, n_donor=n) for number, n in enumerate(rows)]
+    kinds = gene_tables(run, lines)[0]
+    names = [row[0] for row in kinds.rows]
+    assert [name.split(":")[0] for name in names] == [
+        "all",
+        *(f"{third} third of rows" for third in ("lowest", "middle", "highest")),
+    ]
+    assert [int(row[1]) for row in kinds.rows] == [60, 10, 30, 20]
 
 
 def test_page__without_plots_has_the_tables(tmp_path: Path) -> None:

@@ -335,6 +335,23 @@ def test_predict_file__never_writes_over_its_input(
     assert (data / "0.parquet").read_bytes() == before
 
 
+def test_predict_file__replaces_predictions_and_nothing_else(
+    run: Path, model: ConsolidatedMetaModel, rows: pa.Table, tmp_path: Path
+) -> None:
+    """A table of the user stays, and so do the scores out of fold of a run, which those of its own model would replace."""
+    data, own = write(tmp_path / "data", rows.slice(0, 10)), tmp_path / "own.parquet"
+    honest = tmp_path / "oof_predictions.parquet"
+    shutil.copy(run / honest.name, honest)
+    pq.write_table(pa.table({"mine": [1]}), own)
+    for out in (own, honest):
+        before = out.read_bytes()
+        with pytest.raises(DataError, match="exists and does not hold predictions of this command"):
+            predict_file(model, str(data), out, report=quiet)
+        assert out.read_bytes() == before
+    first = predicted(model, data, tmp_path / "p.parquet")
+    assert predicted(model, data, tmp_path / "p.parquet").equals(first)
+
+
 def test_predict_file__is_whole_or_absent(model: ConsolidatedMetaModel, rows: pa.Table, tmp_path: Path) -> None:
     """Damage in the second file: what the file held before stays, and nothing is left beside it."""
     data = tmp_path / "data"
@@ -345,10 +362,12 @@ def test_predict_file__is_whole_or_absent(model: ConsolidatedMetaModel, rows: pa
     whole[len(whole) // 2] ^= 8
     (data / "1.parquet").write_bytes(whole)
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "p.parquet").write_bytes(b"before")
+    earlier = pa.table({"source_row": [0], "prediction": ["donor"], "trained_on": [False]})
+    pq.write_table(earlier, tmp_path / "out" / "p.parquet")
+    before = (tmp_path / "out" / "p.parquet").read_bytes()
     with pytest.raises(DataError, match="1.parquet is damaged"):
         predict_file(model, str(data), tmp_path / "out" / "p.parquet", report=quiet)
-    assert [(file.name, file.read_bytes()) for file in (tmp_path / "out").iterdir()] == [("p.parquet", b"before")]
+    assert [(file.name, file.read_bytes()) for file in (tmp_path / "out").iterdir()] == [("p.parquet", before)]
 
 
 def test_predict_file__a_path_that_cannot_be_written_is_a_storage_error(

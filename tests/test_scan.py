@@ -302,6 +302,14 @@ def test_regions__that_are_none_are_refused(place: Path, tmp_path: Path, lines: 
         region_targets(place / "genome.fa", tmp_path / "r.bed")
 
 
+def test_predict__never_writes_over_a_genome_or_its_regions(place: Path, tmp_path: Path) -> None:
+    regions = tmp_path / "r.bed"
+    regions.write_text("chr1\t10\t50\n")
+    asked = ("predict", place / "run_plain", "--fasta", place / "genome.fa", "--regions", regions, "--out", regions)
+    assert_refused(call(*asked), 65, "is one of the input files")
+    assert regions.read_text() == "chr1\t10\t50\n"
+
+
 def test_features_of_genes__are_not_made_up_where_there_are_no_genes(place: Path, tmp_path: Path) -> None:
     asked = ("predict", place / "run_genes", "--fasta", place / "genome.fa", "--out", tmp_path / "p.parquet")
     assert_refused(call(*asked, "--whole-contigs"), 65, "trees of the model look at features of genes")

@@ -3,6 +3,8 @@
 import shutil
 from pathlib import Path
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from plans import changed
 from runs import call, finished_run
@@ -38,3 +40,20 @@ def test_versus__runs_of_other_data_are_refused(finished: Path, tmp_path: Path) 
     plan.write_text(changed(Plan.from_json(plan.read_text()), fingerprint="0" * 64).to_json())
     with pytest.raises(CheckpointError, match="differ in"):
         compare_runs(finished, tmp_path / "copy")
+
+
+@pytest.mark.parametrize("command", ["compare", "report", "explain"])
+def test_finished_run__with_a_changed_file_is_refused_and_stays_known_as_damaged(
+    finished: Path, tmp_path: Path, command: str
+) -> None:
+    """A step that lists the files again must not vouch for what it did not make."""
+    run = tmp_path / "copy"
+    shutil.copytree(finished, run)
+    table = pq.read_table(run / "oof_predictions.parquet")
+    perfect = pc.cast(pc.equal(table["label"].cast("string"), "donor"), "float32")
+    at = table.schema.get_field_index("p_donor")
+    pq.write_table(table.set_column(at, table.schema.field(at), perfect), run / "oof_predictions.parquet")
+    result = call(command, run, *([finished] if command == "compare" else []))
+    assert result.exit_code == 65, result.output
+    assert "oof_predictions.parquet is not what it was when the run was finished" in result.stderr
+    assert call("verify", run).exit_code == 65

@@ -43,7 +43,8 @@ def records_of(
             near = difflib.get_close_matches(name, known, n=1)
             raise TypeError(f"{function}() has no option '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
         if known[name].name in found:
-            raise TypeError(f"{function}() got '{known[name].name}' twice, the second time as '{name}'")
+            first = next(one for one in values if known[one].name == known[name].name)
+            raise TypeError(f"{function}() got '{first}' and '{name}', which are one option")
         found[known[name].name] = _checked(known[name], value)
     if preset not in PRESETS:
         raise PlanError(f"preset must be {' or '.join(map(repr, PRESETS))}, not {preset!r}{_nearest(preset, [Preset])}")
@@ -120,11 +121,11 @@ def _texts(value: Any) -> tuple[str, ...]:
         )
     if isinstance(value, str):
         return (value,)
-    if not isinstance(value, list | tuple) or not all(isinstance(part, str) for part in value):
+    if not isinstance(value, list | tuple) or not all(isinstance(part, str | Path) for part in value):
         raise PlanError(
             f"a mapping of names to values is needed, such as {{'min_child_weight': 10}}, not {value!r:.60}"
         )
-    return tuple(value)
+    return tuple(map(str, value))
 
 
 def _nearest(value: Any, kinds: Sequence[Any]) -> str:

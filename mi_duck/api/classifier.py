@@ -22,6 +22,7 @@ from mi_duck.data.dataset import RESERVED, open_columns
 from mi_duck.ensemble.model_file import load_unified_model, model_bytes, model_from_bytes
 from mi_duck.errors import DataError, PlanError
 from mi_duck.executors.anywhere import run_request
+from mi_duck.metrics.calibrate import summing_to_one
 from mi_duck.metrics.ranking import Floats64
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.xgboost_parameters import checked_parameters
@@ -112,7 +113,7 @@ class EnsembleClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_classification_targets(y)
         self.classes_, codes = np.unique(column_or_1d(y, warn=True), return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"y has one class, {self.classes_[0]!r}; a classifier needs two or more")
+            raise ValueError(f"y has one class, {self.classes_.tolist()[0]!r}; a classifier needs two or more")
         if groups is not None:
             groups = column_or_1d(groups)
             check_consistent_length(X, groups)
@@ -144,7 +145,7 @@ class EnsembleClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             found = self.model_.predict_proba(np.asarray(X), threads=self.threads)
         except DataError as error:
             raise ValueError(str(error)) from error
-        return _summing_to_one(found[:, self._order])
+        return summing_to_one(found[:, self._order].astype(np.float64))
 
     def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
         """Return the most probable label of each row, shape (n_rows,)."""
@@ -172,7 +173,7 @@ class EnsembleClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         classes = _class_names(self.classes_[order])
         columns = {name: pa.array(X[:, index]) for index, name in enumerate(names)}
         label = pa.array(classes).take(pa.array(np.argsort(order)[codes]))
-        group = np.arange(len(X)) if groups is None else np.unique(groups, return_inverse=True)[1]
+        group = np.arange(len(X)) if groups is None else _numbered(groups)
         columns |= {GROUP: pa.array(group), LABEL: label, ROW: pa.array(np.arange(len(X)))}
         table = pa.table(columns if weight is None else columns | {WEIGHT: pa.array(weight)})
         write_rows(table.to_reader(), folder / "data.parquet")
@@ -186,7 +187,8 @@ class EnsembleClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             run_request(dataset, folder / "run", asked, context, Resuming(), diagnostics, executing)
         self._order = np.argsort(order)
         self.model_ = load_unified_model(folder / "run")
-        self.out_of_fold_proba_ = _summing_to_one(
+        # in 64 bits, which the metrics of scikit-learn ask for
+        self.out_of_fold_proba_ = summing_to_one(
             _out_of_fold(RunFolder(folder / "run"), classes, len(X))[:, self._order]
         )
 
@@ -220,6 +222,15 @@ def _feature_names(given: Any, n_features: int) -> list[str]:
     return [f"feature {name}" if name in taken or name.endswith("_score") else name for name in names]
 
 
+def _numbered(groups: Any) -> NDArray[np.int64]:
+    """Return the number of each row's group; refuse rows without one."""
+    n_missing = pa.array(groups, from_pandas=True).null_count
+    if n_missing:
+        raise ValueError(f"groups has {n_missing:,} missing values; give every row a group, or leave these rows out")
+    numbers: NDArray[np.int64] = np.unique(groups, return_inverse=True)[1]
+    return numbers
+
+
 def _class_names(labels: NDArray[Any]) -> list[str]:
     """Return the names of classes: the labels where they can be names, else numbers with a word before them."""
     names = [str(label) for label in labels]
@@ -228,13 +239,6 @@ def _class_names(labels: NDArray[Any]) -> list[str]:
     if can_be and not any("," in name or name != name.strip() for name in names):
         return names
     return [f"class {number}" for number in range(len(names))]
-
-
-def _summing_to_one(probabilities: NDArray[Any]) -> Floats64:
-    """Return probabilities whose rows sum to one as 64-bit numbers, too, which the metrics of scikit-learn ask for."""
-    exact = probabilities.astype(np.float64)
-    exact /= exact.sum(axis=1, keepdims=True)
-    return exact
 
 
 def _out_of_fold(folder: RunFolder, classes: list[str], n_rows: int) -> Floats64:

@@ -5,6 +5,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mi_duck.api.arguments import records_of
 from mi_duck.api.distil import distil
 from mi_duck.api.showing import showing
 from mi_duck.console import Table
@@ -119,7 +120,7 @@ class Run:
         """
         from mi_duck.genome.predict_sequence import predict_sequence
 
-        scanning = _scanning(options)
+        (scanning,) = records_of("predict_sequence", options, (Scanning,))
         with showing(threads, None) as context:
             return predict_sequence(
                 self.model, scanning, Path(out), source=str(self.folder), threads=context.threads, report=context.report
@@ -141,7 +142,7 @@ class Run:
         dict
             ``facts``, ``scores`` (model, class, metric, value, and the ends of its 95 % interval), ``errors`` by kind.
         """
-        scanning = _scanning({"fasta": fasta, "annotation": annotation} | options)
+        (scanning,) = records_of("true_rate", {"fasta": fasta, "annotation": annotation} | options, (Scanning,))
         with showing(threads, None) as context:
             return evaluate_sequence(self.folder, scanning, n_genes, context)
 
@@ -179,12 +180,6 @@ class Run:
             f"<p>{escape(self.verdict)}</p>{_html(headline_table(score_table(self.folder)))}"
             f"<p>{escape(repr(self))}, {page}</p>"
         )
-
-
-def _scanning(options: dict[str, Any]) -> Scanning:
-    """Return what is to be predicted; a TypeError where an option does not exist."""
-    paths = {name: Path(options[name]) for name in ("fasta", "annotation", "regions") if options.get(name) is not None}
-    return Scanning(**{**options, **paths})
 
 
 def _html(table: Table) -> str:

@@ -5,6 +5,7 @@ beside the run. The name of the file holds the hash of its bytes: the same table
 it.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def location_of(data: Any, out: Path) -> str:
         if odd := {type(one).__name__ for one in data if not isinstance(one, str | Path)}:
             raise DataError(f"a list must hold paths, not {min(odd)}; for rows give a data frame or an Arrow table")
         return str(_linked([Path(one) for one in data], folder / out.name))
-    return str(_written(data, folder, out.name))
+    return str(_written(data, folder))
 
 
 def _linked(files: Sequence[Path], folder: Path) -> Path:
@@ -79,15 +80,18 @@ def _linked(files: Sequence[Path], folder: Path) -> Path:
     return folder
 
 
-def _written(table: Any, folder: Path, name: str) -> Path:
-    """Return the Parquet file with the rows of a table, which is written unless it is there with the same bytes."""
+def _written(table: Any, folder: Path) -> Path:
+    """Return the Parquet file with the rows of a table, which is written unless it is there with the same bytes.
+
+    Its name is of these bytes alone, so that runs of the same table are of the same dataset and can be compared.
+    """
     reader = reader_of(table)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{name}.tmp"
+        temporary = folder / f".table.{os.getpid()}.tmp"
         try:
             write_rows(reader, temporary)
-            target = folder / f"{name}.{file_sha256(temporary)[:16]}.parquet"
+            target = folder / f"table.{file_sha256(temporary)[:16]}.parquet"
             if not target.exists():
                 temporary.replace(target)
         finally:
@@ -104,6 +108,8 @@ def reader_of(table: Any) -> pa.RecordBatchReader:
             table = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata()
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise DataError(f"a column of the data frame holds values of several types: {error}") from error
+        except (pa.ArrowNotImplementedError, ValueError) as error:  # complex numbers; two columns of one name
+            raise DataError(f"the data frame is not a table of plain columns: {error}") from error
     if not hasattr(table, "__arrow_c_stream__"):
         raise DataError(
             f"data of type {type(table).__name__} are not a table; give a path, a data frame of pandas or Polars, an Arrow table "

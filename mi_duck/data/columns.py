@@ -171,16 +171,25 @@ def unwanted_columns(exclude_features: Path | None, names: Sequence[str]) -> set
     return unwanted
 
 
+def check_pattern(pattern: str | None, names: Sequence[str]) -> None:
+    """Refuse an ``--exclude`` that is not a regular expression, or that matches no column, as a mistyped one does."""
+    try:
+        if pattern is not None and not any(re.search(pattern, name) for name in names):
+            near = difflib.get_close_matches(pattern, names, n=1)
+            raise DataError(
+                f"--exclude '{pattern}' matches no column"
+                + (f"; did you mean '{near[0]}'?" if near else "; leave it out")
+            )
+    except re.error as error:
+        raise DataError(f"--exclude '{pattern}' is not a regular expression: {error}") from error
+
+
 def reason_to_exclude(field: pa.Field, known: Mapping[str | None, str], pattern: str | None) -> str | None:
-    """Return why a column is not a feature, by its name or its type, or None if it is one."""
+    """Return why a column is not a feature, by its name or its type, or None if it is one; see `check_pattern`."""
     if field.name in known:
         return known[field.name]
-    if pattern is not None:
-        try:
-            if re.search(pattern, field.name):
-                return "--exclude"
-        except re.error as error:
-            raise DataError(f"--exclude '{pattern}' is not a regular expression: {error}") from error
+    if pattern is not None and re.search(pattern, field.name):
+        return "--exclude"
     return None if is_number(field.type) else f"{field.type}, {NOT_A_NUMBER}"
 
 

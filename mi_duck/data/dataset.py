@@ -21,6 +21,7 @@ from mi_duck.data.columns import (
     NOT_A_NUMBER,
     NOT_FEATURES,
     base_score_columns_of,
+    check_pattern,
     check_role,
     check_weight_column,
     holdout_column,
@@ -244,6 +245,7 @@ def open_dataset(
         fold_by: "--fold-by",
         weight_column: "--weight-column",
     }
+    check_pattern(exclude, schema.names)
     reasons = [(field.name, reason_to_exclude(field, known, exclude)) for field in schema]
     features = tuple(name for name, reason in reasons if reason is None)
     excluded = [(name, reason) for name, reason in reasons if reason is not None]
@@ -468,6 +470,8 @@ def changed_files(data: PlannedData, dataset: Dataset) -> str:
         return ""
     now = {resolved(file): index for index, file in enumerate(dataset.files)}
     gone, new = [file for file in data.files if file not in now], sorted(set(now) - set(data.files))
+    if gone and new:
+        return f"{new[0]} is read instead of {gone[0]}"
     if moved := gone or new:
         others = f", with {len(moved) - 1:,} others" if len(moved) > 1 else ""
         return f"{moved[0]} is {'gone' if gone else 'new'}{others}"

@@ -412,11 +412,13 @@ def assign_folds(db: Database, dataset: Dataset, *, n_folds: int, seed: int) -> 
         for name, count in zip(dataset.classes, fold.label_counts, strict=True)
         if count < ROWS_PER_CLASS
     ]
-    found = thin[0] if len(folds) == n_folds else f"there are only {len(folds)} fold groups in '{dataset.fold_column}'"
+    found = f"there are only {len(folds)} fold groups in '{dataset.fold_column}'"
+    if len(folds) == n_folds:
+        found = f"{thin[0]} (at least {ROWS_PER_CLASS} are needed)"
     remedy = (
         f"the largest number that works is --n-folds {works}" if works else "no number of folds works on these data"
     )
-    raise PlanError(f"--n-folds {n_folds} is too many: {found} (at least {ROWS_PER_CLASS} are needed); {remedy}")
+    raise PlanError(f"--n-folds {n_folds} is too many: {found}; {remedy}")
 
 
 def _folds(db: Database, n_folds: int, seed: int) -> tuple[Fold, ...]:

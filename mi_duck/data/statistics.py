@@ -152,7 +152,7 @@ def id_warnings(dataset: Dataset, statistics: Mapping[str, Mapping[str, Any]]) -
         for name in dataset.features
         for facts in [statistics[name]]
         if name not in made
-        and facts["low"] is not None
+        and None not in (facts["low"], facts["high"])  # of columns with infinite values
         and facts["high"] - facts["low"] + 1 >= dataset.n_rows - float(facts["n_nulls"])
     ]
     most_rows = min(ROWS_OF_IDS, CELLS_OF_IDS // max(len(names), 1))

@@ -23,6 +23,8 @@ def feature_matrices(rows: Any, features: Sequence[str], made: Sequence[Made] = 
     if not (hasattr(rows, "iloc") or hasattr(rows, "slice")):
         yield feature_matrix(rows, features, made)
         return
+    if not hasattr(rows, "__len__"):  # a lazy frame of Polars
+        raise DataError(f"rows of type {type(rows).__name__} are not there yet; collect them first")
     at_once = max(256, BLOCK_BYTES // (4 * len(features)))
     for begin in range(0, max(len(rows), 1), at_once):
         # pandas has iloc; Arrow and Polars have slice

@@ -259,6 +259,7 @@ def predict_file(model: Model, location: str, out: Path, *, threads: int = 1, re
         raise DataError(f"--out {out} is one of the input files; choose another")
     if Path(location).is_dir() and out.resolve().is_relative_to(Path(location).resolve()):
         raise DataError(f"--out {out} would become part of the dataset {location}; choose another folder")
+    _check_replaceable(out)
     task = _task(model, files, names_below(found_files, files))
     total = sum(metadata_of(file).num_rows for file in files)
     if not total:
@@ -355,6 +356,17 @@ class _Task:
     why_unknown: str
     file_names: pa.Array
     complete: NDArray[np.bool_]
+
+
+def _check_replaceable(out: Path) -> None:
+    """Refuse a file that is there and is not one of predictions, such as a table of the user or a file of a run."""
+    if out.is_file():
+        try:
+            names = pq.read_schema(out).names
+        except UNREADABLE:
+            names = []
+        if not {"source_row", "prediction", "trained_on"} <= set(names):
+            raise DataError(f"{out} exists and does not hold predictions of this command; choose another --out")
 
 
 def _task(model: Model, files: Sequence[DataFile], file_names: Sequence[str]) -> _Task:

@@ -47,7 +47,7 @@ from mi_duck.metrics.ranking import (
     ratio,
     top_k_shares,
 )
-from mi_duck.run.folder import RunFolder
+from mi_duck.run.folder import RunFolder, checked
 from mi_duck.run.genes import GeneFolds, codes_of, read_gene_folds
 
 NEAR = 50  # nt: another true site this close makes an error one of position
@@ -437,7 +437,7 @@ def _shared_rows(folders: Sequence[RunFolder], classes: Sequence[str]) -> tuple[
                 f"{folder.root} has no out-of-fold predictions; run 'mi-duck consolidate {folder.root}'"
             )
     columns = ["row_id", "gene_id", "label", "fold", "is_pilot", *(f"p_{name}" for name in classes)]
-    tables = [pq.read_table(folder.out_of_fold, columns=columns) for folder in folders]
+    tables = [pq.read_table(checked(folder, folder.out_of_fold), columns=columns) for folder in folders]
     ids = [table["row_id"].to_numpy() for table in tables]
     shared = np.intersect1d(ids[0], ids[1], assume_unique=True)
     parts = [table.take(np.searchsorted(rows, shared)) for rows, table in zip(ids, tables, strict=True)]

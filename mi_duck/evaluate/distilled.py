@@ -26,7 +26,7 @@ from mi_duck.numbers import decimal
 from mi_duck.numbers import interval as written
 from mi_duck.processes import Report
 from mi_duck.rows.segments import SegmentReader, row_weights, segments_of
-from mi_duck.run.folder import RunFolder
+from mi_duck.run.folder import RunFolder, checked
 from mi_duck.run.genes import read_gene_folds
 from mi_duck.run.plan import Plan
 
@@ -59,7 +59,7 @@ def write_distilled(*, run: str, out: str, trees: int, threads: int, report: Rep
     student = cross_fitted(found.margins[first:], calibration, fold, dtype=np.float32)
     model = found.model(calibration, find_thresholds(student, label, fold, plan.data.classes, weights=weights))
     columns = [f"p_{name}" for name in plan.data.classes]
-    table = pq.read_table(folder.out_of_fold, columns=columns)
+    table = pq.read_table(checked(folder, folder.out_of_fold), columns=columns)
     ensemble = np.column_stack([table[name].to_numpy() for name in columns])[first:]
     report("timing the two models", 0, 1)
     facts = {

@@ -26,6 +26,7 @@ from mi_duck.metrics.calibrate import (
     calibration_facts,
     logistic,
     reliability,
+    summing_to_one,
 )
 from mi_duck.metrics.metrics import (
     DRAWS,
@@ -255,11 +256,14 @@ class _Evaluation:
         write_csv(folder / "reliability.csv", lines)
 
     def _before_calibration(self, voted: Voted) -> tuple[Floats64, list[Any]]:
-        """Return the ensemble's probabilities before calibration, and for each class the methods that were chosen."""
+        """Return the ensemble's probabilities before calibration, and for each class the methods that were chosen.
+
+        Those of a row are divided by their sum, as calibrated ones are, so that calibration is all that differs.
+        """
         first_scored, ids = self.scored.first_scored, self.scores.instance_ids
         if voted.margins is not None and voted.calibration is not None:
             methods = [one.method for one in voted.calibration.final]
-            return logistic(voted.margins[first_scored:].astype(np.float64)), methods
+            return summing_to_one(logistic(voted.margins[first_scored:].astype(np.float64))), methods
         before = np.zeros((len(self.scored.label), len(self.scored.classes)))
         by_fold = np.array(self.weights[self.chosen.name].by_fold)
         for index, instance_id in enumerate(ids):
@@ -267,7 +271,9 @@ class _Evaluation:
             before += by_fold[self.scored.fold, index][:, None] * logistic(margins)
         folders = [self.folder.instance(self.plan.cut.instance(number)) for number in ids]
         chosen = {folder.name: json.loads((folder / "calibration.json").read_bytes()) for folder in folders}
-        return before, [{one: of[name]["method"] for one, of in chosen.items()} for name in self.scored.classes]
+        return summing_to_one(before), [
+            {one: of[name]["method"] for one, of in chosen.items()} for name in self.scored.classes
+        ]
 
 
 def remove_diagnostics(folder: RunFolder) -> None:

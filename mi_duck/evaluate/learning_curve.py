@@ -150,12 +150,15 @@ def curve_points(curves: Curves, n_genes: Sequence[int], n_rows: Sequence[int]) 
         for number, (genes, rows) in enumerate(zip(n_genes, n_rows, strict=True)):
             over = values[:, number - 1] if number else None
             points.append(_point(MEASURED, genes, rows, key, values[:, number], over))
-        ahead, fitted = _pooled_fits(values, sizes, [2 * sizes[-1], sizes[-1]])
+        highest = (
+            np.inf if key[0] in LOWER_IS_BETTER else 1.0
+        )  # a law may leave the range of a score that is nearly perfect
+        ahead, fitted = np.clip(_pooled_fits(values, sizes, [2 * sizes[-1], sizes[-1]]), 0.0, highest)
         points.append(_point(AHEAD, 2 * n_genes[-1], 2 * n_rows[-1], key, ahead, fitted))
         if len(sizes) > LEAST_SIZES:
-            (foretold,) = _pooled_fits(values[:, :-1], sizes[:-1], [sizes[-1]])
-            own = np.resize(values[1:, -1], len(foretold) - 1)
-            points.append(_point(CHECK, n_genes[-1], n_rows[-1], key, foretold, np.concatenate([values[:1, -1], own])))
+            (predicted,) = np.clip(_pooled_fits(values[:, :-1], sizes[:-1], [sizes[-1]]), 0.0, highest)
+            own = np.resize(values[1:, -1], len(predicted) - 1)
+            points.append(_point(CHECK, n_genes[-1], n_rows[-1], key, predicted, np.concatenate([values[:1, -1], own])))
     return points
 
 
@@ -223,19 +226,19 @@ def fit_law(values: Floats64, sizes: Floats64, at: Sequence[float]) -> Floats64:
 
 
 def sentences(points: Sequence[Point], caution: str, noun: Noun = GENES) -> list[str]:
-    """Return the answer in words: what twice the genes would give, whether that is known, and how well the curve foretold."""
+    """Return the answer in words: what twice the genes would give, whether that is known, and how well the curve predicted."""
     of_kind = {(one.kind, one.metric, one.class_name): one for one in points}
     own, check = of_kind[MEASURED, *PRECISION], of_kind.get((CHECK, *PRECISION))  # of the sizes the last, the largest
     ahead, loss = of_kind[AHEAD, *PRECISION], of_kind[AHEAD, *LOSS]
     lines = [
-        f"Twice the {noun.many} ({ahead.n_genes:,} instead of {own.n_genes:,}) would {_change(ahead)} "
+        f"By the fitted curve, twice the {noun.many} ({ahead.n_genes:,} instead of {own.n_genes:,}) would {_change(ahead)} "
         f"mean average precision by {_size(ahead)} and {_change(loss, falls=True)} log loss by {_size(loss)}."
     ]
     if not (_is_known(ahead) or _is_known(loss)):
         lines.append("Neither can be distinguished from no change.")
     if check is not None:
         lines.append(
-            f"The same curve fitted to at most half of the {noun.many} foretells {decimal(check.value)} for all of them; "
+            f"The same curve fitted to at most half of the {noun.many} predicts {decimal(check.value)} for all of them; "
             f"{written(own.value, own.low, own.high)} was measured."
         )
     lines.append(

@@ -74,6 +74,10 @@ def export_model(run: Path, kind: str, *, out: Path | None = None) -> Path:
         return target
     if target.is_dir():
         raise DataError(f"{target} is a folder; name a file for --format {kind}")
+    if target.exists() and target.suffix != ENDS[kind]:
+        raise DataError(
+            f"{target} exists and its name is not one of --format {kind} ({ENDS[kind]}); choose another --out"
+        )
     write_file(target, _pickled(source) if kind == "pickle" else _onnx(_ensemble(source)))
     return target
 

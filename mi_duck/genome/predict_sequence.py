@@ -107,6 +107,9 @@ def predict_sequence(
         )
     fasta = _checked(scanning)
     form = file_form(out)
+    inputs = (fasta, scanning.annotation, scanning.regions, *map(Path, scanning.base_scores or ()))
+    if out.resolve() in {file.resolve() for file in inputs if file is not None}:
+        raise DataError(f"--out {out} is one of the input files; choose another")
     recipe = recipe_of(model.recipe, source)
     if tuple(model.classes) != CLASSES:
         raise DataError(f"the model of {source} has the classes {', '.join(model.classes)}, not those of splice sites")

@@ -181,8 +181,13 @@ def cross_fitted(
 def calibrated(margins: Floats, calibrators: Sequence[Calibrator]) -> Floats64:
     """Return calibrated probabilities whose rows sum to 1, shape (n_rows, n_classes)."""
     scores = np.column_stack([calibrator.apply(margins[:, index]) for index, calibrator in enumerate(calibrators)])
-    result: Floats64 = scores / scores.sum(axis=1, keepdims=True)
-    return result
+    return summing_to_one(scores)
+
+
+def summing_to_one(probabilities: Floats64) -> Floats64:
+    """Return probabilities divided by the sum of their row, shape (n_rows, n_classes)."""
+    found: Floats64 = probabilities / probabilities.sum(axis=1, keepdims=True)
+    return found
 
 
 def log_odds(probabilities: Floats) -> Floats64:

@@ -120,6 +120,11 @@ def plan_data(
                 db, dataset, folder, small, seed=asked.seed, is_excluding=asked.auto_exclude_leaky, context=context
             )
             small, wide = split_features(dataset, statistics)
+        if asked.sample_negatives not in (None, 1) and not dataset.base_scores:
+            context.say(
+                f"all rows are trained on, not {asked.sample_negatives:g} of the easy negatives: these are known by a base score "
+                "for every class (--base-score-columns), and there is none"
+            )
         share, easy_below = choose_sample(db, dataset, asked.sample_negatives, n_rows=index.n_rows)
         training_rows = table["n_rows"]
         if easy_below is not None:
@@ -153,13 +158,11 @@ def plan_data(
 def choose_sample(db: Database, dataset: Dataset, asked: float | None, *, n_rows: int) -> tuple[float, float | None]:
     """Return the share of the easy negatives to train on, and the site score below which a negative is easy.
 
-    As asked; else a quarter where rows are many and have base scores. Where it is all, no negative is easy: None. A share can
-    be asked for only where there are base scores.
+    As asked; else a quarter where rows are many. Without base scores no negative is known to be easy, and where all are trained
+    on, none is: None.
     """
-    if asked == 1 or (asked is None and (not dataset.base_scores or n_rows < ROWS_WORTH_SAMPLING)):
+    if asked == 1 or not dataset.base_scores or (asked is None and n_rows < ROWS_WORTH_SAMPLING):
         return 1.0, None
-    if not dataset.base_scores:
-        raise PlanError("--sample-negatives needs a base score for every class (--base-score-columns)")
     share = USUAL_SHARE_KEPT if asked is None else asked
     (row,) = db.rows("easy_below", background=dataset.labels[0], quantile=EASY_QUANTILE, n_genes=EASY_GENES)
     if row["easy_below"] is None:

@@ -22,7 +22,7 @@ from mi_duck.wording import Noun
 
 WIDE = 1 / 3
 ADVICE = {
-    "stopped early": "the best round was found and kept",
+    "best round found": "later rounds were worse; the best was kept",
     "ran out of rounds": "the last round was the best or nearly so; raise --n-estimators (of a classifier --epochs)",
     "wide gap": "the log loss on training rows is less than a third of that on stopping rows; use more {many} per instance, or "
     "a lower --max-depth (of a classifier more regularisation)",
@@ -95,7 +95,7 @@ def classify_fit(
     elif training < WIDE * stopping:
         verdict = "wide gap"
     else:
-        verdict = "stopped early"
+        verdict = "best round found"
     return FitRecord(
         instance_id=instance_id,
         fold=curve.fold,

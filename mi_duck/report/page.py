@@ -173,6 +173,7 @@ def render(run: RunRecords, fits: Sequence[FitRecord] | None, *, with_plots: boo
             times=_times(run, pictures),
             fits=tables.fit_table(fits, run.noun) if fits else fits,
             verdicts=counts(fits or ()),
+            patience=run.plan.settings.early_stopping_patience,
             learning=_learning(run, fits, pictures),
             importance=_importance(run, pictures),
             of_classes=_importance_by_class(run, pictures),

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -371,7 +372,11 @@ def calibration_table(run: RunRecords) -> Table | None:
         if found:
             rows.append((instance, *(found[name]["method"] for name in run.distinct_classes)))
     names = run.distinct_classes
-    return Table("Chosen calibration", ("instance", *names), rows, texts=1 + len(names)) if rows else None
+    joint = (read_json(RunFolder(run.root).calibration_analysis / "calibration.json") or {}).get("ensemble", {})
+    methods = [joint[name]["method"] for name in names if name in joint]
+    if len(run.instances) > 1 and methods and all(isinstance(one, str) for one in methods):  # leaves fitted together
+        rows.append(("ensemble", *methods))
+    return Table("Chosen calibration", ("model", *names), rows, texts=1 + len(names)) if rows else None
 
 
 def gene_tables(run: RunRecords, lines: Sequence[dict[str, str]]) -> list[Table]:
@@ -398,7 +403,12 @@ def gene_tables(run: RunRecords, lines: Sequence[dict[str, str]]) -> list[Table]
     lines = sorted(lines, key=lambda line: -(value_of(line["log_loss_delta"]) or 0.0))
     found = [_kinds_table(run, lines)] if len(lines) >= FEWEST_IN_KINDS else []
     headings = (noun.one, "rows", "log loss, base", "log loss, ensemble", "decrease")
-    for which, some in (("decrease", lines[:8]), ("increase", lines[:-9:-1])):
+    gaining, losing = (
+        [line for line in lines if sign * (value_of(line["log_loss_delta"]) or 0.0) > 0] for sign in (1, -1)
+    )
+    for which, some in (("decrease", gaining[:8]), ("increase", losing[:-9:-1])):
+        if not some:
+            continue
         rows = [
             (line["gene_id"], line["n_rows"])
             + tuple(_real(value_of(line[f"log_loss_{name}"])) for name in ("base", "meta", "delta"))
@@ -424,7 +434,12 @@ def _kinds_table(run: RunRecords, lines: Sequence[dict[str, str]]) -> Table:
     rows = [_kind_row("all", lines)]
     for title, size, digits in kinds:
         ordered = sorted(lines, key=lambda line: (size(line), line["gene_id"]))
-        ends = [round(len(ordered) * third / len(THIRDS)) for third in range(len(THIRDS) + 1)]
+        sizes = [size(line) for line in ordered]
+        # equal sizes stay together, in the third in which most of them would be
+        cuts = [sizes[round(len(sizes) * third / len(THIRDS))] for third in range(1, len(THIRDS))]
+        ends = [0, *(bisect_left(sizes, cut) for cut in cuts), len(sizes)]
+        if not 0 < ends[1] < ends[2] < ends[3]:
+            continue  # too many are equal
         for third, (begin, end) in zip(THIRDS, pairwise(ends), strict=True):
             part = ordered[begin:end]
             low, high = (decimal(size(one), digits) for one in (part[0], part[-1]))

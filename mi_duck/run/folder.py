@@ -11,7 +11,7 @@ import fcntl
 import importlib.util
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,9 +148,9 @@ def _is_temporary(name: Path) -> bool:
     return ASIDE in name.parts or any(part.startswith(".") for part in name.parts)
 
 
-def file_hashes(folder: RunFolder, sha256: Callable[[Path], str] = file_sha256) -> dict[str, str]:
+def file_hashes(folder: RunFolder) -> dict[str, str]:
     """Return the hash of every file of a run by its name relative to the run folder."""
-    return {file.relative_to(folder.root).as_posix(): sha256(file) for file in own_files(folder)}
+    return {file.relative_to(folder.root).as_posix(): file_sha256(file) for file in own_files(folder)}
 
 
 def read_provenance(folder: RunFolder) -> dict[str, Any] | None:
@@ -162,6 +162,35 @@ def read_provenance(folder: RunFolder) -> dict[str, Any] | None:
     if not isinstance(found, dict):
         raise ValueError(f"{folder.provenance} does not hold a table")
     return found
+
+
+def checked(folder: RunFolder, file: Path) -> Path:
+    """Return a file of a run; refuse one that is not what it was when the run was finished.
+
+    Raises
+    ------
+    CheckpointError
+        It was changed or replaced since.
+    """
+    check_files(folder, (file,))
+    return file
+
+
+def check_files(folder: RunFolder, files: Iterable[Path] | None = None) -> None:
+    """Refuse a finished run of which files, by default any, are not what they were when it was finished."""
+    try:
+        found = read_provenance(folder)
+        listed = {} if found is None else dict(found.get("files") or {})
+    except (ValueError, TypeError):  # damaged: it vouches for nothing, and verify says so
+        return
+    names = sorted(listed) if files is None else [file.relative_to(folder.root).as_posix() for file in files]
+    for name in names:
+        file = folder.root / name
+        if name in listed and (not file.is_file() or file_sha256(file) != listed[name]):
+            raise CheckpointError(
+                f"{file} is not what it was when the run was finished; 'mi-duck verify {folder.root}' names all such files, and "
+                "the command of the run makes them again"
+            )
 
 
 def write_provenance(folder: RunFolder, provenance: dict[str, Any]) -> None:

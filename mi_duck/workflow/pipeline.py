@@ -27,6 +27,7 @@ from mi_duck.rows.partition import partition
 from mi_duck.run.folder import (
     RunFolder,
     check_background,
+    check_files,
     invalidate_file_list,
     is_explained,
     listing_files_again,
@@ -555,14 +556,19 @@ def explain_run(root: Path, diagnostics: Diagnostics, context: Context) -> dict[
     boosted_plan(folder)
     if diagnostics.shap_background:
         check_background()
-    with run_lock(root), listing_files_again(folder):
-        return explain(folder, diagnostics, context)
+    with run_lock(root):
+        check_files(folder)  # before they are listed as they are now
+        with listing_files_again(folder):
+            return explain(folder, diagnostics, context)
 
 
 def report_run(root: Path, diagnostics: Diagnostics, context: Context) -> list[str]:
     """Write the report of an evaluated run anew, with all figures; return what it warns of."""
-    with run_lock(root), listing_files_again(RunFolder(root)):
-        return write_page(RunFolder(root), diagnostics, context)
+    folder = RunFolder(root)
+    with run_lock(root):
+        check_files(folder)  # before they are listed as they are now
+        with listing_files_again(folder):
+            return write_page(folder, diagnostics, context)
 
 
 def check_trained(root: Path) -> None:

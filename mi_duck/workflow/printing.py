@@ -140,9 +140,10 @@ def print_explained(facts: dict[str, Any], run: Path, as_json: bool = False) -> 
         print_json(facts)
         return
     tops = {"ensemble": facts["top_10_features"]}
-    tops |= {name: one["top_10_features"] for name, one in facts["class_summaries"].items()}
+    if len(facts["class_summaries"]) > 2:  # of two classes values are the same but for the sign
+        tops |= {name: one["top_10_features"] for name, one in facts["class_summaries"].items()}
     for name, top in tops.items():
-        lines = [[feature, f"{value:.4f}"] for feature, value in top.items()]
+        lines = [[feature, f"{value:.4f}"] for feature, value in sorted(top.items(), key=lambda one: -one[1])]
         print_table(Table([f"feature, {name}", "mean |SHAP|"], lines))
     output.print(str(run / "comprehensive_shap_analysis"), markup=False)
 
