@@ -12,7 +12,8 @@ of fold, each row's probabilities divided by their sum. Without DATASET the work
     lightgbm   pyarrow table handed to lightgbm.Dataset, as many leaves as depth allows (extra "dev")
     external   one XGBoost ExtMemQuantileDMatrix of everything, folds by weights of zero
     mi_duck    plan, train, consolidate: one instance, all rows, all features, the layout that the plan takes
-    sampled    the same with a quarter of the easy negatives, as by default where rows are many
+    all_rows   the same with 300 features, as by default where genes and features are many
+    sampled    the same as mi_duck with a quarter of the easy negatives, as by default where rows are many
     screened   the same with 300 features too, as by default where genes and features are many
     reduced    the same with --sample-negatives .1 --screen-features 200
     dense      the same as mi_duck with --layout missing
@@ -48,6 +49,7 @@ FAST = PRESETS["fast"]
 SAME_TREES = ("--xgb", "min_child_weight=1", "--xgb", "colsample_bynode=1", "--screen-features", "0")
 OURS = {
     "mi_duck": (*SAME_TREES, "--sample-negatives", "1"),
+    "all_rows": (*SAME_TREES, "--sample-negatives", "1", "--screen-features", "300"),
     "sampled": (*SAME_TREES, "--sample-negatives", ".25"),
     "screened": (*SAME_TREES, "--sample-negatives", ".25", "--screen-features", "300"),
     "dense": (*SAME_TREES, "--sample-negatives", "1", "--layout", "missing"),

@@ -268,7 +268,7 @@ class _Evaluation:
         by_fold = np.array(self.weights[self.chosen.name].by_fold)
         for index, instance_id in enumerate(ids):
             margins = self.scores.margins(instance_id)[first_scored:].astype(np.float64)
-            before += by_fold[self.scored.fold, index][:, None] * logistic(margins)
+            before += by_fold[self.scored.fold, index][:, None] * summing_to_one(logistic(margins))
         folders = [self.folder.instance(self.plan.cut.instance(number)) for number in ids]
         chosen = {folder.name: json.loads((folder / "calibration.json").read_bytes()) for folder in folders}
         return summing_to_one(before), [
