@@ -63,6 +63,17 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 @contextmanager
+def published_file(path: Path) -> Iterator[Path]:
+    """Yield a name beside a file for what is to be written there; it takes the place of the file, or is gone after an error."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        publish(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
 def published_folder(out: Path) -> Iterator[Path]:
     """Yield a hidden folder; rename it to ``out``, absent or empty, at the end, and remove it after an error."""
     if out.exists() and not out.is_dir():
@@ -92,7 +103,7 @@ def remove_partial(out: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files of `write_file` that killed processes left; call it while no other process writes there."""
+    """Delete the temporary files of `published_file` that killed processes left; no other process may write there."""
     for path in folder.rglob(".*.tmp"):
         if re.fullmatch(r"\..+\.\d+\.tmp", path.name) and path.is_file():
             path.unlink(missing_ok=True)

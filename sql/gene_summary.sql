@@ -2,14 +2,13 @@
 -- grain:   n_genes
 -- reads:   gene_index
 -- params:
--- columns: n_genes           bigint     genes
---          n_groups          bigint     fold groups
---          n_rows            hugeint    rows
---          largest_gene_rows bigint     rows of the largest gene
---          label_counts      hugeint[]  rows of each class
---          effective_groups  double     Kish's effective number of fold groups by rows, (sum n)^2 / sum n^2
---          largest_group     varchar    fold group with the most rows, the first by name
---          largest_share     double     its share of the rows
+-- columns: n_genes          bigint     genes
+--          n_groups         bigint     fold groups
+--          n_rows           hugeint    rows
+--          label_counts     hugeint[]  rows of each class
+--          effective_groups double     Kish's effective number of fold groups by rows, (sum n)^2 / sum n^2
+--          largest_group    varchar    fold group with the most rows, the first by name
+--          largest_share    double     its share of the rows
 with labels as (
     select
         unnest(label_counts) as n_rows,
@@ -41,7 +40,6 @@ select
     count(*) as n_genes,
     count(distinct fold_group) as n_groups,
     sum(n_rows) as n_rows,
-    max(n_rows) as largest_gene_rows,
     (select list(n_rows order by label) from totals) as label_counts,
     (select effective_groups from kish) as effective_groups,
     (select largest_group from kish) as largest_group,

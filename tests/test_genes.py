@@ -40,12 +40,10 @@ def test_index_genes__counts_genes_rows_and_classes(db: Database, tiny: Path) ->
     index, rows = indexed(db, tiny)
     # genes A (neither, donor, neither), B (acceptor, neither), C (donor)
     assert index == GeneCounts(
-        seed=42,
         n_genes=3,
         n_rows=6,
         n_genes_dataset=3,
         n_groups=3,
-        largest_gene_rows=3,
         label_counts=(3, 2, 1),
         identical=Identical(n_rows=0, n_genes=0, n_group_pairs=0, pair=(), one_in=1, n_features=2),
     )

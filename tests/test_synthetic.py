@@ -15,8 +15,8 @@ import pytest
 import xgboost
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from mi_duck.data.dataset import CLASSES
 from mi_duck.errors import DataError, StorageError
-from mi_duck.genome.candidates import CLASSES
 from mi_duck.genome.features import score_features
 from mi_duck.genome.synthetic import SyntheticSummary, feature_names, synthesise
 from mi_duck.run.feature_names import BASE_SCORES, SCORE_FEATURES

@@ -14,7 +14,7 @@ from runs import finished_run
 from sklearn.metrics import average_precision_score, f1_score, log_loss, roc_auc_score
 
 from mi_duck.ensemble.model_file import load_unified_model
-from mi_duck.evaluate.instance_scores import NO_UNSEEN, unseen_ranks, unseen_scores
+from mi_duck.evaluate.instance_scores import NO_UNSEEN, first_unseen, unseen_ranks, unseen_scores
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import GeneFolds, read_gene_folds
 
@@ -35,6 +35,12 @@ def test_unseen_ranks__leave_out_windows_their_groups_and_pilots(run: Path) -> N
     assert unseen_ranks(plan, window, genes).tolist() == [True, True, False, False, False, False, True, True]
     with_pilot = unseen_ranks(changed(plan, pilot_genes=2), window, genes)
     assert with_pilot.tolist() == [False, False, False, False, False, False, True, True]
+
+
+def test_first_unseen__are_as_many_as_are_scored() -> None:
+    unseen = np.array([False, True, False, True, True, True])
+    assert first_unseen(unseen, 3).tolist() == [False, True, False, True, True, False]
+    assert first_unseen(unseen, 9).tolist() == unseen.tolist()
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])

@@ -175,7 +175,7 @@ class _Rows:
 
 
 def _read_rows(folder: RunFolder, plan: Plan, instance: Instance) -> _Rows:
-    reader = SegmentReader(plan, segments_of(plan, instance.first_rank, instance.stop_rank), folder.segments)
+    reader = SegmentReader(plan, segments_of(plan, instance), folder.segments)
     keys = reader.keys()  # not kept: 14 bytes per row that only writing needs again
     weight = training_weights(keys, plan.settings.easy_share)
     gene = keys["gene_rank"] - instance.first_rank

@@ -20,7 +20,6 @@ from mi_duck.atomic_files import file_sha256, sealed, storage_errors, sync_files
 from mi_duck.metrics.calibrate import Calibration, cross_fitted
 from mi_duck.metrics.metrics import point_scores
 from mi_duck.rows.segments import has_weights, read_density, segments_of
-from mi_duck.run.encoding import encoding_of
 from mi_duck.run.feature_names import feature_kind as kind_of_name
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import GeneFolds
@@ -97,7 +96,7 @@ def write_instance(
 
 def instance_training_data(folder: RunFolder, plan: Plan, instance: Instance, genes: GeneFolds) -> TrainingData:
     """Return what the model of an instance keeps of its genes and of the features of the dataset."""
-    n_missing = read_density(plan, segments_of(plan, instance.first_rank, instance.stop_rank), folder.segments).missing
+    n_missing = read_density(plan, segments_of(plan, instance), folder.segments).missing
     incomplete = [name for name, n in n_missing.items() if n]
     unused = [name for name in plan.data.leaky_features + plan.data.screened_features if name not in plan.data.kept]
     return training_data(plan.data.gene_column, genes.gene_id, incomplete, unused)
@@ -112,7 +111,7 @@ def booster_files(
     training: TrainingData,
 ) -> dict[str, bytes]:
     """Return the files of the boosters of an instance by their names: the final ones, and those of the folds."""
-    encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing, plan.data.made)
+    encoding = plan.encoding
     facts = {"features": plan.data.features, "classes": plan.data.classes, "encoding": encoding.to_dict()}
     of_instance = facts | {
         "kind": "instance",
@@ -153,7 +152,7 @@ def _write_tables(
     """Write the scores of each fold, and what each feature is."""
     data = plan.data
     encoding, small = (
-        encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing, plan.data.made),
+        plan.encoding,
         set(data.small_features),
     )
     scores = []

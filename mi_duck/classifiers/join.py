@@ -17,7 +17,7 @@ from mi_duck.ensemble.member_scores import member_table
 from mi_duck.ensemble.voting import variants
 from mi_duck.metrics.ranking import Floats32
 from mi_duck.processes import Report
-from mi_duck.rows.segments import SegmentReader, segments_of
+from mi_duck.rows.segments import SegmentReader
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import GeneFolds, read_gene_folds
 from mi_duck.run.plan import Instance, Plan
@@ -50,7 +50,7 @@ def _member_tables(
 ) -> Iterator[pa.Table]:
     """Yield the rows of the file of member scores, with the base scores from the segments."""
     base = [plan.data.features.index(name) for name in plan.data.base_scores]
-    reader = SegmentReader(plan, segments_of(plan, 0, plan.data.n_genes), folder.segments)
+    reader = SegmentReader(plan, plan.cut.segments, folder.segments)
     keys, begin = reader.keys(), 0
     for matrix in reader.matrices(max(256, READ_BYTES // (4 * len(plan.data.features)))):
         rows = slice(begin, begin + len(matrix))

@@ -23,7 +23,7 @@ from mi_duck.ensemble.interface import MatrixModel, Scored
 from mi_duck.errors import CheckpointError
 from mi_duck.metrics.calibrate import Calibrator, calibrated, log_odds
 from mi_duck.metrics.ranking import Floats32, Floats64
-from mi_duck.run.encoding import Encoding, encoding_of
+from mi_duck.run.encoding import Encoding
 from mi_duck.run.made import Made
 from mi_duck.run.plan import Plan
 from mi_duck.run.training_data import TrainingData, joined
@@ -36,7 +36,7 @@ def model_facts(
     plan: Plan, known: TrainingData, *, form: str, calibrators: Sequence[Calibrator], rounds: int
 ) -> dict[str, Any]:
     """Return ``model.json`` of a classifier."""
-    encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing, plan.data.made)
+    encoding = plan.encoding
     return {
         "kind": CLASSIFIER,
         "version": VERSION,

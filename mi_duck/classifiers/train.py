@@ -312,7 +312,7 @@ class _Training:
 
 
 def _read_rows(folder: RunFolder, plan: Plan, instance: Instance, genes: GeneFolds) -> TrainingRows:
-    reader = SegmentReader(plan, segments_of(plan, instance.first_rank, instance.stop_rank), folder.segments)
+    reader = SegmentReader(plan, segments_of(plan, instance), folder.segments)
     keys = reader.keys()
     weight = training_weights(keys, plan.settings.easy_share)
     weight[keys["use"] == LEFT_OUT] = 0

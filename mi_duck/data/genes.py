@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mi_duck.atomic_files import publish, storage_errors
+from mi_duck.atomic_files import published_file, storage_errors
 from mi_duck.data.columns import some_names
 from mi_duck.data.database import Database
 from mi_duck.data.dataset import Dataset
@@ -157,12 +157,10 @@ class GeneCounts:
         Of these, genes that the user named; the others share their groups. None where groups were drawn.
     """
 
-    seed: int
     n_genes: int
     n_rows: int
     n_genes_dataset: int
     n_groups: int
-    largest_gene_rows: int
     label_counts: tuple[int, ...]
     identical: Identical
     n_holdout_genes: int = 0
@@ -234,12 +232,10 @@ def index_genes(
     if summary["n_genes"] == 0:
         raise PlanError(f"--holdout-genes {holdout} holds out all genes; hold out fewer")
     index = GeneCounts(
-        seed=seed,
         n_genes=int(summary["n_genes"]),
         n_rows=int(summary["n_rows"]),
         n_genes_dataset=n_dataset,
         n_groups=int(summary["n_groups"]),
-        largest_gene_rows=int(summary["largest_gene_rows"]),
         label_counts=tuple(int(count) for count in summary["label_counts"]),
         identical=identical,
         is_sample=sample_genes is not None,
@@ -325,11 +321,10 @@ def say_selection(index: GeneCounts, dataset: Dataset, say: Callable[[str], None
 def write_genes(file: Path, table: pa.Table, held_out: pa.Table) -> None:
     """Write ``genes.parquet``: the genes in the order of their ranks, then the held-out ones, which train on no row."""
     held_out = held_out.append_column("n_training_rows", pa.array([0] * len(held_out), pa.int64()))
-    temporary = file.with_name(f".{file.name}.tmp")
     with storage_errors(file.parent):
         file.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.concat_tables([table, held_out]), temporary, compression="zstd", write_page_checksum=True)
-        publish(temporary, file)
+        with published_file(file) as temporary:
+            pq.write_table(pa.concat_tables([table, held_out]), temporary, compression="zstd", write_page_checksum=True)
 
 
 def refuse_unnamed_genes(db: Database, gene_column: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from mi_duck.atomic_files import file_sha256, publish, read_sealed, sealed, storage_errors, write_json
+from mi_duck.atomic_files import file_sha256, published_file, read_sealed, sealed, storage_errors, write_json
 from mi_duck.data.database import Database
 from mi_duck.data.parquet import folder_values
 from mi_duck.errors import DataError
@@ -128,15 +128,10 @@ def _write(
     keys: Sequence[str],
     label: str | None,
 ) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with Database(threads=1, memory_bytes=MEMORY_BYTES) as db:
-            schema, batches = db.read_texts(
-                files, texts, delimiter=delimiter, batch_rows=BATCH_ROWS, folder_keys=keys, label=label
-            )
-            with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer:
-                for batch in batches:
-                    writer.write_batch(batch)
-        publish(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with published_file(target) as temporary, Database(threads=1, memory_bytes=MEMORY_BYTES) as db:
+        schema, batches = db.read_texts(
+            files, texts, delimiter=delimiter, batch_rows=BATCH_ROWS, folder_keys=keys, label=label
+        )
+        with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer:
+            for batch in batches:
+                writer.write_batch(batch)

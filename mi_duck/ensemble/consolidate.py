@@ -17,13 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mi_duck.atomic_files import file_sha256, publish, storage_errors, write_json
+from mi_duck.atomic_files import file_sha256, published_file, storage_errors, write_json
 from mi_duck.boosting.forest import Forest, forest_of
 from mi_duck.boosting.write_instance import out_of_fold_table
 from mi_duck.ensemble.fold_ensembles import write_fold_ensembles
-from mi_duck.ensemble.member_scores import MemberScores, member_table, read_member_scores
-from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, by_member, consolidate
-from mi_duck.ensemble.model_file import FoldModels, load_unified_model, read_fold_models, save_model
+from mi_duck.ensemble.member_scores import MemberScores, load_member, member_table, read_member_scores
+from mi_duck.ensemble.model import ConsolidatedMetaModel, by_member, consolidate
+from mi_duck.ensemble.model_file import FoldModels, read_fold_models, save_model
 from mi_duck.ensemble.refit import read_refitted, refit_run
 from mi_duck.ensemble.voting import REFIT, Variant, Voted, all_weights, mean_log_loss, variants, vote_out_of_fold
 from mi_duck.errors import PlanError
@@ -31,8 +31,7 @@ from mi_duck.metrics.calibrate import Calibrator, allowed_methods, calibrated
 from mi_duck.metrics.ranking import Floats32, Floats64, Integers, find_thresholds, values_of
 from mi_duck.processes import Report
 from mi_duck.rows.kept import read_kept, with_kept
-from mi_duck.rows.segments import SegmentReader, segments_of
-from mi_duck.run.encoding import encoding_of
+from mi_duck.rows.segments import SegmentReader
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import GeneFolds, read_gene_folds
 from mi_duck.run.instance_folder import trained_instances
@@ -61,8 +60,7 @@ def join_run(
         others = ", ".join(f"{other} {loss:.6f}" for other, loss in losses.items() if other != name)
         messages.append(f"Consolidation: {name} has the lowest cross-fitted log loss, {losses[name]:.6f} ({others})")
     covered = {rank for instance in trained for rank in range(instance.first_rank, instance.stop_rank)}
-    members = [load_unified_model(folder.instance(instance)) for instance in trained]
-    finals = [member for member in members if isinstance(member, InstanceModel)]
+    finals = [load_member(folder.instance(instance)) for instance in trained]
     if scored["voting"] == REFIT.voting:
         refitted = read_refitted(folder, None, n_classes=len(plan.data.classes))
         plain = (Calibrator("none"),) * len(plan.data.classes)
@@ -239,7 +237,7 @@ def write_member_scores(
     report: Report,
 ) -> None:
     """Write the scratch file of `mi_duck.ensemble.member_scores`, in one pass over the segments."""
-    encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing, plan.data.made)
+    encoding = plan.encoding
     models = _fold_models(folder, trained)
     forests = [
         forest_of([booster for model in models for booster in model.boosters[fold]], plan.data.features, encoding)
@@ -262,7 +260,7 @@ def write_member_scores(
 
     def tables() -> Iterator[pa.Table]:
         done = 0
-        for segment in segments_of(plan, 0, plan.data.n_genes):
+        for segment in plan.cut.segments:
             reader = SegmentReader(plan, [segment], folder.segments)
             keys = reader.keys()
             begin = 0
@@ -317,7 +315,7 @@ def _write_predictions(
     keys = scores.keys()
 
     def tables() -> Iterator[pa.Table]:
-        for segment in segments_of(plan, 0, plan.data.n_genes):
+        for segment in plan.cut.segments:
             kept = read_kept(folder.segments, segment)
             for begin in range(segment.first_row, segment.stop_row, ROWS_WRITTEN):
                 rows = slice(begin, min(begin + ROWS_WRITTEN, segment.stop_row))
@@ -332,12 +330,13 @@ def _write_predictions(
 
 def write_tables(path: Path, tables: Iterable[pa.Table], *, use_dictionary: bool) -> None:
     """Write tables of one schema, at least one, to a Parquet file that is there whole or not at all."""
-    partial = path.with_name(f".{path.name}.tmp")
     tables = iter(tables)
     first = next(tables)
-    with pq.ParquetWriter(
-        partial, first.schema, compression="zstd", use_dictionary=use_dictionary, write_page_checksum=True
-    ) as writer:
+    with (
+        published_file(path) as temporary,
+        pq.ParquetWriter(
+            temporary, first.schema, compression="zstd", use_dictionary=use_dictionary, write_page_checksum=True
+        ) as writer,
+    ):
         for table in chain([first], tables):
             writer.write_table(table)
-    publish(partial, path)

@@ -40,7 +40,7 @@ from mi_duck.errors import CheckpointError
 from mi_duck.metrics.calibrate import Calibration, Calibrator, log_odds
 from mi_duck.metrics.ranking import Floats32, Thresholds, values_of
 from mi_duck.processes import Report
-from mi_duck.rows.segments import LEFT_OUT, SegmentReader, segments_of, training_weights
+from mi_duck.rows.segments import LEFT_OUT, SegmentReader, training_weights
 from mi_duck.run.constraints import as_xgboost_has_them, constraints_in
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import read_gene_folds
@@ -107,7 +107,7 @@ def distil(folder: RunFolder, plan: Plan, *, trees: int, threads: int, report: R
         There is no ensemble, or an instance of it is no longer what it was.
     """
     genes = read_gene_folds(folder, plan)
-    reader = SegmentReader(plan, segments_of(plan, 0, plan.data.n_genes), folder.segments)
+    reader = SegmentReader(plan, plan.cut.segments, folder.segments)
     keys = reader.keys()
     fold = genes.fold[keys["gene_rank"]].astype(np.int8)
     teachers = _teachers(folder, plan)

@@ -15,9 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mi_duck.ensemble.model import InstanceModel
+from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.errors import CheckpointError
 from mi_duck.metrics.ranking import Floats32, Floats64
-from mi_duck.rows.segments import KEYS, WEIGHTED_KEYS, has_weights
+from mi_duck.rows.segments import KEYS, WEIGHTED_KEYS, has_weights, weights_or_none
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Plan
 
@@ -92,6 +94,14 @@ def open_member_scores(folder: RunFolder, plan: Plan) -> MemberScores:
     return read_member_scores(folder, plan)
 
 
+def load_member(where: Path) -> InstanceModel:
+    """Return the model in the folder of an instance; a `CheckpointError` where it is another kind of model, or damaged."""
+    model = load_unified_model(where)
+    if not isinstance(model, InstanceModel):
+        raise CheckpointError(f"{where} holds an ensemble, not the model of one instance")
+    return model
+
+
 def read_member_scores(folder: RunFolder, plan: Plan) -> MemberScores:
     """Open the file, which is known to be there."""
     names = [name.split(":") for name in pq.read_schema(folder.members).names]
@@ -108,7 +118,7 @@ def read_member_scores(folder: RunFolder, plan: Plan) -> MemberScores:
         label=facts["label"].to_numpy(),
         fold=facts["fold"].to_numpy(),
         has_refit=any(parts[0] == "refit" for parts in names),
-        weight=None if weight is None or (weight == 1).all() else weight.astype(np.float64),
+        weight=None if weight is None else weights_or_none(weight),
     )
 
 

@@ -33,15 +33,16 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from mi_duck.archive import pack, read_parts
-from mi_duck.atomic_files import publish, storage_errors, write_file
+from mi_duck.atomic_files import published_file, storage_errors, write_file
 from mi_duck.boosting.forest import complement, leaf_counts, leaf_forest_of, with_leaves
 from mi_duck.ensemble.leaf_numbers import LeafNumbers, delete_leaf_numbers
-from mi_duck.ensemble.model_file import load_unified_model, read_fold_booster
+from mi_duck.ensemble.member_scores import load_member
+from mi_duck.ensemble.model_file import read_fold_booster
 from mi_duck.ensemble.monotone import MonotoneTree, monotone_trees
 from mi_duck.errors import CheckpointError
 from mi_duck.metrics.ranking import Booleans, Floats32, Floats64
 from mi_duck.processes import Report
-from mi_duck.rows.segments import LEFT_OUT, SegmentReader, segments_of, training_weights
+from mi_duck.rows.segments import LEFT_OUT, SegmentReader, training_weights
 from mi_duck.run.constraints import monotone_signs
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import GeneFolds, read_gene_folds, stopping_groups
@@ -288,7 +289,7 @@ class Refitting:
     @cached_property
     def reader(self) -> SegmentReader:
         """Of all rows; their hashes are compared when it is made, so it is not where all parts are done."""
-        return SegmentReader(self.plan, segments_of(self.plan, 0, self.plan.data.n_genes), self.folder.segments)
+        return SegmentReader(self.plan, self.plan.cut.segments, self.folder.segments)
 
     def refit(self, part: Part, report: Callable[[int], None]) -> None:
         """Refit the boosters of a part and write them, unless that is done.
@@ -330,7 +331,7 @@ class Refitting:
         """Return the boosters of a part as they were trained, one for each member."""
         where = [self.folder.instance(one) for one in self.instances]
         if part.fold is None:
-            return [load_unified_model(one).instance_models[0].boosters[part.index] for one in where]
+            return [load_member(one).boosters[part.index] for one in where]
         return [read_fold_booster(one / "fold_models.miduck", part.fold, part.index) for one in where]
 
     def _usual_passes(self, index: int) -> int:
@@ -461,18 +462,15 @@ def _state_of(path: Path) -> Path:
 
 def write_passes(path: Path, key: str, passes: Passes) -> None:
     """Write where a refit stands, whole or not at all, without a copy of the margins in memory."""
-    part = path.with_suffix(".passes_part")
-    with storage_errors(path):
-        with part.open("wb") as file:
-            np.savez(
-                file,
-                key=np.array(key),
-                n_done=np.array(passes.n_done),
-                joint=passes.joint,
-                leaves=np.concatenate(passes.leaves),
-                losses=np.array(passes.losses),
-            )
-        publish(part, path)
+    with storage_errors(path), published_file(path) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            key=np.array(key),
+            n_done=np.array(passes.n_done),
+            joint=passes.joint,
+            leaves=np.concatenate(passes.leaves),
+            losses=np.array(passes.losses),
+        )
 
 
 def read_passes(path: Path, key: str, n_leaves: Sequence[int]) -> Passes | None:

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mi_duck.atomic_files import file_sha256, publish, storage_errors
+from mi_duck.atomic_files import file_sha256, publish, published_file, storage_errors
 from mi_duck.data.database import Database
 from mi_duck.data.sql_files import named_queries, named_text
 from mi_duck.errors import DataError
@@ -22,7 +22,7 @@ from mi_duck.numbers import interval
 from mi_duck.run.costs import growing_bytes
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.instance_folder import instance_state, measurement, status_of
-from mi_duck.run.plan import Plan
+from mi_duck.run.plan import Plan, instance_name
 from mi_duck.run.stage_times import stage_times
 
 OLDEST_READER = "v1.2.0"
@@ -225,17 +225,13 @@ def write_answer(root: Path, query: str, file: Path) -> int:
     """
     if file.exists():
         raise DataError(f"{file} exists; choose another --parquet")
-    temporary, n_rows = file.with_name(f".{file.name}.tmp"), 0
-    with open_catalogue(RunFolder(root)) as db, storage_errors(file.parent):
+    n_rows = 0
+    with open_catalogue(RunFolder(root)) as db, storage_errors(file.parent), published_file(file) as temporary:
         batches = db.relation(query).to_arrow_reader()
-        try:
-            with pq.ParquetWriter(temporary, batches.schema) as writer:
-                for batch in batches:
-                    writer.write_batch(batch)
-                    n_rows += batch.num_rows
-            publish(temporary, file)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with pq.ParquetWriter(temporary, batches.schema) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+                n_rows += batch.num_rows
     return n_rows
 
 
@@ -273,7 +269,7 @@ def score_table(root: Path) -> ScoreTable:
         title = title_of(metric, name)
         if title not in columns:
             columns.append(title)
-        who = GAIN if scope == "difference" else scope if instance_id is None else f"instance_{instance_id:02d}"
+        who = GAIN if scope == "difference" else scope if instance_id is None else instance_name(instance_id)
         lines.setdefault(who, [who]).append(interval(value, low, high, signed=who == GAIN))
     last = {"base": 0, "ensemble": 2, GAIN: 3}
     order = sorted(lines, key=lambda who: (last.get(who, 1), who))

@@ -25,7 +25,7 @@ from mi_duck.metrics.ranking import Floats32, find_thresholds
 from mi_duck.numbers import decimal
 from mi_duck.numbers import interval as written
 from mi_duck.processes import Report
-from mi_duck.rows.segments import SegmentReader, row_weights, segments_of
+from mi_duck.rows.segments import SegmentReader, row_weights
 from mi_duck.run.folder import RunFolder, checked
 from mi_duck.run.genes import read_gene_folds
 from mi_duck.run.plan import Plan
@@ -118,7 +118,7 @@ def _speed(
     folder: RunFolder, plan: Plan, ensemble: ConsolidatedMetaModel, student: ConsolidatedMetaModel, threads: int
 ) -> dict[str, Any]:
     """Return how many rows of an array both predict in a second, and in how much CPU time, the best of a few tries."""
-    reader = SegmentReader(plan, segments_of(plan, 0, plan.data.n_genes), folder.segments)
+    reader = SegmentReader(plan, plan.cut.segments, folder.segments)
     matrix = next(reader.matrices(min(TIMED_ROWS, reader.n_rows)))
     rates = {}
     for name, model in (("ensemble", ensemble), ("distilled", student)):

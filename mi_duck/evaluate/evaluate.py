@@ -17,6 +17,7 @@ from mi_duck.atomic_files import storage_errors, write_csv, write_json
 from mi_duck.ensemble.member_scores import open_member_scores
 from mi_duck.ensemble.voting import MemberWeights, Voted, variants, vote_out_of_fold
 from mi_duck.evaluate.compare import gene_deltas, pilot_lines, write_comparison, write_neighbours
+from mi_duck.evaluate.instance_scores import unseen_ranks
 from mi_duck.evaluate.scored_rows import Scored, base_model_of_run, metric_lines, scored_rows
 from mi_duck.metrics.calibrate import (
     INTERVALS,
@@ -43,6 +44,7 @@ from mi_duck.metrics.ranking import Booleans, Floats, Floats32, Floats64, curve_
 from mi_duck.processes import Report
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import read_gene_folds
+from mi_duck.run.plan import instance_name
 
 STAGE = "scoring base, members and ensemble"
 
@@ -174,16 +176,14 @@ class _Evaluation:
 
     def score_members(self) -> list[dict[str, Any]]:
         """Score each member on its own rows, on all, and on groups that its window lacks; return one line per member."""
-        data, scored, groups = self.plan.data, self.scored, self.genes.group
-        group_of_gene = groups[data.pilot_genes : data.n_genes]
+        scored = self.scored
         weight_of = {one["instance_id"]: one["weight"] for one in self.consolidated["members"]}
         comparison = []
         for instance_id in self.scores.instance_ids:
             instance = self.plan.cut.instance(instance_id)
             probabilities = self.scores.probabilities(instance_id)[scored.first_scored :]
             own = (scored.rank >= instance.first_rank) & (scored.rank < instance.stop_rank)
-            window = groups[instance.first_rank : instance.stop_rank]
-            unseen = ~np.isin(group_of_gene, np.unique(window))[scored.gene]
+            unseen = unseen_ranks(self.plan, instance, self.genes)[scored.rank]
             facts: dict[str, Any] = {"variant": "own calibration", "instance_id": instance_id}
             found = self.add("member", scored.drawn(probabilities), **facts)
             for name, rows in (("own", own), ("unseen", unseen)):
@@ -209,7 +209,7 @@ class _Evaluation:
             weights = self.weights[self.chosen.name].without(index)
             rest = self.vote(self.chosen.voting, weights).probabilities[scored.first_scored :]
             left = headline_scores(rest, scored.label, scored.group, scored.classes, weights=scored.weights)
-            name = f"without instance_{instance_id:02d}"
+            name = f"without {instance_name(instance_id)}"
             self.add("ensemble", left, variant=name)
             self.add("difference", differences(left, drawn), variant=f"{name} - ensemble")
             self.count()

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mi_duck.atomic_files import publish, storage_errors, write_csv
+from mi_duck.atomic_files import published_file, storage_errors, write_csv
 from mi_duck.boosting.write_instance import out_of_fold_table
 from mi_duck.classifiers.model import load_unified_model
 from mi_duck.ensemble.interface import MatrixModel
@@ -127,13 +127,10 @@ def _write_predictions(
     """Write one row per held-out row, as in ``oof_predictions.parquet`` without fold and pilot; row ids continue from there."""
     fold = np.zeros(len(keys), dtype=np.int8)
     table = out_of_fold_table(plan, genes, keys, fold, probabilities, first_row=plan.data.n_rows)
-    target = folder.holdout_predictions
-    temporary = target.with_name(f".{target.name}.tmp")
-    with storage_errors(folder.root):
+    with storage_errors(folder.root), published_file(folder.holdout_predictions) as temporary:
         kept = pa.concat_tables(read_kept(folder.segments, one) for one in plan.cut.holdout_segments)
         predictions = with_kept(table.drop_columns(["fold", "is_pilot"]), kept)
         pq.write_table(predictions, temporary, compression="zstd", write_page_checksum=True)
-        publish(temporary, target)
 
 
 def _base_model(folder: RunFolder, plan: Plan) -> BaseModel:

@@ -3,8 +3,9 @@
 A *site* is a row of any class but the first.
 
 Genes never seen are those of fold groups that have no gene in the instance's window. With overlapping windows every instance
-leaves most genes to the others, so these resemble the genes that it meets in use. One pass over the segments serves all
-instances: their trees are one forest, and for each row the predictions of the instances that never saw its group are kept.
+leaves most genes to the others, so these resemble the genes that it meets in use. The first thousand in the seeded order are
+scored. One pass over their segments serves all instances: their trees are one forest, and for each row the predictions of the
+instances that never saw its group are kept.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,11 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mi_duck.atomic_files import publish, storage_errors
+from mi_duck.atomic_files import published_file, storage_errors
 from mi_duck.boosting.forest import forest_of
-from mi_duck.ensemble.model import InstanceModel, by_member
-from mi_duck.ensemble.model_file import load_unified_model
-from mi_duck.errors import CheckpointError
+from mi_duck.ensemble.member_scores import load_member
+from mi_duck.ensemble.model import by_member
 from mi_duck.metrics.calibrate import NO_BASE, calibrated
 from mi_duck.metrics.metrics import known, point_scores, score, too_narrow
 from mi_duck.metrics.ranking import Booleans, Floats, Floats32, Floats64, Integers, rank_scores, ranking, top_k_shares
@@ -31,6 +31,8 @@ from mi_duck.run.genes import GeneFolds
 from mi_duck.run.plan import Instance, Plan
 
 BATCH_BYTES = 64 << 20
+STAGE = "scoring genes that an instance never saw"
+MOST_UNSEEN = 1_000  # genes: a thousand say as much of one instance as all of a genome do
 BASE_COLUMNS = ("base_f1", "base_topk", "delta_fp", "delta_fn", "auc_base", "ap_base")
 NO_UNSEEN = "no unseen genes"
 FACTS = ("fold", "train_genes", "train_rows", "test_genes", "test_rows")
@@ -181,6 +183,12 @@ def unseen_ranks(plan: Plan, instance: Instance, genes: GeneFolds) -> Booleans:
     return unseen
 
 
+def first_unseen(unseen: Booleans, most: int = MOST_UNSEEN) -> Booleans:
+    """Return which of the unseen genes are scored, shape (n_genes,): the first in the seeded order, which are a random sample."""
+    found: Booleans = unseen & (np.cumsum(unseen) <= most)
+    return found
+
+
 def unseen_file(folder: RunFolder, instance: Instance) -> Path:
     """Return the scratch file with the instance's predictions of unseen genes."""
     return folder.scratch / "unseen" / f"{instance.name}.parquet"
@@ -193,22 +201,24 @@ def predict_unseen(
 
     Writes one scratch file per instance: ``gene_rank``, ``label`` and one probability per class, in the order of rows.
     """
-    models = [_model(folder, instance) for instance in instances]
+    models = [load_member(folder.instance(instance)) for instance in instances]
     forest = forest_of([one for model in models for one in model.boosters], plan.data.features, models[0].encoding)
-    unseen = np.stack([unseen_ranks(plan, instance, genes) for instance in instances])
+    unseen = np.stack([first_unseen(unseen_ranks(plan, instance, genes)) for instance in instances])
     schema = pa.schema(
         [("gene_rank", pa.int32()), ("label", pa.uint8())]
         + [(f"p_{index}", pa.float32()) for index in range(len(plan.data.classes))]
     )
     targets = [unseen_file(folder, instance) for instance in instances]
-    partial = [target.with_name(f".{target.name}.tmp") for target in targets]
     batch_rows = max(256, BATCH_BYTES // (4 * len(plan.data.features)))
     done = 0
     with storage_errors(folder.scratch):
         targets[0].parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
+            partial = [stack.enter_context(published_file(target)) for target in targets]
             writers = [stack.enter_context(pq.ParquetWriter(path, schema, compression="zstd")) for path in partial]
-            for segment in (one for one in plan.cut.segments if one.stop_rank <= plan.data.n_genes):
+            for segment in plan.cut.segments:
+                if not unseen[:, segment.first_rank : segment.stop_rank].any():
+                    continue
                 reader = SegmentReader(plan, [segment], folder.segments)
                 keys = reader.keys()
                 is_wanted = np.logical_or.reduce(unseen[:, keys["gene_rank"]])
@@ -224,16 +234,8 @@ def predict_unseen(
                             columns = [pa.array(ranks[rows]), pa.array(labels[rows]), *map(pa.array, probabilities.T)]
                             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
                 done += len(is_wanted)
-                report("scoring genes that an instance never saw", done, plan.data.n_rows)
-        for path, target in zip(partial, targets, strict=True):
-            publish(path, target)
-
-
-def _model(folder: RunFolder, instance: Instance) -> InstanceModel:
-    model = load_unified_model(folder.instance(instance))
-    if not isinstance(model, InstanceModel):
-        raise CheckpointError(f"{folder.instance(instance)} holds an ensemble, not the model of one instance")
-    return model
+                report(STAGE, done, plan.data.n_rows)
+    report(STAGE, plan.data.n_rows, plan.data.n_rows)
 
 
 def unseen_scores(

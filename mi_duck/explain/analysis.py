@@ -33,6 +33,7 @@ from mi_duck.processes import Report
 from mi_duck.run.feature_names import feature_groups, kmer_families
 from mi_duck.run.folder import SHAP_SUMMARY, SHAP_VERSION, RunFolder, read_suspects
 from mi_duck.run.made import Made
+from mi_duck.run.plan import instance_name
 
 logger = logging.getLogger("mi_duck")
 
@@ -330,7 +331,7 @@ def analyse(
     names = Names(
         features=ensemble.features,
         classes=ensemble.classes,
-        instances=tuple(f"instance_{one.metadata['instance_id']:02d}" for one in ensemble.members),
+        instances=tuple(instance_name(one.metadata["instance_id"]) for one in ensemble.members),
         groups=(*feature_groups([kind_of(name) for name in ensemble.features]), *families),
         suspects=read_suspects(model_path) if model_path.is_dir() else None,
     )

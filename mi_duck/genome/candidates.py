@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mi_duck.data.dataset import CLASSES
 from mi_duck.errors import DataError
 from mi_duck.genome.annotation import Gene, StrandSites
 from mi_duck.genome.sequence import Letters, reverse_complement, stretch
 
-CLASSES = ("neither", "donor", "acceptor")
 LARGEST_COMPLETE_GENE = 20_000
 
 _NEAR = 50

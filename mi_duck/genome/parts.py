@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mi_duck.data.dataset import CLASSES
 from mi_duck.genome.base_scores import BaseScores, SiteMatrices, matrix_scores
-from mi_duck.genome.candidates import CLASSES
 from mi_duck.genome.columns import GROUP_COLUMNS, TEXT_COLUMNS, GeneFacts, row_columns
 from mi_duck.genome.sequence import Letters
 from mi_duck.processes import Report

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from mi_duck.atomic_files import file_sha256, storage_errors
+from mi_duck.data.dataset import CLASSES
 from mi_duck.ensemble.interface import MatrixModel
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, by_member
 from mi_duck.ensemble.model_file import model_sha256
@@ -21,7 +22,6 @@ from mi_duck.ensemble.predict import Parts
 from mi_duck.errors import DataError
 from mi_duck.genome.annotation import Gene
 from mi_duck.genome.base_scores import site_matrices
-from mi_duck.genome.candidates import CLASSES
 from mi_duck.genome.columns import feature_columns
 from mi_duck.genome.like import check_kind, recipe_of
 from mi_duck.genome.scan import MOST_POSITIONS, PART_POSITIONS, Scored, Scorer, positions_of_parts, scan, score_table

@@ -14,9 +14,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mi_duck.boosting.forest import Forest
+from mi_duck.data.dataset import CLASSES
 from mi_duck.ensemble.predict import TRAINED_ON, in_order
 from mi_duck.genome.base_scores import BaseScores, SiteMatrices
-from mi_duck.genome.candidates import CLASSES
 from mi_duck.genome.score_files import ScoreTable
 from mi_duck.genome.sequence import Contig, Letters, read_fasta
 from mi_duck.genome.span_features import FeaturePlan, Span, base_scores_of, cut_span, span_matrix

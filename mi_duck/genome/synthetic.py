@@ -23,8 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mi_duck.atomic_files import published_folder
+from mi_duck.data.dataset import CLASSES
 from mi_duck.errors import DataError
-from mi_duck.genome.candidates import CLASSES
 from mi_duck.genome.columns import GENE_COLUMNS, POSITION_COLUMNS, TEXT_COLUMNS, dataset_schema
 from mi_duck.genome.synthetic_rows import (
     KMERS,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mi_duck.genome.candidates import CLASSES
+from mi_duck.data.dataset import CLASSES
 from mi_duck.genome.columns import GENE_COLUMNS
 from mi_duck.genome.features import score_features
 from mi_duck.genome.sequence import kmer_names

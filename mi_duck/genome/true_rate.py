@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mi_duck.data.dataset import CLASSES
 from mi_duck.genome.annotation import Gene, StrandSites, strand_sites
-from mi_duck.genome.candidates import CLASSES, gene_key
+from mi_duck.genome.candidates import gene_key
 from mi_duck.genome.scan import Scored, Scorer, scan
 from mi_duck.genome.score_files import ScoreTable
 from mi_duck.genome.survey import Survey

@@ -276,7 +276,7 @@ def halves_of(plan: Plan, instance: Instance, genes: GeneTable) -> tuple[Instanc
     among the genes that no neighbour shares, so that nothing changes under a neighbour that is trained at the same time.
     ``plan`` has the splits so far.
     """
-    n_planned = len(plan.cut.instances) - len(plan.cut.split_instances)
+    n_planned = plan.cut.n_planned
     if instance.instance_id >= n_planned:
         return None
     first, stop = instance.first_rank, instance.stop_rank

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from mi_duck.atomic_files import file_sha256, sealed, storage_errors, write_csv, write_file, write_json
 from mi_duck.drawing import ENSEMBLE, LOSSLESS, save_as, short_label, style
+from mi_duck.ensemble.member_scores import load_member
 from mi_duck.ensemble.model import InstanceModel
-from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.errors import CheckpointError
 from mi_duck.evaluate.instance_scores import (
     FACTS,
@@ -37,6 +37,7 @@ from mi_duck.metrics.ranking import curve_points
 from mi_duck.numbers import decimal, typeset
 from mi_duck.processes import Report
 from mi_duck.report.plots import Curve, curve_figure
+from mi_duck.rows.segments import weights_or_none
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import GeneFolds, codes_of, read_gene_folds
 from mi_duck.run.instance_folder import read_manifest, trained_instances
@@ -175,9 +176,7 @@ def _describe(
     folder: RunFolder, plan: Plan, instance: Instance, genes: GeneFolds, *, is_minimal: bool, figure_format: str
 ) -> None:
     where = folder.instance(instance)
-    model = load_unified_model(where)
-    if not isinstance(model, InstanceModel):
-        raise CheckpointError(f"{where} holds an ensemble, not the model of one instance")
+    model = load_member(where)
     rows = _read_rows(folder, plan, instance, genes)
     names, stale = [*SCORES, IMPORTANCE], []
     if not is_minimal:
@@ -248,7 +247,7 @@ def _read_rows(folder: RunFolder, plan: Plan, instance: Instance, genes: GeneFol
         scores = _slice(folder.members, columns, first, len(table))[is_scored]
         weights = None
         if "weight" in pq.read_schema(path).names:
-            weights = pq.read_table(path, columns=["weight"])["weight"].to_numpy()[is_scored].astype(np.float64)
+            weights = weights_or_none(pq.read_table(path, columns=["weight"])["weight"].to_numpy()[is_scored])
         n_folds, is_calibrated = plan.settings.n_folds, plan.settings.calibrate
         model = base_model(
             scores, label, fold, n_folds=n_folds, is_calibrated=is_calibrated, dtype=np.float64, weights=weights

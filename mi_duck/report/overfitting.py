@@ -18,6 +18,7 @@ from mi_duck.errors import CheckpointError
 from mi_duck.report.plots import LearningCurve, learning_figure
 from mi_duck.report.records import RunRecords, read_records
 from mi_duck.run.folder import RunFolder
+from mi_duck.run.plan import instance_name
 from mi_duck.wording import Noun
 
 WIDE = 1 / 3
@@ -119,7 +120,7 @@ def read_curves(root: Path, instance_id: int) -> dict[str, list[LearningCurve]] 
     CheckpointError
         The file is damaged.
     """
-    path = RunFolder(root).instances / f"instance_{instance_id:02d}" / "learning_curves.csv"
+    path = RunFolder(root).instances / instance_name(instance_id) / "learning_curves.csv"
     lines = read_records(path, RoundLosses)
     if lines is None:
         return None

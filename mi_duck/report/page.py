@@ -38,6 +38,7 @@ from mi_duck.report.records import (
 from mi_duck.report.summary import NAMES as FILES
 from mi_duck.report.summary import answer, cautions, file_text, genes_improved
 from mi_duck.run.folder import RunFolder
+from mi_duck.run.plan import instance_name
 from mi_duck.run.stage_times import REPORT, stage_times, step_times
 
 if TYPE_CHECKING:
@@ -236,7 +237,7 @@ def _model_figure(run: RunRecords) -> "Figure":
 
 
 def _window_figure(run: RunRecords) -> "Figure":
-    windows = {f"instance_{one['instance_id']:02d}": (one["first_rank"], one["stop_rank"]) for one in run.instances}
+    windows = {instance_name(one["instance_id"]): (one["first_rank"], one["stop_rank"]) for one in run.instances}
     return plots.window_figure(windows, n_genes=run.plan.data.n_genes, noun=run.noun)
 
 
@@ -284,7 +285,7 @@ def _learning(
         gaps[fit.instance_id] = max(gaps.get(fit.instance_id, 0.0), fit.gap or 0.0)
     found = []
     for instance_id in sorted(sorted(gaps, key=lambda one: (-gaps[one], one))[:MOST_INSTANCES]):
-        title, panels = f"instance_{instance_id:02d}", distinct_curves(run, instance_id).items()
+        title, panels = instance_name(instance_id), distinct_curves(run, instance_id).items()
         drawn = [
             pictures.draw(
                 f"learning-{instance_id}-{index}",

@@ -22,7 +22,7 @@ from mi_duck.report.overfitting import ADVICE, FitRecord
 from mi_duck.report.records import RunRecords, Score, read_json, scored_genes, suspects_of, value_of, with_interval
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.instance_folder import measurement
-from mi_duck.run.plan import Plan
+from mi_duck.run.plan import Plan, instance_name
 from mi_duck.wording import Noun
 
 FEWEST_SITES = 500
@@ -185,7 +185,7 @@ def _coverage(run: RunRecords) -> list[str]:
     found = []
     coverage = run.coverage
     if coverage["n_genes_trained"] < coverage["n_genes"]:
-        lost = [f"instance_{one['instance_id']:02d}" for one in run.instances if one["status"] not in ("done", "split")]
+        lost = [instance_name(one["instance_id"]) for one in run.instances if one["status"] not in ("done", "split")]
         found.append(
             f"Only {coverage['n_genes_trained']:,} of {run.noun.count(coverage['n_genes'])} were trained on; "
             f"lost: {', '.join(lost) or 'none'}. Run the same command again to train what is missing."

@@ -15,6 +15,7 @@ from mi_duck.report.overfitting import FitRecord
 from mi_duck.report.records import RunRecords, Score, read_json, read_rows, value_of, with_interval
 from mi_duck.report.summary import difference
 from mi_duck.run.folder import RunFolder
+from mi_duck.run.plan import instance_name
 from mi_duck.settings import CV_OPTIONS, Classifying, Columns, flags_of
 from mi_duck.wording import Noun
 
@@ -100,7 +101,7 @@ def models(run: RunRecords) -> list[tuple[str, str, int | None, str, bool]]:
 
 
 def _name(scope: str, instance_id: int | None) -> str:
-    return scope if instance_id is None else f"instance_{instance_id:02d}"
+    return scope if instance_id is None else instance_name(instance_id)
 
 
 def score_table(run: RunRecords) -> Table | None:
@@ -269,7 +270,7 @@ def instance_table(run: RunRecords) -> Table:
         measured = one["measured_peak_bytes"]
         rows.append(
             (
-                f"instance_{one['instance_id']:02d}",
+                instance_name(one["instance_id"]),
                 one["status"],
                 f"{one['first_rank']:,}–{one['stop_rank'] - 1:,}",
                 f"{one['n_genes']:,}",
@@ -310,7 +311,7 @@ def fit_table(fits: Sequence[FitRecord], noun: Noun) -> Table:
         by_fit.setdefault((fit.instance_id, fit.class_name), []).append(fit)
     rows = [
         (
-            f"instance_{instance_id:02d}",
+            instance_name(instance_id),
             name,
             "; ".join(dict.fromkeys(fit.verdict for fit in some)),
             ", ".join(str(fit.best_round) for fit in some),
@@ -367,7 +368,7 @@ def calibration_table(run: RunRecords) -> Table | None:
     """Return the calibration that each instance chose for each class, or None where none is known."""
     rows = []
     for one in run.instances:
-        instance = f"instance_{one['instance_id']:02d}"
+        instance = instance_name(one["instance_id"])
         found = read_json(RunFolder(run.root).instances / instance / "calibration.json")
         if found:
             rows.append((instance, *(found[name]["method"] for name in run.distinct_classes)))

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from mi_duck.atomic_files import file_sha256, read_sealed
 from mi_duck.errors import CheckpointError
-from mi_duck.run.encoding import encoding_of
-from mi_duck.run.plan import Plan, PlannedData, Segment
+from mi_duck.run.plan import Instance, Plan, PlannedData, Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +67,12 @@ def training_weights(keys: NDArray[np.void], easy_share: float) -> NDArray[np.fl
 
 def row_weights(keys: NDArray[np.void]) -> NDArray[np.float64] | None:
     """Return the weights that the data have, shape (n_rows,); None where they have none or all are 1."""
-    if not has_weights(keys) or (keys["weight"] == 1).all():
-        return None
-    return keys["weight"].astype(np.float64)
+    return weights_or_none(keys["weight"]) if has_weights(keys) else None
+
+
+def weights_or_none(weight: NDArray[np.float32]) -> NDArray[np.float64] | None:
+    """Return weights in 64 bits, shape (n_rows,); None where all are 1, which gives the same bytes as rows without weights."""
+    return None if (weight == 1).all() else weight.astype(np.float64)
 
 
 def has_weights(keys: NDArray[np.void]) -> bool:
@@ -112,7 +114,7 @@ class SegmentReader:
         self.segments = tuple(segments)
         self.folder = folder
         self.n_rows = sum(segment.n_rows for segment in segments)
-        self.encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing, plan.data.made)
+        self.encoding = plan.encoding
         for segment in segments:
             self._verify(segment)
 
@@ -228,8 +230,10 @@ def _columns(features: Sequence[str], names: Sequence[str]) -> slice | NDArray[n
     return columns
 
 
-def segments_of(plan: Plan, first_rank: int, stop_rank: int) -> tuple[Segment, ...]:
-    """Return the segments inside a range of ranks."""
+def segments_of(plan: Plan, instance: Instance) -> tuple[Segment, ...]:
+    """Return the segments with the rows of an instance."""
     return tuple(
-        segment for segment in plan.cut.segments if first_rank <= segment.first_rank and segment.stop_rank <= stop_rank
+        segment
+        for segment in plan.cut.segments
+        if instance.first_rank <= segment.first_rank and segment.stop_rank <= instance.stop_rank
     )

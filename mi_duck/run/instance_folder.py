@@ -9,7 +9,6 @@ from typing import Any
 
 from mi_duck.atomic_files import file_sha256, read_sealed, write_json
 from mi_duck.errors import CheckpointError
-from mi_duck.run.encoding import encoding_of
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Instance, Plan, Settings
 from mi_duck.usage import StageUsage, records
@@ -27,7 +26,7 @@ IN_ENCODING = "zero_is_missing"  # the one setting that the encoding holds
 
 def made_of(plan: Plan, instance: Instance) -> dict[str, Any]:
     """Return all that an instance's models depend on: data, genes, folds, features, settings, format."""
-    encoding = encoding_of(plan.settings.layout_used, plan.settings.zero_is_missing, plan.data.made)
+    encoding = plan.encoding
     settings = {name: getattr(plan.settings, name) for name in Settings.__slots__ if name != IN_ENCODING}
     for name in ("xgb_parameters", "estimator_options"):
         settings[name] = list(settings[name])  # as a manifest has them

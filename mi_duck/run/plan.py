@@ -20,12 +20,18 @@ from mi_duck.atomic_files import read_sealed, sealed, unsealed, write_json
 from mi_duck.errors import CheckpointError, PlanError
 from mi_duck.resources import Budget
 from mi_duck.run.costs import Costs
+from mi_duck.run.encoding import Encoding, encoding_of
 from mi_duck.run.made import Dates, Levels, Made
 from mi_duck.run.recipe import Recipe
 from mi_duck.settings import Asked
 from mi_duck.wording import Noun, noun_of
 
 PLAN_VERSION = 7
+
+
+def instance_name(instance_id: int) -> str:
+    """Return the name of an instance, which its folder has."""
+    return f"instance_{instance_id:02d}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +62,7 @@ class Instance:
     @property
     def name(self) -> str:
         """Folder of the instance."""
-        return f"instance_{self.instance_id:02d}"
+        return instance_name(self.instance_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +323,11 @@ class Cut:
         return self.segments + self.holdout_segments
 
     @property
+    def n_planned(self) -> int:
+        """How many instances were planned: two halves stand for one that was split."""
+        return len(self.instances) - len(self.split_instances)
+
+    @property
     def is_external(self) -> bool:
         """Whether the matrix lies on disk."""
         return self.strategy_used == "external"
@@ -342,6 +353,11 @@ class Plan:
     costs: Costs
     cut: Cut
     version: int = PLAN_VERSION
+
+    @property
+    def encoding(self) -> Encoding:
+        """What counts as missing in the matrices that models see."""
+        return encoding_of(self.settings.layout_used, self.settings.zero_is_missing, self.data.made)
 
     @property
     def what_is_scored(self) -> str:
@@ -406,7 +422,7 @@ def holdout_segments(data: PlannedData) -> tuple[Segment, ...]:
 def instances_for(plan: Plan, instance_id: int) -> tuple[Instance, ...]:
     """Return the instance of a number, or the halves that it was split in."""
     cut = plan.cut
-    n_planned = len(cut.instances) - len(cut.split_instances)
+    n_planned = cut.n_planned
     numbers = {instance_id}
     if instance_id in {split.instance_id for split in cut.split_instances}:
         first = n_planned + 2 * instance_id

@@ -19,6 +19,7 @@ from mi_duck.metrics.metrics import drawn_scores
 from mi_duck.metrics.ranking import find_thresholds
 from mi_duck.report.records import read_rows
 from mi_duck.report.summary import training_summary
+from mi_duck.rows.segments import weights_or_none
 from mi_duck.run.plan import Instance
 from mi_duck.verify.members import ScoredFile, n_pilot_rows, read_scored
 from mi_duck.verify.subject import DAMAGED, MISSING, Finding, Subject, Verdict, guarded, listed, skipped, verdict
@@ -111,7 +112,8 @@ def _thresholds(
     weights = None
     if subject.plan.data.weight_column is not None:
         found_weights = pq.read_table(subject.folder.out_of_fold, columns=["weight"])["weight"].to_numpy()
-        weights = None if (found_weights == 1).all() else found_weights[-len(label) :].astype(np.float64)
+        weights = weights_or_none(found_weights)
+        weights = None if weights is None else weights[-len(label) :]
     found = find_thresholds(probabilities, label, fold, subject.plan.data.classes, weights=weights)
     stated = json.loads(subject.folder.thresholds.read_bytes())
     file = "oof_predictions.parquet"

@@ -350,7 +350,7 @@ def recounted_peak(folder: RunFolder, plan: Plan, instance: Instance) -> int:
     model = plan.costs.model
     if model.megabytes_per_gene is not None:
         return instance.predicted_bytes
-    density = read_density(plan, segments_of(plan, instance.first_rank, instance.stop_rank), folder.segments)
+    density = read_density(plan, segments_of(plan, instance), folder.segments)
     layout = layout_of(model.layout, density, plan.settings.layout_used, plan.settings.zero_is_missing)
     needed = model.with_layout(layout).needed_bytes(instance.n_training_rows, instance.n_genes)
     budget = plan.cut.budget

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mi_duck.data.dataset import CLASSES
 from mi_duck.errors import PlanError
 from mi_duck.processes import Context, in_child
 from mi_duck.run.folder import RunFolder
@@ -16,7 +17,6 @@ from mi_duck.workflow import steps
 
 MOST_POSITIONS = 500_000
 """Of the genes that a run scores by itself: no further gene is added then, so that this stays a small part of the run."""
-CLASSES = ("neither", "donor", "acceptor")
 
 
 def evaluate_sequence(run: Path, scanning: Scanning, n_genes: int, context: Context) -> dict[str, Any]:

@@ -174,7 +174,6 @@ def test_gene_summary__adds_up(db: Database, given: Given) -> None:
         "n_genes": 3,
         "n_groups": 2,
         "n_rows": 10,
-        "largest_gene_rows": 5,
         "label_counts": [6, 1, 3],
         "largest_group": "c1",
         "largest_share": 0.8,
