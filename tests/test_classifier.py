@@ -258,6 +258,23 @@ def test_fit__refuses_wrong_options_as_values(options: dict[str, Any], words: st
         EnsembleClassifier(**QUICK | options).fit(x, y, groups=groups)
 
 
+def test_constraints__know_features_by_the_names_of_the_user() -> None:
+    """A name that ends as base scores do has another in the table, which the user does not know."""
+    pandas = pytest.importorskip("pandas")
+    x, y, groups = rows()
+    is_sick = y == "sick"
+    frame = pandas.DataFrame(x, columns=["dose_score", *(f"x{index}" for index in range(1, x.shape[1]))])
+    risen = {}
+    for sign in (-1, 1):
+        xgb = {"monotone_constraints": {"dose_score": sign}}
+        model = EnsembleClassifier(**QUICK | {"xgb": xgb}).fit(frame, is_sick, groups=groups)
+        grid = pandas.DataFrame(np.repeat(frame.to_numpy()[:1], 50, axis=0), columns=frame.columns)
+        grid["dose_score"] = np.linspace(-3, 3, 50)
+        risen[sign] = np.sign(np.diff(model.predict_proba(grid)[:, 1]))
+    assert (risen[1] >= 0).all()
+    assert (risen[-1] <= 0).all()
+
+
 def test_fit__refuses_data_that_cannot_be_used() -> None:
     x, y, groups = rows()
     with pytest.raises(ValueError, match="has one class"):

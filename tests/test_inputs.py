@@ -26,6 +26,7 @@ from mi_duck.data.values import label_codes
 from mi_duck.errors import DataError
 from mi_duck.file_kinds import kind_of
 from mi_duck.run.folder import RunFolder
+from mi_duck.run.made import levels_in
 
 ROWS, GENES = 600, 20
 QUICK = (
@@ -155,6 +156,24 @@ def probabilities_out_of_fold(file: Path) -> list[Any]:
     """Return position and probabilities of every row."""
     rows = pq.read_table(file, columns=["gene_id", "position", "p_0", "p_1"]).to_pylist()
     return sorted(tuple(row.values()) for row in rows)
+
+
+@pytest.mark.parametrize("values", [["no", "NO", "yes"], ["no", "yes", "no "]])
+def test_classes__that_differ_in_case_or_spaces_alone_are_refused(values: list[str], tmp_path: Path) -> None:
+    file = write(tmp_path / "a.parquet", pa.table({"gene_id": ["a"] * 3, "y": values, "x": [1.0] * 3}))
+    with pytest.raises(
+        DataError, match=r"column 'y' of .*a.parquet has the labels .* which differ only in case or in spaces"
+    ):
+        open_dataset(str(file), label_column="y")
+
+
+def test_numbers_with_decimal_commas__are_named_and_not_taken_for_levels(tmp_path: Path) -> None:
+    """As a semicolon file of a spreadsheet has them."""
+    lines = [f"g{number // 4};{number % 2};{number},5;{'ab'[number % 2]}" for number in range(40)]
+    (tmp_path / "a.csv").write_text("\n".join(["gene_id;y;dose;kind", *lines, ""]))
+    dataset = open_dataset(str(tmp_path / "a.csv"), label_column="y")
+    assert {one.column for one in levels_in(dataset.made)} == {"kind"}
+    assert any("dose" in words and "decimal commas" in words for words in dataset.warnings)
 
 
 @pytest.mark.parametrize(

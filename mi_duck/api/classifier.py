@@ -2,6 +2,7 @@
 
 import tempfile
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -166,9 +167,12 @@ class EnsembleClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _train(self, folder: Path, X: Any, codes: NDArray[Any], groups: Any, weight: Any) -> None:  # noqa: N803
         """Write the table, train on it, and keep the model and the probabilities out of fold."""
         given = {name: getattr(self, name) for name, value in DEFAULTS.items() if getattr(self, name) != value}
+        users = getattr(self, "feature_names_in_", None)
+        names = _feature_names(users, X.shape[1])
+        if users is not None and isinstance(given.get("xgb"), Mapping):
+            given["xgb"] = _renamed(given["xgb"], dict(zip(users.tolist(), names, strict=True)))
         asked, executing = records_of(type(self).__name__, given, RECORDS, OPTIONS, preset=self.preset)
         checked_parameters(asked.xgb)
-        names = _feature_names(getattr(self, "feature_names_in_", None), X.shape[1])
         order = np.argsort(-np.bincount(codes), kind="stable")  # of the classes: the most frequent is the background
         classes = _class_names(self.classes_[order])
         columns = {name: pa.array(X[:, index]) for index, name in enumerate(names)}
@@ -220,6 +224,19 @@ def _feature_names(given: Any, n_features: int) -> list[str]:
     taken = {*NOT_FEATURES, GROUP, LABEL, ROW, WEIGHT}
     names = [f"x{index}" for index in range(n_features)] if given is None else [str(name) for name in given]
     return [f"feature {name}" if name in taken or name.endswith("_score") else name for name in names]
+
+
+def _renamed(xgb: Mapping[str, Any], name_of: Mapping[str, str]) -> dict[str, Any]:
+    """Return parameters of XGBoost whose constraints name the columns of the table instead of the user's."""
+
+    def table_names(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name_of.get(name, name): one for name, one in value.items()}
+        if isinstance(value, list | tuple):
+            return [table_names(one) for one in value]
+        return name_of.get(value, value)
+
+    return {name: table_names(value) if name.endswith("_constraints") else value for name, value in xgb.items()}
 
 
 def _numbered(groups: Any) -> NDArray[np.int64]:

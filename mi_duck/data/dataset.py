@@ -350,6 +350,14 @@ def _found_classes(files: Sequence[DataFile], column: str, *, has_scores: bool) 
         raise DataError(
             f"column '{column}' of {source_of(files[0])} has {what}; two or more are needed (choose another --label-column)"
         )
+    spelled: dict[str, str] = {}
+    for text in n_rows:
+        other = spelled.setdefault(text.strip().lower(), text)
+        if other != text:
+            raise DataError(
+                f"column '{column}' of {source_of(files[0])} has the labels {other!r} and {text!r}, which differ only in case or "
+                "in spaces; write them alike"
+            )
     is_numbered = all(re.fullmatch(r"-?\d+", text) for text in n_rows)
     first, *rest = sorted(n_rows, key=lambda text: (-n_rows[text], int(text) if is_numbered else 0, text))
     return (first, *sorted(rest, key=lambda text: (int(text) if is_numbered else 0, text)))

@@ -1,5 +1,6 @@
 """Finds the levels of text columns that become features."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -30,7 +31,9 @@ def find_levels(
     reasons: dict[str, str] = {}
     for column in columns:
         n_rows = _counted(files, column)
-        if n_rows and are_dates(n_rows):
+        if _are_numbers_with_commas(files, column):
+            reasons[column] = "numbers with decimal commas, which are text here: write points, as in 1.5"
+        elif n_rows and are_dates(n_rows):
             reasons[column] = "dates in text, of which --date-columns makes features"
         elif n_rows is None or len(n_rows) > max(SHARE_OF_TEXTS * sum(n_rows.values()), 2):
             reasons[column] = "text that differs in most rows, as ids and free text do"
@@ -52,6 +55,13 @@ def _counted(files: Sequence[DataFile], column: str) -> Counter[str] | None:
         if len(found) > MOST_COUNTED:
             return None
     return found
+
+
+def _are_numbers_with_commas(files: Sequence[DataFile], column: str) -> bool:
+    """Return whether the first texts of a column are all numbers, some of them with a comma for the point."""
+    first = next(column_values(files, column), None)
+    texts = [] if first is None else [text for text in text_counts(first) if text is not None]
+    return any("," in text for text in texts) and all(re.fullmatch(r"[+-]?\d*(,\d+)?", text.strip()) for text in texts)
 
 
 def check_names(made: Sequence[Made], names: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ read from all row groups.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from itertools import combinations, groupby
 from pathlib import Path
@@ -141,6 +142,7 @@ def without_leaks(
         label_column=dataset.label_column,
         classes=list(dataset.classes),
         labels=list(dataset.labels),
+        threads=context.threads,
     ).value
     excluded = set(found["excluded"])
     for name, reason in found["suspects"]:
@@ -173,6 +175,7 @@ def report_leaks(
     label_column: str,
     classes: list[str],
     labels: list[str],
+    threads: int,
 ) -> dict[str, Any]:
     """Measure every feature and write ``leakage_analysis/``; runs in a child process.
 
@@ -183,7 +186,7 @@ def report_leaks(
         ``n_rows`` of the sample.
     """
     sample = read_sample(runs, features, small, label_column, labels, report, made=tuple(map(made_of, made)))
-    rows, suspects = probe(sample, classes, base_scores, report)
+    rows, suspects = probe(sample, classes, base_scores, report, threads=threads)
     noun = noun_of(gene_column)
     suspects = [(name, noun.words(reason)) for name, reason in suspects]
     excluded = [name for name, _ in suspects if name not in base_scores] if is_excluding else []
@@ -322,17 +325,20 @@ def comparisons(sample: Sample, classes: Sequence[str]) -> list[tuple[Comparison
 
 
 def probe(
-    sample: Sample, classes: Sequence[str], base_scores: Sequence[str], report: Report
+    sample: Sample, classes: Sequence[str], base_scores: Sequence[str], report: Report, *, threads: int = 1
 ) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
-    """Return the lines of ``leakage.csv`` and (feature, reason) of the suspects, both in the order of the features."""
+    """Return the lines of ``leakage.csv`` and (feature, reason) of the suspects, both in the order of the features.
+
+    What they say does not depend on ``threads``: each measures other features.
+    """
     sides = comparisons(sample, classes)
     report("looking for columns that equal others", 0, 1)
     equal = copies(sample.columns, sample.label, sample.gene, sample.group, [side for _, side in sides])
     against_rest = [side for comparison, side in sides if not comparison.is_between_sites]
     found: dict[str, list[Evidence]] = {}
     bits: dict[str, list[float]] = {}
-    for some in _measured_together(sample.columns):
-        report("looking for leaks", len(found), len(sample.columns))
+
+    def measure(some: list[str]) -> None:
         cells = tally([sample.columns[name] for name in some], sample.label, sample.gene, sample.group)
         is_base_score = [name in base_scores for name in some]
         measured = [
@@ -348,7 +354,11 @@ def probe(
                 _with_hidden(of_side[number], digits, one_value, sample, *compared)
                 for compared, of_side in zip(sides, measured, strict=True)
             ]
-    report("looking for leaks", len(found), len(found))
+
+    with ThreadPoolExecutor(threads) as pool:
+        for done in as_completed([pool.submit(measure, some) for some in _measured_together(sample.columns)]):
+            done.result()
+            report("looking for leaks", len(found), len(sample.columns))
     base, best_base = _base_columns(sample, base_scores), _best_base(found, base_scores)
     rows, suspects = [], []
     for name in sample.columns:

@@ -25,6 +25,7 @@ from mi_duck.run.instance_folder import measurement
 from mi_duck.run.plan import Plan, instance_name
 from mi_duck.wording import Noun
 
+UNEVEN = 0.9  # of the fold groups: as few equal ones as this say less
 FEWEST_SITES = 500
 """With fewer rows of a class intervals are unreliable."""
 INTERVALS = "Intervals are by bootstrap over fold groups and hold for these trained models on other {many}."
@@ -257,7 +258,7 @@ def _few_data(run: RunRecords) -> list[str]:
         rows_of[gene["fold_group"]] += gene["n_rows"]
     groups = len(rows_of)
     effective = sum(rows_of.values()) ** 2 / sum(n**2 for n in rows_of.values())
-    if groups >= FEWEST_GROUPS > effective:
+    if groups >= FEWEST_GROUPS > effective and effective < UNEVEN * groups:
         largest, n_rows = max(rows_of.items(), key=lambda one: (one[1], one[0]))
         found.append(
             f"The rows are spread so unevenly that {groups:,} fold groups count as {effective:.0f} (Kish's effective number; "
