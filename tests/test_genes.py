@@ -46,7 +46,9 @@ def test_index_genes__counts_genes_rows_and_classes(db: Database, tiny: Path) ->
         n_groups=3,
         label_counts=(3, 2, 1),
         identical=Identical(n_rows=0, n_genes=0, n_group_pairs=0, pair=(), one_in=1, n_features=2),
+        content=index.content,
     )
+    assert set(index.content) == set(open_dataset(str(tiny)).features)
     assert {row["gene_id"]: row["label_counts"] for row in rows} == {"A": [2, 1, 0], "B": [1, 0, 1], "C": [0, 1, 0]}
     assert [row["gene_rank"] for row in rows] == [0, 1, 2]
 
@@ -279,7 +281,7 @@ def test_assign_folds__names_the_largest_number_that_works(db: Database, write_r
     ]
     dataset = open_dataset(str(write_rows(rows)))
     index_genes(db, dataset, seed=42)
-    with pytest.raises(PlanError, match="there are only 4 fold groups in 'gene_id' .*works is --n-folds 4") as refusal:
+    with pytest.raises(PlanError, match="there are only 4 fold groups in 'gene_id'; .*works is --n-folds 4") as refusal:
         assign_folds(db, dataset, n_folds=5, seed=42)
     assert refusal.value.exit_code == 78
     assert assign_folds(db, dataset, n_folds=4, seed=42)[0] == Fold(0, 1, 1, 36, (12, 12, 12))

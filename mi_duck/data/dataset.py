@@ -103,6 +103,8 @@ class Dataset:
         (column, reason) for every column that is not a feature.
     warnings
         In words, files that are not read and columns that are lost because of their type.
+    schema
+        Names and types of the columns of the files; of folder names such as ``chrom=4`` it knows nothing.
     fingerprint
         SHA-256 of file names, sizes and Parquet footers, of the tags of an object store, and of ``hashes``.
     pins
@@ -131,6 +133,7 @@ class Dataset:
     excluded: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...]
     n_rows: int
+    schema: pa.Schema
     fingerprint: str
     pins: tuple[str, ...]
     hashes: tuple[str, ...]
@@ -289,6 +292,7 @@ def open_dataset(
         excluded=tuple(excluded),
         warnings=found.left_out + lost_columns(schema, excluded) + lost_texts(why_not),
         n_rows=n_rows,
+        schema=schema,
         fingerprint=fingerprint,
         pins=pins,
         hashes=hashes,

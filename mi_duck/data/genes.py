@@ -153,6 +153,8 @@ class GeneCounts:
         Genes that are kept from all training, their rows and fold groups.
     identical
         Rows that genes of different fold groups share, held-out genes among them.
+    content
+        Features by which these rows were compared, see `mi_duck.data.identical.telling_features`.
     n_holdout_named
         Of these, genes that the user named; the others share their groups. None where groups were drawn.
     """
@@ -163,6 +165,7 @@ class GeneCounts:
     n_groups: int
     label_counts: tuple[int, ...]
     identical: Identical
+    content: tuple[str, ...]
     n_holdout_genes: int = 0
     n_holdout_rows: int = 0
     n_holdout_groups: int = 0
@@ -211,14 +214,15 @@ def index_genes(
         More genes to sample than there are, all genes held out, or none.
     """
     held_out = HeldOut() if holdout is None else read_held_out(db, dataset, holdout)
-    open_rows(db, dataset, telling_features(dataset, seed=seed))
+    content = telling_features(dataset, seed=seed)
+    open_rows(db, dataset, content)
     db.table("label_counts", labels=list(dataset.labels))
     _check_rows(db, dataset)
     n_dataset = len(db.arrow("sampled_genes", seed=seed, n_genes=None))
     if sample_genes is not None and sample_genes > n_dataset:
         raise PlanError(f"--sample-genes {sample_genes:,} of {n_dataset:,} genes; ask for at most {n_dataset:,}")
     db.table("sampled_genes", seed=seed, n_genes=sample_genes)
-    identical = find_identical(db, dataset, seed=seed, is_joining=group_identical)
+    identical = find_identical(db, dataset, content, seed=seed, is_joining=group_identical)
     db.table("gene_groups")
     db.table("holdout_groups", seed=seed, fraction=held_out.fraction, genes=held_out.genes and list(held_out.genes))
     db.table("ranked_genes", seed=seed, n_classes=len(dataset.classes))
@@ -238,6 +242,7 @@ def index_genes(
         n_groups=int(summary["n_groups"]),
         label_counts=tuple(int(count) for count in summary["label_counts"]),
         identical=identical,
+        content=content,
         is_sample=sample_genes is not None,
         **kept_apart,
     )

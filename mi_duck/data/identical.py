@@ -15,7 +15,6 @@ import pyarrow as pa
 
 from mi_duck.data.database import Database
 from mi_duck.data.dataset import Dataset
-from mi_duck.data.parquet import schema_of
 from mi_duck.data.values import has_fractions
 from mi_duck.run.made import made_by_feature
 
@@ -54,11 +53,10 @@ class Identical:
 
 def telling_features(dataset: Dataset, *, seed: int, most: int = FEW_FEATURES) -> tuple[str, ...]:
     """Return features that tell rows apart, drawn by seed: half of them with fractions where there are so many."""
-    kinds = schema_of(dataset.files[0])
     made = made_by_feature(dataset.made)  # of text columns; SQL looks at numbers
     there = [name for name in dataset.features if name not in made]
     drawn = sorted(there, key=lambda name: md5(f"{seed}:content:{name}".encode()).digest())
-    real = [name for name in drawn if has_fractions(kinds.field(name).type)]
+    real = [name for name in drawn if has_fractions(dataset.schema.field(name).type)]
     first = real[: most // 2]
     rest = [name for name in drawn if name not in set(first)]
     return tuple([*first, *rest][:most])
@@ -78,30 +76,31 @@ def open_rows(db: Database, dataset: Dataset, content: Sequence[str]) -> None:
     )
 
 
-def find_identical(db: Database, dataset: Dataset, *, seed: int, is_joining: bool) -> Identical:
+def find_identical(db: Database, dataset: Dataset, content: Sequence[str], *, seed: int, is_joining: bool) -> Identical:
     """Compare the rows of the sampled genes; make the table ``joined_groups``, which is empty unless groups are joined.
 
     Parameters
     ----------
     db
-        Database with ``source_rows`` (its content is `telling_features`), ``label_counts`` and ``sampled_genes``.
+        Database with ``source_rows``, ``label_counts`` and ``sampled_genes``.
+    content
+        The `telling_features` that ``source_rows`` has.
     is_joining
         Whether fold groups that share rows become one, also by way of a third (``--group-identical``).
     """
-    few = telling_features(dataset, seed=seed)
     one_in = -(-dataset.n_rows // ROWS_COMPARED)
     db.table("compared_genes")
     genes = db.read("compared_genes")
     pairs = _compare(db, n_genes=len(genes), one_in=one_in)
-    n_features = len(few)
-    if len(pairs) and len(dataset.features) > len(few):
+    n_features = len(content)
+    if len(pairs) and len(dataset.features) > len(content):
         many = telling_features(dataset, seed=seed, most=MANY_FEATURES)
         n_features = len(many)
         suspected = np.union1d(pairs["gene_number"].to_numpy(), pairs["other_number"].to_numpy())
         db.load("compared_genes", genes.filter(pa.array(np.isin(genes["gene_number"].to_numpy(), suspected))))
         open_rows(db, dataset, many)
         pairs = _compare(db, n_genes=len(genes), one_in=one_in)
-        open_rows(db, dataset, few)
+        open_rows(db, dataset, content)
     (found,) = db.rows("identical_summary")
     for table in ("compared_genes", "row_digests", "identical_genes"):
         db.drop(table)

@@ -14,7 +14,7 @@ from mi_duck.data.dataset import Dataset
 from mi_duck.data.genes import GeneCounts, index_genes
 from mi_duck.data.identical import identical_words
 from mi_duck.data.made import date_text
-from mi_duck.data.parquet import UNREADABLE, DataFile, damaged, metadata_of, row_group_batches, schema_of
+from mi_duck.data.parquet import UNREADABLE, DataFile, damaged, metadata_of, row_group_batches
 from mi_duck.data.values import numbers
 from mi_duck.errors import DataError
 from mi_duck.run.encoding import SENTINEL
@@ -75,10 +75,10 @@ def read_statistics(db: Database, dataset: Dataset) -> dict[str, dict[str, Any]]
 
 def _kinds(dataset: Dataset) -> dict[str, pa.DataType]:
     """Return the type of every feature."""
-    schema, made = schema_of(dataset.files[0]), made_by_feature(dataset.made)
+    made = made_by_feature(dataset.made)
     floats = {name for one in dates_in(dataset.made) for name in one.features[:2]}  # days and year
     return {
-        name: pa.float32() if name in floats else pa.uint8() if name in made else schema.field(name).type
+        name: pa.float32() if name in floats else pa.uint8() if name in made else dataset.schema.field(name).type
         for name in dataset.features
     }
 

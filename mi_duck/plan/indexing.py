@@ -12,7 +12,6 @@ from mi_duck.atomic_files import file_sha256, storage_errors
 from mi_duck.data.database import SQL_BYTES, Database
 from mi_duck.data.dataset import Dataset, resolved, resolved_location
 from mi_duck.data.genes import GeneCounts, assign_folds, check_weights, index_genes, say_selection, write_genes
-from mi_duck.data.identical import telling_features
 from mi_duck.data.sampling import sample_negatives
 from mi_duck.data.statistics import (
     id_warnings,
@@ -100,7 +99,6 @@ def plan_data(
             holdout=asked.holdout_genes,
             group_identical=asked.group_identical,
         )
-        content = telling_features(dataset, seed=asked.seed)
         say_selection(index, dataset, context.say)
         assign_folds(db, dataset, n_folds=asked.n_folds, seed=asked.seed)
         weight = check_weights(db, dataset, n_rows=index.n_rows)
@@ -143,7 +141,7 @@ def plan_data(
     return Indexed(
         data=_planned_data(
             replace(dataset, warnings=dataset.warnings + ids),
-            *(index, small, wide, easy_below, content, file_sha256(folder.genes)),
+            *(index, small, wide, easy_below, file_sha256(folder.genes)),
         ),
         genes=GeneTable.of(table),
         bins={name: min(asked.max_bin, n_values.get(name, asked.max_bin)) for name in dataset.features},
@@ -192,7 +190,6 @@ def _planned_data(
     small: tuple[str, ...],
     wide: tuple[str, ...],
     easy_below: float | None,
-    content: tuple[str, ...],
     genes_sha256: str,
 ) -> PlannedData:
     return PlannedData(
@@ -208,7 +205,7 @@ def _planned_data(
         leaky_features=tuple(name for name, why in dataset.excluded if why == LEAKY),
         pilot_genes=0,
         easy_below=easy_below,
-        content_columns=content,
+        content_columns=index.content,
         identical_rows=0 if index.identical.n_joined else index.identical.n_rows,
         identical_genes=0 if index.identical.n_joined else index.identical.n_genes,
         **_same(index, "n_genes_dataset", "n_genes", "n_rows", "n_holdout_genes", "n_holdout_rows"),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mi_duck.data.columns import SOURCE_COLUMNS
 from mi_duck.data.database import Database
 from mi_duck.data.dataset import Dataset
-from mi_duck.data.parquet import schema_of, verify_pages
+from mi_duck.data.parquet import verify_pages
 from mi_duck.errors import DataError
 from mi_duck.run.plan import PlannedData, Segment
 
@@ -83,8 +83,7 @@ def _kept_columns(
     db: Database, dataset: Dataset, data: PlannedData, found: NDArray[np.void]
 ) -> tuple[list[pa.DataType], Iterator[pa.RecordBatch]]:
     """Return the types of the kept columns, and their values in the order of the sources."""
-    there = set(schema_of(dataset.files[0]).names)
-    verify_pages(dataset.files, [name for name in data.kept if name in there])
+    verify_pages(dataset.files, [name for name in data.kept if name in dataset.schema.names])
     schema = db.open_all_columns(dataset.files, data.kept, gene_column=data.gene_column)
     file = pa.DictionaryArray.from_arrays(
         pa.array(np.ascontiguousarray(found["file"])), pa.array([str(one) for one in dataset.files])
