@@ -207,7 +207,7 @@ def test_out_of_fold__is_in_the_order_of_the_rows(fitted: EnsembleClassifier) ->
 
 
 def test_weights__of_rows_count(fitted: EnsembleClassifier) -> None:
-    """Ones change nothing; a class of much weight is foretold more often, and rows of no weight are as good as absent."""
+    """Ones change nothing; a class of much weight is predicted more often, and rows of no weight are as good as absent."""
     x, y, groups = rows()
     ones = clone(fitted).fit(x, y, groups=groups, sample_weight=np.ones(len(y)))
     np.testing.assert_array_equal(ones.predict_proba(x), fitted.predict_proba(x))
@@ -266,7 +266,7 @@ def test_constraints__know_features_by_the_names_of_the_user() -> None:
     frame = pandas.DataFrame(x, columns=["dose_score", *(f"x{index}" for index in range(1, x.shape[1]))])
     risen = {}
     for sign in (-1, 1):
-        xgb = {"monotone_constraints": {"dose_score": sign}}
+        xgb = {"monotone_constraints": {"dose_score": sign} if sign > 0 else f"dose_score:{sign}"}
         model = EnsembleClassifier(**QUICK | {"xgb": xgb}).fit(frame, is_sick, groups=groups)
         grid = pandas.DataFrame(np.repeat(frame.to_numpy()[:1], 50, axis=0), columns=frame.columns)
         grid["dose_score"] = np.linspace(-3, 3, 50)

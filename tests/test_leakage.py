@@ -2,6 +2,7 @@
 
 import csv
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -497,3 +498,43 @@ def test_figure__leaves_out_comparisons_in_which_a_feature_is_never_present() ->
     assert [row["auc"] == "" for row in rows] == [False, True, False, True]
     (axes,) = leakage_figure(rows, ()).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a"]
+
+
+def test_probe__says_the_same_with_threads_however_long_each_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two columns that equal each other on the rows of one class, the later one is the copy."""
+    rng = np.random.default_rng(1)
+    n = 12_000
+    label = rng.integers(0, 2, n)
+    first = rng.normal(size=n).astype(np.float32)
+    last = np.where(label == 1, first, rng.normal(size=n)).astype(np.float32)
+    noise = {f"noise_{number}": rng.normal(size=n).astype(np.float32) for number in range(9)}
+    sample = Sample({"first": first} | noise | {"last": last}, label, np.repeat(np.arange(120), 100), np.arange(120))
+    real = leakage.tally
+
+    def slow(columns: Any, *others: Any) -> Any:
+        time.sleep(0.5 * (columns[0] is first))
+        return real(columns, *others)
+
+    monkeypatch.setattr(leakage, "tally", slow)
+    (one, _), *others = probe(sample, ("no", "yes"), (), quiet, threads=4)[1]
+    assert (one, others) == ("last", [])
+
+
+def test_probe__that_is_interrupted_measures_no_further_feature(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    n, real, measured = 70_000, leakage.tally, []
+
+    def counted(columns: Any, *others: Any) -> Any:
+        measured.append(len(columns))
+        return real(columns, *others)
+
+    def interrupted(stage: str, done: int, total: int) -> None:
+        if stage == "looking for leaks":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(leakage, "tally", counted)
+    columns = {f"noise_{number}": rng.normal(size=n).astype(np.float32) for number in range(12)}
+    sample = Sample(columns, rng.integers(0, 2, n), np.repeat(np.arange(700), 100), np.arange(700))
+    with pytest.raises(KeyboardInterrupt):
+        probe(sample, ("no", "yes"), (), interrupted, threads=2)
+    assert sum(measured) < 12

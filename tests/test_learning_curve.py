@@ -67,7 +67,7 @@ def test_curve_points__compare_each_size_with_half_of_it_draw_by_draw() -> None:
     assert points[3].gain == pytest.approx(0.025, abs=1e-3)
 
 
-def test_curve_points__foretell_the_largest_from_the_others() -> None:
+def test_curve_points__predict_the_largest_from_the_others() -> None:
     sizes = [100, 200, 400, 800]
     values = (0.9 - 2.0 / np.sqrt(sizes))[None] + np.array([[0.0], [0.01], [-0.01]])
     values[:, 3] += 0.02  # more than the law says

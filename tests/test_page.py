@@ -301,7 +301,7 @@ def test_gene_tables__list_an_increase_only_where_there_is_one(tmp_path: Path) -
 
 
 def test_gene_tables__kinds_are_by_size_and_equal_sizes_stay_together(tmp_path: Path) -> None:
-    """All genes have a fifth of sites, so there are no thirds by that; 30 of 50 have 10 rows, of the others 11 and more."""
+    """All 60 genes have a fifth of sites, so there are no thirds by that; 10 have 50 rows, 20 have 100, the others more."""
     run = read_run(made_run(tmp_path))
     rows = [10 * (number < 10) or 20 * (number < 30) or 20 + number for number in range(60)]
     lines = [gene_line(number, 0.1, n_rows=5 * n, n_donor=n) for number, n in enumerate(rows)]

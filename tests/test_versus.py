@@ -57,3 +57,24 @@ def test_finished_run__with_a_changed_file_is_refused_and_stays_known_as_damaged
     assert result.exit_code == 65, result.output
     assert "oof_predictions.parquet is not what it was when the run was finished" in result.stderr
     assert call("verify", run).exit_code == 65
+
+
+def test_finished_run__with_deleted_diagnostics_is_reported_and_has_them_again(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "copy"
+    shutil.copytree(finished, run)
+    (run / "report.html").unlink()
+    (run / "leakage_analysis" / "leakage.svg").unlink(missing_ok=True)
+    result = call("report", run)
+    assert result.exit_code == 0, result.output
+    assert call("verify", run).exit_code == 0
+
+
+def test_consolidate__does_not_vouch_for_files_that_were_changed_before(
+    small_dataset: Path, finished: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "copy"
+    shutil.copytree(finished, run)
+    with (run / "gene_deltas.csv").open("a") as file:
+        file.write("\n")
+    assert call("consolidate", run).exit_code == 0
+    assert call("verify", run).exit_code != 0

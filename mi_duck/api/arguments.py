@@ -119,8 +119,10 @@ def _texts(value: Any) -> tuple[str, ...]:
             f"{name}={json.dumps(one) if isinstance(one, Mapping | list | tuple) else one}"
             for name, one in value.items()
         )
-    if isinstance(value, str):
-        return (value,)
+    if value is None:
+        return ()
+    if isinstance(value, str | Path):
+        return (str(value),)
     if not isinstance(value, list | tuple) or not all(isinstance(part, str | Path) for part in value):
         raise PlanError(
             f"a mapping of names to values is needed, such as {{'min_child_weight': 10}}, not {value!r:.60}"

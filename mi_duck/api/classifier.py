@@ -1,8 +1,9 @@
 """`EnsembleClassifier`: the ensemble as a classifier of scikit-learn, for arrays and data frames in memory."""
 
+import json
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -25,6 +26,7 @@ from mi_duck.errors import DataError, PlanError
 from mi_duck.executors.anywhere import run_request
 from mi_duck.metrics.calibrate import summing_to_one
 from mi_duck.metrics.ranking import Floats64
+from mi_duck.run.constraints import INTERACTION, MONOTONE, as_json
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.xgboost_parameters import checked_parameters
 from mi_duck.settings import DEFAULT_PRESET, Asked, Columns, Diagnostics, Executing, Preset, Resuming
@@ -169,10 +171,11 @@ class EnsembleClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         given = {name: getattr(self, name) for name, value in DEFAULTS.items() if getattr(self, name) != value}
         users = getattr(self, "feature_names_in_", None)
         names = _feature_names(users, X.shape[1])
-        if users is not None and isinstance(given.get("xgb"), Mapping):
-            given["xgb"] = _renamed(given["xgb"], dict(zip(users.tolist(), names, strict=True)))
         asked, executing = records_of(type(self).__name__, given, RECORDS, OPTIONS, preset=self.preset)
-        checked_parameters(asked.xgb)
+        parameters = checked_parameters(asked.xgb)
+        if users is not None:
+            parameters = _with_table_names(parameters, dict(zip(users.tolist(), names, strict=True)))
+        asked = replace(asked, xgb=parameters)
         order = np.argsort(-np.bincount(codes), kind="stable")  # of the classes: the most frequent is the background
         classes = _class_names(self.classes_[order])
         columns = {name: pa.array(X[:, index]) for index, name in enumerate(names)}
@@ -226,22 +229,32 @@ def _feature_names(given: Any, n_features: int) -> list[str]:
     return [f"feature {name}" if name in taken or name.endswith("_score") else name for name in names]
 
 
-def _renamed(xgb: Mapping[str, Any], name_of: Mapping[str, str]) -> dict[str, Any]:
-    """Return parameters of XGBoost whose constraints name the columns of the table instead of the user's."""
+def _with_table_names(parameters: Sequence[str], name_of: Mapping[str, str]) -> tuple[str, ...]:
+    """Return parameters of XGBoost in their one form, with constraints that name columns of the table instead of the user's."""
 
-    def table_names(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {name_of.get(name, name): one for name, one in value.items()}
-        if isinstance(value, list | tuple):
-            return [table_names(one) for one in value]
-        return name_of.get(value, value)
+    def renamed(name: str) -> str:
+        if name in name_of:
+            return name_of[name]
+        of_class, dot, feature = name.partition(".")
+        return f"{of_class}.{name_of[feature]}" if dot and feature in name_of else name
 
-    return {name: table_names(value) if name.endswith("_constraints") else value for name, value in xgb.items()}
+    found = []
+    for text in parameters:
+        name, _, value = text.partition("=")
+        if name == MONOTONE:
+            value = as_json({renamed(feature): sign for feature, sign in json.loads(value).items()})
+        elif name == INTERACTION:
+            value = as_json([[renamed(feature) for feature in group] for group in json.loads(value)])
+        found.append(f"{name}={value}")
+    return tuple(found)
 
 
 def _numbered(groups: Any) -> NDArray[np.int64]:
     """Return the number of each row's group; refuse rows without one."""
-    n_missing = pa.array(groups, from_pandas=True).null_count
+    try:
+        n_missing = pa.array(groups, from_pandas=True).null_count
+    except (pa.ArrowException, OverflowError):  # of a type that Arrow has not
+        n_missing = sum(one is None or one != one for one in groups.tolist())
     if n_missing:
         raise ValueError(f"groups has {n_missing:,} missing values; give every row a group, or leave these rows out")
     numbers: NDArray[np.int64] = np.unique(groups, return_inverse=True)[1]

@@ -6,10 +6,12 @@ it.
 """
 
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -88,7 +90,10 @@ def _written(table: Any, folder: Path) -> Path:
     reader = reader_of(table)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".table.{os.getpid()}.tmp"
+        for left in folder.glob(".table.*.tmp"):  # of calls that were killed
+            if not psutil.pid_exists(int(left.name.split(".")[2])):
+                left.unlink(missing_ok=True)
+        temporary = folder / f".table.{os.getpid()}.{threading.get_ident()}.tmp"
         try:
             write_rows(reader, temporary)
             target = folder / f"table.{file_sha256(temporary)[:16]}.parquet"

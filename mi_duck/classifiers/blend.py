@@ -26,7 +26,7 @@ from mi_duck.metrics.calibrate import Calibration, allowed_methods, calibrate_jo
 from mi_duck.metrics.ranking import Floats32, Floats64, Integers
 from mi_duck.processes import Report
 from mi_duck.rows.segments import KEYS
-from mi_duck.run.folder import RunFolder, checked
+from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import codes_of, read_gene_folds
 from mi_duck.run.plan import Plan
 
@@ -97,7 +97,7 @@ def _read_runs(
     classes = plan.data.classes
     first, values, keys, fold = None, None, None, None
     for number, (name, folder) in enumerate(folders.items()):
-        table = pq.read_table(checked(folder, folder.out_of_fold), columns=[*SAME, *(f"p_{one}" for one in classes)])
+        table = pq.read_table(folder.out_of_fold, columns=[*SAME, *(f"p_{one}" for one in classes)])
         if first is None or values is None:
             first = table.select(SAME)
             values = np.empty((len(folders), len(table), len(classes)), dtype=np.float32)

@@ -17,7 +17,7 @@ from mi_duck.plan.indexing import Indexed
 from mi_duck.plan.windows import refusal_of
 from mi_duck.resources import Budget
 from mi_duck.run.costs import PLANNED, Costs, Rates
-from mi_duck.run.plan import Cut, Instance, Plan, holdout_segments, make_segments
+from mi_duck.run.plan import Cut, Instance, Plan, PlannedData, holdout_segments, make_segments
 from mi_duck.settings import Asked, Classifying
 
 BASE_BYTES = 190 << 20
@@ -91,7 +91,7 @@ def classifier_plan(
     sizes |= {"n_classes": len(data.classes)}
     peak = predicted_bytes(estimator, n_training_rows=n_training_rows, **sizes)
     if peak > PLANNED * budget.budget_bytes:
-        raise refusal_of(budget)(_refusal(estimator, budget, peak, n_training_rows, sizes, data.n_genes))
+        raise refusal_of(budget)(_refusal(estimator, budget, peak, n_training_rows, sizes, data))
     passes = FITS_AT_ONCE if not estimator.is_streamed else classifying.epochs
     seconds = (settings.n_folds + 1) * passes * 4 * n_training_rows * sizes["n_columns"] / BYTES_PER_SECOND
     instance = Instance(0, 0, data.n_genes, data.n_genes, data.n_rows, n_training_rows, peak, seconds)
@@ -122,17 +122,17 @@ def classifier_plan(
 
 
 def _refusal(
-    estimator: Estimator, budget: Budget, peak: int, n_training_rows: int, sizes: dict[str, int], n_genes: int
+    estimator: Estimator, budget: Budget, peak: int, n_training_rows: int, sizes: dict[str, int], data: PlannedData
 ) -> str:
     """Return what does not fit, and what would: as many genes as the rest of the budget has room for."""
     least = predicted_bytes(estimator, n_training_rows=0, **(sizes | {"n_rows": 0}))
     room = (PLANNED * budget.budget_bytes - least) / max(peak - least, 1)
-    fitting = int(room * n_genes)
+    fitting = int(room * data.n_genes)
     remedies = [f"--sample-genes {fitting:,}"] if fitting >= 2 else []
     if not estimator.is_streamed:
         n_features = int(room * sizes["n_columns"])
         remedies += [f"--screen-features {n_features:,}"] if n_features >= 1 else []
-        remedies += [f"--sample-negatives {room:.2g}"] if room >= LEAST_SHARE else []
+        remedies += [f"--sample-negatives {room:.2g}"] if data.base_scores and room >= LEAST_SHARE else []
         of_blocks = predicted_bytes(named_estimator("sgd", []), n_training_rows=n_training_rows, **sizes)
         if of_blocks <= PLANNED * budget.budget_bytes:
             remedies.append("--estimator sgd, which reads blocks of rows")

@@ -482,7 +482,7 @@ def changed_files(data: PlannedData, dataset: Dataset) -> str:
         return ""
     now = {resolved(file): index for index, file in enumerate(dataset.files)}
     gone, new = [file for file in data.files if file not in now], sorted(set(now) - set(data.files))
-    if gone and new:
+    if len(gone) == len(new) == 1:
         return f"{new[0]} is read instead of {gone[0]}"
     if moved := gone or new:
         others = f", with {len(moved) - 1:,} others" if len(moved) > 1 else ""

@@ -156,7 +156,7 @@ class GeneCounts:
     content
         Features by which these rows were compared, see `mi_duck.data.identical.telling_features`.
     n_holdout_named
-        Of these, genes that the user named; the others share their groups. None where groups were drawn.
+        Held-out genes that the user named; the others share their groups. None where groups were drawn.
     """
 
     n_genes: int

@@ -14,6 +14,8 @@ MOST_COUNTED = 100_000
 """Different texts of a column above which no more are counted: it holds ids or free text."""
 SHARE_OF_TEXTS = 0.5
 """Of the rows: a column with as many different texts says what a row is and nothing of rows like it."""
+MOST_CODES = 20
+"""Different texts of a column up to which ``1,2`` is taken for a code, and above which for a number."""
 OTHER = "other"
 
 
@@ -31,7 +33,7 @@ def find_levels(
     reasons: dict[str, str] = {}
     for column in columns:
         n_rows = _counted(files, column)
-        if _are_numbers_with_commas(files, column):
+        if _are_numbers_with_commas(files, column, n_rows):
             reasons[column] = "numbers with decimal commas, which are text here: write points, as in 1.5"
         elif n_rows and are_dates(n_rows):
             reasons[column] = "dates in text, of which --date-columns makes features"
@@ -57,11 +59,19 @@ def _counted(files: Sequence[DataFile], column: str) -> Counter[str] | None:
     return found
 
 
-def _are_numbers_with_commas(files: Sequence[DataFile], column: str) -> bool:
-    """Return whether the first texts of a column are all numbers, some of them with a comma for the point."""
-    first = next(column_values(files, column), None)
-    texts = [] if first is None else [text for text in text_counts(first) if text is not None]
-    return any("," in text for text in texts) and all(re.fullmatch(r"[+-]?\d*(,\d+)?", text.strip()) for text in texts)
+def _are_numbers_with_commas(files: Sequence[DataFile], column: str, n_rows: Counter[str] | None) -> bool:
+    """Return whether texts are numbers, some with a comma for the point, and more than a column of codes such as ``1,2`` has.
+
+    ``n_rows`` are the rows of every text; where these are too many, the first piece of the column is looked at.
+    """
+    texts = list(n_rows or ())
+    if n_rows is None:
+        texts = [text for text in text_counts(next(column_values(files, column))) if text is not None]
+    return (
+        len(texts) > MOST_CODES
+        and any("," in text for text in texts)
+        and all(re.fullmatch(r"[+-]?\d+(,\d+)?", text.strip()) for text in texts)
+    )
 
 
 def check_names(made: Sequence[Made], names: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ import os
 import re
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -259,7 +259,7 @@ def predict_file(model: Model, location: str, out: Path, *, threads: int = 1, re
         raise DataError(f"--out {out} is one of the input files; choose another")
     if Path(location).is_dir() and out.resolve().is_relative_to(Path(location).resolve()):
         raise DataError(f"--out {out} would become part of the dataset {location}; choose another folder")
-    _check_replaceable(out)
+    check_replaceable(out, {"source_row", "prediction", "trained_on"})
     task = _task(model, files, names_below(found_files, files))
     total = sum(metadata_of(file).num_rows for file in files)
     if not total:
@@ -358,14 +358,14 @@ class _Task:
     complete: NDArray[np.bool_]
 
 
-def _check_replaceable(out: Path) -> None:
-    """Refuse a file that is there and is not one of predictions, such as a table of the user or a file of a run."""
+def check_replaceable(out: Path, columns: Set[str]) -> None:
+    """Refuse a Parquet file that is there without some columns, such as a table of the user or a file of a run."""
     if out.is_file():
         try:
             names = pq.read_schema(out).names
         except UNREADABLE:
             names = []
-        if not {"source_row", "prediction", "trained_on"} <= set(names):
+        if not columns <= set(names):
             raise DataError(f"{out} exists and does not hold predictions of this command; choose another --out")
 
 

@@ -13,7 +13,7 @@ from mi_duck.evaluate.holdout import add_lines
 from mi_duck.evaluate.scored_rows import metric_lines, scored_rows
 from mi_duck.metrics.metrics import DRAWS, Drawn, differences, headline_scores, summary
 from mi_duck.processes import Report
-from mi_duck.run.folder import RunFolder, checked
+from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import read_gene_folds
 
 
@@ -31,8 +31,7 @@ def evaluate_blend(
     names = [f"p_{name}" for name in plan.data.classes]
 
     def drawn(root: Path) -> Drawn:
-        run_folder = RunFolder(root)
-        table = pq.read_table(checked(run_folder, run_folder.out_of_fold), columns=names)
+        table = pq.read_table(RunFolder(root).out_of_fold, columns=names)
         values = np.column_stack([table[name].to_numpy() for name in names])[scored.first_scored :]
         return headline_scores(values, scored.label, scored.group, scored.classes, weights=scored.weights)
 

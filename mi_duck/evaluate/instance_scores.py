@@ -250,8 +250,8 @@ def unseen_scores(
         ``macro_ap`` (over the site classes), ``binary_auc``, ``binary_ap`` (sites against all other rows), ``log_loss``;
         None where a fold lacks a class that the score needs.
     dict
-        ``status``; where there are unseen genes also their number, mean and standard deviation over folds, and the scores on
-        all of them with 95 % intervals by bootstrap over fold groups.
+        ``status``; where there are unseen genes also the number of those that were scored, mean and standard deviation over
+        folds, and the scores on all of these with 95 % intervals by bootstrap over fold groups.
     """
     table = pq.read_table(path)
     if not len(table):

@@ -8,7 +8,7 @@ follow a power law,
 
 which is fitted by least squares, a and b in closed form for each c of a grid, and read at 2 N. All sizes are scored under the
 same draws of fold groups, and the law is fitted in each draw, also with one size left out after the other: so differences of
-sizes have intervals, and so has what the law says. How well it foretells is shown on the data themselves: it is fitted without
+sizes have intervals, and so has what the law says. How well it predicts is shown on the data themselves: it is fitted without
 the largest size and compared with what that one scored.
 
 References
@@ -150,9 +150,8 @@ def curve_points(curves: Curves, n_genes: Sequence[int], n_rows: Sequence[int]) 
         for number, (genes, rows) in enumerate(zip(n_genes, n_rows, strict=True)):
             over = values[:, number - 1] if number else None
             points.append(_point(MEASURED, genes, rows, key, values[:, number], over))
-        highest = (
-            np.inf if key[0] in LOWER_IS_BETTER else 1.0
-        )  # a law may leave the range of a score that is nearly perfect
+        # where a score is nearly perfect, a law may leave its range
+        highest = np.inf if key[0] in LOWER_IS_BETTER else 1.0
         ahead, fitted = np.clip(_pooled_fits(values, sizes, [2 * sizes[-1], sizes[-1]]), 0.0, highest)
         points.append(_point(AHEAD, 2 * n_genes[-1], 2 * n_rows[-1], key, ahead, fitted))
         if len(sizes) > LEAST_SIZES:

@@ -18,7 +18,7 @@ from mi_duck.data.dataset import CLASSES
 from mi_duck.ensemble.interface import MatrixModel
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, by_member
 from mi_duck.ensemble.model_file import model_sha256
-from mi_duck.ensemble.predict import Parts
+from mi_duck.ensemble.predict import Parts, check_replaceable
 from mi_duck.errors import DataError
 from mi_duck.genome.annotation import Gene
 from mi_duck.genome.base_scores import site_matrices
@@ -28,7 +28,7 @@ from mi_duck.genome.scan import MOST_POSITIONS, PART_POSITIONS, Scored, Scorer, 
 from mi_duck.genome.score_files import ScoreTable, file_of, read_base_scores
 from mi_duck.genome.span_features import plan_features
 from mi_duck.genome.targets import Targets, contig_targets, gene_targets, region_targets
-from mi_duck.genome.tracks import SITES, file_form, write_tracks
+from mi_duck.genome.tracks import SITES, file_form, track_files, write_tracks
 from mi_duck.processes import Report
 from mi_duck.run.folder import run_lock
 from mi_duck.run.recipe import Recipe
@@ -107,9 +107,12 @@ def predict_sequence(
         )
     fasta = _checked(scanning)
     form = file_form(out)
-    inputs = (fasta, scanning.annotation, scanning.regions, *map(Path, scanning.base_scores or ()))
-    if out.resolve() in {file.resolve() for file in inputs if file is not None}:
+    inputs = (fasta, scanning.annotation, scanning.regions, *map(file_of, scanning.base_scores or ()))
+    written = track_files(out).values() if form == "bigwig" else [out]
+    if {file.resolve() for file in written} & {file.resolve() for file in inputs if file is not None}:
         raise DataError(f"--out {out} is one of the input files; choose another")
+    if form == "parquet":
+        check_replaceable(out, {"absolute_position", "strand", "prediction"})
     recipe = recipe_of(model.recipe, source)
     if tuple(model.classes) != CLASSES:
         raise DataError(f"the model of {source} has the classes {', '.join(model.classes)}, not those of splice sites")

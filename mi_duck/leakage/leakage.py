@@ -10,7 +10,7 @@ read from all row groups.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import combinations, groupby
 from pathlib import Path
@@ -335,10 +335,8 @@ def probe(
     report("looking for columns that equal others", 0, 1)
     equal = copies(sample.columns, sample.label, sample.gene, sample.group, [side for _, side in sides])
     against_rest = [side for comparison, side in sides if not comparison.is_between_sites]
-    found: dict[str, list[Evidence]] = {}
-    bits: dict[str, list[float]] = {}
 
-    def measure(some: list[str]) -> None:
+    def measure(some: list[str]) -> list[tuple[list[float], list[Evidence]]]:
         cells = tally([sample.columns[name] for name in some], sample.label, sample.gene, sample.group)
         is_base_score = [name in base_scores for name in some]
         measured = [
@@ -347,18 +345,27 @@ def probe(
         ]
         of_bits = [mutual_information(cells, side) for _, side in sides]
         of_digits = promising_digits([sample.columns[name] for name in some], sample.label, against_rest, LEAST_DIGITS)
+        results = []
         for number, (name, one_value) in enumerate(zip(some, gene_values(cells), strict=True)):
             digits = _digits(sample.columns[name], of_digits[number], sample)
-            bits[name] = [of_side[number] for of_side in of_bits]
-            found[name] = [
+            of_sides = [
                 _with_hidden(of_side[number], digits, one_value, sample, *compared)
                 for compared, of_side in zip(sides, measured, strict=True)
             ]
+            results.append(([of_side[number] for of_side in of_bits], of_sides))
+        return results
 
-    with ThreadPoolExecutor(threads) as pool:
-        for done in as_completed([pool.submit(measure, some) for some in _measured_together(sample.columns)]):
-            done.result()
+    found: dict[str, list[Evidence]] = {}
+    bits: dict[str, list[float]] = {}
+    together = list(_measured_together(sample.columns))
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for some, results in zip(together, pool.map(measure, together), strict=True):
+            for name, measured in zip(some, results, strict=True):
+                bits[name], found[name] = measured
             report("looking for leaks", len(found), len(sample.columns))
+    finally:
+        pool.shutdown(cancel_futures=True)
     base, best_base = _base_columns(sample, base_scores), _best_base(found, base_scores)
     rows, suspects = [], []
     for name in sample.columns:

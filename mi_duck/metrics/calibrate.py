@@ -415,7 +415,7 @@ def calibration_facts(
     Parameters
     ----------
     before
-        Logistic function of the margins, or base scores as they are: each class against the rest, shape (n_rows, n_classes).
+        Probabilities without calibration, rows divided by their sums, or base scores as they are; shape (n_rows, n_classes).
     after
         Cross-fitted probabilities, so that none is scored with labels that its calibrator was fitted on.
     methods

@@ -121,7 +121,8 @@ def _nested(indexed: Indexed, request: CutRequest, settings: Settings, model: Me
         raise refusal_of(budget)(
             f"a learning curve ends with one model of all {request.noun.count(len(before))}, which needs "
             f"{needed / GIB:.2f} GiB, but the budget is {budget.budget_bytes / GIB:.2f} GiB ({budget.won}); --sample-genes "
-            f"{n_fitting} would fit, and --screen-features and --sample-negatives make it smaller"
+            f"{n_fitting} would fit, and --screen-features "
+            f"{'and --sample-negatives make' if indexed.data.base_scores else 'makes'} it smaller"
         )
     ranges = tuple(
         (first, stop)

@@ -185,7 +185,12 @@ def read_overfitting(run: RunRecords) -> list[FitRecord] | None:
     CheckpointError
         The file is damaged.
     """
-    return read_records(RunFolder(run.root).overfitting / "overfitting.csv", FitRecord)
+    found = read_records(RunFolder(run.root).overfitting / "overfitting.csv", FitRecord)
+    # a table that an earlier version wrote has another word for this verdict
+    return found and [
+        msgspec.structs.replace(one, verdict="best round found") if one.verdict == "stopped early" else one
+        for one in found
+    ]
 
 
 def summary(records: Sequence[FitRecord], noun: Noun) -> dict[str, Any]:

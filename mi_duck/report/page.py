@@ -181,7 +181,7 @@ def render(run: RunRecords, fits: Sequence[FitRecord] | None, *, with_plots: boo
             leakage=_leakage(run),
             leak_limits=LIMITS if run.plan.data.base_scores else LIMITS_ALONE,
             suspects=suspects_of(run),
-            genes=tables.gene_tables(run, scored_genes(run)),
+            genes=tables.gene_tables(run, lines) if (lines := scored_genes(run)) else None,
             command=tables.run_command(run),
             settings=tables.settings_table(run),
             noun=run.noun,

@@ -25,7 +25,7 @@ from mi_duck.run.instance_folder import measurement
 from mi_duck.run.plan import Plan, instance_name
 from mi_duck.wording import Noun
 
-UNEVEN = 0.9  # of the fold groups: as few equal ones as this say less
+UNEVEN = 0.9  # effective groups over groups; above this share they are not worth a warning
 FEWEST_SITES = 500
 """With fewer rows of a class intervals are unreliable."""
 INTERVALS = "Intervals are by bootstrap over fold groups and hold for these trained models on other {many}."

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -436,9 +436,10 @@ def _kinds_table(run: RunRecords, lines: Sequence[dict[str, str]]) -> Table:
     for title, size, digits in kinds:
         ordered = sorted(lines, key=lambda line: (size(line), line["gene_id"]))
         sizes = [size(line) for line in ordered]
-        # equal sizes stay together, in the third in which most of them would be
-        cuts = [sizes[round(len(sizes) * third / len(THIRDS))] for third in range(1, len(THIRDS))]
-        ends = [0, *(bisect_left(sizes, cut) for cut in cuts), len(sizes)]
+        # equal sizes stay together: the cut is at that end of them which is nearer
+        cuts = [round(len(sizes) * third / len(THIRDS)) for third in range(1, len(THIRDS))]
+        borders = [(bisect_left(sizes, sizes[cut]), bisect_right(sizes, sizes[cut]), cut) for cut in cuts]
+        ends = [0, *(min(first, last, key=lambda end: abs(end - cut)) for first, last, cut in borders), len(sizes)]
         if not 0 < ends[1] < ends[2] < ends[3]:
             continue  # too many are equal
         for third, (begin, end) in zip(THIRDS, pairwise(ends), strict=True):

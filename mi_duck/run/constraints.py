@@ -76,11 +76,11 @@ def constraint_in_one_form(kind: str, value: str) -> str:
         signs = [(name.strip(), int(sign)) for name, sign in found]
         if len(dict(signs)) < len(signs):
             raise PlanError(f"--xgb {kind}={value}: a feature is named twice")
-        return _as_json(dict(signs))
+        return as_json(dict(signs))
     groups = [[name.strip() for name in group] for group in found]
     if not all(groups) or not all(chain.from_iterable(groups)):
         raise _unreadable(kind, value)
-    return _as_json([list(dict.fromkeys(group)) for group in groups])
+    return as_json([list(dict.fromkeys(group)) for group in groups])
 
 
 def _from_json(kind: str, value: str) -> Any:
@@ -104,7 +104,8 @@ def _unreadable(kind: str, value: str) -> PlanError:
     return PlanError(f"--xgb {kind}={value}: write {KINDS[kind]}; names with a comma or a plus need JSON")
 
 
-def _as_json(value: object) -> str:
+def as_json(value: object) -> str:
+    """Return a constraint as the text that plans hold."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
@@ -177,7 +178,7 @@ def as_xgboost_has_them(parameters: Sequence[str], columns: Columns, index: int)
         named = [chain.from_iterable(parts.get(name, (name,)) for name in group) for group in groups]
         present = [sorted({numbers[name] for name in group if name in numbers}) for group in named]
         # where all were left out, a group of one says the same: every feature stands alone
-        found[INTERACTION] = _as_json([group for group in present if group] or [[0]])
+        found[INTERACTION] = as_json([group for group in present if group] or [[0]])
     return found
 
 

@@ -176,8 +176,8 @@ def checked(folder: RunFolder, file: Path) -> Path:
     return file
 
 
-def check_files(folder: RunFolder, files: Iterable[Path] | None = None) -> None:
-    """Refuse a finished run of which files, by default any, are not what they were when it was finished."""
+def check_files(folder: RunFolder, files: Iterable[Path] | None = None, *, remedy: str = "") -> None:
+    """Refuse a finished run of which files, by default any, were changed since; those that were deleted can be made again."""
     try:
         found = read_provenance(folder)
         listed = {} if found is None else dict(found.get("files") or {})
@@ -186,11 +186,11 @@ def check_files(folder: RunFolder, files: Iterable[Path] | None = None) -> None:
     names = sorted(listed) if files is None else [file.relative_to(folder.root).as_posix() for file in files]
     for name in names:
         file = folder.root / name
-        if name in listed and (not file.is_file() or file_sha256(file) != listed[name]):
-            raise CheckpointError(
-                f"{file} is not what it was when the run was finished; 'mi-duck verify {folder.root}' names all such files, and "
-                "the command of the run makes them again"
+        if name in listed and file.is_file() and file_sha256(file) != listed[name]:
+            remedy = remedy or (
+                f"'mi-duck verify {folder.root}' names all such files, and the command of the run makes them again"
             )
+            raise CheckpointError(f"{file} is not what it was when the run was finished; {remedy}")
 
 
 def write_provenance(folder: RunFolder, provenance: dict[str, Any]) -> None:

@@ -132,6 +132,11 @@ def complete(folder: RunFolder, diagnostics: Diagnostics, n_trained: int, starte
             write_page(folder, diagnostics, context)
         return plan
     partition(folder, plan, context)  # refuses a dataset that changed, before a file of the run is
+    made_by_planning = (
+        folder.memory,
+        *(file for file in folder.leakage.rglob("*") if file.suffix in (".csv", ".json")),
+    )
+    check_files(folder, made_by_planning, remedy="restore it, or give the command another --out")
     invalidate_file_list(folder)
     consolidate(folder, plan, context)
     score_and_describe(folder, diagnostics, context)
@@ -500,6 +505,9 @@ def consolidate_run(
     plan = boosted_plan(folder)
     with run_lock(root), noting(root, "consolidate", context) as context:
         partition(folder, plan, context)
+        # what was changed before is not listed again as it is now
+        if not is_finished(folder, plan):
+            invalidate_file_list(folder)
         with listing_files_again(folder):
             consolidate(folder, plan, context, consolidation=consolidation, voting=voting, weights=weights)
     n_missing = len(untrained(folder, plan))
