@@ -31,7 +31,7 @@ from mi_duck.ensemble.refit import Part, Refitting, read_refitted
 from mi_duck.genome.synthetic import synthesise
 from mi_duck.metrics.metrics import differences, draw_weights, headline_scores
 from mi_duck.rows.partition import partition_here
-from mi_duck.rows.segments import SegmentReader, segments_of
+from mi_duck.rows.segments import SegmentReader
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import read_gene_folds
 from mi_duck.run.instance_folder import is_trained
@@ -50,7 +50,7 @@ class Folds:
         genes = read_gene_folds(self.folder, self.plan)
         trained = [one for one in self.plan.cut.instances if is_trained(self.folder, self.plan, one)]
         self.models = [read_fold_models(self.folder.instance(one) / "fold_models.miduck") for one in trained]
-        self.reader = SegmentReader(self.plan, segments_of(self.plan, 0, self.plan.data.n_genes), self.folder.segments)
+        self.reader = SegmentReader(self.plan, self.plan.cut.segments, self.folder.segments)
         keys = self.reader.keys()
         self.label = keys["label"].copy()
         self.group = np.unique(genes.group, return_inverse=True)[1][keys["gene_rank"]].astype(np.int32)

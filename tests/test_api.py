@@ -147,6 +147,16 @@ def test_location__is_the_same_for_the_same_table_however_it_is_given(tmp_path: 
     assert [file.name for file in Path(first).parent.iterdir() if file.name.startswith(".")] == []
 
 
+def test_location__clears_what_a_killed_call_left_and_nothing_of_a_running_one(tmp_path: Path) -> None:
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    folder = Path(location_of(visits(), tmp_path / "run")).parent
+    left, running = (folder / f".table.{pid}.7.tmp" for pid in (int(dead.stdout), os.getppid()))
+    for file in (left, running):
+        file.write_bytes(b"half of a table")
+    location_of(visits(), tmp_path / "run")
+    assert (left.exists(), running.exists()) == (False, True)
+
+
 def test_location__of_categories_of_polars_has_their_texts(tmp_path: Path) -> None:
     frame = pl.DataFrame({"a": ["x", None, "y"]}, schema={"a": pl.Categorical})
     assert pq.read_table(location_of(frame, tmp_path / "run")).to_pydict() == {"a": ["x", None, "y"]}

@@ -277,7 +277,7 @@ BAD_COLUMNS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "labels that differ in case": (
         {"splice_type": ["a", "A"] * 2},
         {},
-        "names that differ, not only in upper and lower",
+        "column 'splice_type' of .* has the labels 'a' and 'A', which differ only in case",
     ),
     "group a fraction": (
         {"overlap_cluster": [1.5] * 4},

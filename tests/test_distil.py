@@ -19,7 +19,7 @@ from mi_duck.ensemble.model import ConsolidatedMetaModel
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.metrics.calibrate import calibrate, cross_fitted
 from mi_duck.rows.partition import partition_here
-from mi_duck.rows.segments import SegmentReader, segments_of
+from mi_duck.rows.segments import SegmentReader
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import read_gene_folds
 from mi_duck.run.plan import Plan
@@ -115,7 +115,7 @@ def check_taught(folder: RunFolder, plan: Plan) -> None:
     wanted = np.column_stack([table[f"p_{name}"].to_numpy() for name in plan.data.classes])
     assert np.abs(cross_fitted(found.taught, calibration, found.fold) - wanted).max() < 1e-5
     assert np.array_equal(found.fold, table["fold"].to_numpy())
-    reader = SegmentReader(plan, segments_of(plan, 0, plan.data.n_genes), folder.segments)
+    reader = SegmentReader(plan, plan.cut.segments, folder.segments)
     matrix = np.concatenate([part.copy() for part in reader.matrices(1 << 14)])
     for fold, ensemble in enumerate(read_fold_ensembles(folder, plan)):
         own = found.fold == fold
@@ -130,7 +130,7 @@ def opened(run: Path, tmp_path: Path) -> tuple[RunFolder, Plan, SegmentReader]:
     folder = RunFolder(tmp_path / "run")
     partition_here(run=str(folder.root), threads=1, report=quiet)
     plan = folder.read_plan()
-    return folder, plan, SegmentReader(plan, segments_of(plan, 0, plan.data.n_genes), folder.segments)
+    return folder, plan, SegmentReader(plan, plan.cut.segments, folder.segments)
 
 
 def test_distil__killed_and_repeated_gives_the_same_bytes(run: Path, made: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from mi_duck.explain.figures import Bar, Motif, Swarm, agreement_figure, importa
 from mi_duck.explain.tables import agreement, class_stems
 from mi_duck.genome.synthetic import synthesise
 from mi_duck.run.encoding import Encoding
-from mi_duck.run.folder import RunFolder, is_explained
+from mi_duck.run.folder import RunFolder, invalidate_file_list, is_explained
 
 SHAP = "comprehensive_shap_analysis"
 CLASSES = ("neither", "donor", "acceptor")
@@ -319,6 +319,7 @@ def test_run__is_explained_by_default_and_again_only_when_asked_for_otherwise(
     assert call("explain", copy).exit_code == 0
     assert (folder.shap / "shap_analysis_summary.json").stat().st_mtime_ns == before
     (copy / "leakage_analysis").mkdir(exist_ok=True)
+    invalidate_file_list(folder)  # as in a run that is not finished, of which no file is known
     (copy / "leakage_analysis" / "leakage.json").write_text('{"suspects": ["signal_donor_0", {"feature": "noise_1"}]}')
     result = call("explain", copy, "--shap-sample", "60", "--json")
     assert result.exit_code == 0, result.output

@@ -95,7 +95,7 @@ def test_instances__see_no_held_out_gene(run: RunFolder, plan: Plan, genes: list
     for instance in plan.cut.instances:
         listed = (run.instance(instance) / "genes.txt").read_text().split()
         assert not names & set(listed)
-        segments = segments_of(plan, instance.first_rank, instance.stop_rank)
+        segments = segments_of(plan, instance)
         keys = SegmentReader(plan, segments, run.segments).keys()
         assert keys["gene_rank"].max() < plan.data.n_genes
         covered |= set(keys["gene_rank"].tolist())

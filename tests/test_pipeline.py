@@ -276,7 +276,7 @@ def test_run__of_other_data_trains_all_instances_anew(run: Path, small_dataset: 
     pq.write_table(pq.read_table(file).slice(1), file)
     refused = call("run", other, "--out", out, *FAST)
     assert refused.exit_code == 65
-    assert "is gone" in refused.stderr
+    assert "is read instead of" in refused.stderr
     result = here("run", other, "--out", out, *FAST, "--replace")
     assert "reusing" not in result.stderr
     assert fingerprint(out) == fingerprint_of(other, tmp_path / "fresh")

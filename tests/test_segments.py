@@ -258,7 +258,7 @@ def test_segments_of__an_instance_reads_its_own_ranks_alone(plain: Path) -> None
     folder = RunFolder(plain)
     plan = folder.read_plan()
     for instance in plan.cut.instances:
-        reader = SegmentReader(plan, segments_of(plan, instance.first_rank, instance.stop_rank), folder.segments)
+        reader = SegmentReader(plan, segments_of(plan, instance), folder.segments)
         ranks = np.unique(reader.keys()["gene_rank"])
         assert ranks.tolist() == list(range(instance.first_rank, instance.stop_rank))
         assert reader.n_rows == instance.n_rows

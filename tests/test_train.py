@@ -44,7 +44,7 @@ class Trained:
         folder = RunFolder(run)
         plan = folder.read_plan()
         instance = plan.cut.instances[instance_id]
-        reader = SegmentReader(plan, segments_of(plan, instance.first_rank, instance.stop_rank), folder.segments)
+        reader = SegmentReader(plan, segments_of(plan, instance), folder.segments)
         genes, keys = read_gene_folds(folder, plan), reader.keys()
         return cls(
             folder,

@@ -173,7 +173,7 @@ def _segments(out: Path) -> Any:
     plan = folder.read_plan()
     found = []
     for instance in plan.cut.instances:
-        segments = segments_of(plan, instance.first_rank, instance.stop_rank)
+        segments = segments_of(plan, instance)
         reader = SegmentReader(plan, segments, folder.segments)
         small, wide = zip(*reader.records(500), strict=True)
         density = asdict(read_density(plan, segments, folder.segments))

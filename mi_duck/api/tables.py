@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -91,7 +90,7 @@ def _written(table: Any, folder: Path) -> Path:
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob(".table.*.tmp"):  # of calls that were killed
-            if not psutil.pid_exists(int(left.name.split(".")[2])):
+            if not _is_running(int(left.name.split(".")[2])):
                 left.unlink(missing_ok=True)
         temporary = folder / f".table.{os.getpid()}.{threading.get_ident()}.tmp"
         try:
@@ -102,6 +101,16 @@ def _written(table: Any, folder: Path) -> Path:
         finally:
             temporary.unlink(missing_ok=True)
     return target
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is somebody else's
+        pass
+    return True
 
 
 def reader_of(table: Any) -> pa.RecordBatchReader:

@@ -327,16 +327,13 @@ def comparisons(sample: Sample, classes: Sequence[str]) -> list[tuple[Comparison
 def probe(
     sample: Sample, classes: Sequence[str], base_scores: Sequence[str], report: Report, *, threads: int = 1
 ) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
-    """Return the lines of ``leakage.csv`` and (feature, reason) of the suspects, both in the order of the features.
-
-    What they say does not depend on ``threads``: each measures other features.
-    """
+    """Return the lines of ``leakage.csv`` and (feature, reason) of the suspects, in the order of the features."""
     sides = comparisons(sample, classes)
     report("looking for columns that equal others", 0, 1)
     equal = copies(sample.columns, sample.label, sample.gene, sample.group, [side for _, side in sides])
     against_rest = [side for comparison, side in sides if not comparison.is_between_sites]
 
-    def measure(some: list[str]) -> list[tuple[list[float], list[Evidence]]]:
+    def measure(some: list[str]) -> dict[str, tuple[list[float], list[Evidence]]]:
         cells = tally([sample.columns[name] for name in some], sample.label, sample.gene, sample.group)
         is_base_score = [name in base_scores for name in some]
         measured = [
@@ -345,27 +342,23 @@ def probe(
         ]
         of_bits = [mutual_information(cells, side) for _, side in sides]
         of_digits = promising_digits([sample.columns[name] for name in some], sample.label, against_rest, LEAST_DIGITS)
-        results = []
+        results = {}
         for number, (name, one_value) in enumerate(zip(some, gene_values(cells), strict=True)):
             digits = _digits(sample.columns[name], of_digits[number], sample)
-            of_sides = [
-                _with_hidden(of_side[number], digits, one_value, sample, *compared)
-                for compared, of_side in zip(sides, measured, strict=True)
-            ]
-            results.append(([of_side[number] for of_side in of_bits], of_sides))
+            of_sides = zip(sides, measured, strict=True)
+            evidence = [_with_hidden(one[number], digits, one_value, sample, *side) for side, one in of_sides]
+            results[name] = ([of_side[number] for of_side in of_bits], evidence)
         return results
 
-    found: dict[str, list[Evidence]] = {}
-    bits: dict[str, list[float]] = {}
-    together = list(_measured_together(sample.columns))
+    every: dict[str, tuple[list[float], list[Evidence]]] = {}
     pool = ThreadPoolExecutor(threads)
     try:
-        for some, results in zip(together, pool.map(measure, together), strict=True):
-            for name, measured in zip(some, results, strict=True):
-                bits[name], found[name] = measured
-            report("looking for leaks", len(found), len(sample.columns))
+        for results in pool.map(measure, _measured_together(sample.columns)):
+            every |= results
+            report("looking for leaks", len(every), len(sample.columns))
     finally:
         pool.shutdown(cancel_futures=True)
+    found = {name: of_sides for name, (_, of_sides) in every.items()}
     base, best_base = _base_columns(sample, base_scores), _best_base(found, base_scores)
     rows, suspects = [], []
     for name in sample.columns:
@@ -379,7 +372,7 @@ def probe(
             reason = reason_to_flag(evidence, comparison)
             if reason:
                 reasons.append(f"{comparison.name}: {reason}")
-            rows.append(_row(name, comparison, evidence, bits[name][index], reason))
+            rows.append(_row(name, comparison, evidence, every[name][0][index], reason))
         if reasons:
             suspects.append((name, reasons[0]))
     return rows, suspects
