@@ -272,11 +272,14 @@ class ConsolidatedMetaModel(NamedClasses):
             [calibrated(own, member.calibrators) for own, member in zip(margins, self.members, strict=True)]
         )
 
-    def join(self, margins: Floats32, probabilities: Floats64) -> Floats64:
-        """Return the ensemble's probabilities from its members' log-odds and probabilities, shape (n_rows, n_classes)."""
+    def join(self, margins: Floats32, probabilities: Floats64 | None = None) -> Floats64:
+        """Return the ensemble's probabilities from its members' log-odds, shape (n_rows, n_classes).
+
+        ``probabilities`` are those of the members where they are known already; of an additive ensemble nobody needs them.
+        """
         if self.is_additive:
             return calibrated(vote(margins, self.weights).astype(np.float32), self.calibrators)
-        mean = vote(probabilities, self.weights)
+        mean = vote(self.probabilities_of_members(margins) if probabilities is None else probabilities, self.weights)
         return calibrated(log_odds(mean), self.calibrators) if self.calibrators else mean
 
     def predict_proba(self, rows: Any, *, threads: int | None = None) -> Floats32:
@@ -295,8 +298,7 @@ class ConsolidatedMetaModel(NamedClasses):
         DataError
             A feature is missing or not a number, an array has another width, or a value is infinite.
         """
-        margins = self.margins_of_members(rows, threads=threads)
-        return self.join(margins, self.probabilities_of_members(margins)).astype(np.float32)
+        return self.join(self.margins_of_members(rows, threads=threads)).astype(np.float32)
 
     def get_base_models(self) -> list[xgb.Booster]:
         """Return the boosters of all members, member by member, in the order of classes."""
