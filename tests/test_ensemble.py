@@ -414,7 +414,7 @@ def test_shap_importance__planted_features_come_first(model: ConsolidatedMetaMod
 
 def test_shap_values__equal_those_of_the_shap_package(model: ConsolidatedMetaModel, matrix: np.ndarray) -> None:
     """Path-dependent without a background, interventional with one; the sum to the margin is checked inside."""
-    import shap
+    shap = pytest.importorskip("shap")
 
     booster = model.get_base_models()[1]
     rows = matrix[:20]
