@@ -46,20 +46,10 @@ def free_bytes(folder: Path) -> int:
 
 def write_file(path: Path, data: bytes) -> None:
     """Write a file so that its name has either all of it or what it had before."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with storage_errors(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            sync_folder(path.parent)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with published_file(path) as temporary:
+            temporary.write_bytes(data)
 
 
 @contextmanager
@@ -69,8 +59,10 @@ def published_file(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         publish(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    except BaseException:
+        with suppress(OSError):  # what went wrong is more than what is left
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager
@@ -158,7 +150,7 @@ def publish(temporary: Path, target: Path) -> None:
     """Give a finished file its name, after its bytes have reached the disk."""
     _sync(temporary)
     temporary.replace(target)
-    _sync(target.parent)
+    sync_folder(target.parent)
 
 
 def _sync(path: Path) -> None:

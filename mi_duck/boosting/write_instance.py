@@ -150,11 +150,8 @@ def _write_tables(
     probabilities: NDArray[np.floating[Any]],
 ) -> None:
     """Write the scores of each fold, and what each feature is."""
-    data = plan.data
-    encoding, small = (
-        plan.encoding,
-        set(data.small_features),
-    )
+    data, encoding = plan.data, plan.encoding
+    small = set(data.small_features)
     scores = []
     for number in np.unique(fold).tolist():
         rows = fold == number

@@ -271,9 +271,7 @@ class _Evaluation:
             before += by_fold[self.scored.fold, index][:, None] * summing_to_one(logistic(margins))
         folders = [self.folder.instance(self.plan.cut.instance(number)) for number in ids]
         chosen = {folder.name: json.loads((folder / "calibration.json").read_bytes()) for folder in folders}
-        return summing_to_one(before), [
-            {one: of[name]["method"] for one, of in chosen.items()} for name in self.scored.classes
-        ]
+        return before, [{one: of[name]["method"] for one, of in chosen.items()} for name in self.scored.classes]
 
 
 def remove_diagnostics(folder: RunFolder) -> None:
