@@ -18,7 +18,7 @@ import numpy as np
 from harness import print_machine
 from numpy.typing import NDArray
 
-from mi_duck.metrics.metrics import DRAWS, Drawn, differences, draw_weights, drawn_scores, summary, too_narrow
+from mi_duck.metrics.metrics import DRAWS, Drawn, differences, draw_groups, drawn_scores, summary, too_narrow
 
 CLASSES = ("neither", "donor", "acceptor")
 WANTED = ("average_precision", "roc_auc", "f1", "top_k", "top_2k", "top_k_per_gene", "brier", "log_loss")
@@ -48,9 +48,11 @@ def population(n_groups: int, seed: int) -> Rows:
 def scores(rows: Rows, draws: int, seed: int) -> list[Drawn]:
     """Return what a run computes of the better scorer, and of the difference."""
     scorers, labels, groups = rows
-    weights = draw_weights(groups, seed=seed, draws=draws)
+    group_draws = draw_groups(groups, seed=seed, draws=draws)
     worse, better = (
-        drawn_scores(one, labels, groups, CLASSES, weights=weights, genes=groups, metrics=WANTED, sites_only=True)
+        drawn_scores(
+            one, labels, groups, CLASSES, group_draws=group_draws, genes=groups, metrics=WANTED, sites_only=True
+        )
         for one in scorers
     )
     return [better, differences(better, worse)]

@@ -31,7 +31,7 @@ from mi_duck.data.dataset import open_dataset
 from mi_duck.ensemble.model_file import load_unified_model, read_fold_models
 from mi_duck.ensemble.refit import Part, Refitting, read_refitted
 from mi_duck.genome.synthetic import synthesise
-from mi_duck.metrics.metrics import differences, draw_weights, headline_scores
+from mi_duck.metrics.metrics import differences, draw_groups, headline_scores
 from mi_duck.plan.make_plan import make_plan
 from mi_duck.processes import Context
 from mi_duck.rows.partition import partition_here
@@ -112,12 +112,14 @@ def compare(folder: RunFolder, threads: int) -> None:
             refitting.fit(Part(None, index), [one[index] for one in members], usual[index])
         return read_refitted(folder, None, n_classes=len(plan.data.classes))
 
-    weights = draw_weights(held_out.group, seed=plan.settings.seed, draws=DRAWS)
+    group_draws = draw_groups(held_out.group, seed=plan.settings.seed, draws=DRAWS)
     drawn = {}
 
     def score(members: Boosters) -> Drawn:
         probabilities = calibrated_halves(held_out.margins(members, threads), held_out.label, held_out.group)
-        return headline_scores(probabilities, held_out.label, held_out.group, plan.data.classes, weights=weights)
+        return headline_scores(
+            probabilities, held_out.label, held_out.group, plan.data.classes, group_draws=group_draws
+        )
 
     for factor in FACTORS:
         cut = [

@@ -29,7 +29,7 @@ from mi_duck.boosting.train import PeakMeter
 from mi_duck.ensemble.model_file import read_fold_models
 from mi_duck.ensemble.refit import Part, Refitting, read_refitted
 from mi_duck.genome.synthetic import synthesise
-from mi_duck.metrics.metrics import differences, draw_weights, headline_scores
+from mi_duck.metrics.metrics import differences, draw_groups, headline_scores
 from mi_duck.rows.partition import partition_here
 from mi_duck.rows.segments import SegmentReader
 from mi_duck.run.folder import RunFolder
@@ -97,13 +97,15 @@ def compare(folds: Folds, n_folds: int, n_blocks: int) -> None:
     rows = np.concatenate([np.flatnonzero(folds.fold == fold) for fold in range(n_folds)])
     label, group, classes = folds.label[rows], folds.group[rows], folds.plan.data.classes
     group = np.unique(group, return_inverse=True)[1].astype(np.int32)
-    weights = draw_weights(group, seed=folds.plan.settings.seed, draws=DRAWS)
+    group_draws = draw_groups(group, seed=folds.plan.settings.seed, draws=DRAWS)
     drawn = {}
     for name, several in margins.items():
         found = calibrated_halves(np.concatenate(several).astype(np.float32), label, group)
-        drawn[name] = headline_scores(found, label, group, classes, weights=weights)
+        drawn[name] = headline_scores(found, label, group, classes, group_draws=group_draws)
     n_fitted = int((folds.fold != 0).sum())
-    print(f"{n} members, {n_blocks} blocks, {n_folds} folds, {len(rows):,} rows and {weights.shape[1]:,} groups scored")
+    print(
+        f"{n} members, {n_blocks} blocks, {n_folds} folds, {len(rows):,} rows and {group_draws.shape[1]:,} groups scored"
+    )
     for name, scores in drawn.items():
         print(
             f"{name}: {words_of(scores)}\n  minus joint: {words_of(differences(scores, drawn['joint']), is_difference=True)}"

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from mi_duck.boosting.forest import forest_of, leaf_forest_of
 from mi_duck.data.dataset import CLASSES, open_dataset
 from mi_duck.ensemble.feature_matrix import feature_matrix
-from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, by_member, consolidate
+from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, by_member, join_members
 from mi_duck.ensemble.model_file import load_unified_model, save_model
 from mi_duck.ensemble.predict import predict_file
 from mi_duck.export.export import join_outputs, merge_boosters
@@ -107,7 +107,7 @@ def trained(table: pa.Table, features: tuple[str, ...], rounds: int) -> Consolid
         )
         for number in range(INSTANCES)
     ]
-    return consolidate(members, n_genes=1, thresholds={})
+    return join_members(members, n_genes=1, thresholds={})
 
 
 def compare(model: ConsolidatedMetaModel, rows: pa.Table, folder: Path, asked: argparse.Namespace) -> None:

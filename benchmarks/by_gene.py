@@ -22,7 +22,7 @@ from scipy.special import stdtrit
 
 from mi_duck.data.dataset import open_dataset
 from mi_duck.metrics.calibrate import logistic
-from mi_duck.metrics.metrics import differences, draw_weights, drawn_scores, interval
+from mi_duck.metrics.metrics import differences, draw_groups, drawn_scores, interval
 from mi_duck.plan.indexing import EASY_QUANTILE
 
 METRICS = ("average_precision", "log_loss")
@@ -180,12 +180,18 @@ class Arms:
     def score(self, rows: Rows, scored: Indices, probabilities: Mapping[str, Sequence[Floats]], seed: int) -> None:
         """Score the models of each way of one split under the same draws of fold groups, and keep the mean of the scores."""
         group = np.unique(rows.group[rows.gene[scored]], return_inverse=True)[1].astype(np.int32)
-        weights = draw_weights(group, seed=seed, draws=DRAWS)
+        group_draws = draw_groups(group, seed=seed, draws=DRAWS)
         shown = [*((METRICS[0], name) for name in rows.classes[1:]), (METRICS[1], "all")]
         for arm, several in probabilities.items():
             found = [
                 drawn_scores(
-                    values, rows.label[scored], group, rows.classes, weights=weights, metrics=METRICS, sites_only=True
+                    values,
+                    rows.label[scored],
+                    group,
+                    rows.classes,
+                    group_draws=group_draws,
+                    metrics=METRICS,
+                    sites_only=True,
                 )
                 for values in several
             ]

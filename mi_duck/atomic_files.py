@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import fcntl
 import hashlib
 import io
 import json
@@ -67,7 +68,10 @@ def published_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def published_folder(out: Path) -> Iterator[Path]:
-    """Yield a hidden folder; rename it to ``out``, absent or empty, at the end, and remove it after an error."""
+    """Yield a hidden folder; rename it to ``out``, absent or empty, at the end, and remove it after an error.
+
+    What a killed process left of the same folder is removed first.
+    """
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file; choose another folder")
     with storage_errors(out):
@@ -75,8 +79,16 @@ def published_folder(out: Path) -> Iterator[Path]:
             raise DataError(f"{out} exists and is not empty; remove it or choose another folder")
         whole = out.absolute()
         partial = whole.parent / f".{whole.name}.{os.getpid()}{PARTIAL}"
+        _remove_abandoned(whole)
         try:
             partial.mkdir(parents=True)
+            lock = os.open(partial, os.O_RDONLY)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        try:
+            with suppress(OSError):  # a file system without locks: then nothing is ever taken for abandoned
+                fcntl.flock(lock, fcntl.LOCK_EX)
             yield partial
             sync_files(partial)
             if out.exists():
@@ -84,14 +96,21 @@ def published_folder(out: Path) -> Iterator[Path]:
             partial.rename(out)
             sync_folder(whole.parent)
         finally:
+            os.close(lock)
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def remove_partial(out: Path) -> None:
-    """Delete what killed processes left of a folder to be published; call it while no other process makes it."""
-    for path in out.absolute().parent.glob(f".*{PARTIAL}"):
+def _remove_abandoned(out: Path) -> None:
+    """Delete what killed processes left of a folder to be published: what no process holds locked."""
+    for path in out.parent.glob(f".*{PARTIAL}"):
         if re.fullmatch(rf"\.{re.escape(out.name)}\.\d+{re.escape(PARTIAL)}", path.name):
-            shutil.rmtree(path, ignore_errors=True)
+            with suppress(OSError):
+                lock = os.open(path, os.O_RDONLY)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(path, ignore_errors=True)
+                finally:
+                    os.close(lock)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -106,15 +125,36 @@ def write_json(path: Path, values: Any) -> None:
     write_file(path, (json.dumps(values, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
 
 
+def strict_json(data: str | bytes) -> Any:
+    """Read JSON; raise ValueError where it is none, where a key stands twice, which could mean either value, or at NaN."""
+    return json.loads(data, object_pairs_hook=_once, parse_constant=_refused)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"a key stands twice among {', '.join(sorted(key for key, _ in pairs)[:8])}")
+    return found
+
+
+def _refused(word: str) -> None:
+    raise ValueError(f"it holds {word}, which is not a number")
+
+
+def digest_of(values: Any) -> str:
+    """Return the SHA-256 of JSON values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
 def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return JSON values with their own SHA-256 beside them as ``seal``, so that a changed number is noticed."""
-    return {**values, "seal": _digest(values)}
+    return {**values, "seal": digest_of(values)}
 
 
 def unsealed(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return sealed JSON values without their hash; raise ValueError where it is not theirs."""
     rest = {name: value for name, value in values.items() if name != "seal"}
-    if values.get("seal") != _digest(rest):
+    if values.get("seal") != digest_of(rest):
         raise ValueError("it is not what was written")
     return rest
 
@@ -127,10 +167,6 @@ def read_sealed(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(path) from error
     except (OSError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(str(error)) from error
-
-
-def _digest(values: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def sync_folder(folder: Path) -> None:

@@ -56,5 +56,11 @@ class OverBudgetError(MemoryBudgetError):
     """Training needs more than its own budget, however much memory others leave."""
 
 
+class OverAskedBudgetError(OverBudgetError):
+    """Training needs more than the budget that the user's number decided."""
+
+    exit_code = 78
+
+
 class KilledError(MemoryBudgetError):
     """A child was killed by signal 9 from outside, as the system does when memory runs out."""

@@ -4,7 +4,7 @@
 -- params:
 -- columns: gene_id      varchar   the gene
 --          fold_group   varchar   the unit of independence: the gene itself or a cluster of overlapping genes
---          n_rows       bigint    candidate positions of the gene
+--          n_rows       bigint    rows of the gene
 --          label_counts bigint[]  rows of each class, in the order of the classes
 --          gene_rank    bigint    number of genes in gene_index and on; genes of one group are neighbours
 --          first_row    bigint    rows of gene_index and of all held-out genes of lower rank

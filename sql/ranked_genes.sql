@@ -5,7 +5,7 @@
 --          $n_classes  number of classes
 -- columns: gene_id      varchar   the gene
 --          fold_group   varchar   the unit of independence: the gene itself or a cluster of overlapping genes
---          n_rows       bigint    candidate positions of the gene
+--          n_rows       bigint    rows of the gene
 --          label_counts bigint[]  rows of each class, in the order of the classes
 --          is_holdout   boolean   whether its fold group is kept from all training
 --          rank         bigint    from 0 among the genes with the same is_holdout; genes of one group are neighbours

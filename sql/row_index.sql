@@ -1,11 +1,11 @@
--- row_index: where the rows of each selected gene lie: runs of neighbouring rows of one gene in one row group.
+-- row_index: where the rows of each selected gene lie: stretches of neighbouring rows of one gene in one row group.
 -- grain:   file, row_group, first_row
 -- reads:   source_rows (gene_id, file, row_number), run_genes, row_groups
 -- params:
 -- columns: file      varchar  path of the file
 --          row_group bigint   number of the row group in the file
---          first_row bigint   first row of the run, counted in the row group
---          n_rows    bigint   rows of the run
+--          first_row bigint   first row of the stretch, counted in the row group
+--          n_rows    bigint   rows of the stretch
 --          gene_rank bigint   the gene
 with gene_rows as (
     select

@@ -44,7 +44,7 @@ REQUEST = CutRequest(
     overlap=0.1,
     max_instances=10,
     auto_adjust=True,
-    n_classes=3,
+    n_fitted=3,
     record_bytes=130,
     n_rows_written=1_200_000,
 )

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import brier_score_loss, log_loss
 
 from mi_duck.metrics.calibrate import EDGES, calibration_facts, gaps_above, reliability
-from mi_duck.metrics.metrics import draw_weights, interval, summary
+from mi_duck.metrics.metrics import draw_groups, interval, summary
 
 CLASSES = ("neither", "donor")
 
@@ -32,7 +32,7 @@ def test_calibration_facts__before_and_after_equal_scikit_learn() -> None:
         groups,
         CLASSES,
         methods=["platt", "none"],
-        weights=draw_weights(np.arange(30), seed=0, draws=50),
+        group_draws=draw_groups(np.arange(30), seed=0, draws=50),
     )
     donor = found["donor"]
     assert (found["neither"]["method"], donor["method"]) == ("platt", "none")
@@ -47,7 +47,9 @@ def test_calibration_facts__before_and_after_equal_scikit_learn() -> None:
 
 def test_reliability__bins_hold_all_rows_and_their_means() -> None:
     probabilities, labels, groups = drawn()
-    lines = reliability(probabilities, labels, groups, CLASSES, weights=draw_weights(np.arange(30), seed=0, draws=50))
+    lines = reliability(
+        probabilities, labels, groups, CLASSES, group_draws=draw_groups(np.arange(30), seed=0, draws=50)
+    )
     for index, name in enumerate(CLASSES):
         of_class = [line for line in lines if line["class"] == name]
         assert sum(line["n_rows"] for line in of_class) == len(labels)
@@ -59,14 +61,14 @@ def test_reliability__bins_hold_all_rows_and_their_means() -> None:
             assert line["mean_probability"] == pytest.approx(probabilities[part, index].mean())
             assert line["observed_fraction"] == pytest.approx((labels[part] == index).mean())
             assert line["low"] <= line["observed_fraction"] <= line["high"]
-    plain = reliability(probabilities, labels, groups, CLASSES, weights=draw_weights(np.arange(30), seed=0, draws=0))
+    plain = reliability(probabilities, labels, groups, CLASSES, group_draws=draw_groups(np.arange(30), seed=0, draws=0))
     assert {(line["low"], line["high"]) for line in plain} == {(None, None)}
 
 
 def test_gaps_above__are_observed_minus_predicted_of_the_rows_above() -> None:
     probabilities, labels, groups = drawn()
-    weights = draw_weights(np.arange(30), seed=0, draws=200)
-    gaps = summary(gaps_above(probabilities, labels, groups, CLASSES, weights=weights))
+    group_draws = draw_groups(np.arange(30), seed=0, draws=200)
+    gaps = summary(gaps_above(probabilities, labels, groups, CLASSES, group_draws=group_draws))
     found = {(one.metric, one.class_name): one for one in gaps}
     assert len(found) == 4
     for (metric, name), one in found.items():
@@ -76,7 +78,7 @@ def test_gaps_above__are_observed_minus_predicted_of_the_rows_above() -> None:
         assert one.low is not None
         assert one.low < 0 < one.high  # the labels were drawn from these probabilities
     timid = 0.5 + 0.6 * (probabilities - 0.5)
-    of_timid = gaps_above(timid, labels, groups, CLASSES, weights=weights)
+    of_timid = gaps_above(timid, labels, groups, CLASSES, group_draws=group_draws)
     assert interval("gap", "donor", of_timid["calibration_gap_above_0.5", "donor"]).low > 0.05
-    nothing = gaps_above(np.zeros_like(probabilities), labels, groups, CLASSES, weights=weights)
+    nothing = gaps_above(np.zeros_like(probabilities), labels, groups, CLASSES, group_draws=group_draws)
     assert all(np.isnan(one.value) for one in summary(nothing))

@@ -1,16 +1,18 @@
 """The harness of faults runs a few tries of each, and what it found stays mended."""
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from plans import changed
 from runs import FAST, planned
 
-from mi_duck.atomic_files import remove_leftovers, remove_partial
+from mi_duck.atomic_files import published_folder, remove_leftovers
 from mi_duck.errors import CheckpointError, StorageError
 from mi_duck.run.folder import RunFolder, run_lock
 from mi_duck.run.plan import Plan
@@ -72,12 +74,35 @@ def test_plan__a_changed_digit_is_damage(small_dataset: Path, tmp_path: Path) ->
     assert Plan.from_json(changed(plan, n_rows=7).to_json()).data.n_rows == 7
 
 
-def test_remove_partial__deletes_what_a_killed_build_left_and_nothing_else(tmp_path: Path) -> None:
-    others = [".dataset.17.tmp", ".dataset.x.partial", ".dataset2.17.partial", "dataset"]
+def test_published_folder__deletes_what_a_killed_build_left_and_nothing_else(tmp_path: Path) -> None:
+    """What another process still writes is locked by it."""
+    written = ".dataset.9.partial"
+    others = [".dataset.17.tmp", ".dataset.x.partial", ".dataset2.17.partial", written]
     for name in [".dataset.17.partial", ".dataset.4.partial", *others]:
         (tmp_path / name / "master").mkdir(parents=True)
-    remove_partial(tmp_path / "dataset")
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
+    lock = os.open(tmp_path / written, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with published_folder(tmp_path / "dataset") as folder:
+        (folder / "a").touch()
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, folder.name])
+    os.close(lock)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "dataset"])
+
+
+def test_synth__killed_leaves_nothing_that_the_next_one_keeps(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mi_duck", "synth", "--out", str(tmp_path / "data"), "--genes", "3000"]
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    begun = time.monotonic()
+    while not list(tmp_path.glob(".data.*.partial")):
+        assert killed.poll() is None
+        assert time.monotonic() - begun < 60
+        time.sleep(0.02)
+    killed.kill()
+    killed.wait()
+    assert list(tmp_path.glob(".data.*.partial"))
+    command[-1] = "20"
+    subprocess.run(command, check=True, capture_output=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 def test_remove_leftovers__deletes_what_killed_writers_left_and_nothing_else(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from mi_duck.boosting.train import train_instance
 from mi_duck.data.database import Database
 from mi_duck.data.dataset import open_dataset
 from mi_duck.data.genes import index_genes
-from mi_duck.data.sampling import sample_negatives
+from mi_duck.data.sampling import make_row_uses
 from mi_duck.errors import PlanError
 from mi_duck.genome.synthetic import synthesise
 from mi_duck.plan.formula import ROUNDS_WORTH_A_MATRIX, choose_cv
@@ -129,9 +129,9 @@ def kept(rows: pa.Table, folder: Path, cuts: Sequence[int], seed: int) -> list[f
     found = []
     with Database(threads=2) as db:
         index_genes(db, dataset, seed=42)
-        share, below = choose_sample(db, dataset, 0.25, n_rows=len(rows))
+        share, below = choose_sample(db, dataset, 0.25, n_rows=len(rows), say=print)
         assert below is not None
-        sample_negatives(db, easy_below=below, share=share, seed=42, background=dataset.labels[0])
+        make_row_uses(db, easy_below=below, share=share, seed=42, background=dataset.labels[0])
         for file in dataset.files:
             uses = db.arrow("file_row_uses", file=str(file))["use"].to_numpy()
             found += pq.read_table(str(file))["x"].to_numpy()[uses > 0].tolist()

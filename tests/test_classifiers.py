@@ -100,6 +100,18 @@ def test_verify__finds_nothing_wrong(name: str, request: pytest.FixtureRequest) 
     assert "damaged" not in result.stdout
 
 
+@pytest.mark.parametrize("name", ["logistic", "blended"])
+def test_thresholds__of_the_model_are_numbers_as_those_of_an_ensemble(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    run = request.getfixturevalue(name)
+    found = json.loads((run / "thresholds.json").read_bytes())
+    model = load_unified_model(run)
+    assert {one: kinds["best_f1"] for one, kinds in model.thresholds.items()} == {
+        one: kinds["best_f1"]["threshold"] for one, kinds in found.items()
+    }
+
+
 def test_report__says_what_was_trained(logistic: Path, blended: Path) -> None:
     page = RunFolder(logistic).page.read_text(encoding="utf-8")
     assert "the classifier logistic (C=0.1, max_iter=300)" in page

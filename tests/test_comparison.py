@@ -8,7 +8,7 @@ from sklearn.metrics import f1_score
 from mi_duck.evaluate.compare import ANY_SITE, compare, gene_deltas, near_sites
 from mi_duck.evaluate.scored_rows import Scored
 from mi_duck.metrics.calibrate import BaseModel, Calibration
-from mi_duck.metrics.metrics import draw_weights
+from mi_duck.metrics.metrics import draw_groups
 
 CLASSES = ("neither", "donor", "acceptor")
 
@@ -35,8 +35,8 @@ def scored(
 ) -> Scored:
     """Return rows that are scored, each gene a fold group."""
     gene_ids = gene_ids or tuple(f"g{number}" for number in range(40))
-    weights = draw_weights(np.arange(len(gene_ids)), seed=0, draws=draws)
-    return Scored(classes, 0, labels, np.zeros(len(labels)), genes, genes, genes, gene_ids, weights, 0, draws)
+    group_draws = draw_groups(np.arange(len(gene_ids)), seed=0, draws=draws)
+    return Scored(classes, 0, labels, np.zeros(len(labels)), genes, genes, genes, gene_ids, group_draws, 0, draws)
 
 
 def test_compare__counts_calls_at_argmax_and_at_a_half() -> None:
@@ -86,7 +86,7 @@ def test_compare__each_draw_matches_its_own_recall() -> None:
     assert found["fn"] == {"value": 0, "low": 0, "high": 0}
     calls, truth = base.argmax(axis=1) == 1, labels == 1
     expected = []
-    for line in rows.weights[1:]:
+    for line in rows.group_draws[1:]:
         again = np.repeat(np.arange(len(labels)), line[genes])
         n_found = int((calls & truth)[again].sum())
         edge = np.sort(meta[again, 1][truth[again]])[::-1][n_found - 1]

@@ -17,7 +17,7 @@ from sklearn.metrics import average_precision_score
 
 from mi_duck.archive import read_parts
 from mi_duck.boosting.matrix import GeneBatches, cut_reference, without_zeros
-from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, consolidate
+from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, join_members
 from mi_duck.ensemble.model_file import load_unified_model, save_model
 from mi_duck.ensemble.predict import predict_file
 from mi_duck.errors import CheckpointError
@@ -198,7 +198,7 @@ def test_model__predicts_alike_from_numpy_arrow_a_data_frame_and_parquet(
     matrix = frame.to_numpy(dtype=np.float32)
     for form in (matrix, rows, rows.to_batches()[0], frame[frame.columns[::-1]]):
         assert np.array_equal(model.predict_proba(form)[: len(form)], expected[: len(form)])
-    ensemble = consolidate([model], n_genes=60, thresholds={})
+    ensemble = join_members([model], n_genes=60, thresholds={})
     assert np.array_equal(ensemble.predict_proba(rows), expected)
     save_model(tmp_path / "m.miduck", ensemble)
     again = load_unified_model(tmp_path / "m.miduck")
@@ -243,7 +243,7 @@ def test_model__a_layout_changes_the_model_and_hardly_what_it_knows(cases: dict[
 
 def test_consolidate__refuses_members_of_two_rules(cases: dict[str, Case]) -> None:
     with pytest.raises(CheckpointError, match="train them in one run"):
-        consolidate([cases["missing"].model, cases["sentinel"].model], n_genes=60, thresholds={})
+        join_members([cases["missing"].model, cases["sentinel"].model], n_genes=60, thresholds={})
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

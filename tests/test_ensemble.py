@@ -17,7 +17,7 @@ from runs import finished_run
 
 from mi_duck.archive import read_parts
 from mi_duck.ensemble.feature_matrix import feature_matrices
-from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, consolidate
+from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, join_members
 from mi_duck.ensemble.model_file import load_unified_model, save_model
 from mi_duck.ensemble.shap import contributions
 from mi_duck.errors import CheckpointError, DataError
@@ -322,8 +322,8 @@ def test_save_model__is_small(run: Path) -> None:
 def test_consolidate__members_with_other_features_or_classes_are_refused() -> None:
     for other in (member(("b", "a")), member(("a", "c")), member(("a", "b", "c")), member(classes=("y", "x"))):
         with pytest.raises(CheckpointError, match="differ in features, classes or encoding"):
-            consolidate([member(), other], n_genes=5, thresholds={})
-    model = consolidate([member(), member(seed=1)], n_genes=5, thresholds={"x": {"best_f1": 0.5}})
+            join_members([member(), other], n_genes=5, thresholds={})
+    model = join_members([member(), member(seed=1)], n_genes=5, thresholds={"x": {"best_f1": 0.5}})
     assert model.weights == (0.5, 0.5)
 
 
@@ -335,7 +335,7 @@ def test_margin_voting__is_the_mean_of_margins_calibrated_once_and_normalised(tm
     members, weights = [member(), member(seed=1), member(seed=2)], (0.5, 0.3, 0.2)
     calibrators = (Calibrator("platt", 0.7, -0.4), STEPS)
     thresholds = {"x": {"best_f1": 0.5, "precision_0.9": None}, "y": {"best_f1": 0.25, "precision_0.9": 0.5}}
-    model = consolidate(
+    model = join_members(
         members, n_genes=5, thresholds=thresholds, voting="margin", weights=weights, calibrators=calibrators
     )
     matrix = np.random.default_rng(0).normal(size=(30, 2)).astype(np.float32)
@@ -358,18 +358,18 @@ def test_margin_voting__is_the_mean_of_margins_calibrated_once_and_normalised(tm
 def test_probability_voting__weighs_the_members_own_probabilities() -> None:
     members = [member(), member(seed=1)]
     matrix = np.random.default_rng(0).normal(size=(30, 2)).astype(np.float32)
-    model = consolidate(members, n_genes=5, thresholds={}, weights=(0.9, 0.1))
+    model = join_members(members, n_genes=5, thresholds={}, weights=(0.9, 0.1))
     expected = 0.9 * members[0].predict_proba(matrix) + 0.1 * members[1].predict_proba(matrix)
     np.testing.assert_allclose(model.predict_proba(matrix), expected, atol=1e-6)
 
 
 def test_consolidated_meta_model__without_what_its_voting_needs_is_refused() -> None:
     with pytest.raises(CheckpointError, match="margin voting has 0 calibrators"):
-        consolidate([member()], n_genes=5, thresholds={}, voting="margin")
+        join_members([member()], n_genes=5, thresholds={}, voting="margin")
     with pytest.raises(CheckpointError, match="probability voting has 3 calibrators"):
-        consolidate([member()], n_genes=5, thresholds={}, calibrators=(STEPS, STEPS, STEPS))
+        join_members([member()], n_genes=5, thresholds={}, calibrators=(STEPS, STEPS, STEPS))
     with pytest.raises(CheckpointError, match="voting 'loudest'"):
-        consolidate([member()], n_genes=5, thresholds={}, voting="loudest")
+        join_members([member()], n_genes=5, thresholds={}, voting="loudest")
 
 
 def test_shap_values__add_up_to_the_margin(model: ConsolidatedMetaModel, matrix: np.ndarray) -> None:

@@ -16,7 +16,7 @@ from mi_duck.metrics.metrics import (
     METRICS,
     Metric,
     differences,
-    draw_weights,
+    draw_groups,
     drawn_scores,
     equal_mass_bins,
     headline_scores,
@@ -142,11 +142,11 @@ def test_drawn_scores__equal_those_of_rows_repeated_by_their_weight() -> None:
     """Every metric, under every draw; bins of the calibration error alone are cut on the data as they are."""
     probabilities, labels, groups = rows(n=400, n_groups=8, ties=6)
     genes = groups * 5 + np.random.default_rng(0).integers(0, 5, 400)
-    weights = draw_weights(np.arange(8), seed=3, draws=4)
+    group_draws = draw_groups(np.arange(8), seed=3, draws=4)
     metrics = [name for name in METRICS if name not in ("ece", "top_k_per_gene")]
-    drawn = drawn_scores(probabilities, labels, groups, CLASSES, weights=weights, genes=genes, metrics=metrics)
+    drawn = drawn_scores(probabilities, labels, groups, CLASSES, group_draws=group_draws, genes=genes, metrics=metrics)
     assert {name for name, _ in drawn} == set(metrics)
-    for number, line in enumerate(weights):
+    for number, line in enumerate(group_draws):
         again = np.repeat(np.arange(400), line[groups])
         alone = by_name(
             score(probabilities[again], labels[again], groups[again], CLASSES, seed=0, draws=0, metrics=metrics)
@@ -157,9 +157,9 @@ def test_drawn_scores__equal_those_of_rows_repeated_by_their_weight() -> None:
 
 def test_headline_scores__are_some_of_all() -> None:
     probabilities, labels, groups = rows()
-    weights = draw_weights(np.arange(30), seed=3, draws=4)
-    whole = drawn_scores(probabilities, labels, groups, CLASSES, weights=weights)
-    some = headline_scores(probabilities, labels, groups, CLASSES, weights=weights)
+    group_draws = draw_groups(np.arange(30), seed=3, draws=4)
+    whole = drawn_scores(probabilities, labels, groups, CLASSES, group_draws=group_draws)
+    some = headline_scores(probabilities, labels, groups, CLASSES, group_draws=group_draws)
     names = ("donor", "acceptor", "macro")
     kinds = ("average_precision", "top_k")
     assert set(some) == {*((kind, name) for kind in kinds for name in names), ("f1", "macro"), ("log_loss", "all")}
@@ -169,8 +169,8 @@ def test_headline_scores__are_some_of_all() -> None:
 def test_differences__have_a_narrower_interval_than_two_models_alone() -> None:
     probabilities, labels, groups = rows(n=3_000, n_groups=60)
     worse = 0.9 * probabilities + 0.1 / 3
-    weights = draw_weights(np.arange(60), seed=4, draws=200)
-    drawn = [drawn_scores(given, labels, groups, CLASSES, weights=weights) for given in (probabilities, worse)]
+    group_draws = draw_groups(np.arange(60), seed=4, draws=200)
+    drawn = [drawn_scores(given, labels, groups, CLASSES, group_draws=group_draws) for given in (probabilities, worse)]
     one, other = (by_name(summary(values)) for values in drawn)
     found = by_name(summary(differences(*drawn)))
     key = ("log_loss", "all")
@@ -191,12 +191,12 @@ def test_metric__values_are_null_in_files_where_they_are_not_defined() -> None:
     assert Metric("f1", "a", 0.5, np.nan, np.nan).values() == {"value": 0.5, "low": None, "high": None}
 
 
-def test_draw_weights__begin_with_the_data_and_draw_as_many_groups() -> None:
-    weights = draw_weights(np.arange(40), seed=1, draws=10)
-    assert weights.dtype == np.uint8
-    assert (weights[0] == 1).all()
-    assert (weights.sum(axis=1) == 40).all()
-    assert np.array_equal(weights, draw_weights(np.arange(40), seed=1, draws=10))
+def test_draw_groups__begin_with_the_data_and_draw_as_many_groups() -> None:
+    group_draws = draw_groups(np.arange(40), seed=1, draws=10)
+    assert group_draws.dtype == np.uint8
+    assert (group_draws[0] == 1).all()
+    assert (group_draws.sum(axis=1) == 40).all()
+    assert np.array_equal(group_draws, draw_groups(np.arange(40), seed=1, draws=10))
 
 
 def test_score__by_hand() -> None:

@@ -17,7 +17,7 @@ from runs import SMALL, call, finished_run
 import mi_duck
 from mi_duck.data.dataset import open_dataset
 from mi_duck.ensemble.feature_matrix import feature_matrix
-from mi_duck.ensemble.model import ConsolidatedMetaModel, consolidate
+from mi_duck.ensemble.model import ConsolidatedMetaModel, join_members
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.ensemble.shap import explain
 from mi_duck.errors import CheckpointError, DataError
@@ -379,6 +379,6 @@ def test_figures__take_what_is_odd() -> None:
 def test_consolidated__weights_reach_the_analysis(run: Path, model: ConsolidatedMetaModel, small_dataset: Path) -> None:
     """A member of weight one leaves the others out."""
     rows = pq.read_table(small_dataset / "master").slice(0, 60)
-    lone = consolidate(model.members, n_genes=60, thresholds={}, weights=(0.0, 1.0, 0.0))
+    lone = join_members(model.members, n_genes=60, thresholds={}, weights=(0.0, 1.0, 0.0))
     expected = model.members[1].compute_ensemble_shap_importance(rows)
     assert lone.compute_ensemble_shap_importance(rows) == expected

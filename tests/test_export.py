@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from runs import call, finished_run
 from test_merge import N_FEATURES, booster
 
-from mi_duck.boosting.forest import read_object
+from mi_duck.boosting.ubjson import read_object
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel
 from mi_duck.ensemble.model_file import load_unified_model, save_model
 from mi_duck.errors import CheckpointError, DataError

@@ -8,7 +8,8 @@ import xgboost as xgb
 from numpy.typing import NDArray
 from test_merge import N_FEATURES, booster
 
-from mi_duck.boosting.forest import forest_of, read_object, write_object
+from mi_duck.boosting.forest import forest_of
+from mi_duck.boosting.ubjson import read_object, write_object
 from mi_duck.errors import CheckpointError
 from mi_duck.export.export import border_rows
 from mi_duck.run.encoding import SENTINEL, Encoding

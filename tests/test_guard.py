@@ -159,27 +159,27 @@ def measured(plan: Plan) -> Plan:
     return changed(plan, model=replace(plan.costs.model, measured_bytes=(140 * MIB,) * len(PHASES)))
 
 
-def test_check_filling__refuses_rows_that_need_more_than_those_that_were_measured(uneven: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("is_users_number", "code"), [(True, 78), (False, 137)])
+def test_check_filling__refuses_rows_that_need_more_than_those_that_were_measured(
+    is_users_number: bool, code: int, uneven: Path, tmp_path: Path
+) -> None:
     """5,040,000 cells: 10 MiB where none is missing, and 14 more where one is; the exit code says whose number it was."""
     run = partitioned(uneven, tmp_path / "run", "--strategy", "single")
-    for is_users_number, code in ((True, 78), (False, 137)):
-        plan = change_plan(
-            run,
-            lambda plan, whose=is_users_number: changed(tighten(measured(plan), 1.05), is_users_number=whose),  # type: ignore[misc]
-        )
-        assert plan.costs.model.layout.missing_share == 0
-        result = call_children("train", run, "--instance", "0", "--threads", "1")
-        assert result.exit_code == code, result.output
-        # 20 of 420 columns are missing in half of the rows
-        last = next(line for line in result.stderr.splitlines() if "instance_00 needs" in line)
-        assert re.search(
-            r"instance_00 needs 0\.\d\d GiB, but the budget is 0\.\d\d GiB \(the test\): 2\.38% of its cells are missing, 0\.00%",
-            last,
-        )
-        assert "--layout sentinel or a smaller --genes-per-instance" in last
-        assert not list((run / "multi_instance_training").glob("instance_00/manifest.json"))  # a half may fit
-    folder = RunFolder(run)
-    recounted_peak(folder, tighten(plan, 1.2), plan.cut.instances[0])  # enough for the rows as they are
+    plan = change_plan(run, lambda plan: changed(tighten(measured(plan), 1.05), is_users_number=is_users_number))
+    whole = plan.cut.instances[0]
+    recounted_peak(RunFolder(run), tighten(plan, 1.2), whole)  # enough for the rows as they are
+    assert plan.costs.model.layout.missing_share == 0
+    result = call_children("train", run, "--instance", "0", "--threads", "1")
+    assert result.exit_code == code, result.output
+    # 20 of 420 columns are missing in half of the rows
+    last = next(line for line in result.stderr.splitlines() if "instance_00 needs" in line)
+    assert re.search(
+        r"instance_00 needs 0\.\d\d GiB, but the budget is 0\.\d\d GiB \(the test\): 2\.38% of its cells are missing, 0\.00%",
+        last,
+    )
+    assert "--layout sentinel or a smaller --genes-per-instance" in last
+    assert "split in halves" in result.stderr
+    assert not list((run / "multi_instance_training").glob("instance_00/manifest.json"))  # a half may fit
 
 
 def test_check_filling__a_sentinel_needs_no_more_than_was_planned(uneven: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from mi_duck.evaluate.compare import by_distance, neighbours
 from mi_duck.evaluate.scored_rows import Scored
-from mi_duck.metrics.metrics import draw_weights
+from mi_duck.metrics.metrics import draw_groups
 
 CLASSES = ("neither", "donor", "acceptor")
 POSITIONS = np.array([10, 50, 110, 111, 300, 10, 20])
@@ -15,8 +15,8 @@ META = np.array([[0.1 * row, 0.5 - 0.05 * row, 0.5 - 0.05 * row] for row in rang
 
 
 def found(n_sites: int, seed: int = 0, base: np.ndarray | None = META) -> list[dict[str, object]]:
-    weights = draw_weights(np.arange(2), seed=0, draws=0)
-    rows = Scored(CLASSES, 0, LABELS, np.zeros(7), GENES, GENES, GENES, ("A", "B"), weights, seed, 0)
+    group_draws = draw_groups(np.arange(2), seed=0, draws=0)
+    rows = Scored(CLASSES, 0, LABELS, np.zeros(7), GENES, GENES, GENES, ("A", "B"), group_draws, seed, 0)
     return neighbours(base, META, rows, POSITIONS, n_sites=n_sites)
 
 

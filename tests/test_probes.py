@@ -21,16 +21,8 @@ from mi_duck.plan.formula import by_formula
 from mi_duck.plan.indexing import Indexed, plan_data
 from mi_duck.plan.layouts import layout_of
 from mi_duck.plan.make_plan import make_plan
-from mi_duck.plan.probes import (
-    PROBE_ROUNDS,
-    SmallRun,
-    density_of,
-    is_worth_probing,
-    measure,
-    open_small_run,
-    probe,
-    probe_sizes,
-)
+from mi_duck.plan.probes import is_worth_probing, measure, probe, probe_sizes
+from mi_duck.plan.small_run import SmallRun, density_of, open_small_run
 from mi_duck.processes import Context, in_child
 from mi_duck.rows.partition import partition
 from mi_duck.rows.segments import ColumnDensity
@@ -124,7 +116,7 @@ def test_measure__predicts_a_size_that_was_not_probed_and_keeps_what_it_measured
     predicted = model.predict_bytes(small.plan.cut.instances[2].n_rows, 300)
     assert 0.97 <= predicted / measured <= 1.05
     kept = json.loads(small.folder.memory.read_bytes())
-    assert kept["base_bytes"] == {phase: model.base_bytes(phase) for phase in PHASES}
+    assert kept["base_bytes"] == {phase: model.constant_bytes(phase) for phase in PHASES}
     assert kept["rates"]["per_cell_and_round"] == rates.per_cell_and_round
     # the same data and settings are not measured again; other ones are
     refusing = Context(1, refuse, lambda words: None)
@@ -178,7 +170,7 @@ def test_open_small_run__holds_the_genes_of_lowest_rank_alone(lean_dataset: Path
     assert [(one.first_rank, one.stop_rank) for one in small.plan.cut.instances] == [(0, 5), (0, 12)]
     assert [(one.first_rank, one.stop_rank) for one in small.plan.cut.segments] == [(0, 5), (5, 12)]
     assert small.run.folder.root.is_relative_to(small.folder.scratch)
-    settings = replace(small.plan.settings, n_estimators=PROBE_ROUNDS, early_stopping_patience=0)
+    settings = replace(small.plan.settings, early_stopping_patience=0)
     assert small.run.folder.read_plan() == replace(small.plan, settings=settings)
     gene_rows = small.indexed.genes.n_rows
     for segment in small.plan.cut.segments:
@@ -212,7 +204,7 @@ def test_open_small_run__takes_rows_of_fewer_features_from_those_of_a_pilot(
     data = replace(data, features=features, small_features=small, wide_features=wide)
     others = pilot.plan.settings, pilot.indexed.genes, [5, 12], CONTEXT
     read = open_small_run(pilot.folder, pilot.asked, data, *others, model=pilot.model(), name="read")
-    monkeypatch.setattr("mi_duck.plan.probes.partition", None)
+    monkeypatch.setattr("mi_duck.plan.small_run.partition", None)
     taken = open_small_run(pilot.folder, pilot.asked, data, *others, model=pilot.model(), name="taken", wider=pilot.run)
     assert small
     assert wide
@@ -240,7 +232,7 @@ def test_make_plan__reads_the_files_once_for_pilot_and_probes(
         read.append(arguments)
         partition(*arguments)
 
-    monkeypatch.setattr("mi_duck.plan.probes.partition", counted)
+    monkeypatch.setattr("mi_duck.plan.small_run.partition", counted)
     monkeypatch.setattr("mi_duck.plan.probes.is_worth_probing", lambda *arguments: True)
     plan = make_plan(open_dataset(str(wide_dataset)), tmp_path / "run", replace(ASKED, screen_features=40), CONTEXT)
     assert 40 <= len(plan.data.features) < len(plan.data.features) + len(plan.data.screened_features)

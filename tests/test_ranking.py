@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from mi_duck.metrics import ranking as module
-from mi_duck.metrics.metrics import draw_weights
+from mi_duck.metrics.metrics import draw_groups
 from mi_duck.metrics.ranking import TOP_K, others_at_recall, rank_scores, ranking, top_k_hits, top_k_shares
 
 
@@ -58,11 +58,11 @@ def test_rank_scores__of_many_rows_draws_see_levels_and_hardly_differ(
     truth = rng.random(200_000) < share
     scores = (rng.normal(size=len(truth)) + 2 * truth).astype(np.float32)
     groups = np.sort(rng.integers(0, 300, len(truth)))
-    weights = draw_weights(groups, seed=1, draws=60)
-    found = rank_scores(ranking(scores), truth, groups, weights)
+    group_draws = draw_groups(groups, seed=1, draws=60)
+    found = rank_scores(ranking(scores), truth, groups, group_draws)
     monkeypatch.setattr(module, "LEVELS", 1 << 20)
     monkeypatch.setattr(module, "CELLS", 1 << 40)
-    exact = rank_scores(ranking(scores), truth, groups, weights[:8])
+    exact = rank_scores(ranking(scores), truth, groups, group_draws[:8])
     for name, values in exact.items():
         assert found[name][0] == values[0]
         part = 0.15 if name in TOP_K else 0.02  # the k-th row lies within a level

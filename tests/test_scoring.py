@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.evaluate.evaluate import evaluate_run
-from mi_duck.metrics.metrics import draw_weights
+from mi_duck.metrics.metrics import draw_groups
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import read_gene_folds
 from mi_duck.settings import Diagnostics
@@ -123,14 +123,14 @@ def test_evaluate_run__intervals_equal_those_of_scikit_learn_under_the_same_draw
     genes = read_gene_folds(folder, folder.read_plan())
     group_of = dict(zip(genes.gene_id, np.unique(genes.group, return_inverse=True)[1], strict=True))
     group = np.array([group_of[gene] for gene in gene_ids])
-    weights = draw_weights(group, seed=42, draws=1000)
+    group_draws = draw_groups(group, seed=42, draws=1000)
     found = metrics(run, scope="ensemble", is_chosen="1")
     truth, score = label == 1, probabilities[:, 1]
-    drawn = [average_precision_score(truth, score, sample_weight=line[group]) for line in weights[1:]]
+    drawn = [average_precision_score(truth, score, sample_weight=line[group]) for line in group_draws[1:]]
     one = found["average_precision", "donor"]
     assert (one["low"], one["high"]) == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=1e-8)
     drawn = []
-    for line in weights[1:]:
+    for line in group_draws[1:]:
         again = np.repeat(np.arange(len(truth)), line[group])
         drawn.append(top(score[again], truth[again], 1))
     one = found["top_k", "donor"]

@@ -340,7 +340,7 @@ def test_facts__that_no_model_has_are_refused(
     ("old", "new", "words"),
     [
         (b"", NESTED, "not a model that mi_duck wrote"),
-        (b'"n_genes": 9', b'"n_genes": 9, "n_genes": 8', "there twice"),
+        (b'"n_genes": 9', b'"n_genes": 9, "n_genes": 8', "stands twice"),
         (b'"best_f1": 0.5', b'"best_f1": NaN', "holds NaN"),
         (b'"best_f1": 0.5', b'"best_f1": -Infinity', "holds -Infinity"),
         (b'"best_f1": 0.5', b'"best_f1": 1e999', "float <= 1.0"),

@@ -81,7 +81,7 @@ def test_windows_of__the_users_megabytes_per_gene_bind_by_genes() -> None:
     model = replace(MODEL, megabytes_per_gene=1.0)
     # 120 MiB and one for each gene: 1,120 MiB hold 1,000 genes
     found = windows_of("multi", within(1120 << 20), model)
-    assert found.genes_per_instance == 1000
+    assert found.most_genes == 1000
     with pytest.raises(PlanError, match="holds 1,000 genes"):
         windows_of("multi", replace(within(1120 << 20), auto_adjust=False), model)
     with pytest.raises(PlanError, match="holds 0 genes"):

@@ -62,8 +62,8 @@ def test_summary__instances_equal_plan_measurements_and_weights(run: Path, text:
     for instance, member, line in zip(plan.cut.instances, weights, lines[1:4], strict=True):
         measured = json.loads((RunFolder(run).instance(instance) / "measurement.json").read_bytes())
         assert line.split()[0] == instance.name
-        genes, rows, predicted, peak, seconds, weight = numbers(line.removeprefix(instance.name))
-        assert (genes, rows) == (instance.n_genes, instance.n_rows)
+        genes, rows, trained_on, predicted, peak, seconds, weight = numbers(line.removeprefix(instance.name))
+        assert (genes, rows, trained_on) == (instance.n_genes, instance.n_rows, instance.n_training_rows)
         assert predicted == pytest.approx(instance.predicted_bytes / GIB, abs=5.1e-3)
         assert peak == pytest.approx(measured["peak_bytes"] / GIB, abs=5.1e-3)
         assert seconds == pytest.approx(measured["wall_seconds"], abs=0.051)

@@ -10,7 +10,7 @@ from mi_duck.processes import WHOLE_RUN, Context
 from mi_duck.run.costs import Rates, expected_nodes
 from mi_duck.run.plan import Instance, Plan
 from mi_duck.settings import Diagnostics
-from mi_duck.workflow.time_left import EXPLAINING, REFITTING, SCORING, TimeLeft, costs_of, steps_after, with_time_left
+from mi_duck.workflow.time_left import EXPLAINING, REFITTING, SCORING, TimeLeft, steps_after, times_of, with_time_left
 
 FINAL = (1 / 0.6) ** 0.5  # times the rounds of a fold's boosters final ones have, with three folds
 QUICK = Diagnostics(skip_shap=True, minimal_diagnostics=True)
@@ -34,16 +34,16 @@ def after(plan: Plan) -> float:
     return sum(seconds for _, seconds in steps_after(plan, QUICK))
 
 
-def test_costs__are_those_of_the_plan(plan: Plan) -> None:
-    costs = costs_of(plan, plan.cut.instances[0])
-    assert costs.fixed_seconds == 0
-    assert costs.round_seconds == pytest.approx([0.1] * 12)
-    assert costs.classes == ("neither", "donor", "acceptor") * 4
+def test_times__are_those_of_the_plan(plan: Plan) -> None:
+    times = times_of(plan, plan.cut.instances[0])
+    assert times.fixed_seconds == 0
+    assert times.round_seconds == pytest.approx([0.1] * 12)
+    assert times.classes == ("neither", "donor", "acceptor") * 4
 
 
-def test_costs__of_two_classes_are_those_of_one_booster(plan: Plan) -> None:
+def test_times__of_two_classes_are_those_of_one_booster(plan: Plan) -> None:
     two = changed(plan, classes=("no", "yes"))
-    assert costs_of(two, two.cut.instances[0]).classes == ("yes",) * 4
+    assert times_of(two, two.cut.instances[0]).classes == ("yes",) * 4
 
 
 def test_steps_after__count_the_refit_where_leaves_are_fitted_together(plan: Plan) -> None:

@@ -15,7 +15,7 @@ from test_scan import TRAINING, genome, place  # noqa: F401
 from mi_duck.genome import evaluate_sequence as scoring
 from mi_duck.genome.build import surveyed
 from mi_duck.genome.true_rate import chosen_genes
-from mi_duck.metrics.metrics import GAIN, draw_weights
+from mi_duck.metrics.metrics import GAIN, draw_groups
 from mi_duck.metrics.true_rate import KINDS, drawn_true_rate, error_counts, kinds_of_errors
 from mi_duck.report.records import Score, read_run
 from mi_duck.report.summary import cautions
@@ -31,8 +31,10 @@ def test_true_rate__is_what_counting_gives() -> None:
     acceptor = np.array([0.0, 0.9, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
     labels = np.array([1, 2, 0, 0, 0, 1, 0, 0, 0, 0])
     groups = np.array([0] * 5 + [1] * 5)
-    weights = draw_weights(groups, seed=0, draws=0)
-    found = drawn_true_rate(np.stack([1 - donor, donor, acceptor], axis=1), labels, groups, CLASSES, weights=weights)
+    group_draws = draw_groups(groups, seed=0, draws=0)
+    found = drawn_true_rate(
+        np.stack([1 - donor, donor, acceptor], axis=1), labels, groups, CLASSES, group_draws=group_draws
+    )
     value = {key: float(values[0]) for key, values in found.items()}
     # ranks of the donors are 1 and 6: half of (1/1 + 2/6)
     assert value["average_precision", "donor"] == pytest.approx((1 + 2 / 6) / 2)
@@ -51,11 +53,11 @@ def test_true_rate__of_several_folds_is_the_mean_of_each() -> None:
     scores = np.array([0.9, 0.8, 0.7, 0.3, 0.2, 0.1])
     labels = np.array([1, 0, 0, 1, 0, 0])
     parts = np.array([0, 0, 0, 1, 1, 1])
-    weights = draw_weights(parts, seed=0, draws=0)
+    group_draws = draw_groups(parts, seed=0, draws=0)
     both = np.stack([1 - scores, scores], axis=1)
-    found = drawn_true_rate(both, labels, parts, CLASSES[:2], weights=weights, parts=parts)
+    found = drawn_true_rate(both, labels, parts, CLASSES[:2], group_draws=group_draws, parts=parts)
     assert found["average_precision", "donor"][0] == 1.0
-    together = drawn_true_rate(both, labels, parts, CLASSES[:2], weights=weights)
+    together = drawn_true_rate(both, labels, parts, CLASSES[:2], group_draws=group_draws)
     assert together["average_precision", "donor"][0] == pytest.approx((1 + 2 / 4) / 2)
     counts = error_counts(scores, labels == 1, np.full(6, 3, np.int8), scores, parts)
     assert (counts["threshold"], sum(counts["n"].values())) == (pytest.approx(0.6), 0)

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,7 +16,7 @@ from mi_duck.ensemble.member_scores import MemberScores, read_member_scores
 from mi_duck.ensemble.model import ConsolidatedMetaModel
 from mi_duck.ensemble.model_file import load_unified_model, read_fold_models
 from mi_duck.ensemble.predict import predict_file
-from mi_duck.ensemble.voting import REFIT, MemberWeights, Variant, all_weights, variants, vote_out_of_fold
+from mi_duck.ensemble.voting import REFIT, Joined, MemberWeights, Variant, all_weights, variants, vote_out_of_fold
 from mi_duck.metrics.calibrate import Calibrator, calibrate, calibrated
 from mi_duck.metrics.metrics import log_loss_of_rows
 from mi_duck.processes import Context
@@ -38,7 +37,7 @@ def run(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def chosen(run: Path) -> dict[str, Any]:
+def chosen(run: Path) -> Joined:
     """Return what is found when everything is left to the log loss."""
     every = {
         "run": str(run),
@@ -53,7 +52,7 @@ def chosen(run: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def scores(run: Path, chosen: dict[str, Any]) -> MemberScores:
+def scores(run: Path, chosen: Joined) -> MemberScores:
     folder = RunFolder(run)
     return read_member_scores(folder, folder.read_plan())
 
@@ -195,7 +194,7 @@ def test_variants__auto_leaves_all_open_and_begins_with_the_default() -> None:
     assert variants("refit") == [REFIT]
 
 
-def test_auto__takes_the_lowest_cross_fitted_log_loss(scores: MemberScores, chosen: dict[str, Any]) -> None:
+def test_auto__takes_the_lowest_cross_fitted_log_loss(scores: MemberScores, chosen: Joined) -> None:
     weights = all_weights(scores, 0)
     losses = {
         one.name: log_loss_of_rows(
@@ -204,9 +203,9 @@ def test_auto__takes_the_lowest_cross_fitted_log_loss(scores: MemberScores, chos
         ).mean()
         for one in variants("auto")
     }
-    assert chosen["log_loss"] == losses
-    assert losses[f"{chosen['voting']}/{chosen['method']}"] == min(losses.values())
-    assert chosen["all_weights"] == {name: one.to_dict() for name, one in weights.items()}
+    assert chosen.log_loss == losses
+    assert losses[chosen.variant.name] == min(losses.values())
+    assert chosen.all_weights == weights
 
 
 @pytest.mark.parametrize(("voting", "method"), [("margin", "fitted"), ("probability", "f1")])
@@ -252,12 +251,12 @@ def test_consolidate__the_model_does_what_the_chosen_variant_does(
     assert not any("lowest" in line for line in said)
 
 
-def test_consolidate__auto_says_what_it_chose(run: Path, tmp_path: Path, chosen: dict[str, Any]) -> None:
+def test_consolidate__auto_says_what_it_chose(run: Path, tmp_path: Path, chosen: Joined) -> None:
     out = tmp_path / "run"
     shutil.copytree(run, out)
     said: list[str] = []
     consolidate_run(out, Context(1, quiet, said.append), consolidation="auto", voting="auto", weights="auto")
-    name = f"{chosen['voting']}/{chosen['method']}"
+    name = chosen.variant.name
     line = next(line for line in said if "lowest cross-fitted log loss" in line)
     assert line.startswith(f"Consolidation: {name} has the lowest")
     assert all(one.name in line for one in variants("auto"))

@@ -51,6 +51,8 @@ def test_weights__of_1_change_no_byte_of_a_model(lean_dataset: Path, tmp_path: P
     names = [*MODELS, *(f"multi_instance_training/instance_00/{name}" for name in OF_INSTANCE)]
     of_one, of_other = ({name: file_sha256(tmp_path / run / name) for name in names} for run in ("with", "without"))
     assert of_one == of_other
+    kept = pq.read_table(tmp_path / "with" / "oof_predictions.parquet")["weight"]
+    assert kept.unique().to_pylist() == [1.0]
 
 
 def test_weights__of_2_give_the_model_of_rows_that_are_there_twice(

@@ -33,7 +33,7 @@ def check(windows: Windows, n_genes: int) -> None:
     assert ranges[-1][1] == n_genes
     first, stop = np.array(ranges).T
     assert (stop - first > 0).all()
-    assert (stop - first <= windows.genes_per_instance).all()
+    assert (stop - first <= windows.most_genes).all()
     assert (np.diff(first) > 0).all()  # so what holds of the next but one holds of all that follow
     assert (stop[:-1] - first[1:] == windows.overlap_genes).all()
     assert (first[2:] >= stop[:-2]).all()
@@ -75,7 +75,7 @@ def test_windows__any_numbers_give_full_coverage_and_exact_overlap(
     windows = cut(rows, genes_per_instance=target, overlap=overlap, max_instances=1000)
     check(windows, n_genes)
     assert len(windows.ranges) >= 3
-    assert windows.genes_per_instance <= target or target >= n_genes
+    assert windows.most_genes <= target or target >= n_genes
 
 
 @settings(max_examples=200, deadline=None)
@@ -108,7 +108,7 @@ def test_windows__limits_hold_or_are_refused(
     assert 3 <= len(windows.ranges) <= max_instances
     assert all(rows[first:stop].sum() <= limit for first, stop in windows.ranges)
     if not adjust:
-        assert windows.genes_per_instance <= target
+        assert windows.most_genes <= target
 
 
 def test_windows__windows_are_balanced_by_rows() -> None:
@@ -125,7 +125,7 @@ def test_windows__windows_are_balanced_by_rows() -> None:
 def test_windows__at_least_three_instances() -> None:
     # 3 windows of 33 genes that share 3: 99 - 6 = 93
     windows = cut(np.full(93, 10))
-    assert (len(windows.ranges), windows.genes_per_instance, windows.overlap_genes) == (3, 33, 3)
+    assert (len(windows.ranges), windows.most_genes, windows.overlap_genes) == (3, 33, 3)
     with pytest.raises(PlanError, match="2 genes cannot make 3 instances"):
         cut(np.full(2, 10))
     with pytest.raises(PlanError, match="--max-instances 2 is below 3"):
@@ -137,7 +137,7 @@ def test_windows__most_instances_bind_before_genes_an_instance() -> None:
     check(windows, 9280)
     assert len(windows.ranges) == 10
     # 10 g - 9 floor(g / 10) >= 9280 first holds at g = 1019: 10,190 - 909 = 9,281
-    assert windows.genes_per_instance == 1019
+    assert windows.most_genes == 1019
     # hard: 10 x 800 - 9 x 80 = 7,280 genes
     with pytest.raises(
         PlanError, match=r"cover 7,280 of 9,280 genes; set --max-instances 13 or --genes-per-instance 1019"

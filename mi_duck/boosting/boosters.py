@@ -3,8 +3,8 @@
 What a training has done so far is kept, so that a killed one goes on inside its instance and ends with the same bytes.
 ``.scratch/progress/instance_00/`` holds a file per booster: ``fold_0_class_1.miduck``, ``final_class_1.miduck``. It is written
 every 50 rounds (less often where columns or rows are drawn, see below), when the process is asked to end, and when the fit is
-done. What is torn, of another key or of another XGBoost
-is deleted and trained anew.
+done. In it stands what the fit was made of, as a hash (the key). What is torn, of another key or of another XGBoost is deleted
+and trained anew.
 
 Why boosters that go on are those that were never interrupted: XGBoost sums the margins of a loaded booster tree by tree in
 the order in which training did, and its numbers survive UBJSON exactly; early stopping is a function of the learning curve,
@@ -266,7 +266,7 @@ class SavedFit:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class SavedFits:
     """The saved fits of one instance, as they were when this process began, and where to save more.
 
     Parameters
@@ -337,17 +337,17 @@ def final_name(index: int) -> str:
     return f"final_class_{index}"
 
 
-def open_progress(folder: RunFolder, plan: Plan, instance: Instance) -> Progress:
+def open_saved_fits(folder: RunFolder, plan: Plan, instance: Instance) -> SavedFits:
     """Return what was saved of an instance; delete what cannot be used, and what belongs to no instance of the plan."""
     root = folder.scratch / "progress"
     with storage_errors(root):
         for stray in sorted(root.iterdir()) if root.is_dir() else ():
             if stray.name not in {one.name for one in plan.cut.instances}:
                 shutil.rmtree(stray, ignore_errors=True)  # others that train at the same time delete it too
-    return progress_in(root / instance.name, checkpoint_key(plan, instance))
+    return saved_fits_in(root / instance.name, checkpoint_key(plan, instance))
 
 
-def progress_in(where: Path, key: str) -> Progress:
+def saved_fits_in(where: Path, key: str) -> SavedFits:
     """Return what was saved in a folder under a key; delete what cannot be used."""
     saved = {}
     with storage_errors(where):
@@ -357,15 +357,15 @@ def progress_in(where: Path, key: str) -> Progress:
                 file.unlink()
             else:
                 saved[file.stem] = one
-    return Progress(where, key, saved, time.monotonic())
+    return SavedFits(where, key, saved, time.monotonic())
 
 
-def report_resumption(progress: Progress, titles: Mapping[str, str], settings: Settings, report: Report) -> None:
+def report_resumption(saved_fits: SavedFits, titles: Mapping[str, str], settings: Settings, report: Report) -> None:
     """Report where training goes on, if something was saved."""
-    if not progress.saved:
+    if not saved_fits.saved:
         return
-    name = next((name for name in titles if progress.finished(name) is None), None)
-    begun = None if name is None else progress.begun_fit(name)
+    name = next((name for name in titles if saved_fits.finished(name) is None), None)
+    begun = None if name is None else saved_fits.begun_fit(name)
     done = 0 if begun is None else begun.rounds
     where = "after the last round" if name is None else f"at {titles[name]}, round {done}"
     report(f"resuming {where}", done, settings.n_estimators)

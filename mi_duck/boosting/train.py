@@ -1,9 +1,9 @@
 """Trains one instance: cross-validation on the global folds, final boosters, calibration; runs in a child process.
 
 One quantised matrix serves all classes. Each fold is trained on a matrix of its own rows, one after the other, or on the
-matrix of all rows with those that are held out at weight zero; both give the same trees, because the cuts are those of
+matrix of all rows with those of the test fold at weight zero; both give the same trees, because the cuts are those of
 all rows (missing values may tie splits otherwise). The first is faster where there are many rounds, the second where
-there are few. Margins of the held-out rows come from the rows themselves, so rows that training leaves out are scored too.
+there are few. Margins of the test fold come from the rows themselves, so rows that training leaves out are scored too.
 
 Every fit is saved as it goes (`mi_duck.boosting.boosters`); a training that was killed begins with what was saved.
 """
@@ -23,11 +23,11 @@ import xgboost as xgb
 from numpy.typing import NDArray
 
 from mi_duck.boosting.boosters import (
-    Progress,
+    SavedFits,
     final_name,
     fit_booster,
     fold_name,
-    open_progress,
+    open_saved_fits,
     predict_margins,
     report_resumption,
 )
@@ -43,7 +43,7 @@ from mi_duck.boosting.write_instance import (
 from mi_duck.metrics.calibrate import allowed_methods, calibrate
 from mi_duck.processes import Report
 from mi_duck.resources import check_device
-from mi_duck.rows.segments import LEFT_OUT, SegmentReader, row_weights, segments_of, training_weights
+from mi_duck.rows.segments import SegmentReader, is_trained_on, row_weights, segments_of, training_weights
 from mi_duck.run.constraints import as_xgboost_has_them
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import read_gene_folds, stopping_groups
@@ -75,8 +75,8 @@ def train_instance(*, run: str, instance_id: int, threads: int, report: Report) 
     cache = folder.scratch / "pages" / instance.name / "page" if plan.cut.is_external else None
     if cache is not None:
         shutil.rmtree(cache.parent, ignore_errors=True)  # the pages of a process that was killed
-    progress = open_progress(folder, plan, instance)
-    training = _Training(plan, rows, progress, threads, report, cache)
+    saved_fits = open_saved_fits(folder, plan, instance)
+    training = _Training(plan, rows, saved_fits, threads, report, cache)
     margins = np.zeros((rows.reader.n_rows, len(plan.data.classes)), dtype=np.float32)
     fold_fits, weight_of_fold = [], []
     for number in range(settings.n_folds):
@@ -102,7 +102,7 @@ def train_instance(*, run: str, instance_id: int, threads: int, report: Report) 
     models = booster_files(plan, instance, fold_fits, final, calibration, known)
     curves = curve_lines(plan, fold_fits)
     write_instance(folder, plan, instance, genes, keys, fold, margins, calibration, models, curves)
-    progress.clear()
+    saved_fits.clear()
     report("calibrating", 1, 1)
     training.meter.mark("finish")
     return {
@@ -110,9 +110,9 @@ def train_instance(*, run: str, instance_id: int, threads: int, report: Report) 
         "phases": training.meter.peaks,
         "nodes": max(most_nodes(one.raw, settings.max_depth) for one in on_all_rows),
         **training.seconds,
-        "rounds_before": progress.rounds_before,
-        "seconds_before": progress.seconds_before,
-        "peak_before": progress.peak_before,
+        "rounds_before": saved_fits.rounds_before,
+        "seconds_before": saved_fits.seconds_before,
+        "peak_before": saved_fits.peak_before,
     }
 
 
@@ -179,7 +179,7 @@ def _read_rows(folder: RunFolder, plan: Plan, instance: Instance) -> _Rows:
     keys = reader.keys()  # not kept: 14 bytes per row that only writing needs again
     weight = training_weights(keys, plan.settings.easy_share)
     gene = keys["gene_rank"] - instance.first_rank
-    return _Rows(reader, keys["label"].copy(), gene, keys["use"] != LEFT_OUT, weight)
+    return _Rows(reader, keys["label"].copy(), gene, is_trained_on(keys), weight)
 
 
 class PeakMeter:
@@ -208,9 +208,9 @@ class _Training:
     """Fits the boosters of one instance, those of each fold and the final ones, with one matrix in memory at a time."""
 
     def __init__(
-        self, plan: Plan, rows: _Rows, progress: Progress, threads: int, report: Report, cache: Path | None
+        self, plan: Plan, rows: _Rows, saved_fits: SavedFits, threads: int, report: Report, cache: Path | None
     ) -> None:
-        self.settings, self.rows, self.progress = plan.settings, rows, progress
+        self.settings, self.rows, self.saved_fits = plan.settings, rows, saved_fits
         self.threads, self.report, self.cache = threads, report, cache
         self.fitted = fitted_classes(len(plan.data.classes))
         classes, n_folds = [(index, plan.data.classes[index]) for index in self.fitted], plan.settings.n_folds
@@ -223,8 +223,8 @@ class _Training:
             for number in range(n_folds)
             for index, name in classes
         } | {final_name(index): f"final {name}" for index, name in classes}
-        self.to_do = {name for name in self.titles if progress.finished(name) is None}
-        report_resumption(progress, self.titles, plan.settings, report)
+        self.to_do = {name for name in self.titles if saved_fits.finished(name) is None}
+        report_resumption(saved_fits, self.titles, plan.settings, report)
         self.meter = PeakMeter()
         self.seconds = {"build_seconds": 0.0, "boost_seconds": 0.0, "later_seconds": 0.0}
         self._counted = time.monotonic()
@@ -291,7 +291,7 @@ class _Training:
         Of two classes the second is fitted, and the first is its complement.
         """
         fits = [
-            self.progress.finished(name)
+            self.saved_fits.finished(name)
             or fit_booster(
                 self.matrix,
                 self.rows.label[rows] == index,
@@ -302,8 +302,8 @@ class _Training:
                 constraints=self.constraints[index],
                 stopping_weight=stopping_weight,
                 rounds=None if rounds is None else rounds[index],
-                begun=self.progress.begun_fit(name),
-                save=partial(self.progress.save, name),
+                begun=self.saved_fits.begun_fit(name),
+                save=partial(self.saved_fits.save, name),
             )
             for index, name in zip(self.fitted, names, strict=True)
         ]

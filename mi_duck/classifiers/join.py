@@ -1,26 +1,24 @@
 """From a trained classifier, or a blend, to what every run has: scores of all rows, one model, thresholds and a summary."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mi_duck.atomic_files import file_sha256, storage_errors, write_file, write_json
+from mi_duck.atomic_files import storage_errors, write_file, write_json
 from mi_duck.classifiers.blocks import READ_BYTES
 from mi_duck.classifiers.model import with_thresholds
-from mi_duck.ensemble.consolidate import vote_on_scores, write_tables
+from mi_duck.ensemble.consolidate import summary_of, vote_on_scores, write_tables
 from mi_duck.ensemble.member_scores import member_table
 from mi_duck.ensemble.voting import variants
-from mi_duck.metrics.ranking import Floats32
+from mi_duck.metrics.ranking import Floats32, values_of
 from mi_duck.processes import Report
 from mi_duck.rows.segments import SegmentReader
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import GeneFolds, read_gene_folds
-from mi_duck.run.plan import Instance, Plan
+from mi_duck.run.plan import Plan
 
 
 def join_classifier(*, run: str, report: Report) -> None:
@@ -40,9 +38,11 @@ def join_classifier(*, run: str, report: Report) -> None:
         write_tables(folder.members, tables, use_dictionary=False)
     joined = vote_on_scores(folder, plan, genes, variants("voting", "probability", "uniform"), report=report)
     path = where / "model_multiclass.miduck"
-    write_file(folder.model, with_thresholds(path.read_bytes(), str(path), joined["thresholds"]))
-    write_json(folder.thresholds, joined["thresholds"])
-    write_json(folder.summary, _summary(folder, plan, instance, joined))
+    write_file(folder.model, with_thresholds(path.read_bytes(), str(path), values_of(joined.thresholds)))
+    write_json(folder.thresholds, joined.thresholds)
+    write_json(
+        folder.summary, {**summary_of(folder, plan, joined, {instance: {}}), "estimator": plan.settings.estimator}
+    )
 
 
 def _member_tables(
@@ -67,36 +67,3 @@ def _member_tables(
         )
         begin += len(matrix)
         report("joining scores", begin, len(keys))
-
-
-def _summary(folder: RunFolder, plan: Plan, instance: Instance, joined: dict[str, Any]) -> dict[str, Any]:
-    """Return ``consolidation_summary.json``, as of a run of one instance."""
-    where = folder.instance(instance)
-    manifest = json.loads((where / "manifest.json").read_bytes())["sha256"]
-    files = {"model": "model_multiclass.miduck", "fold_models": "fold_models.miduck", "genes": "genes.txt"}
-    member = {
-        "instance_id": instance.instance_id,
-        "n_genes": instance.n_genes,
-        "n_rows": instance.n_rows,
-        "weight": 1.0,
-    }
-    return {
-        "model_sha256": file_sha256(folder.model),
-        "out_of_fold_sha256": file_sha256(folder.out_of_fold),
-        "dataset_fingerprint": plan.data.fingerprint,
-        "classes": plan.data.classes,
-        "n_features": len(plan.data.features),
-        "n_instances": 1,
-        "instances_lost": [],
-        "estimator": plan.settings.estimator,
-        "voting": joined["voting"],
-        "weights": joined["method"],
-        "variant": f"{joined['voting']}/{joined['method']}",
-        "cross_fitted_log_loss": joined["log_loss"],
-        "all_weights": joined["all_weights"],
-        "n_genes": plan.data.n_genes,
-        "n_genes_trained": plan.data.n_genes,
-        "coverage_fraction": 1.0,
-        "thresholds": joined["thresholds"],
-        "members": [member | {f"{name}_sha256": manifest[file] for name, file in files.items()}],
-    }

@@ -32,7 +32,7 @@ from mi_duck.metrics.calibrate import allowed_methods, calibrate, log_odds
 from mi_duck.metrics.ranking import Booleans, Floats32
 from mi_duck.processes import Report
 from mi_duck.resources import check_device
-from mi_duck.rows.segments import LEFT_OUT, SegmentReader, row_weights, segments_of, training_weights
+from mi_duck.rows.segments import SegmentReader, row_weights, segments_of, training_weights
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import GeneFolds, read_gene_folds, stopping_groups
 from mi_duck.run.instance_folder import checkpoint_key
@@ -195,7 +195,7 @@ class _Training:
         epochs: int | None,
         title: str,
     ) -> Fit:
-        """Train on wanted rows, of a streamed classifier without the stopping ones, and predict those held out."""
+        """Train on wanted rows, of a streamed classifier without the stopping ones, and predict those of the test fold."""
         begun = time.monotonic()
         preparation = self._preparation(number)
         read = time.monotonic()
@@ -315,7 +315,6 @@ def _read_rows(folder: RunFolder, plan: Plan, instance: Instance, genes: GeneFol
     reader = SegmentReader(plan, segments_of(plan, instance), folder.segments)
     keys = reader.keys()
     weight = training_weights(keys, plan.settings.easy_share)
-    weight[keys["use"] == LEFT_OUT] = 0
     gene = keys["gene_rank"].copy()
     return TrainingRows(reader, keys["label"].astype(np.int64), gene, genes.fold[gene].astype(np.int8), weight)
 

@@ -128,8 +128,8 @@ class Database:
         Its columns are gene_id, fold_group, label_text, position (null without such a column), site_score (the largest of
         the given columns, null where one is null or NaN), content (the values of the given columns as one text, by which
         rows are told apart; null without any), digest (a number of 64 bits made of them), weight (1 without such a column),
-        file, row_number. Everything after
-        reads the view, so the names of the user's columns appear in SQL here alone, quoted by one function.
+        file, row_number. Everything after reads the view, so the names of the user's columns appear in SQL here alone, quoted by
+        one function.
 
         Folder names such as ``chrom=4`` count only where the files lack one of the first three columns, and as text: as
         numbers, ``007`` and ``7`` would be one gene.

@@ -34,7 +34,7 @@ from mi_duck.data.columns import (
 )
 from mi_duck.data.dates import find_dates
 from mi_duck.data.find_files import FoundFiles, find_files, names_below
-from mi_duck.data.levels import check_names, find_levels
+from mi_duck.data.levels import check_made_names, find_levels
 from mi_duck.data.made import date_text
 from mi_duck.data.parquet import (
     FAILED,
@@ -124,6 +124,7 @@ class Dataset:
     label_column: str
     fold_column: str
     position_column: str | None
+    weight_column: str | None
     features: tuple[str, ...]
     made: tuple[Made, ...]
     classes: tuple[str, ...]
@@ -138,8 +139,7 @@ class Dataset:
     pins: tuple[str, ...]
     hashes: tuple[str, ...]
     stamps: tuple[Stamp, ...]
-    recipe: Recipe | None = None
-    weight_column: str | None = None
+    recipe: Recipe | None
 
     @property
     def full_hash(self) -> bool:
@@ -260,7 +260,7 @@ def open_dataset(
         texts = [name for name in texts if name not in date_columns]
         levels, why_not = find_levels(files, texts, max_levels) if max_levels else ((), {})
         made = (*levels, *dates)
-    check_names(made, schema.names)
+    check_made_names(made, schema.names)
     features += tuple(made_by_feature(made))
     reason_of = why_not | {one.column: LEVELS if isinstance(one, Levels) else DATES for one in made}
     excluded = [(name, reason_of.get(name, reason)) for name, reason in excluded]
@@ -273,7 +273,7 @@ def open_dataset(
     if classes is None:
         has_scores = {f"{name}_score" for name in CLASSES} <= set(features)
         classes = _found_classes(files, label_column, has_scores=has_scores)
-    _check_names(classes)
+    _check_class_names(classes)
     is_numbered = has_numbers and not all(re.fullmatch(r"-?\d+", name) for name in classes)
     return Dataset(
         location=location,
@@ -283,6 +283,7 @@ def open_dataset(
         label_column=label_column,
         fold_column=fold_column,
         position_column=position,
+        weight_column=weight_column,
         features=features,
         made=tuple(made),
         classes=tuple(classes),
@@ -298,7 +299,6 @@ def open_dataset(
         hashes=hashes,
         stamps=stamps,
         recipe=_recipe(files),
-        weight_column=weight_column,
     )
 
 
@@ -320,7 +320,7 @@ def as_parquet(found: FoundFiles, as_text: Iterable[str] = (), *, label: str | N
     return (parquet_of(files, as_text, label=label),)
 
 
-def _check_names(classes: Sequence[str]) -> None:
+def _check_class_names(classes: Sequence[str]) -> None:
     names = [name.lower() for name in classes]
     if len(names) < 2 or len(set(names)) < len(names) or "" in names:
         raise DataError(
@@ -413,7 +413,7 @@ def _read_footers(files: Sequence[DataFile], stamps: Sequence[Stamp]) -> tuple[p
         n_rows += rows
         if first is None:
             first = schema
-            _refuse_names(schema, file)
+            _refuse_column_names(schema, file)
         elif not schema.equals(first):
             _refuse_difference(first, files[0], schema, file)
     if first is None:
@@ -421,7 +421,7 @@ def _read_footers(files: Sequence[DataFile], stamps: Sequence[Stamp]) -> tuple[p
     return first, n_rows, tuple(pins), digest.hexdigest()
 
 
-def _refuse_names(schema: pa.Schema, file: DataFile) -> None:
+def _refuse_column_names(schema: pa.Schema, file: DataFile) -> None:
     """Names that differ in case alone are one column to SQL, and two names are taken by its reader."""
     seen: dict[str, str] = {}
     for name in schema.names:

@@ -29,7 +29,7 @@ YES, NO = {"true", "1", "1.0"}, {"false", "0", "0.0"}
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """A share of the fold groups, or the genes that were named; the other is None."""
+    """A share of the fold groups, or the genes that were named; the other is None, and both where nothing is held out."""
 
     fraction: float | None = None
     genes: tuple[str, ...] | None = None
@@ -228,7 +228,7 @@ def index_genes(
     db.table("ranked_genes", seed=seed, n_classes=len(dataset.classes))
     db.table("gene_index")
     db.table("holdout_genes")
-    kept_apart = _holdout_summary(db, held_out)
+    of_held_out = _holdout_summary(db, held_out)
     # several lines per gene that nothing reads again
     for table in ("label_counts", "sampled_genes", "joined_groups", "gene_groups", "holdout_groups", "ranked_genes"):
         db.drop(table)
@@ -244,7 +244,7 @@ def index_genes(
         identical=identical,
         content=content,
         is_sample=sample_genes is not None,
-        **kept_apart,
+        **of_held_out,
     )
     _check_index(index, dataset, held_out)
     return index
@@ -275,8 +275,8 @@ def _holdout_summary(db: Database, held_out: HeldOut) -> dict[str, Any]:
     """Return what a `GeneCounts` says of held-out genes; refuse names that mean nothing."""
     if held_out == HeldOut():
         return {}
-    kept = db.read("holdout_genes")
-    genes = kept["gene_id"].to_pylist()
+    table = db.read("holdout_genes")
+    genes = table["gene_id"].to_pylist()
     named = None
     if held_out.genes is not None:
         known = set(db.read("label_counts")["gene_id"].to_pylist())
@@ -295,10 +295,10 @@ def _holdout_summary(db: Database, held_out: HeldOut) -> dict[str, Any]:
         raise PlanError("--holdout-genes names no gene among the sampled ones; sample more or name others")
     return {
         "n_holdout_genes": len(genes),
-        "n_holdout_rows": sum(kept["n_rows"].to_pylist()),
-        "n_holdout_groups": len(set(kept["fold_group"].to_pylist())),
+        "n_holdout_rows": sum(table["n_rows"].to_pylist()),
+        "n_holdout_groups": len(set(table["fold_group"].to_pylist())),
         "n_holdout_named": named,
-        "holdout_label_counts": tuple(map(sum, zip(*kept["label_counts"].to_pylist(), strict=True))),
+        "holdout_label_counts": tuple(map(sum, zip(*table["label_counts"].to_pylist(), strict=True))),
     }
 
 

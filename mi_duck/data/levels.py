@@ -74,7 +74,7 @@ def _are_numbers_with_commas(files: Sequence[DataFile], column: str, n_rows: Cou
     )
 
 
-def check_names(made: Sequence[Made], names: Sequence[str]) -> None:
+def check_made_names(made: Sequence[Made], names: Sequence[str]) -> None:
     """Refuse features that are made where they have the name of a column, or of another feature."""
     every = [name for one in made for name in one.features]
     doubled = sorted({name for name in every if every.count(name) > 1} | (set(every) & set(names)))

@@ -12,13 +12,13 @@ weight where the data have one): calibrators, weights of members, thresholds and
 from mi_duck.data.database import Database
 
 
-def sample_negatives(db: Database, *, easy_below: float, share: float, seed: int, background: str) -> None:
+def make_row_uses(db: Database, *, easy_below: float, share: float, seed: int, background: str) -> None:
     """Make ``row_uses`` over ``source_rows``, whose content tells rows apart.
 
     Parameters
     ----------
     easy_below
-        Negatives whose largest site score lies below are easy.
+        Negatives whose site score lies below are easy.
     share
         Of the easy negatives to keep, 0 to 1.
     background

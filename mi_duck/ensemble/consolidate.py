@@ -6,7 +6,7 @@ every row, and no rows need to be set aside for it. These scores decide voting, 
 instances' final boosters.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -22,10 +22,19 @@ from mi_duck.boosting.forest import Forest, forest_of
 from mi_duck.boosting.write_instance import out_of_fold_table
 from mi_duck.ensemble.fold_ensembles import write_fold_ensembles
 from mi_duck.ensemble.member_scores import MemberScores, load_member, member_table, read_member_scores
-from mi_duck.ensemble.model import ConsolidatedMetaModel, by_member, consolidate
+from mi_duck.ensemble.model import by_member, join_members
 from mi_duck.ensemble.model_file import FoldModels, read_fold_models, save_model
 from mi_duck.ensemble.refit import read_refitted, refit_run
-from mi_duck.ensemble.voting import REFIT, Variant, Voted, all_weights, mean_log_loss, variants, vote_out_of_fold
+from mi_duck.ensemble.voting import (
+    REFIT,
+    Joined,
+    Variant,
+    Voted,
+    all_weights,
+    mean_log_loss,
+    variants,
+    vote_out_of_fold,
+)
 from mi_duck.errors import PlanError
 from mi_duck.metrics.calibrate import Calibrator, allowed_methods, calibrated
 from mi_duck.metrics.ranking import Floats32, Floats64, Integers, find_thresholds, values_of
@@ -35,7 +44,7 @@ from mi_duck.rows.segments import SegmentReader
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import GeneFolds, read_gene_folds
 from mi_duck.run.instance_folder import trained_instances
-from mi_duck.run.plan import Instance, Plan
+from mi_duck.run.plan import Instance, Plan, n_genes_covered
 
 BATCH_BYTES = 64 << 20
 ROWS_WRITTEN = 1 << 16
@@ -51,77 +60,76 @@ def join_run(
     trained = trained_instances(folder, plan)
     if consolidation != "voting":
         refit_run(folder, plan, threads=threads, report=report)
-    scored = predict_out_of_fold(
+    joined = predict_out_of_fold(
         run=run, threads=threads, consolidation=consolidation, voting=voting, weights=weights, report=report
     )
-    name = f"{scored['voting']}/{scored['method']}"
-    losses: dict[str, float] = scored["log_loss"]
+    name, losses = joined.variant.name, joined.log_loss
     if len(losses) > 1:
         others = ", ".join(f"{other} {loss:.6f}" for other, loss in losses.items() if other != name)
         messages.append(f"Consolidation: {name} has the lowest cross-fitted log loss, {losses[name]:.6f} ({others})")
-    covered = {rank for instance in trained for rank in range(instance.first_rank, instance.stop_rank)}
+    n_covered = n_genes_covered(trained)
     finals = [load_member(folder.instance(instance)) for instance in trained]
-    if scored["voting"] == REFIT.voting:
+    if joined.variant == REFIT:
         refitted = read_refitted(folder, None, n_classes=len(plan.data.classes))
         plain = (Calibrator("none"),) * len(plan.data.classes)
         finals = [replace(one, boosters=own, calibrators=plain) for one, own in zip(finals, refitted, strict=True)]
-    model = consolidate(
+    model = join_members(
         finals,
-        n_genes=len(covered),
-        thresholds=values_of(scored["thresholds"]),
-        voting=scored["voting"],
-        weights=scored["weights"],
-        calibrators=[Calibrator.from_dict(values) for values in scored["calibrators"]],
+        n_genes=n_covered,
+        thresholds=values_of(joined.thresholds),
+        voting=joined.variant.voting,
+        weights=joined.weights.final,
+        calibrators=joined.calibration.final if joined.calibration else (),
         recipe=plan.data.recipe,
     )
     save_model(folder.model, model)
-    write_fold_ensembles(folder, plan, len(trained), scored)
-    write_json(folder.thresholds, scored["thresholds"])
-    write_json(folder.summary, _summary(folder, plan, trained, model, scored, n_genes=len(covered)))
-    share = len(covered) / plan.data.n_genes
-    messages.append(f"{plan.data.noun.one.capitalize()} coverage: {len(covered):,}/{plan.data.n_genes:,} ({share:.1%})")
+    write_fold_ensembles(folder, plan, len(trained), joined)
+    write_json(folder.thresholds, joined.thresholds)
+    rounds = [member.metadata["rounds"] for member in model.members]
+    facts = {instance: {"rounds": of_one} for instance, of_one in zip(trained, rounds, strict=True)}
+    write_json(folder.summary, summary_of(folder, plan, joined, facts))
+    share = n_covered / plan.data.n_genes
+    messages.append(f"{plan.data.noun.one.capitalize()} coverage: {n_covered:,}/{plan.data.n_genes:,} ({share:.1%})")
     return {"messages": messages}
 
 
-def _summary(
-    folder: RunFolder,
-    plan: Plan,
-    trained: Sequence[Instance],
-    model: ConsolidatedMetaModel,
-    scored: dict[str, Any],
-    *,
-    n_genes: int,
+def summary_of(
+    folder: RunFolder, plan: Plan, joined: Joined, facts: Mapping[Instance, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Return ``consolidation_summary.json``: the model, how its members are joined, and the hashes of their files."""
+    """Return ``consolidation_summary.json``: the model, how its members are joined, and the hashes of their files.
+
+    ``facts`` are of each instance that was trained, in their order, what else is to be said of it.
+    """
+    n_genes = n_genes_covered(facts)
     return {
         "model_sha256": file_sha256(folder.model),
         "out_of_fold_sha256": file_sha256(folder.out_of_fold),
         "dataset_fingerprint": plan.data.fingerprint,
-        "classes": model.classes,
-        "n_features": len(model.features),
+        "classes": plan.data.classes,
+        "n_features": len(plan.data.features),
         "n_instances": len(plan.cut.instances),
-        "instances_lost": [one.instance_id for one in plan.cut.instances if one not in trained],
-        "voting": model.voting,
-        "weights": scored["method"],
-        "variant": f"{scored['voting']}/{scored['method']}",
-        "cross_fitted_log_loss": scored["log_loss"],
-        "all_weights": scored["all_weights"],
+        "instances_lost": [one.instance_id for one in plan.cut.instances if one not in facts],
+        "voting": joined.variant.voting,
+        "weights": joined.variant.method,
+        "variant": joined.variant.name,
+        "cross_fitted_log_loss": joined.log_loss,
+        "all_weights": {name: one.to_dict() for name, one in joined.all_weights.items()},
         "n_genes": plan.data.n_genes,
         "n_genes_trained": n_genes,
         "coverage_fraction": n_genes / plan.data.n_genes,
-        "thresholds": model.thresholds,
+        "thresholds": values_of(joined.thresholds),
         "members": [
             {
                 "instance_id": instance.instance_id,
                 "n_genes": instance.n_genes,
                 "n_rows": instance.n_rows,
                 "weight": weight,
-                "rounds": member.metadata["rounds"],
                 "model_sha256": file_sha256(folder.instance(instance) / "model_multiclass.miduck"),
                 "fold_models_sha256": file_sha256(folder.instance(instance) / "fold_models.miduck"),
                 "genes_sha256": file_sha256(folder.instance(instance) / "genes.txt"),
+                **others,
             }
-            for instance, member, weight in zip(trained, model.members, model.weights, strict=True)
+            for (instance, others), weight in zip(facts.items(), joined.weights.final, strict=True)
         ],
     }
 
@@ -134,7 +142,7 @@ def predict_out_of_fold(
     voting: str = "probability",
     weights: str = "uniform",
     report: Report,
-) -> dict[str, Any]:
+) -> Joined:
     """Score every row of the run with the fold boosters of all instances, refitted or not, and join their votes.
 
     Writes ``oof_predictions.parquet`` (the ensemble) and a scratch file with every member's scores, from which
@@ -145,13 +153,6 @@ def predict_out_of_fold(
     consolidation, voting, weights
         As in `mi_duck.settings.Asked`; ``auto`` takes what has the lowest cross-fitted log loss. Unless the consolidation is
         by voting, the boosters are refitted already.
-
-    Returns
-    -------
-    dict
-        ``voting``, ``method``, ``weights`` (of the members), ``calibrators`` (on top, for margin voting),
-        ``calibrators_by_fold`` (the same, fitted without each fold), ``thresholds`` (see `mi_duck.metrics.ranking`),
-        ``all_weights`` (by variant) and ``log_loss`` (by variant tried).
 
     Raises
     ------
@@ -172,10 +173,10 @@ def predict_out_of_fold(
 
 def vote_on_scores(
     folder: RunFolder, plan: Plan, genes: GeneFolds, tried: Sequence[Variant], *, report: Report
-) -> dict[str, Any]:
+) -> Joined:
     """Join the scores of all members that `write_member_scores` wrote, by the variant of lowest log loss.
 
-    Writes ``oof_predictions.parquet``; returns what `predict_out_of_fold` does.
+    Writes ``oof_predictions.parquet``.
     """
     scores = read_member_scores(folder, plan)
     first_scored = first_scored_row(plan, scores.gene_rank)
@@ -197,24 +198,14 @@ def vote_on_scores(
     chosen, voted = best
     _write_predictions(folder, plan, genes, scores, voted.probabilities)
     report("joining votes", len(tried), len(tried))
-    return {
-        "voting": chosen.voting,
-        "method": chosen.method,
-        "weights": list(every[chosen.name].final),
-        "calibrators": [one.to_dict() for one in voted.calibration.final] if voted.calibration else [],
-        "calibrators_by_fold": [
-            [one.to_dict() for one in of_fold] for of_fold in (voted.calibration.by_fold if voted.calibration else ())
-        ],
-        "thresholds": find_thresholds(
-            voted.probabilities[first_scored:],
-            label,
-            scores.fold[first_scored:],
-            plan.data.classes,
-            weights=None if scores.weight is None else scores.weight[first_scored:],
-        ),
-        "all_weights": {name: one.to_dict() for name, one in every.items()},
-        "log_loss": losses,
-    }
+    thresholds = find_thresholds(
+        voted.probabilities[first_scored:],
+        label,
+        scores.fold[first_scored:],
+        plan.data.classes,
+        weights=None if scores.weight is None else scores.weight[first_scored:],
+    )
+    return Joined(chosen, voted.calibration, thresholds, every, losses)
 
 
 def first_scored_row(plan: Plan, gene_rank: Integers) -> int:

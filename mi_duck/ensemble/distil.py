@@ -16,8 +16,6 @@ compression (KDD 2006). Hinton, Vinyals and Dean, Distilling the knowledge in a 
 temperature is 1 here.
 """
 
-import hashlib
-import json
 import shutil
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -29,9 +27,9 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from mi_duck.archive import pack, read_parts
-from mi_duck.atomic_files import write_file
-from mi_duck.boosting.boosters import final_name, fit_booster, fold_name, predict_margins, progress_in
-from mi_duck.boosting.forest import complement
+from mi_duck.atomic_files import digest_of, write_file
+from mi_duck.boosting.boosters import final_name, fit_booster, fold_name, predict_margins, saved_fits_in
+from mi_duck.boosting.forest import of_all_classes
 from mi_duck.boosting.matrix import PASSES, build_matrix, cut_reference, trim_heap
 from mi_duck.ensemble.fold_ensembles import consolidated_model, read_fold_ensembles
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel, vote
@@ -40,7 +38,7 @@ from mi_duck.errors import CheckpointError
 from mi_duck.metrics.calibrate import Calibration, Calibrator, log_odds
 from mi_duck.metrics.ranking import Floats32, Thresholds, values_of
 from mi_duck.processes import Report
-from mi_duck.rows.segments import LEFT_OUT, SegmentReader, training_weights
+from mi_duck.rows.segments import SegmentReader, is_trained_on, training_weights
 from mi_duck.run.constraints import as_xgboost_has_them, constraints_in
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import read_gene_folds
@@ -171,7 +169,7 @@ class _Shown:
         self.where, self.plan, self.reader, self.teachers = folder.scratch / FOLDER, plan, reader, teachers
         self.threads, self.report = threads, report
         made_of = [plan.data.fingerprint, plan.data.genes_sha256, *(model_sha256(one) for one in teachers.values())]
-        self.key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+        self.key = digest_of(made_of)
 
     def margins(self, fold: int | None) -> Floats32:
         """Return the log-odds of all rows by the teacher of a fold, or by the consolidated model, (n_rows, n_classes)."""
@@ -223,11 +221,10 @@ class _Students:
             report,
         )
         keys = reader.keys()
-        self.wanted = keys["use"] != LEFT_OUT
+        self.wanted = is_trained_on(keys)
         self.weight = training_weights(keys, plan.settings.easy_share)[self.wanted]
         made_of: list[Any] = [taught, asdict(self.settings), plan.data.features, plan.data.classes]
-        key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
-        self.progress = progress_in(folder.scratch / FOLDER / "students", key)
+        self.saved_fits = saved_fits_in(folder.scratch / FOLDER / "students", digest_of(made_of))
         self.cache = folder.scratch / FOLDER / "pages" / "page" if lies_on_disk(plan, len(self.weight)) else None
         self.matrix: xgb.QuantileDMatrix | None = None
 
@@ -240,7 +237,7 @@ class _Students:
         for index in fitted_classes(len(classes)):
             title = classes[index]
             name = final_name(index) if fold is None else fold_name(fold, index)
-            done = self.progress.finished(name)
+            done = self.saved_fits.finished(name)
             if done is None:
                 stage = f"rounds of distilled {title}, {_title(fold, self.settings)}"
                 done = fit_booster(
@@ -252,11 +249,11 @@ class _Students:
                     partial(self._on_round, stage),
                     constraints=as_xgboost_has_them(self.settings.xgb_parameters, self.reader.plan.data, index),
                     rounds=self.settings.n_estimators,
-                    begun=self.progress.begun_fit(name),
-                    save=partial(self.progress.save, name),
+                    begun=self.saved_fits.begun_fit(name),
+                    save=partial(self.saved_fits.save, name),
                 )
             fits.append(done.raw)
-        return fits if len(fits) == len(classes) else [complement(fits[0]), *fits]
+        return of_all_classes(fits, len(classes))
 
     def close(self) -> None:
         """Give the memory of the matrix back, and its pages."""

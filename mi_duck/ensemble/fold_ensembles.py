@@ -16,11 +16,11 @@ import xgboost as xgb
 
 from mi_duck.archive import pack, read_parts
 from mi_duck.atomic_files import file_sha256, write_file
-from mi_duck.boosting.forest import complement, leaves_of, with_kept_leaves
+from mi_duck.boosting.forest import leaves_of, of_all_classes, with_kept_leaves
 from mi_duck.ensemble.model import ConsolidatedMetaModel
 from mi_duck.ensemble.model_file import load_unified_model, read_fold_models
 from mi_duck.ensemble.refit import read_refitted
-from mi_duck.ensemble.voting import REFIT, MemberWeights
+from mi_duck.ensemble.voting import REFIT, Joined, MemberWeights
 from mi_duck.errors import CheckpointError
 from mi_duck.metrics.calibrate import Calibrator
 from mi_duck.run.folder import RunFolder
@@ -30,25 +30,19 @@ VERSION = 1
 FACTS = "facts.json"
 
 
-def write_fold_ensembles(folder: RunFolder, plan: Plan, n_members: int, scored: Mapping[str, Any]) -> None:
-    """Keep what joins the fold boosters of all members, while the scratch of the run still has the refitted ones.
-
-    Parameters
-    ----------
-    n_members
-        Instances that are trained.
-    scored
-        Of `mi_duck.ensemble.consolidate.predict_out_of_fold`.
-    """
-    facts = {
+def write_fold_ensembles(folder: RunFolder, plan: Plan, n_members: int, joined: Joined) -> None:
+    """Keep what joins the fold boosters of all members, while the scratch of the run still has the refitted ones."""
+    facts: dict[str, Any] = {
         "version": VERSION,
         "model_sha256": file_sha256(folder.model),
-        "voting": scored["voting"],
-        "calibrators": scored["calibrators_by_fold"],
+        "voting": joined.variant.voting,
+        "calibrators": [
+            [one.to_dict() for one in of_fold] for of_fold in (joined.calibration.by_fold if joined.calibration else ())
+        ],
         "base_scores": {},
     }
     parts: dict[str, bytes] = {}
-    for fold in range(plan.settings.n_folds if scored["voting"] == REFIT.voting else 0):
+    for fold in range(plan.settings.n_folds if joined.variant == REFIT else 0):
         boosters = read_refitted(folder, fold, n_classes=len(plan.data.classes))
         for member in range(n_members):
             for index in fitted_classes(len(plan.data.classes)):
@@ -132,6 +126,4 @@ def _refitted(
     for index in fitted_classes(len(boosters)):
         values = np.frombuffer(parts[f"leaves_{fold}_{member}_{index}.f4"], dtype=np.float32)
         raws.append(with_kept_leaves(boosters[index], values, facts["base_scores"][f"{fold}_{member}_{index}"]))
-    if len(raws) < len(boosters):
-        raws.insert(0, complement(raws[0]))
-    return tuple(xgb.Booster(model_file=bytearray(raw)) for raw in raws)
+    return tuple(xgb.Booster(model_file=bytearray(raw)) for raw in of_all_classes(raws, len(boosters)))

@@ -28,7 +28,8 @@ from mi_duck.run.plan import Plan
 class MemberScores:
     """Rows of the file, shape (n_rows,), and its scores on request: one member's at a time, so that memory stays bounded.
 
-    ``weight`` is what the data say, None where all rows count the same; see `mi_duck.rows.segments.row_weights`.
+    ``weight`` is what the data say, None where all rows count the same, also where a column says so (``has_weight_column``);
+    see `mi_duck.rows.segments.row_weights`.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class MemberScores:
     label: NDArray[np.uint8]
     fold: NDArray[np.int8]
     has_refit: bool = False
+    has_weight_column: bool = False
     weight: Floats64 | None = None
 
     @property
@@ -69,11 +71,11 @@ class MemberScores:
         return None if column.null_count else column.to_numpy()
 
     def keys(self) -> NDArray[np.void]:
-        """Return the keys of all rows, as segments hold them."""
-        keys = np.zeros(self.n_rows, dtype=KEYS if self.weight is None else WEIGHTED_KEYS)
+        """Return the keys of all rows, as segments hold them but for ``use``, which is not kept and 0."""
+        keys = np.zeros(self.n_rows, dtype=WEIGHTED_KEYS if self.has_weight_column else KEYS)
         keys["gene_rank"], keys["label"] = self.gene_rank, self.label
-        if self.weight is not None:
-            keys["weight"] = self.weight
+        if self.has_weight_column:
+            keys["weight"] = 1 if self.weight is None else self.weight
         positions = self.positions()
         if positions is not None:
             keys["position"] = positions
@@ -118,6 +120,7 @@ def read_member_scores(folder: RunFolder, plan: Plan) -> MemberScores:
         label=facts["label"].to_numpy(),
         fold=facts["fold"].to_numpy(),
         has_refit=any(parts[0] == "refit" for parts in names),
+        has_weight_column=has_weight,
         weight=None if weight is None else weights_or_none(weight),
     )
 

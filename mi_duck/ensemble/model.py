@@ -24,7 +24,7 @@ from mi_duck.run.made import Made
 from mi_duck.run.recipe import Recipe
 from mi_duck.run.training_data import TrainingData, joined
 
-VOTINGS = ("probability", "margin", "refit", "single", "distilled")
+MODEL_VOTINGS = ("probability", "margin", "refit", "single", "distilled")
 ADDITIVE = ("margin", "refit", "distilled")
 """Votings that join margins, before they are calibrated."""
 
@@ -179,8 +179,10 @@ class ConsolidatedMetaModel(NamedClasses):
 
     def __post_init__(self) -> None:
         """Refuse an unknown voting, and one without its calibrators."""
-        if self.voting not in VOTINGS:
-            raise CheckpointError(f"a model of voting {self.voting!r:.40}; this program knows {', '.join(VOTINGS)}")
+        if self.voting not in MODEL_VOTINGS:
+            raise CheckpointError(
+                f"a model of voting {self.voting!r:.40}; this program knows {', '.join(MODEL_VOTINGS)}"
+            )
         all_classes = (len(self.classes),)
         allowed = dict.fromkeys(ADDITIVE, all_classes) | {"probability": (0, len(self.classes)), "single": (0,)}
         if len(self.calibrators) not in allowed[self.voting]:
@@ -379,7 +381,7 @@ def _shape(model: NamedClasses) -> str:
     return f"{len(model.features):,} features, classes {', '.join(model.classes)}"
 
 
-def consolidate(
+def join_members(
     members: Sequence[InstanceModel],
     *,
     n_genes: int,

@@ -29,8 +29,8 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from mi_duck.archive import pack, read_model_bytes, read_parts, unpack
-from mi_duck.atomic_files import write_file
-from mi_duck.boosting.forest import LONGEST_LIST, SIZES, joined_arrays, read_object
+from mi_duck.atomic_files import strict_json, write_file
+from mi_duck.boosting.ubjson import LONGEST_LIST, SIZES, joined_arrays, read_object
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel
 from mi_duck.errors import CheckpointError
 from mi_duck.metrics.calibrate import METHODS, Calibrator
@@ -325,7 +325,7 @@ def read_facts(data: bytes, source: str) -> dict[str, Any]:
     """Return the JSON of a model; a CheckpointError where it holds doubled keys, NaN or infinity, or is not an object."""
     try:
         require(len(data) <= LARGEST_FACTS, f"its facts take {len(data):,} bytes")
-        facts = json.loads(data, object_pairs_hook=_once, parse_constant=_not_a_number)
+        facts = strict_json(data)
         require(isinstance(facts, dict), "its facts are not a JSON object")
     except (ValueError, RecursionError) as error:
         raise CheckpointError(_refusal(source, error)) from error
@@ -397,16 +397,6 @@ def _check_training(member: MemberFacts, keys: bytes, features: Sequence[str]) -
     values = np.frombuffer(keys, dtype="<u8")
     require(bool((values[1:] >= values[:-1]).all()), "the keys of its genes fall")
     require(set(member.incomplete_features) <= set(features), "incomplete_features names what is not a feature")
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    require(len(found) == len(pairs), "a key of its JSON is there twice")
-    return found
-
-
-def _not_a_number(text: str) -> float:
-    raise ValueError(f"its JSON holds {text}")
 
 
 def _refusal(source: str, error: Exception) -> str:

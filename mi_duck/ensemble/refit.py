@@ -33,8 +33,8 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from mi_duck.archive import pack, read_parts
-from mi_duck.atomic_files import published_file, storage_errors, write_file
-from mi_duck.boosting.forest import complement, leaf_counts, leaf_forest_of, with_leaves
+from mi_duck.atomic_files import digest_of, published_file, storage_errors, write_file
+from mi_duck.boosting.forest import leaf_counts, leaf_forest_of, of_all_classes, with_leaves
 from mi_duck.ensemble.leaf_numbers import LeafNumbers, delete_leaf_numbers
 from mi_duck.ensemble.member_scores import load_member
 from mi_duck.ensemble.model_file import read_fold_booster
@@ -42,7 +42,7 @@ from mi_duck.ensemble.monotone import MonotoneTree, monotone_trees
 from mi_duck.errors import CheckpointError
 from mi_duck.metrics.ranking import Booleans, Floats32, Floats64
 from mi_duck.processes import Report
-from mi_duck.rows.segments import LEFT_OUT, SegmentReader, training_weights
+from mi_duck.rows.segments import SegmentReader, is_trained_on, training_weights
 from mi_duck.run.constraints import monotone_signs
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.genes import GeneFolds, read_gene_folds, stopping_groups
@@ -357,7 +357,7 @@ class Refitting:
         if signs := self._signs(part.index):
             made_of += [sorted(signs.items())]
         made_of += [hashlib.sha256(one.save_raw("ubj")).hexdigest() for one in boosters]
-        return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+        return digest_of(made_of)
 
     def _signs(self, index: int) -> dict[int, int]:
         return monotone_signs(self.plan.settings.xgb_parameters, self.plan.data, index)
@@ -365,7 +365,7 @@ class Refitting:
     def _rows(self, fold: int | None) -> "_Rows":
         """Return the training rows outside a fold, or all of them."""
         keys = self.reader.keys()
-        wanted = keys["use"] != LEFT_OUT
+        wanted = is_trained_on(keys)
         if fold is not None:
             wanted &= self.genes.fold[keys["gene_rank"]] != fold
         keys = keys[wanted]
@@ -490,9 +490,7 @@ def read_refitted(folder: RunFolder, fold: int | None, *, n_classes: int) -> tup
     by_class = [read_parts(Part(fold, index).file(folder)) for index in fitted_classes(n_classes)]
     found = []
     for member in range(len(by_class[0]) - 1):
-        raws = [parts[str(member)] for parts in by_class]
-        if len(raws) < n_classes:
-            raws.insert(0, complement(raws[0]))
+        raws = of_all_classes([parts[str(member)] for parts in by_class], n_classes)
         found.append(tuple(xgb.Booster(model_file=bytearray(raw)) for raw in raws))
     return tuple(found)
 

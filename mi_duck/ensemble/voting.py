@@ -28,7 +28,7 @@ import numpy as np
 from mi_duck.ensemble.member_scores import MemberScores
 from mi_duck.metrics.calibrate import Calibration, calibrate_joined, cross_fitted, log_odds
 from mi_duck.metrics.metrics import log_loss_of_rows
-from mi_duck.metrics.ranking import Booleans, Floats32, Floats64, Integers
+from mi_duck.metrics.ranking import Booleans, Floats32, Floats64, Integers, Thresholds
 
 VOTINGS = ("probability", "margin")  # of members as they were trained
 METHODS = ("uniform", "f1", "fitted")
@@ -263,6 +263,36 @@ class Voted:
     probabilities: Floats32
     margins: Floats32 | None
     calibration: Calibration | None
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """How the scores of all members became those of the ensemble.
+
+    Parameters
+    ----------
+    variant
+        The one of lowest cross-fitted log loss among those that were tried.
+    calibration
+        What was fitted on top; None where nothing was.
+    thresholds
+        As `mi_duck.metrics.ranking.find_thresholds` returns them.
+    all_weights
+        Of the members, by the name of each variant, tried or not.
+    log_loss
+        Cross-fitted, in nats, by the name of each variant that was tried.
+    """
+
+    variant: Variant
+    calibration: Calibration | None
+    thresholds: Thresholds
+    all_weights: dict[str, MemberWeights]
+    log_loss: dict[str, float]
+
+    @property
+    def weights(self) -> MemberWeights:
+        """Weights of the members."""
+        return self.all_weights[self.variant.name]
 
 
 REFIT = Variant("refit", "uniform")

@@ -33,7 +33,7 @@ def evaluate_blend(
     def drawn(root: Path) -> Drawn:
         table = pq.read_table(RunFolder(root).out_of_fold, columns=names)
         values = np.column_stack([table[name].to_numpy() for name in names])[scored.first_scored :]
-        return headline_scores(values, scored.label, scored.group, scored.classes, weights=scored.weights)
+        return headline_scores(values, scored.label, scored.group, scored.classes, group_draws=scored.group_draws)
 
     blend = drawn(folder.root)
     lines: list[dict[str, Any]] = []

@@ -155,7 +155,7 @@ def _probes(folder: RunFolder, plan: Plan) -> list[dict[str, Any]]:
         {name: value for name, value in point.items() if name != "n_nodes"}
         | {
             "phase": f"probe, {point['phase']}",
-            "predicted_bytes": model.base_bytes(point["phase"])
+            "predicted_bytes": model.constant_bytes(point["phase"])
             + growing_bytes(point["phase"], point["n_rows"], model.layout, n_nodes=point.get("n_nodes")),
         }
         for point in points

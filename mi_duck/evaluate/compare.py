@@ -27,7 +27,7 @@ from mi_duck.metrics.metrics import (
     Drawn,
     Metric,
     differences,
-    draw_weights,
+    draw_groups,
     headline_scores,
     interval,
     known,
@@ -159,9 +159,9 @@ def _side_by_side(base: Mapping[str, Floats64], meta: Mapping[str, Floats64]) ->
 
 
 def _counts(calls: Booleans, truth: Booleans, scored: Scored) -> dict[str, Floats64]:
-    """Return true and false positives, false negatives, precision, recall and F1 under each line of weights."""
+    """Return true and false positives, false negatives, precision, recall and F1 in each draw of groups."""
     tp, fp, fn = (
-        (scored.weights @ np.bincount(scored.group[cell], minlength=scored.weights.shape[1])).astype(np.float64)
+        (scored.group_draws @ np.bincount(scored.group[cell], minlength=scored.group_draws.shape[1])).astype(np.float64)
         for cell in (calls & truth, calls & ~truth, ~calls & truth)
     )
     return _rates(tp, fp, fn)
@@ -179,7 +179,7 @@ def _matched(calls_base: Booleans, of_meta: Floats32, truth: Booleans, scored: S
         return {"status": "the base model calls no true site, so there is no recall to match"}
     threshold = float(np.sort(of_meta[truth])[-n_found])
     base, meta = (_counts(calls, truth, scored) for calls in (calls_base, of_meta >= threshold))
-    fp = others_at_recall(ranking(of_meta), truth, scored.group, scored.weights, base["tp"])
+    fp = others_at_recall(ranking(of_meta), truth, scored.group, scored.group_draws, base["tp"])
     tp, fn = base["tp"].copy(), base["fn"].copy()
     for drawn, name in ((tp, "tp"), (fp, "fp"), (fn, "fn")):
         drawn[0] = meta[name][0]  # of rows with equal probabilities the threshold calls all
@@ -404,14 +404,14 @@ def compare_runs(run: Path, other: Path) -> Versus:
     group_of = dict(zip(genes.gene_id.tolist(), numbers, strict=True))
     groups = np.unique(codes_of(parts[0]["gene_id"].cast("string"), group_of), return_inverse=True)[1]
     labels = codes_of(parts[0]["label"].cast("string"), {name: number for number, name in enumerate(classes)})
-    weights = draw_weights(groups, seed=seed, draws=DRAWS)
+    group_draws = draw_groups(groups, seed=seed, draws=DRAWS)
     one, two = (
         headline_scores(
             np.column_stack([part[f"p_{name}"].to_numpy() for name in classes]),
             labels,
             groups,
             classes,
-            weights=weights,
+            group_draws=group_draws,
         )
         for part in parts
     )

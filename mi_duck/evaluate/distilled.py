@@ -20,7 +20,7 @@ from mi_duck.ensemble.distil import Distilled, distil
 from mi_duck.ensemble.model import ConsolidatedMetaModel
 from mi_duck.ensemble.model_file import model_bytes
 from mi_duck.metrics.calibrate import allowed_methods, calibrate, cross_fitted
-from mi_duck.metrics.metrics import DRAWS, differences, draw_weights, headline_scores, summary, too_narrow
+from mi_duck.metrics.metrics import DRAWS, differences, draw_groups, headline_scores, summary, too_narrow
 from mi_duck.metrics.ranking import Floats32, find_thresholds
 from mi_duck.numbers import decimal
 from mi_duck.numbers import interval as written
@@ -103,15 +103,17 @@ def _scores(folder: RunFolder, plan: Plan, found: Distilled, ensemble: Floats32,
     first = len(found.keys) - len(student)
     gene, label = found.keys["gene_rank"][first:], found.keys["label"][first:]
     group = np.unique(np.unique(genes.group, return_inverse=True)[1][gene], return_inverse=True)[1].astype(np.int32)
-    weights = draw_weights(group, seed=plan.settings.seed, draws=DRAWS)
-    drawn = [headline_scores(one, label, group, plan.data.classes, weights=weights) for one in (ensemble, student)]
+    group_draws = draw_groups(group, seed=plan.settings.seed, draws=DRAWS)
+    drawn = [
+        headline_scores(one, label, group, plan.data.classes, group_draws=group_draws) for one in (ensemble, student)
+    ]
     several = (summary(drawn[0]), summary(drawn[1]), summary(differences(drawn[1], drawn[0])))
     lines = [
         {"metric": of_ensemble.metric, "class": of_ensemble.class_name}
         | {"ensemble": of_ensemble.values(), "distilled": of_student.values(), "difference": difference.values()}
         for of_ensemble, of_student, difference in zip(*several, strict=True)
     ]
-    return {"scores": lines, "n_fold_groups": int(weights.shape[1]), "too_narrow": too_narrow(group)}
+    return {"scores": lines, "n_fold_groups": int(group_draws.shape[1]), "too_narrow": too_narrow(group)}
 
 
 def _speed(

@@ -63,38 +63,42 @@ def evaluate_run(
     is_minimal
         Leave out intervals, curves and neighbourhoods.
     """
-    one = _Evaluation(RunFolder(Path(run)), 0 if is_minimal else DRAWS, report)
-    folder, scored = one.folder, one.scored
-    base = base_model_of_run(one.plan, one.scores, scored) if one.plan.data.base_scores else None
+    evaluation = _Evaluation(RunFolder(Path(run)), 0 if is_minimal else DRAWS, report)
+    folder, scored = evaluation.folder, evaluation.scored
+    base = base_model_of_run(evaluation.plan, evaluation.scores, scored) if evaluation.plan.data.base_scores else None
     base_drawn: Drawn = {}
     if base is not None:
         base_drawn = scored.drawn(base.probabilities, ranked=base.ranked)
-        one.add("base", {**base_drawn, **scored.gaps(base.probabilities)}, variant="ranked as given, else calibrated")
-        one.count()
-    voted, drawn = one.score_variants()
-    comparison = one.score_members()
+        evaluation.add(
+            "base", {**base_drawn, **scored.gaps(base.probabilities)}, variant="ranked as given, else calibrated"
+        )
+        evaluation.count()
+    voted, drawn = evaluation.score_variants()
+    comparison = evaluation.score_members()
     if base is not None:
-        one.add("difference", differences(drawn, base_drawn), variant=GAIN)
-    one.score_without_each(drawn)
-    write_csv(folder.metrics, one.lines)
+        evaluation.add("difference", differences(drawn, base_drawn), variant=GAIN)
+    evaluation.score_without_each(drawn)
+    write_csv(folder.metrics, evaluation.lines)
     write_csv(folder.instance_comparison, comparison)
-    one.write_coverage()
+    evaluation.write_coverage()
     meta = voted.probabilities[scored.first_scored :]
     pilot = slice(0, scored.first_scored)
-    left_out = pilot_lines(one.scores.label[pilot], one.scores.gene_rank[pilot], one.genes, scored.classes)
+    left_out = pilot_lines(
+        evaluation.scores.label[pilot], evaluation.scores.gene_rank[pilot], evaluation.genes, scored.classes
+    )
     write_csv(folder.gene_deltas, gene_deltas(base, meta, scored) + left_out)
-    positions = one.scores.positions()
+    positions = evaluation.scores.positions()
     positions = None if positions is None else positions[scored.first_scored :]
     write_comparison(folder, base, meta, scored, positions=positions, drawn=drawn, base_drawn=base_drawn)
     remove_diagnostics(folder)
     if not is_minimal:
         write_curves(folder, base, meta, scored)
     if calibration_analysis:
-        one.write_calibration(base, voted)
+        evaluation.write_calibration(base, voted)
     if neigh_sample and not is_minimal:
         of_base = None if base is None else base.probabilities
         write_neighbours(folder, of_base, meta, scored, positions=positions, n_sites=neigh_sample)
-    report(STAGE, one.n_models, one.n_models)
+    report(STAGE, evaluation.n_models, evaluation.n_models)
 
 
 class _Evaluation:
@@ -208,7 +212,7 @@ class _Evaluation:
         for index, instance_id in enumerate(ids if len(ids) > 1 else ()):
             weights = self.weights[self.chosen.name].without(index)
             rest = self.vote(self.chosen.voting, weights).probabilities[scored.first_scored :]
-            left = headline_scores(rest, scored.label, scored.group, scored.classes, weights=scored.weights)
+            left = headline_scores(rest, scored.label, scored.group, scored.classes, group_draws=scored.group_draws)
             name = f"without {instance_name(instance_id)}"
             self.add("ensemble", left, variant=name)
             self.add("difference", differences(left, drawn), variant=f"{name} - ensemble")
@@ -239,19 +243,19 @@ class _Evaluation:
         meta = voted.probabilities[scored.first_scored :]
         before, methods = self._before_calibration(voted)
         facts: dict[str, Any] = {"n_rows": len(scored.label), "intervals": INTERVALS, "variant": self.chosen.name}
-        facts["ensemble"] = calibration_facts(before, meta, *rows, methods=methods, weights=scored.weights)
+        facts["ensemble"] = calibration_facts(before, meta, *rows, methods=methods, group_draws=scored.group_draws)
         if base is None:
             facts["base"] = {"status": "left out", "reason": NO_BASE}
         else:
             methods = [one.method for one in base.calibration.final]
             facts["base"] = calibration_facts(
-                base.before, base.probabilities, *rows, methods=methods, weights=scored.weights
+                base.before, base.probabilities, *rows, methods=methods, group_draws=scored.group_draws
             )
         write_json(folder / "calibration.json", facts)
         lines = [
             {"scope": scope} | line
             for scope, probabilities in _models(None if base is None else base.probabilities, meta).items()
-            for line in reliability(probabilities, *rows, weights=scored.weights)
+            for line in reliability(probabilities, *rows, group_draws=scored.group_draws)
         ]
         write_csv(folder / "reliability.csv", lines)
 

@@ -22,7 +22,7 @@ from mi_duck.ensemble.model import ConsolidatedMetaModel
 from mi_duck.errors import CheckpointError
 from mi_duck.evaluate.scored_rows import base_model_of_run, metric_lines, scored_rows
 from mi_duck.metrics.calibrate import BaseModel
-from mi_duck.metrics.metrics import DRAWS, GAIN, Drawn, differences, draw_weights, drawn_scores, summary
+from mi_duck.metrics.metrics import DRAWS, GAIN, Drawn, differences, draw_groups, drawn_scores, summary
 from mi_duck.metrics.ranking import Floats, Floats32
 from mi_duck.processes import Report
 from mi_duck.rows.kept import read_kept, with_kept
@@ -55,10 +55,12 @@ def evaluate_holdout(*, run: str, threads: int, report: Report) -> None:
     label = keys["label"].astype(np.int64)
     combined, members, base = _predictions(plan, model, reader, len(keys), threads, report)
     _write_predictions(folder, plan, keys, genes, combined)
-    weights = draw_weights(group, seed=plan.settings.seed, draws=DRAWS)
+    group_draws = draw_groups(group, seed=plan.settings.seed, draws=DRAWS)
 
     def drawn(probabilities: Floats, ranked: Floats | None = None) -> Drawn:
-        return drawn_scores(probabilities, label, group, plan.data.classes, weights=weights, genes=gene, ranked=ranked)
+        return drawn_scores(
+            probabilities, label, group, plan.data.classes, group_draws=group_draws, genes=gene, ranked=ranked
+        )
 
     how, of_one, ids = "final model", "", []
     if isinstance(model, ConsolidatedMetaModel):

@@ -115,7 +115,9 @@ def write_learning_curve(*, run: str, out: str, threads: int, report: Report) ->
     found = []
     for number, one in enumerate(instances, 1):
         probabilities = scores.probabilities(one.instance_id)[scored.first_scored :]
-        found.append(headline_scores(probabilities, scored.label, scored.group, scored.classes, weights=scored.weights))
+        found.append(
+            headline_scores(probabilities, scored.label, scored.group, scored.classes, group_draws=scored.group_draws)
+        )
         report("scoring every size", number, len(instances))
     curves = {key: np.stack([one[key] for one in found], axis=1) for key in found[0]}
     points = curve_points(curves, [one.n_genes for one in instances], [one.n_training_rows for one in instances])
@@ -127,7 +129,7 @@ def write_learning_curve(*, run: str, out: str, threads: int, report: Report) ->
         "group_column": plan.data.gene_column,
         "sentences": answer,
         "n_rows_scored": len(scored.label),
-        "n_fold_groups": int(scored.weights.shape[1]),
+        "n_fold_groups": int(scored.group_draws.shape[1]),
         "too_narrow": caution,
         "law": "a + b (n / N)^-c, least squares in each draw",
         "points": [asdict(one) for one in points],

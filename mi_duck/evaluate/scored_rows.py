@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mi_duck.ensemble.consolidate import first_scored_row
 from mi_duck.ensemble.member_scores import MemberScores
 from mi_duck.metrics.calibrate import BaseModel, base_model, gaps_above
-from mi_duck.metrics.metrics import Drawn, Metric, draw_weights, drawn_scores, too_narrow
+from mi_duck.metrics.metrics import Drawn, Metric, draw_groups, drawn_scores, too_narrow
 from mi_duck.metrics.ranking import Booleans, Floats, Floats32, Integers
 from mi_duck.run.genes import GeneFolds
 from mi_duck.run.plan import Plan
@@ -26,8 +26,8 @@ class Scored:
         Rows of the run before it are not scored.
     label, fold, gene, group, rank
         Of each row, shape (n_rows,): class, fold, gene from 0 in the order of ranks, fold group from 0, gene rank.
-    weights
-        Draws of the fold groups, shape (1 + draws, n_groups); see `mi_duck.metrics.metrics.draw_weights`.
+    group_draws
+        Draws of the fold groups, shape (1 + draws, n_groups); see `mi_duck.metrics.metrics.draw_groups`.
     """
 
     classes: tuple[str, ...]
@@ -38,7 +38,7 @@ class Scored:
     group: NDArray[np.int32]
     rank: NDArray[np.int32]
     gene_ids: tuple[str, ...]
-    weights: Integers
+    group_draws: Integers
     seed: int
     draws: int
 
@@ -49,7 +49,7 @@ class Scored:
             self.label,
             self.group,
             self.classes,
-            weights=self.weights,
+            group_draws=self.group_draws,
             genes=self.gene,
             ranked=ranked,
             sites_only=sites_only,
@@ -57,7 +57,7 @@ class Scored:
 
     def gaps(self, probabilities: Floats) -> Drawn:
         """Return how far the probabilities of all rows are off above those of `ABOVE`."""
-        return gaps_above(probabilities, self.label, self.group, self.classes, weights=self.weights)
+        return gaps_above(probabilities, self.label, self.group, self.classes, group_draws=self.group_draws)
 
     def drawn_part(self, probabilities: Floats32, rows: Booleans) -> Drawn:
         """Score some rows, by draws of their own groups."""
@@ -67,7 +67,7 @@ class Scored:
             self.label[rows],
             group,
             self.classes,
-            weights=draw_weights(group, seed=self.seed, draws=self.draws),
+            group_draws=draw_groups(group, seed=self.seed, draws=self.draws),
             genes=_renumbered(self.gene[rows]),
             sites_only=True,
         )
@@ -95,7 +95,7 @@ def scored_rows(plan: Plan, genes: GeneFolds, scores: MemberScores, draws: int) 
         group=groups[gene],
         rank=rank,
         gene_ids=tuple(str(name) for name in genes.gene_id[plan.data.pilot_genes : plan.data.n_genes]),
-        weights=draw_weights(groups[gene], seed=plan.settings.seed, draws=draws),
+        group_draws=draw_groups(groups[gene], seed=plan.settings.seed, draws=draws),
         seed=plan.settings.seed,
         draws=draws,
     )

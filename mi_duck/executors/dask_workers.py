@@ -64,8 +64,7 @@ def train_with_dask(
     folder = RunFolder(root)
     plan = folder.read_plan()
     left = [loss.instance for loss in untrained(folder, plan)]
-    is_refitting = is_finishing and plan.asked.consolidation != "voting" and is_worth_parts(plan)
-    is_refitting = is_refitting and not folder.model.is_file()
+    is_refitting = is_finishing and not folder.model.is_file() and is_worth_parts(plan, plan.asked.consolidation)
     if not left and not is_refitting:
         return
     n_tasks = max(len(left), n_parts(plan)[0] if is_refitting else 0)

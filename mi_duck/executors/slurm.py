@@ -272,7 +272,7 @@ def submit(
             return {}
         if not left and diagnostics and _is_complete(folder, plan, diagnostics):
             return {}  # which finishing the run will say
-        is_refitting = diagnostics is not None and plan.asked.consolidation != "voting" and is_worth_parts(plan)
+        is_refitting = diagnostics is not None and is_worth_parts(plan, plan.asked.consolidation)
         if is_refitting and diagnostics and is_finished(folder, plan) and not lacks_diagnostics(folder, diagnostics):
             is_refitting = False  # the model is there; what is missing comes after it
         needed = {

@@ -22,7 +22,8 @@ import xgboost as xgb
 from numpy.typing import NDArray
 
 from mi_duck.atomic_files import file_sha256, storage_errors, sync_files, sync_folder, write_file, write_json
-from mi_duck.boosting.forest import join_boosters, load, with_intercepts_in_leaves, write_object
+from mi_duck.boosting.forest import join_boosters, load, with_intercepts_in_leaves
+from mi_duck.boosting.ubjson import write_object
 from mi_duck.ensemble.model import ConsolidatedMetaModel, InstanceModel
 from mi_duck.ensemble.model_file import load_unified_model, model_from_bytes
 from mi_duck.errors import CheckpointError, DataError

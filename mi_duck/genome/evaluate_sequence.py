@@ -23,7 +23,7 @@ from mi_duck.genome.scan import Scorer
 from mi_duck.genome.score_files import checked_scores, read_base_scores
 from mi_duck.genome.survey import Survey
 from mi_duck.genome.true_rate import Positions, chosen_genes, score_positions
-from mi_duck.metrics.metrics import DRAWS, GAIN, differences, draw_weights, summary, too_narrow
+from mi_duck.metrics.metrics import DRAWS, GAIN, differences, draw_groups, summary, too_narrow
 from mi_duck.metrics.true_rate import drawn_true_rate, error_counts
 from mi_duck.processes import Report
 from mi_duck.run.folder import RunFolder
@@ -227,10 +227,10 @@ def _cross_fit(plan: Plan, run: str) -> FoldMatrices | None:
 
 def _scores(positions: Positions, classes: tuple[str, ...], seed: int) -> dict[str, Any]:
     """Return scores with intervals of base scores, ensemble and difference, and errors by kind."""
-    weights = draw_weights(positions.groups, seed=seed, draws=DRAWS)
+    group_draws = draw_groups(positions.groups, seed=seed, draws=DRAWS)
     drawn = {
         name: drawn_true_rate(
-            values, positions.labels, positions.groups, classes, weights=weights, parts=positions.parts
+            values, positions.labels, positions.groups, classes, group_draws=group_draws, parts=positions.parts
         )
         for name, values in (("base", positions.base), ("ensemble", positions.probabilities))
     }

@@ -64,7 +64,7 @@ from mi_duck.leakage.suspicion import (
 )
 from mi_duck.processes import Context, Report, in_child
 from mi_duck.run.folder import RunFolder
-from mi_duck.run.made import Made, made_of
+from mi_duck.run.made import Made, read_made
 from mi_duck.wording import noun_of
 
 LEAKY = "--auto-exclude-leaky"
@@ -185,7 +185,7 @@ def report_leaks(
         ``suspects``: (feature, reason) of every suspect; ``excluded``: of these the features to leave out; ``n_genes``,
         ``n_rows`` of the sample.
     """
-    sample = read_sample(runs, features, small, label_column, labels, report, made=tuple(map(made_of, made)))
+    sample = read_sample(runs, features, small, label_column, labels, report, made=tuple(map(read_made, made)))
     rows, suspects = probe(sample, classes, base_scores, report, threads=threads)
     noun = noun_of(gene_column)
     suspects = [(name, noun.words(reason)) for name, reason in suspects]

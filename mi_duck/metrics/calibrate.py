@@ -408,7 +408,7 @@ def calibration_facts(
     classes: Sequence[str],
     *,
     methods: Sequence[Any],
-    weights: Integers,
+    group_draws: Integers,
 ) -> dict[str, Any]:
     """Return for each class its method, log loss, Brier score and calibration error before and after, and the gaps above.
 
@@ -422,11 +422,13 @@ def calibration_facts(
         What was chosen for each class.
     """
     old, new = (
-        drawn_scores(probabilities, labels, groups, classes, weights=weights, metrics=("log_loss", "brier", "ece"))
+        drawn_scores(
+            probabilities, labels, groups, classes, group_draws=group_draws, metrics=("log_loss", "brier", "ece")
+        )
         for probabilities in (before, after)
     )
     tables = {"before": summary(old), "after": summary(new), "difference": summary(differences(new, old))}
-    gaps = gaps_above(after, labels, groups, classes, weights=weights)
+    gaps = gaps_above(after, labels, groups, classes, group_draws=group_draws)
     return {
         name: {"method": methods[index]}
         | {
@@ -453,7 +455,7 @@ def gap_name(threshold: float) -> str:
 
 
 def reliability(
-    probabilities: Floats, labels: Integers, groups: Integers, classes: Sequence[str], *, weights: Integers
+    probabilities: Floats, labels: Integers, groups: Integers, classes: Sequence[str], *, group_draws: Integers
 ) -> list[dict[str, Any]]:
     """Return one line per class and bin of `EDGES`: rows, mean probability, share of true rows with its interval.
 
@@ -463,7 +465,7 @@ def reliability(
     for index, name in enumerate(classes):
         probability = probabilities[:, index].astype(np.float64)
         bins = np.searchsorted(EDGES, probability, side="right") - 1
-        rows, true, predicted = _drawn_in_bins(probability, labels == index, groups, bins, weights)
+        rows, true, predicted = _drawn_in_bins(probability, labels == index, groups, bins, group_draws)
         share = ratio(true, rows)
         for number in np.flatnonzero(rows[0]):
             observed = interval("observed_fraction", name, share[:, number]).values()
@@ -482,7 +484,7 @@ def reliability(
 
 
 def gaps_above(
-    probabilities: Floats, labels: Integers, groups: Integers, classes: Sequence[str], *, weights: Integers
+    probabilities: Floats, labels: Integers, groups: Integers, classes: Sequence[str], *, group_draws: Integers
 ) -> Drawn:
     """Return for each class and threshold of `ABOVE` the observed minus the predicted share of true rows above it.
 
@@ -494,21 +496,21 @@ def gaps_above(
         probability = probabilities[:, index].astype(np.float64)
         for threshold in ABOVE:
             is_above = (probability > threshold).astype(np.int64)
-            rows, true, predicted = _drawn_in_bins(probability, labels == index, groups, is_above, weights)
+            rows, true, predicted = _drawn_in_bins(probability, labels == index, groups, is_above, group_draws)
             found[gap_name(threshold), name] = ratio(true[:, 1] - predicted[:, 1], rows[:, 1])
     return found
 
 
 def _drawn_in_bins(
-    probability: Floats64, truth: Booleans, groups: Integers, bins: Integers, weights: Integers
+    probability: Floats64, truth: Booleans, groups: Integers, bins: Integers, group_draws: Integers
 ) -> tuple[Floats64, Floats64, Floats64]:
     """Return rows, true rows and the sum of probabilities of each bin in each draw, shape (n_draws, n_bins)."""
-    n_groups, n_bins = weights.shape[1], len(EDGES)
+    n_groups, n_bins = group_draws.shape[1], len(EDGES)
     cells = groups * np.int64(n_bins) + bins
 
     def total(values: Floats64) -> Floats64:
         table = np.asarray(np.bincount(cells, values, n_groups * n_bins), dtype=np.float64).reshape(n_groups, n_bins)
-        drawn: Floats64 = weights.astype(np.float64) @ table
+        drawn: Floats64 = group_draws.astype(np.float64) @ table
         return drawn
 
     return total(np.ones(len(probability))), total(truth.astype(np.float64)), total(probability)

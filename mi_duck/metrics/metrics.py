@@ -108,8 +108,10 @@ def score(
     metrics: Sequence[str] = METRICS,
 ) -> list[Metric]:
     """Score probabilities, with 95 % intervals over fold groups; see `drawn_scores`."""
-    weights = draw_weights(groups, seed=seed, draws=draws)
-    return summary(drawn_scores(probabilities, labels, groups, classes, weights=weights, genes=genes, metrics=metrics))
+    group_draws = draw_groups(groups, seed=seed, draws=draws)
+    return summary(
+        drawn_scores(probabilities, labels, groups, classes, group_draws=group_draws, genes=genes, metrics=metrics)
+    )
 
 
 def point_scores(
@@ -145,7 +147,7 @@ def known(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def draw_weights(groups: Integers, *, seed: int, draws: int) -> Integers:
+def draw_groups(groups: Integers, *, seed: int, draws: int) -> Integers:
     """Return how often each fold group is drawn, shape (1 + draws, n_groups); the first line is the rows as they are.
 
     Parameters
@@ -203,13 +205,13 @@ def drawn_scores(
     groups: Integers,
     classes: Sequence[str],
     *,
-    weights: Integers,
+    group_draws: Integers,
     genes: Integers | None = None,
     ranked: Floats | None = None,
     metrics: Sequence[str] = METRICS,
     sites_only: bool = False,
 ) -> dict[tuple[str, str], Floats64]:
-    """Score probabilities under each line of group weights.
+    """Score probabilities in each draw of groups.
 
     Parameters
     ----------
@@ -217,8 +219,8 @@ def drawn_scores(
         Class and fold group of each row as numbers from 0, shape (n_rows,).
     classes
         Names; the first is the background, the others are sites.
-    weights
-        From `draw_weights`.
+    group_draws
+        From `draw_groups`.
     genes
         Gene of each row as a number from 0, each gene in one group, shape (n_rows,); None leaves out ``top_k_per_gene``.
     ranked
@@ -246,7 +248,7 @@ def drawn_scores(
     equal mass, by rows, of |mean probability - share of true rows|. Bins are cut on the rows as they are, equal
     probabilities stay together.
     """
-    sums = _Sums(groups, weights.shape[1])
+    sums = _Sums(groups, group_draws.shape[1])
     of_order: dict[str, dict[str, Floats64]] = {kind: {} for kind in RANKED}
     for index, name in enumerate(classes):
         probability, truth = probabilities[:, index], labels == index
@@ -269,7 +271,7 @@ def drawn_scores(
         if ranked is not None or "ece" not in metrics:
             ranks = ranking(probability if ranked is None else ranked[:, index])
         if wanted:
-            values = rank_scores(ranks, truth, groups, weights)
+            values = rank_scores(ranks, truth, groups, group_draws)
             for kind in wanted:
                 of_order[kind][name] = values[kind]
         if with_genes and genes is not None:
@@ -280,7 +282,7 @@ def drawn_scores(
     if set(CALLS) & set(metrics):
         cells = labels.astype(np.int64) * len(classes) + probabilities.argmax(axis=1)
         sums.add_cells("calls", cells, len(classes) ** 2)
-    totals = sums.drawn(weights)
+    totals = sums.drawn(group_draws)
     return _with_averages(of_order | _of_classes(totals, classes), totals, classes, metrics)
 
 
@@ -291,11 +293,13 @@ def log_loss_of_rows(probabilities: Floats, labels: Integers) -> Floats64:
 
 
 def headline_scores(
-    probabilities: Floats, labels: Integers, groups: Integers, classes: Sequence[str], *, weights: Integers
+    probabilities: Floats, labels: Integers, groups: Integers, classes: Sequence[str], *, group_draws: Integers
 ) -> dict[tuple[str, str], Floats64]:
     """Return the scores by which many variants are compared: average precision and top-k of sites, macro F1, log loss."""
     kinds = ("average_precision", "f1", "top_k", "log_loss")
-    found = drawn_scores(probabilities, labels, groups, classes, weights=weights, metrics=kinds, sites_only=True)
+    found = drawn_scores(
+        probabilities, labels, groups, classes, group_draws=group_draws, metrics=kinds, sites_only=True
+    )
     whole = {("f1", "macro"), ("log_loss", "all")}
     return {key: value for key, value in found.items() if key[0] in ("average_precision", "top_k") or key in whole}
 
@@ -315,7 +319,7 @@ def summary(drawn: Drawn) -> list[Metric]:
 
 
 def differences(one: Drawn, other: Drawn) -> dict[tuple[str, str], Floats64]:
-    """Return one model's scores minus another's, draw by draw; both must have been scored under the same weights."""
+    """Return one model's scores minus another's, draw by draw; both must have been scored in the same draws."""
     return {key: values - other[key] for key, values in one.items() if key in other}
 
 
@@ -354,7 +358,7 @@ def _negative_log_likelihood(probability: Floats64) -> Floats64:
 
 
 def _of_classes(totals: Mapping[str, Floats64], classes: Sequence[str]) -> dict[str, dict[str, Floats64]]:
-    """Return every metric that is a ratio of sums, by class, under each line of weights."""
+    """Return every metric that is a ratio of sums, by class, in each draw of groups."""
     rows = totals["rows"][:, 0]
 
     def sums_of(key: str) -> dict[str, Floats64]:
@@ -439,14 +443,14 @@ class _Sums:
         counts = np.bincount(self._groups * np.int64(n_cells) + cells, minlength=self._n_groups * n_cells)
         self._tables[name] = counts.reshape(self._n_groups, n_cells).astype(np.float64)
 
-    def drawn(self, weights: Integers) -> dict[str, Floats64]:
-        """Return the sums under each line of weights, each of shape (n_lines, its width)."""
+    def drawn(self, group_draws: Integers) -> dict[str, Floats64]:
+        """Return the sums in each draw of groups, each of shape (n_lines, its width)."""
         whole = np.concatenate(list(self._tables.values()), axis=1)
-        totals = np.empty((len(weights), whole.shape[1]))
+        totals = np.empty((len(group_draws), whole.shape[1]))
         # the first line alone: the last bit of a product may depend on how many lines it has
-        totals[0] = weights[0].astype(np.float64) @ whole
+        totals[0] = group_draws[0].astype(np.float64) @ whole
         # then a few lines at a time: as 64-bit numbers they take 8 times the memory
-        for begin in range(1, len(weights), 32):
-            totals[begin : begin + 32] = weights[begin : begin + 32].astype(np.float64) @ whole
+        for begin in range(1, len(group_draws), 32):
+            totals[begin : begin + 32] = group_draws[begin : begin + 32].astype(np.float64) @ whole
         edges = np.cumsum([table.shape[1] for table in self._tables.values()])[:-1]
         return dict(zip(self._tables, np.split(totals, edges, axis=1), strict=True))

@@ -72,14 +72,14 @@ def ranking(scores: Floats) -> Ranking:
     return Ranking(order, stops)
 
 
-def rank_scores(ranks: Ranking, truth: Booleans, groups: Integers, weights: Integers) -> dict[str, Floats64]:
-    """Return the measures of one class that depend on the order of scores, under each line of group weights.
+def rank_scores(ranks: Ranking, truth: Booleans, groups: Integers, group_draws: Integers) -> dict[str, Floats64]:
+    """Return the measures of one class that depend on the order of scores, in each draw of groups.
 
     Parameters
     ----------
     truth, groups
         Whether each row is positive, and its group, shape (n_rows,).
-    weights
+    group_draws
         How often each group counts, whole numbers, shape (n_lines, n_groups); the first line is the rows as they are.
 
     Returns
@@ -93,12 +93,14 @@ def rank_scores(ranks: Ranking, truth: Booleans, groups: Integers, weights: Inte
     Top-k: the share of true rows among the k rows of highest score. Of other multiples of k, true rows among them by the
     smaller of their number and k. Rows of equal score count as expected if they were in random order.
     """
-    found = drawn_measures(_of_levels, ranks, truth, groups, weights)
+    found = drawn_measures(_of_levels, ranks, truth, groups, group_draws)
     return {name: np.clip(values, 0, 1, out=values) for name, values in found.items()}
 
 
-def others_at_recall(ranks: Ranking, truth: Booleans, groups: Integers, weights: Integers, hits: Floats64) -> Floats64:
-    """Return the weight of other rows that are called where just so many true rows are, under each line of weights."""
+def others_at_recall(
+    ranks: Ranking, truth: Booleans, groups: Integers, group_draws: Integers, hits: Floats64
+) -> Floats64:
+    """Return the weight of other rows that are called where just so many true rows are, in each draw of groups."""
 
     def measure(positive: Floats64, every: Floats64, lines: slice) -> dict[str, Floats64]:
         upto, own = np.cumsum(positive, axis=1), every - positive
@@ -108,13 +110,13 @@ def others_at_recall(ranks: Ranking, truth: Booleans, groups: Integers, weights:
         part = ratio(hits[lines] - upto.ravel()[level] + inside, inside, empty=0.0)
         return {"others": before + part * own.ravel()[level]}
 
-    return np.maximum(drawn_measures(measure, ranks, truth, groups, weights)["others"], 0)
+    return np.maximum(drawn_measures(measure, ranks, truth, groups, group_draws)["others"], 0)
 
 
 def drawn_measures(
-    measure: Measure, ranks: Ranking, truth: Booleans, groups: Integers, weights: Integers
+    measure: Measure, ranks: Ranking, truth: Booleans, groups: Integers, group_draws: Integers
 ) -> dict[str, Floats64]:
-    """Return what a measure makes of the rows under each line of weights, each of shape (n_lines,); see `rank_scores`.
+    """Return what a measure makes of the rows in each draw of groups, each of shape (n_lines,); see `rank_scores`.
 
     The first line is exact, and so are draws of up to `LEVELS` distinct scores. Of more, draws see levels of neighbouring scores,
     and are shifted by what that changes in the first line; of a class with few rows they are exact still.
@@ -122,15 +124,15 @@ def drawn_measures(
     """
     sizes = np.diff(ranks.stops, prepend=0)
     positive, group = truth[ranks.order], groups[ranks.order]
-    weight = weights[0].astype(np.int64)[group]
+    weight = group_draws[0].astype(np.int64)[group]
     positives, every = (
         np.add.reduceat(values, ranks.stops - sizes)[None].astype(np.float64) for values in (weight * positive, weight)
     )
     exact = measure(positives, every, slice(0, 1))
-    if len(weights) == 1:
+    if len(group_draws) == 1:
         return exact
     hits = np.diff(np.cumsum(positive)[ranks.stops - 1], prepend=0)
-    n_groups = weights.shape[1]
+    n_groups = group_draws.shape[1]
     level = _level_of_block(hits, sizes, max(LEAST_LEVELS, min(LEVELS, CELLS // n_groups)))
     n_levels = int(level[-1]) + 1
     cells = np.repeat(level, sizes)
@@ -140,14 +142,14 @@ def drawn_measures(
         for some in (cells[positive], cells)
     ]
     # whole numbers that the type holds: no order of summing, and so no number of threads, changes them
-    largest = int(tables[1].sum(axis=0).max()) * int(weights.max())
+    largest = int(tables[1].sum(axis=0).max()) * int(group_draws.max())
     kind: type[np.floating[Any]] = np.float32 if largest < 1 << 24 else np.float64
     typed = [table.astype(kind) for table in tables]
-    found = {name: np.empty(len(weights)) for name in exact}
+    found = {name: np.empty(len(group_draws)) for name in exact}
     step = max(1, CELLS_AT_ONCE // n_levels)
-    for begin in range(0, len(weights), step):
+    for begin in range(0, len(group_draws), step):
         lines = slice(begin, begin + step)
-        drawn = weights[lines].astype(kind)
+        drawn = group_draws[lines].astype(kind)
         positives, every = ((drawn @ table).astype(np.float64) for table in typed)
         for name, values in measure(positives, every, lines).items():
             found[name][lines] = values

@@ -45,10 +45,10 @@ def drawn_true_rate(
     groups: Integers,
     classes: Sequence[str],
     *,
-    weights: Integers,
+    group_draws: Integers,
     parts: Integers | None = None,
 ) -> Drawn:
-    """Score every position under each line of group weights; where models of several folds scored them, the mean over folds.
+    """Score every position in each draw of groups; where models of several folds scored them, the mean over folds.
 
     Parameters
     ----------
@@ -56,8 +56,8 @@ def drawn_true_rate(
         (n, n_classes); any scores that rank positions.
     labels, groups
         Class and group of each position as numbers from 0, (n,).
-    weights
-        Of `mi_duck.metrics.metrics.draw_weights`.
+    group_draws
+        Of `mi_duck.metrics.metrics.draw_groups`.
     parts
         Which model scored each position, (n,); None: the same one.
 
@@ -75,20 +75,22 @@ def drawn_true_rate(
     """
     if parts is not None and len(numbers := np.unique(parts)) > 1:
         several = [
-            drawn_true_rate(probabilities[own], labels[own], groups[own], classes, weights=weights)
+            drawn_true_rate(probabilities[own], labels[own], groups[own], classes, group_draws=group_draws)
             for own in (parts == number for number in numbers)
         ]
         return {key: _mean([one[key] for one in several]) for key in several[0]}
-    rows: Floats64 = (weights.astype(np.int64) @ np.bincount(groups, minlength=weights.shape[1])).astype(np.float64)
+    rows: Floats64 = (group_draws.astype(np.int64) @ np.bincount(groups, minlength=group_draws.shape[1])).astype(
+        np.float64
+    )
     found: dict[tuple[str, str], NDArray[np.float64]] = {}
     for index, name in enumerate(classes[1:], 1):
         truth, ranks = labels == index, ranking(probabilities[:, index])
-        values = rank_scores(ranks, truth, groups, weights)
+        values = rank_scores(ranks, truth, groups, group_draws)
         found |= {(metric, name): values[metric] for metric in ("average_precision", *TOP_K)}
-        n_true = weights.astype(np.int64) @ np.bincount(groups[truth], minlength=weights.shape[1])
+        n_true = group_draws.astype(np.int64) @ np.bincount(groups[truth], minlength=group_draws.shape[1])
         for recall in RECALLS:
             hits: Floats64 = recall * n_true.astype(np.float64)
-            others = others_at_recall(ranks, truth, groups, weights, hits)
+            others = others_at_recall(ranks, truth, groups, group_draws, hits)
             found[f"precision_at_recall_{recall:g}", name] = ratio(hits, hits + others)
             found[f"false_positives_per_1000_nt_at_recall_{recall:g}", name] = ratio(1000 * others, rows)
     for metric in dict.fromkeys(metric for metric, _ in found):

@@ -19,7 +19,7 @@ from mi_duck.processes import Context
 from mi_duck.resources import GIB, cuda_devices
 from mi_duck.rows.segments import KEYS, ColumnDensity
 from mi_duck.run.costs import Costs, Layout, MemoryModel, Rates, index_bytes
-from mi_duck.run.plan import Cut, Instance, Settings, fitted_classes, holdout_segments, make_segments
+from mi_duck.run.plan import Cut, Instance, Settings, holdout_segments, make_segments
 from mi_duck.settings import Asked, flags_of
 
 CONTEXT_BYTES = 512 << 20  # of CUDA and XGBoost's kernels
@@ -86,8 +86,8 @@ def cut_instances(
         context.say(unused)
     for remark in windows.remarks:
         context.say(remark)
-    if strategy == "multi" and not 500 <= windows.genes_per_instance <= 5000:
-        context.say(f"warning: {request.noun.count(windows.genes_per_instance)} per instance; 500 to 5,000 are usual")
+    if strategy == "multi" and not 500 <= windows.most_genes <= 5000:
+        context.say(f"warning: {request.noun.count(windows.most_genes)} per instance; 500 to 5,000 are usual")
 
     def seconds_of(n_rows: int) -> float:
         return instance_seconds(strategy, n_rows, settings, model.layout, rates, usual_rounds(settings))
@@ -102,7 +102,7 @@ def cut_instances(
     return Cut(
         strategy_used=strategy,
         budget=request.budget,
-        most_genes=windows.genes_per_instance,
+        most_genes=windows.most_genes,
         overlap_genes=windows.overlap_genes,
         instances=instances,
         segments=make_segments(instances, indexed.genes.n_rows),
@@ -212,10 +212,10 @@ def _alternative(
     rounds = usual_rounds(settings)
     seconds = sum(instance_seconds(strategy, rows, settings, own.layout, rates, rounds) for rows, _ in sizes)
     if len(sizes) > 1 and request.is_refitted:
-        at_once = min(own.layout.threads, settings.n_folds * len(fitted_classes(request.n_classes)))
-        seconds += refit_seconds(len(sizes) * len(fitted_classes(request.n_classes)), total, settings) / at_once
-        scratch += at_once * leaves_bytes(len(sizes), total, settings)
-    return Alternative(strategy, layout, len(sizes), windows.genes_per_instance, peak, seconds, scratch, True, "")
+        at_once = min(own.layout.threads, settings.n_folds * request.n_fitted)
+        seconds += refit_seconds(len(sizes) * request.n_fitted, total, settings, rounds) / at_once
+        scratch += at_once * leaves_bytes(len(sizes), total, settings, rounds)
+    return Alternative(strategy, layout, len(sizes), windows.most_genes, peak, seconds, scratch, True, "")
 
 
 def gpu_bytes(n_rows: int, layout: Layout) -> int:

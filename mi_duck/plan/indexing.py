@@ -3,6 +3,7 @@
 Its SQL reads a few columns of every row, never the features.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from mi_duck.atomic_files import file_sha256, storage_errors
 from mi_duck.data.database import SQL_BYTES, Database
 from mi_duck.data.dataset import Dataset, resolved, resolved_location
 from mi_duck.data.genes import GeneCounts, assign_folds, check_weights, index_genes, say_selection, write_genes
-from mi_duck.data.sampling import sample_negatives
+from mi_duck.data.sampling import make_row_uses
 from mi_duck.data.statistics import (
     id_warnings,
     most_values,
@@ -23,7 +24,7 @@ from mi_duck.data.statistics import (
 )
 from mi_duck.errors import DataError, PlanError
 from mi_duck.leakage.leakage import LEAKY, without_leaks
-from mi_duck.plan.probes import SmallRun
+from mi_duck.plan.small_run import SmallRun
 from mi_duck.processes import Context
 from mi_duck.resources import check_device
 from mi_duck.run.constraints import check_constraints
@@ -83,7 +84,17 @@ class Indexed:
 def plan_data(
     dataset: Dataset, folder: RunFolder, asked: Asked, context: Context, *, with_leakage: bool = True
 ) -> Indexed:
-    """Index the genes, assign folds, choose rows; write ``genes.parquet`` and, if asked, the report of leaky features."""
+    """Index the genes, assign folds, check and warn of values, look for leaks, choose the rows to train on.
+
+    Writes ``genes.parquet`` and, if asked, the report of leaky features.
+
+    Raises
+    ------
+    PlanError
+        Numbers that cannot work together: of genes to sample or to hold out, of a device, of sampled negatives.
+    DataError
+        Rows, genes, labels, weights or values that no plan can use.
+    """
     if asked.train_all_genes and asked.sample_genes is not None:
         raise PlanError("--train-all-genes and --sample-genes exclude each other; give one")
     check_device(asked.device, asked.strategy)
@@ -118,16 +129,11 @@ def plan_data(
                 db, dataset, folder, small, seed=asked.seed, is_excluding=asked.auto_exclude_leaky, context=context
             )
             small, wide = split_features(dataset, statistics)
-        if asked.sample_negatives not in (None, 1) and not dataset.base_scores:
-            context.say(
-                f"all rows are trained on, not {asked.sample_negatives:g} of the easy negatives: these are known by a base score "
-                "for every class (--base-score-columns), and there is none"
-            )
-        share, easy_below = choose_sample(db, dataset, asked.sample_negatives, n_rows=index.n_rows)
+        share, easy_below = choose_sample(db, dataset, asked.sample_negatives, n_rows=index.n_rows, say=context.say)
         training_rows = table["n_rows"]
         if easy_below is not None:
-            sample_negatives(db, easy_below=easy_below, share=share, seed=asked.seed, background=dataset.labels[0])
-            training_rows = db.arrow("gene_training_rows")["n_training_rows"]
+            make_row_uses(db, easy_below=easy_below, share=share, seed=asked.seed, background=dataset.labels[0])
+            training_rows = db.arrow("gene_training_rows")["n_training_rows"]  # by rank, as the genes are
             context.say(
                 f"easy negatives: those whose site score is below {easy_below:.4g}; {share:g} of them are trained on, "
                 f"{sum(training_rows.to_pylist()):,} of {index.n_rows:,} rows in all; all rows are scored "
@@ -153,13 +159,22 @@ def plan_data(
     )
 
 
-def choose_sample(db: Database, dataset: Dataset, asked: float | None, *, n_rows: int) -> tuple[float, float | None]:
+def choose_sample(
+    db: Database, dataset: Dataset, asked: float | None, *, n_rows: int, say: Callable[[str], None]
+) -> tuple[float, float | None]:
     """Return the share of the easy negatives to train on, and the site score below which a negative is easy.
 
-    As asked; else a quarter where rows are many. Without base scores no negative is known to be easy, and where all are trained
-    on, none is: None.
+    As asked (``--sample-negatives``); else a quarter where rows are many. Without base scores no negative is known to be easy,
+    and where all are trained on, none is: None.
     """
-    if asked == 1 or not dataset.base_scores or (asked is None and n_rows < ROWS_WORTH_SAMPLING):
+    if asked == 1 or (asked is None and n_rows < ROWS_WORTH_SAMPLING):
+        return 1.0, None
+    if not dataset.base_scores:
+        if asked is not None:
+            say(
+                f"all rows are trained on, not {asked:g} of the easy negatives: these are known by a base score for every class "
+                "(--base-score-columns), and there is none"
+            )
         return 1.0, None
     share = USUAL_SHARE_KEPT if asked is None else asked
     (row,) = db.rows("easy_below", background=dataset.labels[0], quantile=EASY_QUANTILE, n_genes=EASY_GENES)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 
 from mi_duck.plan.formula import ByFormula
 from mi_duck.plan.indexing import Indexed
-from mi_duck.plan.probes import SmallRun, density_of, looked_at, open_small_run
+from mi_duck.plan.probes import sizes_to_look_at
+from mi_duck.plan.small_run import SmallRun, density_of, open_small_run
 from mi_duck.plan.strategies import CutRequest, usual_genes
 from mi_duck.processes import Context
 from mi_duck.resources import GIB
@@ -61,21 +62,21 @@ def lay_out(
 ) -> LaidOut:
     """Choose the layout of missing values and zeros, by the rows of a few genes where looking at them is worth it."""
     settings, model = start.settings, start.model
-    looked, is_probed = looked_at(asked, settings, request.training_rows, model.layout)
-    if not looked:
+    sizes, is_probed = sizes_to_look_at(asked, settings, request.training_rows, model.layout)
+    if not sizes:
         if asked.layout == "sentinel":
             model = model.with_layout(without_missing(model.layout))
-            settings = with_layout(settings, "sentinel")
+            settings = settings_in_layout(settings, "sentinel")
         return LaidOut(settings, model, (), None, None, False)
     small_run = open_small_run(
-        folder, asked, indexed.data, settings, indexed.genes, looked, context, model=model, wider=indexed.pilot
+        folder, asked, indexed.data, settings, indexed.genes, sizes, context, model=model, wider=indexed.pilot
     )
-    density = density_of(small_run, max(looked))
+    density = density_of(small_run, max(sizes))
     zeros = zeros_to_leave_out(model.layout, density)
     layout, reason = choose_layout(asked, request, model, density, zeros)
     context.say(f"layout '{layout}': {reason}")
     return LaidOut(
-        settings=with_layout(settings, layout, zeros),
+        settings=settings_in_layout(settings, layout, zeros),
         model=model.with_layout(layout_of(model.layout, density, layout, zeros)),
         zeros=zeros,
         density=density,
@@ -84,7 +85,7 @@ def lay_out(
     )
 
 
-def with_layout(settings: Settings, layout: str, zeros: tuple[str, ...] = ()) -> Settings:
+def settings_in_layout(settings: Settings, layout: str, zeros: tuple[str, ...] = ()) -> Settings:
     """Return the settings of a training in another layout; ``zeros`` count as missing in the layout ``zeros`` alone."""
     return replace(settings, layout_used=layout, zero_is_missing=zeros if layout == "zeros" else ())
 

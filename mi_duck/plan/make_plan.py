@@ -119,10 +119,9 @@ def measure_costs(indexed: Indexed, laid_out: LaidOut, folder: RunFolder, asked:
         small_run = laid_out.small_run.with_settings(laid_out.settings)
         model, rates, _ = measure(model, folder, small_run, context)
     data = indexed.data
-    per_gene = (asked.memory_per_gene_mb or 0) * (1 << 20)
-    return Costs(
-        model, rates, model.bytes_per_row() or per_gene * data.n_genes / int(indexed.genes.n_training_rows.sum())
-    )
+    # with --memory-per-gene-mb a row adds nothing to the model: what the genes take is spread over their rows
+    of_genes = (asked.memory_per_gene_mb or 0) * (1 << 20) * data.n_genes
+    return Costs(model, rates, model.bytes_per_row() or of_genes / int(indexed.genes.n_training_rows.sum()))
 
 
 def _say_plan(plan: Plan, context: Context) -> None:

@@ -11,8 +11,9 @@ from mi_duck.data.dataset import Dataset
 from mi_duck.errors import PlanError
 from mi_duck.plan.formula import by_formula
 from mi_duck.plan.indexing import plan_data
-from mi_duck.plan.layouts import choose_layout, layout_of, with_layout, zeros_to_leave_out
-from mi_duck.plan.probes import SmallRun, density_of, measure, open_small_run, probe, probe_sizes
+from mi_duck.plan.layouts import choose_layout, layout_of, settings_in_layout, zeros_to_leave_out
+from mi_duck.plan.probes import measure, probe, probe_sizes
+from mi_duck.plan.small_run import SmallRun, density_of, open_small_run
 from mi_duck.plan.strategies import cut_request
 from mi_duck.processes import Context
 from mi_duck.resources import memory_budget
@@ -118,7 +119,10 @@ def measure_dataset(
     for layout in layouts:
         missing_as = "missing" if layout == "external" else layout
         facts = replace(layout_of(formula.layout, density, missing_as, zeros), is_external=layout == "external")
-        model, run = formula.with_layout(facts), small_run.with_settings(with_layout(start.settings, missing_as, zeros))
+        model, run = (
+            formula.with_layout(facts),
+            small_run.with_settings(settings_in_layout(start.settings, missing_as, zeros)),
+        )
         cut = replace(run.plan.cut, strategy_used="external" if layout == "external" else "single")
         run = SmallRun(run.folder, replace(run.plan, cut=cut))
         model, rates, measured = measure(
@@ -132,7 +136,7 @@ def measure_dataset(
                 peaks=(*_peaks(measured.points, model, layout, True), *_peaks(checks, model, layout, False)),
                 gene_bytes=training_rows.astype(np.float64) * model.bytes_per_row(),
                 bytes_per_row=model.bytes_per_row(),
-                fixed_bytes={phase: model.base_bytes(phase) for phase in PHASES},
+                fixed_bytes={phase: model.constant_bytes(phase) for phase in PHASES},
                 slopes={phase: slope_ratio(measured.points, phase, model.layout) for phase in PHASES},
                 rates=rates,
             )

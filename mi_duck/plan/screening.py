@@ -7,7 +7,8 @@ from mi_duck.boosting.steps import feature_gains
 from mi_duck.errors import PlanError
 from mi_duck.plan.formula import by_formula
 from mi_duck.plan.indexing import Indexed
-from mi_duck.plan.probes import SmallRun, looked_at, open_small_run
+from mi_duck.plan.probes import sizes_to_look_at
+from mi_duck.plan.small_run import SmallRun, open_small_run
 from mi_duck.processes import Context, in_child
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.xgboost_parameters import checked_parameters
@@ -49,11 +50,11 @@ def screen_features(
         max_depth=PILOT_DEPTH,
         xgb_parameters=checked_parameters(asked.xgb),  # rows are few, and every feature is to be seen at every node
     )
-    looked = [n_genes]
+    sizes = [n_genes]
     if is_probed:
-        looked += looked_at(asked, start.settings, indexed.genes.n_training_rows, start.model.layout)[0]
+        sizes += sizes_to_look_at(asked, start.settings, indexed.genes.n_training_rows, start.model.layout)[0]
     pilot = open_small_run(
-        folder, asked, data, settings, indexed.genes, looked, context, model=start.model, name="pilot"
+        folder, asked, data, settings, indexed.genes, sizes, context, model=start.model, name="pilot"
     )
     gains = screen(pilot, context)
     kept = best_features(gains, data.features, wanted, always=data.base_scores)

@@ -16,6 +16,7 @@ from mi_duck.plan.indexing import Indexed
 from mi_duck.plan.windows import Windows, cut_windows, refusal_of
 from mi_duck.resources import GIB, Budget
 from mi_duck.run.costs import MemoryModel
+from mi_duck.run.plan import fitted_classes
 from mi_duck.settings import Asked
 from mi_duck.wording import GENES, Noun
 
@@ -34,6 +35,8 @@ class CutRequest:
         Training rows of each gene in rank order, shape (n_genes,).
     genes_per_instance, overlap, max_instances, auto_adjust
         As the user asked.
+    n_fitted
+        Classes that boosters are fitted for.
     record_bytes
         Of one row in the segments.
     n_rows_written
@@ -50,7 +53,7 @@ class CutRequest:
     overlap: float
     max_instances: int
     auto_adjust: bool
-    n_classes: int
+    n_fitted: int
     record_bytes: int
     n_rows_written: int
     noun: Noun = GENES
@@ -67,7 +70,7 @@ def cut_request(indexed: Indexed, asked: Asked, budget: Budget) -> CutRequest:
         overlap=asked.instance_overlap,
         max_instances=asked.max_instances,
         auto_adjust=asked.auto_adjust_instance_size,
-        n_classes=len(data.classes),
+        n_fitted=len(fitted_classes(len(data.classes))),
         record_bytes=data.record_bytes,
         n_rows_written=data.n_rows + data.n_holdout_rows,
         noun=data.noun,

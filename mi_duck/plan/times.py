@@ -93,17 +93,13 @@ def external_factor(strategy: str, rates: Rates) -> float:
     return float(EXTERNAL_FACTOR ** ((strategy == "external") - rates.is_external))
 
 
-def refit_seconds(n_boosters: int, n_training_rows: int, settings: Settings, rounds: int | None = None) -> float:
-    """Return the predicted CPU seconds of fitting the leaves of so many boosters together, by rule of thumb.
-
-    ``rounds`` of each booster, by default the usual ones.
-    """
-    trees = n_boosters * (rounds or usual_rounds(settings)) * (settings.n_folds + 1)
+def refit_seconds(n_boosters: int, n_training_rows: int, settings: Settings, rounds: int) -> float:
+    """Return the predicted CPU seconds of fitting the leaves of boosters of so many rounds together, by rule of thumb."""
+    trees = n_boosters * rounds * (settings.n_folds + 1)
     return REFIT_SECONDS * trees * n_training_rows
 
 
-def leaves_bytes(n_instances: int, n_rows: int, settings: Settings) -> int:
+def leaves_bytes(n_instances: int, n_rows: int, settings: Settings, rounds: int) -> int:
     """Return the disk that refitting one class takes: leaf numbers of all training rows, and margins after two passes."""
     per_row = 1 if settings.max_depth <= 8 else 2  # 256 leaves have numbers of a byte
-    rounds = rounds_of_final_boosters(usual_rounds(settings), settings)
-    return int(n_rows * (n_instances * rounds * per_row + 2 * 8))
+    return int(n_rows * (n_instances * rounds_of_final_boosters(rounds, settings) * per_row + 2 * 8))

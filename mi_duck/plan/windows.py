@@ -35,10 +35,10 @@ LEAST_SIZES = 3  # of a learning curve: its law has as many parameters
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Result of the cut: starts and stops of the windows, cap of genes, shared genes, and remarks for the user."""
+    """Result of the cut: starts and stops of the windows, most genes of one, shared genes, and remarks for the user."""
 
     ranges: tuple[tuple[int, int], ...]
-    genes_per_instance: int
+    most_genes: int
     overlap_genes: int
     remarks: tuple[str, ...]
 
@@ -115,7 +115,7 @@ def cut_windows(
         The machine's memory is too small for full coverage.
     """
     n_genes = len(training_rows)
-    before = np.concatenate([[0], np.cumsum(training_rows)])
+    before = np.concatenate([[0], np.cumsum(training_rows)])  # before[r]: of all genes of rank below r
     largest = int(training_rows.max())
     if largest > rows_limit:
         raise refusal_of(budget)(
@@ -282,8 +282,8 @@ def halves_of(plan: Plan, instance: Instance, genes: GeneTable) -> tuple[Instanc
     first, stop = instance.first_rank, instance.stop_rank
     ranks = np.arange(first + 1, stop)
     borders = ranks[genes.group[first + 1 : stop] != genes.group[first : stop - 1]]
-    shared = [one for one in plan.cut.instances if one != instance]
-    own = borders[[not any(one.first_rank < rank < one.stop_rank for one in shared) for rank in borders]]
+    others = [one for one in plan.cut.instances if one != instance]
+    own = borders[[not any(one.first_rank < rank < one.stop_rank for one in others) for rank in borders]]
     borders = own if len(own) else borders
     if not len(borders):
         return None

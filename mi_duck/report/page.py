@@ -26,12 +26,12 @@ from mi_duck.report.overfitting import FitRecord, counts, distinct_curves, read_
 from mi_duck.report.records import (
     RunRecords,
     curve_panels,
+    gene_delta_lines,
     memory_dots,
     read_rows,
     read_run,
     reliability_panels,
     scan_facts,
-    scored_genes,
     suspects_of,
     value_of,
 )
@@ -181,7 +181,7 @@ def render(run: RunRecords, fits: Sequence[FitRecord] | None, *, with_plots: boo
             leakage=_leakage(run),
             leak_limits=LIMITS if run.plan.data.base_scores else LIMITS_ALONE,
             suspects=suspects_of(run),
-            genes=tables.gene_tables(run, lines) if (lines := scored_genes(run)) else None,
+            genes=tables.gene_tables(run, lines) if (lines := gene_delta_lines(run)) else None,
             command=tables.run_command(run),
             settings=tables.settings_table(run),
             noun=run.noun,

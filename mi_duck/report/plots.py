@@ -326,7 +326,7 @@ def memory_figure(
         if budget_bytes is not None and budget_bytes < 2 * highest:
             handles.append(left.axhline(budget_bytes / MIB, color=INK, linewidth=1, linestyle=(0, (4, 1.6))))
             labels.append("budget")
-        left.set(xlabel="thousand rows", ylabel="peak memory (MiB)")
+        left.set(xlabel="thousand training rows", ylabel="peak memory (MiB)")
         left.set_xlim(left=0, right=1.08 * max([dot.n_rows / thousand for dot in dots], default=1))
         left.set_ylim(bottom=0, top=1.1 * max(highest / MIB, 1))
         legend_above(left, "peak memory of training", handles, labels, columns=2, lines=2)

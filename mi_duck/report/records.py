@@ -274,7 +274,7 @@ def _column(lines: Sequence[dict[str, str]], name: str) -> list[float]:
     return [float(line[name] or "nan") for line in lines]
 
 
-def scored_genes(run: RunRecords) -> list[dict[str, str]]:
+def gene_delta_lines(run: RunRecords) -> list[dict[str, str]]:
     """Return the lines of ``gene_deltas.csv`` of the genes that are scored; none where there is no such file."""
     return [line for line in read_rows(RunFolder(run.root).gene_deltas) or [] if line["is_pilot"] == "0"]
 

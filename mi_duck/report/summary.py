@@ -19,7 +19,7 @@ from mi_duck.evaluate.catalogue import score_table
 from mi_duck.metrics.metrics import FEWEST_GROUPS, GAIN, LOWER_IS_BETTER
 from mi_duck.numbers import decimal, gibibytes, interval, plain_text, typeset
 from mi_duck.report.overfitting import ADVICE, FitRecord
-from mi_duck.report.records import RunRecords, Score, read_json, scored_genes, suspects_of, value_of, with_interval
+from mi_duck.report.records import RunRecords, Score, gene_delta_lines, read_json, suspects_of, value_of, with_interval
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.instance_folder import measurement
 from mi_duck.run.plan import Plan, instance_name
@@ -33,7 +33,7 @@ BASE_SCORES = (
     "Base scores are ranked as they are (average precision, ROC area, top-k); for all else calibrated, out of fold."
 )
 LEAST_RATIO = 0.97
-"""A predicted peak was too low where predicted over measured memory is below this."""
+"""A predicted peak was too low where predicted over measured memory is below this; a plan keeps as much of a budget free."""
 NAMES = {
     "plan.json": "instances, folds, layout, settings, fingerprint of the data",
     "genes.parquet": "every {one} with its rank, fold group, fold and rows",
@@ -142,7 +142,7 @@ def chance_scores(run: RunRecords) -> tuple[float, float]:
 
 def genes_improved(run: RunRecords) -> str:
     """Return for how many genes the ensemble has a lower log loss than the base model, as a sentence; empty without one."""
-    deltas = [value_of(line.get("log_loss_delta", "")) for line in scored_genes(run)]
+    deltas = [value_of(line.get("log_loss_delta", "")) for line in gene_delta_lines(run)]
     known = [delta for delta in deltas if delta is not None]
     if not known:
         return ""
@@ -287,7 +287,7 @@ def _memory(run: RunRecords) -> list[str]:
     if over:
         worst = max(over, key=lambda one: float(one["measured_peak_bytes"] / one["predicted_bytes"]))
         found.append(
-            f"{_count(len(over), 'instance')} took more memory than predicted, at most "
+            f"{_count(len(over), 'instance')} took over {1 - LEAST_RATIO:.0%} more memory than predicted, at most "
             f"{worst['measured_peak_bytes'] / worst['predicted_bytes'] - 1:.0%} more."
         )
     largest = max((one["measured_peak_bytes"] for one in measured), default=0)
@@ -402,11 +402,20 @@ def _instances(folder: RunFolder, plan: Plan, summary: dict[str, Any]) -> list[s
     for instance in plan.cut.instances:
         measured = measurement(folder, instance)
         weight = weights.get(instance.instance_id)
-        row = [instance.name, f"{instance.n_genes:,}", f"{instance.n_rows:,}"]
+        row = [instance.name, *(f"{n:,}" for n in (instance.n_genes, instance.n_rows, instance.n_training_rows))]
         row += [gibibytes(instance.predicted_bytes), gibibytes(measured.get("peak_bytes"))]
         row += [decimal(measured.get("wall_seconds"), 1), "not trained" if weight is None else decimal(weight)]
         rows.append(row)
-    titles = ["instance", plan.data.noun.many, "rows", "predicted GiB", "measured GiB", "seconds", "weight"]
+    titles = [
+        "instance",
+        plan.data.noun.many,
+        "rows",
+        "training rows",
+        "predicted GiB",
+        "measured GiB",
+        "seconds",
+        "weight",
+    ]
     coverage = f"{summary['n_genes_trained']:,}/{summary['n_genes']:,} ({summary['coverage_fraction']:.1%})"
     return [*_table(titles, rows), f"{plan.data.noun.one.capitalize()} coverage: {coverage}"]
 

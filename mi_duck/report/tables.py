@@ -264,7 +264,7 @@ def fold_table(run: RunRecords) -> Table:
 
 
 def instance_table(run: RunRecords) -> Table:
-    """Return genes, rows, memory, time and weight of every instance."""
+    """Return genes, rows, memory, time and weight of every instance; memory and time follow the rows that are trained on."""
     rows = []
     for one in run.instances:
         measured = one["measured_peak_bytes"]
@@ -275,6 +275,7 @@ def instance_table(run: RunRecords) -> Table:
                 f"{one['first_rank']:,}–{one['stop_rank'] - 1:,}",
                 f"{one['n_genes']:,}",
                 f"{one['n_rows']:,}",
+                f"{one['n_training_rows']:,}",
                 mebibytes(one["predicted_bytes"]),
                 typeset(mebibytes(measured or None)),
                 decimal(one["predicted_bytes"] / measured, 3) if measured else "–",
@@ -283,7 +284,7 @@ def instance_table(run: RunRecords) -> Table:
                 _real(one["weight"], 3),
             )
         )
-    size = ("instance", "status", "ranks", run.noun.many, "rows")
+    size = ("instance", "status", "ranks", run.noun.many, "rows", "training rows")
     spent = ("predicted MiB", "measured MiB", "predicted / measured", "predicted s", "measured s", "weight")
     return Table("Instances: peak memory and time of the process that trained each", size + spent, rows, texts=2)
 

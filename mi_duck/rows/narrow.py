@@ -11,10 +11,11 @@ from mi_duck.run.plan import Plan
 BATCH_BYTES = 16 << 20
 
 
-def write_narrow(plan: Plan, folder: Path, wide_plan: Plan, wide_folder: Path) -> None:
+def write_narrow(plan: Plan, folder: Path, source_plan: Plan, source_folder: Path) -> None:
     """Write the segments of a plan from those of another with the same genes and segments, and all of its features.
 
-    Rows that agree in gene and position stay in the order that all features of the other gave them.
+    Rows that agree in gene and position stay in the order that all features of the other gave them. What predictions keep of a
+    row (`mi_duck.rows.kept`) is not copied: nothing of such a run is predicted.
 
     Raises
     ------
@@ -23,13 +24,13 @@ def write_narrow(plan: Plan, folder: Path, wide_plan: Plan, wide_folder: Path) -
     StorageError
         The disk is full.
     """
-    small = [wide_plan.data.small_features.index(name) for name in plan.data.small_features]
-    wide = [wide_plan.data.wide_features.index(name) for name in plan.data.wide_features]
+    small = [source_plan.data.small_features.index(name) for name in plan.data.small_features]
+    wide = [source_plan.data.wide_features.index(name) for name in plan.data.wide_features]
     record = record_type(plan)
-    batch_rows = max(256, BATCH_BYTES // record_type(wide_plan).itemsize)
+    batch_rows = max(256, BATCH_BYTES // record_type(source_plan).itemsize)
     for segment in plan.cut.segments:
-        source, target = wide_folder / segment.name, folder / segment.name
-        reader = SegmentReader(wide_plan, [segment], wide_folder)
+        source, target = source_folder / segment.name, folder / segment.name
+        reader = SegmentReader(source_plan, [segment], source_folder)
         with storage_errors(folder):
             target.mkdir(parents=True, exist_ok=True)
             with (target / "features.bin").open("wb") as file:

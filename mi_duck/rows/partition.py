@@ -1,7 +1,7 @@
 """One pass over the Parquet files writes every selected row to its position in a segment.
 
 The gene index knows each gene's rows beforehand, so a row is written among the rows of its gene at once, wherever its file
-holds it; a second look at each segment sorts the rows inside their genes and hashes the files.
+holds it; a second look at each segment sorts the rows inside their genes and hashes its files.
 """
 
 import os
@@ -12,7 +12,7 @@ from hashlib import sha256
 from itertools import accumulate, chain, groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,7 @@ from mi_duck.atomic_files import file_sha256, free_bytes, sealed, storage_errors
 from mi_duck.data.database import SQL_BYTES, Database
 from mi_duck.data.dataset import Dataset, open_planned
 from mi_duck.data.parquet import data_file, row_group_batches, row_groups
-from mi_duck.data.sampling import sample_negatives
+from mi_duck.data.sampling import make_row_uses
 from mi_duck.data.statistics import ROUNDING, no_probabilities
 from mi_duck.data.values import label_codes, numbers
 from mi_duck.errors import DataError, StorageError
@@ -41,6 +41,24 @@ SORT_BYTES = 32 << 20
 SOURCES = "sources.bin"
 """The `SOURCE` of each row of a segment; deleted once `KEPT` is written."""
 HASHED_ROWS = 1024  # at once: 8 bytes per feature
+
+
+class Stretch(NamedTuple):
+    """Neighbouring rows of one gene in a row group or a batch: the first, the one after the last, and the rank of the gene."""
+
+    first: int
+    stop: int
+    rank: int
+
+
+class Batch(NamedTuple):
+    """Some rows of one file, all of wanted genes: their numbers in the file, records, keys without ranks, and stretches."""
+
+    file: str
+    row: NDArray[np.int64]
+    records: NDArray[np.void]
+    keys: NDArray[np.void]
+    stretches: list[Stretch]
 
 
 def write_segments(
@@ -75,30 +93,30 @@ def write_segments(
     StorageError
         The disk is too small or fails; names the bytes needed.
     """
-    missing = _unwritten(folder, wanted or plan.cut.all_segments)
-    if not missing:
+    unwritten = _unwritten(folder, wanted or plan.cut.all_segments)
+    if not unwritten:
         return
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         row_bytes = plan.data.record_bytes + KEYS.itemsize + SOURCE.itemsize
-        needed = sum(segment.n_rows for segment in missing) * row_bytes
+        needed = sum(segment.n_rows for segment in unwritten) * row_bytes
         free = free_bytes(folder)
         if needed > free:
             raise StorageError(
                 f"the segments need {needed / 1e9:.2f} GB in {folder}, where {free / 1e9:.2f} GB are free; free the rest"
             )
-        _write_rows(db, plan, folder, dataset, missing, report, threads)
+        _write_rows(db, plan, folder, dataset, unwritten, report, threads)
         dataset.check_unchanged()
         done = 0
         manifests = []
-        for segment in missing:
-            report("sorting rows", done, sum(segment.n_rows for segment in missing))
+        for segment in unwritten:
+            report("sorting rows", done, sum(segment.n_rows for segment in unwritten))
             manifests.append(_finish(plan, segment, folder / segment.name))
             done += segment.n_rows
-        sources = [folder / segment.name / SOURCES for segment in missing]
-        write_kept(db, dataset, plan.data, missing, folder, sources)
+        sources = [folder / segment.name / SOURCES for segment in unwritten]
+        write_kept(db, dataset, plan.data, unwritten, folder, sources)
         dataset.check_unchanged()
-        for segment, manifest in zip(missing, manifests, strict=True):
+        for segment, manifest in zip(unwritten, manifests, strict=True):
             sync_files(folder / segment.name)
             manifest["sha256"][KEPT] = file_sha256(folder / segment.name / KEPT)
             write_json(folder / segment.name / "segment.json", sealed(manifest))
@@ -110,7 +128,7 @@ def _write_rows(
     plan: Plan,
     folder: Path,
     dataset: Dataset,
-    missing: Sequence[Segment],
+    segments: Sequence[Segment],
     report: Report,
     threads: int,
 ) -> None:
@@ -122,7 +140,7 @@ def _write_rows(
     handles: list[tuple[int, int, int]] = []
     number_of_file = {str(file): number for number, file in enumerate(dataset.files)}
     if plan.data.easy_below is not None:
-        sample_negatives(
+        make_row_uses(
             db,
             easy_below=plan.data.easy_below,
             share=plan.settings.easy_share,
@@ -130,23 +148,23 @@ def _write_rows(
             background=plan.data.labels[0],
         )
     try:
-        for number, segment in enumerate(missing):
+        for number, segment in enumerate(segments):
             segment_of_gene[segment.first_rank : segment.stop_rank] = number
             handles.append(_open(plan, segment, folder / segment.name))
-        done, total = 0, sum(segment.n_rows for segment in missing)
-        for file, row, records, keys, runs in _batches(db, plan, segment_of_gene >= 0, threads):
-            source = np.empty(len(keys), dtype=SOURCE)
-            source["file"], source["row"] = number_of_file[file], row
-            for begin, stop, rank in runs:
-                if next_row[rank] + stop - begin > stop_row[rank]:
-                    raise DataError(f"{file} changed since the plan was made; plan anew")
-                keys["gene_rank"][begin:stop] = rank
+        done, total = 0, sum(segment.n_rows for segment in segments)
+        for batch in _batches(db, plan, segment_of_gene >= 0, threads):
+            source = np.empty(len(batch.row), dtype=SOURCE)
+            source["file"], source["row"] = number_of_file[batch.file], batch.row
+            for first, stop, rank in batch.stretches:
+                if next_row[rank] + stop - first > stop_row[rank]:
+                    raise DataError(f"{batch.file} changed since the plan was made; plan anew")
+                batch.keys["gene_rank"][first:stop] = rank
                 number = segment_of_gene[rank]
-                index = int(next_row[rank]) - missing[number].first_row
-                for handle, rows in zip(handles[number], (records, keys, source), strict=True):
-                    _write_at(handle, rows[begin:stop], index)
-                next_row[rank] += stop - begin
-                done += stop - begin
+                index = int(next_row[rank]) - segments[number].first_row
+                for handle, rows in zip(handles[number], (batch.records, batch.keys, source), strict=True):
+                    _write_at(handle, rows[first:stop], index)
+                next_row[rank] += stop - first
+                done += stop - first
             report("partitioning rows", done, total)
     finally:
         for handle in chain.from_iterable(handles):
@@ -184,69 +202,62 @@ def _write_at(handle: int, records: NDArray[np.void], index: int) -> None:
         data, offset = data[written:], offset + written
 
 
-def _batches(
-    db: Database, plan: Plan, is_wanted: NDArray[np.bool_], threads: int
-) -> Iterator[tuple[str, NDArray[np.int64], NDArray[np.void], NDArray[np.void], list[tuple[int, int, int]]]]:
-    """Yield the rows of wanted genes, batch by batch; each row group that holds any is read once.
-
-    A batch is its file, the numbers of its rows there, records, keys without ranks, and its runs of rows of one gene: (first
-    row, stop row, gene rank), counted in the batch.
-    """
-    runs = db.arrow("row_index")
-    runs = runs.filter(pa.array(is_wanted[runs["gene_rank"].to_numpy()]))
-    columns = [runs[name].to_pylist() for name in ("file", "row_group", "first_row", "n_rows", "gene_rank")]
+def _batches(db: Database, plan: Plan, is_wanted: NDArray[np.bool_], threads: int) -> Iterator[Batch]:
+    """Yield the rows of wanted genes, batch by batch; each row group that holds any is read once."""
+    index = db.arrow("row_index")
+    index = index.filter(pa.array(is_wanted[index["gene_rank"].to_numpy()]))
+    columns = [index[name].to_pylist() for name in ("file", "row_group", "first_row", "n_rows", "gene_rank")]
     others = plan.data.position_column, plan.data.weight_column
     names = [*plan.data.features, plan.data.label_column, *filter(None, others)]
-    begins = {(one["file"], one["row_group"]): one["first_row"] for one in db.read("row_groups").to_pylist()}
+    first_of_group = {(one["file"], one["row_group"]): one["first_row"] for one in db.read("row_groups").to_pylist()}
     for file, of_file in groupby(zip(*columns, strict=True), key=itemgetter(0)):
-        runs_of_group = {
-            group: deque((first, first + n_rows, rank) for _, _, first, n_rows, rank in of_group)
+        stretches = {
+            group: deque(Stretch(first, first + n_rows, rank) for _, _, first, n_rows, rank in of_group)
             for group, of_group in groupby(of_file, key=itemgetter(1))
         }
         uses = None if plan.data.easy_below is None else db.arrow("file_row_uses", file=file)["use"].to_numpy()
-        begun, first = None, 0
+        last_group, first = None, 0
         batches = row_group_batches(
-            *(data_file(file), names, runs_of_group),
+            *(data_file(file), names, stretches),
             batch_rows=min(BATCH_ROWS, max(512, BATCH_BYTES // (8 * len(names)))),
             made=plan.data.made,
             is_ahead=threads > 1,
         )
         for group, batch in batches:
-            first = first if group == begun else 0  # of the batch, counted in the row group
-            begun, stop = group, first + batch.num_rows
-            own = list(_runs_before(runs_of_group[group], first, stop))
-            row = np.arange(first, stop) + begins[file, group]
+            first = first if group == last_group else 0  # of the batch, counted in the row group
+            last_group, stop = group, first + batch.num_rows
+            own = list(_stretches_within(stretches[group], first, stop))
+            row = np.arange(first, stop) + first_of_group[file, group]
             first = stop
-            if (
-                sum(end - begin for begin, end, _ in own) < batch.num_rows
-            ):  # turning rows into records takes longer than reading
+            # rows of other genes are left out here: turning a row into a record takes longer than reading it
+            if sum(one.stop - one.first for one in own) < batch.num_rows:
                 if not own:
                     continue
-                kept = np.concatenate([np.arange(begin, end) for begin, end, _ in own])
+                kept = np.concatenate([np.arange(one.first, one.stop) for one in own])
                 batch, row, own = batch.take(pa.array(kept)), row[kept], _side_by_side(own)
             records, keys = _records(batch, file, plan)
             if uses is not None:
                 keys["use"] = uses[row]
-            yield file, row, records, keys, own
+            yield Batch(file, row, records, keys, own)
 
 
-def _runs_before(runs: deque[tuple[int, int, int]], first: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    """Yield the runs of the rows of a batch, counted from its first row; take them from the front of all, which are sorted."""
-    while runs and runs[0][0] < stop:
-        begin, end, rank = runs.popleft()
-        if end > stop:
-            runs.appendleft((stop, end, rank))
-        yield begin - first, min(end, stop) - first, rank
+def _stretches_within(stretches: deque[Stretch], first: int, stop: int) -> Iterator[Stretch]:
+    """Take the stretches of a batch, rows ``first`` to ``stop`` of its row group, from the front; count from its first row."""
+    while stretches and stretches[0].first < stop:
+        one = stretches.popleft()
+        if one.stop > stop:
+            stretches.appendleft(one._replace(first=stop))
+        yield Stretch(one.first - first, min(one.stop, stop) - first, one.rank)
 
 
-def _side_by_side(runs: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """Return runs as they lie when nothing is between them.
+def _side_by_side(stretches: Sequence[Stretch]) -> list[Stretch]:
+    """Return stretches as they lie when nothing is between them.
 
-    >>> _side_by_side([(3, 5, 70), (9, 10, 71)])
-    [(0, 2, 70), (2, 3, 71)]
+    >>> [(one.first, one.stop) for one in _side_by_side([Stretch(3, 5, 70), Stretch(9, 10, 71)])]
+    [(0, 2), (2, 3)]
     """
-    ends = accumulate(end - begin for begin, end, _ in runs)
-    return [(stop - (end - begin), stop, rank) for stop, (begin, end, rank) in zip(ends, runs, strict=True)]
+    stops = accumulate(one.stop - one.first for one in stretches)
+    return [Stretch(stop - (one.stop - one.first), stop, one.rank) for stop, one in zip(stops, stretches, strict=True)]
 
 
 def _records(batch: pa.RecordBatch, file: str, plan: Plan) -> tuple[NDArray[np.void], NDArray[np.void]]:
@@ -306,11 +317,11 @@ def _fill(target: NDArray[np.generic], batch: pa.RecordBatch, names: Sequence[st
 
 
 def _finish(plan: Plan, segment: Segment, folder: Path) -> dict[str, Any]:
-    """Sort the rows inside their genes by (position, hash of the row), hash both files; return what the manifest says."""
+    """Sort the rows inside their genes by (position, hash of the row), hash features and keys; return what the manifest says."""
     record = record_type(plan)
     hashes = {"features.bin": sha256(), "keys.bin": sha256()}
-    zeros = np.zeros(len(plan.data.small_features), dtype=np.int64)
-    missing = np.zeros(len(plan.data.wide_features), dtype=np.int64)
+    n_zero = np.zeros(len(plan.data.small_features), dtype=np.int64)
+    n_missing = np.zeros(len(plan.data.wide_features), dtype=np.int64)
     features = os.open(folder / "features.bin", os.O_RDWR)
     keys_file = os.open(folder / "keys.bin", os.O_RDWR)
     sources = os.open(folder / SOURCES, os.O_RDWR)
@@ -337,8 +348,8 @@ def _finish(plan: Plan, segment: Segment, folder: Path) -> dict[str, Any]:
                 _write_at(sources, source[order], begin)
             hashes["features.bin"].update(rows.data)
             hashes["keys.bin"].update(keys.data)
-            zeros += len(rows) - np.count_nonzero(rows["small"], axis=0)
-            missing += np.count_nonzero(np.isnan(rows["wide"]), axis=0)
+            n_zero += len(rows) - np.count_nonzero(rows["small"], axis=0)
+            n_missing += np.count_nonzero(np.isnan(rows["wide"]), axis=0)
             begin += len(keys)
     finally:
         for handle in (features, keys_file, sources):
@@ -348,8 +359,8 @@ def _finish(plan: Plan, segment: Segment, folder: Path) -> dict[str, Any]:
         "genes_sha256": plan.data.genes_sha256,
         "first_rank": segment.first_rank,
         "stop_rank": segment.stop_rank,
-        "n_zero": zeros.tolist(),
-        "n_missing": missing.tolist(),
+        "n_zero": n_zero.tolist(),
+        "n_missing": n_missing.tolist(),
         "sha256": {name: digest.hexdigest() for name, digest in hashes.items()},
     }
 
@@ -420,7 +431,7 @@ def partition_here(report: Report, run: str, threads: int, segments: Sequence[Ma
     wanted = plan.cut.all_segments if segments is None else tuple(Segment(**one) for one in segments)
     dataset = open_planned(plan.data)
     with Database(threads=threads, memory_bytes=SQL_BYTES, scratch=folder.scratch / "sql") as db:
-        db.open_source(
+        db.open_source(  # by the plan, which knows the base scores; of a file opened again they are not asked for
             dataset.files,
             gene_column=plan.data.gene_column,
             label_column=plan.data.label_column,

@@ -48,7 +48,8 @@ class ColumnDensity:
 
 KEYS = np.dtype([("position", "<i8"), ("gene_rank", "<i4"), ("label", "u1"), ("use", "u1")])
 WEIGHTED_KEYS = np.dtype([*KEYS.descr, ("weight", "<f4")])
-LEFT_OUT, USED, USED_FOR_MANY = 0, 1, 2  # of a row in training; the last stands for 1 / share of the easy negatives
+LEFT_OUT, USED, USED_FOR_MANY = 0, 1, 2
+"""``use`` of a row in training; the last stands for 1 / share of the easy negatives."""
 
 
 def keys_type(data: PlannedData) -> np.dtype[np.void]:
@@ -57,12 +58,18 @@ def keys_type(data: PlannedData) -> np.dtype[np.void]:
 
 
 def training_weights(keys: NDArray[np.void], easy_share: float) -> NDArray[np.float32]:
-    """Return the weight of each row in training, shape (n_rows,): an easy negative that was kept stands for those left out.
+    """Return the weight of each row in training, shape (n_rows,): 0 of a row that is left out.
 
-    Where the data have weights it is multiplied by them.
+    An easy negative that was kept stands for those left out; where the data have weights it is multiplied by them.
     """
-    weight = np.where(keys["use"] == USED_FOR_MANY, 1 / easy_share, 1).astype(np.float32)
+    weight: NDArray[np.float32] = np.array([0, 1, 1 / easy_share], dtype=np.float32)[keys["use"]]
     return weight * keys["weight"] if has_weights(keys) else weight
+
+
+def is_trained_on(keys: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Return which rows are trained on, shape (n_rows,): all but the easy negatives that were left out."""
+    is_used: NDArray[np.bool_] = keys["use"] != LEFT_OUT
+    return is_used
 
 
 def row_weights(keys: NDArray[np.void]) -> NDArray[np.float64] | None:

@@ -45,12 +45,13 @@ BASE_BYTES = 120 << 20  # interpreter, NumPy, Arrow and XGBoost loaded: the same
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What memory depends on beside the number of rows.
+    """What memory depends on beside the number of rows; what ``--layout`` chooses is in the three shares of cells.
 
     Parameters
     ----------
     n_wide
-        Columns that are sketched: those that are not stored as one byte, or have more values than bins.
+        Columns that are sketched: those that are not stored as one byte (``wide_features`` of the plan), and those of one byte
+        that have more values than bins.
     bins
         Histogram bins of all columns together, at most.
     missing_share
@@ -97,8 +98,8 @@ class Layout:
 class MemoryPoint:
     """One measurement: the peak resident memory of one phase of a training process, in bytes.
 
-    ``n_nodes`` are those of its largest tree that had a histogram: a few rounds have fewer than the whole training that is
-    predicted.
+    ``n_rows`` are trained on. ``n_nodes`` are those of its largest tree that had a histogram: a few rounds have fewer than the
+    whole training that is predicted.
     """
 
     phase: str
@@ -118,7 +119,8 @@ class MemoryModel:
     megabytes_per_gene
         The user's own rule, MiB per gene, that replaces the model; None for the model.
     measured_bytes
-        For each of `PHASES` what it takes beside what grows with the rows, measured; None for the formula.
+        The measured constants, no peaks: for each of `PHASES` what it takes beside what grows with the rows; None for the
+        formula.
     """
 
     layout: Layout
@@ -130,21 +132,21 @@ class MemoryModel:
         """Whether the constants were measured on this machine, these data and these settings."""
         return self.measured_bytes is not None and self.megabytes_per_gene is None
 
-    def base_bytes(self, phase: str) -> int:
+    def constant_bytes(self, phase: str) -> int:
         """Return what a phase takes beside what grows with the rows."""
         if self.measured_bytes is None:
-            return BASE_BYTES + _fixed_bytes(phase, self.layout)
+            return BASE_BYTES + _constant_by_formula(phase, self.layout)
         return self.measured_bytes[PHASES.index(phase)]
 
     def predict_bytes(self, n_rows: int, n_genes: int, *, n_nodes: int | None = None) -> int:
-        """Return the peak resident memory in bytes of training ``n_rows`` rows of ``n_genes`` genes.
+        """Return the peak resident memory in bytes of training on ``n_rows`` rows of ``n_genes`` genes.
 
         ``n_nodes`` of its largest tree, where they are known because it was trained; by default what a whole training may reach.
         """
         if self.megabytes_per_gene is not None:
             return BASE_BYTES + int(self.megabytes_per_gene * (1 << 20) * n_genes)
         peak = max(
-            self.base_bytes(phase) + growing_bytes(phase, n_rows, self.layout, n_nodes=n_nodes) for phase in PHASES
+            self.constant_bytes(phase) + growing_bytes(phase, n_rows, self.layout, n_nodes=n_nodes) for phase in PHASES
         )
         return int((MARGIN if self.measured_bytes is None else MARGIN_MEASURED) * peak)
 
@@ -189,35 +191,37 @@ class MemoryModel:
 
 
 def growing_bytes(phase: str, n_rows: int, layout: Layout, *, n_nodes: int | None = None) -> int:
-    """Return the part of a phase's memory that grows with the rows; ``n_nodes``: of the largest tree, where it is known.
+    """Return the part of a phase's memory that grows with the rows that are trained on.
+
+    ``n_nodes`` are those of the largest tree, where they are known.
 
     Notes
     -----
     From XGBoost 3.2: boosting adds gradients (two copies of 8 bytes), row ids (8, and 16 for partitioning), positions,
-    margin, label and weight (4 each). Folds that are held out by weight are evaluated on all rows in the process, which
+    margin, label and weight (4 each). Where rows of the test fold get weight zero, all rows are evaluated in the process, which
     adds 40; with one matrix per fold that happens on fewer rows than the last fit has. Labels, folds, genes, uses and
     weights take 12 bytes per row that is scored; calibrating and writing, as measured, 26 per class and 27 more up to
     300,000 rows. Sketches are gone before the matrix is there. A matrix on disk leaves what is counted by row, and the
     pages that are held at once. Histograms take 16 bytes a bin for every node of the largest tree.
     """
     scored = int(n_rows * layout.scored_per_row)
-    keys = 12 * scored
+    of_rows = 12 * scored
     sketched_whole = layout.n_wide > REFERENCE_SHARE * layout.n_features
     if phase == "cuts":
         if sketched_whole:
-            return keys
+            return of_rows
         wide = replace(layout, n_features=layout.n_wide, bins=0, missing_share=0.0)
         batches = (2 + (n_rows > WIDE_BATCH_ROWS)) * min(n_rows, WIDE_BATCH_ROWS) * layout.n_features
-        return keys + _matrix_bytes(n_rows, wide) + _sketch_bytes(n_rows, layout) + batches
+        return of_rows + _matrix_bytes(n_rows, wide) + _sketch_bytes(n_rows, layout) + batches
     margins = 4 * layout.n_classes * scored
     nodes = n_nodes or expected_nodes(n_rows, layout)
     boosters = 0 if n_nodes else int(TREE_BYTES * layout.n_trees * nodes)
     if layout.is_external and not n_nodes:
         boosters += HEAP_BYTES_ON_DISK * layout.n_trees
     if phase == "finish":
-        keys += 36 * scored * layout.has_weights
+        of_rows += 36 * scored * layout.has_weights
         written = scored * (14 + 26 * layout.n_classes) + 27 * layout.n_classes * min(scored, 300_000)
-        return keys + margins + boosters + written
+        return of_rows + margins + boosters + written
     matrix = _matrix_bytes(n_rows, layout)
     if layout.is_external:
         pages = PAGES_HELD if phase == "boost" else PAGES_BUILT
@@ -228,8 +232,8 @@ def growing_bytes(phase: str, n_rows: int, layout: Layout, *, n_nodes: int | Non
         matrix = max(matrix, _sketch_bytes(n_rows, layout))
     by_row = n_rows * (88 if layout.cv == "weights" else 48)
     if phase == "boost":
-        return keys + margins + matrix + boosters + by_row + int(16 * layout.bins * nodes)
-    return keys + margins + matrix + (by_row if layout.is_external else 0)
+        return of_rows + margins + matrix + boosters + by_row + int(16 * layout.bins * nodes)
+    return of_rows + margins + matrix + (by_row if layout.is_external else 0)
 
 
 def expected_nodes(n_rows: int, layout: Layout) -> float:
@@ -257,7 +261,7 @@ def _leaf_rows(n_rows: int, n_nodes: float, layout: Layout) -> float:
     return bisect_left(range(1, 1 << 30), True, key=has_fewer) / 10
 
 
-def _fixed_bytes(phase: str, layout: Layout) -> int:
+def _constant_by_formula(phase: str, layout: Layout) -> int:
     """Return what a phase takes whatever the rows, by formula."""
     if phase == "cuts":
         return 0

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mi_duck.run.made import Made, dates_in, levels_in, made_of
+from mi_duck.run.made import Made, dates_in, levels_in, read_made
 
 SENTINEL = -1e30
 
@@ -72,7 +72,7 @@ class Encoding:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Encoding":
         """Read the rule from JSON."""
-        made = tuple(made_of(one) for kind in ("levels", "dates") for one in values.get(kind, ()))
+        made = tuple(read_made(one) for kind in ("levels", "dates") for one in values.get(kind, ()))
         return cls(tuple(values["zero_is_missing"]), values["sentinel"], made)
 
 

@@ -1,13 +1,12 @@
 """What an instance's folder holds: what its models were made of, whether they are whole, whether they are those of the plan."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mi_duck.atomic_files import file_sha256, read_sealed, write_json
+from mi_duck.atomic_files import digest_of, file_sha256, read_sealed, write_json
 from mi_duck.errors import CheckpointError
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Instance, Plan, Settings
@@ -37,9 +36,9 @@ def made_of(plan: Plan, instance: Instance) -> dict[str, Any]:
         "dataset": plan.data.fingerprint,
         "genes": plan.data.genes_sha256,
         "ranks": [instance.first_rank, instance.stop_rank],
-        "features": key_of(plan.data.features),
+        "features": digest_of(plan.data.features),
         "classes": list(plan.data.classes),
-        "encoding": key_of(encoding.to_dict()),
+        "encoding": digest_of(encoding.to_dict()),
         "easy_below": plan.data.easy_below,
         **({} if plan.data.weight_column is None else {"weight_column": plan.data.weight_column}),
     } | settings
@@ -47,12 +46,7 @@ def made_of(plan: Plan, instance: Instance) -> dict[str, Any]:
 
 def checkpoint_key(plan: Plan, instance: Instance) -> str:
     """Return the hash of all that an instance's models depend on."""
-    return key_of(made_of(plan, instance))
-
-
-def key_of(values: Any) -> str:
-    """Return the SHA-256 of JSON values."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return digest_of(made_of(plan, instance))
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ Made = Levels | Dates
 """A column of which features are made."""
 
 
-def made_of(values: Mapping[str, Any]) -> Made:
+def read_made(values: Mapping[str, Any]) -> Made:
     """Read a record from JSON."""
     if "levels" in values:
         return Levels(values["column"], tuple(values["levels"]), values["other"])

@@ -6,7 +6,7 @@ halves: the plan stays as it is, and ``splits.json`` stands beside it.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mi_duck.atomic_files import read_sealed, sealed, unsealed, write_json
+from mi_duck.atomic_files import read_sealed, sealed, strict_json, unsealed, write_json
 from mi_duck.errors import CheckpointError, PlanError
 from mi_duck.resources import Budget
 from mi_duck.run.costs import Costs
@@ -238,7 +238,7 @@ class Settings:
         Features whose zeros count as missing; part of the model.
     cv_used
         ``matrices``: each fold is trained on a matrix of its own rows; ``weights``: on the matrix of all rows, those that
-        are held out with weight zero.
+        have weight zero.
     easy_share
         Share of the easy negatives that is trained on, with the inverse as their weight; 1 is all.
     xgb_parameters
@@ -385,23 +385,12 @@ class Plan:
     def from_json(cls, text: str) -> "Plan":
         """Read a plan; a `CheckpointError` where the text is not a plan, or one of another version."""
         try:
-            values: dict[str, Any] = json.loads(text, object_pairs_hook=_once, parse_constant=_refused)
+            values: dict[str, Any] = strict_json(text)
             if values.get("version") != PLAN_VERSION:
                 raise CheckpointError(f"the plan has format {values.get('version')}, this program reads {PLAN_VERSION}")
             return msgspec.convert(unsealed(values), cls)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"plan.json is damaged: {error}") from error
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of JSON; a key that stands twice could mean either value."""
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError(f"a key stands twice among {', '.join(sorted(key for key, _ in pairs)[:8])}")
-    return dict(pairs)
-
-
-def _refused(word: str) -> None:
-    raise ValueError(f"it holds {word}, which is not a number")
 
 
 def make_segments(instances: tuple[Instance, ...], gene_rows: NDArray[np.int64]) -> tuple[Segment, ...]:
@@ -417,6 +406,11 @@ def holdout_segments(data: PlannedData) -> tuple[Segment, ...]:
         return ()
     stop_rank, stop_row = data.n_genes + data.n_holdout_genes, data.n_rows + data.n_holdout_rows
     return (Segment(data.n_genes, stop_rank, data.n_rows, stop_row),)
+
+
+def n_genes_covered(instances: Iterable[Instance]) -> int:
+    """Return how many genes at least one of some instances sees."""
+    return len({rank for one in instances for rank in range(one.first_rank, one.stop_rank)})
 
 
 def instances_for(plan: Plan, instance_id: int) -> tuple[Instance, ...]:

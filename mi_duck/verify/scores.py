@@ -172,7 +172,9 @@ def _metrics(
     weights, groups = np.ones((1, 1), dtype=np.uint8), np.zeros(len(label), dtype=np.int32)
     # on own rows of members only the classes other than the background are ranked
     sites_only = not is_ensemble
-    own = drawn_scores(probabilities, label, groups, classes, weights=weights, metrics=METRICS, sites_only=sites_only)
+    own = drawn_scores(
+        probabilities, label, groups, classes, group_draws=weights, metrics=METRICS, sites_only=sites_only
+    )
     others = {key: value for key, value in _independent(probabilities, label, classes).items() if key in own}
     problems = []
     for source, tolerance, values in (

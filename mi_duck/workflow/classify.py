@@ -176,7 +176,9 @@ def _is_done(folder: RunFolder, plan: Plan, context: Context) -> bool:
 def _train(folder: RunFolder, plan: Plan, context: Context) -> None:
     """Train the classifier in a child under its budget, and note its peak memory and time."""
     (instance,) = plan.cut.instances
-    context.say(f"{plan.settings.estimator}: training on {instance.n_genes:,} genes, {instance.n_training_rows:,} rows")
+    context.say(
+        f"{plan.settings.estimator}: training on {plan.data.noun.count(instance.n_genes)}, {instance.n_training_rows:,} rows"
+    )
     budget = plan.cut.budget.budget_bytes
     try:
         result = in_child(classifier_steps.train_classifier, context, limit_bytes=budget, frees_at_once=True)(

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from mi_duck.atomic_files import remove_partial
 from mi_duck.data.dataset import open_dataset
 from mi_duck.processes import Context, in_child
 from mi_duck.settings import Asked
@@ -23,7 +22,6 @@ def run_demo(out: Path, context: Context, *, seed: int) -> dict[str, Path]:
     dataset, folder, predictions = out / "dataset", out / "run", out / "predictions.parquet"
     if not (dataset / "build.json").is_file():
         context.say("building a dataset from the first 1.5 Mb of thale cress chromosome 1")
-        remove_partial(dataset)
         (fasta,), (annotation,) = DATA.glob("*.fna.gz"), DATA.glob("*.gtf.gz")
         built = in_child(build, context)(fasta=str(fasta), annotation=str(annotation), out=str(dataset), seed=seed)
         context.say(

@@ -217,7 +217,7 @@ def consolidate(
     consolidation = consolidation or plan.asked.consolidation
     if sum(is_trained(folder, plan, one) for one in plan.cut.instances) < 2:
         consolidation = "voting"  # of one there is nothing to fit together
-    if consolidation != "voting" and context.threads > 1 and is_worth_parts(plan):
+    if context.threads > 1 and is_worth_parts(plan, consolidation):
         refit(folder, plan, context)
     joined = in_child(steps.consolidate, context)(
         run=str(folder.root),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mi_duck.atomic_files import free_bytes
 from mi_duck.errors import MemoryBudgetError, PlanError, StorageError
-from mi_duck.plan.times import leaves_bytes, refit_seconds
+from mi_duck.plan.times import leaves_bytes, refit_seconds, usual_rounds
 from mi_duck.processes import ChildResult, Context, Pool, Report, Task, in_child
 from mi_duck.resources import machine_budget
 from mi_duck.rows.partition import partition
@@ -34,14 +34,15 @@ def n_parts(plan: Plan) -> tuple[int, int]:
     return plan.settings.n_folds * n_classes, n_classes
 
 
-def is_worth_parts(plan: Plan) -> bool:
-    """Return whether a refit, if one is asked for, takes so long that its parts are worth processes of their own."""
-    return len(plan.cut.instances) > 1 and core_seconds(plan) >= WORTH_SECONDS
+def is_worth_parts(plan: Plan, consolidation: str) -> bool:
+    """Return whether leaves are refitted, and that takes so long that its parts are worth processes of their own."""
+    return consolidation != "voting" and len(plan.cut.instances) > 1 and core_seconds(plan) >= WORTH_SECONDS
 
 
 def core_seconds(plan: Plan, rounds: int | None = None) -> float:
-    """Return the predicted seconds of the whole refit on one core; see `mi_duck.plan.times.refit_seconds`."""
-    return refit_seconds(len(plan.cut.instances) * n_parts(plan)[1], refitted_rows(plan), plan.settings, rounds)
+    """Return the predicted seconds of the whole refit on one core, of boosters of so many rounds, by default the usual ones."""
+    n_boosters = len(plan.cut.instances) * n_parts(plan)[1]
+    return refit_seconds(n_boosters, refitted_rows(plan), plan.settings, rounds or usual_rounds(plan.settings))
 
 
 def refitted_rows(plan: Plan) -> int:
@@ -56,7 +57,8 @@ def part_bytes(plan: Plan) -> int:
 
 def parts_on_disk(folder: RunFolder, plan: Plan) -> int:
     """Return how many parts the free disk has room for, at least one: it is tried."""
-    leaves = leaves_bytes(len(plan.cut.instances), refitted_rows(plan), plan.settings)
+    rounds = usual_rounds(plan.settings)
+    leaves = leaves_bytes(len(plan.cut.instances), refitted_rows(plan), plan.settings, rounds)
     return max(1, int(FREE_SHARE * free_bytes(folder.root)) // leaves)
 
 

@@ -72,7 +72,7 @@ def with_time_left(
 
 
 @dataclass(frozen=True, slots=True)
-class Costs:
+class InstanceTimes:
     """What one instance takes by the plan.
 
     Parameters
@@ -93,7 +93,7 @@ def fitted_names(plan: Plan) -> tuple[str, ...]:
     return tuple(plan.data.classes[index] for index in fitted_classes(len(plan.data.classes)))
 
 
-def costs_of(plan: Plan, instance: Instance) -> Costs:
+def times_of(plan: Plan, instance: Instance) -> InstanceTimes:
     """Return what an instance takes by the plan."""
     settings, rates, layout, names = plan.settings, plan.costs.rates, plan.costs.model.layout, fitted_names(plan)
     n_rows, factor = instance.n_training_rows, external_factor(plan.cut.strategy_used, rates)
@@ -101,7 +101,7 @@ def costs_of(plan: Plan, instance: Instance) -> Costs:
     shares = (share_of_fold(settings), 1.0)
     of_fold, of_last = (factor * round_seconds(rates, share * cells, n_nodes, layout) for share in shares)
     without_rounds = replace(settings, early_stopping_patience=0)
-    return Costs(
+    return InstanceTimes(
         factor * training_seconds(rates, n_rows, without_rounds, layout, 0),
         (of_fold,) * settings.n_folds * len(names) + (of_last,) * len(names),
         names * (settings.n_folds + 1),
@@ -141,7 +141,7 @@ class TimeLeft:
         *,
         is_beside: bool = False,
     ) -> None:
-        self.costs = {one.name: costs_of(plan, one) for one in to_do}
+        self.times = {one.name: times_of(plan, one) for one in to_do}
         self.fits: dict[str, Fit] = {}
         self.rounds: dict[str, list[int]] = {}  # of finished fits of folds, by class
         self.workers, self.settings, self.usual = workers, plan.settings, usual_rounds(plan.settings)
@@ -157,7 +157,7 @@ class TimeLeft:
     def see(self, stage: str, done: int, total: int, now: float) -> None:
         """Take note of a stage, as a progress callback gets it."""
         name = instance_of(stage)
-        if name in self.costs:
+        if name in self.times:
             self._see_training(name, stage.removeprefix(f"{name}: "), done, now)
         elif not name:
             if stage != self.stage:
@@ -166,7 +166,7 @@ class TimeLeft:
 
     def _begin(self, stage: str, now: float) -> None:
         if stage in self.steps:
-            self.costs.clear()  # what is not trained by now is lost
+            self.times.clear()  # what is not trained by now is lost
             for before in list(self.steps)[: list(self.steps).index(stage)]:
                 seconds = self.steps.pop(before)
                 if before == self.stage:
@@ -175,24 +175,24 @@ class TimeLeft:
         self.stage, self.begun = stage, now
 
     def _see_training(self, name: str, title: str, done: int, now: float) -> None:
-        costs, before = self.costs[name], self.fits.get(name, Fit(-1, 0, now))
+        times, before = self.times[name], self.fits.get(name, Fit(-1, 0, now))
         self.training.measured += now - before.seen
         if title == LAST:
-            del self.costs[name]
+            del self.times[name]
         position = self.positions.get(title, before.position)
         if position == before.position:
             done = done if title in self.positions else before.rounds
-            self.training.planned += (done - before.rounds) * costs.round_seconds[position]
+            self.training.planned += (done - before.rounds) * times.round_seconds[position]
         else:
             if before.rounds and before.position < self.first_final:
-                self.rounds.setdefault(costs.classes[before.position], []).append(before.rounds)
-            self.training.planned += (position - before.position) * costs.fixed_seconds / len(costs.classes)
+                self.rounds.setdefault(times.classes[before.position], []).append(before.rounds)
+            self.training.planned += (position - before.position) * times.fixed_seconds / len(times.classes)
         self.fits[name] = Fit(position, done, now)
-        self.most_at_once = max(self.most_at_once, sum(one in self.fits for one in self.costs))
+        self.most_at_once = max(self.most_at_once, sum(one in self.fits for one in self.times))
 
     def seconds(self, now: float) -> float:
         """Return how long all that is left takes."""
-        training = [self._training_seconds(name) for name in self.costs]
+        training = [self._training_seconds(name) for name in self.times]
         at_once = min(self.most_at_once or self.workers, len(training))
         together = max(sum(training) / at_once, *training) if training else 0.0
         steps = sum(seconds for stage, seconds in self.steps.items() if stage != self.stage)
@@ -201,14 +201,14 @@ class TimeLeft:
 
     def _training_seconds(self, name: str) -> float:
         """Return the planned seconds of what is left of an instance."""
-        costs, fit = self.costs[name], self.fits.get(name, Fit(-1, 0, 0.0))
-        expected = [self._expected_rounds(one) for one in costs.classes]
+        times, fit = self.times[name], self.fits.get(name, Fit(-1, 0, 0.0))
+        expected = [self._expected_rounds(one) for one in times.classes]
         of_final = expected[self.first_final :]
         expected[self.first_final :] = [rounds_of_final_boosters(one, self.settings) for one in of_final]
         if fit.position >= 0:
             expected[: fit.position + 1] = [0.0] * fit.position + [max(expected[fit.position] - fit.rounds, 0.0)]
         share = 1 - (fit.position + 1) / len(expected)
-        return costs.fixed_seconds * share + float(sum(map(mul, expected, costs.round_seconds)))
+        return times.fixed_seconds * share + float(sum(map(mul, expected, times.round_seconds)))
 
     def _expected_rounds(self, class_name: str) -> float:
         known: list[int] = self.rounds.get(class_name) or [one for of_class in self.rounds.values() for one in of_class]
@@ -229,11 +229,11 @@ def steps_after(plan: Plan, diagnostics: Diagnostics, *, is_beside: bool = False
     """
     n_instances, n_boosters = len(plan.cut.instances), len(plan.cut.instances) * len(fitted_names(plan))
     millions = plan.data.n_rows / 1e6
+    n_at_once = min(plan.costs.model.layout.threads, n_parts(plan)[0])
     steps = [
         (
             REFITTING,
-            core_seconds(plan)
-            / (min(plan.costs.model.layout.threads, n_parts(plan)[0]) if is_worth_parts(plan) else 1),
+            core_seconds(plan) / (n_at_once if is_worth_parts(plan, plan.asked.consolidation) else 1),
             n_instances > 1 and plan.asked.consolidation != "voting",
         ),
         ("scoring every row out of fold", 2 + 6 * millions * n_boosters, True),

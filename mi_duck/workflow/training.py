@@ -16,8 +16,8 @@ from mi_duck.errors import (
     KilledError,
     MemoryBudgetError,
     MiDuckError,
+    OverAskedBudgetError,
     OverBudgetError,
-    PlanError,
 )
 from mi_duck.numbers import gibibytes
 from mi_duck.plan.layouts import layout_of
@@ -29,9 +29,9 @@ from mi_duck.rows.segments import read_density, segments_of
 from mi_duck.run.folder import RunFolder, instance_lock, invalidate_file_list, run_lock
 from mi_duck.run.genes import read_gene_table
 from mi_duck.run.instance_folder import instance_state, is_trained, measurement, write_lost, write_measurement
-from mi_duck.run.plan import Instance, Plan, with_split, write_splits
+from mi_duck.run.plan import Instance, Plan, n_genes_covered, with_split, write_splits
 
-COUNTED_MORE = 1.05  # times the planned peak: then the user is informed
+TOLD_FROM = 1.05  # times the planned peak: then the user is informed
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,33 +136,33 @@ def train(
     n_trained, n_jobs, n_started = 0, len(jobs), 0
     with Pool[Job, Outcome]() as pool:
         while waiting or pool.running:
-            one = next_job(waiting, list(pool.running), over, at_once=at_once, room_bytes=room.budget_bytes)
-            if one is not None:
-                waiting.remove(one)
-                label = f"[Instance {one.number}/{n_jobs}]"
+            starting = next_job(waiting, list(pool.running), over, at_once=at_once, room_bytes=room.budget_bytes)
+            if starting is not None:
+                waiting.remove(starting)
+                label = f"[Instance {starting.number}/{n_jobs}]"
                 if any(over):
-                    expected = expected_bytes(one, over)
+                    expected = expected_bytes(starting, over)
                     context.say(f"{label} expected peak {gibibytes(expected)} GiB, by the instances measured so far")
-                report = partial(_report_of, context.report, one.instance.name)
+                report = partial(_report_of, context.report, starting.instance.name)
                 threads = threads_of(context.threads, at_once=at_once, n_started=n_started, n_waiting=len(waiting))
                 n_started += 1
                 # a child even where other steps are in this process: there XGBoost's threads could not be told to sleep
                 own = Context(threads, report, context.say)
-                work = partial(train_or_split, folder, one.instance, label, context=own)
-                pool.start(one, work, is_alone=at_once == 1)
+                work = partial(train_or_split, folder, starting.instance, label, context=own)
+                pool.start(starting, work, is_alone=at_once == 1)
                 continue
-            job, outcome = pool.next()
+            ended, outcome = pool.next()
             if outcome.is_crowded:
                 at_once = max(at_once - 1, 1)
-                waiting.append(job)
+                waiting.append(ended)
             elif outcome.halves:
                 waiting += [Job(n_jobs + number, half) for number, half in enumerate(outcome.halves, 1)]
                 n_jobs += len(outcome.halves)
             elif outcome.cause is not None:
-                lost.append((job, Lost(job.instance, outcome.cause)))
+                lost.append((ended, Lost(ended.instance, outcome.cause)))
             else:
                 n_trained += 1
-                over.append(peak_over_prediction(folder, job.instance))
+                over.append(peak_over_prediction(folder, ended.instance))
     losses = tuple(loss for _, loss in sorted(lost, key=lambda pair: pair[0].number))
     if losses and not n_trained and not done:
         raise type(losses[0].cause)(loss_text(folder.read_plan(), losses))
@@ -225,7 +225,7 @@ def train_or_split(folder: RunFolder, instance: Instance, label: str, task: Task
             )
         if state.name == "damaged":
             say(f"{label} {instance.name} is damaged, so it is trained again: {state.detail}")
-        say(f"{label} training on {plan.data.noun.count(instance.n_genes)}, {instance.n_rows:,} rows")
+        say(f"{label} training on {plan.data.noun.count(instance.n_genes)}, {instance.n_training_rows:,} rows")
         once = partial(train_one, folder, plan, instance, context, is_cancelled=task.is_cancelled)
         try:
             try:
@@ -275,8 +275,8 @@ def loss_text(plan: Plan, lost: Sequence[Lost], remedy: str = "the same command 
         if names[was_begun]
     ]
     kept = [one for one in plan.cut.instances if one not in {loss.instance for loss in lost}]
-    covered = {rank for one in kept for rank in range(one.first_rank, one.stop_rank)}
-    n_missing, n_genes = plan.data.n_genes - len(covered), plan.data.n_genes
+    n_genes = plan.data.n_genes
+    n_missing = n_genes - n_genes_covered(kept)
     what = f"{', '.join(counts)}, and with them {n_missing:,} of {plan.data.noun.count(n_genes)}"
     return f"{what}; first cause: {lost[0].cause}; {remedy}"
 
@@ -297,15 +297,15 @@ def train_one(
 ) -> None:
     """Train one instance in a child process under its budget, and note its peak memory and time.
 
-    Raises `OverBudgetError` or `PlanError` where its rows need more than the budget, `MemoryBudgetError` where the machine has
-    too little memory left.
+    Raises `OverBudgetError` where its rows need more than the budget, `MemoryBudgetError` where the machine has too little
+    memory left.
     """
     budget = plan.cut.budget.budget_bytes
-    counted = recounted_peak(folder, plan, instance)
-    if counted > COUNTED_MORE * instance.predicted_bytes:
+    recounted = recounted_peak(folder, plan, instance)
+    if recounted > TOLD_FROM * instance.predicted_bytes:
         context.say(
-            f"    {instance.name}: its rows, now counted, have a column that is filled less than those that were measured: "
-            f"{gibibytes(counted)} GiB expected, {gibibytes(instance.predicted_bytes)} planned"
+            f"    {instance.name}: its rows have more missing values, or an emptier column, than those that the plan rests on: "
+            f"{gibibytes(recounted)} GiB predicted now, {gibibytes(instance.predicted_bytes)} by the plan"
         )
     invalidate_file_list(folder)
     try:
@@ -355,7 +355,7 @@ def recounted_peak(folder: RunFolder, plan: Plan, instance: Instance) -> int:
     needed = model.with_layout(layout).needed_bytes(instance.n_training_rows, instance.n_genes)
     budget = plan.cut.budget
     if needed > budget.budget_bytes:
-        refuse = PlanError if budget.is_users_number else OverBudgetError
+        refuse = OverAskedBudgetError if budget.is_users_number else OverBudgetError
         raise refuse(
             f"{instance.name} needs {gibibytes(needed)} GiB, but the budget is {gibibytes(budget.budget_bytes)} GiB "
             f"({budget.won}): {layout.missing_share:.2%} of its cells are missing, {model.layout.missing_share:.2%} in the "

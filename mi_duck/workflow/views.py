@@ -119,6 +119,7 @@ def run_status(root: Path) -> dict[str, Any]:
                 "status": status,
                 "genes": instance.n_genes,
                 "rows": instance.n_rows,
+                "training_rows": instance.n_training_rows,
                 "predicted_gib": round(instance.predicted_bytes / GIB, 2),
                 "peak_gib": round(measured["peak_bytes"] / GIB, 2) if "peak_bytes" in measured else None,
                 "predicted_seconds": round(instance.predicted_seconds),
@@ -265,6 +266,7 @@ def gene_facts(found: "MemoryReport", genes_per_instance: int) -> dict[str, Any]
             "mean": round(sum(ordered) / len(ordered) / MIB, 3),
             "largest": round(ordered[-1] / MIB, 3),
         },
+        # MiB by the rule of thumb that a gene takes 8, to be compared with what was measured
         "instance_at_8_mib_a_gene": 8.0 * min(genes_per_instance, len(ordered)),
     }
 
