@@ -206,7 +206,7 @@ def inspect(
 
     Example: mi-duck inspect dataset
     """
-    from mi_duck.data.statistics import inspect as inspect_dataset
+    from mi_duck.data.inspection import inspect as inspect_dataset
     from mi_duck.workflow.views import dataset_facts
 
     opened = _dataset(source, columns)

@@ -4,7 +4,7 @@
 -- params:  $files  paths, glob characters escaped
 -- columns: name     varchar  the column
 --          is_known boolean  whether every row group carries the statistics
---          n_nulls  hugeint  nulls, of the row groups that say so
+--          n_nulls  bigint   nulls, of the row groups that say so
 --          low      double   smallest value, null where no row group gives a number
 --          high     double   largest value, likewise
 select
@@ -13,7 +13,7 @@ select
         stats_null_count is not null
         and (stats_min_value is not null or stats_null_count = num_values)
     ) as is_known,
-    coalesce(sum(stats_null_count), 0) as n_nulls,
+    coalesce(sum(stats_null_count), 0)::bigint as n_nulls,
     min(try_cast(stats_min_value as double)) as low,
     max(try_cast(stats_max_value as double)) as high
 from parquet_metadata($files)

@@ -16,7 +16,6 @@ import pyarrow as pa
 from mi_duck.data.database import Database
 from mi_duck.data.dataset import Dataset
 from mi_duck.data.values import has_fractions
-from mi_duck.run.made import made_by_feature
 
 FEW_FEATURES, MANY_FEATURES = 32, 256  # of the first look and of the second
 ROWS_COMPARED = 5_000_000  # by the share of all digests that is looked at
@@ -53,8 +52,8 @@ class Identical:
 
 def telling_features(dataset: Dataset, *, seed: int, most: int = FEW_FEATURES) -> tuple[str, ...]:
     """Return features that tell rows apart, drawn by seed: half of them with fractions where there are so many."""
-    made = made_by_feature(dataset.made)  # of text columns; SQL looks at numbers
-    there = [name for name in dataset.features if name not in made]
+    in_files = set(dataset.schema.names)  # SQL looks at numbers, not at features made of texts and dates
+    there = [name for name in dataset.features if name in in_files]
     drawn = sorted(there, key=lambda name: md5(f"{seed}:content:{name}".encode()).digest())
     real = [name for name in drawn if has_fractions(dataset.schema.field(name).type)]
     first = real[: most // 2]

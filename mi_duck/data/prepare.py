@@ -13,7 +13,7 @@ peak memory.
 """
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -32,7 +32,7 @@ from mi_duck.data.database import Database
 from mi_duck.data.dataset import Dataset
 from mi_duck.data.genes import refuse_unnamed_genes
 from mi_duck.data.parquet import DataFile, data_file, folder_values, row_group_batches, row_groups, schema_of, stamp
-from mi_duck.data.statistics import fits_byte
+from mi_duck.data.statistics import Columns, footer_facts
 from mi_duck.errors import DataError, StorageError
 from mi_duck.numbers import decimal
 from mi_duck.processes import Context, Report, in_child
@@ -172,8 +172,7 @@ def rewrite(
             position_column=position_column,
         )
         genes, groups = _count_genes(db, paths, labels, gene_column)
-        statistics = {row["name"]: row for row in db.rows("column_statistics", files=Database.patterns(paths))}
-        narrowed = narrow_columns(paths, source, statistics, features, report)
+        narrowed = narrow_columns(paths, source, footer_facts(db, paths, source), features, report)
         schema = _schema(paths, source, narrowed, gene_column)
         given = db.open_all_columns(
             paths, source.names, gene_column=gene_column, position_column=position_column, as_bytes=narrowed
@@ -206,7 +205,7 @@ def _count_genes(
 def narrow_columns(
     files: Sequence[DataFile],
     schema: pa.Schema,
-    statistics: Mapping[str, Mapping[str, Any]],
+    columns: Columns,
     features: Sequence[str],
     report: Report,
 ) -> list[str]:
@@ -215,7 +214,7 @@ def narrow_columns(
     Of columns of whole numbers the footers give the range. Columns of real numbers are checked value by value; null is
     allowed, NaN and -0.0 are not. Every page of every column is read, because DuckDB verifies no checksum.
     """
-    kinds = {name: schema.field(name).type for name in features if name in statistics and fits_byte(statistics[name])}
+    kinds = {name: columns[name].kind for name in features if name in columns and columns[name].fits_byte}
     integers = {name for name, kind in kinds.items() if pa.types.is_integer(kind) and kind.bit_width > 8}
     reals = {name for name, kind in kinds.items() if pa.types.is_floating(kind)}
     batch_rows = int(np.clip(BATCH_BYTES // _row_bytes(schema), 64, ROW_GROUP_ROWS))

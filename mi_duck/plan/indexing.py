@@ -13,15 +13,9 @@ from mi_duck.atomic_files import file_sha256, storage_errors
 from mi_duck.data.database import SQL_BYTES, Database
 from mi_duck.data.dataset import Dataset, resolved, resolved_location
 from mi_duck.data.genes import GeneCounts, assign_folds, check_weights, index_genes, say_selection, write_genes
+from mi_duck.data.inspection import id_warnings, warnings_of
 from mi_duck.data.sampling import make_row_uses
-from mi_duck.data.statistics import (
-    id_warnings,
-    most_values,
-    read_statistics,
-    split_features,
-    unfit_values,
-    warnings_of,
-)
+from mi_duck.data.statistics import most_values, read_statistics, split_features, unfit_values
 from mi_duck.errors import DataError, PlanError
 from mi_duck.leakage.leakage import LEAKY, without_leaks
 from mi_duck.plan.small_run import SmallRun
@@ -113,22 +107,22 @@ def plan_data(
         say_selection(index, dataset, context.say)
         assign_folds(db, dataset, n_folds=asked.n_folds, seed=asked.seed)
         weight = check_weights(db, dataset, n_rows=index.n_rows)
-        statistics = read_statistics(db, dataset)
-        if unfit := unfit_values(dataset, statistics, layout=asked.layout):
+        columns = read_statistics(db, dataset)
+        if unfit := unfit_values(dataset, columns, layout=asked.layout):
             raise DataError(unfit)
-        ids = id_warnings(dataset, statistics)
-        for warning in warnings_of(db, dataset, statistics, index) + ids:
+        ids = id_warnings(dataset, columns)
+        for warning in warnings_of(db, dataset, columns, index) + ids:
             context.say(f"warning: {warning}")
         if hint := hint_of_levels(dataset, asked.max_depth):
             context.say(hint)
         table = db.arrow("genes")
         held_out, table = table.slice(index.n_genes), table.slice(0, index.n_genes)
-        small, wide = split_features(dataset, statistics)
+        small, wide = split_features(dataset.features, columns)
         if with_leakage:
             dataset = without_leaks(
                 db, dataset, folder, small, seed=asked.seed, is_excluding=asked.auto_exclude_leaky, context=context
             )
-            small, wide = split_features(dataset, statistics)
+            small, wide = split_features(dataset.features, columns)
         share, easy_below = choose_sample(db, dataset, asked.sample_negatives, n_rows=index.n_rows, say=context.say)
         training_rows = table["n_rows"]
         if easy_below is not None:
@@ -142,8 +136,8 @@ def plan_data(
     table = table.append_column("n_training_rows", training_rows.combine_chunks().cast(pa.int64()))
     dataset.check_unchanged()
     write_genes(folder.genes, table, held_out)
-    n_values = most_values(dataset, statistics)
-    nulls = {name: int(statistics[name]["n_nulls"] or 0) for name in wide}  # DuckDB adds up to a Decimal
+    n_values = most_values(dataset.features, columns)
+    nulls = {name: columns[name].n_nulls for name in wide}
     return Indexed(
         data=_planned_data(
             replace(dataset, warnings=dataset.warnings + ids),

@@ -17,7 +17,7 @@ from mi_duck.workflow.pipeline import is_finished
 
 if TYPE_CHECKING:  # some bring XGBoost, which printing a table has no use for
     from mi_duck.data.dataset import Dataset
-    from mi_duck.data.statistics import Inspection
+    from mi_duck.data.inspection import Inspection
     from mi_duck.evaluate.catalogue import ScoreTable
     from mi_duck.evaluate.compare import Versus
     from mi_duck.plan.memory_report import MemoryReport
