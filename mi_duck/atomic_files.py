@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -70,7 +71,8 @@ def published_file(path: Path) -> Iterator[Path]:
 def published_folder(out: Path) -> Iterator[Path]:
     """Yield a hidden folder; rename it to ``out``, absent or empty, at the end, and remove it after an error.
 
-    What a killed process left of the same folder is removed first.
+    What a killed process left of the same folder is removed first: what no process has locked. So where locks do not reach over
+    machines, only one of them may make a folder.
     """
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file; choose another folder")
@@ -80,15 +82,8 @@ def published_folder(out: Path) -> Iterator[Path]:
         whole = out.absolute()
         partial = whole.parent / f".{whole.name}.{os.getpid()}{PARTIAL}"
         _remove_abandoned(whole)
+        lock = _made_and_locked(partial)
         try:
-            partial.mkdir(parents=True)
-            lock = os.open(partial, os.O_RDONLY)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-        try:
-            with suppress(OSError):  # a file system without locks: then nothing is ever taken for abandoned
-                fcntl.flock(lock, fcntl.LOCK_EX)
             yield partial
             sync_files(partial)
             if out.exists():
@@ -98,6 +93,19 @@ def published_folder(out: Path) -> Iterator[Path]:
         finally:
             os.close(lock)
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _made_and_locked(folder: Path) -> int:
+    """Make a folder and return the open file that locks it; another process may delete one that is not locked yet."""
+    while True:
+        folder.mkdir(parents=True)
+        with suppress(FileNotFoundError):
+            lock = os.open(folder, os.O_RDONLY)
+            with suppress(OSError):  # a file system without locks: then nothing is ever taken for abandoned
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if folder.is_dir():
+                return lock
+            os.close(lock)
 
 
 def _remove_abandoned(out: Path) -> None:
@@ -126,14 +134,15 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def strict_json(data: str | bytes) -> Any:
-    """Read JSON; raise ValueError where it is none, where a key stands twice, which could mean either value, or at NaN."""
+    """Read JSON; raise ValueError for text that is not JSON, a key that occurs twice, NaN or infinity."""
     return json.loads(data, object_pairs_hook=_once, parse_constant=_refused)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError(f"a key stands twice among {', '.join(sorted(key for key, _ in pairs)[:8])}")
+        doubled = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
+        raise ValueError(f"the key {doubled!r:.40} stands twice, and could mean either value")
     return found
 
 

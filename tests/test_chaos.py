@@ -12,7 +12,7 @@ import pytest
 from plans import changed
 from runs import FAST, planned
 
-from mi_duck.atomic_files import published_folder, remove_leftovers
+from mi_duck.atomic_files import published_folder, remove_leftovers, strict_json
 from mi_duck.errors import CheckpointError, StorageError
 from mi_duck.run.folder import RunFolder, run_lock
 from mi_duck.run.plan import Plan
@@ -72,6 +72,20 @@ def test_plan__a_changed_digit_is_damage(small_dataset: Path, tmp_path: Path) ->
     with pytest.raises(CheckpointError, match="plan.json is damaged"):
         folder.read_plan()
     assert Plan.from_json(changed(plan, n_rows=7).to_json()).data.n_rows == 7
+
+
+@pytest.mark.parametrize("text", ['{"a": NaN}', '{"a": 1e999, "b": -Infinity}', '{"a": 1, "a": 2}', "{"])
+def test_strict_json__refuses_what_json_has_not(text: str) -> None:
+    assert strict_json('{"a": [1, null]}') == {"a": [1, None]}
+    with pytest.raises(ValueError):
+        strict_json(text)
+
+
+def test_strict_json__names_a_doubled_key_in_few_letters() -> None:
+    key = "k" * 10_000
+    with pytest.raises(ValueError) as refused:
+        strict_json(f'{{"{key}": 1, "{key}": 2}}')
+    assert len(str(refused.value)) < 100
 
 
 def test_published_folder__deletes_what_a_killed_build_left_and_nothing_else(tmp_path: Path) -> None:

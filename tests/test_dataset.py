@@ -19,7 +19,7 @@ from mi_duck.data.find_files import find_files
 from mi_duck.data.genes import index_genes
 from mi_duck.data.inspection import data_warnings
 from mi_duck.data.parquet import row_groups
-from mi_duck.data.statistics import read_statistics
+from mi_duck.data.statistics import column_facts
 from mi_duck.errors import DataError, StorageError
 
 WriteRows = Callable[..., Path]
@@ -498,7 +498,7 @@ def test_data_warnings__name_features_worth_a_look(db: Database, tmp_path: Path)
     }
     write(tmp_path / "p.parquet", GOOD | columns)
     dataset = open_dataset(str(tmp_path))
-    assert data_warnings(dataset, read_statistics(db, dataset)) == (
+    assert data_warnings(dataset, column_facts(db, dataset)) == (
         "whole numbers beyond 2^24 lose their last digits as float32: beyond",
         "features without any value: empty",
         "features with one value only: constant",

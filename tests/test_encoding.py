@@ -241,7 +241,7 @@ def test_model__a_layout_changes_the_model_and_hardly_what_it_knows(cases: dict[
     assert not np.array_equal(cases["missing"].margins(), cases["sentinel"].margins())
 
 
-def test_consolidate__refuses_members_of_two_rules(cases: dict[str, Case]) -> None:
+def test_join_members__refuses_members_of_two_rules(cases: dict[str, Case]) -> None:
     with pytest.raises(CheckpointError, match="train them in one run"):
         join_members([cases["missing"].model, cases["sentinel"].model], n_genes=60, thresholds={})
 

@@ -319,7 +319,7 @@ def test_save_model__is_small(run: Path) -> None:
     assert (run / "consolidated_model.miduck").stat().st_size < 150_000
 
 
-def test_consolidate__members_with_other_features_or_classes_are_refused() -> None:
+def test_join_members__members_with_other_features_or_classes_are_refused() -> None:
     for other in (member(("b", "a")), member(("a", "c")), member(("a", "b", "c")), member(classes=("y", "x"))):
         with pytest.raises(CheckpointError, match="differ in features, classes or encoding"):
             join_members([member(), other], n_genes=5, thresholds={})

@@ -138,7 +138,7 @@ def test_top_k_per_gene__is_the_mean_over_genes_with_sites() -> None:
     assert "top_k_per_gene" not in {one.metric for one in without}
 
 
-def test_drawn_scores__equal_those_of_rows_repeated_by_their_weight() -> None:
+def test_drawn_scores__equal_those_of_rows_that_are_there_as_often_as_drawn() -> None:
     """Every metric, under every draw; bins of the calibration error alone are cut on the data as they are."""
     probabilities, labels, groups = rows(n=400, n_groups=8, ties=6)
     genes = groups * 5 + np.random.default_rng(0).integers(0, 5, 400)

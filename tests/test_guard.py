@@ -14,15 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from plans import changed
-from runs import COMMAND, call_children, partitioned, planned
+from runs import COMMAND, CONTEXT, call_children, partitioned, planned
 
-from mi_duck.errors import MemoryBudgetError
+from mi_duck.errors import MemoryBudgetError, OverAskedBudgetError
 from mi_duck.processes import run_child
 from mi_duck.rows.segments import read_density
 from mi_duck.run.costs import PHASES
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Plan
-from mi_duck.workflow.training import recounted_peak
+from mi_duck.workflow.training import recounted_peak, train
 
 MIB = 1 << 20
 Report = Callable[[str, int, int], None]
@@ -98,8 +98,8 @@ def test_train__an_instance_that_passes_its_budget_is_lost_and_the_others_go_on(
     lines = result.stderr.splitlines()
     assert "[Instance 1/3] reusing instance_00" in lines
     assert [line[: line.index(":")] for line in lines if "split in halves" in line] == [
-        "[Instance 2/3] out of memory, so instance_01 is split in halves, instance_05 and instance_06",
-        "[Instance 3/5] out of memory, so instance_02 is split in halves, instance_07 and instance_08",
+        "[Instance 2/3] needs more than its budget, so instance_01 is split in halves, instance_05 and instance_06",
+        "[Instance 3/5] needs more than its budget, so instance_02 is split in halves, instance_07 and instance_08",
     ]
     assert [line[: line.index(" lost")] for line in lines if " lost: " in line] == [
         f"[Instance {number}/7]" for number in (4, 5, 6, 7)
@@ -160,7 +160,7 @@ def measured(plan: Plan) -> Plan:
 
 
 @pytest.mark.parametrize(("is_users_number", "code"), [(True, 78), (False, 137)])
-def test_check_filling__refuses_rows_that_need_more_than_those_that_were_measured(
+def test_recounted_peak__refuses_rows_that_need_more_than_those_that_were_measured(
     is_users_number: bool, code: int, uneven: Path, tmp_path: Path
 ) -> None:
     """5,040,000 cells: 10 MiB where none is missing, and 14 more where one is; the exit code says whose number it was."""
@@ -182,7 +182,16 @@ def test_check_filling__refuses_rows_that_need_more_than_those_that_were_measure
     assert not list((run / "multi_instance_training").glob("instance_00/manifest.json"))  # a half may fit
 
 
-def test_check_filling__a_sentinel_needs_no_more_than_was_planned(uneven: Path, tmp_path: Path) -> None:
+def test_train__that_may_not_split_loses_what_needs_more_than_its_budget(uneven: Path, tmp_path: Path) -> None:
+    """As a learning curve asks for: its sizes would not be those of halves."""
+    folder = RunFolder(partitioned(uneven, tmp_path / "run", "--strategy", "single"))
+    plan = change_plan(folder.root, lambda plan: changed(tighten(measured(plan), 1.05), is_users_number=True))
+    with pytest.raises(OverAskedBudgetError, match=r"instance_00 needs .* a smaller --genes-per-instance$"):
+        train(folder, plan, CONTEXT, may_split=False)
+    assert not folder.splits.exists()
+
+
+def test_recounted_peak__a_sentinel_needs_no_more_than_was_planned(uneven: Path, tmp_path: Path) -> None:
     run = partitioned(uneven, tmp_path / "run", "--strategy", "single", "--layout", "sentinel")
     plan = tighten(measured(RunFolder(run).read_plan()), 1.0)
     assert read_density(plan, plan.cut.segments, RunFolder(run).segments).has_missing

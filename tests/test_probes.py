@@ -116,7 +116,7 @@ def test_measure__predicts_a_size_that_was_not_probed_and_keeps_what_it_measured
     predicted = model.predict_bytes(small.plan.cut.instances[2].n_rows, 300)
     assert 0.97 <= predicted / measured <= 1.05
     kept = json.loads(small.folder.memory.read_bytes())
-    assert kept["base_bytes"] == {phase: model.constant_bytes(phase) for phase in PHASES}
+    assert kept["constant_bytes"] == {phase: model.constant_bytes(phase) for phase in PHASES}
     assert kept["rates"]["per_cell_and_round"] == rates.per_cell_and_round
     # the same data and settings are not measured again; other ones are
     refusing = Context(1, refuse, lambda words: None)
@@ -170,8 +170,7 @@ def test_open_small_run__holds_the_genes_of_lowest_rank_alone(lean_dataset: Path
     assert [(one.first_rank, one.stop_rank) for one in small.plan.cut.instances] == [(0, 5), (0, 12)]
     assert [(one.first_rank, one.stop_rank) for one in small.plan.cut.segments] == [(0, 5), (5, 12)]
     assert small.run.folder.root.is_relative_to(small.folder.scratch)
-    settings = replace(small.plan.settings, early_stopping_patience=0)
-    assert small.run.folder.read_plan() == replace(small.plan, settings=settings)
+    assert small.run.folder.read_plan() == small.plan
     gene_rows = small.indexed.genes.n_rows
     for segment in small.plan.cut.segments:
         keys = (small.run.folder.segments / segment.name / "keys.bin").stat().st_size

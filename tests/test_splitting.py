@@ -134,7 +134,10 @@ def test_run__an_instance_out_of_memory_is_split_and_its_halves_make_the_model(t
     out = tmp_path / "run"
     done = call_children("run", data, "--out", out, *flags, "--max-memory-per-instance-gb", str(limit))
     assert done.exit_code == 0, done.output
-    assert "[Instance 1/1] out of memory, so instance_00 is split in halves, instance_01 and instance_02" in done.stderr
+    assert (
+        "[Instance 1/1] needs more than its budget, so instance_00 is split in halves, instance_01 and instance_02"
+        in done.stderr
+    )
     assert "[Instance 3/3] training on" in done.stderr
     assert "Gene coverage: 60/60 (100.0%)" in done.stderr
     folder = RunFolder(out)

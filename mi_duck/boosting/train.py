@@ -82,11 +82,11 @@ def train_instance(*, run: str, instance_id: int, threads: int, report: Report) 
     for number in range(settings.n_folds):
         stopping = stopping_groups(genes.group, genes.fold, number, settings.seed)
         in_test_fold, is_stopping = fold == number, np.isin(genes.group, stopping)[rows.gene]
-        weight_of_fold.append(rows.weight[rows.is_used & ~in_test_fold & ~is_stopping].sum(dtype=np.float64))
+        weight_of_fold.append(rows.weight[rows.is_trained_on & ~in_test_fold & ~is_stopping].sum(dtype=np.float64))
         fits = training.fit_fold(number, in_test_fold, is_stopping)
         margins[in_test_fold] = predict_margins(rows.reader, in_test_fold, [one.raw for one in fits], threads)
         fold_fits.append(fits)
-    more_rows = float(rows.weight[rows.is_used].sum(dtype=np.float64) / np.mean(weight_of_fold))
+    more_rows = float(rows.weight[rows.is_trained_on].sum(dtype=np.float64) / np.mean(weight_of_fold))
     rounds = [
         final_rounds([fit.rounds for fit in of_class], more_rows, most=settings.n_estimators)
         for of_class in zip(*fold_fits, strict=True)
@@ -134,11 +134,11 @@ def feature_gains(*, run: str, instance_id: int, threads: int, report: Report) -
     folder = RunFolder(Path(run))
     plan = folder.read_plan()
     settings, rows = plan.settings, _read_rows(folder, plan, plan.cut.instance(instance_id))
-    label, weight = rows.label[rows.is_used], rows.weight[rows.is_used]
-    reference = cut_reference(rows.reader, rows.is_used, max_bin=settings.max_bin, threads=threads)
+    label, weight = rows.label[rows.is_trained_on], rows.weight[rows.is_trained_on]
+    reference = cut_reference(rows.reader, rows.is_trained_on, max_bin=settings.max_bin, threads=threads)
     matrix = build_matrix(
         rows.reader,
-        rows.is_used,
+        rows.is_trained_on,
         reference,
         max_bin=settings.max_bin,
         threads=threads,
@@ -170,7 +170,7 @@ class _Rows:
     reader: SegmentReader
     label: NDArray[np.uint8]
     gene: NDArray[np.int32]
-    is_used: NDArray[np.bool_]
+    is_trained_on: NDArray[np.bool_]
     weight: NDArray[np.float32]
 
 
@@ -232,12 +232,12 @@ class _Training:
         self.reference: xgb.QuantileDMatrix | None = None
         if self.to_do:
             self.reference = cut_reference(
-                rows.reader, rows.is_used, max_bin=plan.settings.max_bin, threads=threads, cache=cache
+                rows.reader, rows.is_trained_on, max_bin=plan.settings.max_bin, threads=threads, cache=cache
             )
             self.meter.mark("cuts")
         self.by_weight = plan.settings.cv_used == "weights" or self.reference is None
         if self.by_weight and self.to_do:
-            self._build(rows.is_used, "of all rows")
+            self._build(rows.is_trained_on, "of all rows")
             self.meter.mark("matrix")
 
     def fit_fold(self, number: int, in_test_fold: NDArray[np.bool_], is_stopping: NDArray[np.bool_]) -> list[Fit]:
@@ -246,7 +246,7 @@ class _Training:
         ``in_test_fold`` and ``is_stopping`` mark, of all rows, those of the fold and those that early stopping watches.
         """
         names = [fold_name(number, index) for index in self.fitted]
-        rows, weight = self.rows.is_used, self.rows.weight
+        rows, weight = self.rows.is_trained_on, self.rows.weight
         if not self.by_weight:
             rows = rows & ~in_test_fold
             if not self.to_do.isdisjoint(names):
@@ -265,7 +265,7 @@ class _Training:
     def fit_final(self, rounds: Sequence[int]) -> list[Fit]:
         """Fit the final booster of each class on all rows, with its number of rounds."""
         names = [final_name(index) for index in self.fitted]
-        rows = self.rows.is_used
+        rows = self.rows.is_trained_on
         if not self.by_weight and not self.to_do.isdisjoint(names):
             self._build(rows, "of all rows")
             self.meter.mark("matrix")

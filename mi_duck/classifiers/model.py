@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from mi_duck.archive import pack, read_parts, unpack
+from mi_duck.atomic_files import strict_json
 from mi_duck.classifiers.fitted import Fitted, fitted_of
 from mi_duck.classifiers.own_objects import PICKLE
 from mi_duck.classifiers.preparation import Preparation
@@ -29,7 +30,7 @@ from mi_duck.run.plan import Plan
 from mi_duck.run.training_data import TrainingData, joined
 
 CLASSIFIER, BLEND = "classifier", "blend"
-VERSION = 1
+VERSION = 2
 
 
 def model_facts(
@@ -170,7 +171,7 @@ class _Facts(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     classes: list[str]
     calibrators: list[dict[str, Any]]
-    thresholds: dict[str, dict[str, Any]]
+    thresholds: dict[str, dict[str, float | None]]
     estimator: str = ""
     form: str = ""
     features: list[str] = []
@@ -213,15 +214,16 @@ def load_unified_model(path: str | Path, *, trust_pickle: bool = False) -> Any:
 def model_of_parts(parts: Mapping[str, bytes], source: str, *, trust_pickle: bool) -> Any:
     """Read a model of any kind from the parts of its file."""
     try:
-        values = json.loads(parts.get("model.json", b""))
+        values = strict_json(parts.get("model.json", b""))
         kind = values.get("kind")
         if kind not in (CLASSIFIER, BLEND):
             from mi_duck.ensemble.model_file import model_of_parts as boosted
 
             return boosted(parts, source)
+        if (version := values.get("version")) != VERSION:
+            remedy = "update mi_duck" if isinstance(version, int) and version > VERSION else "train it again"
+            raise CheckpointError(f"{source} is a {kind} of version {version}, this program reads {VERSION}; {remedy}")
         facts = msgspec.convert(values, _Facts)
-        if facts.version != VERSION:
-            raise CheckpointError(f"{source} is a {kind} of version {facts.version}; update mi_duck")
         digest = hashlib.sha256(b"".join(name.encode() + data for name, data in sorted(parts.items()))).hexdigest()
         made = _classifier if kind == CLASSIFIER else _blend
         return made(facts, parts, source, digest, trust_pickle)
@@ -300,7 +302,7 @@ def _has_pickle(parts: Mapping[str, bytes], source: str) -> bool:
     return PICKLE in parts or any(_has_pickle(unpack(data, source), source) for data in members)
 
 
-def with_thresholds(data: bytes, source: str, thresholds: Mapping[str, Any]) -> bytes:
+def with_thresholds(data: bytes, source: str, thresholds: Mapping[str, Mapping[str, float | None]]) -> bytes:
     """Return the file of an instance's model as that of the run: the same model, with its thresholds."""
     parts = unpack(data, source)
     facts = json.loads(parts["model.json"]) | {"thresholds": thresholds}

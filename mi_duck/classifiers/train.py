@@ -138,7 +138,7 @@ class _Training:
         self.plan, self.genes, self.estimator, self.report = plan, genes, estimator, report
         self.settings, self.n_classes = plan.settings, len(plan.data.classes)
         self.rows = _read_rows(folder, plan, instance, genes)
-        self.is_trained_on = self.rows.weight > 0
+        self.has_weight = self.rows.weight > 0
         if not estimator.takes_weights and plan.settings.easy_share < 1:
             raise DataError(
                 f"{estimator.name} takes no sample_weight, which sampled negatives need; give --sample-negatives 1"
@@ -156,15 +156,15 @@ class _Training:
 
         def fit() -> Fit:
             groups = stopping_groups(self.genes.group, self.genes.fold, number, self.settings.seed)
-            stopping = np.isin(self.genes.group, groups)[self.rows.gene] & self.is_trained_on & ~in_test_fold
-            return self._fit(number, self.is_trained_on & ~in_test_fold, stopping, in_test_fold, None, title)
+            stopping = np.isin(self.genes.group, groups)[self.rows.gene] & self.has_weight & ~in_test_fold
+            return self._fit(number, self.has_weight & ~in_test_fold, stopping, in_test_fold, None, title)
 
         return self._saved_or(f"fold_{number}", fit)
 
     def fit_final(self, epochs: int) -> Fit:
         """Train on all genes, for so many epochs."""
-        none = np.zeros_like(self.is_trained_on)
-        return self._saved_or("final", lambda: self._fit(None, self.is_trained_on, none, none, epochs, "all genes"))
+        none = np.zeros_like(self.has_weight)
+        return self._saved_or("final", lambda: self._fit(None, self.has_weight, none, none, epochs, "all genes"))
 
     def measured(self) -> dict[str, Any]:
         """Return what this process and those before it took, and what is to be said."""
@@ -291,11 +291,11 @@ class _Training:
         """Return the preparation without a fold, or by all rows; the rows are read once for all of them."""
         data = self.plan.data
         if self._moments is None:
-            n_done, n_all = 0, int(self.is_trained_on.sum())
+            n_done, n_all = 0, int(self.has_weight.sum())
 
             def batches() -> Any:
                 nonlocal n_done
-                for matrix, rows in self.rows.in_order(self.is_trained_on):
+                for matrix, rows in self.rows.in_order(self.has_weight):
                     yield matrix, self.rows.fold[rows], self.rows.weight[rows]
                     n_done += len(rows)
                     self.report("means and variances", n_done, n_all)

@@ -29,7 +29,7 @@ YES, NO = {"true", "1", "1.0"}, {"false", "0", "0.0"}
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """A share of the fold groups, or the genes that were named; the other is None, and both where nothing is held out."""
+    """A share of the fold groups, or the genes that were named. At most one is given; both are None where nothing is held out."""
 
     fraction: float | None = None
     genes: tuple[str, ...] | None = None

@@ -11,7 +11,7 @@ from mi_duck.data.dataset import Dataset
 from mi_duck.data.genes import GeneCounts, index_genes
 from mi_duck.data.identical import identical_words
 from mi_duck.data.parquet import row_group_batches
-from mi_duck.data.statistics import Columns, read_statistics, split_features, unfit_values
+from mi_duck.data.statistics import FactsByName, column_facts, split_features, unfit_values
 from mi_duck.data.values import numbers
 
 EXACT_IN_FLOAT32 = 1 << 24
@@ -36,7 +36,7 @@ def inspect(dataset: Dataset, *, threads: int, seed: int) -> Inspection:
     """Describe a dataset from its footers and one pass over gene, label and group."""
     with Database(threads=threads, memory_bytes=SQL_BYTES) as db:
         genes = index_genes(db, dataset, seed=seed)
-        columns = read_statistics(db, dataset)
+        columns = column_facts(db, dataset)
         rows = db.read("gene_index")["n_rows"].to_numpy()
         warnings = dataset.warnings + warnings_of(db, dataset, columns, genes) + id_warnings(dataset, columns)
     unfit = unfit_values(dataset, columns, layout="auto")
@@ -51,12 +51,12 @@ def inspect(dataset: Dataset, *, threads: int, seed: int) -> Inspection:
     return Inspection(dataset, genes, quantiles, kinds, warnings)
 
 
-def warnings_of(db: Database, dataset: Dataset, columns: Columns, genes: GeneCounts) -> tuple[str, ...]:
+def warnings_of(db: Database, dataset: Dataset, columns: FactsByName, genes: GeneCounts) -> tuple[str, ...]:
     """Return what the user may want to change: in genes and positions, then in features."""
     return gene_warnings(db, dataset, genes) + data_warnings(dataset, columns)
 
 
-def data_warnings(dataset: Dataset, columns: Columns) -> tuple[str, ...]:
+def data_warnings(dataset: Dataset, columns: FactsByName) -> tuple[str, ...]:
     """Return what the user may want to change, from the footers alone."""
     large, empty, constant = [], [], []
     for name in dataset.features:
@@ -78,7 +78,7 @@ def data_warnings(dataset: Dataset, columns: Columns) -> tuple[str, ...]:
     return tuple(f"{words}: {some_names(names)}" for words, names in found.items() if names)
 
 
-def id_warnings(dataset: Dataset, columns: Columns) -> tuple[str, ...]:
+def id_warnings(dataset: Dataset, columns: FactsByName) -> tuple[str, ...]:
     """Name features that are whole numbers and differ in every row looked at, as ids and positions do.
 
     Only columns whose footers span at least as many numbers as there are rows are looked at.

@@ -32,7 +32,7 @@ from mi_duck.data.database import Database
 from mi_duck.data.dataset import Dataset
 from mi_duck.data.genes import refuse_unnamed_genes
 from mi_duck.data.parquet import DataFile, data_file, folder_values, row_group_batches, row_groups, schema_of, stamp
-from mi_duck.data.statistics import Columns, footer_facts
+from mi_duck.data.statistics import FactsByName, footer_facts
 from mi_duck.errors import DataError, StorageError
 from mi_duck.numbers import decimal
 from mi_duck.processes import Context, Report, in_child
@@ -205,7 +205,7 @@ def _count_genes(
 def narrow_columns(
     files: Sequence[DataFile],
     schema: pa.Schema,
-    columns: Columns,
+    columns: FactsByName,
     features: Sequence[str],
     report: Report,
 ) -> list[str]:

@@ -26,8 +26,10 @@ class ColumnFacts:
 
     Parameters
     ----------
+    kind
+        Its type.
     is_known
-        Whether every row group says something.
+        Whether every row group says how many nulls it has, and its smallest value unless all are null.
     low, high
         Smallest and largest value; None where no row group gives a number.
     n_nulls
@@ -54,8 +56,8 @@ class ColumnFacts:
         return bool(pa.types.is_integer(self.kind))
 
 
-Columns = Mapping[str, ColumnFacts]
-"""Columns of a dataset by name, and the features that are made of some."""
+FactsByName = Mapping[str, ColumnFacts]
+"""Of the columns of a dataset, and of the features that are made of some."""
 
 
 def footer_facts(db: Database, files: Sequence[DataFile], schema: pa.Schema) -> dict[str, ColumnFacts]:
@@ -64,7 +66,7 @@ def footer_facts(db: Database, files: Sequence[DataFile], schema: pa.Schema) -> 
     return {field.name: ColumnFacts(field.type, **rows[field.name]) for field in schema if field.name in rows}
 
 
-def read_statistics(db: Database, dataset: Dataset) -> dict[str, ColumnFacts]:
+def column_facts(db: Database, dataset: Dataset) -> dict[str, ColumnFacts]:
     """Return what is known of the values of each column, and of each feature that is made of one."""
     found = footer_facts(db, dataset.files, dataset.schema)
     found |= {name: _made_facts(name, one) for name, one in made_by_feature(dataset.made).items()}
@@ -89,7 +91,7 @@ def _made_facts(name: str, made: Made) -> ColumnFacts:
     return ColumnFacts(kind, True, float(low), float(high), n_nulls, is_made=True)
 
 
-def split_features(features: Sequence[str], columns: Columns) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def split_features(features: Sequence[str], columns: FactsByName) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the features that fit one byte, by their footers, and the others."""
     small: list[str] = []
     wide: list[str] = []
@@ -100,7 +102,7 @@ def split_features(features: Sequence[str], columns: Columns) -> tuple[tuple[str
     return tuple(small), tuple(wide)
 
 
-def unfit_values(dataset: Dataset, columns: Columns, *, layout: str) -> str:
+def unfit_values(dataset: Dataset, columns: FactsByName, *, layout: str) -> str:
     """Return in words which column holds values that no plan can use, by the footers; empty if none does.
 
     Unfit are base scores outside 0 to 1, infinite values, values too large for float32, in the layout ``sentinel`` those that
@@ -168,7 +170,7 @@ def _outside(file: DataFile, names: Sequence[str], low: float, high: float) -> s
     return ""
 
 
-def most_values(features: Sequence[str], columns: Columns) -> dict[str, int]:
+def most_values(features: Sequence[str], columns: FactsByName) -> dict[str, int]:
     """Return how many values each feature of whole numbers has at most, by its range; others are not in it."""
     return {
         name: int(facts.high - facts.low) + 1

@@ -98,7 +98,7 @@ def summary_of(
 ) -> dict[str, Any]:
     """Return ``consolidation_summary.json``: the model, how its members are joined, and the hashes of their files.
 
-    ``facts`` are of each instance that was trained, in their order, what else is to be said of it.
+    ``facts``: for each trained instance, in the order of the weights, further fields of its line.
     """
     n_genes = n_genes_covered(facts)
     return {

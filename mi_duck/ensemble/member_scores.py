@@ -19,7 +19,7 @@ from mi_duck.ensemble.model import InstanceModel
 from mi_duck.ensemble.model_file import load_unified_model
 from mi_duck.errors import CheckpointError
 from mi_duck.metrics.ranking import Floats32, Floats64
-from mi_duck.rows.segments import KEYS, WEIGHTED_KEYS, has_weights, weights_or_none
+from mi_duck.rows.segments import KEYS, USED, WEIGHTED_KEYS, has_weights, weights_or_none
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.plan import Plan
 
@@ -71,9 +71,9 @@ class MemberScores:
         return None if column.null_count else column.to_numpy()
 
     def keys(self) -> NDArray[np.void]:
-        """Return the keys of all rows, as segments hold them but for ``use``, which is not kept and 0."""
+        """Return the keys of all rows, as segments hold them but for ``use``, which is not kept: each row stands for itself."""
         keys = np.zeros(self.n_rows, dtype=WEIGHTED_KEYS if self.has_weight_column else KEYS)
-        keys["gene_rank"], keys["label"] = self.gene_rank, self.label
+        keys["gene_rank"], keys["label"], keys["use"] = self.gene_rank, self.label, USED
         if self.has_weight_column:
             keys["weight"] = 1 if self.weight is None else self.weight
         positions = self.positions()

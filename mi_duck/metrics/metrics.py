@@ -232,7 +232,7 @@ def drawn_scores(
     Returns
     -------
     dict
-        (metric, class) to its value under each line, shape (n_lines,).
+        (metric, class) to its value in each draw, shape (n_lines,).
 
     Notes
     -----

@@ -77,6 +77,7 @@ def cut_instances(
         They do not fit, or a fold of an instance would train without a class.
     """
     settings, model, rates = laid_out.settings, costs.model, costs.rates
+    rounds = usual_rounds(settings)
     strategy = choose_strategy(asked, request, model) if n_sizes is None else "single"
     windows = (
         windows_of(strategy, request, model) if n_sizes is None else _nested(indexed, request, settings, model, n_sizes)
@@ -90,7 +91,7 @@ def cut_instances(
         context.say(f"warning: {request.noun.count(windows.most_genes)} per instance; 500 to 5,000 are usual")
 
     def seconds_of(n_rows: int) -> float:
-        return instance_seconds(strategy, n_rows, settings, model.layout, rates, usual_rounds(settings))
+        return instance_seconds(strategy, n_rows, settings, model.layout, rates, rounds)
 
     instances = tuple(
         window_instance(number, first, stop, indexed.genes, model, seconds_of)
@@ -175,8 +176,8 @@ def alternatives(
 
     Without a density of the columns, other layouts are left out.
     """
-    chosen = settings.layout_used
-    found = [_alternative(one, chosen, request, settings, model, rates) for one in STRATEGIES]
+    chosen, rounds = settings.layout_used, usual_rounds(settings)
+    found = [_alternative(one, chosen, request, settings, model, rates, rounds) for one in STRATEGIES]
     if density is not None:
         for layout in LAYOUTS:
             if layout == chosen or (layout == "sentinel" and not density.has_missing):
@@ -184,7 +185,7 @@ def alternatives(
             other = layout_of(model.layout, density, layout, zero_is_missing)
             factor = cell_factor(other.missing_share) / cell_factor(model.layout.missing_share)
             slower = replace(rates, per_cell_and_round=rates.per_cell_and_round * factor)
-            found.append(_alternative(strategy, layout, request, settings, model.with_layout(other), slower))
+            found.append(_alternative(strategy, layout, request, settings, model.with_layout(other), slower, rounds))
     return tuple(found)
 
 
@@ -195,6 +196,7 @@ def _alternative(
     settings: Settings,
     model: MemoryModel,
     rates: Rates,
+    rounds: int,
 ) -> Alternative:
     is_external = strategy == "external"
     own = model.with_layout(replace(model.layout, is_external=is_external))
@@ -209,7 +211,6 @@ def _alternative(
         return Alternative(strategy, layout, 0, 0, peak, 0.0, scratch, False, str(error))
     sizes = [(int(request.training_rows[first:stop].sum()), stop - first) for first, stop in windows.ranges]
     peak = max(own.predict_bytes(rows, genes) for rows, genes in sizes)
-    rounds = usual_rounds(settings)
     seconds = sum(instance_seconds(strategy, rows, settings, own.layout, rates, rounds) for rows, _ in sizes)
     if len(sizes) > 1 and request.is_refitted:
         at_once = min(own.layout.threads, settings.n_folds * request.n_fitted)

@@ -15,7 +15,7 @@ from mi_duck.data.dataset import Dataset, resolved, resolved_location
 from mi_duck.data.genes import GeneCounts, assign_folds, check_weights, index_genes, say_selection, write_genes
 from mi_duck.data.inspection import id_warnings, warnings_of
 from mi_duck.data.sampling import make_row_uses
-from mi_duck.data.statistics import most_values, read_statistics, split_features, unfit_values
+from mi_duck.data.statistics import column_facts, most_values, split_features, unfit_values
 from mi_duck.errors import DataError, PlanError
 from mi_duck.leakage.leakage import LEAKY, without_leaks
 from mi_duck.plan.small_run import SmallRun
@@ -107,7 +107,7 @@ def plan_data(
         say_selection(index, dataset, context.say)
         assign_folds(db, dataset, n_folds=asked.n_folds, seed=asked.seed)
         weight = check_weights(db, dataset, n_rows=index.n_rows)
-        columns = read_statistics(db, dataset)
+        columns = column_facts(db, dataset)
         if unfit := unfit_values(dataset, columns, layout=asked.layout):
             raise DataError(unfit)
         ids = id_warnings(dataset, columns)

@@ -61,7 +61,7 @@ class MemoryReport:
         Probes, then checks, by size.
     gene_bytes
         What each gene costs: its training rows times the bytes of one, shape (n_genes,).
-    fixed_bytes
+    constant_bytes
         For each phase what it takes beside what grows with the rows.
     slopes
         For each phase measured over computed growth between the probes.
@@ -70,7 +70,7 @@ class MemoryReport:
     peaks: tuple[Peak, ...]
     gene_bytes: NDArray[np.float64]
     bytes_per_row: float
-    fixed_bytes: dict[str, int]
+    constant_bytes: dict[str, int]
     slopes: dict[str, float | None]
     rates: Rates
 
@@ -104,9 +104,9 @@ def measure_dataset(
     whole = min(asked.genes_per_instance, len(training_rows))
     checked = sorted(set(check_genes or (whole // 3, whole)))
     start = by_formula(indexed, asked, threads=context.threads)
-    formula, looked = start.model, [*sizes, *checked]
+    formula, looked_at = start.model, [*sizes, *checked]
     small_run = open_small_run(
-        folder, asked, indexed.data, start.settings, indexed.genes, looked, context, model=formula
+        folder, asked, indexed.data, start.settings, indexed.genes, looked_at, context, model=formula
     )
     density = density_of(small_run, max(sizes))
     zeros = zeros_to_leave_out(formula.layout, density)
@@ -136,7 +136,7 @@ def measure_dataset(
                 peaks=(*_peaks(measured.points, model, layout, True), *_peaks(checks, model, layout, False)),
                 gene_bytes=training_rows.astype(np.float64) * model.bytes_per_row(),
                 bytes_per_row=model.bytes_per_row(),
-                fixed_bytes={phase: model.constant_bytes(phase) for phase in PHASES},
+                constant_bytes={phase: model.constant_bytes(phase) for phase in PHASES},
                 slopes={phase: slope_ratio(measured.points, phase, model.layout) for phase in PHASES},
                 rates=rates,
             )

@@ -140,15 +140,15 @@ def fit_rates(points: Sequence[TimePoint], settings: Settings, layout: Layout) -
     cells = stored_cells(last.n_rows, layout)
     # one of every fold and one of all rows, if a cell took a second
     of_cell = replace(Rates(), per_cell_and_round=1.0)
-    looked = n_folds * round_seconds(of_cell, share_of_fold(settings) * cells, last.n_nodes, layout)
-    looked += round_seconds(of_cell, cells, last.n_nodes, layout)
+    seconds_if_one = n_folds * round_seconds(of_cell, share_of_fold(settings) * cells, last.n_nodes, layout)
+    seconds_if_one += round_seconds(of_cell, cells, last.n_nodes, layout)
     later = last.later_seconds / (last.rounds - 1)
     begun = max(last.boost_seconds - last.rounds * later, 0.0)
     return Rates(
         start_seconds=min(point.start_seconds for point in points),
         per_cell_built=last.build_seconds / (cells * builds_of_all_rows(settings)),
         per_cell_begun=begun / (n_classes * cells * (fold_fits_of_all_rows(settings) + 1)),
-        per_cell_and_round=later / (n_classes * looked),
+        per_cell_and_round=later / (n_classes * seconds_if_one),
         is_external=layout.is_external,
     )
 
@@ -169,7 +169,7 @@ def write_memory(
             "points": [asdict(point) for point in found.points],
             "times": [asdict(point) for point in found.times],
             "slope_ratio": {phase: slope_ratio(found.points, phase, model.layout) for phase in PHASES},
-            "base_bytes": {phase: model.constant_bytes(phase) for phase in PHASES},
+            "constant_bytes": {phase: model.constant_bytes(phase) for phase in PHASES},
             "bytes_per_row": model.bytes_per_row(),
             "rates": asdict(rates),
         },

@@ -104,13 +104,12 @@ def open_small_run(
             alternatives=(),
         ),
     )
-    small_run = SmallRun(small_folder, plan)
-    small_run.write_plan(rounds=settings.n_estimators)
+    write_file(small_folder.plan, plan.to_json().encode())
     if wider is not None:
         write_narrow(plan, small_folder.segments, wider.plan, wider.folder.segments)
     else:
         partition(small_folder, plan, context)
-    return small_run
+    return SmallRun(small_folder, plan)
 
 
 def density_of(small_run: SmallRun, n_genes: int) -> ColumnDensity:

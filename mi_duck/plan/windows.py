@@ -35,7 +35,7 @@ LEAST_SIZES = 3  # of a learning curve: its law has as many parameters
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Result of the cut: starts and stops of the windows, most genes of one, shared genes, and remarks for the user."""
+    """Result of the cut: starts and stops of the windows, cap of genes per window, shared genes, and remarks for the user."""
 
     ranges: tuple[tuple[int, int], ...]
     most_genes: int

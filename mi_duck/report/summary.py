@@ -20,6 +20,7 @@ from mi_duck.metrics.metrics import FEWEST_GROUPS, GAIN, LOWER_IS_BETTER
 from mi_duck.numbers import decimal, gibibytes, interval, plain_text, typeset
 from mi_duck.report.overfitting import ADVICE, FitRecord
 from mi_duck.report.records import RunRecords, Score, gene_delta_lines, read_json, suspects_of, value_of, with_interval
+from mi_duck.run.costs import PLANNED
 from mi_duck.run.folder import RunFolder
 from mi_duck.run.instance_folder import measurement
 from mi_duck.run.plan import Plan, instance_name
@@ -32,8 +33,6 @@ INTERVALS = "Intervals are by bootstrap over fold groups and hold for these trai
 BASE_SCORES = (
     "Base scores are ranked as they are (average precision, ROC area, top-k); for all else calibrated, out of fold."
 )
-LEAST_RATIO = 0.97
-"""A predicted peak was too low where predicted over measured memory is below this; a plan keeps as much of a budget free."""
 NAMES = {
     "plan.json": "instances, folds, layout, settings, fingerprint of the data",
     "genes.parquet": "every {one} with its rank, fold group, fold and rows",
@@ -283,11 +282,11 @@ def _independent(run: RunRecords) -> str:
 def _memory(run: RunRecords) -> list[str]:
     found = []
     measured = [one for one in run.instances if one["measured_peak_bytes"]]
-    over = [one for one in measured if one["predicted_bytes"] < LEAST_RATIO * one["measured_peak_bytes"]]
+    over = [one for one in measured if one["predicted_bytes"] < PLANNED * one["measured_peak_bytes"]]
     if over:
         worst = max(over, key=lambda one: float(one["measured_peak_bytes"] / one["predicted_bytes"]))
         found.append(
-            f"{_count(len(over), 'instance')} took over {1 - LEAST_RATIO:.0%} more memory than predicted, at most "
+            f"{_count(len(over), 'instance')} took over {1 - PLANNED:.0%} more memory than predicted, at most "
             f"{worst['measured_peak_bytes'] / worst['predicted_bytes'] - 1:.0%} more."
         )
     largest = max((one["measured_peak_bytes"] for one in measured), default=0)

@@ -51,7 +51,7 @@ class Stretch(NamedTuple):
     rank: int
 
 
-class Batch(NamedTuple):
+class RowsOfFile(NamedTuple):
     """Some rows of one file, all of wanted genes: their numbers in the file, records, keys without ranks, and stretches."""
 
     file: str
@@ -202,7 +202,7 @@ def _write_at(handle: int, records: NDArray[np.void], index: int) -> None:
         data, offset = data[written:], offset + written
 
 
-def _batches(db: Database, plan: Plan, is_wanted: NDArray[np.bool_], threads: int) -> Iterator[Batch]:
+def _batches(db: Database, plan: Plan, is_wanted: NDArray[np.bool_], threads: int) -> Iterator[RowsOfFile]:
     """Yield the rows of wanted genes, batch by batch; each row group that holds any is read once."""
     index = db.arrow("row_index")
     index = index.filter(pa.array(is_wanted[index["gene_rank"].to_numpy()]))
@@ -238,7 +238,7 @@ def _batches(db: Database, plan: Plan, is_wanted: NDArray[np.bool_], threads: in
             records, keys = _records(batch, file, plan)
             if uses is not None:
                 keys["use"] = uses[row]
-            yield Batch(file, row, records, keys, own)
+            yield RowsOfFile(file, row, records, keys, own)
 
 
 def _stretches_within(stretches: deque[Stretch], first: int, stop: int) -> Iterator[Stretch]:

@@ -146,7 +146,7 @@ class PlannedData:
     pilot_genes
         Genes of the lowest ranks that chose the features; they are trained on, never scored.
     easy_below
-        Negatives whose best site score lies below are easy; None where all rows are used.
+        Negatives whose site score lies below are easy; None where all rows are used.
     content_columns
         Columns that tell rows apart which agree in gene, position and score, where rows are sampled.
     warnings
@@ -237,8 +237,8 @@ class Settings:
     zero_is_missing
         Features whose zeros count as missing; part of the model.
     cv_used
-        ``matrices``: each fold is trained on a matrix of its own rows; ``weights``: on the matrix of all rows, those that
-        have weight zero.
+        ``matrices``: each fold is trained on a matrix of its own rows; ``weights``: on the matrix of all rows, those of
+        the test fold with weight zero.
     easy_share
         Share of the easy negatives that is trained on, with the inverse as their weight; 1 is all.
     xgb_parameters

@@ -169,11 +169,11 @@ def _metrics(
     is_ensemble = kind[0] == "ensemble"
     who = "the chosen ensemble" if is_ensemble else f"instance {kind[1]} on its own rows"
     stated = {(line["metric"], line["class"]): line["value"] for line in lines}
-    weights, groups = np.ones((1, 1), dtype=np.uint8), np.zeros(len(label), dtype=np.int32)
+    no_draws, groups = np.ones((1, 1), dtype=np.uint8), np.zeros(len(label), dtype=np.int32)
     # on own rows of members only the classes other than the background are ranked
     sites_only = not is_ensemble
     own = drawn_scores(
-        probabilities, label, groups, classes, group_draws=weights, metrics=METRICS, sites_only=sites_only
+        probabilities, label, groups, classes, group_draws=no_draws, metrics=METRICS, sites_only=sites_only
     )
     others = {key: value for key, value in _independent(probabilities, label, classes).items() if key in own}
     problems = []

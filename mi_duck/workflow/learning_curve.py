@@ -40,7 +40,7 @@ def learning_curve(
     CheckpointError
         The folder holds something else, or the learning curve of another request.
     MemoryBudgetError
-        One size ran out of memory.
+        A size needs too much memory; what is trained stays.
     IncompleteRunError
         A size was lost; the same command tries it again.
     """
@@ -62,16 +62,18 @@ def learning_curve(
         with storage_errors(out):
             folder.root.mkdir(exist_ok=True)
         plan = plan_of_request(dataset, folder, asked, context, n_sizes=N_SIZES)
-        _, lost = train(folder, plan, context, workers=workers)
+        # halves of an instance would be no size of the curve
+        _, lost = train(folder, plan, context, workers=workers, may_split=False)
         plan = folder.read_plan()
         if lost:
-            raise IncompleteRunError(loss_text(plan, lost))
-        if plan.cut.split_instances:
-            shutil.rmtree(folder.root)
-            names = ", ".join(one.name for one in plan.cut.split_instances)
-            raise MemoryBudgetError(
-                f"{names} ran out of memory, and halves of it are no size of a learning curve; use fewer genes "
-                "(--sample-genes), features (--screen-features) or rows (--sample-negatives)"
+            kind = next((type(one.cause) for one in lost if isinstance(one.cause, MemoryBudgetError)), None)
+            raise (kind or IncompleteRunError)(
+                loss_text(plan, lost)
+                + (
+                    "; use fewer genes (--sample-genes), features (--screen-features) or rows (--sample-negatives)"
+                    if kind
+                    else ""
+                )
             )
         partition(folder, plan, context)
         in_child(steps.write_learning_curve, context)(run=str(folder.root), out=str(out), threads=context.threads)

@@ -34,9 +34,14 @@ def n_parts(plan: Plan) -> tuple[int, int]:
     return plan.settings.n_folds * n_classes, n_classes
 
 
+def is_refitted(plan: Plan, consolidation: str) -> bool:
+    """Return whether the leaves of several instances are fitted together."""
+    return consolidation != "voting" and len(plan.cut.instances) > 1
+
+
 def is_worth_parts(plan: Plan, consolidation: str) -> bool:
     """Return whether leaves are refitted, and that takes so long that its parts are worth processes of their own."""
-    return consolidation != "voting" and len(plan.cut.instances) > 1 and core_seconds(plan) >= WORTH_SECONDS
+    return is_refitted(plan, consolidation) and core_seconds(plan) >= WORTH_SECONDS
 
 
 def core_seconds(plan: Plan, rounds: int | None = None) -> float:

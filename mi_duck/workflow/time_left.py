@@ -26,7 +26,7 @@ from mi_duck.run.costs import expected_nodes
 from mi_duck.run.plan import Instance, Plan, fitted_classes
 from mi_duck.run.recipe import is_at_hand
 from mi_duck.settings import Diagnostics
-from mi_duck.workflow.refit import core_seconds, is_worth_parts, n_parts
+from mi_duck.workflow.refit import core_seconds, is_refitted, is_worth_parts, n_parts
 from mi_duck.workflow.true_rate import MOST_POSITIONS, n_genes_wanted
 
 SECONDS_BETWEEN = 0.5
@@ -234,7 +234,7 @@ def steps_after(plan: Plan, diagnostics: Diagnostics, *, is_beside: bool = False
         (
             REFITTING,
             core_seconds(plan) / (n_at_once if is_worth_parts(plan, plan.asked.consolidation) else 1),
-            n_instances > 1 and plan.asked.consolidation != "voting",
+            is_refitted(plan, plan.asked.consolidation),
         ),
         ("scoring every row out of fold", 2 + 6 * millions * n_boosters, True),
         (SCORING[0], 4 + 10 * millions * n_instances, True),

@@ -1,8 +1,8 @@
 """Trains the instances of a plan, one child process each under the budget, several at once where they fit.
 
-An instance that runs out of memory is split in halves, once; one that dies is noted with its cause, and the others go on.
-One that the machine has too little memory for while others run is tried again beside fewer, and only what it does alone
-counts: so the models do not depend on how many run at once.
+An instance that runs out of memory, or needs more than its budget, is split in halves, once; one that dies is noted with its
+cause, and the others go on. One that the machine has too little memory for while others run is tried again beside fewer, and
+only what it does alone counts: so the models do not depend on how many run at once.
 """
 
 from collections.abc import Callable, Sequence
@@ -102,7 +102,7 @@ class Outcome:
 
 
 def train(
-    folder: RunFolder, plan: Plan, context: Context, *, workers: int | None = None
+    folder: RunFolder, plan: Plan, context: Context, *, workers: int | None = None, may_split: bool = True
 ) -> tuple[int, tuple[Lost, ...]]:
     """Train every instance that is not done, one child process each; return how many were, and those that were lost.
 
@@ -113,6 +113,8 @@ def train(
     workers
         Most instances at once; by default as many as there are threads, because the threads of one fit wait for each other
         at every level of every tree (`benchmarks/bench_workers.py`).
+    may_split
+        Whether an instance that needs too much memory is split in halves; else it is lost.
 
     Raises
     ------
@@ -148,7 +150,7 @@ def train(
                 n_started += 1
                 # a child even where other steps are in this process: there XGBoost's threads could not be told to sleep
                 own = Context(threads, report, context.say)
-                work = partial(train_or_split, folder, starting.instance, label, context=own)
+                work = partial(train_or_split, folder, starting.instance, label, context=own, may_split=may_split)
                 pool.start(starting, work, is_alone=at_once == 1)
                 continue
             ended, outcome = pool.next()
@@ -209,8 +211,10 @@ def boosted_plan(folder: RunFolder) -> Plan:
     return plan
 
 
-def train_or_split(folder: RunFolder, instance: Instance, label: str, task: Task, context: Context) -> Outcome:
-    """Train one instance; split it where memory ran out, note it as lost where it died; refuse one of another plan."""
+def train_or_split(
+    folder: RunFolder, instance: Instance, label: str, task: Task, context: Context, *, may_split: bool = True
+) -> Outcome:
+    """Train one instance; split it where it needs too much memory, note it as lost where it died; refuse one of another plan."""
     say = context.say
     with instance_lock(folder, instance):
         plan = folder.read_plan()
@@ -239,13 +243,14 @@ def train_or_split(folder: RunFolder, instance: Instance, label: str, task: Task
             if is_memory and not isinstance(error, OverBudgetError) and task.ran_concurrently:
                 say(f"{label} tried again later, with fewer beside it: {error}")
                 return Outcome(is_crowded=True)
-            halves = _split(folder, instance, task, context) if is_memory else ()
+            halves = _split(folder, instance, task, context) if is_memory and may_split else ()
             if not halves:
                 say(f"{label} lost: {error}")
                 write_lost(folder, instance, str(error))
                 return Outcome(cause=error)
             names = " and ".join(half.name for half in halves)
-            say(f"{label} out of memory, so {instance.name} is split in halves, {names}: {error}")
+            why = "needs more than its budget" if isinstance(error, OverBudgetError) else "out of memory"
+            say(f"{label} {why}, so {instance.name} is split in halves, {names}: {error}")
             return Outcome(halves=halves)
 
 
@@ -265,7 +270,10 @@ def _split(folder: RunFolder, instance: Instance, task: Task, context: Context) 
 
 
 def loss_text(plan: Plan, lost: Sequence[Lost], remedy: str = "the same command tries them again") -> str:
-    """Return in one line which instances were lost, why, what that means, and what to do."""
+    """Return in one line which instances were lost, why, what that means, and what to do.
+
+    What needs more than its budget does so again: there the cause says what to do.
+    """
     names = {
         was_begun: [one.instance.name for one in lost if one.was_begun is was_begun] for was_begun in (True, False)
     }
@@ -278,7 +286,8 @@ def loss_text(plan: Plan, lost: Sequence[Lost], remedy: str = "the same command 
     n_genes = plan.data.n_genes
     n_missing = n_genes - n_genes_covered(kept)
     what = f"{', '.join(counts)}, and with them {n_missing:,} of {plan.data.noun.count(n_genes)}"
-    return f"{what}; first cause: {lost[0].cause}; {remedy}"
+    is_vain = all(isinstance(one.cause, OverBudgetError) for one in lost)
+    return f"{what}; first cause: {lost[0].cause}" + ("" if is_vain else f"; {remedy}")
 
 
 def peak_over_prediction(folder: RunFolder, instance: Instance) -> float:

@@ -256,7 +256,7 @@ def gene_facts(found: "MemoryReport", genes_per_instance: int) -> dict[str, Any]
     ordered = sorted(found.gene_bytes)
     return {
         "bytes_per_row": round(found.bytes_per_row, 1),
-        "fixed_mib": {phase: round(size / MIB, 1) for phase, size in found.fixed_bytes.items()},
+        "constant_mib": {phase: round(size / MIB, 1) for phase, size in found.constant_bytes.items()},
         "slope_measured_over_computed": {
             phase: None if slope is None else round(slope, 3) for phase, slope in found.slopes.items()
         },
