@@ -25,6 +25,7 @@ DRAWN = {  # genes of about 98 rows, features, share of missing values
     "60 columns": (100, 60, 0.0),
     "60 columns, missing values": (100, 60, 0.1),
     "60 columns, more rows": (1_000, 60, 0.0),
+    "120 columns, half of them wide, more rows": (1_000, 120, 0.0),
     "300 columns": (100, 300, 0.0),
     "300 columns, more rows": (600, 300, 0.0),
     "1,167 columns": (60, 1_167, 0.0),

@@ -45,14 +45,14 @@ def interval(
 
 
 def gibibytes(n_bytes: float | None) -> str:
-    """Return bytes in GiB with two decimals, without the unit.
+    """Return bytes in GiB with two decimals, below one GiB with three, without the unit.
 
     Examples
     --------
-    >>> gibibytes(3 << 29)
-    '1.50'
+    >>> gibibytes(3 << 29), gibibytes(3 << 26)
+    ('1.50', '0.188')
     """
-    return decimal(None if n_bytes is None else n_bytes / GIB, 2)
+    return decimal(None if n_bytes is None else n_bytes / GIB, 3 if (n_bytes or 0) < GIB else 2)
 
 
 def mebibytes(n_bytes: float | None) -> str:

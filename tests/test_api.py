@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from mi_duck.api.arguments import records_of
 from mi_duck.api.showing import showing
 from mi_duck.api.tables import location_of
 from mi_duck.api.train import RECORDS
+from mi_duck.ensemble.feature_matrix import feature_matrix
 from mi_duck.errors import CheckpointError, DataError, PlanError
 from mi_duck.settings import Asked, Columns, option_of
 
@@ -194,6 +196,19 @@ def test_location__of_mixed_values_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds values of several types"):
         location_of(pd.DataFrame({"a": [1, "x", 2.5]}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_predict_proba__takes_the_columns_of_pandas_that_train_takes() -> None:
+    """Truth values with None, and decimals: objects to NumPy."""
+    import pandas as pd
+
+    frame = pd.DataFrame({"flag": [True, None, False], "dose": [Decimal("1.5"), None, Decimal("2.25")], "x": [1, 2, 3]})
+    assert [frame[name].dtype.kind for name in ("flag", "dose")] == ["O", "O"]
+    found = feature_matrix(frame, ("flag", "dose", "x"))
+    np.testing.assert_array_equal(found, [[1, 1.5, 1], [np.nan, np.nan, 2], [0, 2.25, 3]])
+    for wrong in (["1", "2", "3"], [1, "x", 2.5], [object()] * 3):
+        with pytest.raises(DataError, match="feature 'flag' is not a column of 3 numbers"):
+            feature_matrix(frame.assign(flag=pd.Series(wrong, dtype=object)), ("flag",))
 
 
 # ---- train --------------------------------------------------------------------------------------------------------------

@@ -224,7 +224,7 @@ REFUSED: dict[str, Bad] = {
     "33 one gene with most rows": Bad(
         rows(gene_id=["g0"] * (N - 30) + [f"g{number // 10}" for number in range(30)]), "fold", 78
     ),
-    "34 a gene beyond the memory": Bad(rows(), "0.10 GiB", 78, ("--max-memory-per-instance-gb", "0.1")),
+    "34 a gene beyond the memory": Bad(rows(), "0.100 GiB", 78, ("--max-memory-per-instance-gb", "0.1")),
     "39 no label column": Bad(rows(splice_type=None), "no column 'splice_type' in"),
     "40 null label": Bad(rows(splice_type=first(None, LABELS)), "unknown label null in 1 row(s) of column"),
     "41 unknown class": Bad(rows(splice_type=first("5ss", LABELS)), "unknown label '5ss' in 1 row(s) of column"),
@@ -541,7 +541,7 @@ BAD_PLANS: dict[str, tuple[Callable[[str], str], str]] = {
     "70 nan": (lambda text: text.replace('"seed": 42', '"seed": NaN'), "plan.json is damaged: it holds NaN"),
     "70 doubled key": (
         lambda text: text.replace("{", '{"seed": 1, "seed": 2, ', 1),
-        "plan.json is damaged: a key stands",
+        "plan.json is damaged: the key 'seed' stands twice",
     ),
     "no JSON": (lambda text: text[: len(text) // 2], "plan.json is damaged"),
     "a list": (lambda text: "[]", "plan.json is damaged"),

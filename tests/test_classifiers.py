@@ -3,6 +3,7 @@
 import json
 import pickle
 import random
+import re
 import shutil
 import sys
 import time
@@ -66,6 +67,17 @@ def blended(trees: Path, logistic: Path, sgd: Path, tmp_path_factory: pytest.Tem
     out = tmp_path_factory.mktemp("cv") / "blend"
     here("blend", trees, logistic, sgd, "--out", out, "--threads", "1")
     return out
+
+
+def test_blend__of_runs_with_sampled_negatives_has_their_rows(lean_dataset: Path, tmp_path: Path) -> None:
+    sampled = ("--sample-negatives", "0.3", "--threads", "1", "--minimal-diagnostics")
+    here("run", lean_dataset, "--out", tmp_path / "trees", *sampled, "--n-estimators", "5", "--skip-shap")
+    here("cv", lean_dataset, "--out", tmp_path / "linear", *sampled, "--estimator", "logistic")
+    here("blend", tmp_path / "trees", tmp_path / "linear", "--out", tmp_path / "blend", "--threads", "1")
+    here("verify", tmp_path / "blend")
+    plans = [RunFolder(tmp_path / name).read_plan() for name in ("trees", "blend")]
+    first, blend = (plan.cut.instances[0] for plan in plans)
+    assert first.n_training_rows == blend.n_training_rows < blend.n_rows == first.n_rows
 
 
 def scores(run: Path) -> dict[tuple[str, str], float]:
@@ -551,22 +563,34 @@ def test_cross_validate__takes_a_function_of_a_module_and_refuses_others(lean_da
 def test_memory__of_all_rows_is_planned_and_refused_with_what_would_fit(
     lean_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A logistic regression of rows that take 40 GiB; one that reads blocks of rows needs no more for more features."""
-    monkeypatch.setattr(
-        planning,
-        "predicted_bytes",
-        lambda one, **sizes: 40 << 30 if sizes["n_rows"] and not one.is_streamed else 1 << 28,
+    """A logistic regression of cells that take 32 KiB; one that reads blocks of rows needs no more for more features."""
+
+    def needed(one: Estimator, *, n_training_rows: int, n_columns: int, **_: int) -> int:
+        return (1 << 28) + (0 if one.is_streamed else (1 << 15) * n_training_rows * n_columns)
+
+    monkeypatch.setattr(planning, "predicted_bytes", needed)
+    result = call("cv", lean_dataset, "--out", tmp_path / "run", "--estimator", "logistic", *PLAIN)
+    assert_refused(result, 78, "logistic needs ")
+    words = result.stderr.splitlines()[-1]
+    n_genes, n_features = (
+        int(re.search(rf"{flag} (\d+)", words).group(1))  # type: ignore[union-attr]
+        for flag in ("--sample-genes", "--screen-features")
     )
-    result = call(
-        *("cv", lean_dataset, "--out", tmp_path / "run", "--estimator", "logistic", *PLAIN),
-    )
-    assert_refused(result, 78, "logistic needs 40.00 GiB for")
-    for remedy in ("--sample-genes 2", "--screen-features", "--sample-negatives", "--estimator sgd"):
-        assert remedy in result.stderr
+    n_rows, n_columns = 2_634, 43  # 24 features, three of them base scores, which stay
+    assert f"for {n_rows:,} rows of {n_columns} columns" in words
+
+    def cells_in_budget(genes: int = 60, features: int = 24) -> bool:
+        cells = -(-n_rows * genes // 60) * -(-n_columns * features // 24)
+        return (1 << 28) + (1 << 15) * cells <= int(0.97 * (2 << 30))
+
+    assert [cells_in_budget(genes=n) for n in (n_genes, n_genes + 1)] == [True, False]
+    assert [cells_in_budget(features=n + 3) for n in (n_features, n_features + 1)] == [True, False]
+    for remedy in ("a smaller --sample-negatives", "--estimator sgd"):
+        assert remedy in words
     assert not (tmp_path / "run" / "plan.json").exists()
     monkeypatch.setattr(planning, "predicted_bytes", lambda estimator, **sizes: 40 << 30)
     result = call("cv", lean_dataset, "--out", tmp_path / "run", "--estimator", "logistic", *PLAIN)
-    assert_refused(result, 78, "what would fit: a larger --max-memory-per-instance-gb")
+    assert_refused(result, 78, "what would fit, by estimate: a larger --max-memory-per-instance-gb")
 
 
 def test_memory__of_blocks_does_not_grow_with_the_features() -> None:

@@ -52,7 +52,7 @@ def grown(megabytes: int, limit: int, report: Report = lambda *_: None) -> int:
 def test_run_child__is_stopped_soon_after_its_limit_with_both_numbers() -> None:
     reported = [0]
     with pytest.raises(
-        MemoryBudgetError, match=r"grow was stopped: it holds .* GiB, and its limit is 0\.29 GiB"
+        MemoryBudgetError, match=r"grow was stopped: it holds .* GiB, and its limit is 0\.293 GiB"
     ) as stop:
         grown(4000, 300, lambda _, done, __: reported.append(done))
     assert stop.value.exit_code == 137
@@ -107,7 +107,7 @@ def test_train__an_instance_that_passes_its_budget_is_lost_and_the_others_go_on(
     last = lines[-1]
     assert [line for line in lines if line.startswith("error: ")] == [last]
     assert last.startswith("error: 4 of 5 instances lost (instance_05, instance_06, instance_07, instance_08), and")
-    assert re.search(r"it holds 0\.\d\d GiB, and its limit is 0\.06 GiB; predicted were 0\.\d\d GiB", last)
+    assert re.search(r"it holds 0\.\d{3} GiB, and its limit is 0\.059 GiB; predicted were 0\.\d{3} GiB", last)
     assert re.search(
         r"--genes-per-instance [\d,]+, a larger --max-memory-per-instance-gb, or --strategy external", last
     )
@@ -174,7 +174,7 @@ def test_recounted_peak__refuses_rows_that_need_more_than_those_that_were_measur
     # 20 of 420 columns are missing in half of the rows
     last = next(line for line in result.stderr.splitlines() if "instance_00 needs" in line)
     assert re.search(
-        r"instance_00 needs 0\.\d\d GiB, but the budget is 0\.\d\d GiB \(the test\): 2\.38% of its cells are missing, 0\.00%",
+        r"instance_00 needs 0\.\d{3} GiB, but the budget is 0\.\d{3} GiB \(the test\): 2\.38% of its cells are missing, 0\.00%",
         last,
     )
     assert "--layout sentinel or a smaller --genes-per-instance" in last
@@ -269,7 +269,7 @@ def test_control_group__half_the_need_is_refused_and_a_tenth_more_is_enough(tmp_
         assert oom_kills(group) == 0
     last = refused.stderr.splitlines()[-1]
     assert f"control group /{group.name} (memory.limit_in_bytes)" in last
-    assert last.endswith("set --strategy multi or --strategy external")
+    assert last.endswith("set --strategy multi")  # on disk it needs more than there is, too
     assert not (tmp_path / "half" / "genes.parquet").exists()
     needed, left = gibibytes("needs", last), gibibytes("the budget is", last)
     assert 1.9 * limit < needed < 2.3 * limit

@@ -108,7 +108,7 @@ def test_growing_bytes__of_a_dense_matrix_by_hand(cv: str, by_row: int) -> None:
 
 
 def test_growing_bytes__of_the_cuts_counts_the_wide_columns_alone() -> None:
-    """Of 10 wide columns in 10,000 rows with 256 bins: a sketch holds 4,097 entries, of 64 + 16 bytes.
+    """Of 10 wide columns in 10,000 rows with 256 bins: a sketch holds 4,097 entries, of 64 + 16 bytes each.
 
     On l levels it holds 8 x 256 x l + 1 entries, enough for 2^l times as many rows: 4,098 on one, 16,388 on two. It is
     merged once, after 8,194 rows, into its first level. Two batches of bytes lie beside it.
@@ -123,8 +123,19 @@ def test_growing_bytes__of_the_cuts_counts_the_wide_columns_alone() -> None:
     # with most columns wide all are sketched while the matrix is built, and the sketches go before it is there
     most = replace(WORK, n_wide=int(1167 * REFERENCE_SHARE) + 1)
     assert growing_bytes("cuts", 10_000, most) == 12 * 10_000
-    assert growing_bytes("matrix", 10_000, most) == (12 + 12) * 10_000 + most.n_wide * (64 + 16) * 4_097
-    assert growing_bytes("matrix", 587_000, most) == growing_bytes("matrix", 587_000, WORK)
+    assert growing_bytes("matrix", 10_000, most) == (12 + 12) * 10_000 + 1167 * (64 + 16) * 4_097
+    # of many rows they are more than the matrix
+    assert growing_bytes("matrix", 587_000, most) > growing_bytes("matrix", 587_000, WORK)
+    assert growing_bytes("boost", 587_000, most) == growing_bytes("boost", 587_000, WORK)
+
+
+@pytest.mark.parametrize(("n_rows", "mib"), [(60_000, 206.4), (65_000, 214.0), (128_804, 214.5), (139_244, 236.5)])
+def test_predict_bytes__of_columns_that_are_sketched_with_others_are_those_that_were_measured(
+    n_rows: int, mib: float
+) -> None:
+    """Of 120 columns, 63 of them wide, all are sketched; the others' sketches are 28 to 45 MiB."""
+    layout = replace(WORK, n_features=120, n_wide=63, bins=17_244, max_depth=4, threads=2, leaf_rows=111.3, n_trees=68)
+    assert 1.0 <= MemoryModel(layout).predict_bytes(n_rows, 1) / (mib * (1 << 20)) <= 1.07
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from mi_duck.console import Commands
 from mi_duck.options import Only, add_command
 from mi_duck.report.records import RunRecords
 from mi_duck.report.tables import run_command
-from mi_duck.settings import PANELS, Asked, Diagnostics, flag_of, flags_of, option, option_of
+from mi_duck.run.made import Dates, Levels
+from mi_duck.settings import PANELS, Asked, Columns, Diagnostics, flag_of, flags_of, option, option_of
 
 RECORDS = [
     one
@@ -110,6 +111,15 @@ def test_report__names_every_option_that_was_asked_for(tmp_path: Path) -> None:
         )
     assert {"--full-hash", "--gene-column", "--fold-by"} <= has
     assert "--no-auto-adjust-instance-size" in words
+    # every option of the columns, but for those that say which ones are left out, which the page asks to be added
+    levels = (Levels("town", ("a", "b"), "other"), Levels("sex", ("f", "m")))
+    plan = made_plan(levels=levels, dates=(Dates("visit", 1, 2, 0),), weight_column="w", full_hash=True)
+    words = shlex.split(run_command(RunRecords(tmp_path, plan, (), {}, [], {}, [], [])))
+    assert words[words.index("--weight-column") + 1] == "w"
+    assert words[words.index("--date-columns") + 1] == "visit"
+    assert words[words.index("--max-levels") + 1] == "2"
+    not_there = {one.name for one in fields(Columns) if flag_of(one) not in words}
+    assert not_there <= {"exclude", "exclude_features", "base_score_columns", "keep"}
 
 
 def test_flags_of__defaults_are_none() -> None:

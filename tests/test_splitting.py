@@ -153,6 +153,10 @@ def test_run__an_instance_out_of_memory_is_split_and_its_halves_make_the_model(t
     shown = call("sql", out, "select instance_id, status from instances order by instance_id", "--json")
     assert [tuple(row.values()) for row in json.loads(shown.stdout)] == [(0, "split"), (1, "done"), (2, "done")]
     assert pq.read_metadata(folder.out_of_fold).num_rows == plan.data.n_rows
+    here("verify", out)
+    here("report", out)
+    assert "2 instances" in (out / "report.html").read_text()
+    assert "1 split in halves, which share none" in (out / "report.html").read_text()
     again = here("run", data, "--out", out, *flags, "--max-memory-per-instance-gb", str(limit))
     assert "nothing to do" in again.stderr
 

@@ -56,7 +56,8 @@ def test_windows_of__a_budget_too_small_for_one_model_is_enough_for_several(is_u
     kind: type[MiDuckError] = PlanError if is_users_number else MemoryBudgetError
     assert windows_of("single", enough, MODEL).ranges == ((0, 3000),)
     with pytest.raises(
-        kind, match=r"a single model of 1,200,000 rows needs 1\.\d\d GiB, but the budget is 1\.\d\d GiB"
+        kind,
+        match=r"of 1,200,000 training rows needs 1\.\d\d GiB, its peak and 3% of room, but the budget is 1\.\d\d GiB",
     ) as one:
         windows_of("single", less, MODEL)
     assert one.value.exit_code == (78 if is_users_number else 137)
@@ -73,7 +74,9 @@ def test_windows_of__external_is_one_window_of_all_genes() -> None:
     needed = on_disk.needed_bytes(1_200_000, 3000)
     assert needed < NEEDED
     assert windows_of("external", within(needed), on_disk).ranges == ((0, 3000),)
-    with pytest.raises(PlanError, match=r"with its matrix on disk of 1,200,000 rows .*; set --strategy multi$"):
+    with pytest.raises(
+        PlanError, match=r"with its matrix on disk of 1,200,000 training rows .*; set --strategy multi$"
+    ):
         windows_of("external", within(needed - 1), on_disk)
 
 

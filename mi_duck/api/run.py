@@ -94,7 +94,16 @@ class Run:
         return read_parquet(self._there(self._files.out_of_fold, "'mi-duck consolidate'"))
 
     def importance(self) -> Relation:
-        """Return the mean absolute SHAP value of every feature, the largest first; by class too of more than two."""
+        """Return the mean absolute SHAP value of every feature, the largest first; by class too of more than two.
+
+        Raises
+        ------
+        CheckpointError
+            They are not there, or the run is not of boosted trees, which alone have them.
+        """
+        estimator = self.plan.settings.estimator
+        if not self.plan.settings.is_boosted:
+            raise CheckpointError(f"{self.folder} is a run of {estimator}; only boosted trees have importances")
         found = read_typed(self._there(self._files.shap_importance, "'mi-duck explain'"))
         if len(self.plan.data.distinct_classes) == 1:  # of two classes the values are the same but for the sign
             found = found.select(["feature", "shap_importance"])

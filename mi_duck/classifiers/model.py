@@ -213,8 +213,12 @@ def load_unified_model(path: str | Path, *, trust_pickle: bool = False) -> Any:
 
 def model_of_parts(parts: Mapping[str, bytes], source: str, *, trust_pickle: bool) -> Any:
     """Read a model of any kind from the parts of its file."""
+    if "model.json" not in parts:
+        raise CheckpointError(
+            f"{source} does not hold a model that predicts; name a run, or its consolidated_model.miduck"
+        )
     try:
-        values = strict_json(parts.get("model.json", b""))
+        values = strict_json(parts["model.json"])
         kind = values.get("kind")
         if kind not in (CLASSIFIER, BLEND):
             from mi_duck.ensemble.model_file import model_of_parts as boosted

@@ -5,6 +5,7 @@ needs all rows at once needs one array of them, and what it makes of that. The c
 (``benchmarks/bench_classifiers.py``) and have a margin.
 """
 
+from bisect import bisect_right
 from dataclasses import asdict, replace
 
 from mi_duck.classifiers.blocks import BUFFER_BYTES
@@ -29,7 +30,6 @@ BUFFERS = 5.0
 """Buffers at once: blocks as they are read, joined, shuffled, and prepared batch by batch."""
 ROW_BYTES, CLASS_BYTES = 60, 40
 """Of each row of the run, and for each class: keys, folds, margins, and what calibration makes of them."""
-LEAST_SHARE = 0.01  # of the easy negatives, that can be asked for
 BYTES_PER_SECOND = 300e6
 """Prepared bytes that a pass takes in a second; a rough number for the time shown."""
 FITS_AT_ONCE = 60
@@ -124,20 +124,29 @@ def classifier_plan(
 def _refusal(
     estimator: Estimator, budget: Budget, peak: int, n_training_rows: int, sizes: dict[str, int], data: PlannedData
 ) -> str:
-    """Return what does not fit, and what would: as many genes as the rest of the budget has room for."""
-    least = predicted_bytes(estimator, n_training_rows=0, **(sizes | {"n_rows": 0}))
-    room = (PLANNED * budget.budget_bytes - least) / max(peak - least, 1)
-    fitting = int(room * data.n_genes)
-    remedies = [f"--sample-genes {fitting:,}"] if fitting >= 2 else []
+    """Return what does not fit, and what would: as many genes or features as the budget has room for."""
+    room = int(PLANNED * budget.budget_bytes)
+
+    def of_genes(n_genes: int) -> int:
+        n_rows, n_trained = (-(-n * n_genes // data.n_genes) for n in (sizes["n_rows"], n_training_rows))
+        return predicted_bytes(estimator, n_training_rows=n_trained, **(sizes | {"n_rows": n_rows}))
+
+    def of_features(n_features: int) -> int:  # base scores stay beside those that a pilot keeps
+        n_columns = -(-sizes["n_columns"] * (n_features + len(data.base_scores)) // len(data.features))
+        return predicted_bytes(estimator, n_training_rows=n_training_rows, **(sizes | {"n_columns": n_columns}))
+
+    fitting = bisect_right(range(1, data.n_genes), room, key=of_genes)
+    remedies = [f"--sample-genes {fitting}"] if fitting >= 2 else []
     if not estimator.is_streamed:
-        n_features = int(room * sizes["n_columns"])
-        remedies += [f"--screen-features {n_features:,}"] if n_features >= 1 else []
-        remedies += [f"--sample-negatives {room:.2g}"] if data.base_scores and room >= LEAST_SHARE else []
+        n_features = bisect_right(range(1, len(data.features)), room, key=of_features)
+        remedies += [f"--screen-features {n_features}"] if n_features >= 1 else []
+        of_a_tenth = predicted_bytes(estimator, n_training_rows=n_training_rows // 10, **sizes)
+        remedies += ["a smaller --sample-negatives"] if data.base_scores and of_a_tenth <= room else []
         of_blocks = predicted_bytes(named_estimator("sgd", []), n_training_rows=n_training_rows, **sizes)
         if of_blocks <= PLANNED * budget.budget_bytes:
             remedies.append("--estimator sgd, which reads blocks of rows")
     return (
         f"{estimator.name} needs {gibibytes(peak)} GiB for {n_training_rows:,} rows of {sizes['n_columns']:,} columns, and the "
-        f"budget is {gibibytes(budget.budget_bytes)} GiB ({budget.won}); what would fit: "
+        f"budget is {gibibytes(budget.budget_bytes)} GiB ({budget.won}); what would fit, by estimate: "
         f"{', or '.join(remedies) or 'a larger --max-memory-per-instance-gb'}"
     )

@@ -21,6 +21,7 @@ from mi_duck.data.dataset import Dataset
 from mi_duck.data.identical import Identical, find_identical, identical_words, open_rows, telling_features
 from mi_duck.data.text_tables import source_of
 from mi_duck.errors import DataError, PlanError
+from mi_duck.wording import noun_of
 
 LARGEST_FRACTION = 0.5
 ROWS_PER_CLASS = 10  # of every fold at least
@@ -336,8 +337,8 @@ def refuse_unnamed_genes(db: Database, gene_column: str) -> None:
     """Refuse rows without a gene, once the table ``label_counts`` is made."""
     for row in db.rows("checks/null_gene"):
         raise DataError(
-            f"{int(row['n_rows']):,} row(s) without a gene in column '{gene_column}' of {source_of(row['first_file'])}; "
-            "remove or name them"
+            f"{int(row['n_rows']):,} row(s) without a {noun_of(gene_column).one} in column '{gene_column}' of "
+            f"{source_of(row['first_file'])}; remove or name them"
         )
 
 

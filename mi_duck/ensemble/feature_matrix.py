@@ -142,6 +142,8 @@ def _numbers(column: Any) -> Any:
         return numbers(column)
     if not hasattr(column, "dtype"):
         column = np.asarray(column)
+    if column.dtype.kind == "O":  # such as truth values with None, or decimals, of pandas
+        return numbers(pa.array(column, from_pandas=True))
     if column.dtype.kind not in "biuf":
         raise TypeError(f"its values are {column.dtype}")
     return column if isinstance(column, np.ndarray) else column.to_numpy(dtype=np.float64, na_value=np.nan)

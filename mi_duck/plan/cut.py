@@ -10,6 +10,7 @@ from math import ceil, log2
 import numpy as np
 
 from mi_duck.errors import MemoryBudgetError, PlanError
+from mi_duck.numbers import gibibytes
 from mi_duck.plan.indexing import Indexed
 from mi_duck.plan.layouts import LAYOUTS, LaidOut, cell_factor, layout_of
 from mi_duck.plan.strategies import STRATEGIES, CutRequest, choose_strategy, windows_of
@@ -121,9 +122,9 @@ def _nested(indexed: Indexed, request: CutRequest, settings: Settings, model: Me
         n_fitting = int(np.searchsorted(before, model.rows_within(budget.budget_bytes), side="right"))
         raise refusal_of(budget)(
             f"a learning curve ends with one model of all {request.noun.count(len(before))}, which needs "
-            f"{needed / GIB:.2f} GiB, but the budget is {budget.budget_bytes / GIB:.2f} GiB ({budget.won}); --sample-genes "
-            f"{n_fitting} would fit, and --screen-features "
-            f"{'and --sample-negatives make' if indexed.data.base_scores else 'makes'} it smaller"
+            f"{gibibytes(needed)} GiB, but the budget is {gibibytes(budget.budget_bytes)} GiB ({budget.won}); "
+            f"{f'--sample-genes {n_fitting} would fit, and ' if n_fitting >= LEAST_SIZES else ''}"
+            f"--screen-features {'and --sample-negatives make' if indexed.data.base_scores else 'makes'} it smaller"
         )
     ranges = tuple(
         (first, stop)
@@ -238,7 +239,7 @@ def check_graphics_memory(instances: Sequence[Instance], layout: Layout) -> str:
     largest = max(instances, key=lambda one: one.n_training_rows)
     needed = gpu_bytes(largest.n_training_rows, layout)
     device = min(cuda_devices(), key=lambda one: one.total_bytes)
-    words = f"{needed / GIB:.2f} GiB by formula, of {device.total_bytes / GIB:.1f} GiB of {device.name}"
+    words = f"{gibibytes(needed)} GiB by formula, of {device.total_bytes / GIB:.1f} GiB of {device.name}"
     if needed > SHARE * device.total_bytes:
         fewer = max(1, int(largest.n_genes * SHARE * device.total_bytes / needed))
         raise MemoryBudgetError(

@@ -7,13 +7,13 @@ was measured to change scores by less than .001, or where memory leaves nothing 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from mi_duck.numbers import gibibytes
 from mi_duck.plan.formula import ByFormula
 from mi_duck.plan.indexing import Indexed
 from mi_duck.plan.probes import sizes_to_look_at
 from mi_duck.plan.small_run import SmallRun, density_of, open_small_run
 from mi_duck.plan.strategies import CutRequest, usual_genes
 from mi_duck.processes import Context
-from mi_duck.resources import GIB
 from mi_duck.rows.segments import ColumnDensity
 from mi_duck.run.costs import SPARSE, Layout, MemoryModel, growing_bytes
 from mi_duck.run.folder import RunFolder
@@ -106,7 +106,7 @@ def choose_layout(
     layouts = {name: layout_of(model.layout, density, name, zeros) for name in LAYOUTS}
     needed = {name: model.with_layout(one).needed_bytes(rows, n_genes) for name, one in layouts.items()}
     costs = {name: cell_factor(one.missing_share) * (1 - one.missing_share) for name, one in layouts.items()}
-    takes = {name: f"{request.noun.count(n_genes)} take about {size / GIB:.2f} GiB" for name, size in needed.items()}
+    takes = {name: f"{request.noun.count(n_genes)} take about {gibibytes(size)} GiB" for name, size in needed.items()}
     # known to be faster on the cores, in a matrix in memory
     is_faster = costs["zeros"] < TIME_WORTH_ZEROS * costs["missing"]
     in_memory = asked.strategy != "external" and asked.device == "cpu"
@@ -114,7 +114,7 @@ def choose_layout(
         share = costs["zeros"] / costs["missing"]
         return "zeros", (
             f"zeros of {len(zeros):,} columns count as missing, so that rounds take about {share:.2f} of the time; "
-            f"{takes['zeros']}, and {needed['missing'] / GIB:.2f} GiB with --layout missing"
+            f"{takes['zeros']}, and {gibibytes(needed['missing'])} GiB with --layout missing"
         )
     if not density.has_missing and not model.layout.missing_share:
         return "missing", "no value is missing, so every cell takes a byte"
@@ -122,7 +122,7 @@ def choose_layout(
         return "missing", f"missing values stay missing; {takes['missing']}"
     return "sentinel", (
         f"{takes['sentinel']} with a number below all others for missing values and "
-        f"{needed['missing'] / GIB:.2f} GiB without; set --layout missing to keep them"
+        f"{gibibytes(needed['missing'])} GiB without; set --layout missing to keep them"
     )
 
 

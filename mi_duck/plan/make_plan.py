@@ -10,6 +10,7 @@ from pathlib import Path
 from mi_duck.atomic_files import write_file
 from mi_duck.data.dataset import Dataset
 from mi_duck.errors import CheckpointError
+from mi_duck.numbers import gibibytes
 from mi_duck.plan.cut import cut_instances
 from mi_duck.plan.formula import by_formula
 from mi_duck.plan.indexing import Indexed, plan_data
@@ -18,7 +19,7 @@ from mi_duck.plan.probes import measure, write_memory
 from mi_duck.plan.screening import choose_features, screen_features
 from mi_duck.plan.strategies import cut_request
 from mi_duck.processes import Context
-from mi_duck.resources import GIB, Budget, memory_budget
+from mi_duck.resources import Budget, memory_budget
 from mi_duck.run.constraints import unused_in
 from mi_duck.run.costs import Costs, Rates
 from mi_duck.run.folder import RunFolder
@@ -131,7 +132,7 @@ def _say_plan(plan: Plan, context: Context) -> None:
         f"({len(data.small_features):,} as bytes); {plan.settings.n_folds} folds over '{data.fold_column}'"
     )
     context.say(
-        f"budget {budget.budget_bytes / GIB:.2f} GiB per instance: {budget.won}; predictions are "
+        f"budget {gibibytes(budget.budget_bytes)} GiB per instance: {budget.won}; predictions are "
         + ("measured" if plan.costs.model.is_measured else "by formula, not yet measured")
     )
     own = next(one for one in plan.cut.alternatives if one["strategy"] == plan.cut.strategy_used)

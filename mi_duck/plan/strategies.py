@@ -5,17 +5,18 @@
 cache of it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mi_duck.errors import PlanError
+from mi_duck.numbers import gibibytes
 from mi_duck.plan.indexing import Indexed
 from mi_duck.plan.windows import Windows, cut_windows, refusal_of
-from mi_duck.resources import GIB, Budget
-from mi_duck.run.costs import MemoryModel
+from mi_duck.resources import Budget
+from mi_duck.run.costs import PLANNED, MemoryModel
 from mi_duck.run.plan import fitted_classes
 from mi_duck.settings import Asked
 from mi_duck.wording import GENES, Noun
@@ -108,14 +109,18 @@ def windows_of(strategy: str, request: CutRequest, model: MemoryModel) -> Window
     """
     training_rows, n_genes, budget = request.training_rows, len(request.training_rows), request.budget
     refuse = refusal_of(budget)
-    words = f"the budget is {budget.budget_bytes / GIB:.2f} GiB ({budget.won})"
+    words = f"the budget is {gibibytes(budget.budget_bytes)} GiB ({budget.won})"
     if strategy != "multi":
-        needed = model.needed_bytes(int(training_rows.sum()), n_genes)
+        n_rows = int(training_rows.sum())
+        needed = model.needed_bytes(n_rows, n_genes)
         if needed > budget.budget_bytes:
             what = "a single model" if strategy == "single" else "a model with its matrix on disk"
-            other = "--strategy multi" + (" or --strategy external" if strategy == "single" else "")
+            on_disk = model.with_layout(replace(model.layout, is_external=True))
+            is_alternative = strategy == "single" and on_disk.needed_bytes(n_rows, n_genes) <= budget.budget_bytes
+            other = "--strategy multi" + (" or --strategy external" if is_alternative else "")
             raise refuse(
-                f"{what} of {int(training_rows.sum()):,} rows needs {needed / GIB:.2f} GiB, but {words}; set {other}"
+                f"{what} of {n_rows:,} training rows needs {gibibytes(needed)} GiB, its peak and {1 - PLANNED:.0%} of room, but "
+                f"{words}; set {other}"
             )
         return Windows(((0, n_genes),), n_genes, 0, ())
     genes = request.genes_per_instance
@@ -127,14 +132,14 @@ def windows_of(strategy: str, request: CutRequest, model: MemoryModel) -> Window
         if most < 1 or (most < genes and not request.auto_adjust):
             raise PlanError(
                 f"--genes-per-instance {genes} at --memory-per-gene-mb {model.megabytes_per_gene:g} needs "
-                f"{model.predict_bytes(0, genes) / GIB:.2f} GiB, but {words}, which holds {request.noun.count(max(most, 0))}"
+                f"{gibibytes(model.predict_bytes(0, genes))} GiB, but {words}, which holds {request.noun.count(max(most, 0))}"
             )
         genes = min(genes, most)
     if rows_limit == 0:
         needed = model.needed_bytes(int(training_rows.max()), 1)
         raise refuse(
-            f"the budget of {budget.budget_bytes / GIB:.2f} GiB ({budget.won}) holds no row; training needs "
-            f"{needed / GIB:.2f} GiB for the largest {request.noun.one} alone"
+            f"the budget of {gibibytes(budget.budget_bytes)} GiB ({budget.won}) holds no row; training needs "
+            f"{gibibytes(needed)} GiB for the largest {request.noun.one} alone, its peak and {1 - PLANNED:.0%} of room"
         )
     return cut_windows(
         training_rows,

@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mi_duck.errors import MemoryBudgetError, PlanError
-from mi_duck.resources import GIB, Budget
+from mi_duck.numbers import gibibytes
+from mi_duck.resources import Budget
 from mi_duck.run.costs import MemoryModel
 from mi_duck.run.genes import GeneTable
 from mi_duck.run.plan import Instance, Plan
@@ -119,8 +120,8 @@ def cut_windows(
     largest = int(training_rows.max())
     if largest > rows_limit:
         raise refusal_of(budget)(
-            f"the largest {noun.one} alone has {largest:,} rows and needs {needed_bytes(largest) / GIB:.2f} GiB, but the budget "
-            f"is {budget.budget_bytes / GIB:.2f} GiB ({budget.won})"
+            f"the largest {noun.one} alone has {largest:,} rows and needs {gibibytes(needed_bytes(largest))} GiB, but the budget "
+            f"is {gibibytes(budget.budget_bytes)} GiB ({budget.won})"
             + ("; set --max-memory-per-instance-gb to that" if budget.is_users_number else "; use a larger machine")
         )
     n, target, remarks = _asked_windows(n_genes, genes_per_instance, overlap, max_instances, auto_adjust, noun)
@@ -130,16 +131,16 @@ def cut_windows(
         if found is None:
             raise refusal_of(budget)(
                 f"an instance of {noun.count(target)} needs up to "
-                f"{_bytes_needed(before, n, overlap, needed_bytes) / GIB:.2f} GiB, but the budget is "
-                f"{budget.budget_bytes / GIB:.2f} GiB ({budget.won}); allow that much or set a smaller --genes-per-instance"
+                f"{gibibytes(_bytes_needed(before, n, overlap, needed_bytes))} GiB, but the budget is "
+                f"{gibibytes(budget.budget_bytes)} GiB ({budget.won}); allow that much or set a smaller --genes-per-instance"
             )
         n, smaller = found
         if n > max_instances:
             raise refusal_of(budget)(
-                f"the budget of {budget.budget_bytes / GIB:.2f} GiB ({budget.won}) holds {rows_limit:,} rows, so "
+                f"the budget of {gibibytes(budget.budget_bytes)} GiB ({budget.won}) holds {rows_limit:,} rows, so "
                 f"{n} instances are needed to cover all {noun.count(n_genes)}, but --max-instances is "
                 f"{max_instances}; set --max-instances {n} or allow "
-                f"{_bytes_needed(before, max_instances, overlap, needed_bytes) / GIB:.2f} GiB per instance"
+                f"{gibibytes(_bytes_needed(before, max_instances, overlap, needed_bytes))} GiB per instance"
             )
         remarks.append(
             f"the budget holds {rows_limit:,} rows, so an instance has up to {noun.count(smaller)} instead of {target:,}"

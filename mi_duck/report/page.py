@@ -143,7 +143,7 @@ def render(run: RunRecords, fits: Sequence[FitRecord] | None, *, with_plots: boo
             comparison=pictures.draw(
                 "models", partial(_model_figure, run), "Every model on the same rows, with 95 % intervals"
             )
-            if len(run.instances) > 1
+            if run.n_instances > 1
             else None,
             scores=tables.score_table(run),
             by_class=tables.class_tables(run),
@@ -163,7 +163,7 @@ def render(run: RunRecords, fits: Sequence[FitRecord] | None, *, with_plots: boo
             windows=pictures.draw(
                 "windows", partial(_window_figure, run), f"Which {run.noun.many} each instance is trained on"
             )
-            if len(run.instances) > 1
+            if run.n_instances > 1
             else None,
             instances=tables.instance_table(run),
             memory=pictures.draw(
@@ -310,7 +310,7 @@ def _importance(run: RunRecords, pictures: Pictures) -> tuple[Picture | None, ta
             "importance", figure, "Mean absolute SHAP value over classes and members, with 95 % intervals"
         )
     columns = {"rank": "rank", "feature": "feature", "importance": "mean |SHAP value|", "se": "standard error"}
-    if len(run.instances) > 1:
+    if run.n_instances > 1:
         columns |= {"instance_min": "lowest of an instance", "instance_max": "highest"}
     return picture, tables.lines_table(lines, columns, caption="Most important features", most=MOST_FEATURES, texts=2)
 

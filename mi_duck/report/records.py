@@ -77,9 +77,14 @@ class RunRecords:
         return list(self.plan.data.distinct_classes)
 
     @property
+    def n_instances(self) -> int:
+        """How many instances the model is of; one that was split in halves is none."""
+        return len(self.plan.cut.instances)
+
+    @property
     def kind(self) -> str:
         """What sentences call the result: an ensemble or, of one instance, a model."""
-        return "ensemble" if len(self.plan.cut.instances) > 1 else "model"
+        return "ensemble" if self.n_instances > 1 else "model"
 
     @property
     def noun(self) -> Noun:

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from mi_duck.atomic_files import write_file
-from mi_duck.evaluate.catalogue import score_table
+from mi_duck.evaluate.catalogue import ScoreTable, score_table
 from mi_duck.metrics.metrics import FEWEST_GROUPS, GAIN, LOWER_IS_BETTER
 from mi_duck.numbers import decimal, gibibytes, interval, plain_text, typeset
 from mi_duck.report.overfitting import ADVICE, FitRecord
@@ -41,7 +41,8 @@ NAMES = {
     "consolidation_summary.json": "members, how they are joined, hashes, coverage",
     "oof_predictions.parquet": "every row with probabilities by models that were not trained on its fold group; "
     "is_pilot marks those that are not scored",
-    "metrics.csv": "every score with its 95 % interval",
+    "holdout_predictions.parquet": "rows of the held-out {many}, which nothing was trained on, with probabilities by the model",
+    "metrics.csv": "every score, with its 95 % interval where draws were made",
     "true_rate.json": "scores over every position of some {many}, beside the base scores",
     "scan_errors.csv": "what is called there by mistake, by kind",
     "fold_ensembles.miduck": "what joins the fold models of the instances as the model joins the final ones",
@@ -66,6 +67,7 @@ NAMES = {
     "pr_base_vs_meta": "precision-recall curves",
     "roc_base_vs_meta": "ROC curves",
     "provenance.json": "settings, versions, hashes",
+    "run.log": "what commands said and did here",
 }
 """What the files of a run hold, by name or by name without suffix; ``{one}`` and ``{many}`` are what groups are called."""
 
@@ -107,10 +109,12 @@ def answer(run: RunRecords) -> Answer:
     precision, loss = map(with_interval, ensemble)
     if base[0] is None:
         by_chance, of_shares = chance_scores(run)
+        of_which = f", the mean over the classes but '{run.classes[0]}', the background" if len(run.classes) > 2 else ""
         return Answer(
             "alone",
-            f"The {run.kind} reaches an average precision of {precision}; a random order has {typeset(decimal(by_chance))}. Its "
-            f"log loss is {loss}; that of the shares of the classes is {typeset(decimal(of_shares))}.",
+            f"The {run.kind} reaches an average precision of {precision}{of_which}; a random order has "
+            f"{typeset(decimal(by_chance))}. Its log loss is {loss}; that of the shares of the classes is "
+            f"{typeset(decimal(of_shares))}.",
         )
     base_precision, base_loss = map(with_interval, base)
     if any(one is None or one.low is None for one in (*ensemble, *base)):
@@ -321,7 +325,7 @@ def training_summary(folder: RunFolder, plan: Plan, provenance: dict[str, Any], 
         The run has no catalogue yet.
     """
     summary = json.loads(folder.summary.read_bytes())
-    scores = score_table(folder.root)
+    scores, held_out = score_table(folder.root), score_table(folder.root, name="held_out")
     out_of_fold = f"Scores out of fold: {scores.n_rows:,} rows by models not trained on their fold groups; " + (
         "95 % intervals" if scores.has_intervals else "no intervals"
     )
@@ -329,7 +333,7 @@ def training_summary(folder: RunFolder, plan: Plan, provenance: dict[str, Any], 
     notes += [BASE_SCORES] if plan.data.base_scores else []
     notes += [f"These intervals are too narrow: {scores.too_narrow}."] if scores.too_narrow else []
     many = plan.data.noun.many
-    unseen = f"Scores of each instance's final model on {many} that it was not trained on; 95 % intervals"
+    unseen = f"Scores of each instance's final model on {many} that it was not trained on"
     sections = (
         ("Warnings", list(warnings) or ["none"]),
         ("Data", _data(plan)),
@@ -337,6 +341,7 @@ def training_summary(folder: RunFolder, plan: Plan, provenance: dict[str, Any], 
         ("Plan", _plan(plan)),
         ("Instances", _instances(folder, plan, summary)),
         (out_of_fold, [*_table(scores.columns, scores.lines), "", *notes]),
+        *((("Scores on held-out " + many, _held_out(held_out)),) if held_out.lines else ()),
         (unseen, _unseen(folder, plan)),
         ("Thresholds, tuned on the same rows", _thresholds(summary)),
         ("Settings", [f"{name} = {value}" for name, value in sorted(provenance["settings"].items())]),
@@ -348,6 +353,16 @@ def training_summary(folder: RunFolder, plan: Plan, provenance: dict[str, Any], 
     for title, lines in sections:
         text += ["", title, "-" * len(title), *lines]
     return "\n".join(text) + "\n"
+
+
+def _held_out(scores: ScoreTable) -> list[str]:
+    """Return the scores on the genes that nothing was trained on."""
+    lines = [
+        f"{scores.n_rows:,} rows that nothing was trained on, by the final models",
+        "",
+        *_table(scores.columns, scores.lines),
+    ]
+    return [*lines, *(["", f"These intervals are too narrow: {scores.too_narrow}."] if scores.too_narrow else [])]
 
 
 def _data(plan: Plan) -> list[str]:

@@ -109,7 +109,7 @@ def score_table(run: RunRecords) -> Table | None:
 
     None where there is one instance: it is the ensemble, whose scores the first table has.
     """
-    if len(run.instances) == 1:
+    if run.n_instances == 1:
         return None
     metrics = headline_metrics(run)
     rows: list[tuple[str, ...]] = []
@@ -193,7 +193,7 @@ def elsewhere_table(run: RunRecords) -> Table | None:
     keys = dict.fromkeys(
         (score.evaluated_on, score.scope, score.instance_id, score.variant)
         for score in run.scores
-        if score.evaluated_on in PARTS and (len(run.instances) > 1 or score.evaluated_on != "own")
+        if score.evaluated_on in PARTS and (run.n_instances > 1 or score.evaluated_on != "own")
     )
     order = sorted(keys, key=lambda key: (key[0], key[1] == "member", key[2] or 0, key[3]))
     rows = []
@@ -376,7 +376,7 @@ def calibration_table(run: RunRecords) -> Table | None:
     names = run.distinct_classes
     joint = (read_json(RunFolder(run.root).calibration_analysis / "calibration.json") or {}).get("ensemble", {})
     methods = [joint[name]["method"] for name in names if name in joint]
-    if len(run.instances) > 1 and methods and all(isinstance(one, str) for one in methods):  # leaves fitted together
+    if run.n_instances > 1 and methods and all(isinstance(one, str) for one in methods):  # leaves fitted together
         rows.append(("ensemble", *methods))
     return Table("Chosen calibration", ("model", *names), rows, texts=1 + len(names)) if rows else None
 
@@ -529,5 +529,9 @@ def run_command(run: RunRecords) -> str:
         base_score_columns=",".join(data.base_scores) or None,
         keep=",".join(data.kept) or None,
         full_hash=data.full_hash,
+        weight_column=data.weight_column,
+        date_columns=",".join(one.column for one in data.dates) or None,
+        # where others share a feature, as many levels as were asked for have their own
+        max_levels=max((len(one.levels) for one in data.levels if one.other is not None), default=Columns().max_levels),
     )
     return shlex.join([*words, *flags_of(columns, with_defaults=True)])

@@ -206,7 +206,7 @@ def growing_bytes(phase: str, n_rows: int, layout: Layout, *, n_nodes: int | Non
     """
     scored = int(n_rows * layout.scored_per_row)
     of_rows = 12 * scored
-    sketched_whole = layout.n_wide > REFERENCE_SHARE * layout.n_features
+    sketched_whole = _is_sketched_whole(layout)
     if phase == "cuts":
         if sketched_whole:
             return of_rows
@@ -309,16 +309,23 @@ def _sketch_bytes(n_rows: int, layout: Layout) -> int:
     """Return the bytes of the quantile sketches of the columns that need one, as far as they are filled.
 
     A sketch collects twice its limit of values, 8 bytes each, before it merges them, with work space of 48 bytes for each
-    of its limit, into levels of 16 bytes for each; level after level is used each time that the rows double.
+    of its limit, into levels of 16 bytes for each; level after level is used each time that the rows double. Where the whole
+    matrix is sketched, columns of few values have a sketch too, of one level.
     """
+    n_others = layout.n_features - layout.n_wide if _is_sketched_whole(layout) else 0
     per_level = 8 * min(layout.max_bin, max(n_rows, 1))
     level = 1
     while (1 << level) * (ceil(level * per_level) + 1) < n_rows:
         level += 1
     limit = ceil(level * per_level) + 1
     if n_rows <= 2 * limit:
-        return layout.n_wide * 16 * n_rows
-    return layout.n_wide * limit * (64 + 16 * (n_rows // (2 * limit)).bit_length())
+        return (layout.n_wide + n_others) * 16 * n_rows
+    return limit * (layout.n_wide * (64 + 16 * (n_rows // (2 * limit)).bit_length()) + n_others * (64 + 16))
+
+
+def _is_sketched_whole(layout: Layout) -> bool:
+    """Return whether so many columns are wide that all are sketched together, from the matrix itself."""
+    return layout.n_wide > REFERENCE_SHARE * layout.n_features
 
 
 def slope_ratio(points: Sequence[MemoryPoint], phase: str, layout: Layout) -> float | None:

@@ -26,6 +26,8 @@ PAUSES = (0.02, 0.05, 0.1)  # seconds between tries: whoever only looks whether 
 ASIDE = "stale"
 FIGURES = ("pdf", "svg", "png")
 """Formats of figures."""
+LEARNING_CURVE = "learning_curve.json"
+"""In the folder of a learning curve, which is no run."""
 SHAP_SUMMARY = "shap_analysis_summary.json"
 SHAP_VERSION = 1  # of the explanation
 
@@ -123,6 +125,8 @@ class RunFolder:
         except OSError as error:
             if now := activity(self.root):
                 raise CheckpointError(f"{self.root} has no plan yet, it is being made ({now}); wait for it") from error
+            if (self.root / LEARNING_CURVE).is_file():
+                raise CheckpointError(f"{self.root} holds a learning curve, not a run; open its report.html") from error
             absent = "" if self.root.is_dir() else ", which is not a folder"
             raise CheckpointError(
                 f"no plan in {self.root}{absent}; name the folder of a run, or begin one with "

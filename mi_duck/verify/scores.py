@@ -244,7 +244,7 @@ def _catalogue(subject: Subject) -> Verdict:
     n_all = plan.data.n_genes + plan.data.n_holdout_genes
     expected = {
         "genes": n_all,
-        "instances": len(plan.cut.instances),
+        "instances": len(plan.cut.instances) + len(plan.cut.split_instances),
         "instance_genes": sum(one.n_genes for one in plan.cut.instances),
         "coverage": 1,
         "metrics": len(lines),

@@ -317,9 +317,18 @@ def _blend_plan(folder: RunFolder, folders: dict[str, RunFolder], plans: dict[st
         max_gb=first.asked.max_memory_per_instance_gb, safety_factor=first.asked.memory_safety_factor
     )
     peak = BLEND_BYTES + data.n_rows * (120 + len(data.classes) * (8 * len(plans) + 40))
-    n_rows = read_gene_table(first_folder, first).n_rows
-    instance = Instance(0, 0, data.n_genes, data.n_genes, data.n_rows, data.n_rows, peak, 1e-4 * data.n_rows)
-    segments = make_segments((instance,), n_rows)
+    genes = read_gene_table(first_folder, first)
+    instance = Instance(
+        instance_id=0,
+        first_rank=0,
+        stop_rank=data.n_genes,
+        n_genes=data.n_genes,
+        n_rows=data.n_rows,
+        n_training_rows=int(genes.n_training_rows.sum()),  # of the first run, whose genes.parquet this is
+        predicted_bytes=peak,
+        predicted_seconds=1e-4 * data.n_rows,
+    )
+    segments = make_segments((instance,), genes.n_rows)
     cut = Cut("single", budget, data.n_genes, 0, (instance,), segments, holdout_segments(data), ())
     plan = Plan(first.asked, data, settings, replace(first.costs, bytes_per_row=peak / data.n_rows), cut)
     with storage_errors(folder.root):

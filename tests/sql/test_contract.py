@@ -269,7 +269,7 @@ def test_named_query__says_what_it_shows_and_runs(name: str, db: Database, table
     assert statement.named_parameters == set()
     columns, rows = db.query(text_of(name))
     assert len(set(columns)) == len(columns)
-    assert rows
+    assert rows or name == "named/held_out"  # of genes that this run has not
 
 
 def test_named_queries__are_listed_with_their_sentence() -> None:
