@@ -12,6 +12,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def write_json(path: Path, values: Any) -> None:
 
 def strict_json(data: str | bytes) -> Any:
     """Read JSON; raise ValueError for text that is not JSON, a key that occurs twice, NaN or infinity."""
-    return json.loads(data, object_pairs_hook=_once, parse_constant=_refused)
+    return json.loads(data, object_pairs_hook=_once, parse_constant=_refused, parse_float=_finite)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -147,7 +148,13 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refused(word: str) -> None:
-    raise ValueError(f"it holds {word}, which is not a number")
+    raise ValueError(f"it holds {word:.40}, which is not a number")
+
+
+def _finite(text: str) -> float:
+    if not isfinite(value := float(text)):
+        _refused(text)
+    return value
 
 
 def digest_of(values: Any) -> str:

@@ -375,7 +375,7 @@ class Diagnostics:
     """What is written beside model, scores and catalogue."""
 
     minimal_diagnostics: bool = option(
-        False, "Leave out plots, curves, 95 % intervals and scores on genes never seen.", DIAGNOSTICS
+        False, "Leave out plots, curves, 95 % intervals out of fold, and scores on genes never seen.", DIAGNOSTICS
     )
     monitor_overfitting: bool = option(
         True, "Check the learning curves of every fold for overfitting: overfitting/.", DIAGNOSTICS

@@ -206,7 +206,7 @@ def test_predict_proba__takes_the_columns_of_pandas_that_train_takes() -> None:
     assert [frame[name].dtype.kind for name in ("flag", "dose")] == ["O", "O"]
     found = feature_matrix(frame, ("flag", "dose", "x"))
     np.testing.assert_array_equal(found, [[1, 1.5, 1], [np.nan, np.nan, 2], [0, 2.25, 3]])
-    for wrong in (["1", "2", "3"], [1, "x", 2.5], [object()] * 3):
+    for wrong in (["1", "2", "3"], [1, "x", 2.5], [object()] * 3, [2**70, None, 1], [True, 2.5, None]):
         with pytest.raises(DataError, match="feature 'flag' is not a column of 3 numbers"):
             feature_matrix(frame.assign(flag=pd.Series(wrong, dtype=object)), ("flag",))
 

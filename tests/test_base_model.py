@@ -208,3 +208,17 @@ def test_no_calibration__changes_no_score_of_the_ensemble(run: Path) -> None:
     for name in CLASSES:
         for metric in ("log_loss", "brier"):
             assert facts[name]["difference"][metric]["value"] == pytest.approx(0, abs=1e-6)
+
+
+def test_summary__has_the_scores_on_held_out_genes(run: Path) -> None:
+    text = (run / "unified_training_summary.txt").read_text()
+    section = text.partition("Scores on held-out genes\n")[2].partition("\n\nScores of")[0]
+    (line,) = [one for one in section.splitlines() if one.startswith("ensemble  ")]
+    with (run / "metrics.csv").open(newline="") as lines:
+        values = {
+            (one["metric"], one["class"]): one["value"]
+            for one in csv.DictReader(lines)
+            if (one["scope"], one["evaluated_on"]) == ("ensemble", "holdout")
+        }
+    assert f"{float(values['average_precision', 'donor']):.4f}" in line
+    assert f"{float(values['log_loss', 'all']):.4f}" in line

@@ -74,7 +74,7 @@ def test_plan__a_changed_digit_is_damage(small_dataset: Path, tmp_path: Path) ->
     assert Plan.from_json(changed(plan, n_rows=7).to_json()).data.n_rows == 7
 
 
-@pytest.mark.parametrize("text", ['{"a": NaN}', '{"a": 1e999, "b": -Infinity}', '{"a": 1, "a": 2}', "{"])
+@pytest.mark.parametrize("text", ['{"a": NaN}', '{"a": 1e999}', '{"a": -Infinity}', '{"a": 1, "a": 2}', "{"])
 def test_strict_json__refuses_what_json_has_not(text: str) -> None:
     assert strict_json('{"a": [1, null]}') == {"a": [1, None]}
     with pytest.raises(ValueError):

@@ -202,6 +202,13 @@ def test_catalogue__marks_held_out_genes_and_leaves_them_out_of_coverage(run: Ru
         plan.data.n_genes,
     )
     assert row["coverage_fraction"] == 1
+    rows = json.loads(call("sql", run.root, "--name", "held_out", "--json").stdout)
+    with run.metrics.open(newline="") as lines:
+        held_out = [line for line in csv.DictReader(lines) if line["evaluated_on"] == "holdout"]
+    assert len(rows) == len(held_out) > 0
+    for ours, theirs in zip(rows, held_out, strict=True):
+        assert (ours["scope"], ours["metric"], ours["class"]) == (theirs["scope"], theirs["metric"], theirs["class"])
+        assert ours["value"] == (pytest.approx(float(theirs["value"]), abs=5.1e-5) if theirs["value"] else None)
     (row,) = json.loads(call("sql", run.root, "select count(*) as n from gene_folds", "--json").stdout)
     assert row["n"] == plan.data.n_genes
     query = "select distinct scope from metrics where evaluated_on = 'holdout' order by 1"

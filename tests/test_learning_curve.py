@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from runs import SMALL, call, end, here, started, wait_for_line
 
+from mi_duck.errors import OverAskedBudgetError
 from mi_duck.evaluate.learning_curve import (
     AHEAD,
     CHECK,
@@ -21,6 +22,7 @@ from mi_duck.evaluate.learning_curve import (
     size_lines,
 )
 from mi_duck.run.folder import RunFolder
+from mi_duck.run.plan import Instance, Plan
 
 # of the small run what a learning curve takes
 FLAGS = SMALL[SMALL.index("--threads") :]
@@ -152,6 +154,28 @@ def test_learning_curve__the_largest_size_scores_as_one_model_of_all_genes(
     }
     assert largest
     assert largest == pytest.approx({key: single[key] for key in largest}, abs=1e-12)
+
+
+def test_learning_curve__keeps_what_is_trained_where_the_largest_size_needs_too_much(
+    curve: Path, lean_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows of all genes, counted, need more than the budget; the next time they do not."""
+
+    def recounted(folder: RunFolder, plan: Plan, instance: Instance) -> int:
+        if instance.n_genes == plan.data.n_genes:
+            raise OverAskedBudgetError("all genes need too much")
+        return instance.predicted_bytes
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mi_duck.workflow.training.recounted_peak", recounted)
+        refused = call("learning-curve", lean_dataset, "--out", tmp_path / "out", *FLAGS)
+    assert refused.exit_code == 78, refused.output
+    last = refused.stderr.splitlines()[-1]
+    assert "all genes need too much; use fewer genes (--sample-genes)" in last
+    assert "--genes-per-instance" not in last
+    again = here("learning-curve", lean_dataset, "--out", tmp_path / "out", *FLAGS)
+    assert "existing instances to reuse" in again.stderr
+    assert table(tmp_path / "out") == table(curve)
 
 
 def test_learning_curve__page_and_terminal_say_the_same(curve: Path, lean_dataset: Path) -> None:

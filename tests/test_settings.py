@@ -120,6 +120,13 @@ def test_report__names_every_option_that_was_asked_for(tmp_path: Path) -> None:
     assert words[words.index("--max-levels") + 1] == "2"
     not_there = {one.name for one in fields(Columns) if flag_of(one) not in words}
     assert not_there <= {"exclude", "exclude_features", "base_score_columns", "keep"}
+    for columns, most in (
+        ((), 0),
+        ((Levels("sex", ("f", "m")),), 64),
+        ((Levels("x", tuple(map(str, range(90)))),), 90),
+    ):
+        words = shlex.split(run_command(RunRecords(tmp_path, made_plan(levels=columns), (), {}, [], {}, [], [])))
+        assert words[words.index("--max-levels") + 1] == str(most)
 
 
 def test_flags_of__defaults_are_none() -> None:

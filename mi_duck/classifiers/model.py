@@ -30,7 +30,7 @@ from mi_duck.run.plan import Plan
 from mi_duck.run.training_data import TrainingData, joined
 
 CLASSIFIER, BLEND = "classifier", "blend"
-VERSION = 2
+VERSION = 1
 
 
 def model_facts(
@@ -224,15 +224,22 @@ def model_of_parts(parts: Mapping[str, bytes], source: str, *, trust_pickle: boo
             from mi_duck.ensemble.model_file import model_of_parts as boosted
 
             return boosted(parts, source)
-        if (version := values.get("version")) != VERSION:
-            remedy = "update mi_duck" if isinstance(version, int) and version > VERSION else "train it again"
-            raise CheckpointError(f"{source} is a {kind} of version {version}, this program reads {VERSION}; {remedy}")
-        facts = msgspec.convert(values, _Facts)
+        facts = msgspec.convert(values | {"thresholds": _numbers_alone(values["thresholds"])}, _Facts)
+        if facts.version != VERSION:
+            raise CheckpointError(f"{source} is a {kind} of version {facts.version}; update mi_duck")
         digest = hashlib.sha256(b"".join(name.encode() + data for name, data in sorted(parts.items()))).hexdigest()
         made = _classifier if kind == CLASSIFIER else _blend
         return made(facts, parts, source, digest, trust_pickle)
     except (ValueError, KeyError, TypeError, AttributeError, msgspec.ValidationError) as error:
         raise CheckpointError(f"{source} is not a model that mi_duck wrote: {error!s:.200}") from error
+
+
+def _numbers_alone(thresholds: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return thresholds without what they reach, which the first files of this version have beside each."""
+    return {
+        name: {kind: one["threshold"] if isinstance(one, dict) else one for kind, one in kinds.items()}
+        for name, kinds in thresholds.items()
+    }
 
 
 def _classifier(

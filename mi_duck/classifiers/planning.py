@@ -141,7 +141,8 @@ def _refusal(
         n_features = bisect_right(range(1, len(data.features)), room, key=of_features)
         remedies += [f"--screen-features {n_features}"] if n_features >= 1 else []
         of_a_tenth = predicted_bytes(estimator, n_training_rows=n_training_rows // 10, **sizes)
-        remedies += ["a smaller --sample-negatives"] if data.base_scores and of_a_tenth <= room else []
+        may_sample = data.base_scores and estimator.takes_weights and of_a_tenth <= room
+        remedies += ["a smaller --sample-negatives"] if may_sample else []
         of_blocks = predicted_bytes(named_estimator("sgd", []), n_training_rows=n_training_rows, **sizes)
         if of_blocks <= PLANNED * budget.budget_bytes:
             remedies.append("--estimator sgd, which reads blocks of rows")

@@ -114,7 +114,7 @@ def _of_columns(rows: Any, features: Sequence[str], made: Sequence[Made]) -> Flo
             matrix[:, index] = column
             if column.dtype.kind == "f" and np.isinf(matrix[:, index]).any():
                 raise _infinite(name)
-        except (TypeError, ValueError, KeyError, pa.ArrowInvalid) as error:
+        except (TypeError, ValueError, KeyError, OverflowError, pa.ArrowException) as error:
             raise DataError(f"feature '{name}' is not a column of {n_rows:,} numbers: {error}") from error
     return matrix
 

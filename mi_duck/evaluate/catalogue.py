@@ -246,13 +246,13 @@ class ScoreTable:
     too_narrow: str
 
 
-def score_table(root: Path, *, name: str = "scores") -> ScoreTable:
+def score_table(root: Path, *, query: str = "scores") -> ScoreTable:
     """Return the scores of a run as a small table: base model, each member, the ensemble, and ensemble - base.
 
-    They are average precision per class, macro F1 and log loss, each with its interval where there is one. ``name`` is that of
+    They are average precision per class, macro F1 and log loss, each with its interval where there is one. ``query`` names
     the query: ``scores`` out of fold, or those of ``held_out`` genes, which may be none.
     """
-    _, rows = query_catalogue(root, name=name)
+    _, rows = query_catalogue(root, name=query)
     classes = dict.fromkeys(row[3] for row in rows if row[2] == "average_precision" and row[3] != "macro")
     left_out = (
         {*list(classes)[:1], "macro"} if len(classes) == 2 else set()

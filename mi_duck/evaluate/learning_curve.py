@@ -36,7 +36,7 @@ from mi_duck.numbers import decimal
 from mi_duck.numbers import interval as written
 from mi_duck.plan.windows import LEAST_SIZES
 from mi_duck.processes import Report
-from mi_duck.run.folder import RunFolder
+from mi_duck.run.folder import LEARNING_CURVE, RunFolder
 from mi_duck.run.genes import read_gene_folds
 from mi_duck.run.instance_folder import is_trained
 from mi_duck.wording import GENES, Noun
@@ -134,7 +134,7 @@ def write_learning_curve(*, run: str, out: str, threads: int, report: Report) ->
         "law": "a + b (n / N)^-c, least squares in each draw",
         "points": [asdict(one) for one in points],
     }
-    write_json(Path(out) / "learning_curve.json", facts)
+    write_json(Path(out) / LEARNING_CURVE, facts)
     return {name: facts[name] for name in ("group_column", "sentences", "points")}
 
 
@@ -269,7 +269,7 @@ def _size(one: Point) -> str:
 
 def read_learning_curve(out: Path) -> dict[str, Any]:
     """Return what ``learning_curve.json`` holds; a `CheckpointError` where it is damaged."""
-    path = out / "learning_curve.json"
+    path = out / LEARNING_CURVE
     try:
         facts: dict[str, Any] = json.loads(path.read_bytes())
         points_of(facts)

@@ -109,6 +109,7 @@ def windows_of(strategy: str, request: CutRequest, model: MemoryModel) -> Window
     """
     training_rows, n_genes, budget = request.training_rows, len(request.training_rows), request.budget
     refuse = refusal_of(budget)
+    with_room = "" if model.megabytes_per_gene is not None else f", its peak and {1 - PLANNED:.0%} of room,"
     words = f"the budget is {gibibytes(budget.budget_bytes)} GiB ({budget.won})"
     if strategy != "multi":
         n_rows = int(training_rows.sum())
@@ -119,8 +120,7 @@ def windows_of(strategy: str, request: CutRequest, model: MemoryModel) -> Window
             is_alternative = strategy == "single" and on_disk.needed_bytes(n_rows, n_genes) <= budget.budget_bytes
             other = "--strategy multi" + (" or --strategy external" if is_alternative else "")
             raise refuse(
-                f"{what} of {n_rows:,} training rows needs {gibibytes(needed)} GiB, its peak and {1 - PLANNED:.0%} of room, but "
-                f"{words}; set {other}"
+                f"{what} of {n_rows:,} training rows needs {gibibytes(needed)} GiB{with_room} but {words}; set {other}"
             )
         return Windows(((0, n_genes),), n_genes, 0, ())
     genes = request.genes_per_instance
@@ -139,7 +139,7 @@ def windows_of(strategy: str, request: CutRequest, model: MemoryModel) -> Window
         needed = model.needed_bytes(int(training_rows.max()), 1)
         raise refuse(
             f"the budget of {gibibytes(budget.budget_bytes)} GiB ({budget.won}) holds no row; training needs "
-            f"{gibibytes(needed)} GiB for the largest {request.noun.one} alone, its peak and {1 - PLANNED:.0%} of room"
+            f"{gibibytes(needed)} GiB for the largest {request.noun.one} alone{with_room.rstrip(',')}"
         )
     return cut_windows(
         training_rows,

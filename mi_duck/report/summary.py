@@ -325,7 +325,7 @@ def training_summary(folder: RunFolder, plan: Plan, provenance: dict[str, Any], 
         The run has no catalogue yet.
     """
     summary = json.loads(folder.summary.read_bytes())
-    scores, held_out = score_table(folder.root), score_table(folder.root, name="held_out")
+    scores, held_out = score_table(folder.root), score_table(folder.root, query="held_out")
     out_of_fold = f"Scores out of fold: {scores.n_rows:,} rows by models not trained on their fold groups; " + (
         "95 % intervals" if scores.has_intervals else "no intervals"
     )
@@ -357,11 +357,9 @@ def training_summary(folder: RunFolder, plan: Plan, provenance: dict[str, Any], 
 
 def _held_out(scores: ScoreTable) -> list[str]:
     """Return the scores on the genes that nothing was trained on."""
-    lines = [
-        f"{scores.n_rows:,} rows that nothing was trained on, by the final models",
-        "",
-        *_table(scores.columns, scores.lines),
-    ]
+    intervals = "; 95 % intervals" if scores.has_intervals else ""
+    words = f"{scores.n_rows:,} rows that nothing was trained on, by the final models{intervals}"
+    lines = [words, "", *_table(scores.columns, scores.lines)]
     return [*lines, *(["", f"These intervals are too narrow: {scores.too_narrow}."] if scores.too_narrow else [])]
 
 

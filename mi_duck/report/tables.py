@@ -15,6 +15,7 @@ from mi_duck.report.overfitting import FitRecord
 from mi_duck.report.records import RunRecords, Score, read_json, read_rows, value_of, with_interval
 from mi_duck.report.summary import difference
 from mi_duck.run.folder import RunFolder
+from mi_duck.run.made import Levels
 from mi_duck.run.plan import instance_name
 from mi_duck.settings import CV_OPTIONS, Classifying, Columns, flags_of
 from mi_duck.wording import Noun
@@ -502,6 +503,14 @@ def _real(value: float | None, digits: int = 4) -> str:
     return typeset(decimal(value, digits))
 
 
+def _max_levels(columns: Sequence[Levels]) -> int:
+    """Return a ``--max-levels`` that makes the same features of these text columns."""
+    if not columns:
+        return 0
+    cut = [len(one.levels) for one in columns if one.other is not None]  # these have just as many as were asked for
+    return cut[0] if cut else max(Columns().max_levels, *(len(one.levels) for one in columns))
+
+
 def run_command(run: RunRecords) -> str:
     """Return the command that makes this run again: every option written out, the dataset by its last name."""
     data, asked, settings = run.plan.data, run.plan.asked, run.plan.settings
@@ -531,7 +540,6 @@ def run_command(run: RunRecords) -> str:
         full_hash=data.full_hash,
         weight_column=data.weight_column,
         date_columns=",".join(one.column for one in data.dates) or None,
-        # where others share a feature, as many levels as were asked for have their own
-        max_levels=max((len(one.levels) for one in data.levels if one.other is not None), default=Columns().max_levels),
+        max_levels=_max_levels(data.levels),
     )
     return shlex.join([*words, *flags_of(columns, with_defaults=True)])

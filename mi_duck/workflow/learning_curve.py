@@ -14,7 +14,7 @@ from mi_duck.errors import CheckpointError, IncompleteRunError, MemoryBudgetErro
 from mi_duck.evaluate.learning_curve import read_learning_curve
 from mi_duck.processes import Context, in_child
 from mi_duck.rows.partition import partition
-from mi_duck.run.folder import RunFolder, run_lock
+from mi_duck.run.folder import LEARNING_CURVE, RunFolder, run_lock
 from mi_duck.run.progress import noting
 from mi_duck.settings import Asked
 from mi_duck.workflow import steps
@@ -23,6 +23,10 @@ from mi_duck.workflow.resume import differences_asked, plan_of_request
 from mi_duck.workflow.training import loss_text, train
 
 N_SIZES = 5
+ADVICE = (
+    "use fewer genes (--sample-genes), features (--screen-features) or rows (--sample-negatives); sizes that are trained stay "
+    "until the curve is done"
+)
 
 
 def learning_curve(
@@ -45,7 +49,7 @@ def learning_curve(
         A size was lost; the same command tries it again.
     """
     check_apart(dataset, out)
-    folder, results = RunFolder(out / CURVE), out / "learning_curve.json"
+    folder, results = RunFolder(out / CURVE), out / LEARNING_CURVE
     if not folder.root.is_dir():
         check_ours(out)
         if RunFolder(out).plan.exists():
@@ -62,22 +66,24 @@ def learning_curve(
         with storage_errors(out):
             folder.root.mkdir(exist_ok=True)
         plan = plan_of_request(dataset, folder, asked, context, n_sizes=N_SIZES)
-        # halves of an instance would be no size of the curve
-        _, lost = train(folder, plan, context, workers=workers, may_split=False)
+        if plan.cut.split_instances:  # by an earlier version
+            folder.splits.unlink()
+            plan = folder.read_plan()
+        try:  # halves of an instance would be no size of the curve
+            _, lost = train(folder, plan, context, workers=workers, may_split=False)
+        except MemoryBudgetError as error:
+            raise type(error)(f"{error}; {ADVICE}") from error
         plan = folder.read_plan()
+        too_large = [one for one in lost if isinstance(one.cause, MemoryBudgetError)]
+        if too_large:
+            others = [one for one in lost if one not in too_large]
+            raise type(too_large[0].cause)(f"{loss_text(plan, too_large + others)}; {ADVICE}")
         if lost:
-            kind = next((type(one.cause) for one in lost if isinstance(one.cause, MemoryBudgetError)), None)
-            raise (kind or IncompleteRunError)(
-                loss_text(plan, lost)
-                + (
-                    "; use fewer genes (--sample-genes), features (--screen-features) or rows (--sample-negatives)"
-                    if kind
-                    else ""
-                )
-            )
+            raise IncompleteRunError(loss_text(plan, lost))
         partition(folder, plan, context)
         in_child(steps.write_learning_curve, context)(run=str(folder.root), out=str(out), threads=context.threads)
         with storage_errors(folder.root):
             shutil.rmtree(folder.instances)
+            shutil.rmtree(folder.stale, ignore_errors=True)  # sizes of another request
             shutil.rmtree(folder.scratch)
     return read_learning_curve(out)

@@ -230,7 +230,9 @@ def train_or_split(
         if state.name == "damaged":
             say(f"{label} {instance.name} is damaged, so it is trained again: {state.detail}")
         say(f"{label} training on {plan.data.noun.count(instance.n_genes)}, {instance.n_training_rows:,} rows")
-        once = partial(train_one, folder, plan, instance, context, is_cancelled=task.is_cancelled)
+        once = partial(
+            train_one, folder, plan, instance, context, is_cancelled=task.is_cancelled, with_advice=may_split
+        )
         try:
             try:
                 once()
@@ -303,14 +305,25 @@ def train_one(
     context: Context,
     *,
     is_cancelled: Callable[[], bool] | None = None,
+    with_advice: bool = True,
 ) -> None:
     """Train one instance in a child process under its budget, and note its peak memory and time.
+
+    ``with_advice``: whether an error of memory says how instances can be planned that fit.
 
     Raises `OverBudgetError` where its rows need more than the budget, `MemoryBudgetError` where the machine has too little
     memory left.
     """
     budget = plan.cut.budget.budget_bytes
-    recounted = recounted_peak(folder, plan, instance)
+    fewer = max(int(0.8 * instance.n_genes * min(1.0, budget / max(instance.predicted_bytes, 1))), 1)
+    advice = (
+        f"; plan anew with --genes-per-instance {fewer}, a larger --max-memory-per-instance-gb, or --strategy external"
+    )
+    advice = advice if with_advice else ""
+    try:
+        recounted = recounted_peak(folder, plan, instance)
+    except MemoryBudgetError as error:
+        raise type(error)(f"{error}{advice}") from error
     if recounted > TOLD_FROM * instance.predicted_bytes:
         context.say(
             f"    {instance.name}: its rows have more missing values, or an emptier column, than those that the plan rests on: "
@@ -324,11 +337,8 @@ def train_one(
     except KilledError:
         raise
     except MemoryBudgetError as error:
-        fewer = max(int(0.8 * instance.n_genes * min(1.0, budget / max(instance.predicted_bytes, 1))), 1)
-        raise type(error)(
-            f"{error}; predicted were {gibibytes(instance.predicted_bytes)} GiB. Plan anew with "
-            f"--genes-per-instance {fewer:,}, a larger --max-memory-per-instance-gb, or --strategy external"
-        ) from error
+        predicted = gibibytes(instance.predicted_bytes)
+        raise type(error)(f"{error}; predicted were {predicted} GiB{advice}") from error
     phases: dict[str, int] = result.value["phases"]
     peak = max([result.peak_bytes, result.value["peak_before"], *phases.values()])
     seconds = result.wall_seconds + result.value["seconds_before"]
@@ -368,7 +378,7 @@ def recounted_peak(folder: RunFolder, plan: Plan, instance: Instance) -> int:
         raise refuse(
             f"{instance.name} needs {gibibytes(needed)} GiB, but the budget is {gibibytes(budget.budget_bytes)} GiB "
             f"({budget.won}): {layout.missing_share:.2%} of its cells are missing, {model.layout.missing_share:.2%} in the "
-            f"rows that the plan rests on{', and a column is nearly empty' if layout.has_sparse_column else ''}; plan anew with "
-            "--layout sentinel or a smaller --genes-per-instance"
+            f"rows that the plan rests on{', and a column is nearly empty' if layout.has_sparse_column else ''}; --layout "
+            "sentinel needs less where values are missing"
         )
     return model.with_layout(layout).predict_bytes(instance.n_training_rows, instance.n_genes)

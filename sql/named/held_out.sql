@@ -1,4 +1,4 @@
--- held_out: the same scores on the genes held out from all training; empty where none were.
+-- held_out: base model, members, ensemble and its gain on the genes held out from all training; empty where none were.
 select
     scope,
     instance_id,
