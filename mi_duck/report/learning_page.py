@@ -58,7 +58,10 @@ def render(facts: dict[str, Any], figure: "Figure") -> str:
 def size_table(points: Sequence[Point], noun: Noun) -> Table:
     """Return a row for each size, with the scores of the answer, and their gains over half the genes."""
     columns, rows = size_lines(points, ANSWERED, noun)
-    caption = f"Scores by the number of {noun.many}; a gain is over half of them, so that better is positive"
+    caption = (
+        f"Scores by the number of {noun.many}; a gain is over half of them, that of the prediction over the fitted curve there; "
+        "better is positive"
+    )
     return Table(caption, columns, [(row[0], *map(typeset, row[1:])) for row in rows])
 
 
