@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from mi_duck.rows.segments import SegmentReader
-from mi_duck.run.costs import BATCH_ROWS, PAGE_ROWS, REFERENCE_SHARE, WIDE_BATCH_ROWS
+from mi_duck.run.costs import BATCH_ROWS, PAGE_ROWS, WIDE_BATCH_ROWS, is_sketched_whole
 
 PASSES = 3  # of XGBoost over the data with a reference matrix
 
@@ -125,7 +125,7 @@ def cut_reference(
     the smallest value and all cuts but the last has exactly these cuts. (The last cut only closes the last bin.)
     """
     data, encoding = reader.plan.data, reader.encoding
-    if len(data.wide_features) > REFERENCE_SHARE * len(data.features):
+    if is_sketched_whole(len(data.wide_features), len(data.features)):
         return None
     is_there = np.zeros((len(data.small_features), 256), dtype=bool)
     offsets = np.arange(len(data.small_features), dtype=np.int32) * 256
@@ -139,7 +139,7 @@ def cut_reference(
     is_there[encoding.loses_zeros(data.small_features), 0] = False
     crowded = np.flatnonzero(is_there.sum(axis=1) > max_bin)
     sketched = [*(data.small_features[number] for number in crowded.tolist()), *data.wide_features]
-    if len(sketched) > REFERENCE_SHARE * len(data.features):
+    if is_sketched_whole(len(sketched), len(data.features)):
         return None
     values = {
         name: np.flatnonzero(of_column).astype(np.float32)

@@ -85,8 +85,7 @@ def join_run(
     save_model(folder.model, model)
     write_fold_ensembles(folder, plan, len(trained), joined)
     write_json(folder.thresholds, joined.thresholds)
-    rounds = [member.metadata["rounds"] for member in model.members]
-    facts = {instance: {"rounds": of_one} for instance, of_one in zip(trained, rounds, strict=True)}
+    facts = {one: {"rounds": member.metadata["rounds"]} for one, member in zip(trained, model.members, strict=True)}
     write_json(folder.summary, summary_of(folder, plan, joined, facts))
     share = n_covered / plan.data.n_genes
     messages.append(f"{plan.data.noun.one.capitalize()} coverage: {n_covered:,}/{plan.data.n_genes:,} ({share:.1%})")

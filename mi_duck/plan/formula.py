@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from mi_duck.errors import PlanError
 from mi_duck.plan.indexing import Indexed
 from mi_duck.plan.times import usual_trees
-from mi_duck.run.costs import REFERENCE_SHARE, Layout, MemoryModel
+from mi_duck.run.costs import Layout, MemoryModel, is_sketched_whole
 from mi_duck.run.plan import Settings
 from mi_duck.run.xgboost_parameters import checked_parameters, leaf_weight, with_usual
 from mi_duck.settings import Asked
@@ -74,7 +74,7 @@ def choose_cv(asked: str, n_estimators: int, *, n_features: int, n_sketched: int
     of their own would be cut otherwise. The choice depends on settings and columns alone, so that the same settings give
     the same models on every machine.
     """
-    if n_sketched > REFERENCE_SHARE * n_features:
+    if is_sketched_whole(n_sketched, n_features):
         if asked == "matrices":
             raise PlanError(
                 f"--cv matrices needs the cuts of all columns beforehand, which {n_sketched:,} columns of {n_features:,} that "

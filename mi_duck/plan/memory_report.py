@@ -119,10 +119,8 @@ def measure_dataset(
     for layout in layouts:
         missing_as = "missing" if layout == "external" else layout
         facts = replace(layout_of(formula.layout, density, missing_as, zeros), is_external=layout == "external")
-        model, run = (
-            formula.with_layout(facts),
-            small_run.with_settings(settings_in_layout(start.settings, missing_as, zeros)),
-        )
+        model = formula.with_layout(facts)
+        run = small_run.with_settings(settings_in_layout(start.settings, missing_as, zeros))
         cut = replace(run.plan.cut, strategy_used="external" if layout == "external" else "single")
         run = SmallRun(run.folder, replace(run.plan, cut=cut))
         model, rates, measured = measure(

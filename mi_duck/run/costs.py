@@ -27,7 +27,7 @@ FULL_LEVELS = 6  # of a tree at most: some tree has all nodes of these where row
 # ones for one more, for what ends above it is missing there too.
 LEAVES_PER_NODE = 3
 SPARSE = 0.2  # XGBoost's column-major copy stores a column that is filled to less as pairs of row and bin
-REFERENCE_SHARE = 0.5  # with more wide columns than this, sketching them apart would take as much as the whole
+REFERENCE_SHARE = 0.5  # with more sketched columns than this, sketching them apart would take as much as the whole
 PHASES = ("cuts", "matrix", "boost", "finish")
 
 MARGIN = 1.05  # of predictions that are not measured
@@ -206,7 +206,7 @@ def growing_bytes(phase: str, n_rows: int, layout: Layout, *, n_nodes: int | Non
     """
     scored = int(n_rows * layout.scored_per_row)
     of_rows = 12 * scored
-    sketched_whole = _is_sketched_whole(layout)
+    sketched_whole = is_sketched_whole(layout.n_wide, layout.n_features)
     if phase == "cuts":
         if sketched_whole:
             return of_rows
@@ -312,7 +312,7 @@ def _sketch_bytes(n_rows: int, layout: Layout) -> int:
     of its limit, into levels of 16 bytes for each; level after level is used each time that the rows double. Where the whole
     matrix is sketched, columns of few values have a sketch too, of one level.
     """
-    n_others = layout.n_features - layout.n_wide if _is_sketched_whole(layout) else 0
+    n_others = layout.n_features - layout.n_wide if is_sketched_whole(layout.n_wide, layout.n_features) else 0
     per_level = 8 * min(layout.max_bin, max(n_rows, 1))
     level = 1
     while (1 << level) * (ceil(level * per_level) + 1) < n_rows:
@@ -323,9 +323,9 @@ def _sketch_bytes(n_rows: int, layout: Layout) -> int:
     return limit * (layout.n_wide * (64 + 16 * (n_rows // (2 * limit)).bit_length()) + n_others * (64 + 16))
 
 
-def _is_sketched_whole(layout: Layout) -> bool:
-    """Return whether so many columns are wide that all are sketched together, from the matrix itself."""
-    return layout.n_wide > REFERENCE_SHARE * layout.n_features
+def is_sketched_whole(n_sketched: int, n_features: int) -> bool:
+    """Return whether so many columns are sketched that all are, from the matrix itself, instead of these apart."""
+    return n_sketched > REFERENCE_SHARE * n_features
 
 
 def slope_ratio(points: Sequence[MemoryPoint], phase: str, layout: Layout) -> float | None:

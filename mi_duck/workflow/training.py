@@ -315,11 +315,10 @@ def train_one(
     memory left.
     """
     budget = plan.cut.budget.budget_bytes
-    fewer = max(int(0.8 * instance.n_genes * min(1.0, budget / max(instance.predicted_bytes, 1))), 1)
-    advice = (
-        f"; plan anew with --genes-per-instance {fewer}, a larger --max-memory-per-instance-gb, or --strategy external"
-    )
-    advice = advice if with_advice else ""
+    advice = ""
+    if with_advice:
+        fewer = max(int(0.8 * instance.n_genes * min(1.0, budget / max(instance.predicted_bytes, 1))), 1)
+        advice = f"; plan anew with --genes-per-instance {fewer}, a larger --max-memory-per-instance-gb, or --strategy external"
     try:
         recounted = recounted_peak(folder, plan, instance)
     except MemoryBudgetError as error:
